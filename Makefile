@@ -1,0 +1,58 @@
+# `make demo` first; `make serve` for the service; `make test` before a commit. Needs Python 3.11+ and make, nothing else.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+HOME_DIR ?= .fgd
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo serve test test-unit lint format lock parity study clean
+
+help: ## what you can ask for
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(READY) ## build .venv from the lock
+
+$(READY): requirements.lock requirements-torch.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.x")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the locked packages and torch (once; a few minutes, 6 GB) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-torch.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(READY) ## a distillation from start to end, through the real service; DATA=folder takes your own COCO data
+	@$(BIN)/fgd demo $(if $(DATA),--data "$(DATA)")
+
+serve: $(READY) ## API and a worker on 127.0.0.1:8000; DATA_ROOTS=/a:/b allows data sets below those folders
+	@$(BIN)/fgd serve $(if $(DATA_ROOTS),--data-root "$(DATA_ROOTS)")
+
+test: $(READY) ## everything but gpu: unit, parity, real servers and real trainings
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not e2e"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "e2e and not gpu"
+
+test-unit: $(READY) ## the fast part, under a minute
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not e2e and not slow"
+
+lint: $(READY) ## format check, ruff, types, import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(READY) ## let ruff rewrite the layout
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+parity: $(READY) ## FGD against the reference implementation's numbers
+	@$(BIN)/python -m fgd.parity tests/parity/fgd_reference.npz tests/parity/fgd_reference.json
+
+lock: $(READY) ## resolve the lock anew
+	@$(BIN)/pip install --quiet uv
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-header \
+		--output-file requirements.lock pyproject.toml
+
+clean: ## remove the environment and the demo's home, not the service's (.fgd)
+	rm -rf $(VENV) .fgd-demo build dist *.egg-info

@@ -1,0 +1,90 @@
+"""What every request passes first: an id, the Host header, the key. Knows no routes.
+
+A server on loopback answers only to loopback's names, else a web page could rebind its own name to this address and
+read what it likes. There is no CORS: no page of another origin may read anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import uuid
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.core.settings import Settings, is_loopback
+from api.errors import problem
+
+log = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/healthz"})
+KEY_PARAMETERS = frozenset({"api_key", "apikey", "key", "access_token", "token"})
+
+
+class Border:
+    """Pure ASGI, so that a streamed answer is not buffered."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self.hosts = _hosts(settings)
+        self.key_hash = _hash(settings.api_key.get_secret_value()) if settings.api_key else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        scope["fgd.request_id"] = f"req_{uuid.uuid4().hex}"
+
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = scope["fgd.request_id"]
+                headers["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        request = Request(scope)
+        refusal = self._refuse(request)
+        if refusal is None:
+            await self.app(scope, receive, send_marked)
+            return
+        status, code, detail, headers = refusal
+        answer = problem(request, status, code, detail, headers=headers)
+        await answer(scope, receive, send_marked)
+
+    def _refuse(self, request: Request) -> tuple[int, str, str, dict[str, str]] | None:
+        """Status, code, words and headers of a refusal; None lets the request pass."""
+        if self.hosts is not None and _host_name(request.headers.get("host", "")) not in self.hosts:
+            return 400, "bad_host", f"this server answers to {', '.join(sorted(self.hosts))} only", {}
+        if request.method not in ("GET", "HEAD") and request.headers.get("sec-fetch-site", "none") == "cross-site":
+            return 403, "cross_site", "a page of another site may not change anything here", {}
+        if self.key_hash is None or request.url.path in OPEN_PATHS:
+            return None
+        challenge = {"WWW-Authenticate": 'Bearer realm="fgd"'}
+        if KEY_PARAMETERS & request.query_params.keys():
+            detail = "a key in the address ends up in logs; send it in the header Authorization: Bearer, and change it"
+            return 401, "key_in_query", detail, challenge
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(_hash(key.strip()), self.key_hash):
+            return 401, "unauthorized", "send the server's FGD_API_KEY in the header Authorization: Bearer", challenge
+        return None
+
+
+def _hash(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _hosts(settings: Settings) -> frozenset[str] | None:
+    """Names this server answers to; None: any, for a key protects it."""
+    if not is_loopback(settings.host):
+        return None
+    return frozenset({"localhost", "127.0.0.1", "::1", settings.host.lower().strip("[]")})
+
+
+def _host_name(header: str) -> str:
+    """The name in a Host header, without its port."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0].lower()
+    return header.partition(":")[0].lower()

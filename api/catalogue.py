@@ -1,0 +1,110 @@
+"""Everything a job can be made of, with schemas, what each field does, and the presets' numbers. Built from the spec
+itself, so a new method or detector shows up without an edit here."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from functools import cache
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+from fgd import presets
+from fgd.spec import DetectorSpec, LrSchedule, MethodSpec, OptimizerSpec, Schedule, Spec, SubmitDataset, SubmitJob
+
+
+class Entry(BaseModel):
+    """One thing that can be chosen by its `kind`."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    kind: str
+    summary: str
+    needs: str
+    """What must be there for it; "" for nothing."""
+    json_schema: dict[str, Any]
+    """JSON Schema; every property's `description` says what it does."""
+    presets: dict[str, dict[str, Any]] = {}
+    """Detector family -> the numbers that are filled in for what a request leaves out."""
+
+
+class Catalogue(BaseModel):
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    detectors: list[Entry]
+    methods: list[Entry]
+    optimizers: list[Entry]
+    lr_schedules: list[Entry]
+    formats: list[Entry]
+    """Of data sets."""
+    schedule: dict[str, Any]
+    """JSON Schema of a job's schedule, with its defaults."""
+    job: dict[str, Any]
+    """JSON Schema of the body of POST /v1/jobs."""
+    dataset: dict[str, Any]
+    """JSON Schema of the body of POST /v1/datasets."""
+
+
+_METHOD_NEEDS = "a teacher with the data set's classes, whose pyramid has every stride of the student's"
+_FORMATS = {
+    "auto": ("Found by content.", ""),
+    "coco": (
+        "COCO detection: JSON annotations and images, an annotations folder beside image folders or one JSON in each "
+        "split's folder.",
+        "a folder below FGD_DATA_ROOTS on the server's host",
+    ),
+}
+
+
+@cache
+def catalogue() -> tuple[Catalogue, str]:
+    """The catalogue, and the SHA-256 of its JSON."""
+    made = Catalogue(
+        detectors=[_entry(spec) for spec in members(DetectorSpec)],
+        methods=[_entry(spec, _METHOD_NEEDS, _presets(spec)) for spec in members(MethodSpec)],
+        optimizers=[_entry(spec) for spec in members(OptimizerSpec)],
+        lr_schedules=[_entry(spec) for spec in members(LrSchedule)],
+        formats=[
+            Entry(kind=kind, summary=_FORMATS[kind][0], needs=_FORMATS[kind][1], json_schema={})
+            for kind in get_args(SubmitDataset.model_fields["format"].annotation)
+        ],
+        schedule=Schedule.model_json_schema(),
+        job=SubmitJob.model_json_schema(),
+        dataset=SubmitDataset.model_json_schema(),
+    )
+    text = json.dumps(made.model_dump(mode="json"), sort_keys=True)
+    return made, hashlib.sha256(text.encode()).hexdigest()
+
+
+def members(union: Any) -> list[type[Spec]]:
+    """The spec classes of a union told apart by `kind`; a single class counts as a union of one."""
+    if isinstance(union, type):
+        assert issubclass(union, Spec)
+        return [union]
+    return [member for part in get_args(union) for member in _classes(part)]
+
+
+def _classes(part: Any) -> list[type[Spec]]:
+    if isinstance(part, type):
+        return [part] if issubclass(part, Spec) else []
+    return [member for inner in get_args(part) for member in _classes(inner)]
+
+
+def _entry(spec: type[Spec], needs: str = "", numbers: dict[str, dict[str, Any]] | None = None) -> Entry:
+    return Entry(
+        kind=spec.model_fields["kind"].default,
+        summary=inspect.cleandoc(spec.__doc__ or ""),
+        needs=needs,
+        json_schema=spec.model_json_schema(),
+        presets=numbers or {},
+    )
+
+
+def _presets(method: type[Spec]) -> dict[str, dict[str, Any]]:
+    return {
+        family.model_fields["kind"].default: numbers[method].model_dump(mode="json")
+        for family, numbers in presets.PRESETS.items()
+        if method in numbers
+    }

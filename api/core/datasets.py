@@ -1,0 +1,169 @@
+"""The verbs of data sets: submit, import under a lease, ready or rejected. Knows no files: the worker imports.
+
+verifying --finish_import--> ready        immutable from then on
+          --reject---------> rejected     the report says why
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.core import db
+from api.core.cursor import Position, Slice, slice_of
+from api.core.errors import Fenced, NotFound
+from api.core.ids import new_id
+from api.core.lifecycle import DatasetState
+from api.core.record import insert_for
+from api.core.storage import Blob
+from api.core.tables import BlobRow, Dataset
+from fgd.data.index import Report
+from fgd.spec import SubmitDataset
+
+MAX_IMPORTS = 3
+"""An import that took its worker down so many times will not be tried again."""
+
+
+@dataclass(frozen=True)
+class DatasetClaim:
+    dataset_id: str
+    project_id: str
+    attempt: int
+    """Fencing token."""
+    name: str
+    format: str
+    path: str
+    verify: str
+
+
+def submit(s: Session, project_id: str, submit: SubmitDataset) -> Dataset:
+    """A new data set, `verifying` until a worker has read it. The path has been checked by `references`."""
+    dataset = Dataset(
+        id=new_id("ds"),
+        project_id=project_id,
+        name=submit.name,
+        format=submit.format,
+        path=submit.path,
+        verify=submit.verify,
+        state=DatasetState.verifying,
+        attempt=0,
+        losses=0,
+        created_at=db.now(s),
+    )
+    s.add(dataset)
+    s.flush()
+    return dataset
+
+
+def get(s: Session, project_id: str, dataset_id: str) -> Dataset:
+    dataset = s.scalar(select(Dataset).where(Dataset.project_id == project_id, Dataset.id == dataset_id))
+    if dataset is None:
+        raise NotFound("dataset", dataset_id)
+    return dataset
+
+
+def page(s: Session, project_id: str, after: Position | None, limit: int) -> Slice[Dataset]:
+    """Newest first."""
+    return slice_of(s, select(Dataset).where(Dataset.project_id == project_id), Dataset, after, limit)
+
+
+def claim_import(s: Session, worker_id: str, lease_s: float = 20.0) -> DatasetClaim | None:
+    """Take the oldest data set that waits for its import; None if there is none."""
+    at = db.now(s)
+    waiting = select(Dataset).where(Dataset.state == DatasetState.verifying, Dataset.lease_owner.is_(None))
+    dataset = s.scalar(waiting.order_by(Dataset.created_at, Dataset.id).limit(1).with_for_update(skip_locked=True))
+    if dataset is None:
+        return None
+    dataset.attempt += 1
+    dataset.lease_owner, dataset.lease_expires = worker_id, at + timedelta(seconds=lease_s)
+    s.flush()
+    return DatasetClaim(
+        dataset_id=dataset.id,
+        project_id=dataset.project_id,
+        attempt=dataset.attempt,
+        name=dataset.name,
+        format=dataset.format,
+        path=dataset.path,
+        verify=dataset.verify,
+    )
+
+
+def beat_import(s: Session, dataset_id: str, attempt: int, worker_id: str, lease_s: float = 20.0) -> None:
+    """Keep the lease. Raises Fenced if it was lost."""
+    dataset = _held(s, dataset_id, attempt)
+    if dataset.lease_owner != worker_id:
+        raise Fenced(dataset_id, attempt)
+    dataset.lease_expires = db.now(s) + timedelta(seconds=lease_s)
+    s.flush()
+
+
+def finish_import(s: Session, dataset_id: str, attempt: int, archive: Blob, index: Blob, report: Report) -> None:
+    """verifying -> ready. Both blobs are in the store already. Raises Fenced."""
+    dataset = _held(s, dataset_id, attempt)
+    at = db.now(s)
+    remember_blobs(s, dataset.project_id, at, archive, index)
+    dataset.archive_digest, dataset.index_digest = archive.digest, index.digest
+    dataset.classes = list(report.classes)
+    dataset.splits = {name: {"images": split.images, "boxes": split.boxes} for name, split in report.splits.items()}
+    _end(dataset, DatasetState.ready, at, report)
+    s.flush()
+
+
+def reject(s: Session, dataset_id: str, attempt: int, report: Report | None, error: str) -> None:
+    """verifying -> rejected; `error` in one sentence. Raises Fenced."""
+    dataset = _held(s, dataset_id, attempt)
+    at = db.now(s)
+    dataset.error = error
+    _end(dataset, DatasetState.rejected, at, report)
+    s.flush()
+
+
+def hand_back(s: Session, dataset_id: str, attempt: int) -> None:
+    """The worker goes down in good order: another may import, and the try does not count. Raises Fenced."""
+    dataset = _held(s, dataset_id, attempt)
+    dataset.lease_owner = dataset.lease_expires = None
+    s.flush()
+
+
+def sweep(s: Session, at: datetime) -> list[str]:
+    """Free expired imports, give up on those that keep killing workers; the ids that wait for a worker."""
+    query = select(Dataset).where(Dataset.state == DatasetState.verifying).with_for_update(skip_locked=True)
+    waiting = []
+    for dataset in s.scalars(query.execution_options(populate_existing=True)):
+        if dataset.lease_expires is not None and dataset.lease_expires <= at:
+            dataset.lease_owner = dataset.lease_expires = None
+            dataset.losses += 1
+            if dataset.losses >= MAX_IMPORTS:
+                dataset.error = f"the import was given up: {dataset.losses} times its worker was lost"
+                _end(dataset, DatasetState.rejected, at, None)
+                continue
+        if dataset.lease_owner is None:
+            waiting.append(dataset.id)
+    s.flush()
+    return waiting
+
+
+def remember_blobs(s: Session, project_id: str, at: datetime, *blobs: Blob) -> None:
+    """Make files of the store part of the service; the same content twice is one row."""
+    rows = [{"project_id": project_id, "digest": b.digest, "size": b.size, "created_at": at} for b in blobs]
+    if rows:
+        s.execute(insert_for(s, BlobRow).on_conflict_do_nothing(index_elements=["project_id", "digest"]), rows)
+
+
+def _held(s: Session, dataset_id: str, attempt: int) -> Dataset:
+    query = select(Dataset).where(
+        Dataset.id == dataset_id, Dataset.attempt == attempt, Dataset.lease_owner.is_not(None)
+    )
+    dataset = s.scalar(query.with_for_update().execution_options(populate_existing=True))
+    if dataset is None:
+        raise Fenced(dataset_id, attempt)
+    return dataset
+
+
+def _end(dataset: Dataset, state: DatasetState, at: datetime, report: Report | None) -> None:
+    dataset.state, dataset.finished_at = state, at
+    dataset.report = report.model_dump(mode="json") if report is not None else None
+    dataset.lease_owner = dataset.lease_expires = None

@@ -1,0 +1,147 @@
+"""Engines, transactions, the database's clock and its schema version. Knows no table but alembic's."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, DateTime, Dialect, Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy.orm import Session
+from sqlalchemy.types import TypeDecorator
+
+from api.core.errors import SchemaOutOfDate, SchemaTooNew
+
+MIGRATIONS = Path(__file__).parents[1] / "migrations"
+BUSY_MS = 5000
+_UPGRADE_LOCK = 0x666764  # any constant of our own: serialises concurrent upgrades on PostgreSQL
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC in and out; SQLite keeps it as text that sorts by time."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value} has no time zone")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def make_engine(url: str) -> Engine:
+    """SQLite in WAL with foreign keys, or PostgreSQL. Creates the folder of a SQLite file; connects to nothing."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=40)
+    if parsed.database and parsed.database != ":memory:":
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(parsed, pool_size=10, max_overflow=40)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    assert isinstance(connection, sqlite3.Connection)
+    connection.isolation_level = None  # we say BEGIN ourselves; the driver's own would be deferred
+    for pragma in (f"busy_timeout={BUSY_MS}", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A deferred transaction that turns into a write fails at once with "database is locked", busy_timeout or not.
+    reading = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Session]:
+    """Commits at the end, rolls back on any exception. On SQLite it holds the write lock from the start."""
+    with _session(engine) as session, session.begin():
+        session.connection()  # the session itself would begin at its first statement only
+        yield session
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Session]:
+    """One consistent view for reading; never waits for a writer on SQLite."""
+    with _session(engine.execution_options(reading=True)) as session, session.begin():
+        yield session
+
+
+def _session(engine: Engine) -> Session:
+    # No autoflush: half of a move, written because a query came between, would meet the CHECK constraints.
+    # The verbs flush when a row is whole.
+    return Session(engine, expire_on_commit=False, autoflush=False)
+
+
+def now(session: Session) -> datetime:
+    """The database's clock, aware UTC: hosts may disagree about the time, leases may not."""
+    if session.get_bind().dialect.name == "sqlite":
+        stamp = session.scalar(text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')"))
+        return datetime.fromisoformat(str(stamp)).replace(tzinfo=UTC)
+    moment = session.scalar(select(func.clock_timestamp()))
+    assert isinstance(moment, datetime)
+    return moment.astimezone(UTC)
+
+
+def alembic_config() -> Config:
+    """For alembic's commands; the connection travels in `attributes`."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+def check_schema(engine: Engine) -> None:
+    """Raise SchemaOutOfDate or SchemaTooNew unless the database is at this code's revision."""
+    with engine.execution_options(reading=True).connect() as connection:
+        _compare(connection)
+
+
+def upgrade(url: str) -> None:
+    """Bring the database to this code's revision; does nothing if it is there. Safe to run twice at once."""
+    engine = make_engine(url)
+    try:
+        with engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
+            try:
+                _compare(connection)
+            except SchemaOutOfDate:
+                config = alembic_config()
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+    finally:
+        engine.dispose()
+
+
+def _compare(connection: Connection) -> None:
+    scripts = ScriptDirectory.from_config(alembic_config())
+    head = scripts.get_current_head()
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current == head:
+        return
+    if current is None:
+        raise SchemaOutOfDate("the database is empty; start it with `fgd serve`, which creates the tables")
+    if current not in {script.revision for script in scripts.walk_revisions()}:
+        raise SchemaTooNew(
+            f"the database is at revision {current}, which this version does not know: it was written by a newer "
+            "version of the service. Upgrade this installation, or restore a backup made before that upgrade."
+        )
+    raise SchemaOutOfDate(f"the database is at revision {current}, this version needs {head}; `fgd serve` upgrades it")

@@ -1,0 +1,100 @@
+"""What the service's core raises on purpose. Knows no HTTP framework; `status` is the answer a route would give.
+
+    ServiceError                      code, status, retryable
+    +-- NotFound            404       no such thing in this project
+    +-- Conflict            409       the thing is in a state that forbids this
+    +-- Invalid             422       the request cannot be done; `errors` names the fields
+    +-- Refused             4xx       anything else that is the caller's to change (status given)
+    Fenced                            a write of an attempt that no longer owns its job: 0 rows were written
+    SchemaOutOfDate, SchemaTooNew     the database does not fit this code
+
+To add one: subclass, set `status`, keep every argument in `args` (errors survive pickling), say what to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with a request: `pointer` is a JSON pointer into its body, "" for the whole of it;
+    `parameter` names the query parameter, path segment or header at fault instead."""
+
+    pointer: str
+    code: str
+    detail: str
+    parameter: str | None = None
+
+
+class ServiceError(Exception):
+    """`code` is a stable word for programs, `detail` a sentence for people."""
+
+    status: ClassVar[int] = 500
+
+    def __init__(self, code: str, detail: str, retryable: bool = False) -> None:
+        super().__init__(code, detail, retryable)
+        self.code = code
+        self.detail = detail
+        self.retryable = retryable
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+class NotFound(ServiceError):
+    status = 404
+
+    def __init__(self, what: str, id: str) -> None:
+        Exception.__init__(self, what, id)
+        self.code = f"{what}_not_found"
+        self.detail = f"there is no {what} {id[:80]!r} here"
+        self.retryable = False
+
+
+class Conflict(ServiceError):
+    status = 409
+
+
+class Invalid(ServiceError):
+    status = 422
+
+    def __init__(self, *errors: Fault) -> None:
+        Exception.__init__(self, *errors)
+        self.code = errors[0].code if len(errors) == 1 else "invalid_request"
+        self.detail = "; ".join(fault.detail for fault in errors)
+        self.retryable = False
+        self.errors = errors
+
+
+class Refused(ServiceError):
+    """A request that fails before it is understood: not JSON, too large, without a key."""
+
+    def __init__(self, code: str, detail: str, status_code: int, headers: dict[str, str] | None = None) -> None:
+        Exception.__init__(self, code, detail, status_code, headers)
+        self.code = code
+        self.detail = detail
+        self.retryable = False
+        self.status_code = status_code
+        self.headers = headers or {}
+
+
+class Fenced(Exception):
+    """The attempt lost its lease, or its job ended: kill the trainer, write nothing more."""
+
+    def __init__(self, id: str, attempt: int) -> None:
+        super().__init__(id, attempt)
+        self.id = id
+        self.attempt = attempt
+
+    def __str__(self) -> str:
+        return f"attempt {self.attempt} no longer owns {self.id}; nothing was written"
+
+
+class SchemaOutOfDate(Exception):
+    """The database is older than this code: `fgd serve` upgrades it, or call api.core.db.upgrade."""
+
+
+class SchemaTooNew(Exception):
+    """The database was written by a newer version of this code."""

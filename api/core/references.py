@@ -1,0 +1,252 @@
+"""What a spec refers to, looked up: data set, teacher, inherited weights. All that is wrong is told at once.
+
+Knows rows, the store, and folders below the data roots. Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.core.errors import Conflict, Fault, Invalid
+from api.core.lifecycle import DatasetState, State
+from api.core.storage import Blob, BlobStore
+from api.core.tables import Artifact, Dataset, Job
+from fgd.errors import SpecError
+from fgd.spec import DetectorSpec, FromJob, FromPath, JobSpec, WeightsRef
+
+WEIGHTS, RECIPE = "student.safetensors", "recipe.json"
+MAX_RECIPE_BYTES = 1 << 20
+
+
+class Recipe(BaseModel):
+    """The part of a result's recipe.json that a reference is checked against."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: Literal["fgd-recipe/1"]
+    detector: DetectorSpec
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A network that a spec names: its recipe, and where its two files lie in the store."""
+
+    recipe: Recipe
+    files: Mapping[str, str]
+
+
+@dataclass
+class Inputs:
+    """Blobs by role and name, as they go into the job's row."""
+
+    files: dict[str, dict[str, str]] = field(default_factory=dict)
+    packed: list[Blob] = field(default_factory=list)
+    """Blobs that were put into the store just now; their rows come with the job's."""
+
+
+class Findings:
+    """Collects what is wrong, so that two errors are both told."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        self.conflicts: list[Conflict] = []
+
+    def fault(self, pointer: str, code: str, detail: str) -> None:
+        self.faults.append(Fault(pointer, code, detail))
+
+    def tell(self) -> None:
+        """Raise Invalid with every fault; only when there is none, a Conflict that time may mend."""
+        if self.faults:
+            raise Invalid(*self.faults)
+        if self.conflicts:
+            raise self.conflicts[0]
+
+
+def resolve(s: Session, store: BlobStore, roots: Sequence[Path], project_id: str, spec: JobSpec) -> Inputs:
+    """Look up everything `spec` refers to; files of {"path"} references are copied into the store.
+
+    Raises Invalid with every fault found, or Conflict where waiting helps (the data set is still being imported, the
+    teacher still trains).
+    """
+    found, inputs = Findings(), Inputs()
+    dataset = _dataset(s, project_id, spec, found, inputs)
+    teacher = _weights(s, store, roots, project_id, spec.teacher, "teacher", "/teacher", found, inputs)
+    inherit = _weights(s, store, roots, project_id, spec.student.inherit, "inherit", "/student/inherit", found, inputs)
+    if dataset is not None:
+        _check_batch(dataset, spec, found)
+        for weights, pointer in ((teacher, "/teacher"), (inherit, "/student/inherit")):
+            if weights is not None:
+                _check_classes(weights.recipe.classes, dataset.classes or [], pointer, found)
+    if teacher is not None:
+        try:
+            spec.refuse_pair(teacher.recipe.detector)
+        except SpecError as error:
+            found.fault(error.pointer, "impossible_pair", error.message)
+    found.tell()
+    return inputs
+
+
+def folder_below(roots: Sequence[Path], path: str, pointer: str) -> Path:
+    """The real folder behind `path`. Raises Invalid, naming `pointer`, unless it lies below one of the data roots.
+
+    Links are followed first, so a link inside a root that leads out is refused; whether a path outside exists is
+    never told.
+    """
+    if not roots:
+        detail = (
+            "this server reads no folders: FGD_DATA_ROOTS is not set. Start it with FGD_DATA_ROOTS=/your/folder "
+            "(or `fgd serve --data-root /your/folder`)"
+        )
+        raise Invalid(Fault(pointer, "path_not_allowed", detail))
+    if not Path(path).is_absolute():
+        raise Invalid(
+            Fault(pointer, "path_not_absolute", f"{path!r} is not absolute; give the full path on the server")
+        )
+    folder = Path(os.path.realpath(path))
+    if not any(folder.is_relative_to(root) for root in roots):
+        detail = f"{path!r} is not below a folder named in FGD_DATA_ROOTS ({', '.join(map(str, roots))})"
+        raise Invalid(Fault(pointer, "path_not_allowed", detail))
+    if not os.path.isdir(folder):  # Path.is_dir raises for a name that is too long
+        raise Invalid(Fault(pointer, "path_not_found", f"{path!r} is not a folder"))
+    return folder
+
+
+# --- the data set ---------------------------------------------------------------------------------------------
+
+
+def _dataset(s: Session, project_id: str, spec: JobSpec, found: Findings, inputs: Inputs) -> Dataset | None:
+    """The ready data set; None if it cannot be used, and `found` says why."""
+    if isinstance(spec.dataset, FromPath):
+        detail = (
+            'register the folder first (POST /v1/datasets {"name": ..., "path": ...}), then name the ds_... id here'
+        )
+        found.fault("/dataset", "dataset_not_registered", detail)
+        return None
+    dataset = s.scalar(select(Dataset).where(Dataset.project_id == project_id, Dataset.id == spec.dataset))
+    if dataset is None:
+        found.fault("/dataset", "dataset_not_found", f"there is no data set {spec.dataset} here")
+    elif dataset.state == DatasetState.rejected:
+        found.fault("/dataset", "dataset_rejected", f"{dataset.id} was rejected at import: {dataset.error}")
+    elif dataset.state == DatasetState.verifying:
+        detail = f"{dataset.id} is still being imported; try again when GET /v1/datasets/{dataset.id} says ready"
+        found.conflicts.append(Conflict("dataset_not_ready", detail, retryable=True))
+    else:
+        assert dataset.archive_digest is not None, "a ready data set has its archive"
+        assert dataset.index_digest is not None, "a ready data set has its index"
+        inputs.files["dataset"] = {"archive": dataset.archive_digest, "index": dataset.index_digest}
+        return dataset
+    return None
+
+
+def _check_batch(dataset: Dataset, spec: JobSpec, found: Findings) -> None:
+    images = (dataset.splits or {}).get("train", {}).get("images", 0)
+    if spec.schedule.batch_size > images:
+        detail = (
+            f"batch_size {spec.schedule.batch_size} is larger than the {images} training images of {dataset.id}: "
+            f"an epoch would have no step"
+        )
+        found.fault("/schedule/batch_size", "batch_too_large", detail)
+
+
+def _check_classes(theirs: Sequence[str], ours: Sequence[str], pointer: str, found: Findings) -> None:
+    if list(theirs) == list(ours):
+        return
+    missing = [name for name in ours if name not in theirs]
+    surplus = [name for name in theirs if name not in ours]
+    difference = "; ".join(
+        text
+        for text in (
+            f"it does not know {missing}" if missing else "",
+            f"it knows {surplus} besides" if surplus else "",
+            "" if missing or surplus else f"the order differs: {list(theirs)} and {list(ours)}",
+        )
+        if text
+    )
+    found.fault(pointer, "classes_differ", f"its classes are not those of the data set: {difference}")
+
+
+# --- weights --------------------------------------------------------------------------------------------------
+
+
+def _weights(
+    s: Session,
+    store: BlobStore,
+    roots: Sequence[Path],
+    project_id: str,
+    ref: WeightsRef | None,
+    role: Literal["teacher", "inherit"],
+    pointer: str,
+    found: Findings,
+    inputs: Inputs,
+) -> Weights | None:
+    """The weights behind a reference; None if there is none or it cannot be used, and `found` says why."""
+    try:
+        if isinstance(ref, FromJob):
+            weights = _from_job(s, store, project_id, ref.job, role, f"{pointer}/job")
+        elif isinstance(ref, FromPath):
+            weights = _from_path(store, roots, ref.path, f"{pointer}/path", inputs)
+        else:
+            return None
+    except Invalid as error:
+        found.faults += error.errors
+        return None
+    except Conflict as error:
+        found.conflicts.append(error)
+        return None
+    inputs.files[role] = dict(weights.files)
+    return weights
+
+
+def _from_job(s: Session, store: BlobStore, project_id: str, job_id: str, role: str, pointer: str) -> Weights:
+    job = s.scalar(select(Job).where(Job.project_id == project_id, Job.id == job_id))
+    if job is None:
+        raise Invalid(Fault(pointer, f"{role}_not_found", f"there is no job {job_id} here"))
+    if job.state != State.succeeded:
+        if State(job.state).terminal:
+            raise Invalid(
+                Fault(pointer, f"{role}_has_no_weights", f"{job_id} has {job.state}; name one that succeeded")
+            )
+        detail = f"{job_id} is {job.state}; its weights exist when it has succeeded"
+        raise Conflict(f"{role}_not_ready", detail, retryable=True)
+    rows = s.execute(select(Artifact.name, Artifact.digest).where(Artifact.job_id == job_id))
+    files = {name: digest for name, digest in rows if name in (WEIGHTS, RECIPE)}
+    if files.keys() != {WEIGHTS, RECIPE} or not all(map(store.exists, files.values())):
+        raise Invalid(Fault(pointer, f"{role}_has_no_weights", f"{job_id} has no {WEIGHTS} and {RECIPE} any more"))
+    return Weights(_recipe(store.path(files[RECIPE]), pointer), files)
+
+
+def _from_path(store: BlobStore, roots: Sequence[Path], path: str, pointer: str, inputs: Inputs) -> Weights:
+    folder = folder_below(roots, path, pointer)
+    files = {name: Path(os.path.realpath(folder / name)) for name in (WEIGHTS, RECIPE)}
+    for name, file in files.items():
+        if not os.path.isfile(file) or not any(file.is_relative_to(root) for root in roots):
+            raise Invalid(
+                Fault(pointer, "weights_incomplete", f"{path!r} has no file {name}; it needs {WEIGHTS}, {RECIPE}")
+            )
+    recipe = _recipe(files[RECIPE], pointer)
+    blobs = {name: store.put_file(file) for name, file in files.items()}
+    inputs.packed += blobs.values()
+    return Weights(recipe, {name: blob.digest for name, blob in blobs.items()})
+
+
+def _recipe(file: Path, pointer: str) -> Recipe:
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(MAX_RECIPE_BYTES + 1)
+        if len(text) > MAX_RECIPE_BYTES:
+            raise ValueError(f"larger than {MAX_RECIPE_BYTES} bytes")
+        return Recipe.model_validate_json(text)
+    except (OSError, ValueError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise Invalid(
+            Fault(pointer, "recipe_unreadable", f"{RECIPE} is not a recipe of this service: {reason}")
+        ) from error

@@ -1,0 +1,109 @@
+"""Every setting of the service with its unit and default, read once from FGD_* variables. Knows nothing else."""
+
+from __future__ import annotations
+
+import os
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+MIN_KEY_CHARS = 32
+
+
+class UnsafeBind(ValueError):
+    """The server would be reachable from elsewhere without a key."""
+
+
+class Settings(BaseSettings):
+    """Times are seconds. DESIGN's fault tests shrink them; the order freeze < kill < lease must stay."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FGD_", frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+    )
+
+    home: Path = Path(".fgd")
+    """Folder of everything the embedded service writes."""
+    database_url: Annotated[str, Field(default_factory=lambda data: f"sqlite:///{data['home']}/fgd.db", repr=False)]
+    """SQLAlchemy URL: sqlite:///file or postgresql+psycopg://..."""
+    broker_url: Annotated[str | None, Field(repr=False)] = None
+    """Celery broker. None: nobody rings, workers find jobs by polling."""
+    blobs: Annotated[Path, Field(default_factory=lambda data: data["home"] / "blobs")]
+    """Folder of the blob store."""
+    data_roots: Annotated[tuple[Path, ...], NoDecode] = ()
+    """Folders, separated as in PATH, below which the API may read data sets and teachers."""
+    api_key: SecretStr | None = None
+    """At least 32 characters. When set, every request needs it, from this host too."""
+    host: str = "127.0.0.1"
+    """Address the server binds."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+
+    beat_s: PositiveFloat = 3.0
+    """Between heartbeats of a running attempt."""
+    lease_s: PositiveFloat = 20.0
+    """Without a heartbeat for so long, the attempt is lost and the worker counts as gone."""
+    freeze_s: PositiveFloat = 12.0
+    """Without a successful heartbeat for so long, a supervisor stops its trainer (SIGSTOP)."""
+    kill_s: PositiveFloat = 16.0
+    """... and kills it. Shorter than lease_s: two trainers of one job never live at once."""
+    sweep_s: PositiveFloat = 5.0
+    """Between sweeps for expired leases."""
+    poll_s: PositiveFloat = 5.0
+    """Between a worker's own looks for jobs, bell or not."""
+    grace_s: PositiveFloat = 120.0
+    """Between asking a trainer to end and killing it."""
+    stall_s: PositiveFloat = 300.0
+    """Without a step for so long (or ten median steps) a trainer counts as stalled."""
+
+    slots: PositiveInt = 1
+    """Jobs a worker runs at once."""
+    threads: PositiveInt | None = None
+    """Processor threads per slot. None: all cores, shared among the slots."""
+    cache_bytes: PositiveInt = 20 * 1024**3
+    """Size of a worker host's cache of staged inputs."""
+    trainer: tuple[str, ...] | None = None
+    """JSON list: the command that replaces `python -m fgd.train`."""
+
+    @field_validator("data_roots", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+    @field_validator("data_roots", mode="after")
+    @classmethod
+    def _roots_are_absolute(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(root.expanduser().resolve() for root in roots)
+
+    @field_validator("home", "blobs", mode="after")
+    @classmethod
+    def _folders_are_absolute(cls, folder: Path) -> Path:
+        # Child processes run elsewhere; a relative folder would be another one there.
+        return folder.expanduser().resolve()
+
+    @field_validator("api_key", mode="after")
+    @classmethod
+    def _key_is_long(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and len(key.get_secret_value()) < MIN_KEY_CHARS:
+            raise ValueError(f"FGD_API_KEY needs at least {MIN_KEY_CHARS} characters; try `openssl rand -hex 32`")
+        return key
+
+
+def is_loopback(host: str) -> bool:
+    """True where only this host can reach a server bound to `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_bind(settings: Settings) -> None:
+    """Raise UnsafeBind if other hosts could reach the server without a key. Call it before binding."""
+    if settings.api_key is None and not is_loopback(settings.host):
+        raise UnsafeBind(
+            f"refusing to listen on {settings.host}: other hosts can reach it and FGD_API_KEY is not set. "
+            "Set FGD_API_KEY to at least 32 random characters (openssl rand -hex 32), or bind 127.0.0.1."
+        )

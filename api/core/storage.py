@@ -1,0 +1,189 @@
+"""Where bytes live: blobs named by their SHA-256, immutable; and private objects by key (checkpoints).
+
+Knows nothing of rows: a file that no row names is rubbish, not a result. Names that users see never become paths.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_KEY_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
+_CHUNK = 1 << 20
+
+
+class DigestMismatch(ValueError):
+    """The bytes are not those that were named: torn, or changed on disk."""
+
+
+@dataclass(frozen=True)
+class Blob:
+    digest: str
+    """SHA-256, hex."""
+    size: int
+    """Bytes."""
+
+
+class BlobStore(Protocol):
+    """Every put is durable when it returns. Raises KeyError for what is not there, ValueError for a bad name."""
+
+    def put_file(self, path: Path, expected: str | None = None) -> Blob: ...
+    def put_bytes(self, data: bytes) -> Blob: ...
+    def open(self, digest: str) -> BinaryIO: ...
+    def path(self, digest: str, verify: bool = False) -> Path: ...
+    def exists(self, digest: str) -> bool: ...
+    def delete(self, digest: str) -> None: ...
+    def put_object(self, key: str, path: Path) -> None: ...
+    def object_path(self, key: str) -> Path: ...
+    def delete_object(self, key: str) -> None: ...
+    def writable(self) -> bool: ...
+
+
+class LocalStore:
+    """A folder: `sha256/ab/cd/<hex>` and `objects/<key>`. A crash leaves at most a `.tmp-` file."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put_file(self, path: Path, expected: str | None = None) -> Blob:
+        """Copy a file in. DigestMismatch if its SHA-256 is not `expected`."""
+        with path.open("rb") as source:
+            return self._put(source, expected)
+
+    def put_bytes(self, data: bytes) -> Blob:
+        digest = hashlib.sha256(data).hexdigest()
+        target = self._blob(digest)
+        if not target.exists():
+            with self._temporary(target) as temporary:
+                _write(temporary, data)
+                _publish(temporary, target)
+        return Blob(digest, len(data))
+
+    def open(self, digest: str) -> BinaryIO:
+        return self.path(digest).open("rb")
+
+    def path(self, digest: str, verify: bool = False) -> Path:
+        """Where the bytes lie; `verify` reads them all first and raises DigestMismatch if they changed."""
+        target = self._blob(digest)
+        if not target.is_file():
+            raise KeyError(digest)
+        if verify and sha256_file(target) != digest:
+            raise DigestMismatch(f"blob {digest} has other bytes on disk: {target}")
+        return target
+
+    def exists(self, digest: str) -> bool:
+        return self._blob(digest).is_file()
+
+    def delete(self, digest: str) -> None:
+        self._blob(digest).unlink(missing_ok=True)
+
+    def put_object(self, key: str, path: Path) -> None:
+        """Keep a file under `key`, by hard link where the disk allows it: the caller must not change it afterwards."""
+        target = self._object(key)
+        with self._temporary(target) as temporary:
+            try:
+                os.link(path, temporary)
+            except OSError:
+                shutil.copyfile(path, temporary)
+            _fsync(temporary)
+            os.replace(temporary, target)
+            _fsync(target.parent)
+
+    def object_path(self, key: str) -> Path:
+        target = self._object(key)
+        if not target.is_file():
+            raise KeyError(key)
+        return target
+
+    def delete_object(self, key: str) -> None:
+        target = self._object(key)
+        target.unlink(missing_ok=True)
+        for folder in target.parents:  # a job's folders end with its last object
+            if folder == self.root / "objects":
+                return
+            with suppress(OSError):
+                folder.rmdir()
+
+    def writable(self) -> bool:
+        try:
+            with self._temporary(self.root / "probe") as temporary:
+                _write(temporary, b"")
+        except OSError:
+            return False
+        return True
+
+    def _put(self, source: BinaryIO, expected: str | None) -> Blob:
+        sha, size = hashlib.sha256(), 0
+        with self._temporary(self.root / "sha256" / "incoming") as temporary:
+            with temporary.open("xb") as copy:
+                while chunk := source.read(_CHUNK):
+                    sha.update(chunk)
+                    size += len(chunk)
+                    copy.write(chunk)
+                copy.flush()
+                os.fsync(copy.fileno())
+            digest = sha.hexdigest()
+            if expected is not None and digest != expected:
+                raise DigestMismatch(f"expected sha256 {expected}, the bytes have {digest}")
+            target = self._blob(digest)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _publish(temporary, target)
+        return Blob(digest, size)
+
+    def _blob(self, digest: str) -> Path:
+        if _DIGEST.fullmatch(digest) is None:
+            raise ValueError(f"{digest[:80]!r} is not a sha256")
+        return self.root / "sha256" / digest[:2] / digest[2:4] / digest
+
+    def _object(self, key: str) -> Path:
+        parts = key.split("/")
+        if len(key) > 512 or any(_KEY_PART.fullmatch(part) is None for part in parts):
+            raise ValueError(f"{key[:80]!r} is not a key: letters, digits, '_', '-', '.' in parts separated by '/'")
+        return self.root.joinpath("objects", *parts)
+
+    @contextmanager
+    def _temporary(self, target: Path) -> Iterator[Path]:
+        """A fresh name beside the target, on the same disk; gone afterwards whatever happens."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.parent / f".tmp-{uuid.uuid4().hex}"
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _publish(temporary: Path, target: Path) -> None:
+    """Give the bytes their name; the first to arrive wins, and all who arrive bring the same bytes."""
+    with suppress(FileExistsError):
+        os.link(temporary, target)
+    for folder in (target.parent, target.parent.parent, target.parent.parent.parent):  # ab/cd may be new themselves
+        _fsync(folder)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

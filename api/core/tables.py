@@ -1,0 +1,399 @@
+"""The tables. Constraints mirror `lifecycle.py`, so that the database refuses what the code must not write.
+
+Every table carries `project_id`, and what belongs to a thing refers to (project, thing) together: a row can not point
+into another project. Times are aware UTC from the database's clock. Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated, Any, ClassVar
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column
+
+from api.core.db import UtcDateTime
+from api.core.lifecycle import TERMINAL, DatasetState, FailureCode, Requested, State
+
+DEFAULT_PROJECT = "prj_default"
+"""The one project until there are users."""
+
+ProjectId = Annotated[str, mapped_column(String(40))]
+_ATTEMPT_KEY = ["job_attempts.job_id", "job_attempts.attempt"]
+_BIG = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER is an autoincrementing key on SQLite
+
+
+def _one_of(column: str, words: Iterable[str]) -> str:
+    quoted = ", ".join(f"'{word}'" for word in words)
+    return f"{column} IN ({quoted})"
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+        }
+    )
+    type_annotation_map: ClassVar = {str: Text(), datetime: UtcDateTime(), dict[str, Any]: JSON(none_as_null=True)}
+
+
+class Project(Base):
+    __tablename__ = "projects"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str]
+    cursor_key: Mapped[bytes] = mapped_column(LargeBinary(32))
+    """Signs page cursors, the same on every server."""
+    created_at: Mapped[datetime]
+
+
+class BlobRow(Base):
+    """A content that the store holds: the row is what makes the file part of the service."""
+
+    __tablename__ = "blobs"
+
+    project_id: Mapped[ProjectId] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    """Bytes."""
+    created_at: Mapped[datetime]
+
+    __table_args__ = (
+        CheckConstraint("length(digest) = 64", "digest"),
+        CheckConstraint("size >= 0", "size"),
+    )
+
+
+class Dataset(Base):
+    __tablename__ = "datasets"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[ProjectId] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str]
+    format: Mapped[str]
+    """As asked: auto, coco."""
+    path: Mapped[str]
+    verify: Mapped[str]
+    state: Mapped[str] = mapped_column(String(16), default=DatasetState.verifying)
+    attempt: Mapped[int] = mapped_column(default=0)
+    """The fencing token of the import."""
+    losses: Mapped[int] = mapped_column(default=0)
+    """Imports whose worker was lost."""
+    lease_owner: Mapped[str | None]
+    lease_expires: Mapped[datetime | None]
+    archive_digest: Mapped[str | None] = mapped_column(String(64))
+    index_digest: Mapped[str | None] = mapped_column(String(64))
+    classes: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    splits: Mapped[dict[str, Any] | None]
+    """{"train": {"images": n, "boxes": n}, ...}"""
+    report: Mapped[dict[str, Any] | None] = deferred(mapped_column(JSON(none_as_null=True)))
+    """fgd.data.index.Report; may be large, so it is loaded only when asked for."""
+    error: Mapped[str | None]
+    version: Mapped[int] = mapped_column()
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
+    __table_args__ = (
+        UniqueConstraint("project_id", "id"),
+        ForeignKeyConstraint(["project_id", "archive_digest"], ["blobs.project_id", "blobs.digest"]),
+        ForeignKeyConstraint(["project_id", "index_digest"], ["blobs.project_id", "blobs.digest"]),
+        CheckConstraint(_one_of("state", DatasetState), "state"),
+        CheckConstraint("(state = 'ready') = (archive_digest IS NOT NULL)", "ready_has_archive"),
+        CheckConstraint("(state = 'ready') = (index_digest IS NOT NULL)", "ready_has_index"),
+        CheckConstraint("(state = 'rejected') = (error IS NOT NULL)", "rejected_has_error"),
+        CheckConstraint("(state <> 'verifying') = (finished_at IS NOT NULL)", "ended_has_finished_at"),
+        CheckConstraint("(lease_owner IS NULL) = (lease_expires IS NULL)", "lease_whole"),
+        CheckConstraint("lease_owner IS NULL OR (state = 'verifying' AND attempt > 0)", "lease_only_verifying"),
+        CheckConstraint("attempt >= 0 AND losses >= 0", "counts"),
+        Index("ix_datasets_page", "project_id", "created_at", "id"),
+        Index("ix_datasets_verifying", "created_at", sqlite_where=text("state = 'verifying'"),
+              postgresql_where=text("state = 'verifying'")),
+    )  # fmt: skip
+
+
+class Job(Base):
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[ProjectId] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str]
+    state: Mapped[str] = mapped_column(String(16), default=State.queued)
+    phase: Mapped[str | None]
+    """What the running attempt does just now; a free-growing word."""
+    requested: Mapped[str | None] = mapped_column(String(16))
+    spec: Mapped[dict[str, Any]]
+    """The resolved JobSpec."""
+    inputs: Mapped[dict[str, Any]]
+    """Blobs of the references: {"dataset": {"archive": sha256, "index": sha256}, "teacher": {file: sha256}, ...}"""
+    labels: Mapped[dict[str, Any]] = mapped_column("metadata")
+    priority: Mapped[int]
+    device: Mapped[str] = mapped_column(String(16))
+    limits: Mapped[dict[str, Any]]
+    dataset_id: Mapped[str] = mapped_column(String(40))
+    teacher_job_id: Mapped[str | None] = mapped_column(String(40))
+    inherit_job_id: Mapped[str | None] = mapped_column(String(40))
+
+    attempt: Mapped[int] = mapped_column(default=0)
+    """Number of claims so far: the fencing token. Every write of an attempt carries it."""
+    retries: Mapped[int] = mapped_column(default=0)
+    """Attempts lost to the infrastructure, counted against limits.max_retries."""
+    not_before: Mapped[datetime]
+    lease_owner: Mapped[str | None]
+    lease_expires: Mapped[datetime | None]
+    event_seq: Mapped[int] = mapped_column(default=0)
+    """Number of the last event; allocated in the transaction of the move, so that a job's events have no gap."""
+    version: Mapped[int] = mapped_column()
+    """Raised by every write of the row; the ETag."""
+    progress: Mapped[dict[str, Any] | None]
+    """{"step", "total_steps", "epoch", "epochs", "values": {"loss/total": ..., "val/ap": ...}}"""
+
+    failure_code: Mapped[str | None] = mapped_column(String(32))
+    failure_message: Mapped[str | None]
+    failure_data: Mapped[dict[str, Any] | None]
+    weights_digest: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
+    __table_args__ = (
+        UniqueConstraint("project_id", "id"),
+        ForeignKeyConstraint(["project_id", "dataset_id"], ["datasets.project_id", "datasets.id"]),
+        ForeignKeyConstraint(["project_id", "teacher_job_id"], ["jobs.project_id", "jobs.id"]),
+        ForeignKeyConstraint(["project_id", "inherit_job_id"], ["jobs.project_id", "jobs.id"]),
+        CheckConstraint(_one_of("state", State), "state"),
+        CheckConstraint(f"requested IS NULL OR (state = 'running' AND {_one_of('requested', Requested)})", "requested"),
+        CheckConstraint("(state = 'succeeded') = (weights_digest IS NOT NULL)", "succeeded_has_weights"),
+        CheckConstraint("(state = 'failed') = (failure_code IS NOT NULL)", "failed_has_code"),
+        CheckConstraint("(failure_code IS NULL) = (failure_message IS NULL)", "failure_whole"),
+        CheckConstraint(f"failure_code IS NULL OR {_one_of('failure_code', FailureCode)}", "failure_code"),
+        CheckConstraint(f"({_one_of('state', sorted(TERMINAL))}) = (finished_at IS NOT NULL)", "ended_has_finished_at"),
+        CheckConstraint("(state = 'running') = (lease_owner IS NOT NULL)", "running_has_lease"),
+        CheckConstraint("(lease_owner IS NULL) = (lease_expires IS NULL)", "lease_whole"),
+        CheckConstraint("state = 'running' OR phase IS NULL", "phase_only_running"),
+        CheckConstraint("(attempt > 0) = (started_at IS NOT NULL)", "started_has_attempt"),
+        CheckConstraint("state NOT IN ('running', 'succeeded') OR attempt > 0", "run_has_attempt"),
+        CheckConstraint("device IN ('auto', 'cpu', 'cuda')", "device"),
+        CheckConstraint("attempt >= 0 AND retries >= 0 AND event_seq >= 0", "counts"),
+        Index("ix_jobs_page", "project_id", "created_at", "id"),
+        Index("ix_jobs_queued", "priority", "created_at", "id", sqlite_where=text("state = 'queued'"),
+              postgresql_where=text("state = 'queued'")),
+        Index("ix_jobs_running", "lease_expires", sqlite_where=text("state = 'running'"),
+              postgresql_where=text("state = 'running'")),
+    )  # fmt: skip
+
+
+class Attempt(Base):
+    """One claim of a job by a worker."""
+
+    __tablename__ = "job_attempts"
+
+    job_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[ProjectId]
+    worker_id: Mapped[str]
+    host: Mapped[str]
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    outcome: Mapped[str | None] = mapped_column(String(16))
+    reason: Mapped[str | None]
+    """Why it ended, in words."""
+    exit: Mapped[int | None]
+    """The trainer's exit status; negative: the signal that killed it."""
+    log_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
+        CheckConstraint("attempt > 0", "attempt"),
+        CheckConstraint("(outcome IS NULL) = (finished_at IS NULL)", "ended_whole"),
+        CheckConstraint(
+            "outcome IS NULL OR outcome IN ('succeeded', 'failed', 'cancelled', 'lost', 'handed_back')", "outcome"
+        ),
+        Index("uq_job_attempts_live", "job_id", unique=True, sqlite_where=text("finished_at IS NULL"),
+              postgresql_where=text("finished_at IS NULL")),
+    )  # fmt: skip
+
+
+class JobEvent(Base):
+    """What happened to a job, numbered from 1 without gaps."""
+
+    __tablename__ = "job_events"
+
+    job_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[ProjectId]
+    type: Mapped[str]
+    at: Mapped[datetime]
+    attempt: Mapped[int]
+    """0: before the first claim."""
+    data: Mapped[dict[str, Any]]
+
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
+        CheckConstraint("seq > 0", "seq"),
+        Index("uq_job_events_terminal", "job_id", unique=True,
+              sqlite_where=text("type IN ('succeeded', 'failed', 'cancelled')"),
+              postgresql_where=text("type IN ('succeeded', 'failed', 'cancelled')")),
+    )  # fmt: skip
+
+
+class Series(Base):
+    """A metric's name, interned; with its latest point, so that a dashboard reads no history."""
+
+    __tablename__ = "series"
+
+    id: Mapped[int] = mapped_column(_BIG, primary_key=True, autoincrement=True)
+    project_id: Mapped[ProjectId]
+    job_id: Mapped[str] = mapped_column(String(40))
+    name: Mapped[str]
+    split: Mapped[str]
+    latest_step: Mapped[int | None] = mapped_column(BigInteger)
+    latest_value: Mapped[float | None]
+    latest_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
+        UniqueConstraint("job_id", "name", "split"),
+        UniqueConstraint("job_id", "id"),
+    )
+
+
+class MetricPoint(Base):
+    """One number. `value` null: it was not finite, or does not exist (AP of a class without boxes)."""
+
+    __tablename__ = "metric_points"
+
+    job_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    series_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    step: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    project_id: Mapped[ProjectId]
+    attempt: Mapped[int]
+    value: Mapped[float | None]
+    finite: Mapped[bool]
+    at: Mapped[datetime]
+
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
+        ForeignKeyConstraint(["job_id", "series_id"], ["series.job_id", "series.id"], ondelete="CASCADE"),
+        CheckConstraint("finite = (value IS NOT NULL)", "finite_has_value"),
+    )
+
+
+class LogChunk(Base):
+    """A piece of an attempt's log at a byte offset."""
+
+    __tablename__ = "log_chunks"
+
+    job_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    offset: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    project_id: Mapped[ProjectId]
+    data: Mapped[bytes]
+    at: Mapped[datetime]
+
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
+        ForeignKeyConstraint(["job_id", "attempt"], _ATTEMPT_KEY, ondelete="CASCADE"),
+    )  # fmt: skip
+
+
+class Checkpoint(Base):
+    """A checkpoint that was committed; a file that no row names does not exist. The last two are kept."""
+
+    __tablename__ = "checkpoints"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[ProjectId]
+    job_id: Mapped[str] = mapped_column(String(40))
+    attempt: Mapped[int]
+    step: Mapped[int] = mapped_column(BigInteger)
+    key: Mapped[str]
+    """Of a private object in the store."""
+    sha256: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
+
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
+        ForeignKeyConstraint(["job_id", "attempt"], _ATTEMPT_KEY, ondelete="CASCADE"),
+        UniqueConstraint("key"),
+        UniqueConstraint("job_id", "attempt", "step"),
+    )  # fmt: skip
+
+
+class Artifact(Base):
+    """A named file of a job's result."""
+
+    __tablename__ = "artifacts"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[ProjectId]
+    job_id: Mapped[str] = mapped_column(String(40))
+    name: Mapped[str]
+    digest: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int] = mapped_column(BigInteger)
+    media_type: Mapped[str]
+    created_at: Mapped[datetime]
+
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
+        ForeignKeyConstraint(["project_id", "digest"], ["blobs.project_id", "blobs.digest"]),
+        UniqueConstraint("job_id", "name"),
+    )
+
+
+class WorkerRow(Base):
+    """A worker process and what its host has. It serves every project; `project_id` names who runs it."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[ProjectId] = mapped_column(ForeignKey("projects.id"))
+    host: Mapped[str]
+    pid: Mapped[int]
+    slots: Mapped[int]
+    devices: Mapped[list[dict[str, Any]]] = mapped_column(JSON(none_as_null=True))
+    """GPUs; [] where the processor is all there is."""
+    facts: Mapped[dict[str, Any]]
+    started_at: Mapped[datetime]
+    last_beat: Mapped[datetime]
+
+    __table_args__ = (CheckConstraint("slots > 0", "slots"),)
+
+
+class IdempotencyKey(Base):
+    """A request that was answered: the same key with the same body gets the same job."""
+
+    __tablename__ = "idempotency_keys"
+
+    project_id: Mapped[ProjectId] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    operation: Mapped[str]
+    """Method and path."""
+    body_sha256: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[str] = mapped_column(String(40))
+    created_at: Mapped[datetime]
+
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
+    )

@@ -1,0 +1,69 @@
+"""The verbs of a worker's own row: who is alive, and what it has. Knows nothing of jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from api.core import db
+from api.core.tables import DEFAULT_PROJECT, WorkerRow
+
+FORGET_AFTER = timedelta(days=1)
+
+
+def register(
+    s: Session,
+    worker_id: str,
+    *,
+    host: str,
+    pid: int,
+    slots: int,
+    devices: Sequence[Mapping[str, Any]] = (),
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Announce a worker (id: new_id("wrk")), or announce it again with other facts.
+
+    devices: one entry a GPU, {"kind": "cuda", "name": ..., ...}; empty where the processor is all there is.
+    """
+    now = db.now(s)
+    row = s.get(WorkerRow, worker_id)
+    if row is None:
+        row = WorkerRow(id=worker_id, project_id=DEFAULT_PROJECT, started_at=now)
+        s.add(row)
+    row.host, row.pid, row.slots, row.last_beat = host, pid, slots, now
+    row.devices, row.facts = [dict(device) for device in devices], dict(facts or {})
+    s.flush()
+
+
+def beat(s: Session, worker_id: str) -> bool:
+    """False: the service has forgotten this worker; register again."""
+    row = s.get(WorkerRow, worker_id)
+    if row is None:
+        return False
+    row.last_beat = db.now(s)
+    s.flush()
+    return True
+
+
+def live(s: Session, lease_s: float = 20.0) -> list[WorkerRow]:
+    """Workers heard of within `lease_s` seconds."""
+    since = db.now(s) - timedelta(seconds=lease_s)
+    return list(s.scalars(select(WorkerRow).where(WorkerRow.last_beat > since).order_by(WorkerRow.id)))
+
+
+def forget(s: Session, worker_id: str) -> None:
+    """A worker says goodbye; its jobs were handed back before."""
+    s.execute(delete(WorkerRow).where(WorkerRow.id == worker_id))
+
+
+def forget_silent(s: Session) -> None:
+    """Drop workers not heard of for a day."""
+    s.execute(delete(WorkerRow).where(WorkerRow.last_beat < db.now(s) - FORGET_AFTER))
+
+
+def has_cuda(worker: WorkerRow) -> bool:
+    return any(device.get("kind") == "cuda" for device in worker.devices)

@@ -1,0 +1,64 @@
+"""The only place that knows Depends: what a route can ask for, as Annotated aliases."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Annotated
+
+from celery import Celery
+from fastapi import Depends, Header, Request
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from api.core import db, queue
+from api.core.settings import Settings
+from api.core.storage import BlobStore
+from api.core.tables import DEFAULT_PROJECT
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the server holds open, from start to end."""
+
+    settings: Settings
+    engine: Engine
+    store: BlobStore
+    bell: Celery | None
+
+    def transaction(self) -> AbstractContextManager[Session]:
+        return db.transaction(self.engine)
+
+    def reading(self) -> AbstractContextManager[Session]:
+        return db.reading(self.engine)
+
+    def ring(self, id: str) -> None:
+        """After the commit, and after the answer: a slow broker delays nobody."""
+        queue.ring(self.bell, id)
+
+
+def _service(request: Request) -> Service:
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service
+
+
+def _project() -> str:
+    return DEFAULT_PROJECT
+
+
+ServiceDep = Annotated[Service, Depends(_service)]
+ProjectDep = Annotated[str, Depends(_project)]
+"""The project of whoever asks; every query is filtered by it."""
+
+IfNoneMatch = Annotated[str | None, Header(description="Answer 304 if this is still the ETag.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Any text of your own, new for each new job: the request may then be sent twice and makes one job. "
+        "Kept for 24 hours.",
+    ),
+]

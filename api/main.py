@@ -1,0 +1,84 @@
+"""The server: `uvicorn --factory api.main:create_app`. Puts the parts together; knows no job."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from api import docs, errors
+from api.border import Border
+from api.core import db, queue
+from api.core.settings import Settings, check_bind
+from api.core.storage import LocalStore
+from api.deps import Service
+from api.routes import artifacts, catalogue, datasets, health, jobs
+
+DESCRIPTION = """\
+Compress object detectors by knowledge distillation: POST a job, poll its status, download the student's weights.
+
+Errors are `application/problem+json` with a stable `code` and JSON pointers into the body you sent.
+"""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application. Raises UnsafeBind for an address that others reach without a key; it opens the database only
+    when it starts, and then raises SchemaOutOfDate or SchemaTooNew unless the tables are those of this version."""
+    settings = settings or Settings()
+    check_bind(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        engine = db.make_engine(settings.database_url)
+        try:
+            db.check_schema(engine)
+            bell = queue.make_app(settings.broker_url) if settings.broker_url else None
+            app.state.service = Service(settings, engine, LocalStore(settings.blobs), bell)
+            yield
+        finally:
+            engine.dispose()
+
+    app = FastAPI(
+        title="Detector distillation",
+        version="1",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for part in (jobs, datasets, artifacts, catalogue, health):
+        app.include_router(part.router)
+    docs.install(app)
+    errors.install(app)
+    app.add_middleware(Border, settings=settings)
+    app.openapi = lambda: _openapi(app, settings)  # type: ignore[method-assign]
+    return app
+
+
+def _openapi(app: FastAPI, settings: Settings) -> dict[str, Any]:
+    """FastAPI's document, with our one error shape in place of its own."""
+    if app.openapi_schema:
+        return app.openapi_schema
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    schemas = document["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    problem = errors.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(problem.pop("$defs"))
+    schemas["Problem"] = problem
+    everywhere = errors.documented(401, 500) if settings.api_key else errors.documented(500)
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            answers = operation["responses"]
+            if "application/json" in answers.get("422", {}).get("content", {}):
+                answers["422"] = errors.documented(422)[422]
+            answers.update({str(status): answer for status, answer in everywhere.items()})
+    if settings.api_key:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+    app.openapi_schema = document
+    return document

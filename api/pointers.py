@@ -1,0 +1,119 @@
+"""Where in the user's body a fault lies: pydantic's locations as JSON pointers (RFC 6901).
+
+A location also names the member of a union that was tried ("/methods/0/fgd/alpha"); the body has no such step, so it
+is left out. Of the members of an untagged union only the one that the user most likely meant is told.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from api.core.errors import Fault
+
+Part = str | int
+MAX_FAULTS = 100
+_MAX_DETAIL = 500
+_SHAPE = {"missing", "extra_forbidden"}
+"""Other fields than that kind of thing has."""
+
+
+class Place:
+    """`parts`: the path through the body; `tags`: union members left out, each with how deep it stood."""
+
+    def __init__(self, parts: tuple[Part, ...], tags: tuple[tuple[int, str], ...], whole: bool) -> None:
+        self.parts = parts
+        self.tags = tags
+        self.whole = whole
+        """The last step of the location is the last step of the path."""
+
+    def pointer(self) -> str:
+        return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in self.parts)
+
+
+def faults(errors: Sequence[Mapping[str, Any]], body: Any) -> list[Fault]:
+    """What a user reads of pydantic's errors about a request, each fault once, the first hundred."""
+    in_body = [(error, locate(body, error["loc"][1:], error["type"])) for error in errors if error["loc"][0] == "body"]
+    told = [_of_body(error, place) for error, place in _likeliest(in_body)]
+    told += [_of_parameter(error) for error in errors if error["loc"][0] != "body"]
+    return list(dict.fromkeys(told))[:MAX_FAULTS]
+
+
+def locate(body: Any, loc: Sequence[Part], type: str) -> Place:
+    return _walk(body, tuple(loc), type, 0)
+
+
+def _walk(value: Any, loc: tuple[Part, ...], type: str, depth: int) -> Place:
+    if not loc:
+        return Place((), (), True)
+    head, rest = loc[0], loc[1:]
+    options = []
+    if _has(value, head):
+        inner = _walk(value[head], rest, type, depth + 1)
+        options.append(Place((head, *inner.parts), inner.tags, inner.whole))
+    elif type == "missing" and not rest and isinstance(value, dict):
+        options.append(Place((head,), (), True))
+    if isinstance(head, str):
+        inner = _walk(value, rest, type, depth)
+        options.append(Place(inner.parts, ((depth, head), *inner.tags), inner.whole and bool(rest)))
+    return max(options, key=lambda place: (place.whole, len(place.parts)), default=Place((), (), False))
+
+
+def _has(value: Any, step: Part) -> bool:
+    if isinstance(value, dict):
+        return step in value
+    return isinstance(value, list) and isinstance(step, int) and step < len(value)
+
+
+def _likeliest(found: list[tuple[Mapping[str, Any], Place]]) -> list[tuple[Mapping[str, Any], Place]]:
+    """Leave out the errors of union members that fit worse than another member does."""
+    unions: dict[tuple[Part, ...], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for error, place in found:
+        for depth, tag in place.tags[:1]:
+            unions[place.parts[:depth]][tag] += _misfit(error["type"], at_root=len(place.parts) == depth)
+
+    def fits(place: Place) -> bool:
+        if not place.tags:
+            return True
+        depth, tag = place.tags[0]
+        members = unions[place.parts[:depth]]
+        return members[tag] == min(members.values())
+
+    return [(error, place) for error, place in found if fits(place)]
+
+
+def _misfit(type: str, at_root: bool) -> int:
+    """How much an error says "this is not that kind of thing at all" rather than "this is one, with a mistake"."""
+    if at_root and type.endswith("_type"):
+        return 10  # text where an object belongs, or the other way round
+    return 1 if type in _SHAPE else 0
+
+
+def _of_body(error: Mapping[str, Any], place: Place) -> Fault:
+    pointer = place.pointer()
+    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        pointer += "/" + error["ctx"]["discriminator"].strip("'")
+    return Fault(pointer, error["type"], _sentence(error, place))
+
+
+def _of_parameter(error: Mapping[str, Any]) -> Fault:
+    where, *name = error["loc"]
+    parameter = ".".join(map(str, name)) or str(where)
+    return Fault("", error["type"], f"{where} parameter {parameter}: {error['msg']}"[:_MAX_DETAIL], parameter)
+
+
+def _sentence(error: Mapping[str, Any], place: Place) -> str:
+    name = place.parts[-1] if place.parts else ""
+    match error["type"]:
+        case "extra_forbidden":
+            text = f"there is no field {name!r} here; check its spelling"
+        case "missing":
+            text = f"the field {name!r} is required"
+        case "model_type" | "model_attributes_type":
+            text = "an object is expected here"
+        case "value_error":
+            text = error["msg"].removeprefix("Value error, ")
+        case _:
+            text = error["msg"]
+    return text[:_MAX_DETAIL]

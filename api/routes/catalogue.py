@@ -1,0 +1,23 @@
+"""/v1/catalogue: what a job can be made of."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from api import etag
+from api.catalogue import Catalogue, catalogue
+from api.deps import IfNoneMatch
+from api.errors import NOT_MODIFIED
+
+router = APIRouter(prefix="/v1/catalogue", tags=["catalogue"])
+
+
+@router.get("", responses=NOT_MODIFIED)
+def get_catalogue(response: Response, if_none_match: IfNoneMatch = None) -> Catalogue:
+    """Detectors, methods, optimisers and formats: their JSON Schema, what each field does, the presets' numbers."""
+    made, digest = catalogue()
+    tag = etag.of_digest(digest)
+    if etag.matches(if_none_match, tag):
+        return Response(status_code=304, headers={"ETag": tag})  # type: ignore[return-value]
+    response.headers["ETag"] = tag
+    return made

@@ -1,0 +1,77 @@
+"""/v1/datasets: register a folder, see what the import made of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, BackgroundTasks, Query, Response
+
+from api import etag
+from api.bodies import StrictRoute
+from api.core import cursor, datasets, submission
+from api.core.errors import Conflict, NotFound
+from api.core.lifecycle import DatasetState
+from api.core.tables import Project
+from api.deps import IfNoneMatch, ProjectDep, ServiceDep
+from api.errors import NOT_MODIFIED, documented
+from api.schemas import DatasetPage, DatasetView, PageQuery
+from fgd.data.index import Report
+from fgd.spec import SubmitDataset
+
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=StrictRoute)
+
+_LISTING = "datasets"
+
+
+@router.post("", status_code=202, responses=documented(400, 413, 415, 422))
+def submit_dataset(
+    body: SubmitDataset, service: ServiceDep, project: ProjectDep, response: Response, after: BackgroundTasks
+) -> DatasetView:
+    """Register a folder on the server's host; a worker reads it and makes it ready, or rejects it and says why."""
+    with service.transaction() as s:
+        dataset = datasets.get(s, project, submission.submit_dataset(s, service.settings.data_roots, project, body))
+    after.add_task(service.ring, dataset.id)
+    response.headers["Location"] = f"/v1/datasets/{dataset.id}"
+    response.headers["ETag"] = etag.of_version(dataset.version)
+    return DatasetView.of(dataset)
+
+
+@router.get("", responses=documented(400, 422))
+def list_datasets(
+    query: Annotated[PageQuery, Query()], service: ServiceDep, project: ProjectDep, response: Response
+) -> DatasetPage:
+    """All data sets, newest first."""
+    with service.reading() as s:
+        key = s.get_one(Project, project).cursor_key
+        after = cursor.decode(query.cursor, key, _LISTING) if query.cursor else None
+        found = datasets.page(s, project, after, query.limit)
+    next = cursor.encode(found.next, key, _LISTING) if found.next else None
+    if next:
+        response.headers["Link"] = f'</v1/datasets?limit={query.limit}&cursor={next}>; rel="next"'
+    return DatasetPage(items=[DatasetView.of(dataset) for dataset in found.items], next=next)
+
+
+@router.get("/{dataset_id}", responses={**NOT_MODIFIED, **documented(404)})
+def get_dataset(
+    dataset_id: str, service: ServiceDep, project: ProjectDep, response: Response, if_none_match: IfNoneMatch = None
+) -> DatasetView:
+    """One data set."""
+    with service.reading() as s:
+        dataset = datasets.get(s, project, dataset_id)
+    tag = etag.of_version(dataset.version)
+    if etag.matches(if_none_match, tag):
+        return Response(status_code=304, headers={"ETag": tag})  # type: ignore[return-value]
+    response.headers["ETag"] = tag
+    return DatasetView.of(dataset)
+
+
+@router.get("/{dataset_id}/report", responses=documented(404, 409))
+def get_report(dataset_id: str, service: ServiceDep, project: ProjectDep) -> Report:
+    """What the importer saw: counts, and every defect with what was done about it."""
+    with service.reading() as s:
+        dataset = datasets.get(s, project, dataset_id)
+        if dataset.state == DatasetState.verifying:
+            raise Conflict("dataset_not_ready", f"{dataset_id} is still being imported", retryable=True)
+        if dataset.report is None:
+            raise NotFound("report", dataset_id)
+        return Report.model_validate(dataset.report)

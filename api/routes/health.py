@@ -1,0 +1,86 @@
+"""/healthz: the process answers. /readyz: it can do its work. /version: which code this is."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import APIRouter, Response
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.core import db, queue
+from api.core.errors import SchemaOutOfDate, SchemaTooNew
+from api.deps import Service, ServiceDep
+from api.schemas import View
+
+router = APIRouter(tags=["health"])
+
+
+class Health(View):
+    status: str
+
+
+class Check(View):
+    ok: bool
+    detail: str
+
+
+class Readiness(View):
+    ready: bool
+    """Database and store are there. A broker that is down only delays: workers look for jobs by themselves."""
+    database: Check
+    store: Check
+    broker: Check
+
+
+class Version(View):
+    version: str
+    api: str
+    python: str
+
+
+@router.get("/healthz")
+def healthz() -> Health:
+    """Needs no key."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready"}})
+def readyz(service: ServiceDep, response: Response) -> Readiness:
+    database, store, broker = _database(service), _store(service), _broker(service)
+    ready = database.ok and store.ok
+    response.status_code = 200 if ready else 503
+    response.headers["Cache-Control"] = "no-store"
+    return Readiness(ready=ready, database=database, store=store, broker=broker)
+
+
+@router.get("/version")
+def get_version() -> Version:
+    try:
+        ours = version("fgd-service")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        ours = "unknown"
+    return Version(version=ours, api="v1", python=platform.python_version())
+
+
+def _database(service: Service) -> Check:
+    try:
+        db.check_schema(service.engine)
+    except (SchemaOutOfDate, SchemaTooNew) as error:
+        return Check(ok=False, detail=str(error))
+    except SQLAlchemyError as error:
+        return Check(ok=False, detail=f"cannot be read: {type(error).__name__}")  # its text may hold the URL
+    return Check(ok=True, detail=f"{service.engine.dialect.name}, at this version's schema")
+
+
+def _store(service: Service) -> Check:
+    ok = service.store.writable()
+    return Check(ok=ok, detail="writable" if ok else "cannot be written to")
+
+
+def _broker(service: Service) -> Check:
+    if service.bell is None:
+        return Check(ok=True, detail="none is set; workers look for jobs by themselves")
+    if queue.reachable(service.bell):
+        return Check(ok=True, detail="reachable")
+    return Check(ok=False, detail="degraded: not reachable; jobs start a poll later")

@@ -1,0 +1,33 @@
+"""The API as one process under `deploy.local`: `python -m deploy.api --fd N --parent-fd M`.
+
+The listening socket is inherited, so a restart of the API refuses nobody: callers wait in its queue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+
+from fgd.lifeline import die_with_parent
+
+GOODBYE_S = 3
+"""Open streams get so long to end."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m deploy.api", description=__doc__)
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--parent-fd", type=int, required=True)
+    arguments = parser.parse_args()
+    die_with_parent(arguments.parent_fd)
+
+    import uvicorn
+
+    config = uvicorn.Config(
+        "api.main:create_app", factory=True, timeout_graceful_shutdown=GOODBYE_S, log_level="info", server_header=False
+    )
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=arguments.fd)])
+
+
+if __name__ == "__main__":
+    main()

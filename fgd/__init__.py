@@ -1,0 +1,1 @@
+"""The distillation library. Importing it costs nothing: no torch, no names; import the module you need."""

@@ -1,0 +1,582 @@
+"""The command `fgd`. Knows options, tables and exit codes; the work is done by the client or by other processes.
+
+Everything but typer is imported inside the commands: `fgd --help` answers at once, and no command loads torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from api.core.settings import Settings
+    from fgd.client import Artifact, Client, StoredEvent
+    from fgd.data.index import Report
+
+DONE, FAILED, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
+
+ENDS = """
+Environment: FGD_URL, the address of the service; FGD_API_KEY, its key.
+
+Exit codes:
+
+- 0: done
+- 1: what was asked for failed: a job failed or was cancelled, a data set was rejected, a checksum did not match
+- 2: the command or the request is wrong
+- 3: no service answers, or it is broken
+- 130: interrupted
+"""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    # A traceback must not print local variables: one may be a key.
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Distil a large detector into a small one: submit a job, watch it, download the student.",
+    epilog=ENDS,
+)
+dataset_app = typer.Typer(no_args_is_help=True, help="Import data sets, and see what the importer found.")
+job_app = typer.Typer(no_args_is_help=True, help="Submit jobs, watch them, cancel them.")
+artifact_app = typer.Typer(no_args_is_help=True, help="List and download what a job made.")
+app.add_typer(dataset_app, name="dataset", rich_help_panel="Use a service")
+app.add_typer(job_app, name="job", rich_help_panel="Use a service")
+app.add_typer(artifact_app, name="artifact", rich_help_panel="Use a service")
+
+out = Console()
+err = Console(stderr=True)
+
+Url = Annotated[str, typer.Option("--url", envvar="FGD_URL", help="Address of the service.", rich_help_panel="Service")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Home = Annotated[Path | None, typer.Option(help="Folder of everything the service writes. [default: .fgd]")]
+JobIdArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job: job_...", show_default=False)]
+DatasetIdArgument = Annotated[
+    str, typer.Argument(metavar="DATASET", help="Id of a data set: ds_...", show_default=False)
+]
+
+URL = "http://127.0.0.1:8000"
+"""`fgd.client.DEFAULT_URL`, which would cost the help its speed."""
+
+
+# --- processes ------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel="Start here")
+def demo(
+    data: Annotated[
+        Path | None,
+        typer.Option(help="COCO folder of your own, instead of the handwritten digits.", exists=True, file_okay=False),
+    ] = None,
+    home: Annotated[Path, typer.Option(help="Folder for service, data and results.")] = Path(".fgd/demo"),
+    url: Annotated[
+        str | None,
+        typer.Option(envvar="FGD_URL", help="Use a running service on this machine instead of an embedded one."),
+    ] = None,
+) -> None:
+    """Train a teacher, distil it into a student, and compare the two.
+
+    Everything goes through the REST API of a service that the demo starts and stops itself. On two cores it takes
+    at most 15 minutes. Ctrl-C stops it; the same command goes on where it stopped.
+    """
+    from fgd.demo import run
+
+    raise typer.Exit(run(home=home, data=data, url=url, api_key=_api_key(), console=out))
+
+
+@app.command(rich_help_panel="Start here")
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to bind. [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to bind. [default: 8000]")] = None,
+    home: Home = None,
+    data_root: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder below which data sets and teachers may be read; may be given several times."),
+    ] = None,
+) -> None:
+    """Run the whole service on this machine: API, queue, database, blob store and one worker.
+
+    Ctrl-C stops it within ten seconds; jobs go on from their last checkpoint at the next start. Every other setting
+    is an FGD_* variable. A bind that is not loopback needs FGD_API_KEY (at least 32 characters).
+    """
+    from deploy.local import serve as run
+
+    _exit(run(_settings(host=host, port=port, home=home, data_roots=tuple(data_root) if data_root else None)))
+
+
+@app.command(rich_help_panel="Start here")
+def worker(home: Home = None) -> None:
+    """Run one more worker, for the database, broker and blob store that the FGD_* variables name."""
+    if home is not None:
+        os.environ["FGD_HOME"] = str(home.absolute())
+    _become("worker")
+
+
+@app.command(
+    rich_help_panel="Without a service",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def train(
+    context: typer.Context,
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.json", help="A JobSpec whose references are paths.")],
+    to: Annotated[Path, typer.Option("--out", help="Folder for checkpoints and the result.")],
+) -> None:
+    """Train on this machine, no service involved: `python -m fgd.train`, which gets all further options.
+
+    Exit codes are the trainer's: 0 finished, 1 failed, 75 stopped after writing a checkpoint.
+    """
+    _become("fgd.train", str(spec), "--out", str(to), *context.args)
+
+
+@app.command(
+    rich_help_panel="Without a service",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def parity(context: typer.Context) -> None:
+    """Compare our FGD with recorded numbers of the reference: `fgd parity FILE.npz FILE.json`.
+
+    Prints the largest error of each quantity; exits 1 if one is off.
+    """
+    _become("fgd.parity", *context.args)
+
+
+# --- data sets ------------------------------------------------------------------------------------------------
+
+
+@dataset_app.command("add")
+def dataset_add(
+    name: Annotated[str, typer.Argument(help="What to call it.", show_default=False)],
+    path: Annotated[Path, typer.Argument(help="COCO folder, on the service's machine.", show_default=False)],
+    verify: Annotated[
+        Literal["full", "headers"], typer.Option(help="Decode every image, or read only the headers.")
+    ] = "full",
+    wait: Annotated[bool, typer.Option(help="Wait for the import and print its report.")] = True,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Import a folder below one of the service's FGD_DATA_ROOTS."""
+    with _client(url) as client:
+        dataset = client.add_dataset(name, path.absolute(), verify=verify)
+        if wait:
+            with err.status(f"importing {dataset.id}"):
+                dataset = client.wait_dataset(dataset.id)
+            if not as_json:
+                _print_report(client.report(dataset.id))
+        if as_json:
+            _print_json(dataset)
+        else:
+            out.print(f"{dataset.id}  {dataset.state}", highlight=False, markup=False)
+    _exit(FAILED if dataset.state == "rejected" else DONE)
+
+
+@dataset_app.command("list")
+def dataset_list(
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """List data sets."""
+    with _client(url) as client:
+        found = client.datasets(limit)
+    if as_json:
+        _print_json(found)
+        return
+    _print_table(
+        {"id": None, "name": None, "state": None, "images": "right", "classes": "right"},
+        (
+            [
+                dataset.id,
+                dataset.name,
+                dataset.state,
+                str(sum(split.images for split in (dataset.splits or {}).values())),
+                str(len(dataset.classes or ())),
+            ]
+            for dataset in found
+        ),
+    )
+
+
+@dataset_app.command("show")
+def dataset_show(dataset: DatasetIdArgument, url: Url = URL) -> None:
+    """Print a data set as JSON."""
+    with _client(url) as client:
+        _print_json(client.dataset(dataset))
+
+
+@dataset_app.command("report")
+def dataset_report(dataset: DatasetIdArgument, as_json: AsJson = False, url: Url = URL) -> None:
+    """Print what the importer saw: counts, and every kind of defect."""
+    with _client(url) as client:
+        report = client.report(dataset)
+    if as_json:
+        _print_json(report)
+        return
+    _print_report(report)
+
+
+# --- jobs -----------------------------------------------------------------------------------------------------
+
+
+@job_app.command("submit")
+def job_submit(
+    spec: Annotated[str, typer.Argument(metavar="SPEC.json", help="File with the job's spec; - is standard input.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Stay and watch it.")] = False,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Submit a job and print its id."""
+    body = _read_json(spec)
+    with _client(url) as client:
+        job = client.submit(body)
+        if as_json:
+            _print_json(job)
+        else:
+            out.print(job.id, highlight=False)
+        if watch:
+            _exit(_watch(client, job.id))
+
+
+@job_app.command("list")
+def job_list(
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """List jobs."""
+    from fgd.watch import figures
+
+    with _client(url) as client:
+        jobs = client.jobs(limit)
+    if as_json:
+        _print_json(jobs)
+        return
+    seen = ((job, figures(job)) for job in jobs)
+    _print_table(
+        {"id": None, "name": None, "state": None, "epoch": None, "AP": "right", "created": None},
+        (
+            [
+                job.id,
+                job.name,
+                f"{job.state}, {now.status}" if job.state == "running" else now.status,
+                now.epoch.removeprefix("epoch "),
+                now.ap.removeprefix("AP "),
+                f"{job.created_at.astimezone():%Y-%m-%d %H:%M}",
+            ]
+            for job, now in seen
+        ),
+    )
+
+
+@job_app.command("show")
+def job_show(job: JobIdArgument, url: Url = URL) -> None:
+    """Print a job, its resolved spec included, as JSON."""
+    with _client(url) as client:
+        _print_json(client.job(job))
+
+
+@job_app.command("watch")
+def job_watch(job: JobIdArgument, url: Url = URL) -> None:
+    """Follow a job to its end. Ctrl-C stops the watching, not the job."""
+    with _client(url) as client:
+        _exit(_watch(client, job))
+
+
+@job_app.command("cancel")
+def job_cancel(
+    job: JobIdArgument,
+    now: Annotated[bool, typer.Option("--now", help="Kill it; by default it may write a checkpoint first.")] = False,
+    url: Url = URL,
+) -> None:
+    """End a job."""
+    with _client(url) as client:
+        found = client.cancel(job, "now" if now else "graceful")
+    out.print(f"{found.id}  {found.state if found.ended else 'cancelling'}", highlight=False)
+
+
+@job_app.command("events")
+def job_events(
+    job: JobIdArgument,
+    after: Annotated[int, typer.Option(min=0, help="Only those with a higher number.")] = 0,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Print the history of a job, one event a line."""
+
+    def show(event: StoredEvent) -> None:
+        if event.seq > after:
+            _line(event.model_dump_json() if as_json else _event_line(event))
+
+    with _client(url) as client:
+        if follow:
+            client.wait(job, on_event=show)
+            return
+        for event in client.events(job, after):
+            show(event)
+
+
+@job_app.command("logs")
+def job_logs(
+    job: JobIdArgument,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Which attempt; the last by default.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    url: Url = URL,
+) -> None:
+    """Print what the trainer wrote to its log."""
+    with _client(url) as client:
+        offset, reading = 0, attempt
+        while True:
+            ended = not follow or client.job(job).ended  # asked before reading: then nothing is missed
+            while (chunk := client.logs(job, attempt, offset)).content or chunk.attempt != reading:
+                if chunk.attempt != reading:  # a new attempt has a new log
+                    offset, reading = 0, chunk.attempt
+                    continue
+                sys.stdout.buffer.write(chunk.content)
+                offset = chunk.next_offset
+            sys.stdout.buffer.flush()
+            if ended:
+                return
+            time.sleep(1.0)
+
+
+@job_app.command("metrics")
+def job_metrics(
+    job: JobIdArgument,
+    name: Annotated[str | None, typer.Option(help="All points of this series, not the last of each.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only of this split: val, test.")] = None,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Print the last value of every series, or all values of one."""
+    with _client(url) as client:
+        points = client.metrics(job, name, split) if name else client.latest(job)
+    points = [point for point in points if split is None or point.split == split]
+    if as_json:
+        _print_json(points)
+        return
+    _print_table(
+        {"series": None, "split": None, "step": "right", "value": "right"},
+        (
+            [point.name, point.split or "", str(point.step), "-" if point.value is None else f"{point.value:.6g}"]
+            for point in points
+        ),
+    )
+
+
+# --- artifacts ------------------------------------------------------------------------------------------------
+
+
+@artifact_app.command("list")
+def artifact_list(job: JobIdArgument, as_json: AsJson = False, url: Url = URL) -> None:
+    """List the files a job made."""
+    with _client(url) as client:
+        artifacts = client.artifacts(job)
+    if as_json:
+        _print_json(artifacts)
+        return
+    _print_table(
+        {"id": None, "name": None, "MB": "right", "sha256": None},
+        ([found.id, found.name, f"{found.size / 1e6:.2f}", found.sha256] for found in artifacts),
+    )
+
+
+@artifact_app.command("download")
+def artifact_download(
+    job: JobIdArgument,
+    to: Annotated[Path, typer.Option(help="Folder to write to; it is made if need be.", file_okay=False)] = Path(),
+    name: Annotated[list[str] | None, typer.Option(help="Only the file of this name; may be given often.")] = None,
+    url: Url = URL,
+) -> None:
+    """Download what a job made, and verify every checksum.
+
+    An interrupted download goes on where it stopped; a file that is already there is not fetched again.
+    """
+    with _client(url) as client:
+        artifacts = client.artifacts(job)
+        if missing := set(name or ()) - {found.name for found in artifacts}:
+            have = ", ".join(found.name for found in artifacts) or "none"
+            _fail(f"job {job} has no artifact {', '.join(sorted(missing))}; it has: {have}", FAILED)
+        if not artifacts:
+            _fail(f"job {job} has no artifacts yet; it is {client.job(job).state}", FAILED)
+        to.mkdir(parents=True, exist_ok=True)
+        for artifact in artifacts:
+            if not name or artifact.name in name:
+                _line(f"{_download(client, artifact, to)}  {artifact.size / 1e6:.2f} MB  sha256 {artifact.sha256} ok")
+
+
+# --- talking to the service -----------------------------------------------------------------------------------
+
+
+def _client(url: str) -> Client:
+    from fgd.client import Client
+
+    return Client(url, _api_key())
+
+
+def _api_key() -> str | None:
+    """Only from the environment: every user of a machine can read what stands on a command line."""
+    return os.environ.get("FGD_API_KEY") or None
+
+
+def _watch(client: Client, job_id: str) -> int:
+    from fgd.watch import Board, told
+
+    job = client.job(job_id)
+    with Board(out, [job.name]) as board:
+
+        def on_event(event: StoredEvent) -> None:
+            if text := told(event):
+                board.say(job.name, text)
+
+        job = client.wait(job_id, on_event, lambda seen: board.show(job.name, seen))
+    if job.state == "succeeded":
+        out.print(f"{job.id} succeeded; next: fgd artifact download {job.id} --to .", highlight=False)
+        return DONE
+    reason = f": {job.failure.code}: {job.failure.message}" if job.failure else ""
+    err.print(f"{job.id} {job.state}{reason}", style="red", markup=False, highlight=False)
+    if job.failure:
+        err.print(f"next: fgd job logs {job.id}", markup=False, highlight=False)
+    return FAILED
+
+
+def _download(client: Client, artifact: Artifact, folder: Path) -> Path:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        task = bars.add_task(artifact.name, total=artifact.size)
+        return client.download(artifact, folder, lambda there: bars.update(task, completed=there))
+
+
+def _read_json(source: str) -> Mapping[str, Any]:
+    try:
+        body = json.loads(sys.stdin.read() if source == "-" else Path(source).read_text())
+    except OSError as error:
+        _fail(f"{source}: {error.strerror}", REFUSED)
+    except ValueError as error:
+        _fail(f"{source}: not JSON: {error}", REFUSED)
+    if not isinstance(body, dict):
+        _fail(f"{source}: a spec is an object, {{...}}", REFUSED)
+    return body
+
+
+# --- printing -------------------------------------------------------------------------------------------------
+
+
+def _line(text: str) -> None:
+    """One line as it is: neither wrapped nor coloured, tabs kept."""
+    typer.echo(text)
+
+
+def _event_line(event: StoredEvent) -> str:
+    data = " ".join(f"{key}={_short(value)}" for key, value in event.data.items())
+    attempt = f"attempt {event.attempt}" if event.attempt else ""
+    return f"{event.seq:>5}  {event.at.astimezone():%H:%M:%S}  {attempt:<10}  {event.type}  {data}".rstrip()
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _print_json(value: BaseModel | Iterable[BaseModel]) -> None:
+    from pydantic import BaseModel
+
+    if isinstance(value, BaseModel):
+        _line(value.model_dump_json(indent=2))
+        return
+    _line(json.dumps([item.model_dump(mode="json") for item in value], indent=2))
+
+
+def _print_table(columns: Mapping[str, Literal["left", "right"] | None], rows: Iterable[list[str]]) -> None:
+    """A table on a screen; tab-separated lines, uncut, for the next program."""
+    if not out.is_terminal:
+        for row in rows:
+            _line("\t".join(row))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title, side in columns.items():
+        table.add_column(title, justify=side or "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    out.print(table)
+
+
+def _print_report(report: Report) -> None:
+    from fgd.watch import report_lines
+
+    for line in report_lines(report):
+        _line(line)
+
+
+# --- ends -----------------------------------------------------------------------------------------------------
+
+
+def _settings(**given: Any) -> Settings:
+    """FGD_* variables, overruled by the options that were given."""
+    from pydantic import ValidationError
+
+    from api.core.settings import Settings
+
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        lines = [f"FGD_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors(include_input=False)]
+        _fail("\n".join(["a setting is wrong", *lines]), REFUSED)
+
+
+def _become(module: str, *arguments: str) -> NoReturn:
+    """Replace this process: signals, exit code and terminal are then the trainer's own."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+
+
+def _exit(code: int | None) -> NoReturn:
+    raise typer.Exit(code or DONE)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    err.print("error:", style="bold red", end=" ")
+    err.print(message, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """Entry point of the console script. Errors that were foreseen end in a message, not a traceback."""
+    from fgd.errors import FGDError
+
+    try:
+        app(prog_name="fgd")
+    except (FGDError, OSError) as error:
+        sys.exit(_tell(error))
+
+
+def _tell(error: Exception) -> int:
+    err.print("error:", style="bold red", end=" ")
+    err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    from fgd.client import ApiError, Unreachable
+
+    if isinstance(error, ApiError):
+        if error.status == 401:
+            err.print("set FGD_API_KEY to the service's key", highlight=False)
+        if error.status >= 500:
+            err.print(f"request id: {error.request_id or 'none'}; the service's log says more", highlight=False)
+            return UNREACHABLE
+        return REFUSED
+    return UNREACHABLE if isinstance(error, Unreachable) else FAILED
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,677 @@
+"""A small typed client of the service: about one method a route. Knows HTTP. Knows no torch, SQL or terminal.
+
+    FGDError
+    +-- ClientError                base
+        +-- ApiError               the service answered, and the answer is a problem (RFC 9457)
+        +-- Unreachable            nobody answered
+        +-- DigestMismatch         the bytes that came down are not those that were promised
+
+Every request may be repeated safely (a job is submitted under an Idempotency-Key; an import sent twice stores its
+bytes once), so each is: a connection that breaks, a busy or a restarting service cost time, not work. What is read
+ignores fields it does not know, so an older client can talk to a newer service.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+import random
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fgd.data.index import Report
+from fgd.errors import FGDError
+from fgd.spec import JobSpec
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+BUSY = frozenset({429, 502, 503, 504})
+"""Statuses that say "not now"."""
+
+LONGEST_PAUSE_S = 10.0
+"""Between two tries; also bounds what a Retry-After may ask for."""
+
+
+# --- errors ---------------------------------------------------------------------------------------------------
+
+
+class ClientError(FGDError):
+    pass
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One part of the request that the service refuses."""
+
+    pointer: str
+    """JSON pointer into the body; "" for the whole of it."""
+    code: str
+    detail: str
+    parameter: str | None = None
+    """The query parameter, path segment or header at fault, where it is not the body."""
+
+    @property
+    def where(self) -> str:
+        return self.parameter or self.pointer or "the request"
+
+
+class ApiError(ClientError):
+    """A problem the service answered with. `code` is its stable word, `errors` name the fields at fault."""
+
+    code: str  # type: ignore[misc]  # per problem here, per class elsewhere
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        errors: tuple[FieldError, ...] = (),
+        request_id: str | None = None,
+        retryable: bool = False,
+    ) -> None:
+        super().__init__(status, code, detail, errors, request_id, retryable)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.errors = errors
+        self.request_id = request_id
+        self.retryable = retryable
+
+    def __str__(self) -> str:
+        lines = [f"{self.detail} ({self.status} {self.code})"]
+        lines += [f"  {error.where}: {error.detail}" for error in self.errors]
+        return "\n".join(lines)
+
+
+class Unreachable(ClientError):
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url = url
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"no service answers at {self.url} ({self.reason}); start one with `fgd serve`, or set FGD_URL"
+
+
+class DigestMismatch(ClientError):
+    def __init__(self, name: str, expected: str, got: str) -> None:
+        super().__init__(name, expected, got)
+        self.name = name
+
+    def __str__(self) -> str:
+        _, expected, got = self.args
+        return f"{self.name}: sha256 {got}, but {expected} was promised; nothing was kept, download it again"
+
+
+# --- what the service answers ---------------------------------------------------------------------------------
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Progress(_Answer):
+    step: int = 0
+    total_steps: int | None = None
+    """None until the trainer has said so; so is `epochs`."""
+    epoch: int = 0
+    epochs: int | None = None
+    values: dict[str, float | None] = {}
+    """The latest of each: "loss/total", "lr", "val/ap", ..."""
+
+
+class Failure(_Answer):
+    code: str
+    message: str
+    data: dict[str, Any] = {}
+
+
+class Job(_Answer):
+    id: str
+    name: str
+    state: str
+    """queued, running, paused, succeeded, failed, cancelled."""
+    phase: str | None = None
+    requested: str | None = None
+    spec: dict[str, Any]
+    """As resolved by the service; a dict, because a newer service may know more than `fgd.spec` here."""
+    metadata: dict[str, str] = {}
+    priority: int = 0
+    attempt: int = 0
+    progress: Progress | None = None
+    waiting_reason: str | None = None
+    failure: Failure | None = None
+    weights_digest: str | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("succeeded", "failed", "cancelled")
+
+
+class StoredEvent(_Answer):
+    """One line of a job's history; `seq` counts from 1 without gaps."""
+
+    seq: int
+    type: str
+    at: datetime
+    attempt: int | None = None
+    data: dict[str, Any] = {}
+
+
+class Point(_Answer):
+    """One value of one series. `step` is the trainer's; `value` is null where it was not finite."""
+
+    name: str
+    split: str | None = None
+    step: int
+    value: float | None
+    at: datetime | None = None
+
+
+class Artifact(_Answer):
+    id: str
+    name: str
+    size: int
+    """Bytes."""
+    sha256: str
+    media_type: str = "application/octet-stream"
+
+
+class Split(_Answer):
+    images: int
+    boxes: int
+
+
+class Dataset(_Answer):
+    id: str
+    name: str
+    state: str
+    """verifying, ready, rejected."""
+    classes: tuple[str, ...] | None = None
+    splits: dict[str, Split] | None = None
+    error: Any = None
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class LogChunk:
+    content: bytes
+    attempt: int | None
+    next_offset: int
+    """Where to go on reading."""
+
+
+A = TypeVar("A", bound=_Answer)
+
+
+# --- the client -----------------------------------------------------------------------------------------------
+
+
+class Client:
+    """Talks to one service. Use it in a `with` block, or close it.
+
+    api_key: sent as a bearer token. attempts: tries per request. backoff_s: pause before the second try, doubled
+    before each further one.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 30.0,
+        attempts: int = 5,
+        backoff_s: float = 0.2,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        address = httpx.URL(url)
+        if address.scheme not in ("http", "https") or not address.host:
+            raise ClientError(f"{url!r} is not the address of a service; it looks like {DEFAULT_URL}")
+        self.url = url.rstrip("/")
+        self._attempts = attempts
+        self._backoff_s = backoff_s
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=httpx.Timeout(timeout_s, connect=5.0),
+            # A proxy set for the internet must not catch what is meant for this machine.
+            trust_env=address.host not in ("127.0.0.1", "localhost", "::1"),
+            transport=transport,
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # jobs
+
+    def submit(self, spec: JobSpec | Mapping[str, Any], idempotency_key: str | None = None) -> Job:
+        """Queue a job. The same key with the same spec is the same job, however often it is sent."""
+        body = spec.model_dump_json(by_alias=True) if isinstance(spec, JobSpec) else json.dumps(dict(spec))
+        return _read(Job, self._post("/v1/jobs", body, idempotency_key))
+
+    def job(self, job_id: str) -> Job:
+        return _read(Job, self._get(_path("jobs", job_id)))
+
+    def jobs(self, most: int = 50) -> list[Job]:
+        """The newest first, at most `most` of them."""
+        return self._list(Job, "/v1/jobs", most)
+
+    def cancel(self, job_id: str, mode: Literal["graceful", "now"] = "graceful") -> Job:
+        """End a job. "graceful" lets the trainer write a checkpoint first. Cancelling twice is no error."""
+        try:
+            return _read(Job, self._post(_path("jobs", job_id, "cancel"), json.dumps({"mode": mode})))
+        except ApiError as error:
+            job = self.job(job_id) if error.status == httpx.codes.CONFLICT else None
+            if job is None or job.state != "cancelled":
+                raise
+            return job
+
+    def events(self, job_id: str, after: int = 0) -> list[StoredEvent]:
+        """All events with a `seq` above `after`, oldest first."""
+        found: list[StoredEvent] = []
+        while True:
+            page = self._json(_path("jobs", job_id, "events"), after=after)
+            items = [_check(StoredEvent, item) for item in page.get("items", [])]
+            if not items:
+                return found
+            found += items
+            after = items[-1].seq
+
+    def metrics(self, job_id: str, name: str | None = None, split: str | None = None) -> list[Point]:
+        """All points, of one series if named."""
+        page = self._json(_path("jobs", job_id, "metrics"), name=name, split=split)
+        return [_check(Point, item) for item in page.get("items", [])]
+
+    def latest(self, job_id: str) -> list[Point]:
+        """The last point of every series."""
+        page = self._json(_path("jobs", job_id, "metrics", "latest"))
+        return [_check(Point, item) for item in page.get("items", [])]
+
+    def logs(self, job_id: str, attempt: int | None = None, after_offset: int = 0) -> LogChunk:
+        """A piece of an attempt's log (default: the last attempt), from a byte offset on. Empty: no more as yet."""
+        response = self._get(_path("jobs", job_id, "logs"), attempt=attempt, after_offset=after_offset)
+        headers = response.headers
+        return LogChunk(
+            content=response.content,
+            attempt=int(headers["x-attempt"]) if headers.get("x-attempt", "").isdigit() else None,
+            next_offset=int(headers.get("x-next-offset", after_offset + len(response.content))),
+        )
+
+    def log_tail(self, job_id: str, lines: int = 20) -> list[str]:
+        """The last lines of the last attempt's log."""
+        text, offset = b"", 0
+        while chunk := (answer := self.logs(job_id, after_offset=offset)).content:
+            # A log may be long; only the end is wanted. 64 KiB holds any twenty lines worth showing.
+            text, offset = (text + chunk)[-65536:], answer.next_offset
+        return text.decode(errors="replace").splitlines()[-lines:]
+
+    def wait(
+        self,
+        job_id: str,
+        on_event: Callable[[StoredEvent], None] | None = None,
+        on_job: Callable[[Job | None], None] | None = None,
+        *,
+        poll_s: float = 1.0,
+        patience_s: float = 600.0,
+    ) -> Job:
+        """Follow a job to its end, whatever that is, and return it.
+
+        on_event hears each event once, in order; on_job hears every look at the job, None when nobody answered. A
+        service that restarts meanwhile is waited for, `patience_s` at most.
+        """
+        seq = 0
+
+        def look() -> Job:
+            nonlocal seq
+            job = self.job(job_id)  # before the events: then those of an ended job are all there
+            for event in self.events(job_id, after=seq) if on_event else []:
+                seq = event.seq
+                assert on_event is not None
+                on_event(event)
+            return job
+
+        return self._until(look, lambda job: job.ended, on_job, poll_s, patience_s)
+
+    # artifacts
+
+    def artifacts(self, job_id: str) -> list[Artifact]:
+        page = self._json(_path("jobs", job_id, "artifacts"))
+        return [_check(Artifact, item) for item in page.get("items", [])]
+
+    def download(self, artifact: Artifact, path: Path, on_bytes: Callable[[int], None] | None = None) -> Path:
+        """Fetch an artifact to a file, or into a folder under its own name. Returns the file.
+
+        An interrupted download goes on where it stopped, in this process or a later one. The file appears under its
+        name only when all of it is there and its SHA-256 is right; a file that already is, is not fetched again.
+        on_bytes hears how many bytes are there.
+        """
+        target = path / _plain_name(artifact.name) if path.is_dir() else path
+        if target.is_file() and _sha256(target) == artifact.sha256:
+            return target
+        # The digest in the name: what lies there can only be the beginning of this very content.
+        part = target.with_name(f".{target.name}.{artifact.sha256[:16]}.part")
+        url = _path("artifacts", artifact.id, "content")
+        head = self._request("HEAD", url, follow_redirects=True)
+        _check_promise(head, artifact, part)
+        self._fetch_all(url, artifact, part, head.headers.get("etag"), on_bytes)
+        if (got := _sha256(part)) != artifact.sha256:
+            part.unlink()
+            raise DigestMismatch(artifact.name, artifact.sha256, got)
+        os.replace(part, target)
+        _sync_folder(target.parent)
+        return target
+
+    # data sets
+
+    def add_dataset(
+        self,
+        name: str,
+        path: Path | str,
+        *,
+        format: str = "auto",
+        verify: str = "full",
+        idempotency_key: str | None = None,
+    ) -> Dataset:
+        """Import a folder that the service can see, below one of its FGD_DATA_ROOTS. Follow it with wait_dataset."""
+        body = json.dumps({"name": name, "path": str(path), "format": format, "verify": verify})
+        return _read(Dataset, self._post("/v1/datasets", body, idempotency_key))
+
+    def dataset(self, dataset_id: str) -> Dataset:
+        return _read(Dataset, self._get(_path("datasets", dataset_id)))
+
+    def datasets(self, most: int = 50) -> list[Dataset]:
+        """The newest first, at most `most` of them."""
+        return self._list(Dataset, "/v1/datasets", most)
+
+    def report(self, dataset_id: str) -> Report:
+        """What the importer saw. Raises ApiError while it is still looking."""
+        response = self._get(_path("datasets", dataset_id, "report"))
+        try:
+            return Report.model_validate_json(response.content)
+        except ValidationError as error:
+            raise _foreign(response, error) from error
+
+    def wait_dataset(
+        self,
+        dataset_id: str,
+        on_dataset: Callable[[Dataset | None], None] | None = None,
+        *,
+        poll_s: float = 0.5,
+        patience_s: float = 600.0,
+    ) -> Dataset:
+        """Follow an import to its end: ready or rejected."""
+        return self._until(
+            lambda: self.dataset(dataset_id), lambda found: found.state != "verifying", on_dataset, poll_s, patience_s
+        )
+
+    # the service
+
+    def ready(self) -> bool:
+        """Does the service answer, and can it work? Asks once; never raises for a service that is not there."""
+        try:
+            return self._http.get("/readyz").is_success
+        except httpx.TransportError:
+            return False
+
+    # how
+
+    def _get(self, path: str, **query: Any) -> httpx.Response:
+        return self._request("GET", path, params={key: value for key, value in query.items() if value is not None})
+
+    def _json(self, path: str, **query: Any) -> dict[str, Any]:
+        response = self._get(path, **query)
+        try:
+            answer = response.json()
+        except ValueError as error:
+            raise _foreign(response, error) from error
+        if not isinstance(answer, dict):
+            raise _foreign(response, ValueError("not an object"))
+        return answer
+
+    def _list(self, kind: type[A], path: str, most: int) -> list[A]:
+        found: list[A] = []
+        cursor: str | None = None
+        while len(found) < most:
+            page = self._json(path, limit=min(200, most - len(found)), cursor=cursor)
+            found += [_check(kind, item) for item in page.get("items", [])]
+            if (cursor := page.get("next")) is None:
+                break
+        return found
+
+    def _post(self, path: str, body: str, idempotency_key: str | None = None) -> httpx.Response:
+        headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        return self._request("POST", path, content=body, headers=headers)
+
+    def _request(self, method: str, path: str, **how: Any) -> httpx.Response:
+        """Send until there is an answer worth having; ApiError or Unreachable otherwise."""
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                response = self._http.request(method, path, **how)
+            except httpx.TransportError as error:
+                if attempt >= self._attempts:
+                    raise Unreachable(self.url, str(error) or type(error).__name__) from error
+                self._pause(attempt)
+                continue
+            if response.is_success:
+                return response
+            problem = _problem(response)
+            if attempt >= self._attempts or not _passing(problem):
+                raise problem
+            self._pause(attempt, response.headers.get("retry-after"))
+
+    def _pause(self, attempt: int, retry_after: str | None = None) -> None:
+        """Twice as long each time, spread out so that many clients do not come back at once."""
+        pause_s = self._backoff_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)
+        if retry_after and retry_after.isdigit():
+            pause_s = max(pause_s, float(retry_after))
+        time.sleep(min(pause_s, LONGEST_PAUSE_S))
+
+    def _until(
+        self,
+        look: Callable[[], A],
+        done: Callable[[A], bool],
+        on_look: Callable[[A | None], None] | None,
+        poll_s: float,
+        patience_s: float,
+    ) -> A:
+        heard = time.monotonic()
+        while True:
+            seen: A | None = None
+            try:
+                seen = look()
+                heard = time.monotonic()
+            except (ApiError, Unreachable) as error:
+                if not _passing(error) or time.monotonic() - heard > patience_s:
+                    raise
+            if on_look:
+                on_look(seen)
+            if seen is not None and done(seen):
+                return seen
+            time.sleep(poll_s)
+
+    def _fetch_all(
+        self, url: str, artifact: Artifact, part: Path, etag: str | None, on_bytes: Callable[[int], None] | None
+    ) -> None:
+        """Bring `part` to its full length, over as many connections as it takes while each brings something."""
+        fruitless = 0
+        while not part.exists() or (there := part.stat().st_size) != artifact.size:
+            before = there if part.exists() and there < artifact.size else 0
+            reason: Exception = ClientError("the body ended early")
+            try:
+                self._fetch(url, artifact, part, before, etag, on_bytes)
+            except httpx.TransportError as error:
+                reason = error
+            except ApiError as error:
+                if not _passing(error):
+                    raise
+                reason = error
+            if part.exists() and part.stat().st_size > before:
+                fruitless = 0
+                continue
+            fruitless += 1
+            if fruitless >= self._attempts:
+                raise Unreachable(self.url, str(reason) or type(reason).__name__) from reason
+            self._pause(fruitless)
+
+    def _fetch(
+        self,
+        url: str,
+        artifact: Artifact,
+        part: Path,
+        offset: int,
+        etag: str | None,
+        on_bytes: Callable[[int], None] | None,
+    ) -> None:
+        """One connection: append from `offset` if the service still has the same content, else start over."""
+        headers = {"Accept-Encoding": "identity"}
+        if offset and etag and not etag.startswith("W/"):
+            headers |= {"Range": f"bytes={offset}-", "If-Range": etag}
+        with self._http.stream("GET", url, headers=headers, follow_redirects=True) as response:
+            if not response.is_success:
+                response.read()
+                raise _problem(response)
+            _check_promise(response, artifact, part)
+            goes_on = response.status_code == httpx.codes.PARTIAL_CONTENT
+            if goes_on and not response.headers.get("content-range", "").startswith(f"bytes {offset}-"):
+                raise ClientError(f"{artifact.name}: asked from byte {offset} on, got another range")
+            there = offset if goes_on else 0
+            with part.open("ab" if goes_on else "wb") as file:
+                try:
+                    for chunk in response.iter_raw():
+                        file.write(chunk)
+                        there += len(chunk)
+                        if there > artifact.size:
+                            raise DigestMismatch(artifact.name, artifact.sha256, f"of more than {artifact.size} bytes")
+                        if on_bytes:
+                            on_bytes(there)
+                except DigestMismatch:
+                    part.unlink()
+                    raise
+                file.flush()
+                os.fsync(file.fileno())
+
+
+# --- helpers --------------------------------------------------------------------------------------------------
+
+
+def _path(*parts: str) -> str:
+    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _check(kind: type[A], item: Any) -> A:
+    try:
+        return kind.model_validate(item)
+    except ValidationError as error:
+        raise ClientError(f"the service's answer is not a {kind.__name__}: {error}") from error
+
+
+def _read(kind: type[A], response: httpx.Response) -> A:
+    try:
+        return kind.model_validate_json(response.content)
+    except ValidationError as error:
+        raise _foreign(response, error) from error
+
+
+def _foreign(response: httpx.Response, error: Exception) -> ClientError:
+    return ClientError(f"{response.url} does not answer as this service does; is the address right? ({error})")
+
+
+def _passing(error: ApiError | Unreachable) -> bool:
+    """May the same request succeed a little later?"""
+    return isinstance(error, Unreachable) or error.status in BUSY or error.retryable
+
+
+def _problem(response: httpx.Response) -> ApiError:
+    """The problem+json of an answer; a proxy's HTML page, too, becomes a readable error."""
+    fallback = f"{response.request.method} {response.request.url.path} was answered {response.reason_phrase or 'oddly'}"
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        return ApiError(response.status_code, f"http_{response.status_code}", fallback)
+    errors = body.get("errors")
+    return ApiError(
+        response.status_code,
+        str(body.get("code") or f"http_{response.status_code}"),
+        str(body.get("detail") or body.get("title") or fallback),
+        tuple(
+            FieldError(
+                str(error.get("pointer", "")),
+                str(error.get("code", "")),
+                str(error.get("detail", "")),
+                str(error["parameter"]) if error.get("parameter") else None,
+            )
+            for error in (errors if isinstance(errors, list) else [])
+            if isinstance(error, dict)
+        ),
+        str(body["request_id"]) if body.get("request_id") else None,
+        body.get("retryable") is True,
+    )
+
+
+def _check_promise(response: httpx.Response, artifact: Artifact, part: Path) -> None:
+    """The digest of the whole content (RFC 9530), which every answer about it carries, must be the artifact's."""
+    promised = _repr_digest(response.headers.get("repr-digest", ""))
+    if promised is not None and promised != artifact.sha256:
+        part.unlink(missing_ok=True)
+        raise DigestMismatch(artifact.name, artifact.sha256, promised)
+
+
+def _repr_digest(header: str) -> str | None:
+    """sha-256=:<base64>: as hex; None if the header has none that can be read."""
+    for field in header.split(","):
+        name, _, value = field.strip().partition("=")
+        if name.lower() == "sha-256" and len(value) > 2 and value[0] == value[-1] == ":":
+            try:
+                return base64.b64decode(value[1:-1], validate=True).hex()
+            except binascii.Error:
+                return None
+    return None
+
+
+def _plain_name(name: str) -> str:
+    """A name from elsewhere must not choose a folder here."""
+    if name in ("", ".", "..") or any(mark in name for mark in "/\\\0"):
+        raise ClientError(f"the service names an artifact {name!r}, which is no plain file name")
+    return name
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

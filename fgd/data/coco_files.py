@@ -1,0 +1,244 @@
+"""Finds the COCO annotation files of a folder, the split of each and the folder of its images. Knows no torch.
+
+By content, so that these all work, and their mixtures:
+
+    annotations/instances_train2017.json + train2017/     annotations/custom_train.json + images/train/
+    train/_annotations.coco.json (beside its images)      train.json with file names like train/0001.jpg
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from fgd.data.report import Defects
+from fgd.errors import DatasetError
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+MAX_JSON_BYTES = 2 * 2**30
+"""COCO's own training annotations are 450 MB."""
+_MAX_DEPTH = 6
+_SPLIT_WORDS: Mapping[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+_KEYS = ("images", "annotations", "categories")
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Names below a folder, hidden ones left out, links to folders not followed."""
+
+    root: Path
+    folders: tuple[str, ...]
+    """Relative, "" is the root itself; sorted."""
+    files: frozenset[str]
+    links: tuple[str, ...]
+    """Folders that are links."""
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """One annotation file, not yet checked entry by entry."""
+
+    file: str
+    """Relative to the root."""
+    images: list[Any]
+    annotations: list[Any]
+    categories: list[Any]
+
+    @property
+    def names(self) -> list[str]:
+        """File names of its images, as far as they are names."""
+        return [e["file_name"] for e in self.images if isinstance(e, dict) and isinstance(e.get("file_name"), str)]
+
+    @property
+    def has_keypoints(self) -> bool:
+        return any(isinstance(c, dict) and c.get("keypoints") for c in self.categories)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The annotation file of one split and the folder its file names are relative to."""
+
+    annotations: Annotations
+    folder: str
+
+
+class _Unusable(Exception):
+    """`broken`: meant as annotations, as far as one can tell; else it is something else altogether."""
+
+    def __init__(self, message: str, *, broken: bool) -> None:
+        super().__init__(message)
+        self.broken = broken
+
+
+def list_tree(root: Path) -> Tree:
+    folders: list[str] = []
+    files: list[str] = []
+    links: list[str] = []
+    for parent, subfolders, names in os.walk(root):
+        here = os.path.relpath(parent, root)
+        prefix = "" if here == "." else here.replace(os.sep, "/")
+        join = (lambda name, prefix=prefix: f"{prefix}/{name}") if prefix else (lambda name: name)
+        folders.append(prefix)
+        subfolders[:] = sorted(filter(_is_visible, subfolders))
+        files.extend(join(name) for name in filter(_is_visible, names))
+        links.extend(join(name) for name in subfolders if os.path.islink(os.path.join(parent, name)))
+        if prefix.count("/") + 1 >= _MAX_DEPTH:
+            subfolders.clear()
+    return Tree(root, tuple(sorted(folders)), frozenset(files), tuple(sorted(links)))
+
+
+def _is_visible(name: str) -> bool:
+    """Not hidden, and a name that JSON can hold: a file system's may be bytes that are no text."""
+    return not name.startswith(".") and name.isprintable()
+
+
+def find_sources(tree: Tree, defects: Defects) -> dict[Split, Source]:
+    """Split -> annotations and image folder. What is wrong goes to `defects`.
+
+    Raises DatasetError where nothing looks like COCO annotations at all.
+    """
+    found: dict[Split, list[Source]] = {split: [] for split in SPLITS}
+    broken: dict[Split | None, list[tuple[str, str]]] = {}
+    nowhere: list[str] = []
+    for file in sorted(f for f in tree.files if f.lower().endswith(".json")):
+        try:
+            annotations = _load(tree.root, file)
+        except _Unusable as error:
+            if error.broken:
+                broken.setdefault(_split_of_file(file), []).append((file, str(error)))
+            else:
+                defects.add("json_skipped", file, f"not detection annotations: {error}; ignored", "kept")
+            continue
+        named = _split_of_file(file)
+        folder = _image_folder(tree, annotations, named)
+        split = named or _split_of_folder(folder) or _split_of_names(annotations.names)
+        if split is None:
+            nowhere.append(file)
+        else:
+            found[split].append(Source(annotations, folder))
+    if not (any(found.values()) or broken or nowhere):
+        raise DatasetError(
+            f"{tree.root}: no COCO annotations found; expected JSON files with images, annotations and categories, "
+            "such as annotations/instances_train.json or train/_annotations.coco.json"
+        )
+    _report_unplaced(found, broken, nowhere, defects)
+    return {split: _only(split, sources, defects) for split, sources in found.items() if sources}
+
+
+def _load(root: Path, file: str) -> Annotations:
+    path = root / file
+    if not os.path.isfile(path):
+        raise _Unusable("not a file (a dangling link, a pipe)", broken=False)
+    if not path.resolve().is_relative_to(root):
+        raise _Unusable("a link that leaves the data set", broken=True)
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise _Unusable(f"larger than {MAX_JSON_BYTES} bytes", broken=True)
+    try:
+        # The standard parser, because it lets NaN and Infinity through: one bad box must not cost the whole file.
+        content = json.loads(path.read_bytes())
+    except json.JSONDecodeError as error:
+        message = f"invalid JSON at line {error.lineno}, column {error.colno} (byte {error.pos}): {error.msg}"
+        raise _Unusable(message, broken=True) from error
+    except (ValueError, RecursionError, OSError) as error:  # wrong encoding; numbers of 4300 digits; depth
+        raise _Unusable(f"invalid JSON: {error}", broken=True) from error
+    if not isinstance(content, dict):
+        raise _Unusable(f"the file holds a {type(content).__name__}, not an object", broken=True)
+    return _detection_annotations(file, content)
+
+
+def _detection_annotations(file: str, content: dict[str, Any]) -> Annotations:
+    present = [key for key in _KEYS if key in content]
+    if not present:
+        raise _Unusable("it has none of the keys images, annotations, categories", broken=False)
+    entries = content.get("annotations")
+    if isinstance(entries, list) and entries and not any(isinstance(e, dict) and "bbox" in e for e in entries):
+        raise _Unusable("none of its annotations has a bbox (captions, panoptic, ...)", broken=False)
+    missing = [key for key in _KEYS if not isinstance(content.get(key), list)]
+    if missing == ["annotations"] and "annotations" not in content:
+        raise _Unusable("it lists images without annotations", broken=True)
+    if missing:
+        raise _Unusable(f"{' and '.join(missing)} must be a list", broken=True)
+    return Annotations(file, content["images"], content["annotations"], content["categories"])
+
+
+def _words_split(name: str) -> Split | None:
+    """The one split that the words of a name mean; None if there is none or more than one."""
+    splits = {_SPLIT_WORDS[word] for word in re.findall(r"[a-z]+", name.lower()) if word in _SPLIT_WORDS}
+    return splits.pop() if len(splits) == 1 else None
+
+
+def _split_of_file(file: str) -> Split | None:
+    path = PurePosixPath(file)
+    return _words_split(path.stem) or _split_of_folder(str(path.parent))
+
+
+def _split_of_folder(folder: str) -> Split | None:
+    """By the innermost folder name that means a split."""
+    for name in reversed(PurePosixPath(folder).parts):
+        if split := _words_split(name):
+            return split
+    return None
+
+
+def _split_of_names(names: Iterable[str]) -> Split | None:
+    splits = {_split_of_folder(str(PurePosixPath(name).parent)) for name in names}
+    return splits.pop() if len(splits) == 1 else None
+
+
+def _image_folder(tree: Tree, annotations: Annotations, split: Split | None) -> str:
+    """The folder below which most of the named files are; on a tie that of the split, then the JSON's own."""
+    names = annotations.names
+    own = str(PurePosixPath(annotations.file).parent).removeprefix(".")
+
+    def rank(folder: str) -> tuple[int, bool, bool]:
+        hits = sum((f"{folder}/{name}" if folder else name) in tree.files for name in names)
+        return hits, split is not None and _split_of_folder(folder) == split, folder == own
+
+    return max(tree.folders, key=rank)
+
+
+def _only(split: Split, sources: list[Source], defects: Defects) -> Source:
+    """The one source of a split. A keypoint file gives way to a file of boxes alone, as in COCO's own folder."""
+    plain = [source for source in sources if not source.annotations.has_keypoints]
+    if len(sources) > 1 and plain:
+        for source in sources:
+            if source not in plain:
+                defects.add("json_skipped", source.annotations.file, "keypoints; another file has the boxes", "kept")
+        sources = plain
+    if len(sources) > 1:
+        files = ", ".join(source.annotations.file for source in sources)
+        message = f"{files} all describe the {split} split; leave only one in the folder"
+        defects.reject("split_ambiguous", sources[0].annotations.file, message)
+    return sources[0]
+
+
+def _report_unplaced(
+    found: Mapping[Split, list[Source]],
+    broken: Mapping[Split | None, list[tuple[str, str]]],
+    nowhere: list[str],
+    defects: Defects,
+) -> None:
+    """A broken file is fatal only if it may be the one that a split lacks."""
+    lacking = not (found["train"] and found["val"])
+    for split, files in broken.items():
+        needed = lacking if split is None else not found[split]
+        for file, message in files:
+            defects.add("json_invalid", file, message, "rejected" if needed else "kept")
+    for file in nowhere:
+        message = "cannot tell which split it describes; put train, val or test into its name or its folder's"
+        defects.add("split_unknown", file, message, "rejected" if lacking else "kept")

@@ -1,0 +1,128 @@
+"""Reads image files that strangers made: bounded, by content and not by name. Knows no torch.
+
+Pixels are the stored matrix, as `PIL.Image.open(path).convert("RGB")` gives it: an EXIF orientation is *not*
+applied, here and in the loader alike, because pycocotools and plain torchvision do not apply it either.
+Alpha is dropped, grey, palette and CMYK become RGB, of an animation the first frame counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image as Pillow
+
+MAX_PIXELS = 100_000_000
+"""Of one image. RGB bytes of that many take 300 MB."""
+MAX_BYTES = 512 * 2**20
+"""Of one image file (SERVICE.md 5)."""
+
+_SUFFIXES = {
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "PNG": ".png",
+    "WEBP": ".webp",
+    "BMP": ".bmp",
+    "TIFF": ".tif",
+    "GIF": ".gif",
+    "PPM": ".ppm",
+}
+"""Formats we open, and what their files are called in the store. Others (EPS, PDF, ...) start foreign programs."""
+_MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
+"""Eight bits a channel. Pillow clips deeper images to 255 instead of scaling them, which turns them white."""
+_EXIF_ORIENTATION = 0x0112
+
+
+class BadImage(Exception):
+    """An image file that cannot be used; `code` is the defect's."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the file itself says."""
+
+    sha256: str
+    suffix: str
+    width: int
+    height: int
+    mode: str
+    """Pillow's; "RGB" needs no conversion."""
+    orientation: int
+    """EXIF's 1..8; 1 is upright, 5 to 8 swap width and height."""
+
+    @property
+    def stored_name(self) -> str:
+        return f"images/{self.sha256[:2]}/{self.sha256}{self.suffix}"
+
+
+def probe(path: Path, verify: Literal["full", "headers"]) -> Probe:
+    """Hash the file and read its header; "full" also decodes it. Raises BadImage."""
+    content = _content(path)
+    with _opened(content) as image:
+        if verify == "full":
+            _decoded(image)
+        return Probe(
+            sha256=hashlib.sha256(content).hexdigest(),
+            suffix=_SUFFIXES[image.format or ""],
+            width=image.width,
+            height=image.height,
+            mode=image.mode,
+            orientation=_orientation(image),
+        )
+
+
+def decode(path: Path) -> Pillow.Image:
+    """The pixels as RGB. Raises BadImage."""
+    with _opened(_content(path)) as image:
+        return _decoded(image)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise BadImage("image_too_large", f"the file is larger than {MAX_BYTES} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadImage("image_broken", f"cannot be read: {error.strerror or error}") from error
+
+
+def _opened(content: bytes) -> Pillow.Image:
+    try:
+        image = Pillow.open(io.BytesIO(content), formats=tuple(f for f in _SUFFIXES if f != "MPO"))
+    except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
+        raise BadImage("image_too_large", str(error)) from error
+    except Exception as error:  # a decoder fed nonsense raises whatever it likes (struct.error, SyntaxError, ...)
+        raise BadImage("image_broken", "not an image of a known format (JPEG, PNG, WebP, BMP, TIFF, GIF)") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise BadImage("image_too_large", f"{image.width}x{image.height} pixels are more than {MAX_PIXELS}")
+    if image.mode not in _MODES:
+        raise BadImage("image_unsupported", f"pixels of mode {image.mode}; convert it to 8 bits a channel")
+    return image
+
+
+def _decoded(image: Pillow.Image) -> Pillow.Image:
+    try:
+        # By way of RGBA: Pillow warns about palettes with transparency otherwise. The colours are the same.
+        source = image.convert("RGBA") if image.mode in ("P", "PA") and "transparency" in image.info else image
+        return source.convert("RGB")
+    except Exception as error:  # as above
+        raise BadImage("image_broken", f"cannot be decoded: {error}") from error
+
+
+def _orientation(image: Pillow.Image) -> int:
+    try:
+        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # a mangled EXIF block says nothing about the pixels
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1

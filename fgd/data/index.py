@@ -1,0 +1,76 @@
+"""The form every data set takes after import: one JSON index beside a folder of images. Knows no torch.
+
+index.json                   {"format": "fgd-index/1", "classes": [...], "splits": {"train": [Image, ...], ...}}
+images/<sha256[:2]>/<sha256>.jpg|png|...   named by content
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Box = tuple[float, float, float, float]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Image(_Frozen):
+    id: int
+    """Unique within the data set."""
+    file: str
+    """Relative to the folder of the index."""
+    name: str
+    """As the user named it."""
+    width: int
+    height: int
+    boxes: tuple[Box, ...]
+    """xyxy in pixels of the stored image, inside it, of positive area."""
+    labels: tuple[int, ...]
+    """Index into classes, plus 1: 1..len(classes)."""
+    crowd: tuple[bool, ...]
+    """Crowd regions: kept for evaluation, never trained on."""
+
+
+class Index(_Frozen):
+    format: Literal["fgd-index/1"] = "fgd-index/1"
+    classes: tuple[str, ...]
+    splits: dict[Literal["train", "val", "test"], tuple[Image, ...]]
+
+
+class Defect(_Frozen):
+    """One thing that was wrong with what the user sent, and what was done about it."""
+
+    code: str
+    """zero_area_box, box_outside, box_clipped, box_not_finite, image_missing, image_broken, ..."""
+    file: str
+    """Annotation or image file."""
+    message: str
+    action: Literal["dropped_box", "clipped_box", "dropped_image", "kept", "rejected"]
+
+
+class SplitCounts(_Frozen):
+    images: int
+    boxes: int
+    empty_images: int
+    boxes_per_class: dict[str, int]
+    width: tuple[int, int]
+    """Smallest and largest, pixels."""
+    height: tuple[int, int]
+    box_sizes: dict[Literal["small", "medium", "large"], int]
+    """By COCO's areas: under 32^2, under 96^2, the rest."""
+
+
+class Report(_Frozen):
+    """What the importer saw. `ok` is false where nothing can be trained from it; the defects say why."""
+
+    ok: bool
+    format: str
+    classes: tuple[str, ...]
+    splits: dict[str, SplitCounts]
+    defect_counts: dict[str, int]
+    """All of them, by code."""
+    defects: tuple[Defect, ...]
+    """The first 1000."""

@@ -1,0 +1,234 @@
+"""Batches of an imported data set, the same bytes for the same (seed, epoch, step). Knows nothing of networks.
+
+No random generator is used or touched: order and flips are hashes of (seed, epoch, image id), so that a control run
+and a distilled run see the same batches whatever else they draw, and a resumed run sees those it would have seen.
+"""
+
+# K boxes, C channels, H x W pixels
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fgd.data.images import BadImage, decode
+from fgd.data.index import Image, Index
+from fgd.data.transforms import Sample, Transform, draw, drawn_flips, flip
+from fgd.errors import DatasetError, SpecError
+from fgd.spec import Schedule
+from fgd.types import Batch
+
+Split = Literal["train", "val", "test"]
+
+CACHE_BYTES = 2**30
+"""Of decoded pixels kept in memory by default."""
+_AHEAD = 2
+"""Batches made before they are asked for."""
+
+
+class Dataset:
+    """One split of an index: its images decoded on demand, kept in memory up to a budget. Safe for threads."""
+
+    def __init__(self, index: Index, split: Split, root: Path, cache_bytes: int = CACHE_BYTES) -> None:
+        """Raises DatasetError if the index has no such split."""
+        images = index.splits.get(split)
+        if not images:
+            raise DatasetError(f"the data set has no {split} images, only {', '.join(sorted(index.splits)) or 'none'}")
+        self.split: Final = split
+        self.classes: Final = index.classes
+        self.images: Final = images
+        self._root = root
+        self._cache: dict[int, Tensor] = {}
+        self._room = cache_bytes
+        self._lock = threading.Lock()
+
+    def with_images(self, images: Sequence[Image], classes: Sequence[str]) -> Dataset:
+        """Another set over the same folder: some of the images, or the images labelled otherwise."""
+        index = Index(classes=tuple(classes), splits={self.split: tuple(images)})
+        return Dataset(index, self.split, self._root)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def sample(self, position: int) -> Sample:
+        """The image at that place in the index, with its boxes; crowd regions are left out.
+
+        Raises DatasetError naming the file as the user did if it cannot be decoded.
+        """
+        image = self.images[position]
+        kept = [i for i, crowd in enumerate(image.crowd) if not crowd]
+        return Sample(
+            image_id=image.id,
+            pixels_CHW=self._pixels(position),
+            boxes_K4=torch.tensor([image.boxes[i] for i in kept], dtype=torch.float32).reshape(-1, 4),
+            labels_K=torch.tensor([image.labels[i] for i in kept], dtype=torch.int64),
+        )
+
+    def _pixels(self, position: int) -> Tensor:
+        cached = self._cache.get(position)
+        if cached is not None:
+            return cached
+        pixels_CHW = _decoded(self.images[position], self._root)
+        with self._lock:
+            if position not in self._cache and pixels_CHW.nbytes <= self._room:
+                self._room -= pixels_CHW.nbytes
+                self._cache[position] = pixels_CHW
+        return pixels_CHW
+
+
+def _decoded(image: Image, root: Path) -> Tensor:
+    """uint8 CHW."""
+    try:
+        rgb = decode(root / image.file)
+    except BadImage as error:
+        raise DatasetError(f"{image.name}: {error}; repair or remove it and import the data set again") from error
+    if rgb.size != (image.width, image.height):
+        raise DatasetError(
+            f"{image.name} is {rgb.width}x{rgb.height}, but was {image.width}x{image.height} when it was imported; "
+            "import the data set again"
+        )
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Whole batches in a pass over `images`. Raises SpecError if there is not even one."""
+    if batch_size > images:
+        raise SpecError(
+            f"batch size {batch_size} is larger than the training set of {images} images; take {images} or less",
+            "/schedule/batch_size",
+        )
+    return images // batch_size
+
+
+def epoch_order(dataset: Dataset, seed: int, epoch: int) -> list[int]:
+    """Positions of all images in the order of that epoch."""
+    return sorted(range(len(dataset)), key=lambda position: draw("order", seed, epoch, dataset.images[position].id))
+
+
+def train_batches(
+    dataset: Dataset, transform: Transform, schedule: Schedule, seed: int, epoch: int, first_step: int = 0
+) -> Iterator[Batch]:
+    """The epoch's batches from `first_step` on; the last, smaller one is left out.
+
+    They are made in a background thread that ends when the iterator is exhausted, closed or collected. Raises
+    SpecError at once if the batch is larger than the set, DatasetError for an image that cannot be used.
+    """
+    steps = steps_per_epoch(len(dataset), schedule.batch_size)
+    _refuse_slivers(dataset, transform)
+    order = epoch_order(dataset, seed, epoch)
+
+    def make(step: int) -> Batch:
+        chosen = order[step * schedule.batch_size : (step + 1) * schedule.batch_size]
+        samples = []
+        for position in chosen:
+            sample = dataset.sample(position)
+            horizontal, vertical = drawn_flips(schedule.flip, seed, epoch, sample.image_id)
+            samples.append(flip(sample, horizontal=horizontal, vertical=vertical))
+        return transform(samples)
+
+    return _ahead(make, range(first_step, steps))
+
+
+def eval_batches(dataset: Dataset, transform: Transform, batch_size: int) -> Iterator[Batch]:
+    """Every image once, unflipped, each with the padding it would have alone, so that batching changes no result.
+
+    Targets lack crowd regions, as in training; score against `ground_truth_coco`, which has them.
+    """
+    _refuse_slivers(dataset, transform)
+    groups: dict[tuple[int, int], list[int]] = {}
+    for position, image in enumerate(dataset.images):
+        groups.setdefault(transform.padded_size_of(image.height, image.width), []).append(position)
+    chunks = [
+        members[start : start + batch_size]
+        for members in groups.values()
+        for start in range(0, len(members), batch_size)
+    ]
+    return _ahead(lambda step: transform([dataset.sample(position) for position in chunks[step]]), range(len(chunks)))
+
+
+def _refuse_slivers(dataset: Dataset, transform: Transform) -> None:
+    for image in dataset.images:
+        if min(transform.size_of(image.height, image.width)) < 1:
+            raise DatasetError(
+                f"{image.name}: {image.width}x{image.height} is too elongated, nothing is left of it at min_size "
+                f"{transform.min_size}, max_size {transform.max_size}; remove it, or raise schedule.max_size"
+            )
+
+
+def ground_truth_coco(dataset: Dataset) -> dict[str, Any]:
+    """The split as COCO JSON for evaluators: xywh in stored pixels, category ids are labels, crowd regions included."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image in dataset.images:
+        images.append({"id": image.id, "file_name": image.name, "width": image.width, "height": image.height})
+        for (x1, y1, x2, y2), label, crowd in zip(image.boxes, image.labels, image.crowd, strict=True):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,  # pycocotools takes id 0 for "unmatched"
+                    "image_id": image.id,
+                    "category_id": label,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                    "iscrowd": int(crowd),
+                }
+            )
+    categories = [{"id": label, "name": name} for label, name in enumerate(dataset.classes, start=1)]
+    return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+
+
+# --- one thread ahead -----------------------------------------------------------------------------------------
+
+
+class _Failure:
+    """An exception on its way from the thread to the consumer."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def _ahead(make: Callable[[int], Batch], steps: Sequence[int]) -> Iterator[Batch]:
+    """make(step) for each step in order, up to `_AHEAD` of them ahead of the consumer, in one thread.
+
+    Decoding and resizing release the interpreter's lock, so they run beside the training step. A failure is raised
+    when its turn comes, after the batches before it.
+    """
+    made: queue.Queue[Batch | _Failure] = queue.Queue(_AHEAD)
+    stop = threading.Event()
+
+    def produce() -> None:
+        try:
+            for step in steps:
+                if stop.is_set():
+                    return
+                made.put(make(step))
+        except BaseException as error:  # answered by the consumer, who raises it
+            made.put(_Failure(error))
+
+    thread = threading.Thread(target=produce, name="fgd-batches", daemon=True)
+    thread.start()
+    try:
+        for _ in steps:
+            item = made.get()
+            if isinstance(item, _Failure):
+                raise item.error
+            yield item
+    finally:
+        stop.set()
+        while thread.is_alive():  # it may wait for room to put its last batch
+            _drain(made)
+            thread.join(0.01)
+
+
+def _drain(made: queue.Queue[Batch | _Failure]) -> None:
+    try:
+        while True:
+            made.get_nowait()
+    except queue.Empty:
+        pass

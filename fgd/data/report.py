@@ -1,0 +1,70 @@
+"""Collects what was wrong with a data set and counts what is left of it. Knows no format and no torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from fgd.data.index import Defect, Image, Index, Report, SplitCounts
+
+Action = Literal["dropped_box", "clipped_box", "dropped_image", "kept", "rejected"]
+
+SHOWN = 1000
+"""Defects told one by one; of the rest only the number is kept."""
+_SMALL_PX2 = 32**2
+_MEDIUM_PX2 = 96**2
+
+
+class Defects:
+    """Grows while a data set is read. Rejections are never crowded out by lesser defects."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._rejections: list[Defect] = []
+        self._others: list[Defect] = []
+
+    def add(self, code: str, file: str, message: str, action: Action) -> None:
+        self._counts[code] += 1
+        kind = self._rejections if action == "rejected" else self._others
+        if len(kind) < SHOWN:
+            kind.append(Defect(code=code, file=file, message=message, action=action))
+
+    def reject(self, code: str, file: str, message: str) -> None:
+        self.add(code, file, message, "rejected")
+
+    @property
+    def rejected(self) -> bool:
+        return bool(self._rejections)
+
+    def report(self, format_name: str, index: Index) -> Report:
+        return Report(
+            ok=not self.rejected,
+            format=format_name,
+            classes=index.classes,
+            splits={name: count(images, index.classes) for name, images in index.splits.items()},
+            defect_counts=dict(sorted(self._counts.items())),
+            defects=tuple((self._rejections + self._others)[:SHOWN]),
+        )
+
+
+def count(images: Sequence[Image], classes: Sequence[str]) -> SplitCounts:
+    """Numbers of one split, crowd boxes included."""
+    labels = Counter(label for image in images for label in image.labels)
+    areas = [(x2 - x1) * (y2 - y1) for image in images for x1, y1, x2, y2 in image.boxes]
+    small = sum(area < _SMALL_PX2 for area in areas)
+    large = sum(area >= _MEDIUM_PX2 for area in areas)
+    return SplitCounts(
+        images=len(images),
+        boxes=len(areas),
+        empty_images=sum(not image.boxes for image in images),
+        boxes_per_class={name: labels[label] for label, name in enumerate(classes, start=1)},
+        width=_range(image.width for image in images),
+        height=_range(image.height for image in images),
+        box_sizes={"small": small, "medium": len(areas) - small - large, "large": large},
+    )
+
+
+def _range(sizes: Iterable[int]) -> tuple[int, int]:
+    ordered = sorted(sizes)
+    return (ordered[0], ordered[-1]) if ordered else (0, 0)

@@ -1,0 +1,19 @@
+"""Detector families, one file each, over torchvision's public parts.
+
+To add one: a file like fcos.py, a spec class in fgd/spec.py, a line in DETECTORS, its tests.
+"""
+
+from __future__ import annotations
+
+from fgd.detectors.base import Detector, Recipe
+from fgd.detectors.fcos import FCOSDetector
+from fgd.spec import FCOS, Spec
+
+DETECTORS: dict[type[Spec], type[Detector]] = {FCOS: FCOSDetector}
+
+__all__ = ["DETECTORS", "Detector", "Recipe", "build"]
+
+
+def build(recipe: Recipe) -> Detector:
+    """A detector with fresh weights from torch's global generator."""
+    return DETECTORS[type(recipe.detector)](recipe)

@@ -1,0 +1,74 @@
+"""What the engine needs of a detector. Knows nothing of teachers, optimisers or files."""
+
+# N images, C channels, H x W pixels
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fgd.spec import DetectorSpec, Spec
+from fgd.types import Batch, Detections
+
+SCORE_THRESH = 0.05
+DETECTIONS_PER_IMG = 100
+"""Pinned for every family: torchvision's own defaults differ from one to the next (FCOS 0.2, RetinaNet 0.05)."""
+
+
+class Recipe(Spec):
+    """All that a state dict does not say; travels with the weights as recipe.json."""
+
+    format: Literal["fgd-recipe/1"] = "fgd-recipe/1"
+    detector: DetectorSpec
+    classes: tuple[str, ...]
+    """Label k (1, 2, ...) means classes[k - 1]; 0 is background."""
+    min_size: int
+    max_size: int
+    image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Of RGB in 0..1; the statistics of ImageNet, as torchvision's weights expect."""
+    score_thresh: float = Field(default=SCORE_THRESH)
+    detections_per_img: int = Field(default=DETECTIONS_PER_IMG)
+
+
+class Detector(nn.Module, ABC):
+    """`module` is plain torchvision: its state dict is what users download.
+
+    Features are arguments, not hooks: `features()` once, then `losses()` or `detect()`, and the distillation methods
+    see the same maps. Trunk and neck may run in bf16; everything after `features()` is float32.
+    """
+
+    recipe: Recipe
+    module: nn.Module
+    bf16: bool = False
+    """Run trunk and neck under bf16 autocast."""
+
+    def features(self, images_NCHW: Tensor) -> dict[str, Tensor]:
+        """The neck's maps by level name, finest first, float32 N x C x H/stride x W/stride."""
+        with torch.autocast(images_NCHW.device.type, torch.bfloat16, enabled=self.bf16 and self.training):
+            maps = self._neck(images_NCHW)
+        return {level: each.float() for level, each in zip(self.recipe.detector.levels(), maps, strict=True)}
+
+    @abstractmethod
+    def _neck(self, images_NCHW: Tensor) -> Sequence[Tensor]: ...
+
+    @abstractmethod
+    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Scalar detection losses by name; images without boxes are legal."""
+
+    @abstractmethod
+    def detect(self, features: dict[str, Tensor], batch: Batch) -> list[Detections]:
+        """Detections in pixels of the stored images."""
+
+    @abstractmethod
+    def model_source(self) -> str:
+        """The text of model.py: builds `module` from torchvision's public classes alone, for a strict load."""
+
+    def neck_and_head(self) -> dict[str, Tensor]:
+        """What FGD's inheriting strategy copies: every tensor outside the trunk."""
+        return {k: v for k, v in self.module.state_dict().items() if not k.startswith("backbone.body.")}

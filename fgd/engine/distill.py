@@ -1,0 +1,43 @@
+"""The student and what it learns with: one forward pass gives every loss. Knows nothing of steps, files or devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from fgd.detectors import Detector
+from fgd.methods.base import Method
+from fgd.types import Batch
+
+
+class Distill(nn.Module):
+    """The one module that trains. The teacher stays outside: frozen, in eval mode, run only to its neck."""
+
+    def __init__(self, student: Detector, methods: Mapping[str, Method]) -> None:
+        super().__init__()
+        self.student = student
+        self.methods = nn.ModuleDict(dict(methods))
+
+    def forward(self, batch: Batch, teacher_features: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        """Weighted losses by name: detection/<term> of the detector, <method>/<term> of each method."""
+        features = self.student.features(batch.images_NCHW)
+        losses = {f"detection/{name}": loss for name, loss in self.student.losses(features, batch).items()}
+        if teacher_features is not None:
+            for kind, method in self.methods.items():
+                terms = method(features, teacher_features, batch)
+                losses |= {f"{kind}/{name}": term for name, term in terms.items()}
+        return losses
+
+
+class Teacher:
+    """A frozen detector, run to its neck on the student's own input."""
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def features(self, batch: Batch) -> dict[str, Tensor]:
+        # no_grad and not inference_mode: the losses save these maps for their backward pass
+        return self.detector.features(batch.images_NCHW)

@@ -1,0 +1,406 @@
+"""A training from spec to result, in the order it happens: evaluate, save, stop?, step, report.
+
+Knows nothing of processes, HTTP or databases: it is given a spec of paths, a folder, a place to emit events and a
+question to ask ("was a stop asked?").
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fgd.data import open_index
+from fgd.data.index import Index
+from fgd.data.loader import Dataset, Split, steps_per_epoch, train_batches
+from fgd.data.transforms import Transform
+from fgd.detectors import Detector, Recipe, build
+from fgd.engine import checkpoint, device, weights
+from fgd.engine.checkpoint import State
+from fgd.engine.device import Machine, seeded, to_device
+from fgd.engine.distill import Distill, Teacher
+from fgd.engine.evaluate import evaluate
+from fgd.engine.optimise import learning_rate, make_optimizer, set_learning_rate
+from fgd.engine.teacher import calibrate, check_classes, check_teacher, refuse_unfit
+from fgd.errors import DatasetError, Diverged, Stopped
+from fgd.events import Emit, Evaluated, Finished, Note, Phase, Saved, Started, Stepped
+from fgd.methods import build as build_method
+from fgd.methods.base import Method, Pair
+from fgd.presets import resolve
+from fgd.spec import FromPath, JobSpec, TeacherFromPath
+from fgd.types import Batch, Calibration
+
+REPORT_S = 1.0
+"""Seconds between reports of the running means."""
+KEEP_CHECKPOINTS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """All that stands before the first step."""
+
+    spec: JobSpec
+    machine: Machine
+    train: Dataset
+    val: Dataset
+    test: Dataset | None
+    transform: Transform
+    distill: Distill
+    teacher: Teacher | None
+    calibration: Calibration | None
+    identity: dict[str, Any]
+    """What a checkpoint belongs to: the spec without its paths, and digests of data, teacher and inherited weights."""
+
+    @property
+    def student(self) -> Detector:
+        return self.distill.student
+
+    @property
+    def digest(self) -> str:
+        return digest_of_json(self.identity)
+
+
+def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Callable[[], bool]) -> None:
+    """Train, and leave the result in `out`/result. Raises FGDError; Stopped after a checkpoint when stop was asked."""
+    spec = resolve(spec)
+    machine = device.choose(spec.resources, spec.schedule.precision)
+    check_stop = stop_check(stop)
+    parts, state, contents = prepare(spec, machine, resume, emit, check_stop)
+    distill, student, schedule = parts.distill, parts.student, spec.schedule
+    optimizer = make_optimizer([distill], schedule.optimizer)
+    best: dict[str, Tensor] | None = None
+    if contents is not None:
+        distill.load_state_dict(contents["model"], strict=True)
+        optimizer.load_state_dict(contents["optimizer"])
+        best = contents["best"]
+    per_epoch = steps_per_epoch(len(parts.train), schedule.batch_size)
+    total = per_epoch * schedule.epochs
+    emit(
+        Started(
+            step=state.step,
+            total_steps=total,
+            epochs=schedule.epochs,
+            device=machine.device_name,
+            threads=machine.threads,
+            precision=machine.precision,
+            versions=device.versions(),
+        )
+    )
+
+    saved, saved_at = (state.step, state.evaluated_step), time.monotonic()
+
+    def save() -> None:
+        nonlocal saved, saved_at
+        if saved == (state.step, state.evaluated_step):
+            return
+        path = out / "checkpoints" / f"step-{state.step:08d}-{max(state.evaluated_step, 0):08d}.pt"
+        everything = {"model": distill.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
+        digest = checkpoint.save(path, everything, state, parts.calibration, parts.digest)
+        emit(Saved(step=state.step, path=str(path), sha256=digest, size=path.stat().st_size))
+        checkpoint.keep_newest(path.parent, KEEP_CHECKPOINTS)
+        saved, saved_at = (state.step, state.evaluated_step), time.monotonic()
+
+    meter = Meter(state, emit, schedule.batch_size)
+    batches: Iterator[Batch] | None = None
+    emit(Phase(phase="training"))
+    distill.train()
+    try:
+        while True:
+            epoch, done_in_epoch = divmod(state.step, per_epoch)
+            if done_in_epoch == 0 and state.step > 0 and evaluation_due(state, epoch, spec):
+                emit(Phase(phase="evaluating"))
+                state.scores = score(parts, parts.val, check_stop)
+                state.evaluated_step = state.step
+                emit(Evaluated(step=state.step, epoch=epoch, split="val", values=dict(state.scores)))
+                if state.scores["ap"] > state.best_ap:
+                    state.best_ap, state.best_step = state.scores["ap"], state.step
+                    best = {key: value.clone() for key, value in student.module.state_dict().items()}
+                save()
+                emit(Phase(phase="training"))
+            if time.monotonic() - saved_at > schedule.checkpoint_s:
+                save()
+            check_stop()
+            if state.step == total:
+                break
+            if batches is None or done_in_epoch == 0:
+                batches = train_batches(
+                    parts.train, parts.transform, schedule, spec.seed, epoch, first_step=done_in_epoch
+                )
+            losses, rate = step(parts, optimizer, next(batches), state.step, per_epoch)
+            state.step += 1
+            meter.add(losses, rate, epoch, last_of_epoch=done_in_epoch + 1 == per_epoch)
+    except Stopped:
+        save()
+        raise
+    finally:
+        if batches is not None:
+            batches.close()  # type: ignore[attr-defined]  # a generator: ends its reader thread
+    finish(parts, state, best, out, emit, check_stop)
+
+
+def step(
+    parts: Parts, optimizer: torch.optim.Optimizer, batch: Batch, number: int, per_epoch: int
+) -> tuple[dict[str, float], float]:
+    """One update; the losses as numbers and the learning rate used. Raises Diverged before a bad update is applied."""
+    spec, distill = parts.spec, parts.distill
+    torch.manual_seed(seeded(spec.seed, 2, number))
+    rate = learning_rate(number, steps_per_epoch=per_epoch, schedule=spec.schedule)
+    set_learning_rate(optimizer, rate)
+    batch = to_device(batch, parts.machine.device)
+    teacher_features = parts.teacher.features(batch) if parts.teacher else None
+    losses = distill(batch, teacher_features)
+    total = torch.stack(list(losses.values())).sum()
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    norms = {
+        "the student's gradient": clip(parts.student, spec.schedule.clip_norm),
+        "the methods' gradient": clip(distill.methods, spec.schedule.clip_norm),
+    }
+    values = dict(zip(losses, torch.stack([loss.detach() for loss in losses.values()]).tolist(), strict=True))
+    for name, value in [*values.items(), *((name, float(norm)) for name, norm in norms.items())]:
+        if not math.isfinite(value):
+            raise Diverged(number, name, value)
+    optimizer.step()
+    return values, rate
+
+
+def clip(module: nn.Module, max_norm: float) -> Tensor:
+    """Clip in place (0: only measure); the norm before. Student and methods apart, so the control is clipped alike."""
+    parameters = [p for p in module.parameters() if p.grad is not None]
+    norm: Tensor = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if max_norm > 0 and parameters:
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
+
+
+def prepare(
+    spec: JobSpec, machine: Machine, resume: Path | None, emit: Emit, check_stop: Callable[[], None]
+) -> tuple[Parts, State, dict[str, Any] | None]:
+    """Data, networks, teacher's fitness and calibration; and what the checkpoint holds, if one is given."""
+    emit(Phase(phase="loading"))
+    schedule = spec.schedule
+    assert isinstance(spec.dataset, FromPath)
+    index, root = open_index(Path(spec.dataset.path))
+    train, val, test = split(index, root, "train"), split(index, root, "val"), split(index, root, "test")
+    if train is None or val is None:
+        raise DatasetError(f"{root}: a training needs images in train and val; found {sorted(index.splits)}")
+    steps_per_epoch(len(train), schedule.batch_size)  # refuses a batch larger than the set
+    recipe = Recipe(
+        detector=spec.student, classes=index.classes, min_size=schedule.min_size, max_size=schedule.max_size
+    )
+    transform = Transform(recipe.min_size, recipe.max_size, recipe.image_mean, recipe.image_std)
+    torch.manual_seed(seeded(spec.seed, 0))
+    student = build(recipe)
+    student.bf16 = machine.bf16
+    identity: dict[str, Any] = {
+        "spec": spec.model_dump(mode="json", exclude={"name", "teacher", "dataset", "resources"})
+        | {"student": spec.student.model_dump(mode="json", exclude={"inherit"})},
+        "dataset": digest_of_json(index.model_dump(mode="json")),
+    }
+    if spec.student.inherit is not None:
+        identity["inherit"] = inherit_from(spec.student.inherit, student, emit)
+    student.to(machine.device)
+    teacher = None
+    if spec.teacher is not None:
+        teacher, identity["teacher"] = load_teacher(spec, index, machine)
+        spec.refuse_pair(teacher.detector.recipe.detector)
+
+    state, contents, calibration = State(), None, None
+    if resume is not None:
+        contents, state, calibration = checkpoint.load(resume, digest_of_json(identity), machine.device)
+        emit(Note(code="resumed", message=f"going on from step {state.step}", data={"step": state.step}))
+    elif teacher is not None:
+        examine(teacher, spec, val, transform, machine, emit, check_stop)
+        calibration = measure(teacher, spec, train, transform, machine, emit, check_stop)
+    methods: dict[str, Method] = {}
+    if teacher is not None:
+        assert calibration is not None
+        pair = Pair.of(student.recipe.detector, teacher.detector.recipe.detector)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seeded(spec.seed, 1))
+            methods = {m.kind: build_method(m, pair, calibration, schedule) for m in spec.methods}
+    distill = Distill(student, methods).to(machine.device)
+    parts = Parts(spec, machine, train, val, test, transform, distill, teacher, calibration, identity)
+    return parts, state, contents
+
+
+def split(index: Index, root: Path, name: Split) -> Dataset | None:
+    return Dataset(index, name, root) if index.splits.get(name) else None
+
+
+def inherit_from(source: object, student: Detector, emit: Emit) -> str:
+    assert isinstance(source, FromPath)
+    folder = Path(source.path)
+    copied, kept = weights.inherit(student, weights.load_detector(folder))
+    message = f"copied {len(copied)} neck and head tensors; {len(kept)} of another shape start afresh"
+    emit(Note(code="inherited", message=message, data={"copied": copied, "kept": kept}))
+    return digest_of_file(folder / weights.WEIGHTS)
+
+
+def load_teacher(spec: JobSpec, index: Index, machine: Machine) -> tuple[Teacher, str]:
+    assert isinstance(spec.teacher, TeacherFromPath)
+    folder = Path(spec.teacher.path)
+    detector = weights.load_detector(folder)
+    check_classes(detector.recipe.classes, index.classes)
+    detector.bf16 = machine.bf16
+    return Teacher(detector.to(machine.device)), digest_of_file(folder / weights.WEIGHTS)
+
+
+def examine(
+    teacher: Teacher,
+    spec: JobSpec,
+    val: Dataset,
+    transform: Transform,
+    machine: Machine,
+    emit: Emit,
+    check_stop: Callable[[], None],
+) -> None:
+    """The teacher is checked before it teaches."""
+    assert spec.teacher is not None
+    emit(Phase(phase="checking_teacher"))
+    ap50, images = check_teacher(
+        teacher, val, transform, batch_size=spec.schedule.batch_size, device=machine.device, check_stop=check_stop
+    )
+    message = f"the teacher's AP50 on {images} validation images is {ap50:.1f}"
+    emit(Note(code="teacher_checked", message=message, data={"ap50": ap50, "images": images}))
+    refuse_unfit(ap50, images, allow_unfit=spec.teacher.allow_unfit)
+
+
+def measure(
+    teacher: Teacher,
+    spec: JobSpec,
+    train: Dataset,
+    transform: Transform,
+    machine: Machine,
+    emit: Emit,
+    check_stop: Callable[[], None],
+) -> Calibration:
+    emit(Phase(phase="calibrating"))
+    calibration = calibrate(
+        teacher, train, transform, batch_size=spec.schedule.batch_size, device=machine.device, check_stop=check_stop
+    )
+    scales = ", ".join(f"{level} {rms:.2f}" for level, rms in calibration.teacher_rms.items())
+    message = f"RMS of the teacher's maps: {scales}; {calibration.boxes_per_image:.1f} boxes per image"
+    emit(Note(code="calibration", message=message, data=dataclasses.asdict(calibration)))
+    return calibration
+
+
+def evaluation_due(state: State, epoch: int, spec: JobSpec) -> bool:
+    last = epoch == spec.schedule.epochs
+    return state.evaluated_step < state.step and (last or epoch % spec.schedule.evaluate_every == 0)
+
+
+def score(parts: Parts, dataset: Dataset, check_stop: Callable[[], None]) -> dict[str, float]:
+    return evaluate(
+        parts.student,
+        dataset,
+        parts.transform,
+        batch_size=parts.spec.schedule.batch_size,
+        device=parts.machine.device,
+        check_stop=check_stop,
+    )
+
+
+def finish(
+    parts: Parts,
+    state: State,
+    best: dict[str, Tensor] | None,
+    out: Path,
+    emit: Emit,
+    check_stop: Callable[[], None],
+) -> None:
+    """Score the test images, write the result, say so. The last weights are the result; nothing is selected."""
+    metrics = {"val": state.scores}
+    epochs = parts.spec.schedule.epochs
+    if parts.test is not None:
+        emit(Phase(phase="testing"))
+        metrics["test"] = score(parts, parts.test, check_stop)
+        emit(Evaluated(step=state.step, epoch=epochs, split="test", values=dict(metrics["test"])))
+    emit(Phase(phase="exporting"))
+    tensors = parts.student.module.state_dict()
+    weights_digest = checkpoint.digest_of_tensors(tensors)
+    machine = parts.machine
+    manifest = {
+        "format": "fgd-manifest/1",
+        **parts.identity,
+        "calibration": dataclasses.asdict(parts.calibration) if parts.calibration else None,
+        "metrics": {name: {k: finite(v) for k, v in values.items()} for name, values in metrics.items()},
+        "best": {"step": state.best_step, "val_ap": state.best_ap},
+        "steps": state.step,
+        "weights_digest": weights_digest,
+        "parameters": sum(p.numel() for p in parts.student.module.parameters()),
+        "machine": {"device": machine.device_name, "threads": machine.threads, "precision": machine.precision},
+        "versions": device.versions(),
+    }
+    files = weights.export(out / "result", parts.student, manifest, best if state.best_step != state.step else None)
+    emit(Finished(step=state.step, folder=str(out / "result"), files=files, weights_digest=weights_digest))
+
+
+def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+class Meter:
+    """Running means: a report about every second, and one of each whole epoch."""
+
+    def __init__(self, state: State, emit: Emit, batch_size: int) -> None:
+        self.state, self.emit, self.batch_size = state, emit, batch_size
+        self.window: dict[str, float] = {}
+        self.steps = 0
+        self.since = time.monotonic()
+
+    def add(self, losses: dict[str, float], rate: float, epoch: int, *, last_of_epoch: bool) -> None:
+        values = named(losses)
+        for sums in (self.window, self.state.sums):
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value
+        self.steps += 1
+        self.state.summed_steps += 1
+        elapsed = time.monotonic() - self.since
+        if elapsed >= REPORT_S or last_of_epoch:
+            means = {name: total / self.steps for name, total in self.window.items()}
+            speed = self.steps * self.batch_size / elapsed
+            means |= {"lr": rate, "images_per_s": speed}
+            if last_of_epoch:
+                count = self.state.summed_steps
+                means |= {f"epoch/{name}": total / count for name, total in self.state.sums.items()}
+                self.state.sums, self.state.summed_steps = {}, 0
+            self.emit(Stepped(step=self.state.step, epoch=epoch, values=dict(means)))
+            self.window, self.steps, self.since = {}, 0, time.monotonic()
+
+
+def named(losses: dict[str, float]) -> dict[str, float]:
+    """loss/total, loss/detection and its parts, each method's weighted terms, and their share of the detection loss."""
+    detection = sum(value for name, value in losses.items() if name.startswith("detection/"))
+    shares = {
+        f"share/{name}": value / detection if detection else math.inf
+        for name, value in losses.items()
+        if not name.startswith("detection/")
+    }
+    values = {f"loss/{name}": value for name, value in losses.items()}
+    return {"loss/total": sum(losses.values()), "loss/detection": detection} | values | shares
+
+
+def stop_check(stop: Callable[[], bool]) -> Callable[[], None]:
+    def check() -> None:
+        if stop():
+            raise Stopped("asked to stop")
+
+    return check
+
+
+def digest_of_json(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

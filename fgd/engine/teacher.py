@@ -1,0 +1,95 @@
+"""Whether a teacher is fit to teach, and the scale of what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from fgd.data.index import Image
+from fgd.data.loader import Dataset, eval_batches
+from fgd.data.transforms import Transform
+from fgd.engine.device import to_device
+from fgd.engine.distill import Teacher
+from fgd.engine.evaluate import evaluate
+from fgd.errors import TeacherUnfit, UserError
+from fgd.methods.geometry import Layout, valid_cells
+from fgd.types import Calibration
+
+CHECK_IMAGES = 64
+CHECK_AP50 = 5.0
+CALIBRATION_IMAGES = 64
+
+
+def check_classes(teacher_classes: tuple[str, ...], classes: tuple[str, ...]) -> None:
+    """The order may differ, features have no labels; the names may not."""
+    lacking = sorted(set(classes) - set(teacher_classes))
+    foreign = sorted(set(teacher_classes) - set(classes))
+    if lacking or foreign:
+        raise UserError(
+            "the teacher was trained for other classes than the data set has: "
+            + "; ".join(f"{what} {names}" for what, names in (("it lacks", lacking), ("it adds", foreign)) if names)
+        )
+
+
+def check_teacher(
+    teacher: Teacher,
+    val: Dataset,
+    transform: Transform,
+    *,
+    batch_size: int,
+    device: torch.device,
+    check_stop: Callable[[], None],
+) -> tuple[float, int]:
+    """AP50 on 64 evenly spaced validation images, or all if fewer; the figure and the number of images."""
+    images = relabelled(evenly_spaced(val.images, CHECK_IMAGES), val.classes, teacher.detector.recipe.classes)
+    some = val.with_images(images, teacher.detector.recipe.classes)
+    scores = evaluate(teacher.detector, some, transform, batch_size=batch_size, device=device, check_stop=check_stop)
+    return scores["ap50"], len(some)
+
+
+def refuse_unfit(ap50: float, images: int, *, allow_unfit: bool) -> None:
+    if not ap50 >= CHECK_AP50 and not allow_unfit:  # NaN is unfit too
+        raise TeacherUnfit(
+            f"the teacher's AP50 on {images} validation images is {ap50:.1f}, under {CHECK_AP50:.0f}: wrong weights, "
+            'wrong classes or an untrained network; "allow_unfit": true in `teacher` overrides'
+        )
+
+
+@torch.no_grad()
+def calibrate(
+    teacher: Teacher,
+    train: Dataset,
+    transform: Transform,
+    *,
+    batch_size: int,
+    device: torch.device,
+    check_stop: Callable[[], None],
+) -> Calibration:
+    """RMS of the teacher's maps at each level over 64 evenly spaced training images, unaugmented, valid cells only."""
+    squares: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    some = train.with_images(evenly_spaced(train.images, CALIBRATION_IMAGES), train.classes)
+    for batch in eval_batches(some, transform, batch_size):
+        check_stop()
+        batch = to_device(batch, device)
+        layout = Layout.of(batch, device)
+        for level, map_NCHW in teacher.features(batch).items():
+            valid_NHW = valid_cells(layout, *map_NCHW.shape[-2:])
+            energy = (map_NCHW.double().square().sum(dim=1) * valid_NHW).sum()
+            squares[level] = squares.get(level, 0.0) + float(energy)
+            counts[level] = counts.get(level, 0) + int(valid_NHW.sum()) * map_NCHW.shape[1]
+    rms = {level: (squares[level] / counts[level]) ** 0.5 for level in squares}
+    boxes = sum(len(image.crowd) - sum(image.crowd) for image in train.images)
+    return Calibration(rms, boxes / len(train))
+
+
+def evenly_spaced(images: Sequence[Image], count: int) -> tuple[Image, ...]:
+    count = min(count, len(images))
+    return tuple(images[i * len(images) // count] for i in range(count))
+
+
+def relabelled(images: Sequence[Image], classes: Sequence[str], wanted: Sequence[str]) -> tuple[Image, ...]:
+    """The images with labels counted in `wanted` instead of `classes`; the names are the same, the order may differ."""
+    label = {old: wanted.index(name) + 1 for old, name in enumerate(classes, start=1)}
+    return tuple(image.model_copy(update={"labels": tuple(label[old] for old in image.labels)}) for image in images)

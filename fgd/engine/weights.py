@@ -1,0 +1,115 @@
+"""Finished detectors on disk: recipe.json and student.safetensors, read strictly, and the folder a training leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fgd.detectors import Detector, Recipe, build
+from fgd.errors import WeightsError
+
+WEIGHTS = "student.safetensors"
+RECIPE = "recipe.json"
+
+
+def read_recipe(folder: Path) -> Recipe:
+    try:
+        return Recipe.model_validate_json((folder / RECIPE).read_bytes())
+    except FileNotFoundError as error:
+        raise WeightsError(f"{folder}: no {RECIPE}; give a folder with {WEIGHTS} and {RECIPE}") from error
+    except ValidationError as error:
+        raise WeightsError(f"{folder / RECIPE}: {error}") from error
+
+
+def load_detector(folder: Path) -> Detector:
+    """The detector that `folder` holds, loaded strictly; raises WeightsError naming every key that does not fit."""
+    recipe = read_recipe(folder)
+    with torch.random.fork_rng(devices=[]):
+        detector = build(recipe)
+    load_strictly(detector, read_tensors(folder / WEIGHTS))
+    return detector
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path}: not readable as safetensors: {error}") from error
+
+
+def load_strictly(detector: Detector, tensors: Mapping[str, Tensor]) -> None:
+    wanted = detector.module.state_dict()
+    missing = sorted(wanted.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - wanted.keys())
+    shapes = [
+        f"{key} is {tuple(tensors[key].shape)}, not {tuple(wanted[key].shape)}"
+        for key in sorted(wanted.keys() & tensors.keys())
+        if tensors[key].shape != wanted[key].shape
+    ]
+    bad = sorted(key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all())
+    problems = [
+        f"{len(keys)} {what}: {some(keys)}"
+        for what, keys in (
+            ("missing keys", missing),
+            ("unexpected keys", unexpected),
+            ("shapes that differ", shapes),
+            ("tensors with NaN or infinity", bad),
+        )
+        if keys
+    ]
+    if problems:
+        name = f"{detector.recipe.detector.kind} {detector.recipe.detector.backbone}"
+        raise WeightsError(
+            f"the weights do not fit {name} with {len(detector.recipe.classes)} classes: " + "; ".join(problems)
+        )
+    detector.module.load_state_dict(dict(tensors), strict=True)
+
+
+def some(keys: list[str], count: int = 8) -> str:
+    return ", ".join(keys[:count]) + (f" and {len(keys) - count} more" if len(keys) > count else "")
+
+
+def inherit(student: Detector, source: Detector) -> tuple[list[str], list[str]]:
+    """Copy neck and head tensors of equal name and shape (FGD's inheriting strategy, METHODS: `backbone.body.` is not).
+
+    Returns the names copied and the names left as initialised.
+    """
+    target = student.neck_and_head()
+    offered = source.neck_and_head()
+    copied = sorted(key for key in target if key in offered and offered[key].shape == target[key].shape)
+    with torch.no_grad():
+        for key in copied:
+            target[key].copy_(offered[key])
+    return copied, sorted(target.keys() - set(copied))
+
+
+def export(
+    folder: Path, detector: Detector, manifest: dict[str, Any], best: dict[str, Tensor] | None
+) -> dict[str, str]:
+    """Write the files of a result; returns file name -> sha256.
+
+    `best` are the student's tensors at its best validation AP, written where they are not the last ones.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in detector.module.state_dict().items()}
+    write_tensors(folder / WEIGHTS, tensors)
+    if best is not None:
+        write_tensors(folder / "best.safetensors", {k: v.cpu().contiguous() for k, v in best.items()})
+    (folder / RECIPE).write_text(detector.recipe.model_dump_json(indent=2) + "\n")
+    (folder / "model.py").write_text(detector.model_source())
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    # one metadata key: safetensors writes several in random order
+    save_file(tensors, path, metadata={"format": "pt"})

@@ -1,0 +1,72 @@
+"""Everything the library raises on purpose.
+
+    FGDError                      base; `code` is one of the service's failure codes
+    +-- UserError                 what was asked for cannot be done; fix the request          user_error
+    |   +-- SpecError             a spec, or a pair of specs, that makes no sense
+    |   +-- DatasetError          a data set, an image or a box
+    |   +-- WeightsError          weights that do not fit the network they were named for
+    +-- TeacherUnfit              the teacher detects next to nothing on the validation images teacher_unfit
+    +-- Diverged                  a loss is not finite                                        loss_non_finite
+    +-- Stopped                   asked to stop; a checkpoint was written                     preempted
+
+To add one: subclass, set `code`, keep every argument in `args` (errors cross process borders and must survive
+pickling), and say in the message what is wrong and what to do.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FGDError(Exception):
+    code: ClassVar[str] = "protocol"
+
+
+class UserError(FGDError):
+    code: ClassVar[str] = "user_error"
+
+
+class SpecError(UserError, ValueError):
+    """`pointer` is the JSON pointer of the field at fault, "" for the whole."""
+
+    def __init__(self, message: str, pointer: str = "") -> None:
+        super().__init__(message, pointer)
+        self.message = message
+        self.pointer = pointer
+
+    def __str__(self) -> str:
+        return f"{self.pointer}: {self.message}" if self.pointer else self.message
+
+
+class DatasetError(UserError, ValueError):
+    pass
+
+
+class WeightsError(UserError, ValueError):
+    pass
+
+
+class TeacherUnfit(FGDError):
+    code: ClassVar[str] = "teacher_unfit"
+
+
+class Diverged(FGDError):
+    """A loss term stopped being finite at `step`."""
+
+    code: ClassVar[str] = "loss_non_finite"
+
+    def __init__(self, step: int, term: str, value: float) -> None:
+        super().__init__(step, term, value)
+        self.step = step
+        self.term = term
+        self.value = value
+
+    def __str__(self) -> str:
+        return (
+            f"step {self.step}: {self.term} is {self.value}; "
+            "lower schedule.optimizer.lr or the method's weights, or set schedule.clip_norm"
+        )
+
+
+class Stopped(FGDError):
+    code: ClassVar[str] = "preempted"

@@ -1,0 +1,131 @@
+"""What a trainer says while it works: one JSON object a line, `type` first. Knows no torch.
+
+A reader must accept types, phases and codes it does not know. Non-finite numbers travel as null.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+
+MAX_LINE = 64 * 1024
+"""Bytes of one line at most; a longer one is not an event."""
+
+
+def finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Event_(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Started(Event_):
+    """The trainer stands; training begins at `step` of `total_steps`."""
+
+    type: Literal["started"] = "started"
+    step: int
+    total_steps: int
+    epochs: int
+    device: str
+    threads: int
+    precision: str
+    versions: dict[str, str]
+
+
+class Phase(Event_):
+    """staging, loading, checking_teacher, calibrating, training, evaluating, exporting, ..."""
+
+    type: Literal["phase"] = "phase"
+    phase: str
+
+
+class Note(Event_):
+    """Something a person should be able to read later: what was loaded, measured, warned about."""
+
+    type: Literal["note"] = "note"
+    code: str
+    """A stable word: teacher_checked, calibration, inherited, checkpoint_corrupt, resumed, ..."""
+    message: str
+    data: dict[str, Any] = {}
+    level: Literal["info", "warning"] = "info"
+
+
+class Stepped(Event_):
+    """Means over the steps since the last such event."""
+
+    type: Literal["stepped"] = "stepped"
+    step: int
+    epoch: int
+    values: dict[str, float | None]
+    """loss/total, loss/detection, loss/<method>/<term>, share/<method>/<term>, lr, images_per_s, ..."""
+
+    _finite = field_validator("values", mode="before")(
+        lambda values: {name: finite_or_none(value) for name, value in values.items()}
+    )
+
+
+class Evaluated(Event_):
+    """ap, ap50, ap75, ap_s, ap_m, ap_l, ap/<class>: 0-100, null where no box of that kind exists."""
+
+    type: Literal["evaluated"] = "evaluated"
+    step: int
+    epoch: int
+    split: str
+    values: dict[str, float | None]
+
+    _finite = field_validator("values", mode="before")(
+        lambda values: {name: finite_or_none(value) for name, value in values.items()}
+    )
+
+
+class Saved(Event_):
+    """A checkpoint lies complete at `path`, synced to disk."""
+
+    type: Literal["saved"] = "saved"
+    step: int
+    path: str
+    sha256: str
+    size: int
+
+
+class Finished(Event_):
+    """The last line of a training that went well: the files of the result, by name, in `folder`."""
+
+    type: Literal["finished"] = "finished"
+    step: int
+    folder: str
+    files: dict[str, str]
+    """File name -> sha256."""
+    weights_digest: str
+    """sha256 over the student's tensors (names, dtypes, shapes, bytes); equal for equal students."""
+
+
+class Failed(Event_):
+    """The last line of a training that went wrong."""
+
+    type: Literal["failed"] = "failed"
+    code: str
+    message: str
+    data: dict[str, Any] = {}
+
+
+Event = Annotated[Started | Phase | Note | Stepped | Evaluated | Saved | Finished | Failed, Field(discriminator="type")]
+Emit = Callable[[Event], None]
+
+_event: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def to_line(event: Event) -> bytes:
+    """One line, newline included."""
+    return event.model_dump_json().encode() + b"\n"
+
+
+def from_line(line: bytes) -> Event:
+    """Raises ValueError (pydantic's ValidationError is one) for anything that is not an event."""
+    if len(line) > MAX_LINE:
+        raise ValueError(f"event line of {len(line)} bytes")
+    return _event.validate_json(line)

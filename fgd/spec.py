@@ -1,0 +1,344 @@
+"""All that a job can be told, on one page. Knows no torch, no HTTP, no SQL.
+
+The request body of `POST /v1/jobs` is a `SubmitJob`: a `JobSpec` and what only the service needs. The trainer
+reads a `JobSpec` whose references are paths. Numbers left out are None and come from `fgd.presets.resolve`;
+a weight of 0 switches its term off. Sizes are pixels, rates are per step, AP is 0-100.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
+
+from fgd.errors import SpecError
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+JobId = Annotated[str, StringConstraints(pattern=r"^job_[0-9a-f]{32}$")]
+DatasetId = Annotated[str, StringConstraints(pattern=r"^ds_[0-9a-f]{32}$")]
+Path = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
+
+
+class Spec(BaseModel):
+    """Frozen, closed, finite: a typo in a field is an error with its path, never a silent default."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
+
+    def but(self, **changes: Any) -> Self:
+        """A checked copy with some fields changed."""
+        return type(self).model_validate({**dict(self), **changes})
+
+
+# --- references -----------------------------------------------------------------------------------------------
+
+
+class FromJob(Spec):
+    """The student that a finished job of this service trained."""
+
+    job: JobId
+
+
+class FromPath(Spec):
+    """A folder; in the service it must lie below FGD_DATA_ROOTS."""
+
+    path: Path
+
+
+class TeacherFromJob(FromJob):
+    allow_unfit: bool = False
+    """Teach even if the teacher's AP50 on the validation images is under 5."""
+
+
+class TeacherFromPath(FromPath):
+    allow_unfit: bool = False
+    """Teach even if the teacher's AP50 on the validation images is under 5."""
+
+
+TeacherRef = TeacherFromJob | TeacherFromPath
+WeightsRef = FromJob | FromPath
+DatasetRef = DatasetId | FromPath
+
+
+# --- detectors ------------------------------------------------------------------------------------------------
+
+Trunk = Literal["resnet18", "resnet34", "resnet50"]
+Norm = Literal["batch", "group", "frozen"]
+
+
+class FCOS(Spec):
+    """FCOS (arXiv 1904.01355) as torchvision builds it, over a ResNet trunk and a feature pyramid."""
+
+    kind: Literal["fcos"] = "fcos"
+    backbone: Trunk = "resnet18"
+    """The trunk."""
+    fpn_channels: Annotated[int, Field(ge=64, le=1024, multiple_of=32)] = 256
+    """Width of the pyramid and the heads; a multiple of 32, the groups of the heads' group norm. 32 itself would leave
+    one value to a group on a small image's 1x1 map, which torch refuses."""
+    weights: Literal["none"] = "none"
+    """Where the trunk starts: "none" is from scratch."""
+    norm: Norm = "batch"
+    """Normalisation of the trunk. "frozen" needs pretrained weights: frozen random statistics learn nothing."""
+    inherit: WeightsRef | None = None
+    """Copy neck and head tensors of equal shape from there before training (FGD's inheriting strategy)."""
+
+    @model_validator(mode="after")
+    def _norm_fits_weights(self) -> Self:
+        if self.norm == "frozen" and self.weights == "none":
+            raise ValueError('norm "frozen" needs pretrained weights; with weights "none" take "batch" or "group"')
+        return self
+
+    def levels(self) -> dict[str, int]:
+        """Pyramid levels, finest first, and the stride of each in pixels of the padded input."""
+        return {"p3": 8, "p4": 16, "p5": 32, "p6": 64, "p7": 128}
+
+    def channels(self) -> int:
+        """Width of every level."""
+        return self.fpn_channels
+
+
+DetectorSpec = FCOS
+"""One class per detector family; it becomes a union, told apart by `kind`, with the second one."""
+
+
+# --- methods --------------------------------------------------------------------------------------------------
+
+
+class FGD(Spec):
+    """Focal and Global Knowledge Distillation for Detectors (arXiv 2111.11837), equations 1-13.
+
+    Focal only: {"lambda": 0}. Global only: {"alpha": 0, "beta": 0, "gamma": 0}. Foreground only: {"beta": 0}.
+    """
+
+    kind: Literal["fgd"] = "fgd"
+    alpha: NonNegativeFloat | None = None
+    """Weight of the foreground's feature term (equation 8)."""
+    beta: NonNegativeFloat | None = None
+    """Weight of the background's feature term (equation 8)."""
+    gamma: NonNegativeFloat | None = None
+    """Weight of the attention term (equation 9)."""
+    lambda_: NonNegativeFloat | None = Field(default=None, alias="lambda")
+    """Weight of the global term (equation 12)."""
+    temperature: PositiveFloat | None = None
+    """T of both attentions (equations 6 and 7)."""
+    compat: Literal["default", "official"] = "default"
+    """"official": the numbers of the reference code, its box geometry and its raw sums included. "default": boxes
+    measured against the padded input and clamped, features brought to a common scale, sums scaled to the
+    reference geometry, so the weights mean the same at any size and width."""
+    box_cells: Literal["tight", "inclusive"] | None = None
+    """Which cells belong to a box: "tight" those whose centre lies in it, "inclusive" every cell it touches and
+    one more, as the reference does. Default: tight; official is always inclusive."""
+    freeze_teacher_gc: bool = False
+    """Keep the teacher's context block as initialised; the reference trains it along with the student's."""
+
+    @model_validator(mode="after")
+    def _official_is_inclusive(self) -> Self:
+        if self.compat == "official" and self.box_cells == "tight":
+            raise ValueError('compat "official" counts cells inclusively; leave box_cells out')
+        return self
+
+
+class Mimic(Spec):
+    """Plain imitation of the neck's maps, FitNets' hint applied to detectors: the baseline FGD must beat."""
+
+    kind: Literal["mimic"] = "mimic"
+    weight: NonNegativeFloat | None = None
+    """Weight of the squared error, summed over channels and averaged over valid cells."""
+
+
+MethodSpec = Annotated[FGD | Mimic, Field(discriminator="kind")]
+
+
+# --- schedule -------------------------------------------------------------------------------------------------
+
+
+class AdamW(Spec):
+    kind: Literal["adamw"] = "adamw"
+    lr: PositiveFloat = 4e-4
+    """Peak learning rate."""
+    weight_decay: NonNegativeFloat = 0.05
+    """Decoupled decay; not applied to biases and normalisation."""
+
+
+class SGD(Spec):
+    kind: Literal["sgd"] = "sgd"
+    lr: PositiveFloat = 0.01
+    """Peak learning rate."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegativeFloat = 1e-4
+    """L2 penalty, applied to all parameters, as the paper's schedule does."""
+
+
+OptimizerSpec = Annotated[AdamW | SGD, Field(discriminator="kind")]
+
+
+class OneCycle(Spec):
+    """Linear warm-up to the peak, then a cosine down to a thousandth of it."""
+
+    kind: Literal["one_cycle"] = "one_cycle"
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of all steps spent warming up."""
+
+
+class Cosine(Spec):
+    """Linear warm-up by steps, then a cosine to zero."""
+
+    kind: Literal["cosine"] = "cosine"
+    warmup_steps: NonNegativeInt = 500
+
+
+class Step(Spec):
+    """Linear warm-up by steps, then the rate falls by `factor` after each milestone."""
+
+    kind: Literal["step"] = "step"
+    milestones: tuple[PositiveInt, ...] = (16, 22)
+    """Epochs after which the rate falls."""
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    warmup_steps: NonNegativeInt = 500
+
+    @model_validator(mode="after")
+    def _milestones_rise(self) -> Self:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError("milestones must rise")
+        return self
+
+
+LrSchedule = Annotated[OneCycle | Cosine | Step, Field(discriminator="kind")]
+
+
+class Schedule(Spec):
+    """How long, how fast, at what size. The control of a distilled run has the same."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 12
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
+    """Images per step; the last, smaller batch of an epoch is left out."""
+    min_size: Annotated[int, Field(ge=32, le=8192)] = 240
+    """Shorter side after resizing, as torchvision means it."""
+    max_size: Annotated[int, Field(ge=32, le=8192)] = 320
+    """Longer side at most."""
+    optimizer: OptimizerSpec = AdamW()
+    lr_schedule: LrSchedule = OneCycle()
+    clip_norm: NonNegativeFloat = 35.0
+    """L2 norm the student's gradient is clipped to; 0: no clipping."""
+    flip: Literal["none", "horizontal", "vertical", "both"] = "horizontal"
+    """Random flips, each with probability one half."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """Of trunk and neck in training. "auto": bf16 where the device computes it natively, else float32. Heads,
+    losses and every reported number are float32."""
+    evaluate_every: PositiveInt = 1
+    """Epochs between evaluations on the validation images; the last epoch is always evaluated."""
+    checkpoint_s: PositiveFloat = 60.0
+    """Seconds of training between checkpoints at most; each evaluated epoch also ends with one."""
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if self.min_size > self.max_size:
+            raise ValueError(f"min_size {self.min_size} is larger than max_size {self.max_size}")
+        return self
+
+
+class Resources(Spec):
+    """What the job wants of a worker's host."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """"auto": a GPU where the worker has one, else the processor."""
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Processor threads. None: all the worker gives a slot. Part of what makes bytes reproducible."""
+
+
+# --- the job --------------------------------------------------------------------------------------------------
+
+
+class JobSpec(Spec):
+    """One training: a student, the data, and the teacher and methods it learns with, if any."""
+
+    name: Name
+    teacher: TeacherRef | None
+    """Who teaches; null exactly when `methods` is empty (plain training: a teacher's own, or a control run)."""
+    student: DetectorSpec
+    dataset: DatasetRef
+    methods: tuple[MethodSpec, ...]
+    """Distillation methods, added up; [] is plain training."""
+    schedule: Schedule = Schedule()
+    resources: Resources = Resources()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Initial weights, data order and augmentation all follow from it."""
+
+    @model_validator(mode="after")
+    def _teacher_exactly_with_methods(self) -> Self:
+        if self.teacher is None and self.methods:
+            raise ValueError("methods need a teacher: name one, or give methods [] for plain training")
+        if self.teacher is not None and not self.methods:
+            raise ValueError("a teacher without methods teaches nothing: add a method, or set teacher to null")
+        kinds = [method.kind for method in self.methods]
+        if len(kinds) != len(set(kinds)):
+            raise ValueError(f"each method may be named once, got {kinds}")
+        return self
+
+    def refuse_pair(self, teacher: DetectorSpec) -> None:
+        """Raise SpecError if no method here can carry knowledge from `teacher` to the student."""
+        missing = [s for s in self.student.levels().values() if s not in teacher.levels().values()]
+        if missing:
+            raise SpecError(
+                f"the teacher has no pyramid level of stride {missing[0]}; student strides "
+                f"{list(self.student.levels().values())}, teacher strides {list(teacher.levels().values())}",
+                "/teacher",
+            )
+
+
+Metadata = Annotated[
+    dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.\-]+$")],
+        Annotated[str, StringConstraints(max_length=512)],
+    ],
+    Field(max_length=16),
+]
+
+
+class Limits(Spec):
+    max_retries: Annotated[int, Field(ge=0, le=100)] = 3
+    """Times the job is tried again after its worker or trainer died."""
+
+
+class SubmitJob(JobSpec):
+    """The body of POST /v1/jobs: the JobSpec, and what only the service needs."""
+
+    metadata: Metadata = {}
+    """Your own labels; at most 16."""
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    """Higher runs first."""
+    limits: Limits = Limits()
+
+    def spec(self) -> JobSpec:
+        """The part that travels with the weights."""
+        return JobSpec.model_validate({name: getattr(self, name) for name in JobSpec.model_fields})
+
+
+class SubmitDataset(Spec):
+    """The body of POST /v1/datasets."""
+
+    name: Name
+    format: Literal["auto", "coco"] = "auto"
+    """"auto" finds it by content."""
+    path: Path
+    """Absolute folder on the server's host, below one of FGD_DATA_ROOTS. It is packed into the store; later changes
+    of the folder have no effect."""
+    verify: Literal["full", "headers"] = "full"
+    """"full" decodes every image at import; "headers" reads only their headers."""

@@ -1,0 +1,137 @@
+"""Train one student: `python -m fgd.train spec.json --out DIR`.
+
+The spec is a JobSpec whose references are paths, such as {"path": "cells"} for the data set.
+On a terminal it draws progress; otherwise, and with --events-fd, it writes one JSON event a line (fgd/events.py).
+
+Exit codes: 0 finished; 1 failed, the last event says why; 2 wrong command line; 75 stopped by SIGTERM or SIGINT after
+writing a checkpoint, go on with --resume.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO
+
+from pydantic import ValidationError
+
+from fgd import lifeline
+from fgd.errors import FGDError, SpecError, Stopped
+from fgd.events import Emit, Event, Failed, to_line
+from fgd.spec import FromPath, JobSpec, TeacherFromPath
+
+EXIT_STOPPED = 75
+"""EX_TEMPFAIL of sysexits.h: try again later."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse(argv)
+    if arguments.parent_fd is not None:
+        lifeline.die_with_parent(arguments.parent_fd)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    stop = StopFlag()
+    emit = events_to(arguments.events_fd)
+    # Threads that spin while they wait starve everything else on the host, and each other: seen 3 times slower on two
+    # shared cores. Must be set before torch loads its OpenMP.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        spec = read_spec(arguments.spec)
+        from fgd.engine.loop import run  # torch takes seconds; a bad spec should be told at once
+
+        run(spec, arguments.out, resume=arguments.resume, emit=emit, stop=stop)
+    except Stopped:
+        return EXIT_STOPPED
+    except Exception as error:
+        return report(error, emit)
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m fgd.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("spec", type=Path, help="JobSpec as JSON, references are paths")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints/ and result/")
+    parser.add_argument("--resume", type=Path, help="checkpoint file to go on from")
+    parser.add_argument("--events-fd", type=int, help="file descriptor for event lines")
+    parser.add_argument("--parent-fd", type=int, help="pipe whose end of file means: the parent is gone, die")
+    return parser.parse_args(argv)
+
+
+def read_spec(path: Path) -> JobSpec:
+    try:
+        spec = JobSpec.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise SpecError(f"{path}: {error.strerror}") from error
+    except ValidationError as error:
+        problems = [f"/{'/'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        raise SpecError(f"{path}: " + "; ".join(problems)) from error
+    for pointer, reference, kind in (
+        ("/teacher", spec.teacher, TeacherFromPath | None),
+        ("/dataset", spec.dataset, FromPath),
+        ("/student/inherit", spec.student.inherit, FromPath | None),
+    ):
+        if not isinstance(reference, kind):
+            raise SpecError('the library knows only {"path": folder}; ids belong to the service', pointer)
+    return spec
+
+
+def report(error: Exception, emit: Emit) -> int:
+    if isinstance(error, FGDError):
+        emit(Failed(code=error.code, message=str(error)))
+        print(f"{error.code}: {error}", file=sys.stderr)
+        return 1
+    traceback.print_exc()
+    emit(Failed(code=code_of(error), message=f"{type(error).__name__}: {error}"[:4000]))
+    return 1
+
+
+def code_of(error: Exception) -> str:
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "host_out_of_memory"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it for the name
+        return "gpu_out_of_memory"
+    if isinstance(error, OSError) and error.errno == 28:  # ENOSPC
+        return "no_space"
+    return "protocol"
+
+
+class StopFlag:
+    """Set by SIGTERM or SIGINT; the loop asks between steps. A second SIGINT stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        signal.signal(signal.SIGTERM, self.ask)
+        signal.signal(signal.SIGINT, self.ask)
+
+    def ask(self, number: int, _frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __call__(self) -> bool:
+        return self.asked
+
+
+def events_to(fd: int | None) -> Emit:
+    if fd is None and sys.stdout.isatty():
+        from fgd.progress import draw
+
+        return draw()
+    stream: BinaryIO = os.fdopen(fd, "wb", buffering=0) if fd is not None else sys.stdout.buffer
+
+    def emit(event: Event) -> None:
+        stream.write(to_line(event))
+        stream.flush()
+
+    return emit
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""Real processes: Valkey, API, workers. Only the trainer is scripted, so that a job takes a second."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from sqlalchemy import Engine, select
+
+import fgd
+from api.core import datasets, db, jobs
+from api.core.lifecycle import State
+from api.core.tables import DEFAULT_PROJECT, Attempt, JobEvent
+from fgd.spec import FCOS, JobSpec, SubmitJob
+
+ROOT = Path(fgd.__path__[0]).parent
+TRAINER = json.dumps([sys.executable, str(ROOT / "tests" / "scripted_trainer.py")])
+FAST = {
+    "FGD_BEAT_S": "0.4",
+    "FGD_FREEZE_S": "2",
+    "FGD_KILL_S": "3",
+    "FGD_LEASE_S": "4.5",
+    "FGD_SWEEP_S": "0.5",
+    "FGD_POLL_S": "0.5",
+    "FGD_GRACE_S": "2",
+    "FGD_STALL_S": "3",
+    "FGD_THREADS": "1",
+    "FGD_TRAINER": TRAINER,
+}
+"""DESIGN's times, shrunk; their order stays."""
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FGD_")}
+    return kept | FAST | {"FGD_HOME": str(home), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | more
+
+
+def until(true: Callable[[], Any], timeout_s: float = 20.0, what: str = "") -> Any:
+    """The first true answer; fails the test when none comes."""
+    end = time.monotonic() + timeout_s
+    while not (answer := true()):
+        assert time.monotonic() < end, f"waited {timeout_s} s in vain for {what or true}"
+        time.sleep(0.05)
+    return answer
+
+
+def processes_of(home: Path) -> dict[int, str]:
+    """Everything alive that has `home` in its command line, environment or working folder."""
+    found = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            command = " ".join(process.cmdline())
+            traces = [command, process.environ().get("FGD_HOME", ""), process.cwd()]
+            if any(str(home) in trace for trace in traces):
+                found[process.pid] = command
+    return found
+
+
+def pids(home: Path, word: str) -> list[int]:
+    return sorted(pid for pid, command in processes_of(home).items() if word in command)
+
+
+def trainers(home: Path) -> list[int]:
+    return pids(home, "scripted_trainer")
+
+
+def weights_digest_after(steps: int) -> str:
+    """What the scripted trainer's weights must be, however often the run was broken."""
+    history = ""
+    for step in range(steps):
+        history = hashlib.sha256(f"{history}{step}".encode()).hexdigest()
+    return hashlib.sha256(history.encode()).hexdigest()
+
+
+@dataclass
+class Bench:
+    """A database, a store, and as many workers as a test likes; no API, no broker."""
+
+    home: Path
+    dataset: str
+    engine: Engine
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def worker(self, **more: str) -> subprocess.Popen[bytes]:
+        with (self.home / "worker.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "worker", "--drain-s", "2"],
+                env=environment(self.home, **more), stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def submit(self, words: str = "", retries: int = 3) -> str:
+        spec = SubmitJob.model_validate(spec_of(self.dataset, words) | {"limits": {"max_retries": retries}})
+        with db.transaction(self.engine) as s:
+            dataset = datasets.get(s, DEFAULT_PROJECT, self.dataset)
+            assert dataset.archive_digest
+            assert dataset.index_digest
+            inputs = {"dataset": {"archive": dataset.archive_digest, "index": dataset.index_digest}}
+            return jobs.submit(s, DEFAULT_PROJECT, spec, spec.spec(), inputs=inputs).id
+
+    def job(self, job: str) -> Any:
+        with db.reading(self.engine) as s:
+            return jobs.get(s, DEFAULT_PROJECT, job)
+
+    def state(self, job: str) -> str:
+        return str(self.job(job).state)
+
+    def step(self, job: str) -> int:
+        return int((self.job(job).progress or {}).get("step", 0))
+
+    def until_step(self, job: str, step: int) -> None:
+        until(lambda: self.state(job) == State.running and self.step(job) >= step, what=f"step {step}")
+
+    def until_state(self, job: str, state: str, timeout_s: float = 30.0) -> Any:
+        until(lambda: State(self.state(job)).terminal or self.state(job) == state, timeout_s, state)
+        row = self.job(job)
+        assert row.state == state, f"{row.state}: {row.failure_code} {row.failure_message}\n{self.log()}"
+        return row
+
+    def story(self, job: str) -> list[str]:
+        with db.reading(self.engine) as s:
+            rows = s.scalars(select(JobEvent).where(JobEvent.job_id == job).order_by(JobEvent.seq)).all()
+        assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
+        return [row.type for row in rows]
+
+    def attempts(self, job: str) -> list[str | None]:
+        with db.reading(self.engine) as s:
+            return [
+                row.outcome for row in s.scalars(select(Attempt).where(Attempt.job_id == job).order_by(Attempt.attempt))
+            ]
+
+    def log(self) -> str:
+        return (self.home / "worker.log").read_text()
+
+    def close(self) -> None:
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGCONT)
+            process.kill()
+            process.wait()
+        self.engine.dispose()
+
+
+def spec_of(dataset: str, words: str) -> dict[str, Any]:
+    spec = JobSpec(name=f"scripted {words}", teacher=None, methods=(), dataset=dataset, student=FCOS())
+    return dict(spec.model_dump(mode="json"))
+
+
+@dataclass
+class Service:
+    """`fgd serve` as a process of its own."""
+
+    home: Path
+    dataset: str
+    process: subprocess.Popen[bytes]
+    http: httpx.Client = field(default_factory=httpx.Client)
+
+    def output(self) -> str:
+        return (self.home / "serve.out").read_text()
+
+    def post(self, words: str = "") -> str:
+        answer = self.http.post("/v1/jobs", json=spec_of(self.dataset, words))
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    def job(self, job: str) -> dict[str, Any]:
+        end = time.monotonic() + 15
+        while True:  # the API may be the one that was killed
+            try:
+                answer = self.http.get(f"/v1/jobs/{job}")
+                assert answer.status_code == 200, answer.text
+                return dict(answer.json())
+            except httpx.TransportError:
+                assert time.monotonic() < end
+                time.sleep(0.1)
+
+    def cancel(self, job: str, mode: str) -> None:
+        answer = self.http.post(f"/v1/jobs/{job}/cancel", json={"mode": mode})
+        assert answer.status_code == 202, answer.text
+
+    def until_step(self, job: str, step: int) -> None:
+        until(lambda: ((self.job(job)["progress"] or {}).get("step") or 0) >= step, what=f"step {step}")
+
+    def until_state(self, job: str, state: str, timeout_s: float = 40.0) -> dict[str, Any]:
+        until(lambda: State(self.job(job)["state"]).terminal or self.job(job)["state"] == state, timeout_s, state)
+        view = self.job(job)
+        assert view["state"] == state, f"{view}\n{self.worker_log()}"
+        return view
+
+    def story(self, job: str) -> list[str]:
+        answer = self.http.get(f"/v1/jobs/{job}/events", params={"after": 0, "limit": 200})
+        assert answer.status_code == 200, answer.text
+        items = answer.json()["items"]
+        assert [item["seq"] for item in items] == list(range(1, len(items) + 1))
+        return [item["type"] for item in items]
+
+    def worker_log(self) -> str:
+        return (self.home / "logs" / "worker.log").read_text()
+
+    def pid(self, word: str) -> int:
+        found = until(lambda: pids(self.home, word), what=word)
+        return int(found[-1])

@@ -1,0 +1,188 @@
+"""A migrated database, a store and the server, new for each test; and the steps that tests begin with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+from starlette.exceptions import StarletteDeprecationWarning
+
+from api.core import datasets, db, jobs, workers
+from api.core.settings import Settings
+from api.core.storage import LocalStore
+from api.core.tables import DEFAULT_PROJECT, Attempt, Dataset, Job, JobEvent
+from api.main import create_app
+from fgd.data.index import Report, SplitCounts
+from fgd.spec import SubmitDataset, SubmitJob
+
+with warnings.catch_warnings():
+    # Starlette 1.10 prefers httpx2, which our client does not use; to be taken out when it does.
+    warnings.simplefilter("ignore", StarletteDeprecationWarning)
+    from starlette.testclient import TestClient
+
+CLASSES = ("cat", "dog")
+WEIGHTS_DIGEST = "e" * 64
+
+
+class Given:
+    """A service in some state; every step is its own transaction, as in life."""
+
+    def __init__(self, engine: Engine, store: LocalStore, roots: Path) -> None:
+        self.engine = engine
+        self.store = store
+        self.roots = roots
+
+    def dataset(self, state: str = "ready", classes: tuple[str, ...] = CLASSES, images: int = 40) -> Dataset:
+        split = SplitCounts(
+            images=images, boxes=90, empty_images=0, boxes_per_class=dict.fromkeys(classes, 45), width=(64, 64),
+            height=(48, 48), box_sizes={"small": 90, "medium": 0, "large": 0},
+        )  # fmt: skip
+        report = Report(
+            ok=state == "ready", format="coco", classes=classes, splits={"train": split, "val": split},
+            defect_counts={}, defects=(),
+        )  # fmt: skip
+        with db.transaction(self.engine) as s:
+            dataset = datasets.submit(s, DEFAULT_PROJECT, SubmitDataset(name="cells", path="/data/cells"))
+            if state == "verifying":
+                return dataset
+            claim = datasets.claim_import(s, "wrk_a")
+            assert claim is not None
+            assert claim.dataset_id == dataset.id
+            if state == "ready":
+                archive, index = self.store.put_bytes(b"archive"), self.store.put_bytes(b"index")
+                datasets.finish_import(s, dataset.id, claim.attempt, archive, index, report)
+            else:
+                datasets.reject(s, dataset.id, claim.attempt, report, "no boxes at all")
+            return dataset
+
+    def body(self, dataset: Dataset | None = None, **changes: Any) -> dict[str, Any]:
+        """The body of a plain training that is accepted."""
+        dataset = dataset or self.dataset()
+        return {"name": "a job", "teacher": None, "student": {}, "dataset": dataset.id, "methods": [], **changes}
+
+    def job(self, dataset: Dataset | None = None, **changes: Any) -> str:
+        """The id of a queued job."""
+        body = SubmitJob.model_validate(self.body(dataset, **changes))
+        inputs = {"dataset": {"archive": "a" * 64, "index": "b" * 64}}
+        with db.transaction(self.engine) as s:
+            return jobs.submit(s, DEFAULT_PROJECT, body, body.spec(), inputs=inputs).id
+
+    def running(self, worker: str = "wrk_a", **changes: Any) -> str:
+        """The id of a job that `worker` runs as attempt 1."""
+        id = self.job(**changes)
+        claim = self.claim(worker)
+        assert claim is not None
+        assert claim.job_id == id
+        return id
+
+    def claim(self, worker: str = "wrk_a", cpu: int = 1, cuda: int = 0) -> jobs.Claim | None:
+        with db.transaction(self.engine) as s:
+            return jobs.claim(s, worker, jobs.Free(cpu, cuda))
+
+    def succeeded(self, classes: tuple[str, ...] = CLASSES, detector: dict[str, Any] | None = None) -> str:
+        """The id of a job whose result can teach."""
+        id = self.running()
+        recipe = {"format": "fgd-recipe/1", "detector": detector or {"kind": "fcos"}, "classes": classes}
+        contents = {"student.safetensors": b"weights of " + id.encode(), "recipe.json": json.dumps(recipe).encode()}
+        blobs = {name: self.store.put_bytes(data) for name, data in contents.items()}
+        files = [jobs.ArtifactIn(name, blob.digest, blob.size) for name, blob in blobs.items()]
+        with db.transaction(self.engine) as s:
+            jobs.finish(s, id, 1, files, WEIGHTS_DIGEST)
+        return id
+
+    def artifact(self, data: bytes, name: str = "student.safetensors") -> tuple[str, str]:
+        """A finished job and its one artifact."""
+        id = self.running()
+        blob = self.store.put_bytes(data)
+        with db.transaction(self.engine) as s:
+            jobs.finish(s, id, 1, [jobs.ArtifactIn(name, blob.digest, blob.size)], WEIGHTS_DIGEST)
+        return id, blob.digest
+
+    def worker(self, id: str = "wrk_a", cuda: int = 0) -> None:
+        gpus = [{"kind": "cuda", "name": "a GPU"}] * cuda
+        with db.transaction(self.engine) as s:
+            workers.register(s, id, host="here", pid=1, slots=1, devices=gpus)
+
+    def look(self, id: str) -> Job:
+        with db.reading(self.engine) as s:
+            return jobs.get(s, DEFAULT_PROJECT, id)
+
+    def events(self, id: str) -> list[str]:
+        with db.reading(self.engine) as s:
+            rows = s.query(JobEvent).filter_by(job_id=id).order_by(JobEvent.seq).all()
+        assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
+        return [row.type for row in rows]
+
+    def attempts(self, id: str) -> list[str | None]:
+        with db.reading(self.engine) as s:
+            return [row.outcome for row in s.query(Attempt).filter_by(job_id=id).order_by(Attempt.attempt)]
+
+    def later(self, seconds: float) -> None:
+        """Let time pass for leases, back-offs and workers: all their times move into the past."""
+        moves = {"jobs": ("lease_expires", "not_before"), "datasets": ("lease_expires",), "workers": ("last_beat",)}
+        with db.transaction(self.engine) as s:
+            for table, columns in moves.items():
+                for column in columns:
+                    s.execute(
+                        text(f"UPDATE {table} SET {column} = strftime('%Y-%m-%d %H:%M:%f000', {column}, :by)"),
+                        {"by": f"-{seconds} seconds"},
+                    )
+
+    def sweep(self) -> jobs.Swept:
+        with db.transaction(self.engine) as s:
+            return jobs.sweep(s)
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty database file, to be copied."""
+    file = tmp_path_factory.mktemp("migrated") / "fgd.db"
+    db.upgrade(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def settings(tmp_path: Path, migrated: Path) -> Settings:
+    roots = tmp_path / "roots"
+    roots.mkdir()
+    shutil.copyfile(migrated, tmp_path / "fgd.db")
+    return Settings(home=tmp_path, data_roots=(roots,))
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    engine = db.make_engine(settings.database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def store(settings: Settings) -> LocalStore:
+    return LocalStore(settings.blobs)
+
+
+@pytest.fixture
+def given(engine: Engine, store: LocalStore, settings: Settings) -> Given:
+    return Given(engine, store, settings.data_roots[0])
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[TestClient]:
+    with serve(settings) as client:
+        yield client
+
+
+def serve(settings: Settings) -> TestClient:
+    return TestClient(create_app(settings), base_url="http://127.0.0.1:8000", raise_server_exceptions=False)
+
+
+@pytest.fixture
+def serving() -> Any:
+    """Builds a client for other settings."""
+    return serve

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from api.core import datasets, db
+from api.core.errors import Fenced
+from api.core.storage import Blob
+from api.core.tables import DEFAULT_PROJECT
+from fgd.data.index import Report
+
+REPORT = Report(ok=True, format="coco", classes=("a",), splits={}, defect_counts={}, defects=())
+BLOBS = Blob("a" * 64, 1), Blob("b" * 64, 2)
+
+
+def claim(given: Any, worker: str = "wrk_a") -> datasets.DatasetClaim | None:
+    with db.transaction(given.engine) as s:
+        return datasets.claim_import(s, worker)
+
+
+def state(given: Any, id: str) -> str:
+    with db.reading(given.engine) as s:
+        return datasets.get(s, DEFAULT_PROJECT, id).state
+
+
+def test_one_of_many_workers_gets_an_import(given: Any) -> None:
+    id, claims = given.dataset("verifying").id, []
+    threads = [threading.Thread(target=lambda: claims.append(claim(given))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert [(won.dataset_id, won.attempt) for won in claims if won] == [(id, 1)]
+
+
+def test_an_expired_import_can_be_claimed_again_and_the_old_one_is_fenced(given: Any) -> None:
+    id = given.dataset("verifying").id
+    claim(given)
+    given.later(60)
+    assert given.sweep().ring == [id]
+    assert given.sweep().ring == [id]
+    assert claim(given, "wrk_b").attempt == 2  # type: ignore[union-attr]
+
+    for write in (
+        lambda s: datasets.beat_import(s, id, 1, "wrk_a"),
+        lambda s: datasets.finish_import(s, id, 1, *BLOBS, REPORT),
+        lambda s: datasets.reject(s, id, 1, None, "x"),
+        lambda s: datasets.hand_back(s, id, 1),
+    ):
+        with pytest.raises(Fenced), db.transaction(given.engine) as s:
+            write(s)
+    assert state(given, id) == "verifying"
+
+
+def test_a_beat_keeps_an_import_from_being_swept(given: Any) -> None:
+    id = given.dataset("verifying").id
+    claim(given)
+    given.later(15)
+    with db.transaction(given.engine) as s:
+        datasets.beat_import(s, id, 1, "wrk_a")
+    given.later(15)
+
+    assert given.sweep().ring == []
+    with pytest.raises(Fenced), db.transaction(given.engine) as s:
+        datasets.beat_import(s, id, 1, "wrk_b")
+
+
+def test_an_import_that_takes_every_worker_down_is_given_up(given: Any) -> None:
+    id = given.dataset("verifying").id
+    for _ in range(datasets.MAX_IMPORTS):
+        assert claim(given) is not None
+        given.later(60)
+        given.sweep()
+
+    assert state(given, id) == "rejected"
+    assert claim(given) is None
+
+
+def test_an_import_handed_back_is_not_counted(given: Any) -> None:
+    id = given.dataset("verifying").id
+    for _ in range(datasets.MAX_IMPORTS + 1):
+        taken = claim(given)
+        assert taken is not None
+        with db.transaction(given.engine) as s:
+            datasets.hand_back(s, id, taken.attempt)
+
+    assert state(given, id) == "verifying"
+
+
+def test_a_ready_data_set_is_never_written_again(given: Any) -> None:
+    id = given.dataset().id
+
+    with pytest.raises(Fenced), db.transaction(given.engine) as s:
+        datasets.reject(s, id, 1, None, "too late")
+    assert state(given, id) == "ready"

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from sqlalchemy import Engine, inspect
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import OperationalError, StatementError
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from api.core import db
+from api.core.errors import SchemaOutOfDate, SchemaTooNew
+from api.core.tables import Base, Project
+
+
+def migrate(engine: Engine, work: Any, *arguments: str) -> None:
+    with engine.begin() as connection:
+        config = db.alembic_config()
+        config.attributes["connection"] = connection
+        work(config, *arguments)
+
+
+def _where(options: Any) -> str:
+    return str(options.get("sqlite_where"))
+
+
+def shape(engine: Engine) -> Any:
+    inspector = inspect(engine)
+    return {
+        table: (
+            [(column["name"], str(column["type"]), column["nullable"]) for column in inspector.get_columns(table)],
+            sorted((c["name"], c["sqltext"]) for c in inspector.get_check_constraints(table)),
+            sorted(str(c) for c in inspector.get_foreign_keys(table)),
+            sorted(str(c) for c in inspector.get_unique_constraints(table)),
+            sorted((str(c["name"]), c["unique"], _where(c["dialect_options"])) for c in inspector.get_indexes(table)),
+            inspector.get_pk_constraint(table),
+        )
+        for table in inspector.get_table_names()
+        if table != "alembic_version"
+    }
+
+
+def test_alembic_sees_no_drift(engine: Engine) -> None:
+    migrate(engine, command.check)
+
+
+def test_migrations_make_exactly_the_tables_of_the_code_checks_included(engine: Engine, tmp_path: Path) -> None:
+    plain = db.make_engine(f"sqlite:///{tmp_path}/plain.db")
+    Base.metadata.create_all(plain)
+
+    assert shape(engine) == shape(plain)
+    plain.dispose()
+
+
+def test_down_and_up_again_ends_where_it_began(engine: Engine) -> None:
+    before = shape(engine)
+
+    migrate(engine, command.downgrade, "base")
+    assert inspect(engine).get_table_names() == ["alembic_version"]
+    migrate(engine, command.upgrade, "head")
+
+    assert shape(engine) == before
+    db.check_schema(engine)
+
+
+def test_the_tables_compile_for_postgresql_too() -> None:
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    for table in Base.metadata.sorted_tables:
+        text = str(CreateTable(table).compile(dialect=dialect))
+        assert "TIMESTAMP WITHOUT TIME ZONE" not in text
+        for index in table.indexes:
+            assert "CREATE" in str(CreateIndex(index).compile(dialect=dialect))
+
+
+def test_an_upgrade_makes_the_one_project_with_a_key_of_its_own(tmp_path: Path) -> None:
+    keys = set()
+    for name in ("a", "b"):
+        db.upgrade(f"sqlite:///{tmp_path}/{name}.db")
+        engine = db.make_engine(f"sqlite:///{tmp_path}/{name}.db")
+        with db.reading(engine) as s:
+            keys.add(s.get_one(Project, "prj_default").cursor_key)
+        engine.dispose()
+
+    assert len(keys) == 2
+
+
+def test_upgrades_at_once_do_it_once(tmp_path: Path) -> None:
+    url, errors = f"sqlite:///{tmp_path}/deep/er/new.db", []
+
+    def upgrade() -> None:
+        try:
+            db.upgrade(url)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=upgrade) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert errors == []
+    engine = db.make_engine(url)
+    db.check_schema(engine)
+    engine.dispose()
+
+
+def test_an_empty_an_older_and_a_newer_database_are_told_apart(engine: Engine, tmp_path: Path, settings: Any) -> None:
+    empty = db.make_engine(f"sqlite:///{tmp_path}/empty.db")
+    with pytest.raises(SchemaOutOfDate, match="empty"):
+        db.check_schema(empty)
+    empty.dispose()
+
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999_future'")
+    for look in (lambda: db.check_schema(engine), lambda: db.upgrade(settings.database_url)):
+        with pytest.raises(SchemaTooNew, match=r"9999_future.*newer version"):
+            look()
+
+
+def test_times_are_aware_utc_from_the_database_s_clock(engine: Engine) -> None:
+    with db.reading(engine) as s:
+        now, created = db.now(s), s.get_one(Project, "prj_default").created_at
+
+    assert now.tzinfo is UTC
+    assert created.tzinfo is UTC
+    assert abs((datetime.now(UTC) - now).total_seconds()) < 5
+
+
+def test_a_time_without_a_zone_is_refused(engine: Engine) -> None:
+    with db.transaction(engine) as s:
+        s.add(Project(id="p", name="p", cursor_key=b"", created_at=datetime(2026, 1, 1)))
+        with pytest.raises(StatementError, match="no time zone"):
+            s.flush()
+        s.rollback()
+
+
+def test_a_transaction_that_raises_leaves_nothing(engine: Engine) -> None:
+    def write_and_raise() -> None:
+        with db.transaction(engine) as s:
+            s.add(Project(id="p", name="p", cursor_key=b"", created_at=db.now(s)))
+            s.flush()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_and_raise()
+
+    with db.reading(engine) as s:
+        assert s.get(Project, "p") is None
+
+
+def test_a_reader_neither_waits_for_a_writer_nor_sees_half_of_it(engine: Engine) -> None:
+    with db.transaction(engine) as writer:
+        writer.get_one(Project, "prj_default").name = "changed"
+        writer.flush()
+        start = time.monotonic()
+        with db.reading(engine) as reader:
+            assert reader.get_one(Project, "prj_default").name == "default"
+        assert time.monotonic() - start < 1
+
+
+def test_a_second_writer_waits_from_its_first_moment(
+    engine: Engine, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "BUSY_MS", 100)
+    other = db.make_engine(settings.database_url)
+    with db.transaction(engine), pytest.raises(OperationalError, match="locked"), db.transaction(other):
+        pass
+    other.dispose()
+
+
+def test_sqlite_runs_as_it_should(engine: Engine) -> None:
+    with engine.connect() as connection:
+        pragmas = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "foreign_keys", "busy_timeout", "synchronous")
+        }
+
+    assert pragmas == {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 5000, "synchronous": 1}

@@ -1,0 +1,451 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session
+
+from api.core import db, jobs, workers
+from api.core.errors import Conflict, Fenced, NotFound
+from api.core.lifecycle import FailureCode, Requested, State
+from api.core.tables import DEFAULT_PROJECT
+from fgd.events import Phase, Stepped
+
+LOST = FailureCode.trainer_killed
+
+
+def at_once(count: int, work: Callable[[int], None]) -> None:
+    barrier = threading.Barrier(count)
+
+    def run(number: int) -> None:
+        barrier.wait()
+        work(number)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def ask(given: Any, id: str, wish: Requested = Requested.cancel) -> None:
+    with db.transaction(given.engine) as s:
+        jobs.request(s, DEFAULT_PROJECT, id, wish)
+
+
+# --- claim ----------------------------------------------------------------------------------------------------
+
+
+def test_one_of_many_workers_gets_a_job(given: Any) -> None:
+    id, claims = given.job(), []
+
+    at_once(12, lambda number: claims.append(given.claim(f"wrk_{number}")))
+
+    won = [claim for claim in claims if claim is not None]
+    assert [(claim.job_id, claim.attempt) for claim in won] == [(id, 1)]
+    assert given.events(id) == ["job_submitted", "job_claimed"]
+    assert given.attempts(id) == [None]
+
+
+def test_many_workers_share_many_jobs_without_a_double(given: Any) -> None:
+    dataset = given.dataset()
+    ids = {given.job(dataset) for _ in range(10)}
+    claims: list[Any] = []
+
+    at_once(10, lambda number: claims.append(given.claim(f"wrk_{number}")))
+
+    assert {claim.job_id for claim in claims} == ids
+
+
+def test_priority_goes_first_then_age(given: Any) -> None:
+    dataset = given.dataset()
+    old, new = given.job(dataset), given.job(dataset)
+    urgent = given.job(dataset, priority=5)
+
+    assert [given.claim().job_id for _ in range(3)] == [urgent, old, new]
+
+
+@pytest.mark.parametrize(
+    ("device", "free", "fits"),
+    [
+        ("cpu", jobs.Free(1, 0), True),
+        ("cpu", jobs.Free(0, 1, gpu_host=True), False),
+        ("cuda", jobs.Free(1, 0), False),
+        ("cuda", jobs.Free(0, 1, gpu_host=True), True),
+        ("auto", jobs.Free(1, 0), True),
+        ("auto", jobs.Free(1, 0, gpu_host=True), False),
+        ("auto", jobs.Free(0, 1, gpu_host=True), True),
+        ("auto", jobs.Free(0, 0), False),
+    ],
+)
+def test_a_worker_takes_only_what_fits(given: Any, device: str, free: jobs.Free, fits: bool) -> None:
+    given.job(resources={"device": device})
+
+    with db.transaction(given.engine) as s:
+        assert (jobs.claim(s, "wrk_a", free) is not None) is fits
+
+
+def test_a_cancelled_job_is_never_claimed(given: Any) -> None:
+    id = given.job()
+    ask(given, id)
+
+    assert given.claim() is None
+    assert given.look(id).state == State.cancelled
+
+
+def test_the_claim_carries_the_spec_and_the_blobs(given: Any) -> None:
+    given.worker("wrk_a")
+    given.job(seed=7)
+
+    claim = given.claim("wrk_a")
+
+    assert claim.spec.seed == 7
+    assert claim.inputs["dataset"] == {"archive": "a" * 64, "index": "b" * 64}
+    assert claim.checkpoint is None
+
+
+# --- fencing --------------------------------------------------------------------------------------------------
+
+WRITES: dict[str, Callable[[Session, str], Any]] = {
+    "beat": lambda s, id: jobs.beat(s, id, 1, "wrk_a"),
+    "record": lambda s, id: jobs.record(s, id, 1, [Stepped(step=1, epoch=1, values={"x": 1.0})], b"log"),
+    "checkpoint": lambda s, id: jobs.checkpoint(s, id, 1, 5, "k", "c" * 64, 1),
+    "finish": lambda s, id: jobs.finish(s, id, 1, [], "e" * 64),
+    "fail": lambda s, id: jobs.fail(s, id, 1, LOST, "x"),
+    "requeue": lambda s, id: jobs.requeue(s, id, 1, "x"),
+    "ended_as_requested": lambda s, id: jobs.ended_as_requested(s, id, 1),
+}
+
+
+def everything(given: Any) -> dict[str, list[Any]]:
+    names = ["jobs", "job_attempts", "job_events", "series", "metric_points", "log_chunks", "checkpoints", "artifacts"]
+    with given.engine.connect() as connection:
+        return {name: list(connection.exec_driver_sql(f"SELECT * FROM {name}")) for name in names}
+
+
+@pytest.mark.parametrize("verb", WRITES)
+@pytest.mark.parametrize("now", ["another attempt runs", "it is queued again", "it is cancelled", "no such job"])
+def test_a_stale_attempt_writes_nothing(given: Any, verb: str, now: str) -> None:
+    id = given.running("wrk_a")
+    given.later(60)
+    if now == "it is cancelled":
+        ask(given, id)
+    given.sweep()
+    if now == "another attempt runs":
+        assert given.claim("wrk_b").attempt == 2
+    before = everything(given)
+
+    with pytest.raises(Fenced), db.transaction(given.engine) as s:
+        WRITES[verb](s, "job_" + "0" * 32 if now == "no such job" else id)
+
+    assert everything(given) == before
+
+
+def test_another_worker_cannot_keep_a_lease_alive(given: Any) -> None:
+    id = given.running("wrk_a")
+
+    with pytest.raises(Fenced), db.transaction(given.engine) as s:
+        jobs.beat(s, id, 1, "wrk_b")
+
+
+def test_of_finish_and_cancel_at_once_exactly_one_is_told_as_the_end(given: Any) -> None:
+    for _ in range(5):
+        id = given.running()
+        ask(given, id)
+
+        def end(number: int, id: str = id) -> None:
+            try:
+                with db.transaction(given.engine) as s:
+                    jobs.finish(s, id, 1, [], "e" * 64) if number else jobs.ended_as_requested(s, id, 1)
+            except Fenced:
+                pass
+
+        at_once(2, end)
+        terminal = [type for type in given.events(id) if type in ("succeeded", "cancelled", "failed")]
+        assert terminal == [given.look(id).state]
+
+
+# --- beat, request --------------------------------------------------------------------------------------------
+
+
+def test_a_beat_prolongs_the_lease_and_hears_what_was_asked(given: Any) -> None:
+    id = given.running()
+    before = given.look(id)
+
+    with db.transaction(given.engine) as s:
+        assert jobs.beat(s, id, 1, "wrk_a", lease_s=100, progress=jobs.Progress(step=3, total_steps=9)) is None
+    ask(given, id)
+    with db.transaction(given.engine) as s:
+        assert jobs.beat(s, id, 1, "wrk_a") == Requested.cancel
+
+    after = given.look(id)
+    assert after.progress["step"] == 3
+    assert after.version > before.version
+
+
+def test_a_job_of_another_project_is_not_there(given: Any) -> None:
+    id = given.job()
+
+    with db.transaction(given.engine) as s:
+        with pytest.raises(NotFound):
+            jobs.get(s, "prj_other", id)
+        with pytest.raises(NotFound):
+            jobs.request(s, "prj_other", id, Requested.cancel)
+        assert jobs.page(s, "prj_other", None, 10).items == []
+
+
+@pytest.mark.parametrize("wish", [Requested.pause, Requested.stop])
+def test_pause_and_stop_are_refused_until_they_exist(given: Any, wish: Requested) -> None:
+    id = given.running()
+
+    with pytest.raises(Conflict, match="not available"):
+        ask(given, id, wish)
+
+
+# --- ends -----------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_job_is_succeeded_whatever_was_asked(given: Any) -> None:
+    id = given.running()
+    ask(given, id)
+
+    with db.transaction(given.engine) as s:
+        jobs.finish(s, id, 1, [jobs.ArtifactIn("student.safetensors", "d" * 64, 5)], "e" * 64)
+
+    job = given.look(id)
+    assert (job.state, job.requested, job.phase, job.lease_owner) == (State.succeeded, None, None, None)
+    assert given.attempts(id) == ["succeeded"]
+    assert given.events(id)[-1] == "succeeded"
+
+
+def test_a_user_s_error_fails_at_once(given: Any) -> None:
+    id = given.running()
+
+    with db.transaction(given.engine) as s:
+        state = jobs.fail(s, id, 1, FailureCode.loss_non_finite, "step 3: loss/total is nan", {"step": 3}, exit=1)
+
+    job = given.look(id)
+    assert state == State.failed
+    assert (job.failure_code, job.failure_data) == ("loss_non_finite", {"step": 3})
+    assert given.events(id)[-1] == "failed"
+
+
+def test_a_killed_trainer_is_tried_again_at_once_then_later_then_given_up(given: Any) -> None:
+    id = given.job(limits={"max_retries": 2})
+
+    def kill(attempt: int) -> State:
+        with db.transaction(given.engine) as s:
+            return jobs.fail(s, id, attempt, LOST, "killed", exit=-9)
+
+    assert given.claim().attempt == 1
+    assert kill(1) == State.queued
+    assert given.claim().attempt == 2
+    assert kill(2) == State.queued
+    assert given.claim() is None
+    given.later(31)
+    assert given.claim().attempt == 3
+    assert kill(3) == State.failed
+
+    job = given.look(id)
+    assert job.failure_code == LOST
+    assert "after 2 retries" in (job.failure_message or "")
+
+
+def test_back_off_doubles_from_the_second_retry_to_an_hour() -> None:
+    assert [jobs.back_off_s(retry) for retry in (1, 2, 3, 4, 5)] == [0, 30, 60, 120, 240]
+    assert jobs.back_off_s(1000) == 3600
+
+
+def test_a_job_handed_back_is_queued_and_nothing_is_counted(given: Any) -> None:
+    id = given.running()
+
+    with db.transaction(given.engine) as s:
+        assert jobs.requeue(s, id, 1, "the worker goes down") == State.queued
+
+    assert given.look(id).retries == 0
+    assert given.attempts(id) == ["handed_back"]
+    assert given.claim().attempt == 2
+
+
+@pytest.mark.parametrize("verb", ["fail", "requeue", "ended_as_requested"])
+def test_a_job_whose_cancel_was_asked_is_cancelled_by_any_end_but_success(given: Any, verb: str) -> None:
+    id = given.running()
+    ask(given, id, Requested.cancel_now)
+
+    with db.transaction(given.engine) as s:
+        assert WRITES[verb](s, id) == State.cancelled
+
+    assert given.events(id)[-1] == "cancelled"
+
+
+def test_nobody_asked_so_nothing_ends_as_requested(given: Any) -> None:
+    id = given.running()
+
+    with pytest.raises(Conflict, match="nobody asked"), db.transaction(given.engine) as s:
+        jobs.ended_as_requested(s, id, 1)
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------
+
+
+def test_the_last_two_checkpoints_are_kept_and_the_next_attempt_gets_them(given: Any) -> None:
+    id = given.running()
+
+    def save(step: int) -> list[str]:
+        with db.transaction(given.engine) as s:
+            return jobs.checkpoint(s, id, 1, step, f"jobs/{id}/a1/{step}", "c" * 64, 9)
+
+    assert [save(10), save(20), save(30), save(30), save(40)] == [
+        [], [], [f"jobs/{id}/a1/10"], [], [f"jobs/{id}/a1/20"],
+    ]  # fmt: skip
+    assert given.events(id).count("checkpoint_saved") == 4
+    given.later(60)
+    given.sweep()
+    claim = given.claim()
+    assert [saved.step for saved in claim.checkpoints] == [40, 30]
+    assert claim.checkpoint.key == f"jobs/{id}/a1/40"
+
+
+def test_an_attempt_that_fell_back_goes_on_from_its_own_checkpoint(given: Any) -> None:
+    id = given.running()
+    with db.transaction(given.engine) as s:
+        jobs.checkpoint(s, id, 1, 40, "a1-40", "c" * 64, 9)
+        jobs.requeue(s, id, 1, "x")
+    given.claim()
+    with db.transaction(given.engine) as s:
+        jobs.checkpoint(s, id, 2, 25, "a2-25", "c" * 64, 9)
+        jobs.requeue(s, id, 2, "x")
+
+    assert given.claim().checkpoint.key == "a2-25"
+
+
+# --- sweep ----------------------------------------------------------------------------------------------------
+
+
+def test_a_lost_worker_s_job_is_queued_again_and_the_story_told(given: Any) -> None:
+    id = given.running()
+    given.later(60)
+
+    swept = given.sweep()
+
+    assert (swept.lost, swept.ring) == ([id], [id])
+    assert given.attempts(id) == ["lost"]
+    assert given.events(id) == ["job_submitted", "job_claimed", "attempt_lost", "requeued"]
+    assert given.claim("wrk_b").attempt == 2
+
+
+def test_a_live_lease_is_left_alone(given: Any) -> None:
+    id = given.running()
+
+    assert given.sweep() == jobs.Swept([], [])
+    assert given.look(id).state == State.running
+
+
+@pytest.mark.parametrize("wish", [Requested.cancel, Requested.cancel_now])
+def test_a_lost_worker_s_job_is_cancelled_if_that_was_asked(given: Any, wish: Requested) -> None:
+    id = given.running()
+    ask(given, id, wish)
+    given.later(60)
+
+    assert given.sweep().ring == []
+    assert given.look(id).state == State.cancelled
+
+
+def test_a_job_that_loses_every_worker_fails_as_worker_lost(given: Any) -> None:
+    id = given.job(limits={"max_retries": 1})
+    for _ in range(2):
+        assert given.claim() is not None
+        given.later(3600)
+        given.sweep()
+
+    assert (given.look(id).state, given.look(id).failure_code) == (State.failed, "worker_lost")
+    assert given.attempts(id) == ["lost", "lost"]
+
+
+def test_sweeps_that_run_at_once_lose_an_attempt_once(given: Any) -> None:
+    id = given.running()
+    given.later(60)
+
+    at_once(8, lambda _: given.sweep())
+
+    assert given.events(id).count("attempt_lost") == 1
+    assert given.look(id).retries == 1
+
+
+def test_queued_jobs_and_data_sets_are_rung_again_but_not_before_their_time(given: Any) -> None:
+    waiting, later = given.job(), given.job()
+    verifying = given.dataset("verifying").id
+    with given.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE jobs SET not_before = '2999-01-01 00:00:00.000000' WHERE id = ?", (later,))
+
+    assert given.sweep().ring == [waiting, verifying]
+
+
+# --- why it waits ---------------------------------------------------------------------------------------------
+
+
+def why(given: Any, id: str) -> str | None:
+    with db.reading(given.engine) as s:
+        return jobs.waiting_reason(s, jobs.get(s, DEFAULT_PROJECT, id))
+
+
+def test_a_waiting_job_says_why_in_plain_words(given: Any) -> None:
+    dataset = given.dataset()
+    id = given.job(dataset)
+    assert "no worker is running" in (why(given, id) or "")
+
+    given.worker("wrk_a")
+    assert why(given, id) == "next in line; a worker is about to take it"
+    second = given.job(dataset)
+    assert "1 queued before it" in (why(given, second) or "")
+    needs_gpu = given.job(dataset, resources={"device": "cuda"})
+    assert "none with a GPU" in (why(given, needs_gpu) or "")
+
+    given.claim("wrk_a")
+    assert why(given, id) is None
+    assert "all slots of 1 worker are busy" in (why(given, second) or "").replace("is running ", "")
+
+    given.later(60)
+    assert "no worker is running" in (why(given, second) or "")
+
+
+def test_a_job_in_back_off_says_until_when(given: Any) -> None:
+    id = given.job()
+    for _ in range(2):
+        given.worker("wrk_a")
+        claim = given.claim()
+        with db.transaction(given.engine) as s:
+            jobs.fail(s, id, claim.attempt, LOST, "killed")
+
+    assert "before retry 2 of 3" in (why(given, id) or "")
+
+
+def test_a_worker_that_says_goodbye_is_not_counted(given: Any) -> None:
+    given.worker("wrk_a")
+    with db.transaction(given.engine) as s:
+        assert workers.beat(s, "wrk_a")
+        workers.forget(s, "wrk_a")
+        assert not workers.beat(s, "wrk_a")
+        assert workers.live(s) == []
+
+
+def test_every_write_of_a_job_raises_its_version(given: Any) -> None:
+    id = given.job()
+    versions = [given.look(id).version]
+    given.claim()
+    versions.append(given.look(id).version)
+    steps: list[Callable[[Session], Any]] = [
+        lambda s: jobs.beat(s, id, 1, "wrk_a"),
+        lambda s: jobs.record(s, id, 1, [Phase(phase="training")]),
+        lambda s: jobs.checkpoint(s, id, 1, 5, "k", "c" * 64, 1),
+        lambda s: jobs.request(s, DEFAULT_PROJECT, id, Requested.cancel),
+        lambda s: jobs.ended_as_requested(s, id, 1),
+    ]
+    for step in steps:
+        with db.transaction(given.engine) as s:
+            step(s)
+        versions.append(given.look(id).version)
+
+    assert versions == sorted(set(versions))

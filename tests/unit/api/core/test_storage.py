@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from api.core.storage import Blob, DigestMismatch, LocalStore
+
+DATA = b"some weights" * 1000
+DIGEST = hashlib.sha256(DATA).hexdigest()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(DATA)
+    return path
+
+
+def leftovers(store: LocalStore) -> list[Path]:
+    return list(store.root.rglob(".tmp-*"))
+
+
+def test_a_file_is_kept_under_its_digest(store: LocalStore, file: Path) -> None:
+    assert store.put_file(file) == store.put_bytes(DATA) == Blob(DIGEST, len(DATA))
+    file.write_bytes(b"changed later")
+
+    with store.open(DIGEST) as opened:
+        assert opened.read() == DATA
+    assert store.exists(DIGEST)
+    assert leftovers(store) == []
+
+
+def test_bytes_that_are_not_those_promised_are_not_kept(store: LocalStore, file: Path) -> None:
+    with pytest.raises(DigestMismatch):
+        store.put_file(file, expected="0" * 64)
+
+    assert not store.exists(DIGEST)
+    assert leftovers(store) == []
+
+
+def test_a_blob_that_changed_on_disk_is_noticed_when_asked(store: LocalStore) -> None:
+    store.put_bytes(DATA)
+    path = store.path(DIGEST, verify=True)
+    path.write_bytes(DATA[:-1] + b"!")
+
+    assert store.path(DIGEST) == path
+    with pytest.raises(DigestMismatch, match="other bytes"):
+        store.path(DIGEST, verify=True)
+
+
+def test_many_writers_of_one_content_agree(store: LocalStore, file: Path) -> None:
+    blobs: list[Blob] = []
+    threads = [threading.Thread(target=lambda: blobs.append(store.put_file(file))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert set(blobs) == {Blob(DIGEST, len(DATA))}
+    assert store.path(DIGEST, verify=True).stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("digest", ["", "..", "../../etc/passwd", "A" * 64, "0" * 63, "0" * 64 + "\n", "/" * 64])
+def test_what_is_no_digest_is_refused(store: LocalStore, digest: str) -> None:
+    with pytest.raises(ValueError, match="not a sha256"):
+        store.path(digest)
+
+
+@pytest.mark.parametrize("key", ["", "/etc/passwd", "a/../b", "..", ".hidden", "a//b", "a/", "a\0b", "a b", "x" * 600])
+def test_what_is_no_key_is_refused(store: LocalStore, file: Path, key: str) -> None:
+    with pytest.raises(ValueError, match="not a key"):
+        store.put_object(key, file)
+
+
+def test_missing_things_are_key_errors(store: LocalStore) -> None:
+    with pytest.raises(KeyError):
+        store.path("0" * 64)
+    with pytest.raises(KeyError):
+        store.object_path("jobs/x")
+    store.delete("0" * 64)
+    store.delete_object("jobs/x")
+
+
+def test_an_object_outlives_the_file_it_came_from_and_is_replaced_whole(store: LocalStore, file: Path) -> None:
+    store.put_object("jobs/job_1/a1/40.ckpt", file)
+    store.put_object("jobs/job_1/a1/40.ckpt", file)
+    file.unlink()
+    assert store.object_path("jobs/job_1/a1/40.ckpt").read_bytes() == DATA
+    assert leftovers(store) == []
+
+    store.delete_object("jobs/job_1/a1/40.ckpt")
+    assert list((store.root / "objects").iterdir()) == []
+
+
+def test_an_object_is_copied_where_it_cannot_be_linked(
+    store: LocalStore, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other_disk(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", other_disk)
+    store.put_object("k", file)
+
+    assert store.object_path("k").read_bytes() == DATA
+
+
+def test_a_store_says_whether_it_can_be_written(store: LocalStore, file: Path) -> None:
+    assert store.writable()
+    assert not LocalStore(file).writable()

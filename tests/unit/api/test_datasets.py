@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from api.core.ids import new_id
+
+
+def test_a_folder_below_a_data_root_is_accepted_and_waits_for_its_import(client: Any, given: Any) -> None:
+    (given.roots / "cells").mkdir()
+
+    answer = client.post("/v1/datasets", json={"name": "cells", "path": f"{given.roots}/cells/"})
+
+    assert answer.status_code == 202, answer.text
+    dataset = answer.json()
+    assert dataset["state"] == "verifying"
+    assert dataset["report_url"] is None
+    assert answer.headers["location"] == f"/v1/datasets/{dataset['id']}"
+    assert client.get(answer.headers["location"]).json() == dataset
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/etc", "path_not_allowed"),
+        ("/no/such/folder", "path_not_allowed"),
+        ("relative", "path_not_absolute"),
+        ("{roots}/../..", "path_not_allowed"),
+        ("{roots}-beside", "path_not_allowed"),
+        ("{roots}/missing", "path_not_found"),
+        ("{roots}/file", "path_not_found"),
+        ("{roots}/" + "x" * 4000, "path_not_found"),
+        ("/" + "x/" * 2000, "path_not_allowed"),
+    ],
+)
+def test_any_other_path_is_refused_and_the_variable_named(client: Any, given: Any, path: str, code: str) -> None:
+    (given.roots / "file").write_text("")
+
+    answer = client.post("/v1/datasets", json={"name": "d", "path": path.format(roots=given.roots)[:4096]})
+
+    assert answer.status_code == 422, answer.text
+    error = answer.json()["errors"][0]
+    assert (error["pointer"], error["code"]) == ("/path", code)
+    if code == "path_not_allowed":
+        assert "FGD_DATA_ROOTS" in error["detail"]
+
+
+def test_without_data_roots_no_path_is_read_and_the_way_out_is_told(serving: Any, settings: Any) -> None:
+    with serving(settings.model_copy(update={"data_roots": ()})) as client:
+        answer = client.post("/v1/datasets", json={"name": "d", "path": "/data"})
+
+    assert answer.status_code == 422
+    assert "FGD_DATA_ROOTS is not set" in answer.json()["detail"]
+
+
+def test_a_ready_data_set_shows_classes_splits_and_its_report(client: Any, given: Any) -> None:
+    id = given.dataset().id
+
+    dataset = client.get(f"/v1/datasets/{id}").json()
+    report = client.get(dataset["report_url"]).json()
+
+    assert dataset["state"] == "ready"
+    assert dataset["classes"] == ["cat", "dog"]
+    assert dataset["splits"]["train"] == {"images": 40, "boxes": 90}
+    assert report["splits"]["train"]["boxes_per_class"] == {"cat": 45, "dog": 45}
+
+
+def test_a_rejected_data_set_says_why(client: Any, given: Any) -> None:
+    id = given.dataset("rejected").id
+
+    assert client.get(f"/v1/datasets/{id}").json()["error"] == "no boxes at all"
+    assert client.get(f"/v1/datasets/{id}/report").json()["ok"] is False
+
+
+def test_a_report_that_is_not_there_yet_is_a_retryable_409(client: Any, given: Any) -> None:
+    answer = client.get(f"/v1/datasets/{given.dataset('verifying').id}/report")
+
+    assert answer.status_code == 409
+    assert answer.json()["retryable"] is True
+
+
+def test_an_unchanged_data_set_answers_304(client: Any, given: Any) -> None:
+    id = given.dataset().id
+    tag = client.get(f"/v1/datasets/{id}").headers["etag"]
+
+    assert client.get(f"/v1/datasets/{id}", headers={"If-None-Match": f'"v0", W/{tag}'}).status_code == 304
+
+
+def test_data_sets_are_listed_newest_first_in_pages(client: Any, given: Any) -> None:
+    ids = [given.dataset().id for _ in range(3)]
+
+    first = client.get("/v1/datasets?limit=2")
+    second = client.get(first.links["next"]["url"]).json()
+
+    assert [dataset["id"] for dataset in first.json()["items"] + second["items"]] == ids[::-1]
+    assert second["next"] is None
+
+
+def test_an_unknown_data_set_is_a_404(client: Any) -> None:
+    for path in ("", "/report"):
+        assert client.get(f"/v1/datasets/{new_id('ds')}{path}").status_code == 404

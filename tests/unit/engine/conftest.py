@@ -1,0 +1,80 @@
+"""A data set and a teacher small enough to train in a test, and a spec to train them with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fgd.data.digits import compose
+from fgd.events import Event
+from fgd.spec import JobSpec
+
+CLASSES = ("0", "7")
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    compose(
+        folder, counts={"train": 12, "val": 6, "test": 5}, size=64, classes=CLASSES, box_px=(16, 40), per_image=(1, 2)
+    )
+    return folder
+
+
+MakeSpec = Callable[..., JobSpec]
+
+
+@pytest.fixture(scope="session")
+def make_spec(digits: Path) -> MakeSpec:
+    def make(**changes: Any) -> JobSpec:
+        schedule = {"epochs": 2, "batch_size": 4, "min_size": 64, "max_size": 64, "flip": "both"}
+        plain = {
+            "name": "tiny",
+            "teacher": None,
+            "student": {"backbone": "resnet18", "fpn_channels": 64},
+            "dataset": {"path": str(digits)},
+            "methods": [],
+            "schedule": schedule | changes.pop("schedule", {}),
+            "resources": {"device": "cpu", "threads": 1},
+        }
+        return JobSpec.model_validate_json(json.dumps(plain | changes))
+
+    return make
+
+
+class Run:
+    """What one training said and left."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.events: list[Event] = []
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    @property
+    def result(self) -> Path:
+        return self.out / "result"
+
+
+@pytest.fixture(scope="session")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    from fgd.engine.loop import run
+
+    def train(spec: JobSpec, *, resume: Path | None = None, stop: Callable[[Run], bool] = lambda _: False) -> Run:
+        outcome = Run(tmp_path_factory.mktemp("run"))
+        run(spec, outcome.out, resume=resume, emit=outcome.events.append, stop=lambda: stop(outcome))
+        return outcome
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def teacher(train: Callable[..., Run], make_spec: MakeSpec) -> Path:
+    """A result folder: hardly trained, wider than the student; jobs that use it allow it to be unfit."""
+    spec = make_spec(student={"backbone": "resnet18", "fpn_channels": 96}, schedule={"epochs": 1}, seed=7)
+    return train(spec).result

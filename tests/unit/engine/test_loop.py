@@ -1,0 +1,288 @@
+"""Trainings of a real, tiny detector: what the library promises of order, pairs, resuming and failing."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pillow
+from safetensors.torch import load_file, save_file
+
+from fgd.data import open_index
+from fgd.data.loader import Dataset, ground_truth_coco
+from fgd.engine import checkpoint, loop
+from fgd.engine.checkpoint import State
+from fgd.engine.evaluate import average_precision
+from fgd.errors import Diverged, SpecError, Stopped, TeacherUnfit, UserError
+from fgd.events import Evaluated, Finished, Note, Saved, Started, Stepped
+from fgd.spec import JobSpec
+from fgd.types import Batch
+
+pytestmark = pytest.mark.slow
+Train = Callable[..., Any]
+MakeSpec = Callable[..., JobSpec]
+
+
+def distilled(make_spec: MakeSpec, teacher: Path, **changes: Any) -> JobSpec:
+    return make_spec(teacher={"path": str(teacher), "allow_unfit": True}, **{"methods": [{"kind": "fgd"}]} | changes)
+
+
+@pytest.fixture(scope="module")
+def whole(train: Train, make_spec: MakeSpec, teacher: Path) -> Any:
+    """One distillation, start to end."""
+    return train(distilled(make_spec, teacher))
+
+
+def digest(run: Any) -> str:
+    (finished,) = run.of(Finished)
+    return str(finished.weights_digest)
+
+
+def test_the_same_spec_gives_the_same_student_to_the_bit(
+    whole: Any, train: Train, make_spec: MakeSpec, teacher: Path
+) -> None:
+    again = train(distilled(make_spec, teacher))
+    assert digest(again) == digest(whole)
+    assert (again.result / "student.safetensors").read_bytes() == (whole.result / "student.safetensors").read_bytes()
+    assert (again.result / "manifest.json").read_bytes() == (whole.result / "manifest.json").read_bytes()
+
+
+def test_another_seed_gives_another_student(whole: Any, train: Train, make_spec: MakeSpec, teacher: Path) -> None:
+    assert digest(train(distilled(make_spec, teacher, seed=1))) != digest(whole)
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 4])
+def test_a_training_stopped_and_resumed_ends_with_the_same_bits(
+    whole: Any, train: Train, make_spec: MakeSpec, teacher: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
+) -> None:
+    """After step 1 (mid-epoch), 3 (before the first evaluation) and 4 (mid-epoch, after it)."""
+    spec = distilled(make_spec, teacher)
+    done = 0
+    step = loop.step
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal done
+        done += 1
+        return step(*arguments)
+
+    first: list[Any] = []
+
+    def stop(run: Any) -> bool:
+        first[:] = [run]
+        return done >= stop_after
+
+    monkeypatch.setattr(loop, "step", counted)
+    with pytest.raises(Stopped):
+        train(spec, stop=stop)
+    monkeypatch.undo()
+    (saved,) = first[0].of(Saved)[-1:]
+    assert saved.step == stop_after
+    rest = train(spec, resume=Path(saved.path))
+    assert rest.of(Started)[0].step == stop_after
+    assert digest(rest) == digest(whole)
+    assert [e.values for e in rest.of(Evaluated)][-2:] == [e.values for e in whole.of(Evaluated)][-2:]
+
+
+def test_control_and_distilled_run_see_the_same_batches_and_start_from_the_same_weights(
+    train: Train, make_spec: MakeSpec, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[Batch]] = []
+    starts: list[str] = []
+    step = loop.step
+
+    def recorded(parts: Any, optimizer: Any, batch: Batch, number: int, per_epoch: int) -> Any:
+        if number == 0:
+            seen.append([])
+            starts.append(checkpoint.digest_of_tensors(parts.student.module.state_dict()))
+        seen[-1].append(replace(batch, images_NCHW=batch.images_NCHW.clone()))
+        return step(parts, optimizer, batch, number, per_epoch)
+
+    monkeypatch.setattr(loop, "step", recorded)
+    train(make_spec())
+    train(distilled(make_spec, teacher))
+    control, distillation = seen
+    assert starts[0] == starts[1]
+    assert len(control) == len(distillation) == 6
+    for ours, theirs in zip(control, distillation, strict=True):
+        assert ours.image_ids == theirs.image_ids
+        assert torch.equal(ours.images_NCHW, theirs.images_NCHW)
+        for mine, other in zip(ours.targets, theirs.targets, strict=True):
+            assert torch.equal(mine.boxes_K4, other.boxes_K4)
+
+
+def test_each_term_is_reported_weighted_and_with_its_share_of_the_detection_loss(whole: Any) -> None:
+    epochs = [e.values for e in whole.of(Stepped) if "epoch/loss/detection" in e.values]
+    assert len(epochs) == 2
+    for values in epochs:
+        terms = {name for name in values if name.startswith("epoch/share/")}
+        assert terms == {f"epoch/share/fgd/{term}" for term in ("fg", "bg", "attention", "global")}
+        total = values["epoch/loss/detection"] + sum(
+            values[f"epoch/loss/fgd/{t}"] for t in ("fg", "bg", "attention", "global")
+        )
+        assert values["epoch/loss/total"] == pytest.approx(total, rel=1e-6)
+
+
+def test_the_teacher_is_checked_calibrated_and_left_as_it_was(whole: Any, teacher: Path) -> None:
+    notes = {note.code: note for note in whole.of(Note)}
+    assert notes["teacher_checked"].data["images"] == 6
+    assert set(notes["calibration"].data["teacher_rms"]) == {"p3", "p4", "p5", "p6", "p7"}
+    manifest = json.loads((whole.result / "manifest.json").read_text())
+    assert manifest["calibration"] == notes["calibration"].data
+    assert manifest["weights_digest"] == digest(whole)
+    assert manifest["machine"]["threads"] == 1
+
+
+def test_the_student_holds_nothing_of_teacher_or_method(whole: Any, train: Train, make_spec: MakeSpec) -> None:
+    control = train(make_spec())
+    assert (
+        load_file(whole.result / "student.safetensors").keys()
+        == load_file(control.result / "student.safetensors").keys()
+    )
+
+
+def test_the_exported_student_in_plain_torchvision_has_the_reported_ap_and_boxes(whole: Any, digits: Path) -> None:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    model = runpy.run_path(str(whole.result / "model.py"))["load"]()
+    index, root = open_index(digits)
+    found: list[dict[str, Any]] = []
+    for image in index.splits["test"]:
+        pixels = np.asarray(Pillow.open(root / image.file).convert("RGB"))
+        with torch.no_grad():
+            out = model([torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255])[0]
+        for (x1, y1, x2, y2), score, label in zip(
+            out["boxes"].tolist(), out["scores"].tolist(), out["labels"].tolist(), strict=True
+        ):
+            box = [x1, y1, x2 - x1, y2 - y1]
+            found.append({"image_id": image.id, "bbox": box, "score": score, "category_id": label})
+    assert found
+    coco = COCO()
+    coco.dataset = ground_truth_coco(Dataset(index, "test", root))
+    coco.createIndex()
+    evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    (reported,) = [event.values for event in whole.of(Evaluated) if event.split == "test"]
+    assert 100 * evaluation.stats[0] == pytest.approx(reported["ap"], abs=0.1)
+    assert 100 * evaluation.stats[1] == pytest.approx(reported["ap50"], abs=0.1)
+    assert average_precision(coco.dataset, found)["ap"] == pytest.approx(reported["ap"], abs=1e-6)
+
+
+def test_a_teacher_with_shuffled_head_weights_is_unfit(
+    train: Train, make_spec: MakeSpec, teacher: Path, tmp_path: Path
+) -> None:
+    shuffled = tmp_path / "shuffled"
+    shutil.copytree(teacher, shuffled)
+    tensors = load_file(shuffled / "student.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    for name, value in tensors.items():
+        if name.startswith("head."):
+            tensors[name] = value.flatten()[torch.randperm(value.numel(), generator=generator)].view(value.shape)
+    save_file(tensors, shuffled / "student.safetensors")
+    spec = make_spec(teacher={"path": str(shuffled)}, methods=[{"kind": "fgd"}])
+    with pytest.raises(TeacherUnfit, match=r"AP50 on 6 validation images is \d\.\d, under 5"):
+        train(spec)
+
+
+def test_a_teacher_of_other_classes_is_refused_by_name(
+    train: Train, make_spec: MakeSpec, teacher: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(teacher, other)
+    recipe = json.loads((other / "recipe.json").read_text())
+    (other / "recipe.json").write_text(json.dumps(recipe | {"classes": ["0", "cat"]}))
+    with pytest.raises(UserError, match=r"it lacks \['7'\]; it adds \['cat'\]"):
+        train(distilled(make_spec, other))
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_the_term(
+    train: Train, make_spec: MakeSpec, teacher: Path
+) -> None:
+    spec = distilled(make_spec, teacher, methods=[{"kind": "fgd", "lambda": 1e38}])
+    with pytest.raises(Diverged) as error:
+        train(spec)
+    assert error.value.step <= 1
+    assert error.value.term in ("fgd/global", "the student's gradient", "the methods' gradient")
+    assert f"step {error.value.step}: {error.value.term} is" in str(error.value)
+
+
+def test_a_batch_larger_than_the_set_is_refused(train: Train, make_spec: MakeSpec) -> None:
+    with pytest.raises(SpecError, match="12") as error:
+        train(make_spec(schedule={"batch_size": 13}))
+    assert error.value.pointer == "/schedule/batch_size"
+
+
+def test_a_checkpoint_of_another_spec_is_refused(whole: Any, train: Train, make_spec: MakeSpec, teacher: Path) -> None:
+    latest = Path(whole.of(Saved)[-1].path)
+    with pytest.raises(UserError, match="belongs to another spec"):
+        train(distilled(make_spec, teacher, seed=5), resume=latest)
+
+
+def test_a_torn_checkpoint_is_refused(
+    whole: Any, train: Train, make_spec: MakeSpec, teacher: Path, tmp_path: Path
+) -> None:
+    torn = tmp_path / "torn.pt"
+    torn.write_bytes(Path(whole.of(Saved)[-1].path).read_bytes()[:-1000])
+    with pytest.raises(UserError, match="not a readable checkpoint"):
+        train(distilled(make_spec, teacher), resume=torn)
+
+
+def test_two_checkpoints_are_kept(whole: Any) -> None:
+    assert len(list((whole.out / "checkpoints").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "terms"),
+    [
+        ({"kind": "fgd", "lambda": 0}, {"fgd/fg", "fgd/bg", "fgd/attention"}),
+        ({"kind": "fgd", "alpha": 0, "beta": 0, "gamma": 0}, {"fgd/global"}),
+        ({"kind": "fgd", "beta": 0, "gamma": 0, "lambda": 0}, {"fgd/fg"}),
+        ({"kind": "fgd", "compat": "official"}, {"fgd/fg", "fgd/bg", "fgd/attention", "fgd/global"}),
+        ({"kind": "mimic"}, {"mimic/feature"}),
+    ],
+)
+def test_variants_are_specs(
+    train: Train, make_spec: MakeSpec, teacher: Path, method: dict[str, Any], terms: set[str]
+) -> None:
+    run = train(distilled(make_spec, teacher, methods=[method], schedule={"epochs": 1}))
+    values = run.of(Stepped)[-1].values
+    assert {name.removeprefix("epoch/loss/") for name in values if name.startswith("epoch/loss/")} - {
+        "total", "detection", "detection/classification", "detection/bbox_regression", "detection/bbox_ctrness"
+    } == terms  # fmt: skip
+
+
+def test_inherit_is_a_setting_of_the_student_and_is_told(train: Train, make_spec: MakeSpec, teacher: Path) -> None:
+    student = {"backbone": "resnet18", "fpn_channels": 96, "inherit": {"path": str(teacher)}}
+    run = train(make_spec(student=student, schedule={"epochs": 1}))
+    (note,) = [note for note in run.of(Note) if note.code == "inherited"]
+    assert "head.classification_head.cls_logits.weight" in note.data["copied"]
+    assert not [name for name in note.data["copied"] if name.startswith("backbone.body.")]
+
+
+def test_a_checkpoint_round_trip_keeps_the_state(tmp_path: Path) -> None:
+    state = State(
+        step=3, evaluated_step=2, scores={"ap": 1.5}, best_ap=1.5, best_step=2, sums={"x": 0.1}, summed_steps=1
+    )
+    path = tmp_path / "a" / "step-3.pt"
+    checkpoint.save(path, {"model": {"w": torch.ones(2)}}, state, None, "digest")
+    contents, again, calibration = checkpoint.load(path, "digest", torch.device("cpu"))
+    assert again == state
+    assert calibration is None
+    assert torch.equal(contents["model"]["w"], torch.ones(2))
+    assert [each.name for each in path.parent.iterdir()] == ["step-3.pt"]
+
+
+@pytest.mark.gpu
+def test_a_training_runs_on_a_gpu(train: Train, make_spec: MakeSpec, teacher: Path) -> None:
+    run = train(distilled(make_spec, teacher, resources={"device": "cuda"}))
+    assert run.of(Finished)

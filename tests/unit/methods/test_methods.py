@@ -1,0 +1,53 @@
+"""The registry of methods, and which levels a pair of detectors shares."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+
+from fgd.methods import METHODS, Pair, build
+from fgd.methods.base import align_convs
+from fgd.presets import fgd_for_fcos, mimic_for_fcos
+from fgd.spec import FCOS, FGD, MethodSpec, Mimic, Schedule
+from fgd.types import Calibration
+
+PAIR = Pair({"p3": 8, "p4": 16}, student_channels=32, teacher_channels=64)
+CALIBRATION = Calibration(teacher_rms={"p3": 2.0, "p4": 3.0}, boxes_per_image=4.0)
+
+
+def test_every_method_of_the_spec_has_a_module() -> None:
+    assert set(METHODS) == set(get_args(get_args(MethodSpec)[0]))
+
+
+@pytest.mark.parametrize("spec", [fgd_for_fcos(), mimic_for_fcos()])
+def test_build_makes_the_module_of_the_spec(spec: FGD | Mimic) -> None:
+    assert type(build(spec, PAIR, CALIBRATION, Schedule())) is METHODS[type(spec)]
+
+
+@pytest.mark.parametrize("spec", [FGD(), Mimic()])
+def test_build_wants_a_resolved_spec(spec: FGD | Mimic) -> None:
+    with pytest.raises(AssertionError, match="resolve"):
+        build(spec, PAIR, CALIBRATION, Schedule())
+
+
+def test_a_pair_shares_the_levels_of_equal_stride() -> None:
+    pair = Pair.of(FCOS(fpn_channels=96), FCOS(fpn_channels=128))
+
+    assert pair == Pair({"p3": 8, "p4": 16, "p5": 32, "p6": 64, "p7": 128}, student_channels=96, teacher_channels=128)
+
+
+def test_adapters_are_one_1x1_convolution_a_level() -> None:
+    adapters = align_convs(PAIR)
+
+    assert list(adapters) == ["p3", "p4"]
+    assert {tuple(weight.shape) for weight in adapters.parameters()} == {(64, 32, 1, 1), (64,)}
+
+
+def test_equal_widths_need_no_adapter() -> None:
+    adapters = align_convs(Pair({"p3": 8}, 32, 32))
+    feature_NCHW = torch.rand(1, 32, 2, 2)
+
+    assert list(adapters.parameters()) == []
+    assert adapters["p3"](feature_NCHW) is feature_NCHW

@@ -1,0 +1,287 @@
+"""The command, as a person types it, against a real HTTP server."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+import fgd as fgd_package
+from fgd.cli import main
+from tests.unit.http_fake import Answer, Asked, Server, closed_port, job_json, problem, serving
+
+JOB = job_json()["id"]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+class Command(Protocol):
+    def __call__(self, *arguments: str, url: str | None = None, stdin: str = "", **env: str) -> Ended: ...
+
+
+@pytest.fixture
+def fgd(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command in this process: what is loaded once serves all tests."""
+    for name in [name for name in os.environ if name.startswith("FGD_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def type_in(*arguments: str, url: str | None = None, stdin: str = "", **env: str) -> Ended:
+        for name, value in (({"FGD_URL": url} if url else {}) | env).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["fgd", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capfd.readouterr()
+        return Ended(int(ended.value.code or 0), said.out, said.err)
+
+    return type_in
+
+
+COMMANDS = [
+    [],
+    ["serve"],
+    ["worker"],
+    ["demo"],
+    ["train"],
+    ["parity"],
+    ["dataset"],
+    *(["dataset", name] for name in ("add", "list", "show", "report")),
+    ["job"],
+    *(["job", name] for name in ("submit", "list", "show", "watch", "events", "cancel", "logs", "metrics")),
+    ["artifact"],
+    *(["artifact", name] for name in ("list", "download")),
+]
+
+
+def test_every_command_explains_itself() -> None:
+    code = f"""
+import contextlib, io, sys
+from fgd.cli import app
+for words in {COMMANDS!r}:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        app([*words, "--help"], prog_name="fgd")
+    assert "Usage" in said.getvalue(), words
+    assert len(said.getvalue().splitlines()) > 5, words
+assert not {{"torch", "httpx", "sqlalchemy", "celery"}} & set(sys.modules), "help loads too much"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_help_tells_the_exit_codes_and_the_environment(fgd: Command) -> None:
+    said = fgd("--help").out
+    assert all(word in said for word in ("FGD_URL", "FGD_API_KEY", "130", "no service answers"))
+
+
+def test_a_mistyped_command_is_answered_with_the_right_one(fgd: Command) -> None:
+    done = fgd("job", "sumbit")
+    assert done.code == 2
+    assert "submit" in done.err
+
+
+def test_a_job_is_submitted_from_a_file_or_from_standard_input(fgd: Command, server: Server, tmp_path: Path) -> None:
+    server.routes[("POST", "/v1/jobs")] = Answer(201, job_json("queued"))
+    (tmp_path / "spec.json").write_text('{"name": "cells"}')
+    for done in (
+        fgd("job", "submit", str(tmp_path / "spec.json"), url=server.url),
+        fgd("job", "submit", "-", url=server.url, stdin='{"name": "cells"}'),
+    ):
+        assert (done.code, done.out) == (0, f"{JOB}\n"), done.err
+    assert [json.loads(asked.body) for asked in server.asked] == [{"name": "cells"}] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"), [("{", "not JSON"), ("[]", "a spec is an object"), (None, "No such file")]
+)
+def test_what_is_no_spec_is_refused_before_it_is_sent(
+    fgd: Command, tmp_path: Path, text: str | None, complaint: str
+) -> None:
+    path = tmp_path / "spec.json"
+    if text is not None:
+        path.write_text(text)
+    done = fgd("job", "submit", str(path))
+    assert done.code == 2
+    assert complaint in done.err
+
+
+def test_a_refused_spec_shows_the_fields_and_no_traceback(fgd: Command, server: Server) -> None:
+    errors = [{"pointer": "/schedule/epochs", "code": "too_small", "detail": "must be at least 1, got [b]0[/b]"}]
+    server.routes[("POST", "/v1/jobs")] = problem(422, "invalid_spec", "1 field is wrong", errors=errors)
+    done = fgd("job", "submit", "-", url=server.url, stdin="{}")
+    assert done.code == 2
+    assert "error: 1 field is wrong (422 invalid_spec)" in done.err
+    assert "  /schedule/epochs: must be at least 1, got [b]0[/b]" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_no_service_is_exit_code_three_and_says_what_to_do(fgd: Command) -> None:
+    done = fgd("job", "list", "--url", f"http://127.0.0.1:{closed_port()}")
+    assert done.code == 3
+    assert "fgd serve" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_broken_service_is_exit_code_three_and_names_the_request(fgd: Command, server: Server) -> None:
+    server.routes[("GET", f"/v1/jobs/{JOB}")] = problem(500, "internal", "a defect", request_id="req_7")
+    done = fgd("job", "show", JOB, url=server.url)
+    assert done.code == 3
+    assert "req_7" in done.err
+
+
+def test_a_missing_key_is_named_and_a_given_one_is_sent(fgd: Command, server: Server) -> None:
+    def guarded(asked: Asked) -> Answer:
+        if asked.headers.get("authorization") == "Bearer " + "k" * 40:
+            return Answer(body={"items": [], "next": None})
+        return problem(401, "unauthenticated", "this service needs a key")
+
+    server.routes[("GET", "/v1/jobs")] = guarded
+    without, given = fgd("job", "list", url=server.url), fgd("job", "list", url=server.url, FGD_API_KEY="k" * 40)
+    assert (without.code, given.code) == (2, 0)
+    assert "FGD_API_KEY" in without.err
+
+
+def test_lists_are_tab_separated_for_the_next_program(fgd: Command, server: Server) -> None:
+    progress = {"step": 5, "total_steps": 10, "epoch": 1, "epochs": 2, "values": {"val/ap": 12.34}}
+    running = job_json("running", name="a [red]name[/red]", phase="training", progress=progress)
+    server.routes[("GET", "/v1/jobs")] = Answer(body={"items": [running], "next": None})
+    columns = fgd("job", "list", url=server.url).out.rstrip("\n").split("\t")
+    assert columns[:5] == [JOB, "a [red]name[/red]", "running, training", "1/2", "12.3"]
+    assert json.loads(fgd("job", "list", "--json", url=server.url).out)[0]["id"] == JOB
+
+
+def test_watching_a_job_that_fails_ends_with_one_and_its_reason(fgd: Command, server: Server) -> None:
+    failure = {"code": "loss_non_finite", "message": "step 3: loss is nan", "data": {}}
+    server.routes[("GET", f"/v1/jobs/{JOB}")] = Answer(body=job_json("failed", failure=failure))
+    server.routes[("GET", f"/v1/jobs/{JOB}/events")] = Answer(body={"items": [], "next_after": 0})
+    done = fgd("job", "watch", JOB, url=server.url)
+    assert done.code == 1
+    assert "loss_non_finite: step 3: loss is nan" in done.err
+    assert f"fgd job logs {JOB}" in done.err
+
+
+def test_events_and_logs_are_printed_as_they_are(fgd: Command, server: Server) -> None:
+    event = {"seq": 4, "type": "attempt_lost", "at": "2026-11-22T10:00:00Z", "attempt": 1, "data": {"reason": "lease"}}
+    server.routes[("GET", f"/v1/jobs/{JOB}/events")] = lambda asked: Answer(
+        body={"items": [event] if asked.query["after"] == "3" else [], "next_after": 4}
+    )
+    server.routes[("GET", f"/v1/jobs/{JOB}/logs")] = lambda asked: Answer(
+        body=b"[red]caf\xc3\xa9" if asked.query["after_offset"] == "0" else b"",
+        headers={"X-Next-Offset": "10", "X-Attempt": "1"},
+    )
+    said = fgd("job", "events", JOB, "--after", "3", url=server.url).out
+    assert "attempt_lost  reason=lease" in said
+    assert fgd("job", "logs", JOB, url=server.url).out == "[red]café"
+
+
+def test_a_followed_log_goes_on_with_the_next_attempts_log(fgd: Command, server: Server) -> None:
+    logs = {"1": b"one\n", "2": b"two\n"}
+    asked_so_far = 0
+
+    def log(asked: Asked) -> Answer:
+        nonlocal asked_so_far
+        asked_so_far += 1
+        attempt = "1" if asked_so_far < 4 else "2"
+        rest = logs[attempt][int(asked.query["after_offset"]) :]
+        return Answer(body=rest, headers={"X-Next-Offset": "4", "X-Attempt": attempt})
+
+    server.routes[("GET", f"/v1/jobs/{JOB}/logs")] = log
+    server.routes[("GET", f"/v1/jobs/{JOB}")] = [Answer(body=job_json("running")), Answer(body=job_json("succeeded"))]
+    assert fgd("job", "logs", JOB, "--follow", url=server.url).out == "one\ntwo\n"
+
+
+def test_a_rejected_data_set_ends_with_one_and_its_defects(fgd: Command, server: Server) -> None:
+    dataset = {"id": "ds_1", "name": "cells", "state": "rejected", "classes": None, "splits": None, "error": "no boxes"}
+    defect = {"code": "image_missing", "file": "a.jpg", "message": "is not there", "action": "rejected"}
+    report = {
+        "ok": False,
+        "format": "coco",
+        "classes": ["cell"],
+        "splits": {},
+        "defect_counts": {"image_missing": 1},
+        "defects": [defect],
+    }
+    server.routes[("POST", "/v1/datasets")] = Answer(202, dataset)
+    server.routes[("GET", "/v1/datasets/ds_1")] = Answer(body=dataset)
+    server.routes[("GET", "/v1/datasets/ds_1/report")] = Answer(body=report)
+    done = fgd("dataset", "add", "cells", "some/folder", url=server.url)
+    assert done.code == 1
+    assert "a.jpg: is not there -> rejected" in done.out
+    assert json.loads(server.asked[0].body)["path"] == str(Path.cwd() / "some/folder")
+
+
+def artifacts(server: Server, sha256: str, content: bytes) -> None:
+    item = {"id": "art_1", "name": "model.py", "size": len(content), "sha256": sha256, "media_type": "text/x-python"}
+    server.routes[("GET", f"/v1/jobs/{JOB}/artifacts")] = Answer(body={"items": [item]})
+    server.routes[("HEAD", "/v1/artifacts/art_1/content")] = Answer(body=content)
+    server.routes[("GET", "/v1/artifacts/art_1/content")] = Answer(body=content)
+
+
+def test_artifacts_are_downloaded_into_a_new_folder(fgd: Command, server: Server, tmp_path: Path) -> None:
+    artifacts(server, hashlib.sha256(b"def build").hexdigest(), b"def build")
+    done = fgd("artifact", "download", JOB, "--to", str(tmp_path / "new"), url=server.url)
+    assert done.code == 0, done.err
+    assert (tmp_path / "new/model.py").read_bytes() == b"def build"
+    assert "ok" in done.out
+
+
+def test_a_download_with_a_wrong_checksum_ends_with_one_and_leaves_nothing(
+    fgd: Command, server: Server, tmp_path: Path
+) -> None:
+    artifacts(server, "0" * 64, b"def build")
+    done = fgd("artifact", "download", JOB, "--to", str(tmp_path), url=server.url)
+    assert done.code == 1
+    assert "promised" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_artifact_is_answered_with_those_there_are(fgd: Command, server: Server, tmp_path: Path) -> None:
+    artifacts(server, "0" * 64, b"")
+    done = fgd("artifact", "download", JOB, "--to", str(tmp_path), "--name", "best.pt", url=server.url)
+    assert done.code == 1
+    assert "it has: model.py" in done.err
+
+
+def test_a_wrong_setting_is_named_by_its_variable(fgd: Command) -> None:
+    done = fgd("serve", FGD_PORT="99999999")
+    assert done.code == 2
+    assert "FGD_PORT" in done.err
+
+
+def test_an_open_door_is_refused(fgd: Command, tmp_path: Path) -> None:
+    done = fgd("serve", "--host", "0.0.0.0", "--home", str(tmp_path))
+    assert done.code == 1
+    assert "FGD_API_KEY" in done.out + done.err
+
+
+def test_training_options_reach_the_trainer_and_its_exit_code_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text('{"name": 3}')
+    command = [sys.executable, "-m", "fgd.cli", "train", "spec.json", "--out", "out", "--events-fd", "1"]
+    root = str(Path(fgd_package.__path__[0]).parent)
+    env = {**os.environ, "PYTHONPATH": root}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert '"type":"failed"' in done.stdout

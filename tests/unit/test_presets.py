@@ -1,0 +1,98 @@
+"""Presets complete a spec and never overrule it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any, get_args
+
+import pytest
+
+from fgd.presets import PRESETS, resolve
+from fgd.spec import FCOS, FGD, FromPath, JobSpec, MethodSpec, Mimic, SubmitJob, TeacherFromPath
+
+METHOD_CLASSES = get_args(get_args(MethodSpec)[0])
+
+
+def job(*methods: FGD | Mimic) -> JobSpec:
+    return JobSpec(
+        name="a job",
+        teacher=TeacherFromPath(path="/teacher") if methods else None,
+        student=FCOS(),
+        dataset=FromPath(path="/data"),
+        methods=methods,
+    )
+
+
+def test_fgd_gets_the_published_numbers_of_fcos() -> None:
+    (fgd,) = resolve(job(FGD())).methods
+
+    assert fgd == FGD(alpha=1.6e-3, beta=8e-4, gamma=8e-4, lambda_=8e-6, temperature=0.8, box_cells="tight")
+
+
+def test_official_fgd_counts_cells_inclusively() -> None:
+    (fgd,) = resolve(job(FGD(compat="official"))).methods
+
+    assert isinstance(fgd, FGD)
+    assert fgd.box_cells == "inclusive"
+    assert fgd.alpha == 1.6e-3
+
+
+def test_mimic_gets_its_weight() -> None:
+    assert resolve(job(Mimic())).methods == (Mimic(weight=0.016),)
+
+
+@pytest.mark.parametrize(
+    "given", [{"alpha": 0.0}, {"beta": 0.0}, {"gamma": 7.0}, {"lambda_": 0.0}, {"temperature": 2.0}]
+)
+def test_a_number_that_is_given_is_kept_even_if_it_is_zero(given: dict[str, float]) -> None:
+    (fgd,) = resolve(job(FGD(**given))).methods
+
+    assert isinstance(fgd, FGD)
+    assert dict(fgd) | given == dict(fgd)
+    assert None not in dict(fgd).values()
+
+
+def test_choices_that_are_given_are_kept() -> None:
+    given = FGD(box_cells="inclusive", freeze_teacher_gc=True)
+    (fgd,) = resolve(job(given)).methods
+
+    assert isinstance(fgd, FGD)
+    assert (fgd.box_cells, fgd.freeze_teacher_gc, fgd.compat) == ("inclusive", True, "default")
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [(), (FGD(),), (Mimic(),), (FGD(), Mimic()), (FGD(compat="official"),), (FGD(alpha=0, box_cells="inclusive"),)],
+)
+def test_resolving_twice_changes_nothing_more(methods: tuple[FGD | Mimic, ...]) -> None:
+    once = resolve(job(*methods))
+
+    assert resolve(once) == once
+
+
+def test_a_resolved_spec_survives_json() -> None:
+    spec = resolve(job(FGD(), Mimic()))
+
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_everything_but_the_methods_stays() -> None:
+    body: dict[str, Any] = {**dict(job(FGD())), "priority": 3, "seed": 5}
+    submitted = SubmitJob.model_validate(body)
+
+    assert resolve(submitted).but(methods=submitted.methods) == submitted
+
+
+def test_every_family_has_a_complete_preset_of_every_method() -> None:
+    for presets in PRESETS.values():
+        assert set(presets) == set(METHOD_CLASSES)
+        for kind, preset in presets.items():
+            assert type(preset) is kind
+            assert None not in dict(preset).values()
+
+
+def test_presets_load_no_torch() -> None:
+    code = "import sys, fgd.presets; sys.exit('torch' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

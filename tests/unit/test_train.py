@@ -1,0 +1,93 @@
+"""The command line of the trainer: exit codes, event lines, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fgd.data.digits import compose
+from fgd.events import Failed, Finished, Saved, Stepped, from_line
+
+
+def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "fgd.train", *arguments], capture_output=True, timeout=200, check=False, **options
+    )
+
+
+def spec(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "n",
+        "teacher": None,
+        "student": {"backbone": "resnet18", "fpn_channels": 64},
+        "dataset": {"path": "nowhere"},
+        "methods": [],
+        "resources": {"device": "cpu", "threads": 1},
+    } | changes
+
+
+def failed(tmp_path: Path, body: str) -> Failed:
+    path = tmp_path / "spec.json"
+    path.write_text(body)
+    done = run(str(path), "--out", str(tmp_path / "out"))
+    assert done.returncode == 1
+    event = from_line(done.stdout.splitlines()[-1])
+    assert isinstance(event, Failed)
+    return event
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("{", "Invalid JSON"),
+        (json.dumps(spec(shedule={})), "/shedule"),
+        (json.dumps(spec(dataset="ds_" + "0" * 32)), 'the library knows only {"path": folder}'),
+        (json.dumps(spec(methods=[{"kind": "fgd"}])), "methods need a teacher"),
+        (json.dumps(spec(student={"norm": "frozen"})), "needs pretrained weights"),
+    ],
+)
+def test_a_bad_spec_fails_at_once_and_names_the_field(tmp_path: Path, body: str, says: str) -> None:
+    event = failed(tmp_path, body)
+    assert event.code == "user_error"
+    assert says in event.message
+
+
+def test_a_missing_data_set_is_the_users_error(tmp_path: Path) -> None:
+    assert failed(tmp_path, json.dumps(spec())).code == "user_error"
+
+
+def test_a_bad_spec_is_told_without_loading_torch(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text("{}")
+    script = "import sys; from fgd.train import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    command = [sys.executable, "-c", script, str(tmp_path / "spec.json"), "--out", str(tmp_path / "out")]
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_sigterm_ends_with_a_checkpoint_that_the_next_run_goes_on_from(tmp_path: Path) -> None:
+    compose(tmp_path / "data", counts={"train": 8, "val": 2, "test": 2}, size=64, box_px=(16, 40), per_image=(1, 2))
+    schedule = {"epochs": 4, "batch_size": 4, "min_size": 64, "max_size": 64, "evaluate_every": 4}
+    path, out = tmp_path / "spec.json", tmp_path / "out"
+    path.write_text(json.dumps(spec(dataset={"path": str(tmp_path / "data")}, schedule=schedule)))
+    read, write = os.pipe()
+    command = [sys.executable, "-m", "fgd.train", str(path), "--out", str(out), "--events-fd", str(write)]
+    with subprocess.Popen(command, pass_fds=[write]) as trainer:
+        os.close(write)
+        with os.fdopen(read, "rb") as lines:
+            events = []
+            for line in lines:
+                events.append(from_line(line))
+                if isinstance(events[-1], Stepped):
+                    trainer.send_signal(signal.SIGTERM)
+        assert trainer.wait(60) == 75
+    (saved,) = [event for event in events if isinstance(event, Saved)]
+    done = run(str(path), "--out", str(out), "--resume", saved.path)
+    assert done.returncode == 0, done.stderr.decode()
+    assert isinstance(from_line(done.stdout.splitlines()[-1]), Finished)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from api.core.lifecycle import Requested
+from fgd.events import Phase, Stepped
+from worker.curb import Curb
+from worker.outcome import Ended
+
+
+class Told:
+    """A trainer that only remembers."""
+
+    def __init__(self) -> None:
+        self.signals: list[str] = []
+
+    def terminate(self) -> None:
+        self.signals.append("term")
+
+    def kill(self) -> None:
+        self.signals.append("kill")
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.trainer = Told()
+        self.curb = Curb(self.trainer, grace_s=120, drain_s=5, stall_s=300, clock=lambda: self.now)
+
+    def check_at(self, now: float, requested: Requested | None = None, stops: bool = False) -> list[str]:
+        self.now = now
+        self.curb.check(requested, stops)
+        return self.trainer.signals
+
+    def step_at(self, now: float) -> None:
+        self.now = now
+        self.curb.heard([Stepped(step=1, epoch=1, values={})])
+
+
+def test_trainer_nobody_asks_to_end_is_left_alone() -> None:
+    bench = Bench()
+    assert bench.check_at(299) == []
+    assert bench.curb.ended == Ended.by_itself
+
+
+def test_graceful_cancel_asks_once_and_kills_after_the_grace() -> None:
+    bench = Bench()
+    assert bench.check_at(1, Requested.cancel) == ["term"]
+    assert bench.check_at(2, Requested.cancel) == ["term"]
+    assert bench.check_at(122, Requested.cancel) == ["term", "kill"]
+    assert bench.curb.ended == Ended.cancelled
+
+
+def test_cancel_now_kills_at_once_also_after_a_graceful_one() -> None:
+    bench = Bench()
+    bench.check_at(1, Requested.cancel)
+    assert bench.check_at(2, Requested.cancel_now) == ["term", "kill"]
+
+
+def test_shutdown_shortens_the_grace_of_a_cancel_and_it_stays_a_cancel() -> None:
+    bench = Bench()
+    bench.check_at(1, Requested.cancel)
+    bench.check_at(2, Requested.cancel, stops=True)
+    assert bench.check_at(7.5, Requested.cancel, stops=True) == ["term", "kill"]
+    assert bench.curb.ended == Ended.cancelled
+
+
+def test_silence_is_a_stall() -> None:
+    bench = Bench()
+    assert bench.check_at(301) == ["term", "kill"]
+    assert bench.curb.ended == Ended.stalled
+
+
+def test_any_event_breaks_the_silence() -> None:
+    bench = Bench()
+    bench.now = 200
+    bench.curb.heard([Phase(phase="calibrating")])
+    assert bench.check_at(400) == []
+
+
+def test_slow_steps_allow_a_longer_silence() -> None:
+    bench = Bench()
+    for n in range(1, 6):
+        bench.step_at(n * 100)
+    assert bench.curb.silence_s() == 1000
+    assert bench.check_at(1400) == []
+    assert bench.check_at(1501) == ["term", "kill"]

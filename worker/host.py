@@ -1,0 +1,103 @@
+"""One worker process: what it was told, what it holds, what it found. Everything else gets it as its first argument."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from celery import Celery
+from sqlalchemy import Engine
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
+
+from api.core import db
+from api.core.ids import new_id
+from api.core.settings import Settings
+from api.core.storage import BlobStore, LocalStore
+from worker import devices
+from worker.lease import Lease, Times
+from worker.slots import Slots
+from worker.staging import Cache
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout, OSError)
+"""Worth asking again. Anything else is a mistake of ours."""
+RETRY_S = 0.5
+
+
+class Lost(Exception):
+    """The attempt is not ours any more: its trainer is dead, and nothing more may be written."""
+
+
+@dataclass
+class Host:
+    settings: Settings
+    engine: Engine
+    store: BlobStore
+    app: Celery | None
+    """Rings the bell for others; None without a broker."""
+    found: devices.Host
+    slots: Slots
+    cache: Cache
+    drain_s: float
+    """Seconds that trainers have to save once the worker is told to stop."""
+    id: str = field(default_factory=lambda: new_id("wrk"))
+    name: str = field(default_factory=socket.gethostname)
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    @classmethod
+    def create(cls, settings: Settings, app: Celery | None, drain_s: float | None = None) -> Host:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        store = LocalStore(settings.blobs)
+        found = devices.look(settings.home)
+        return cls(
+            settings=settings,
+            engine=db.make_engine(settings.database_url),
+            store=store,
+            app=app,
+            found=found,
+            slots=Slots.on_host(settings.slots, [gpu.uuid for gpu in found.gpus]),
+            cache=Cache(settings.home / "cache", settings.cache_bytes, store),
+            drain_s=settings.grace_s if drain_s is None else drain_s,
+        )
+
+    @property
+    def threads(self) -> int:
+        """Processor threads of one training."""
+        return self.settings.threads or max(1, self.found.cores // self.trainings)
+
+    @property
+    def trainings(self) -> int:
+        """How many run at once."""
+        return self.settings.slots + len(self.found.gpus)
+
+    def run_folder(self) -> Path:
+        return self.settings.home / "run"
+
+    def times(self) -> Times:
+        return Times(self.settings.beat_s, self.settings.freeze_s, self.settings.kill_s)
+
+    def write(self, verb: Callable[[Session], T]) -> T:
+        """One transaction."""
+        with db.transaction(self.engine) as session:
+            return verb(session)
+
+    def insist(self, lease: Lease, verb: Callable[[Session], T]) -> T:
+        """One transaction, again and again while the database is away. Raises Lost when the lease is."""
+        while True:
+            if lease.lost.is_set():
+                raise Lost
+            try:
+                return self.write(verb)
+            except DATABASE_AWAY as error:
+                logger.warning("the database does not answer, trying again: %s", error)
+                time.sleep(RETRY_S)

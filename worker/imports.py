@@ -1,0 +1,110 @@
+"""Data set imports, in the processor lane: a child reads and packs, this side stores and tells."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from api.core import datasets
+from api.core.errors import Fenced
+from api.core.lifecycle import Requested
+from fgd.data.index import Report
+from worker.host import Host, Lost
+from worker.importer import NOTHING_THERE
+from worker.launcher import Trainer
+from worker.lease import Lease
+from worker.staging import work_folder
+
+logger = logging.getLogger(__name__)
+
+WAIT_S = 0.2
+MAX_ERROR = 2000
+
+
+@dataclass(frozen=True)
+class Rejected:
+    error: str
+    report: Report | None = None
+
+
+def run_import(host: Host, claim: datasets.DatasetClaim, claimed_at: float) -> None:
+    """One import, from claim to its last write. claimed_at: time.monotonic() before the claim."""
+    logger.info("%s: importing %s", claim.dataset_id, claim.path)
+
+    def beat() -> Requested | None:
+        host.write(lambda s: datasets.beat_import(s, claim.dataset_id, claim.attempt, host.id, host.settings.lease_s))
+        return None
+
+    try:
+        with (
+            Lease(beat, host.times(), claimed_at) as lease,
+            work_folder(host.settings.home, claim.dataset_id, claim.attempt) as folder,
+        ):
+            code = read_in_child(host, lease, claim, folder)
+            if code is None:
+                host.insist(lease, lambda s: datasets.hand_back(s, claim.dataset_id, claim.attempt))
+                return
+            refused = refusal(code, folder)
+            if refused is None:
+                store(host, lease, claim, folder)
+            else:
+                lease.closing()
+                host.insist(
+                    lease,
+                    lambda s: datasets.reject(s, claim.dataset_id, claim.attempt, refused.report, refused.error),
+                )
+            logger.info("%s: %s", claim.dataset_id, "ready" if refused is None else f"rejected: {refused.error}")
+    except (Fenced, Lost):
+        logger.warning("%s: the import is no longer ours, nothing more was written", claim.dataset_id)
+
+
+def read_in_child(host: Host, lease: Lease, claim: datasets.DatasetClaim, folder: Path) -> int | None:
+    """Exit status of the importer; None if the worker stops before its end. Raises Lost."""
+    argv = [sys.executable, "-m", "worker.importer", claim.path, str(folder), "--verify", claim.verify]
+    run_file = host.run_folder() / f"{claim.dataset_id}.a{claim.attempt}.json"
+    with Trainer(argv, folder, run_file, threads=host.threads) as child:
+        lease.guard(child)
+        try:
+            while not child.over():
+                if host.stopping.is_set():
+                    return None
+                _, log = child.read(WAIT_S)
+                if log:
+                    logger.info("%s: %s", claim.dataset_id, log.decode(errors="replace").strip()[:MAX_ERROR])
+        finally:
+            lease.guard(None)
+        if lease.lost.is_set():
+            raise Lost
+        (folder / "tail.txt").write_text(child.tail())
+        return child.returncode()
+
+
+def refusal(code: int, folder: Path) -> Rejected | None:
+    """Why the data set is refused; None: it is good."""
+    if code == NOTHING_THERE:
+        return Rejected((folder / "error.txt").read_text()[:MAX_ERROR])
+    if code != 0:
+        last = (folder / "tail.txt").read_text().strip().rpartition("\n")[2][:MAX_ERROR]
+        how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
+        return Rejected(f"reading the data set {how}; an image or file of it breaks the reader. {last}".strip())
+    report = Report.model_validate_json((folder / "report.json").read_bytes())
+    if report.ok:
+        return None
+    reasons = [defect.message for defect in report.defects if defect.action == "rejected"]
+    return Rejected("; ".join(reasons)[:MAX_ERROR] or "nothing can be trained from it; see the report", report)
+
+
+def store(host: Host, lease: Lease, claim: datasets.DatasetClaim, folder: Path) -> None:
+    report = Report.model_validate_json((folder / "report.json").read_bytes())
+    archive = host.store.put_file(folder / "archive.tar")
+    index = host.store.put_file(folder / "index.json")
+
+    def write(s: Session) -> None:
+        datasets.finish_import(s, claim.dataset_id, claim.attempt, archive, index, report)
+
+    lease.closing()
+    host.insist(lease, write)

@@ -1,0 +1,142 @@
+"""How an attempt ended, from what is known when its trainer is gone. Pure.
+
+succeeded   exit 0, and the last event names the result
+cancelled   someone asked for it, and the trainer did not finish before
+handed back the worker is going down, or the trainer was asked to make room: nobody's fault, not counted
+failed      everything else, with a code that says whether trying again makes sense
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import dataclass
+from dataclasses import field as member
+from enum import Enum, auto
+from typing import Any
+
+from api.core.lifecycle import FailureCode
+from fgd.events import Failed, Finished
+
+PREEMPTED_EXIT = 75
+"""The trainer saved a checkpoint because it was told to end (sysexits.h: EX_TEMPFAIL)."""
+
+
+class Ended(Enum):
+    """Why the supervisor ended the trainer, if it was the supervisor."""
+
+    by_itself = auto()
+    cancelled = auto()
+    worker_stops = auto()
+    stalled = auto()
+    survived_kill = auto()
+
+
+@dataclass(frozen=True)
+class End:
+    returncode: int | None
+    ended: Ended = Ended.by_itself
+    last: Finished | Failed | None = None
+    tail: str = ""
+    """The last of the log."""
+    oom_kills: int = 0
+    """Processes the kernel killed for want of memory in our control group while it ran."""
+
+
+@dataclass(frozen=True)
+class Succeeded:
+    result: Finished
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    pass
+
+
+@dataclass(frozen=True)
+class HandedBack:
+    reason: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    code: FailureCode
+    message: str
+    data: dict[str, Any] = member(default_factory=dict)
+
+
+Verdict = Succeeded | Cancelled | HandedBack | Failure
+
+LOG_SIGNS: tuple[tuple[re.Pattern[str], FailureCode, str], ...] = (
+    (
+        re.compile(r"CUDA out of memory|torch\.OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED"),
+        FailureCode.gpu_out_of_memory,
+        "the GPU ran out of memory; lower schedule.batch_size or the sizes",
+    ),
+    (
+        re.compile(r"No space left on device|\[Errno 28\]|Disk quota exceeded"),
+        FailureCode.no_space,
+        "the worker's disk is full; free some and submit again",
+    ),
+    (
+        re.compile(r"^MemoryError|std::bad_alloc|Cannot allocate memory|DefaultCPUAllocator: can't allocate", re.M),
+        FailureCode.host_out_of_memory,
+        "the worker's host ran out of memory; lower schedule.batch_size or the sizes",
+    ),
+)
+"""What the last lines of a log give away, most telling first."""
+
+
+def verdict(end: End) -> Verdict:
+    """What the attempt comes to. A finished training is a success whatever was asked meanwhile."""
+    if end.returncode == 0 and isinstance(end.last, Finished):
+        return Succeeded(end.last)
+    match end.ended:
+        case Ended.cancelled:
+            return Cancelled()
+        case Ended.worker_stops:
+            return HandedBack("the worker is shutting down")
+        case Ended.stalled:
+            return Failure(FailureCode.stalled, "the trainer said nothing for too long and was killed")
+        case Ended.survived_kill:
+            return Failure(FailureCode.host_wedged, "the trainer survives SIGKILL; its host needs a look")
+        case Ended.by_itself:
+            return _own_end(end)
+
+
+def _own_end(end: End) -> Verdict:
+    if isinstance(end.last, Failed):
+        return Failure(known_code(end.last.code), end.last.message, end.last.data)
+    if end.returncode == PREEMPTED_EXIT:
+        return HandedBack("the trainer was told to make room")
+    for pattern, code, advice in LOG_SIGNS:
+        if end.returncode != 0 and (found := pattern.search(end.tail)):
+            return Failure(code, advice, {"log": _line_around(end.tail, found.start())})
+    if end.returncode is not None and end.returncode < 0:
+        return _killed(end, -end.returncode)
+    if end.returncode == 0:
+        return Failure(FailureCode.protocol, "the trainer ended without a result")
+    last_line = end.tail.strip().rpartition("\n")[2][:500]
+    return Failure(
+        FailureCode.protocol, f"the trainer ended with exit code {end.returncode}: {last_line}", {"log": last_line}
+    )
+
+
+def _killed(end: End, number: int) -> Failure:
+    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    if number == signal.SIGKILL and end.oom_kills:
+        return Failure(
+            FailureCode.host_out_of_memory,
+            "the kernel killed the trainer for want of memory; lower schedule.batch_size or the sizes",
+            {"signal": number},
+        )
+    return Failure(FailureCode.trainer_killed, f"the trainer was ended by {name}", {"signal": number})
+
+
+def known_code(code: str) -> FailureCode:
+    """A trainer newer than we are may say codes we do not know."""
+    return FailureCode(code) if code in set(FailureCode) else FailureCode.protocol
+
+
+def _line_around(text: str, at: int) -> str:
+    return text[text.rfind("\n", 0, at) + 1 :].partition("\n")[0][:500]

@@ -1,0 +1,150 @@
+"""The worker's own clock: says that it lives, sweeps, and looks for work whether a bell rang or not.
+
+A thread of its own, started before Celery connects to anything: without a broker jobs run all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sqlalchemy.orm import Session
+
+from api.core import workers
+from worker import tasks
+from worker.host import DATABASE_AWAY, Host
+from worker.launcher import kill_stale
+from worker.staging import clear_stale_work
+from worker.sweeper import sweep
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.1
+
+
+@dataclass
+class Every:
+    """Does `work` every `seconds`; while the database is away it complains once and tries on."""
+
+    seconds: float
+    work: Callable[[], None]
+    due_at: float = 0.0
+    away: bool = False
+
+    def run(self, now: float) -> None:
+        if now < self.due_at:
+            return
+        self.due_at = now + self.seconds
+        try:
+            self.work()
+        except DATABASE_AWAY as error:
+            if not self.away:
+                logger.warning("the database does not answer: %s", str(error).partition("\n")[0])
+            self.away = True
+        except Exception:
+            logger.exception("the poller failed; it tries again in %.0f s", self.seconds)
+        else:
+            if self.away:
+                logger.info("the database answers again")
+            self.away = False
+
+
+@dataclass
+class Poller:
+    """start() when the worker starts, stop() when it is told to end, join() before the process may go."""
+
+    host: Host
+    _supervisors: list[threading.Thread] = field(default_factory=list)
+    _done: threading.Event = field(default_factory=threading.Event)
+
+    def start(self) -> None:
+        for pid in kill_stale(self.host.run_folder()):
+            logger.warning("ended the trainer %d, which a worker that died had left behind", pid)
+        clear_stale_work(self.host.settings.home)
+        for line in introduction(self.host):
+            logger.info(line)
+        self._thread = threading.Thread(target=self._run, name="poller")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Nothing new is taken, trainers are asked to save, their jobs are handed back. Returns at once."""
+        self.host.stopping.set()
+
+    def join(self) -> None:
+        """Wait for stop() and for all that follows from it; says goodbye then."""
+        while not self.host.stopping.wait(1.0):
+            pass
+        self._join_supervisors()
+        self._done.set()
+        self._thread.join()
+        self._join_supervisors()  # one may have been started while we waited
+        self._say_goodbye()
+
+    def _join_supervisors(self) -> None:
+        for supervisor in list(self._supervisors):
+            supervisor.join()
+
+    def _run(self) -> None:
+        settings = self.host.settings
+        chores = [
+            Every(settings.beat_s, self._beat),
+            Every(settings.sweep_s, lambda: sweep(self.host)),
+            Every(settings.poll_s, self._look),
+        ]
+        while not self._done.wait(TICK_S):
+            for chore in chores:
+                chore.run(time.monotonic())
+
+    def _beat(self) -> None:
+        def beat(s: Session) -> None:
+            if not workers.beat(s, self.host.id):
+                register(s, self.host)
+
+        self.host.write(beat)
+
+    def _look(self) -> None:
+        """Everything that fits now, each in a thread of its own, which then looks for more."""
+        self._supervisors[:] = [thread for thread in self._supervisors if thread.is_alive()]
+        while work := tasks.take(self.host):
+            thread = threading.Thread(target=self._work, args=(work,), name="supervisor")
+            self._supervisors.append(thread)
+            thread.start()
+
+    def _work(self, work: Callable[[], None]) -> None:
+        work()
+        with contextlib.suppress(*DATABASE_AWAY):  # the next poll will say so
+            tasks.look(self.host)
+
+    def _say_goodbye(self) -> None:
+        try:
+            self.host.write(lambda s: workers.forget(s, self.host.id))
+        except DATABASE_AWAY as error:
+            logger.warning("could not say goodbye: %s", error)
+
+
+def register(s: Session, host: Host) -> None:
+    workers.register(
+        s,
+        host.id,
+        host=host.name,
+        pid=os.getpid(),
+        slots=host.trainings,
+        devices=[{"kind": "cuda", "uuid": gpu.uuid, "name": gpu.name} for gpu in host.found.gpus],
+        facts={**host.found.facts(), "threads": host.threads},
+    )
+
+
+def introduction(host: Host) -> list[str]:
+    """What this worker found, for a person."""
+    jobs = f"{host.trainings} training{'s' * (host.trainings > 1)} at once, {host.threads} threads each"
+    bell = "woken by a bell" if host.app is not None else "no broker"
+    return [
+        f"worker {host.id} on {host.name}",
+        *host.found.lines(),
+        f"{jobs}; {bell}, looks for jobs every {host.settings.poll_s:g} s",
+    ]

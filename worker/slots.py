@@ -1,0 +1,58 @@
+"""What this worker still has free. Knows no database: how to ask for work is a function it is given.
+
+Bell and poller both come through here, so devices are never overfilled, and the question "is there work?" is asked
+under the lock: a bell that finds another one asking waits for its answer instead of missing the job in between.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal["cpu", "cuda", "import"]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Room for one thing. gpu: index of the card, for cuda only."""
+
+    kind: Kind
+    gpu: str | None = None
+
+
+@dataclass
+class Slots:
+    """Device slots for trainings, and one lane for data set imports, which never wait for a training."""
+
+    slots: list[Slot]
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def on_host(cls, cpu: int, gpus: Sequence[str]) -> Slots:
+        """One slot a GPU, `cpu` slots for trainings on the processor."""
+        trainings = [Slot("cuda", gpu) for gpu in gpus] + [Slot("cpu")] * cpu
+        return cls([*trainings, Slot("import")])
+
+    def free(self, kind: Kind) -> int:
+        return sum(slot.kind == kind for slot in self.slots)
+
+    @contextmanager
+    def asking(self, *kinds: Kind) -> Iterator[Callable[[Kind], Slot] | None]:
+        """Gives the function that takes a slot, or None if no slot of `kinds` is free.
+
+        Nobody else asks or takes meanwhile. What is taken must be given back with `give`.
+        """
+        with self._lock:
+            yield self._take if any(self.free(kind) for kind in kinds) else None
+
+    def _take(self, kind: Kind) -> Slot:
+        slot = next(slot for slot in self.slots if slot.kind == kind)
+        self.slots.remove(slot)
+        return slot
+
+    def give(self, slot: Slot) -> None:
+        with self._lock:
+            self.slots.append(slot)

@@ -1,0 +1,181 @@
+"""Brings a job's inputs to this host and writes the spec that the trainer reads: paths only.
+
+    <home>/cache/<archive digest>/        a data set, unpacked once for all jobs
+    <home>/cache/<archive digest>.lock    held (shared) while in use; its content is the size, its mtime the last use
+    <home>/work/<job>/a<attempt>/         spec.json, teacher/, inherit/, checkpoint.pt, out/; gone with the attempt
+    <home>/work/<job>/a<attempt>.lock     held as long as the attempt's supervisor lives
+
+Knows blobs and files. Knows no rows and no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from api.core.storage import BlobStore, DigestMismatch, sha256_file
+from fgd.data import archive
+from fgd.spec import FromPath, JobSpec, TeacherFromPath
+
+logger = logging.getLogger(__name__)
+
+Inputs = Mapping[str, Mapping[str, str]]
+"""{"dataset": {"archive": sha256, "index": sha256}, "teacher": {file: sha256}, "inherit": {file: sha256}}"""
+
+
+class InputGone(Exception):
+    """A blob that the job was accepted with is no longer in the store, or has other bytes."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Unpacked data sets, at most `max_bytes` of them, least recently used out first. Shared by processes."""
+
+    folder: Path
+    max_bytes: int
+    store: BlobStore
+
+    @contextmanager
+    def dataset(self, digest: str) -> Iterator[Path]:
+        """The folder of the archive `digest`; it stays as long as the context is open."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        target = self.folder / digest
+        while True:
+            with self._locked(digest, fcntl.LOCK_SH) as lock:
+                if target.is_dir():
+                    os.utime(lock)
+                    yield target
+                    return
+            with self._locked(digest, fcntl.LOCK_EX) as lock:
+                if not target.is_dir():
+                    self._unpack(digest, target, lock)
+
+    def _unpack(self, digest: str, target: Path, lock: int) -> None:
+        tar = fetch(self.store, digest)
+        size = tar.stat().st_size  # stored uncompressed: the files are as large
+        self._make_room(size, keep=digest)
+        for torn in self.folder.glob(f".{digest}.*"):  # of an unpacking that was killed
+            shutil.rmtree(torn, ignore_errors=True)
+        archive.unpack(tar, target)
+        os.truncate(lock, 0)
+        os.pwrite(lock, str(size).encode(), 0)
+
+    def _make_room(self, size: int, keep: str) -> None:
+        """Delete what nobody uses, oldest first, until `size` more bytes fit."""
+        locks = sorted(self.folder.glob("*.lock"), key=lambda lock: lock.stat().st_mtime)
+        held = {lock.stem: int(lock.read_text() or 0) for lock in locks}
+        excess = sum(held.values()) + size - self.max_bytes
+        for digest, freed in held.items():
+            if excess <= 0:
+                return
+            if digest != keep and freed and self._evict(digest):
+                excess -= freed
+        if excess > 0:
+            logger.warning("the cache is %d bytes over its limit: all that is in it is in use", excess)
+
+    def _evict(self, digest: str) -> bool:
+        try:
+            with self._locked(digest, fcntl.LOCK_EX | fcntl.LOCK_NB) as lock:
+                shutil.rmtree(self.folder / digest, ignore_errors=True)
+                os.truncate(lock, 0)  # the file stays: removing it would give two processes two locks
+        except BlockingIOError:
+            return False
+        return True
+
+    @contextmanager
+    def _locked(self, digest: str, how: int) -> Iterator[int]:
+        lock = os.open(self.folder / f"{digest}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, how)
+            yield lock
+        finally:
+            os.close(lock)
+
+
+def fetch(store: BlobStore, digest: str) -> Path:
+    """The blob as a file, checked. Raises InputGone."""
+    try:
+        return store.path(digest, verify=True)
+    except KeyError as error:
+        raise InputGone(f"blob {digest} is not in the store any more") from error
+    except DigestMismatch as error:
+        raise InputGone(str(error)) from error
+
+
+@contextmanager
+def work_folder(home: Path, job: str, attempt: int) -> Iterator[Path]:
+    """Empty at first, removed with all that is in it at the end."""
+    folder = home / "work" / job / f"a{attempt}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # says that someone is at work here; ends with us, however we end
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            _forget_work(folder)
+
+
+def clear_stale_work(home: Path) -> None:
+    """Remove the work folders of workers that died."""
+    for path in (home / "work").glob("*/*.lock"):
+        with path.open("w") as lock, contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _forget_work(path.with_suffix(""))
+
+
+def _forget_work(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.with_suffix(".lock").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()  # unless another attempt is at work
+
+
+@contextmanager
+def staged(spec: JobSpec, inputs: Inputs, folder: Path, cache: Cache) -> Iterator[Path]:
+    """spec.json in `folder`, every reference a path. What it names stays until the context ends."""
+    with cache.dataset(inputs["dataset"]["archive"]) as dataset:
+        changes: dict[str, object] = {"dataset": FromPath(path=str(dataset))}
+        if spec.teacher is not None:
+            teacher = _folder_of(cache.store, inputs["teacher"], folder / "teacher")
+            changes["teacher"] = TeacherFromPath(path=str(teacher), allow_unfit=spec.teacher.allow_unfit)
+        if spec.student.inherit is not None:
+            inherit = _folder_of(cache.store, inputs["inherit"], folder / "inherit")
+            changes["student"] = spec.student.but(inherit=FromPath(path=str(inherit)))
+        file = folder / "spec.json"
+        file.write_text(spec.but(**changes).model_dump_json(indent=2))
+        yield file
+
+
+def _folder_of(store: BlobStore, files: Mapping[str, str], folder: Path) -> Path:
+    folder.mkdir()
+    for name, digest in files.items():
+        link(fetch(store, digest), folder / Path(name).name)
+    return folder
+
+
+def link(source: Path, target: Path) -> None:
+    """The same bytes under another name, without copying where the disk allows it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def stage_checkpoint(store: BlobStore, key: str, sha256: str, folder: Path) -> Path | None:
+    """The checkpoint as a file of this attempt; None if it is gone or its bytes are not those that were saved."""
+    target = folder / "checkpoint.pt"
+    target.unlink(missing_ok=True)
+    try:
+        link(store.object_path(key), target)
+    except (KeyError, OSError):
+        return None
+    return target if sha256_file(target) == sha256 else None

@@ -1,0 +1,206 @@
+"""The supervisor: claim -> stage -> launch -> finish | fail | hand back | cancelled. Never imports torch.
+
+`look` is all that bell and poller do. Knows the verbs of api.core; what a training is, the trainer knows.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from api.core import datasets, jobs
+from api.core.errors import Fenced
+from api.core.lifecycle import FailureCode, Requested
+from api.core.queue import ring
+from api.core.storage import DigestMismatch
+from fgd.events import Finished, Note
+from worker.curb import Curb
+from worker.diary import Diary
+from worker.host import Host, Lost
+from worker.imports import run_import
+from worker.launcher import Trainer
+from worker.lease import Lease
+from worker.outcome import Cancelled, End, Ended, Failure, HandedBack, Succeeded, Verdict, verdict
+from worker.slots import Slot
+from worker.staging import InputGone, stage_checkpoint, staged, work_folder
+
+logger = logging.getLogger(__name__)
+
+FLUSH_S = 0.5
+"""Between two batches into the database."""
+MEDIA_TYPES = {".json": "application/json", ".py": "text/x-python"}
+
+
+def look(host: Host) -> None:
+    """Take what fits and do it in this thread, one after another, until nothing is left."""
+    while work := take(host):
+        work()
+
+
+def take(host: Host) -> Callable[[], None] | None:
+    """Claim a job or an import that fits a free slot. Call what it returns in a thread that has time."""
+    with host.slots.asking("cuda", "cpu", "import") as take_slot:
+        if take_slot is None or host.stopping.is_set():
+            return None
+        asked_at = time.monotonic()
+        free = jobs.Free(host.slots.free("cpu"), host.slots.free("cuda"), gpu_host=bool(host.found.gpus))
+        job = host.write(lambda s: jobs.claim(s, host.id, free, host.settings.lease_s)) if free.devices() else None
+        if job is not None:
+            on_gpu = job.spec.resources.device != "cpu" and host.slots.free("cuda") > 0
+            slot = take_slot("cuda" if on_gpu else "cpu")
+            return lambda: _and_give(host, slot, lambda: supervise(host, job, slot, asked_at))
+        if not host.slots.free("import"):
+            return None
+        dataset = host.write(lambda s: datasets.claim_import(s, host.id, host.settings.lease_s))
+        if dataset is None:
+            return None
+        slot = take_slot("import")
+        return lambda: _and_give(host, slot, lambda: run_import(host, dataset, asked_at))
+
+
+def _and_give(host: Host, slot: Slot, work: Callable[[], None]) -> None:
+    try:
+        work()
+    except Exception:  # a worker outlives whatever one job does to it
+        logger.exception("the supervisor failed; the sweep will find its job")
+    finally:
+        host.slots.give(slot)
+
+
+def supervise(host: Host, claim: jobs.Claim, slot: Slot, claimed_at: float) -> None:
+    """One attempt, from claim to its last write. claimed_at: time.monotonic() before the claim."""
+    name = f"{claim.job_id} attempt {claim.attempt}"
+    logger.info("%s: taken, on %s", name, slot.gpu or "the processor")
+
+    def beat(s: Session) -> Requested | None:
+        return jobs.beat(s, claim.job_id, claim.attempt, host.id, host.settings.lease_s)
+
+    try:
+        with (
+            Lease(lambda: host.write(beat), host.times(), claimed_at) as lease,
+            work_folder(host.settings.home, claim.job_id, claim.attempt) as folder,
+        ):
+            try:
+                with staged(claim.spec, claim.inputs, folder, host.cache) as spec_file:
+                    end = train(host, lease, claim, slot, spec_file)
+                came = verdict(end)
+                files = publish(host, came.result, folder / "out") if isinstance(came, Succeeded) else []
+            except (OSError, InputGone, DigestMismatch, ValueError) as error:
+                came, files, end = blame(error), [], End(None)
+            state = settle(host, lease, claim, came, files, end.returncode)
+            logger.info("%s: %s", name, state)
+    except (Fenced, Lost):
+        logger.warning("%s: no longer ours, nothing more was written", name)
+
+
+def train(host: Host, lease: Lease, claim: jobs.Claim, slot: Slot, spec_file: Path) -> End:
+    """Run the trainer to its end and tell what it says. Raises Lost or Fenced, and then it is dead."""
+    folder = spec_file.parent
+    diary = Diary(host, claim, folder / "out")
+    argv = [*trainer_command(host), str(spec_file), "--out", str(folder / "out"), *resume(host, claim, folder, diary)]
+    oom_before = oom_kills()
+    threads = claim.spec.resources.threads or host.threads
+    run_file = host.run_folder() / f"{claim.job_id}.a{claim.attempt}.json"
+    trainer = Trainer(argv, folder, run_file, threads=threads, gpu=slot.gpu)
+    settings = host.settings
+    curb = Curb(trainer, grace_s=settings.grace_s, drain_s=host.drain_s, stall_s=settings.stall_s)
+    try:
+        lease.guard(trainer)
+        while not trainer.over() and not lease.lost.is_set():
+            if diary.full:
+                time.sleep(FLUSH_S)
+            else:
+                events, log = trainer.read(FLUSH_S)
+                curb.heard(events)
+                diary.add(events, log)
+            diary.write()
+            curb.check(lease.requested, host.stopping.is_set())
+    finally:
+        lease.guard(None)
+        gone = trainer.close()
+    diary.add(*trainer.read(0.0))
+    while not diary.write():
+        if lease.lost.wait(FLUSH_S):
+            raise Lost
+    if lease.lost.is_set():
+        raise Lost
+    ended = curb.ended if gone else Ended.survived_kill
+    return End(trainer.returncode(), ended, diary.last, trainer.tail(), oom_kills() - oom_before)
+
+
+def trainer_command(host: Host) -> list[str]:
+    return list(host.settings.trainer or (sys.executable, "-m", "fgd.train"))
+
+
+def resume(host: Host, claim: jobs.Claim, folder: Path, diary: Diary) -> list[str]:
+    """Arguments that name the newest checkpoint whose bytes are whole; none: from the start."""
+    for saved in claim.checkpoints:
+        if file := stage_checkpoint(host.store, saved.key, saved.sha256, folder):
+            return ["--resume", str(file)]
+        message = f"the checkpoint of step {saved.step} is torn or gone; an older one is tried"
+        diary.add([Note(code="checkpoint_corrupt", message=message, data={"step": saved.step}, level="warning")])
+    return []
+
+
+def publish(host: Host, result: Finished, out: Path) -> list[jobs.ArtifactIn]:
+    """The files of the result, in the store under their digests. Raises DigestMismatch, OSError, ValueError."""
+    folder = Path(result.folder).resolve()
+    if not folder.is_relative_to(out.resolve()) or "student.safetensors" not in result.files:
+        raise ValueError(f"the trainer's result is not one: {sorted(result.files)} in {folder}")
+    files = []
+    for name, digest in result.files.items():
+        path = folder / name
+        if path.name != name or path.is_symlink():
+            raise ValueError(f"the trainer's result holds {name!r}, which is no plain file")
+        blob = host.store.put_file(path, expected=digest)
+        media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
+        files.append(jobs.ArtifactIn(name, blob.digest, blob.size, media_type))
+    return files
+
+
+def settle(
+    host: Host, lease: Lease, claim: jobs.Claim, came: Verdict, files: list[jobs.ArtifactIn], exit: int | None
+) -> str:
+    """The attempt's last write; the state the job is in then."""
+    job, attempt = claim.job_id, claim.attempt
+
+    def write(s: Session) -> str:
+        match came:
+            case Succeeded(result):
+                jobs.finish(s, job, attempt, files, result.weights_digest, exit=exit)
+                return "succeeded"
+            case Cancelled():
+                return jobs.ended_as_requested(s, job, attempt, exit=exit)
+            case HandedBack(reason):
+                return jobs.requeue(s, job, attempt, reason, exit=exit)
+            case Failure(code, message, data):
+                return jobs.fail(s, job, attempt, code, message, data, exit=exit)
+
+    lease.closing()
+    state = host.insist(lease, write)
+    if state == "queued":
+        ring(host.app, job)
+    return state
+
+
+def blame(error: Exception) -> Failure:
+    """For what goes wrong around the trainer."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Failure(FailureCode.no_space, "the worker's disk is full; free some and submit again")
+    logger.error("around the trainer: %s: %s", type(error).__name__, error)
+    return Failure(FailureCode.protocol, f"{type(error).__name__}: {error}")
+
+
+def oom_kills() -> int:
+    """Processes of our control group that the kernel killed for want of memory, so far."""
+    try:
+        lines = Path("/sys/fs/cgroup/memory.events").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
