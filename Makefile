@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-HOME_DIR ?= .fgd
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
@@ -27,7 +26,7 @@ demo: $(READY) ## a distillation from start to end, through the real service; DA
 	@$(BIN)/fgd demo $(if $(DATA),--data "$(DATA)")
 
 serve: $(READY) ## API and a worker on 127.0.0.1:8000; DATA_ROOTS=/a:/b allows data sets below those folders
-	@$(BIN)/fgd serve $(if $(DATA_ROOTS),--data-root "$(DATA_ROOTS)")
+	@$(if $(DATA_ROOTS),FGD_DATA_ROOTS="$(DATA_ROOTS)") $(BIN)/fgd serve
 
 test: $(READY) ## everything but gpu: unit, parity, real servers and real trainings
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not e2e"
@@ -48,6 +47,9 @@ format: $(READY) ## let ruff rewrite the layout
 
 parity: $(READY) ## FGD against the reference implementation's numbers
 	@$(BIN)/python -m fgd.parity tests/parity/fgd_reference.npz tests/parity/fgd_reference.json
+
+study: $(READY) ## FGD against its control on the demo's data, seeds 0 1 2; about an hour on 2 cores
+	@$(BIN)/python tests/studies/fgd_vs_control.py digits --out runs/digits --seeds 0 1 2
 
 lock: $(READY) ## resolve the lock anew
 	@$(BIN)/pip install --quiet uv

@@ -440,7 +440,7 @@ def _watch(client: Client, job_id: str) -> int:
 
         job = client.wait(job_id, on_event, lambda seen: board.show(job.name, seen))
     if job.state == "succeeded":
-        out.print(f"{job.id} succeeded; next: fgd artifact download {job.id} --to .", highlight=False)
+        _line(f"{job.id} succeeded; next: fgd artifact download {job.id} --to .")
         return DONE
     reason = f": {job.failure.code}: {job.failure.message}" if job.failure else ""
     err.print(f"{job.id} {job.state}{reason}", style="red", markup=False, highlight=False)

@@ -81,17 +81,20 @@ class ApiError(ClientError):
         errors: tuple[FieldError, ...] = (),
         request_id: str | None = None,
         retryable: bool = False,
+        title: str = "",
     ) -> None:
-        super().__init__(status, code, detail, errors, request_id, retryable)
+        super().__init__(status, code, detail, errors, request_id, retryable, title)
         self.status = status
         self.code = code
         self.detail = detail
         self.errors = errors
         self.request_id = request_id
         self.retryable = retryable
+        self.title = title
 
     def __str__(self) -> str:
-        lines = [f"{self.detail} ({self.status} {self.code})"]
+        said_twice = any(error.detail in self.detail for error in self.errors)
+        lines = [f"{self.title if said_twice and self.title else self.detail} ({self.status} {self.code})"]
         lines += [f"  {error.where}: {error.detail}" for error in self.errors]
         return "\n".join(lines)
 
@@ -335,15 +338,16 @@ class Client:
         on_event: Callable[[StoredEvent], None] | None = None,
         on_job: Callable[[Job | None], None] | None = None,
         *,
+        after: int = 0,
         poll_s: float = 1.0,
         patience_s: float = 600.0,
     ) -> Job:
         """Follow a job to its end, whatever that is, and return it.
 
-        on_event hears each event once, in order; on_job hears every look at the job, None when nobody answered. A
-        service that restarts meanwhile is waited for, `patience_s` at most.
+        on_event hears each event above `after` once, in order; on_job hears every look at the job, None when nobody
+        answered. A service that restarts meanwhile is waited for, `patience_s` at most.
         """
-        seq = 0
+        seq = after
 
         def look() -> Job:
             nonlocal seq
@@ -633,6 +637,7 @@ def _problem(response: httpx.Response) -> ApiError:
         ),
         str(body["request_id"]) if body.get("request_id") else None,
         body.get("retryable") is True,
+        str(body.get("title") or ""),
     )
 
 

@@ -121,7 +121,7 @@ def footnote(report: Report, scores: Mapping[str, Score], measured: Measured, jo
     took = ", ".join(f"{role} {clock(_took_s(job))}" for role, job in jobs.items())
     return (
         f"AP on {images} {split} images, one seed. ms/image: median of {measured.passes} passes of one image, "
-        f"{measured.threads} threads.\nTraining took: {took} (minutes)."
+        f"{measured.threads} threads.\nTraining took (min:s): {took}."
     )
 
 

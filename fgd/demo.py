@@ -276,6 +276,7 @@ class Demo:
             self._say(5, "downloading, checking SHA-256, loading into plain torchvision")
             folders = {role: self._download(client, jobs[role], role) for role in ROLES}
             scores = {role: score(client.latest(jobs[role].id)) for role in ROLES}
+        self._console.print("      measuring how fast they are")
         measured = measure([folders[role] for role in ROLES], self._test_images(folder))
         self._console.print()
         self._console.print(table([row(role, jobs[role], scores[role], measured, folders[role]) for role in ROLES]))
@@ -349,7 +350,8 @@ class Demo:
             if text := told(event):
                 board.say(role, text)
 
-        job = client.wait(job.id, on_event, on_job)
+        told_before = client.events(job.id)  # by an earlier run of the demo
+        job = client.wait(job.id, on_event, on_job, after=told_before[-1].seq if told_before else 0)
         if job.state != "succeeded":
             raise DemoError(why(role, job, client.log_tail(job.id)))
         return job
@@ -435,7 +437,7 @@ The student is yours, in plain torchvision:
 What to type next:
   make demo DATA=path/to/coco               the same on images of your own
   make serve                                the service; its API is described at http://127.0.0.1:8000/docs
-  .venv/bin/fgd serve --home {here}     the demo's service again; then in another terminal:
+  {f".venv/bin/fgd serve --home {here}":<41} the demo's service again; then in another terminal:
   .venv/bin/fgd job list                    its jobs; `fgd job --help` shows what else there is"""
 
 

@@ -16,10 +16,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
-from torchvision.io import ImageReadMode, decode_image
 
 WARM_UP = 3
 """Passes not counted: the first ones allocate."""
@@ -33,14 +34,26 @@ def load(folder: Path) -> nn.Module:
     return network.eval()
 
 
-def passes_ms(networks: Sequence[nn.Module], images: Sequence[torch.Tensor], passes: int) -> list[list[float]]:
-    """Milliseconds of each pass of each network, one image at a time.
+def read_image(path: Path) -> torch.Tensor:
+    """Float CHW in 0..1, as torchvision's detectors take it."""
+    with Image.open(path) as image:
+        pixels_HWC = np.array(image.convert("RGB"))
+    return torch.from_numpy(pixels_HWC).permute(2, 0, 1).float() / 255
+
+
+def passes_ms(
+    networks: Sequence[nn.Module], images: Sequence[torch.Tensor], passes: int, limit_s: float
+) -> list[list[float]]:
+    """Milliseconds of each pass of each network, one image at a time; fewer passes if `limit_s` is over before.
 
     Networks take turns, so that whatever else the machine does meets all of them alike.
     """
+    until = time.monotonic() + limit_s
     times: list[list[float]] = [[] for _ in networks]
     with torch.inference_mode():
         for turn in range(WARM_UP + passes):
+            if turn > WARM_UP and time.monotonic() > until:
+                break
             image_CHW = images[turn % len(images)]
             for network, taken in zip(networks, times, strict=True):
                 start = time.perf_counter()
@@ -56,14 +69,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--images", nargs="+", type=Path, required=True)
     parser.add_argument("--passes", type=int, default=30)
+    parser.add_argument("--limit-s", type=float, default=30.0, help="a slow machine makes fewer passes")
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
     arguments = parser.parse_args(argv)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
 
     networks = [load(folder) for folder in arguments.folders]
-    images = [decode_image(str(path), ImageReadMode.RGB).float() / 255 for path in arguments.images]
-    times = passes_ms(networks, images, arguments.passes)
+    images = [read_image(path) for path in arguments.images]
+    times = passes_ms(networks, images, arguments.passes, arguments.limit_s)
     measured = [
         {
             "folder": str(folder),
@@ -72,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         for folder, network, taken in zip(arguments.folders, networks, times, strict=True)
     ]
-    print(json.dumps({"threads": torch.get_num_threads(), "passes": arguments.passes, "networks": measured}))
+    print(json.dumps({"threads": torch.get_num_threads(), "passes": len(times[0]), "networks": measured}))
 
 
 if __name__ == "__main__":

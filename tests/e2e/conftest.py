@@ -112,6 +112,15 @@ def service(template: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory
         yield start(home)
 
 
+@pytest.fixture(scope="module")
+def odd_service(template: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A home too deep for a socket, with a blank in it; a key; and a worker that hardly ever looks by itself."""
+    deep = tmp_path_factory.mktemp("odd").joinpath("a home", *["deep"] * 25)
+    shutil.copytree(template[0], deep)
+    with services(template[1]) as start:
+        yield start(deep, FGD_API_KEY="k" * 40, FGD_POLL_S="60", FGD_SWEEP_S="60")
+
+
 @contextmanager
 def services(dataset: str) -> Iterator[Callable[..., Service]]:
     started: list[Service] = []

@@ -53,11 +53,10 @@ def test_posted_job_succeeds_and_its_result_can_be_downloaded(service: Service) 
     assert {"loss/total", "ap"} <= {item["name"] for item in latest}
 
 
-def test_bell_wakes_the_worker_long_before_its_poll(start_service: Start) -> None:
-    service = start_service(FGD_POLL_S="60", FGD_SWEEP_S="60")
+def test_bell_wakes_the_worker_long_before_its_poll(odd_service: Service) -> None:
     time.sleep(1.0)  # the first look of the poller is over
-    job = service.post("steps=5 ms=1")
-    service.until_state(job, "succeeded", timeout_s=15)
+    job = odd_service.post("steps=5 ms=1")
+    odd_service.until_state(job, "succeeded", timeout_s=15)
 
 
 @pytest.mark.parametrize("part", ["worker", "trainer", "valkey", "api"])
@@ -200,24 +199,15 @@ def test_killed_server_leaves_no_process(start_service: Start) -> None:
     until(lambda: not processes_of(service.home), timeout_s=3, what="the end of every process")
 
 
-def test_trainer_gets_no_secret(start_service: Start) -> None:
-    service = start_service(FGD_API_KEY="k" * 40)
-    job = service.post("steps=100000 ms=10")
-    service.until_step(job, 1)
-    told = psutil.Process(trainers(service.home)[0]).environ()
+def test_neither_worker_nor_trainer_gets_the_key(odd_service: Service) -> None:
+    job = odd_service.post("steps=100000 ms=10")
+    odd_service.until_step(job, 1)
+    told = psutil.Process(trainers(odd_service.home)[0]).environ()
     assert not [name for name in told if name.startswith("FGD_") and name != "FGD_RUN"]
     assert "k" * 40 not in json.dumps(told)
-    worker = psutil.Process(service.pid("-m worker")).environ()
+    worker = psutil.Process(odd_service.pid("-m worker")).environ()
     assert "FGD_API_KEY" not in worker
-
-
-def test_deep_home_with_blanks_gets_a_socket_all_the_same(
-    start_service: Start, template: tuple[Path, str], tmp_path: Path
-) -> None:
-    deep = tmp_path.joinpath("a home", *["deep"] * 25)
-    shutil.copytree(template[0], deep)
-    service = start_service(deep)
-    service.until_state(service.post("steps=5 ms=1"), "succeeded")
+    odd_service.cancel(job, "now")
 
 
 def test_server_says_where_it_is_and_what_its_worker_found(service: Service) -> None:

@@ -78,7 +78,7 @@ def test_stopped_worker_is_fenced_when_it_wakes(bench: Bench) -> None:
 
 
 def test_database_that_is_locked_for_long_freezes_and_then_kills_the_trainer(bench: Bench) -> None:
-    job = bench.submit("steps=1000 ms=10 save=50")
+    job = bench.submit("steps=400 ms=10 save=50")
     bench.worker()
     bench.until_step(job, 60)
     [old] = trainers(bench.home)

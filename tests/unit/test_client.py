@@ -141,6 +141,12 @@ def test_a_problem_shows_each_field_at_fault(client: Client, server: Server) -> 
     ]
 
 
+def test_what_the_fields_say_is_not_said_twice() -> None:
+    fault = FieldError("/name", "too_long", "at most 100 characters")
+    error = ApiError(422, "invalid", "/name: at most 100 characters", (fault,), title="Invalid request")
+    assert str(error).splitlines() == ["Invalid request (422 invalid)", "  /name: at most 100 characters"]
+
+
 def test_errors_survive_pickling() -> None:
     fault = FieldError("/name", "too_long", "at most 100 characters")
     for error in (

@@ -1,0 +1,159 @@
+"""The whole way with the real trainer: data set, teacher, student, download; a kill in the middle, and what fails."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from fgd.data.digits import compose
+from tests.e2e.conftest import services
+from tests.e2e.parts import Service, pids, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+SCHEDULE = {"epochs": 3, "batch_size": 4, "min_size": 64, "max_size": 64, "evaluate_every": 3, "checkpoint_s": 0.001}
+STUDENT = {"kind": "fcos", "backbone": "resnet18", "fpn_channels": 64}
+PATIENT_S = 240.0
+
+
+class Real:
+    """A service whose trainer is the real one, a data set, and a teacher that it trained."""
+
+    def __init__(self, service: Service, data: Path) -> None:
+        self.service = service
+        self.http = service.http
+        posted = self.post("/v1/datasets", {"name": "digits", "path": str(data)})
+        self.dataset = posted["id"]
+        until(lambda: self.get(f"/v1/datasets/{self.dataset}")["state"] != "verifying", what="the import")
+        assert self.get(f"/v1/datasets/{self.dataset}")["state"] == "ready"
+        teacher = {"fpn_channels": 96}
+        self.teacher = self.done(self.submit(teacher=None, methods=[], student=STUDENT | teacher))["id"]
+
+    def get(self, path: str) -> Any:
+        answer = self.http.get(path)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        answer = self.http.post(path, json=body)
+        assert answer.status_code in (201, 202), answer.text
+        return answer.json()
+
+    def submit(self, **changes: Any) -> str:
+        body = {
+            "name": "real",
+            "teacher": {"job": getattr(self, "teacher", None), "allow_unfit": True},
+            "student": STUDENT,
+            "dataset": self.dataset,
+            "methods": [{"kind": "fgd"}],
+            "schedule": SCHEDULE,
+            "resources": {"threads": 1},
+        }
+        return str(self.post("/v1/jobs", body | changes)["id"])
+
+    def ended(self, job: str) -> Any:
+        return until(
+            lambda: (v := self.get(f"/v1/jobs/{job}"))["state"] not in ("queued", "running") and v, PATIENT_S, "the end"
+        )
+
+    def done(self, job: str) -> Any:
+        view = self.ended(job)
+        assert view["state"] == "succeeded", view["failure"]
+        return view
+
+    def download(self, job: str, folder: Path) -> Path:
+        folder.mkdir(parents=True)
+        for file in self.get(f"/v1/jobs/{job}/artifacts")["items"]:
+            content = self.http.get(f"/v1/artifacts/{file['id']}/content").content
+            assert hashlib.sha256(content).hexdigest() == file["sha256"]
+            (folder / file["name"]).write_bytes(content)
+        return folder
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
+    root = tmp_path_factory.mktemp("real")
+    compose(
+        root / "data" / "digits",
+        counts={"train": 12, "val": 6, "test": 5}, size=64, classes=("0", "7"), box_px=(16, 40), per_image=(1, 2),
+    )  # fmt: skip
+    (root / "home").mkdir()
+    trainer = json.dumps([sys.executable, "-m", "fgd.train"])
+    with services("") as start:
+        service = start(
+            root / "home", FGD_TRAINER=trainer, FGD_STALL_S="200", FGD_GRACE_S="60", FGD_DATA_ROOTS=str(root / "data")
+        )
+        yield Real(service, root / "data" / "digits")
+
+
+def test_a_student_is_distilled_downloaded_and_runs_in_plain_torchvision(real: Real, tmp_path: Path) -> None:
+    job = real.submit()
+    view = real.done(job)
+    latest = {
+        (each["name"], each["split"]): each["value"] for each in real.get(f"/v1/jobs/{job}/metrics/latest")["items"]
+    }
+    assert {("ap", "val"), ("ap", "test"), ("ap50", "test")} <= latest.keys()
+    assert any(name.startswith("share/fgd/") for name, _ in latest)
+    notes = [event["type"] for event in real.get(f"/v1/jobs/{job}/events?limit=200")["items"]]
+    assert {"note:teacher_checked", "note:calibration", "succeeded"} <= set(notes)
+    folder = real.download(job, tmp_path / "student")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["weights_digest"] == view["weights_digest"]
+    script = "import runpy; print(sum(p.numel() for p in runpy.run_path('model.py')['load']().parameters()))"
+    command = [sys.executable, "-I", "-c", script]
+    out = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    assert int(out.stdout) == manifest["parameters"]
+
+
+def test_a_trainer_killed_in_the_middle_costs_nothing_but_time(real: Real) -> None:
+    whole = real.done(real.submit(seed=3))
+    job = real.submit(seed=3)
+    until(lambda: (real.get(f"/v1/jobs/{job}")["progress"] or {}).get("step", 0) >= 4, PATIENT_S, "step 4")
+    os.kill(pids(real.service.home, "fgd.train")[0], signal.SIGKILL)
+    again = real.done(job)
+    assert again["attempt"] == 2
+    assert again["weights_digest"] == whole["weights_digest"]
+    story = [event["type"] for event in real.get(f"/v1/jobs/{job}/events?limit=200")["items"]]
+    assert story.count("succeeded") == 1
+    assert "note:resumed" in story
+
+
+def test_an_unfit_teacher_fails_the_job_and_the_figure_is_told(real: Real) -> None:
+    view = real.ended(real.submit(teacher={"job": real.teacher}))
+    assert view["state"] == "failed"
+    assert view["failure"]["code"] == "teacher_unfit"
+    assert "AP50 on 6 validation images is" in view["failure"]["message"]
+
+
+def test_a_loss_that_is_not_finite_fails_with_step_and_term(real: Real) -> None:
+    view = real.ended(real.submit(methods=[{"kind": "fgd", "lambda": 1e38}]))
+    assert view["failure"]["code"] == "loss_non_finite"
+    assert view["failure"]["message"].startswith("step ")
+    assert "is inf" in view["failure"]["message"] or "is nan" in view["failure"]["message"]
+
+
+def test_a_downloaded_result_teaches_from_its_folder(real: Real, tmp_path: Path) -> None:
+    root = Path(real.service.home).parent / "data"
+    folder = real.download(real.teacher, root / "teacher")
+    try:
+        real.done(real.submit(teacher={"path": str(folder), "allow_unfit": True}))
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_a_path_outside_the_data_roots_is_refused(real: Real, tmp_path: Path) -> None:
+    answer: httpx.Response = real.http.post("/v1/datasets", json={"name": "x", "path": str(tmp_path)})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "/path"
+    assert "FGD_DATA_ROOTS" in answer.text
