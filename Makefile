@@ -15,7 +15,7 @@ install: $(READY) ## build .venv from the lock
 
 $(READY): requirements.lock requirements-torch.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.x")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { echo "python could not make a virtual environment; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@echo "installing the locked packages and torch (once; a few minutes, 6 GB) ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-torch.txt
@@ -57,4 +57,4 @@ lock: $(READY) ## resolve the lock anew
 		--output-file requirements.lock pyproject.toml
 
 clean: ## remove the environment and the demo's home, not the service's (.fgd)
-	rm -rf $(VENV) .fgd-demo build dist *.egg-info
+	rm -rf $(VENV) .fgd/demo build dist *.egg-info

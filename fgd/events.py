@@ -82,6 +82,12 @@ class Evaluated(Event_):
     )
 
 
+class Alive(Event_):
+    """Work that has no steps goes on. Nothing of it is kept."""
+
+    type: Literal["alive"] = "alive"
+
+
 class Saved(Event_):
     """A checkpoint lies complete at `path`, synced to disk."""
 
@@ -113,7 +119,9 @@ class Failed(Event_):
     data: dict[str, Any] = {}
 
 
-Event = Annotated[Started | Phase | Note | Stepped | Evaluated | Saved | Finished | Failed, Field(discriminator="type")]
+Event = Annotated[
+    Started | Phase | Note | Stepped | Alive | Evaluated | Saved | Finished | Failed, Field(discriminator="type")
+]
 Emit = Callable[[Event], None]
 
 _event: TypeAdapter[Event] = TypeAdapter(Event)

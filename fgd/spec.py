@@ -174,7 +174,7 @@ class AdamW(Spec):
     lr: PositiveFloat = 4e-4
     """Peak learning rate."""
     weight_decay: NonNegativeFloat = 0.05
-    """Decoupled decay; not applied to biases and normalisation."""
+    """Decoupled decay; not applied to biases and normalisation layers."""
 
 
 class SGD(Spec):

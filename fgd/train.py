@@ -1,4 +1,4 @@
-"""Train one student: `python -m fgd.train spec.json --out DIR`.
+"""Train one student: `python -m fgd.train spec.json`.
 
 The spec is a JobSpec whose references are paths, such as {"path": "cells"} for the data set.
 On a terminal it draws progress; otherwise, and with --events-fd, it writes one JSON event a line (fgd/events.py).
@@ -57,11 +57,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m fgd.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("spec", type=Path, help="JobSpec as JSON, references are paths")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints/ and result/")
+    parser.add_argument(
+        "--out", type=Path, help="folder for checkpoints/ and result/; default: runs/<name of the spec>"
+    )
     parser.add_argument("--resume", type=Path, help="checkpoint file to go on from")
     parser.add_argument("--events-fd", type=int, help="file descriptor for event lines")
     parser.add_argument("--parent-fd", type=int, help="pipe whose end of file means: the parent is gone, die")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    arguments.out = arguments.out or Path("runs") / arguments.spec.stem
+    return arguments
 
 
 def read_spec(path: Path) -> JobSpec:

@@ -28,8 +28,9 @@ def waiting_reason(s: Session, job: Job, lease_s: float = 20.0, live: Sequence[W
         return f"waits {math.ceil(wait_s)} s, until {until}, before retry {job.retries} of {job.limits['max_retries']}"
     ahead = _ahead(s, job)
     running = s.scalar(select(func.count()).select_from(Job).where(Job.state == State.running)) or 0
-    if running >= sum(worker.slots for worker in live):
-        return f"all slots of {_count(live)} are busy; {_place(ahead)}"
+    slots = sum(worker.slots for worker in live)
+    if running >= slots:
+        return f"{_count(live)} and busy ({running} of {slots} slots in use); {_place(ahead)}"
     return f"{_place(ahead)}; a worker is about to take it" if ahead == 0 else f"behind others: {_place(ahead)}"
 
 

@@ -75,11 +75,6 @@ def load(path: Path, spec_digest: str, device: torch.device) -> tuple[dict[str, 
     return whole, State(**whole["state"]), calibration
 
 
-def keep_newest(folder: Path, count: int) -> None:
-    for old in sorted(folder.glob("step-*.pt"))[:-count]:
-        old.unlink(missing_ok=True)
-
-
 def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:

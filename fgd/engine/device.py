@@ -48,12 +48,16 @@ def choose(resources: Resources, precision: str) -> Machine:
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError("resources.device is cuda, but torch finds no CUDA device on this host")
     device = torch.device("cuda" if kind != "cpu" and torch.cuda.is_available() else "cpu")
-    threads = resources.threads or int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    threads = resources.threads or int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
     torch.set_num_threads(threads)
     make_repeatable(device)
     bf16 = precision == "bf16" or (precision == "auto" and native_bf16(device))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     return Machine(device, name, threads, bf16)
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def make_repeatable(device: torch.device) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fgd.detectors import Detector
+from fgd.detectors import Detector, Recipe
 from fgd.methods.base import Method
 from fgd.types import Batch
 
@@ -32,12 +32,26 @@ class Distill(nn.Module):
 
 
 class Teacher:
-    """A frozen detector, run to its neck on the student's own input."""
+    """A frozen detector, run to its neck on the student's own input, normalised as the teacher knows it."""
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector, student: Recipe) -> None:
         self.detector = detector.eval().requires_grad_(False)
+        recipe = detector.recipe
+        self.same_pixels = (recipe.image_mean, recipe.image_std) == (student.image_mean, student.image_std)
+        mean, std = torch.tensor(recipe.image_mean), torch.tensor(recipe.image_std)
+        self.scale_C = torch.tensor(student.image_std) / std
+        self.shift_C = (torch.tensor(student.image_mean) - mean) / std
 
     @torch.no_grad()
     def features(self, batch: Batch) -> dict[str, Tensor]:
         # no_grad and not inference_mode: the losses save these maps for their backward pass
-        return self.detector.features(batch.images_NCHW)
+        return self.detector.features(batch.images_NCHW if self.same_pixels else self.renormalised(batch))
+
+    def renormalised(self, batch: Batch) -> Tensor:
+        """The same pixels with the teacher's mean and std; padding stays zero, as the teacher was trained."""
+        images_NCHW = torch.zeros_like(batch.images_NCHW)
+        scale_C11, shift_C11 = (each.to(images_NCHW.device)[:, None, None] for each in (self.scale_C, self.shift_C))
+        for n, (height, width) in enumerate(batch.image_sizes):
+            inside = (n, slice(None), slice(height), slice(width))
+            images_NCHW[inside] = batch.images_NCHW[inside] * scale_C11 + shift_C11
+        return images_NCHW

@@ -7,11 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from faster_coco_eval import COCO, COCOeval_faster
+from torch import Tensor
 
 from fgd.data.loader import Dataset, eval_batches, ground_truth_coco
 from fgd.data.transforms import Transform
 from fgd.detectors import Detector
 from fgd.engine.device import to_device
+from fgd.types import Batch
 
 AREAS = {"ap_s": 3, "ap_m": 4, "ap_l": 5}
 
@@ -24,12 +26,13 @@ def evaluate(
     *,
     batch_size: int,
     device: torch.device,
+    features: Callable[[Batch], dict[str, Tensor]] | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """ap, ap50, ap75, ap_s, ap_m, ap_l and ap/<class>, 0-100; NaN where there is no such box.
 
-    Each image is padded as it would be alone, so the figures do not depend on the batch size. `check_stop` is called
-    before each batch and may raise.
+    Each image is padded as it would be alone, so the figures do not depend on the batch size. `features`: another
+    way to the detector's maps than its own. `check_stop` is called before each batch and may raise.
     """
     was_training = detector.training
     detector.eval()
@@ -38,7 +41,7 @@ def evaluate(
         for batch in eval_batches(dataset, transform, batch_size):
             check_stop()
             batch = to_device(batch, device)
-            detections = detector.detect(detector.features(batch.images_NCHW), batch)
+            detections = detector.detect(features(batch) if features else detector.features(batch.images_NCHW), batch)
             for image_id, each in zip(batch.image_ids, detections, strict=True):
                 boxes = each.boxes_K4.cpu().double().numpy()
                 boxes[:, 2:] -= boxes[:, :2]

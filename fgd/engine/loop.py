@@ -6,10 +6,12 @@ question to ask ("was a stop asked?").
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,14 +32,16 @@ from fgd.engine.distill import Distill, Teacher
 from fgd.engine.evaluate import evaluate
 from fgd.engine.optimise import learning_rate, make_optimizer, set_learning_rate
 from fgd.engine.teacher import calibrate, check_classes, check_teacher, refuse_unfit
-from fgd.errors import DatasetError, Diverged, Stopped
-from fgd.events import Emit, Evaluated, Finished, Note, Phase, Saved, Started, Stepped
+from fgd.errors import DatasetError, Diverged, SpecError, Stopped
+from fgd.events import Alive, Emit, Evaluated, Finished, Note, Phase, Saved, Started, Stepped
 from fgd.methods import build as build_method
 from fgd.methods.base import Method, Pair
 from fgd.presets import resolve
 from fgd.spec import FromPath, JobSpec, TeacherFromPath
 from fgd.types import Batch, Calibration
 
+ALIVE_S = 10.0
+"""Seconds between signs of life during work that has no steps."""
 REPORT_S = 1.0
 """Seconds between reports of the running means."""
 KEEP_CHECKPOINTS = 2
@@ -65,14 +69,16 @@ class Parts:
 
     @property
     def digest(self) -> str:
-        return digest_of_json(self.identity)
+        return checkpoint_digest(self.spec, self.identity)
 
 
 def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Callable[[], bool]) -> None:
     """Train, and leave the result in `out`/result. Raises FGDError; Stopped after a checkpoint when stop was asked."""
     spec = resolve(spec)
     machine = device.choose(spec.resources, spec.schedule.precision)
-    check_stop = stop_check(stop)
+    check_stop = alive(stop, emit)
+    if resume is None:  # what an earlier run left would be taken for this one's
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
     parts, state, contents = prepare(spec, machine, resume, emit, check_stop)
     distill, student, schedule = parts.distill, parts.student, spec.schedule
     optimizer = make_optimizer([distill], schedule.optimizer)
@@ -95,7 +101,9 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
         )
     )
 
+    meter = Meter(state, emit, schedule.batch_size)
     saved, saved_at = (state.step, state.evaluated_step), time.monotonic()
+    kept: list[Path] = []
 
     def save() -> None:
         nonlocal saved, saved_at
@@ -103,12 +111,15 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
             return
         path = out / "checkpoints" / f"step-{state.step:08d}-{max(state.evaluated_step, 0):08d}.pt"
         everything = {"model": distill.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
-        digest = checkpoint.save(path, everything, state, parts.calibration, parts.digest)
+        with meter.pause():
+            digest = checkpoint.save(path, everything, state, parts.calibration, parts.digest)
         emit(Saved(step=state.step, path=str(path), sha256=digest, size=path.stat().st_size))
-        checkpoint.keep_newest(path.parent, KEEP_CHECKPOINTS)
+        kept.append(path)
+        for old in kept[:-KEEP_CHECKPOINTS]:
+            old.unlink(missing_ok=True)
+            kept.remove(old)
         saved, saved_at = (state.step, state.evaluated_step), time.monotonic()
 
-    meter = Meter(state, emit, schedule.batch_size)
     batches: Iterator[Batch] | None = None
     emit(Phase(phase="training"))
     distill.train()
@@ -117,7 +128,8 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
             epoch, done_in_epoch = divmod(state.step, per_epoch)
             if done_in_epoch == 0 and state.step > 0 and evaluation_due(state, epoch, spec):
                 emit(Phase(phase="evaluating"))
-                state.scores = score(parts, parts.val, check_stop)
+                with meter.pause():
+                    state.scores = score(parts, parts.val, check_stop)
                 state.evaluated_step = state.step
                 emit(Evaluated(step=state.step, epoch=epoch, split="val", values=dict(state.scores)))
                 if state.scores["ap"] > state.best_ap:
@@ -136,7 +148,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
                 )
             losses, rate = step(parts, optimizer, next(batches), state.step, per_epoch)
             state.step += 1
-            meter.add(losses, rate, epoch, last_of_epoch=done_in_epoch + 1 == per_epoch)
+            meter.add(losses, rate, epoch + 1, last_of_epoch=done_in_epoch + 1 == per_epoch)
     except Stopped:
         save()
         raise
@@ -206,16 +218,16 @@ def prepare(
         "dataset": digest_of_json(index.model_dump(mode="json")),
     }
     if spec.student.inherit is not None:
-        identity["inherit"] = inherit_from(spec.student.inherit, student, emit)
+        identity["inherit"] = inherit_from(spec.student.inherit, student, index.classes, emit)
     student.to(machine.device)
     teacher = None
     if spec.teacher is not None:
-        teacher, identity["teacher"] = load_teacher(spec, index, machine)
+        teacher, identity["teacher"] = load_teacher(spec, student, machine)
         spec.refuse_pair(teacher.detector.recipe.detector)
 
     state, contents, calibration = State(), None, None
     if resume is not None:
-        contents, state, calibration = checkpoint.load(resume, digest_of_json(identity), machine.device)
+        contents, state, calibration = checkpoint.load(resume, checkpoint_digest(spec, identity), machine.device)
         emit(Note(code="resumed", message=f"going on from step {state.step}", data={"step": state.step}))
     elif teacher is not None:
         examine(teacher, spec, val, transform, machine, emit, check_stop)
@@ -236,22 +248,26 @@ def split(index: Index, root: Path, name: Split) -> Dataset | None:
     return Dataset(index, name, root) if index.splits.get(name) else None
 
 
-def inherit_from(source: object, student: Detector, emit: Emit) -> str:
+def inherit_from(source: object, student: Detector, classes: tuple[str, ...], emit: Emit) -> str:
     assert isinstance(source, FromPath)
     folder = Path(source.path)
-    copied, kept = weights.inherit(student, weights.load_detector(folder))
+    detector = weights.load_detector(folder)
+    if detector.recipe.classes != classes:  # the head's rows are classes, by place
+        message = f"inherits from a model of classes {detector.recipe.classes}, the data set has {classes}"
+        raise SpecError(message, "/student/inherit")
+    copied, kept = weights.inherit(student, detector)
     message = f"copied {len(copied)} neck and head tensors; {len(kept)} of another shape start afresh"
     emit(Note(code="inherited", message=message, data={"copied": copied, "kept": kept}))
     return digest_of_file(folder / weights.WEIGHTS)
 
 
-def load_teacher(spec: JobSpec, index: Index, machine: Machine) -> tuple[Teacher, str]:
+def load_teacher(spec: JobSpec, student: Detector, machine: Machine) -> tuple[Teacher, str]:
     assert isinstance(spec.teacher, TeacherFromPath)
     folder = Path(spec.teacher.path)
     detector = weights.load_detector(folder)
-    check_classes(detector.recipe.classes, index.classes)
+    check_classes(detector.recipe.classes, student.recipe.classes)
     detector.bf16 = machine.bf16
-    return Teacher(detector.to(machine.device)), digest_of_file(folder / weights.WEIGHTS)
+    return Teacher(detector.to(machine.device), student.recipe), digest_of_file(folder / weights.WEIGHTS)
 
 
 def examine(
@@ -357,6 +373,13 @@ class Meter:
         self.steps = 0
         self.since = time.monotonic()
 
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time spent on evaluating and saving is not the steps'."""
+        began = time.monotonic()
+        yield
+        self.since += time.monotonic() - began
+
     def add(self, losses: dict[str, float], rate: float, epoch: int, *, last_of_epoch: bool) -> None:
         values = named(losses)
         for sums in (self.window, self.state.sums):
@@ -389,12 +412,27 @@ def named(losses: dict[str, float]) -> dict[str, float]:
     return {"loss/total": sum(losses.values()), "loss/detection": detection} | values | shares
 
 
-def stop_check(stop: Callable[[], bool]) -> Callable[[], None]:
+def alive(stop: Callable[[], bool], emit: Emit) -> Callable[[], None]:
+    """Called between batches of whatever takes long: raises Stopped if a stop was asked, and now and then says that
+    work goes on, so that a long evaluation is not taken for a hang."""
+    said_at = time.monotonic()
+
     def check() -> None:
+        nonlocal said_at
         if stop():
             raise Stopped("asked to stop")
+        if time.monotonic() - said_at > ALIVE_S:
+            emit(Alive())
+            said_at = time.monotonic()
 
     return check
+
+
+def checkpoint_digest(spec: JobSpec, identity: dict[str, Any]) -> str:
+    """What a checkpoint must agree with. Defaults are left out: a later version's new field is no other spec."""
+    lean = spec.model_dump(mode="json", exclude_defaults=True, exclude={"name", "teacher", "dataset", "resources"})
+    lean.get("student", {}).pop("inherit", None)
+    return digest_of_json({**identity, "spec": lean})
 
 
 def digest_of_json(value: object) -> str:

@@ -11,15 +11,22 @@ from torch.optim import Optimizer
 
 from fgd.spec import SGD, AdamW, Cosine, OneCycle, Schedule
 
+NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
+
 
 def make_optimizer(modules: Iterable[nn.Module], spec: AdamW | SGD) -> Optimizer:
-    """AdamW decays matrices and kernels only; SGD decays everything, as the paper's schedule does."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    """AdamW decays no bias and no normalisation; SGD decays everything, as the paper's schedule does."""
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for module in (each for root in modules for each in root.modules()):
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                (spared if name == "bias" or isinstance(module, NORMS) else decayed).append(parameter)
     if isinstance(spec, SGD):
-        return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
+        return torch.optim.SGD([*decayed, *spared], lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": spec.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": spec.weight_decay},
+        {"params": spared, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=spec.lr, fused=True)
 

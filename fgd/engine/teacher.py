@@ -44,7 +44,15 @@ def check_teacher(
     """AP50 on 64 evenly spaced validation images, or all if fewer; the figure and the number of images."""
     images = relabelled(evenly_spaced(val.images, CHECK_IMAGES), val.classes, teacher.detector.recipe.classes)
     some = val.with_images(images, teacher.detector.recipe.classes)
-    scores = evaluate(teacher.detector, some, transform, batch_size=batch_size, device=device, check_stop=check_stop)
+    scores = evaluate(
+        teacher.detector,
+        some,
+        transform,
+        batch_size=batch_size,
+        device=device,
+        features=teacher.features,
+        check_stop=check_stop,
+    )
     return scores["ap50"], len(some)
 
 

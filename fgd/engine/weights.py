@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,8 @@ def export(
 
     `best` are the student's tensors at its best validation AP, written where they are not the last ones.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier run into the same place
+    folder.mkdir(parents=True)
     tensors = {key: value.detach().cpu().contiguous() for key, value in detector.module.state_dict().items()}
     write_tensors(folder / WEIGHTS, tensors)
     if best is not None:

@@ -150,3 +150,14 @@ def services(dataset: str) -> Iterator[Callable[..., Service]]:
             service.http.close()
     for service in started:
         until(lambda home=service.home: not processes_of(home), timeout_s=5, what="the end of every process")
+
+
+@contextmanager
+def real_services(home: Path, data_root: Path) -> Iterator[Service]:
+    """A service with the real trainer and an empty database; times that suit it."""
+    home.mkdir()
+    trainer = json.dumps([sys.executable, "-m", "fgd.train"])
+    with services("") as start:
+        yield start(
+            home, FGD_TRAINER=trainer, FGD_STALL_S="200", FGD_GRACE_S="60", FGD_DATA_ROOTS=str(data_root),
+        )  # fmt: skip

@@ -17,8 +17,8 @@ import httpx
 import pytest
 
 from fgd.data.digits import compose
-from tests.e2e.conftest import services
-from tests.e2e.parts import Service, pids, until
+from tests.e2e.conftest import real_services
+from tests.e2e.parts import Service, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -88,12 +88,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
         root / "data" / "digits",
         counts={"train": 12, "val": 6, "test": 5}, size=64, classes=("0", "7"), box_px=(16, 40), per_image=(1, 2),
     )  # fmt: skip
-    (root / "home").mkdir()
-    trainer = json.dumps([sys.executable, "-m", "fgd.train"])
-    with services("") as start:
-        service = start(
-            root / "home", FGD_TRAINER=trainer, FGD_STALL_S="200", FGD_GRACE_S="60", FGD_DATA_ROOTS=str(root / "data")
-        )
+    with real_services(root / "home", root / "data") as service:
         yield Real(service, root / "data" / "digits")
 
 
@@ -116,17 +111,25 @@ def test_a_student_is_distilled_downloaded_and_runs_in_plain_torchvision(real: R
     assert int(out.stdout) == manifest["parameters"]
 
 
-def test_a_trainer_killed_in_the_middle_costs_nothing_but_time(real: Real) -> None:
-    whole = real.done(real.submit(seed=3))
+@pytest.fixture(scope="module")
+def unbroken(real: Real) -> str:
+    """Digest of the student that an undisturbed job gives."""
+    return str(real.done(real.submit(seed=3))["weights_digest"])
+
+
+@pytest.mark.parametrize("part", ["fgd.train", "-m worker", "valkey-server", "deploy.api"])
+def test_a_part_killed_in_mid_training_costs_nothing_but_time(real: Real, unbroken: str, part: str) -> None:
     job = real.submit(seed=3)
-    until(lambda: (real.get(f"/v1/jobs/{job}")["progress"] or {}).get("step", 0) >= 4, PATIENT_S, "step 4")
-    os.kill(pids(real.service.home, "fgd.train")[0], signal.SIGKILL)
-    again = real.done(job)
-    assert again["attempt"] == 2
-    assert again["weights_digest"] == whole["weights_digest"]
+    until(lambda: (real.service.job(job)["progress"] or {}).get("step", 0) >= 4, PATIENT_S, "step 4")
+    os.kill(real.service.pid(part), signal.SIGKILL)
+    view = until(lambda: (v := real.service.job(job))["state"] not in ("queued", "running") and v, PATIENT_S, "the end")
+    assert view["state"] == "succeeded", view["failure"]
+    assert view["weights_digest"] == unbroken
     story = [event["type"] for event in real.get(f"/v1/jobs/{job}/events?limit=200")["items"]]
     assert story.count("succeeded") == 1
-    assert "note:resumed" in story
+    again = part in ("fgd.train", "-m worker")
+    assert view["attempt"] == (2 if again else 1)
+    assert ("note:resumed" in story) == ("attempt_lost" in story) == again
 
 
 def test_an_unfit_teacher_fails_the_job_and_the_figure_is_told(real: Real) -> None:

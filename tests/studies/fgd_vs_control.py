@@ -79,8 +79,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Path, Schedule, Schedule]:
     """Folder of the data, and the schedules of teacher and students."""
     folder = arguments.out / "data"
     if arguments.data == "digits":
-        if not folder.exists():
-            compose(folder)
+        compose(folder)  # what is there already must be the same, else it says so
         chosen = plan(report_of(folder), own_data=False)
         return folder, chosen.teacher_schedule, chosen.student_schedule
     if not folder.exists():
@@ -105,10 +104,11 @@ def report_of(folder: Path) -> Any:
 
 
 def train(spec: JobSpec, out: Path) -> None:
-    if (out / "result" / "manifest.json").exists():
+    asked, path = spec.model_dump_json(indent=2), out / "spec.json"
+    if (out / "result" / "manifest.json").exists() and path.read_text() == asked:
         return
     out.mkdir(parents=True, exist_ok=True)
-    (out / "spec.json").write_text(spec.model_dump_json(indent=2))
+    path.write_text(asked)
     command = [sys.executable, "-m", "fgd.train", str(out / "spec.json"), "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": str(spec.resources.threads)}
     with (out / "events.jsonl").open("wb") as lines, (out / "log").open("wb") as log:
@@ -161,7 +161,7 @@ def table(arguments: argparse.Namespace, teacher: Path, runs: dict[tuple[str, in
             lines += ["| epoch | " + " | ".join(term.removeprefix("epoch/share/") for term in terms) + " |"]
             lines += ["|---" * (len(terms) + 1) + "|"]
             for epoch, values in (shares[0], shares[len(shares) // 2], shares[-1]):
-                lines += [f"| {epoch + 1} | " + " | ".join(f"{values[term]:.4f}" for term in terms) + " |"]
+                lines += [f"| {epoch} | " + " | ".join(f"{values[term]:.4f}" for term in terms) + " |"]
     notes = [e.message for events in runs.values() for e in events if isinstance(e, Note)]
     return "\n".join([*lines, "", *dict.fromkeys(notes)])
 

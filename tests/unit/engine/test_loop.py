@@ -17,12 +17,13 @@ from PIL import Image as Pillow
 from safetensors.torch import load_file, save_file
 
 from fgd.data import open_index
-from fgd.data.loader import Dataset, ground_truth_coco
-from fgd.engine import checkpoint, loop
+from fgd.data.loader import Dataset, eval_batches, ground_truth_coco
+from fgd.data.transforms import Transform
+from fgd.engine import checkpoint, loop, weights
 from fgd.engine.checkpoint import State
-from fgd.engine.evaluate import average_precision
+from fgd.engine.distill import Teacher
 from fgd.errors import Diverged, SpecError, Stopped, TeacherUnfit, UserError
-from fgd.events import Evaluated, Finished, Note, Saved, Started, Stepped
+from fgd.events import Alive, Evaluated, Finished, Note, Saved, Started, Stepped
 from fgd.spec import JobSpec
 from fgd.types import Batch
 
@@ -130,7 +131,7 @@ def test_each_term_is_reported_weighted_and_with_its_share_of_the_detection_loss
         assert values["epoch/loss/total"] == pytest.approx(total, rel=1e-6)
 
 
-def test_the_teacher_is_checked_calibrated_and_left_as_it_was(whole: Any, teacher: Path) -> None:
+def test_the_teacher_is_checked_and_calibrated_and_the_figures_are_kept(whole: Any) -> None:
     notes = {note.code: note for note in whole.of(Note)}
     assert notes["teacher_checked"].data["images"] == 6
     assert set(notes["calibration"].data["teacher_rms"]) == {"p3", "p4", "p5", "p6", "p7"}
@@ -148,50 +149,95 @@ def test_the_student_holds_nothing_of_teacher_or_method(whole: Any, train: Train
     )
 
 
-def test_the_exported_student_in_plain_torchvision_has_the_reported_ap_and_boxes(whole: Any, digits: Path) -> None:
+def test_the_exported_student_in_plain_torchvision_has_the_reported_ap_and_boxes(fit: Any, digits: Path) -> None:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    model = runpy.run_path(str(whole.result / "model.py"))["load"]()
+    model = runpy.run_path(str(fit.result / "model.py"))["load"]()
     index, root = open_index(digits)
-    found: list[dict[str, Any]] = []
+    plain: dict[int, dict[str, torch.Tensor]] = {}
     for image in index.splits["test"]:
         pixels = np.asarray(Pillow.open(root / image.file).convert("RGB"))
         with torch.no_grad():
-            out = model([torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255])[0]
-        for (x1, y1, x2, y2), score, label in zip(
-            out["boxes"].tolist(), out["scores"].tolist(), out["labels"].tolist(), strict=True
-        ):
-            box = [x1, y1, x2 - x1, y2 - y1]
-            found.append({"image_id": image.id, "bbox": box, "score": score, "category_id": label})
-    assert found
+            plain[image.id] = model([torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255])[0]
     coco = COCO()
     coco.dataset = ground_truth_coco(Dataset(index, "test", root))
     coco.createIndex()
+    found = [
+        {"image_id": i, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score, "category_id": label}
+        for i, out in plain.items()
+        for (x1, y1, x2, y2), score, label in zip(
+            out["boxes"].tolist(), out["scores"].tolist(), out["labels"].tolist(), strict=True
+        )
+    ]
     evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    (reported,) = [event.values for event in whole.of(Evaluated) if event.split == "test"]
+    (reported,) = [event.values for event in fit.of(Evaluated) if event.split == "test"]
+    assert reported["ap"] > 5, "a figure near zero proves nothing"
     assert 100 * evaluation.stats[0] == pytest.approx(reported["ap"], abs=0.1)
     assert 100 * evaluation.stats[1] == pytest.approx(reported["ap50"], abs=0.1)
-    assert average_precision(coco.dataset, found)["ap"] == pytest.approx(reported["ap"], abs=1e-6)
+
+    ours = weights.load_detector(fit.result).eval()
+    for batch in eval_batches(Dataset(index, "test", root), Transform(64, 64), batch_size=4):
+        with torch.no_grad():
+            detections = ours.detect(ours.features(batch.images_NCHW), batch)
+        for image_id, mine in zip(batch.image_ids, detections, strict=True):
+            sure = mine.scores_K > 0.3
+            theirs = plain[image_id]["boxes"][plain[image_id]["scores"] > 0.3]
+            assert mine.boxes_K4[sure].shape == theirs.shape
+            assert torch.allclose(mine.boxes_K4[sure], theirs, atol=0.01)
 
 
-def test_a_teacher_with_shuffled_head_weights_is_unfit(
-    train: Train, make_spec: MakeSpec, teacher: Path, tmp_path: Path
+def test_a_fit_teacher_may_teach_and_with_its_head_shuffled_may_not(
+    train: Train, make_spec: MakeSpec, fit: Any, tmp_path: Path
 ) -> None:
+    spec = make_spec(teacher={"path": str(fit.result)}, methods=[{"kind": "fgd"}], schedule={"epochs": 1})
+    before = weights.read_tensors(fit.result / "student.safetensors")
+    (note,) = [note for note in train(spec).of(Note) if note.code == "teacher_checked"]
+    assert note.data["ap50"] >= 5
+
     shuffled = tmp_path / "shuffled"
-    shutil.copytree(teacher, shuffled)
-    tensors = load_file(shuffled / "student.safetensors")
+    shutil.copytree(fit.result, shuffled)
     generator = torch.Generator().manual_seed(0)
-    for name, value in tensors.items():
+    for name, value in before.items():
         if name.startswith("head."):
-            tensors[name] = value.flatten()[torch.randperm(value.numel(), generator=generator)].view(value.shape)
-    save_file(tensors, shuffled / "student.safetensors")
-    spec = make_spec(teacher={"path": str(shuffled)}, methods=[{"kind": "fgd"}])
+            before[name] = value.flatten()[torch.randperm(value.numel(), generator=generator)].view(value.shape)
+    save_file(before, shuffled / "student.safetensors")
     with pytest.raises(TeacherUnfit, match=r"AP50 on 6 validation images is \d\.\d, under 5"):
-        train(spec)
+        train(spec.but(teacher={"path": str(shuffled)}))
+
+
+def test_teaching_leaves_the_teacher_as_it_was(
+    train: Train, make_spec: MakeSpec, teacher: Path, monkeypatch: Any
+) -> None:
+    """Weights, batch statistics and mode; and no gradient is kept for it."""
+    digests: list[str] = []
+    step = loop.step
+
+    def watched(parts: Any, *arguments: Any) -> Any:
+        outcome = step(parts, *arguments)
+        network = parts.teacher.detector
+        assert not network.training
+        assert all(p.grad is None and not p.requires_grad for p in network.parameters())
+        digests.append(checkpoint.digest_of_tensors(network.module.state_dict()))
+        return outcome
+
+    monkeypatch.setattr(loop, "step", watched)
+    train(distilled(make_spec, teacher, schedule={"epochs": 1}))
+    stored = weights.read_tensors(teacher / "student.safetensors")
+    assert set(digests) == {checkpoint.digest_of_tensors(stored)}
+
+
+def test_a_teacher_of_another_normalisation_gets_its_own_pixels(digits: Path, teacher: Path) -> None:
+    detector = weights.load_detector(teacher)
+    student = detector.recipe.but(image_mean=(0.4, 0.5, 0.6), image_std=(0.2, 0.3, 0.25))
+    index, root = open_index(digits)
+    dataset = Dataset(index, "val", root)
+    theirs = next(iter(eval_batches(dataset, Transform(60, 60), 2)))  # padded from 60 to 64
+    ours = next(iter(eval_batches(dataset, Transform(60, 60, student.image_mean, student.image_std), 2)))
+    assert torch.allclose(Teacher(detector, student).renormalised(ours), theirs.images_NCHW, atol=1e-5)
 
 
 def test_a_teacher_of_other_classes_is_refused_by_name(
@@ -259,6 +305,38 @@ def test_variants_are_specs(
     assert {name.removeprefix("epoch/loss/") for name in values if name.startswith("epoch/loss/")} - {
         "total", "detection", "detection/classification", "detection/bbox_regression", "detection/bbox_ctrness"
     } == terms  # fmt: skip
+
+
+def test_a_folder_used_again_keeps_nothing_of_the_run_before(train: Train, make_spec: MakeSpec, tmp_path: Path) -> None:
+    stale = [tmp_path / "checkpoints" / "step-00009999-00009999.pt", tmp_path / "result" / "best.safetensors"]
+    for path in stale:
+        path.parent.mkdir()
+        path.write_bytes(b"old")
+    events: list[Any] = []
+    loop.run(make_spec(), tmp_path, resume=None, emit=events.append, stop=lambda: False)
+    (finished,) = [event for event in events if isinstance(event, Finished)]
+    assert not stale[0].exists()
+    assert set(finished.files) == {path.name for path in (tmp_path / "result").iterdir()}
+    assert all(Path(event.path).exists() for event in events if isinstance(event, Saved))
+
+
+def test_inheriting_a_head_of_other_classes_is_refused(
+    train: Train, make_spec: MakeSpec, teacher: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(teacher, other)
+    recipe = json.loads((other / "recipe.json").read_text())
+    (other / "recipe.json").write_text(json.dumps(recipe | {"classes": ["7", "0"]}))
+    student = {"backbone": "resnet18", "fpn_channels": 96, "inherit": {"path": str(other)}}
+    with pytest.raises(SpecError, match="/student/inherit"):
+        train(make_spec(student=student))
+
+
+def test_long_work_without_steps_gives_signs_of_life(
+    train: Train, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "ALIVE_S", 0.0)
+    assert train(make_spec(schedule={"epochs": 1})).of(Alive)
 
 
 def test_inherit_is_a_setting_of_the_student_and_is_told(train: Train, make_spec: MakeSpec, teacher: Path) -> None:

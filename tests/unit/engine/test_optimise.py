@@ -34,11 +34,12 @@ def test_a_warm_up_longer_than_half_the_training_is_cut_to_half() -> None:
 
 
 def test_adamw_decays_kernels_and_not_biases_or_norms() -> None:
-    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-    optimizer = make_optimizer([module], AdamW(weight_decay=0.05))
+    norms = [nn.BatchNorm2d(4), nn.LayerNorm([4, 1, 1]), nn.GroupNorm(2, 4)]
+    convolution = nn.Conv2d(3, 4, 1)
+    optimizer = make_optimizer([nn.Sequential(convolution, *norms)], AdamW(weight_decay=0.05))
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    assert decays[id(module[0].weight)] == 0.05
-    assert {decays[id(p)] for p in (module[0].bias, module[1].weight, module[1].bias)} == {0.0}
+    assert decays[id(convolution.weight)] == 0.05
+    assert {decays[id(p)] for p in (convolution.bias, *(p for norm in norms for p in norm.parameters()))} == {0.0}
 
 
 def test_frozen_parameters_are_not_optimised() -> None:

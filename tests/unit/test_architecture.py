@@ -1,0 +1,48 @@
+"""Rules of the structure that a reader relies on: unions and dicts agree, and torch stays where it belongs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+
+from fgd.detectors import DETECTORS
+from fgd.methods import METHODS
+from fgd.presets import PRESETS
+from fgd.spec import DetectorSpec, MethodSpec
+
+
+def members(union: object) -> set[object]:
+    """The classes of a (discriminated) union, or the one class."""
+    inner = get_args(union)
+    if not inner:
+        return {union}
+    return set(get_args(inner[0])) or {inner[0]}
+
+
+def test_every_method_spec_has_its_module_and_its_numbers() -> None:
+    assert set(METHODS) == members(MethodSpec)
+    assert all(set(numbers) == members(MethodSpec) for numbers in PRESETS.values())
+
+
+def test_every_detector_spec_has_its_family_and_its_presets() -> None:
+    assert set(DETECTORS) == members(DetectorSpec)
+    assert set(PRESETS) == members(DetectorSpec)
+
+
+def test_every_field_of_a_spec_says_what_it_does() -> None:
+    for spec in (*members(MethodSpec), *members(DetectorSpec)):
+        fields = spec.model_fields  # type: ignore[attr-defined]
+        silent = [name for name, field in fields.items() if name != "kind" and not field.description]
+        assert not silent, (spec, silent)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["api.main", "worker.app", "worker.__main__", "deploy.local", "fgd.cli", "fgd.client", "fgd.demo", "fgd.spec"],
+)
+def test_server_worker_client_and_command_line_load_no_torch(module: str) -> None:
+    script = f"import sys, {module}; sys.exit('torch' in sys.modules or 'torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
