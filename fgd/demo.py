@@ -50,7 +50,7 @@ class Plan:
     student_schedule: Schedule
     methods: tuple[MethodSpec, ...] = (FGD(),)
     seed: int = 0
-    minutes: float = 14.0
+    minutes: float = 13.0
     """Forecast for all three on two cores."""
 
 
@@ -65,7 +65,7 @@ def plan(report: Report, own_data: bool) -> Plan:
         digits = often | {"min_size": 96, "max_size": 96, "flip": "none", "evaluate_every": 2}
         return Plan(
             teacher=teacher,
-            teacher_schedule=Schedule(epochs=8, **digits),
+            teacher_schedule=Schedule(epochs=5, **digits),
             student=student,
             student_schedule=Schedule(epochs=4, **digits),
         )
@@ -364,7 +364,7 @@ class Demo:
         folder = self._home / "results" / role
         folder.mkdir(parents=True, exist_ok=True)
         artifacts = {artifact.name: artifact for artifact in client.artifacts(job.id)}
-        for name in ("student.safetensors", "model.py", "recipe.json"):
+        for name in ("student.safetensors", "model.py", "recipe.json", "manifest.json"):
             if name not in artifacts:
                 raise DemoError(f"job {job.id} has no {name}; it has {', '.join(artifacts) or 'no artifacts'}")
             client.download(artifacts[name], folder / name)

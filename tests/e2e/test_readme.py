@@ -24,7 +24,8 @@ def test_the_walk_through_works_line_by_line(tmp_path: Path) -> None:
     with real_services(tmp_path / "home", data) as service:
         script = block.replace("/path/to/data", str(data)).replace("http://127.0.0.1:8000", str(service.http.base_url))
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
