@@ -1,4 +1,4 @@
-"""What every request passes first: an id, the Host header, the key. Knows no routes.
+"""What every request passes first: an id, the Host header, the key, the log. Knows no routes.
 
 A server on loopback answers only to loopback's names, else a web page could rebind its own name to this address and
 read what it likes. There is no CORS: no page of another origin may read anything.
@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import time
 import uuid
+from urllib.parse import quote
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -37,12 +39,14 @@ class Border:
             await self.app(scope, receive, send)
             return
         scope["fgd.request_id"] = f"req_{uuid.uuid4().hex}"
+        began = time.monotonic()
 
         async def send_marked(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = scope["fgd.request_id"]
                 headers["X-Content-Type-Options"] = "nosniff"
+                _note(scope, message["status"], time.monotonic() - began)
             await send(message)
 
         request = Request(scope)
@@ -70,6 +74,16 @@ class Border:
         if scheme.lower() != "bearer" or not hmac.compare_digest(_hash(key.strip()), self.key_hash):
             return 401, "unauthorized", "send the server's FGD_API_KEY in the header Authorization: Bearer", challenge
         return None
+
+
+def _note(scope: Scope, status: int, seconds: float) -> None:
+    """One line for what changes something or goes wrong: successful reads are polls, and would fill the disk.
+
+    The path is quoted, so that it cannot forge a line; the query, which may hold a key, is left out.
+    """
+    if status >= 400 or scope["method"] not in ("GET", "HEAD"):
+        path = quote(scope["path"])[:500]
+        log.info("%s %s %d, %.0f ms, %s", scope["method"], path, status, seconds * 1000, scope["fgd.request_id"])
 
 
 def _hash(key: str) -> bytes:

@@ -58,7 +58,7 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="Any text of your own, new for each new job: the request may then be sent twice and makes one job. "
+        description="Any text of your own, new for each new request, which may then be sent twice and is done once. "
         "Kept for 24 hours.",
     ),
 ]

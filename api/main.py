@@ -14,6 +14,7 @@ from api.border import Border
 from api.core import db, queue
 from api.core.settings import Settings, check_bind
 from api.core.storage import LocalStore
+from api.core.sweeper import Sweeper, sweeping
 from api.deps import Service
 from api.routes import artifacts, catalogue, datasets, health, jobs
 
@@ -36,8 +37,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         try:
             db.check_schema(engine)
             bell = queue.make_app(settings.broker_url) if settings.broker_url else None
-            app.state.service = Service(settings, engine, LocalStore(settings.blobs), bell)
-            yield
+            store = LocalStore(settings.blobs)
+            app.state.service = Service(settings, engine, store, bell)
+            with sweeping(Sweeper(engine, store, bell, settings.lease_s).sweep, settings.sweep_s):
+                yield
         finally:
             engine.dispose()
 

@@ -6,7 +6,9 @@ The listening socket is inherited, so a restart of the API refuses nobody: calle
 from __future__ import annotations
 
 import argparse
+import logging
 import socket
+import sys
 
 from fgd.lifeline import die_with_parent
 
@@ -23,8 +25,15 @@ def main() -> None:
 
     import uvicorn
 
+    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
+    logging.getLogger("api").setLevel(logging.INFO)
     config = uvicorn.Config(
-        "api.main:create_app", factory=True, timeout_graceful_shutdown=GOODBYE_S, log_level="info", server_header=False
+        "api.main:create_app",
+        factory=True,
+        timeout_graceful_shutdown=GOODBYE_S,
+        log_level="info",
+        access_log=False,  # clients poll; api.border logs what changes something or goes wrong
+        server_header=False,
     )
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=arguments.fd)])
 

@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -50,7 +51,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 YOUNG_S = 60.0
 BACKLOG = 2048
 MAX_LOG = 10 * 2**20
-"""Bytes; a longer log is set aside when the server starts."""
+"""Bytes; a longer log is set aside, over the one before it."""
 
 Say = Callable[[str], None]
 
@@ -209,6 +210,7 @@ class Server:
             while not stop.wait(TICK_S):
                 for part in self._parts:
                     part.keep_alive(time.monotonic(), self._say)
+                    bound_log(self._logs / f"{part.name}.log")
                 if not ready and self._is_ready():
                     ready = True
                     self._say(self._banner())
@@ -271,8 +273,7 @@ class Server:
         """In a session of its own, so that the terminal's Ctrl-C reaches us alone and things end in order."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("FGD_")}
         log = self._logs / f"{name}.log"
-        if log.exists() and log.stat().st_size > MAX_LOG:
-            log.replace(log.with_suffix(".log.1"))
+        bound_log(log)
         with log.open("ab") as output:
             return subprocess.Popen(
                 command,
@@ -307,7 +308,8 @@ class Server:
     def _banner(self) -> str:
         lines = [f"fgd is ready at {self.url}", "", f"  API      {self.url}/docs"]
         for worker in self._workers():
-            lines.append(f"  worker   {describe_worker(worker)}")
+            first, *more = worker.facts["found"]
+            lines += [f"  worker   {first}", *(f"           {line}" for line in more)]
         lines += [f"  data     {self._settings.home}", f"  logs     {self._logs}", "", "Ctrl-C stops everything."]
         return "\n".join(lines)
 
@@ -339,12 +341,11 @@ def describe(code: int) -> str:
     return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
 
 
-def describe_worker(worker: Any) -> str:
-    facts = worker.facts
-    what = ", ".join(device["name"] for device in worker.devices) or facts.get("cpu", "a processor")
-    bf16 = "bf16" if facts.get("bf16") else "no bf16"
-    free = facts.get("free_disk", 0) / 2**30
-    return f"{what}, {facts.get('cores')} cores, {facts.get('threads')} threads a job, {bf16}, {free:.0f} GiB disk free"
+def bound_log(log: Path) -> None:
+    """Set a long log aside, also while it is written: its writers append, so they go on at the new end."""
+    if log.exists() and log.stat().st_size > MAX_LOG:
+        shutil.copyfile(log, log.with_suffix(".log.1"))
+        os.truncate(log, 0)
 
 
 def main() -> None:

@@ -6,9 +6,9 @@
         +-- Unreachable            nobody answered
         +-- DigestMismatch         the bytes that came down are not those that were promised
 
-Every request may be repeated safely (a job is submitted under an Idempotency-Key; an import sent twice stores its
-bytes once), so each is: a connection that breaks, a busy or a restarting service cost time, not work. What is read
-ignores fields it does not know, so an older client can talk to a newer service.
+Every request may be repeated safely (jobs and data sets are submitted under an Idempotency-Key), so each is: a
+connection that breaks, a busy or a restarting service cost time, not work. What is read ignores fields it does not
+know, so an older client can talk to a newer service.
 """
 
 from __future__ import annotations

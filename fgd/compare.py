@@ -90,7 +90,7 @@ def network_name(network: FCOS) -> str:
 def table(rows: Sequence[Row]) -> Table:
     """Teacher, control and student, and what distillation gained: student minus control."""
     figures: list[Literal["ap", "ap50", "ap75"]] = ["ap", "ap50", "ap75"]
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     shown.add_column("", no_wrap=True)
     shown.add_column("network", no_wrap=True)
     for title in ("AP", "AP50", "AP75", "params", "ms/image", "MB"):

@@ -315,6 +315,11 @@ Metadata = Annotated[
 class Limits(Spec):
     max_retries: Annotated[int, Field(ge=0, le=100)] = 3
     """Times the job is tried again after its worker or trainer died."""
+    max_runtime_s: PositiveFloat | None = None
+    """Seconds it may run, all attempts and their staging together; then it is asked to stop, and fails as `preempted`.
+    None: as long as it takes."""
+    max_wait_s: PositiveFloat | None = None
+    """Seconds it may wait for its first start; then it fails as `preempted`. None: as long as it takes."""
 
 
 class SubmitJob(JobSpec):

@@ -14,6 +14,7 @@ never broken, and any other history does not.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import hashlib
 import json
 import os
@@ -53,6 +54,7 @@ def main() -> int:
     arguments = parse()
     die_with_parent(arguments.parent_fd)
     signal.signal(signal.SIGTERM, stop)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     spec = JobSpec.model_validate_json(arguments.spec.read_bytes())
     words = dict(word.split("=", 1) for word in spec.name.split() if "=" in word)

@@ -17,15 +17,21 @@ logger = logging.getLogger(__name__)
 
 SLOW_FACTOR = 10.0
 """A trainer is stalled when it is silent for so many of its usual intervals, but not before `stall_s`."""
+DUMP_S = 1.0
+"""A stalled trainer gets so long to write the stacks of its threads into its log."""
 
 
 class Endable(Protocol):
+    def dump_stacks(self) -> None: ...
     def terminate(self) -> None: ...
     def kill(self) -> None: ...
 
 
 class Curb:
-    """grace_s: a person asked. drain_s: the worker goes down. stall_s: silence that counts as a stall."""
+    """grace_s: a person asked. drain_s: the worker goes down. stall_s: silence that counts as a stall.
+
+    run_s: how long it may run; None: as long as it takes.
+    """
 
     def __init__(
         self,
@@ -34,6 +40,7 @@ class Curb:
         grace_s: float,
         drain_s: float,
         stall_s: float,
+        run_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._trainer = trainer
@@ -42,8 +49,10 @@ class Curb:
         self._stall_s = stall_s
         self._clock = clock
         self._heard_at = clock()
+        self._over_at = None if run_s is None else self._heard_at + run_s
         self._stepped_at: float | None = None
         self._intervals: deque[float] = deque(maxlen=100)
+        self._dumped_at: float | None = None
         self._kill_at: float | None = None
         self.ended = Ended.by_itself
 
@@ -70,8 +79,13 @@ class Curb:
             self._end(Ended.cancelled, now + self._grace_s)
         if worker_stops:
             self._end(Ended.worker_stops, now + self._drain_s)
+        if self._over_at is not None and now >= self._over_at:
+            self._end(Ended.out_of_time, self._over_at + self._grace_s)
         if now - self._heard_at > self.silence_s():
-            self._end(Ended.stalled, now)
+            if self._dumped_at is None:
+                self._dumped_at = now
+                self._trainer.dump_stacks()
+            self._end(Ended.stalled, self._dumped_at + DUMP_S)
         if self._kill_at is not None and now >= self._kill_at:
             self._trainer.kill()
 

@@ -19,6 +19,8 @@ import psutil
 
 ASK_S = 20.0
 """A driver that answers later than this is not there."""
+AMPERE = (8, 0)
+"""Compute capability of the first GPUs with bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Gpu:
     memory: int
     """Bytes."""
     driver: str
+    bf16: bool
+    """It computes bfloat16 natively."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +54,23 @@ class Host:
 
     def lines(self) -> list[str]:
         """For a person, at start."""
-        gpus = [f"GPU {n}: {g.name}, {gib(g.memory)}, driver {g.driver}" for n, g in enumerate(self.gpus)]
-        bf16 = "bf16 in hardware" if self.bf16 else "no bf16 in hardware"
+        gpus = [
+            f"GPU {n}: {gpu.name}, {gib(gpu.memory)} memory, driver {gpu.driver}, bf16 {yes_no(gpu.bf16)}"
+            for n, gpu in enumerate(self.gpus)
+        ]
         return [
-            *(gpus or ["no GPU"]),
-            f"processor: {self.cpu}, {self.cores} cores, {bf16}, {gib(self.memory)} memory",
+            *(gpus or ["GPU: none"]),
+            f"processor: {self.cpu}, {self.cores} cores, {gib(self.memory)} memory, bf16 {yes_no(self.bf16)}",
             f"free disk: {gib(self.free_disk)}",
         ]
 
 
 def gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB"
+
+
+def yes_no(it: bool) -> str:
+    return "yes" if it else "no"
 
 
 def look(home: Path) -> Host:
@@ -103,6 +113,7 @@ def _gpus() -> list[Gpu]:
             name=str(pynvml.nvmlDeviceGetName(handle)),
             memory=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
             driver=driver,
+            bf16=tuple(pynvml.nvmlDeviceGetCudaComputeCapability(handle)) >= AMPERE,
         )
         for handle in handles
     ]

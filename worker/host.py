@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import threading
@@ -32,6 +33,7 @@ T = TypeVar("T")
 DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout, OSError)
 """Worth asking again. Anything else is a mistake of ours."""
 RETRY_S = 0.5
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Lost(Exception):
@@ -101,3 +103,10 @@ class Host:
             except DATABASE_AWAY as error:
                 logger.warning("the database does not answer, trying again: %s", error)
                 time.sleep(RETRY_S)
+
+
+def os_error_behind(error: BaseException | None) -> OSError | None:
+    """The operating system's refusal that `error` is, or was raised from; None: there was none."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return error

@@ -3,7 +3,8 @@
     python -m worker.importer FOLDER OUT [--verify full|headers] [--parent-fd N]
 
 Writes OUT/report.json always; OUT/index.json and OUT/archive.tar where the data set can be trained on. Exit 0 in both
-cases; 2 with OUT/error.txt where there is no data set at all. Knows no rows, no store, no torch.
+cases; 2 with OUT/error.txt where there is no data set at all; 75 where the host refuses (a full disk, no file handles)
+and another try may go well. Knows no rows, no store, no torch.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import resource
 import sys
 from pathlib import Path
+from typing import Literal
 
 from fgd.data import archive, coco
 from fgd.errors import UserError
@@ -22,6 +24,8 @@ MEMORY = 16 * 2**30
 FILE = 64 * 2**30
 OPEN_FILES = 1024
 NOTHING_THERE = 2
+TRY_AGAIN = 75
+"""EX_TEMPFAIL of sysexits.h."""
 
 
 def main() -> int:
@@ -34,15 +38,23 @@ def main() -> int:
     arguments = parser.parse_args()
     die_with_parent(arguments.parent_fd)
     confine()
-    arguments.out.mkdir(parents=True, exist_ok=True)
     try:
-        index, report, sources = coco.read(arguments.folder, verify=arguments.verify)
-        (arguments.out / "report.json").write_text(report.model_dump_json())
+        return read_and_pack(arguments.folder, arguments.out, arguments.verify)
+    except OSError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return TRY_AGAIN
+
+
+def read_and_pack(folder: Path, out: Path, verify: Literal["full", "headers"]) -> int:
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        index, report, sources = coco.read(folder, verify=verify)
+        (out / "report.json").write_text(report.model_dump_json())
         if report.ok:
-            (arguments.out / "index.json").write_text(index.model_dump_json())
-            archive.pack(index, sources, arguments.out / "archive.tar")
+            (out / "index.json").write_text(index.model_dump_json())
+            archive.pack(index, sources, out / "archive.tar")
     except UserError as error:
-        (arguments.out / "error.txt").write_text(str(error))
+        (out / "error.txt").write_text(str(error))
         return NOTHING_THERE
     return 0
 

@@ -14,9 +14,10 @@ from api.core.errors import Fenced
 from api.core.lifecycle import Requested
 from fgd.data.index import Report
 from worker.host import Host, Lost
-from worker.importer import NOTHING_THERE
+from worker.importer import NOTHING_THERE, TRY_AGAIN
 from worker.launcher import Trainer
 from worker.lease import Lease
+from worker.outcome import HandedBack
 from worker.staging import work_folder
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,13 @@ MAX_ERROR = 2000
 class Rejected:
     error: str
     report: Report | None = None
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Perhaps not the data set's fault: it is tried again a few times."""
+
+    reason: str
 
 
 def run_import(host: Host, claim: datasets.DatasetClaim, claimed_at: float) -> None:
@@ -44,22 +52,29 @@ def run_import(host: Host, claim: datasets.DatasetClaim, claimed_at: float) -> N
             Lease(beat, host.times(), claimed_at) as lease,
             work_folder(host.settings.home, claim.dataset_id, claim.attempt) as folder,
         ):
-            code = read_in_child(host, lease, claim, folder)
-            if code is None:
-                host.insist(lease, lambda s: datasets.hand_back(s, claim.dataset_id, claim.attempt))
-                return
-            refused = refusal(code, folder)
-            if refused is None:
-                store(host, lease, claim, folder)
-            else:
+            refused = read_and_store(host, lease, claim, folder)
+            if refused is not None:
                 lease.closing()
-                host.insist(
-                    lease,
-                    lambda s: datasets.reject(s, claim.dataset_id, claim.attempt, refused.report, refused.error),
-                )
-            logger.info("%s: %s", claim.dataset_id, "ready" if refused is None else f"rejected: {refused.error}")
+                host.insist(lease, lambda s: tell(s, claim, refused))
+            logger.info("%s: %s", claim.dataset_id, refused or "ready")
     except (Fenced, Lost):
         logger.warning("%s: the import is no longer ours, nothing more was written", claim.dataset_id)
+
+
+def read_and_store(
+    host: Host, lease: Lease, claim: datasets.DatasetClaim, folder: Path
+) -> Rejected | Broken | HandedBack | None:
+    """None: it is ready. Raises Lost, Fenced."""
+    try:
+        code = read_in_child(host, lease, claim, folder)
+        if code is None:
+            return HandedBack("the worker is shutting down")
+        if refused := refusal(code, folder):
+            return refused
+        store(host, lease, claim, folder)
+    except OSError as error:
+        return Broken(f"the worker's host failed: {error}")
+    return None
 
 
 def read_in_child(host: Host, lease: Lease, claim: datasets.DatasetClaim, folder: Path) -> int | None:
@@ -83,19 +98,33 @@ def read_in_child(host: Host, lease: Lease, claim: datasets.DatasetClaim, folder
         return child.returncode()
 
 
-def refusal(code: int, folder: Path) -> Rejected | None:
-    """Why the data set is refused; None: it is good."""
+def refusal(code: int, folder: Path) -> Rejected | Broken | None:
+    """Why the data set is refused, or this try was in vain; None: it is good."""
     if code == NOTHING_THERE:
         return Rejected((folder / "error.txt").read_text()[:MAX_ERROR])
-    if code != 0:
-        last = (folder / "tail.txt").read_text().strip().rpartition("\n")[2][:MAX_ERROR]
-        how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
-        return Rejected(f"reading the data set {how}; an image or file of it breaks the reader. {last}".strip())
+    last = (folder / "tail.txt").read_text().strip().rpartition("\n")[2][:MAX_ERROR] if code else ""
+    if code == TRY_AGAIN:
+        return Broken(f"the worker's host failed: {last}")
+    if code < 0:  # by the kernel for want of memory, by a person, or by a file that crashes the reader: it will repeat
+        return Broken(f"the reader was ended by signal {-code}. {last}".strip())
+    if code:
+        broken = f"reading the data set failed with exit code {code}; an image or file of it breaks the reader. {last}"
+        return Rejected(broken.strip())
     report = Report.model_validate_json((folder / "report.json").read_bytes())
     if report.ok:
         return None
     reasons = [defect.message for defect in report.defects if defect.action == "rejected"]
     return Rejected("; ".join(reasons)[:MAX_ERROR] or "nothing can be trained from it; see the report", report)
+
+
+def tell(s: Session, claim: datasets.DatasetClaim, refused: Rejected | Broken | HandedBack) -> None:
+    match refused:
+        case Rejected(error, report):
+            datasets.reject(s, claim.dataset_id, claim.attempt, report, error)
+        case Broken(reason):
+            datasets.lose(s, claim.dataset_id, claim.attempt, reason)
+        case HandedBack():
+            datasets.hand_back(s, claim.dataset_id, claim.attempt)
 
 
 def store(host: Host, lease: Lease, claim: datasets.DatasetClaim, folder: Path) -> None:

@@ -176,6 +176,10 @@ class Trainer:
         """Ask it to save and end. Only the leader hears it: its data loaders must live while it saves."""
         self._signal(os.kill, signal.SIGTERM)
 
+    def dump_stacks(self) -> None:
+        """Ask for the stacks of its threads, which `fgd.train` writes into the log; any other program may end of it."""
+        self._signal(os.kill, signal.SIGUSR1)
+
     def freeze(self) -> None:
         self._signal(os.killpg, signal.SIGSTOP)
 

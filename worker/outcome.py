@@ -3,7 +3,8 @@
 succeeded   exit 0, and the last event names the result
 cancelled   someone asked for it, and the trainer did not finish before
 handed back the worker is going down, or the trainer was asked to make room: nobody's fault, not counted
-failed      everything else, with a code that says whether trying again makes sense
+failed      everything else, with a code that says whether trying again makes sense; a job that used up its
+            limits.max_runtime_s is `preempted`: it did nothing wrong, and another attempt would have no time left
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Ended(Enum):
     cancelled = auto()
     worker_stops = auto()
     stalled = auto()
+    out_of_time = auto()
     survived_kill = auto()
 
 
@@ -98,6 +100,9 @@ def verdict(end: End) -> Verdict:
             return HandedBack("the worker is shutting down")
         case Ended.stalled:
             return Failure(FailureCode.stalled, "the trainer said nothing for too long and was killed")
+        case Ended.out_of_time:
+            message = "it ran for as long as limits.max_runtime_s allows, and was stopped"
+            return Failure(FailureCode.preempted, message, {"limit": "max_runtime_s"})
         case Ended.survived_kill:
             return Failure(FailureCode.host_wedged, "the trainer survives SIGKILL; its host needs a look")
         case Ended.by_itself:

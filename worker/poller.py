@@ -11,16 +11,16 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from sqlalchemy.orm import Session
 
 from api.core import workers
+from api.core.sweeper import Sweeper
 from worker import tasks
 from worker.host import DATABASE_AWAY, Host
 from worker.launcher import kill_stale
 from worker.staging import clear_stale_work
-from worker.sweeper import sweep
 
 logger = logging.getLogger(__name__)
 
@@ -90,10 +90,11 @@ class Poller:
             supervisor.join()
 
     def _run(self) -> None:
-        settings = self.host.settings
+        host, settings = self.host, self.host.settings
+        sweeper = Sweeper(host.engine, host.store, host.app, settings.lease_s)
         chores = [
             Every(settings.beat_s, self._beat),
-            Every(settings.sweep_s, lambda: sweep(self.host)),
+            Every(settings.sweep_s, sweeper.sweep),
             Every(settings.poll_s, self._look),
         ]
         while not self._done.wait(TICK_S):
@@ -134,17 +135,20 @@ def register(s: Session, host: Host) -> None:
         host=host.name,
         pid=os.getpid(),
         slots=host.trainings,
-        devices=[{"kind": "cuda", "uuid": gpu.uuid, "name": gpu.name} for gpu in host.found.gpus],
-        facts={**host.found.facts(), "threads": host.threads},
+        devices=[{"kind": "cuda", **asdict(gpu)} for gpu in host.found.gpus],
+        facts={**host.found.facts(), "threads": host.threads, "found": found(host)},
     )
 
 
+def found(host: Host) -> list[str]:
+    """What this worker has, for a person: the log says it, and `fgd serve`."""
+    jobs = f"{host.trainings} training{'s' * (host.trainings > 1)} at once"
+    return [*host.found.lines(), f"threads: {host.threads} for each training, {jobs}"]
+
+
 def introduction(host: Host) -> list[str]:
-    """What this worker found, for a person."""
-    jobs = f"{host.trainings} training{'s' * (host.trainings > 1)} at once, {host.threads} threads each"
     bell = "woken by a bell" if host.app is not None else "no broker"
     return [
-        f"worker {host.id} on {host.name}",
-        *host.found.lines(),
-        f"{jobs}; {bell}, looks for jobs every {host.settings.poll_s:g} s",
+        f"worker {host.id} on {host.name}; {bell}, looks for jobs every {host.settings.poll_s:g} s",
+        *found(host),
     ]

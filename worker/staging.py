@@ -11,6 +11,7 @@ Knows blobs and files. Knows no rows and no torch.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -26,6 +27,8 @@ from fgd.spec import FromPath, JobSpec, TeacherFromPath
 
 logger = logging.getLogger(__name__)
 
+SPARE = 1.2
+"""Free space asked for before an archive is unpacked, as a multiple of its size; `archive.unpack` asks for no more."""
 Inputs = Mapping[str, Mapping[str, str]]
 """{"dataset": {"archive": sha256, "index": sha256}, "teacher": {file: sha256}, "inherit": {file: sha256}}"""
 
@@ -63,6 +66,8 @@ class Cache:
         self._make_room(size, keep=digest)
         for torn in self.folder.glob(f".{digest}.*"):  # of an unpacking that was killed
             shutil.rmtree(torn, ignore_errors=True)
+        if shutil.disk_usage(self.folder).free < size * SPARE:  # said as the host's fault, not as the archive's
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
         archive.unpack(tar, target)
         os.truncate(lock, 0)
         os.pwrite(lock, str(size).encode(), 0)

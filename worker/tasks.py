@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import sys
 import time
@@ -22,7 +21,7 @@ from api.core.storage import DigestMismatch
 from fgd.events import Finished, Note
 from worker.curb import Curb
 from worker.diary import Diary
-from worker.host import Host, Lost
+from worker.host import DISK_FULL, Host, Lost, os_error_behind
 from worker.imports import run_import
 from worker.launcher import Trainer
 from worker.lease import Lease
@@ -109,7 +108,8 @@ def train(host: Host, lease: Lease, claim: jobs.Claim, slot: Slot, spec_file: Pa
     run_file = host.run_folder() / f"{claim.job_id}.a{claim.attempt}.json"
     trainer = Trainer(argv, folder, run_file, threads=threads, gpu=slot.gpu)
     settings = host.settings
-    curb = Curb(trainer, grace_s=settings.grace_s, drain_s=host.drain_s, stall_s=settings.stall_s)
+    left_s = None if claim.max_runtime_s is None else claim.max_runtime_s - claim.ran_s
+    curb = Curb(trainer, grace_s=settings.grace_s, drain_s=host.drain_s, stall_s=settings.stall_s, run_s=left_s)
     try:
         lease.guard(trainer)
         while not trainer.over() and not lease.lost.is_set():
@@ -156,7 +156,7 @@ def publish(host: Host, result: Finished, out: Path) -> list[jobs.ArtifactIn]:
     files = []
     for name, digest in result.files.items():
         path = folder / name
-        if path.name != name or path.is_symlink():
+        if path.name != name or path.is_symlink() or not path.is_file():
             raise ValueError(f"the trainer's result holds {name!r}, which is no plain file")
         blob = host.store.put_file(path, expected=digest)
         media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
@@ -190,11 +190,14 @@ def settle(
 
 
 def blame(error: Exception) -> Failure:
-    """For what goes wrong around the trainer."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Failure(FailureCode.no_space, "the worker's disk is full; free some and submit again")
+    """For what goes wrong around the trainer: the host's trouble may pass, anything else will come again."""
     logger.error("around the trainer: %s: %s", type(error).__name__, error)
-    return Failure(FailureCode.protocol, f"{type(error).__name__}: {error}")
+    trouble = os_error_behind(error)
+    if trouble is None:
+        return Failure(FailureCode.protocol, f"{type(error).__name__}: {error}")
+    if trouble.errno in DISK_FULL:
+        return Failure(FailureCode.no_space, "the worker's disk is full; free some and submit again")
+    return Failure(FailureCode.host_wedged, f"the worker's host failed: {type(trouble).__name__}: {trouble}")
 
 
 def oom_kills() -> int:

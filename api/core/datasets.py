@@ -1,6 +1,7 @@
 """The verbs of data sets: submit, import under a lease, ready or rejected. Knows no files: the worker imports.
 
 verifying --finish_import--> ready        immutable from then on
+          --lose-----------> verifying    tried again, MAX_IMPORTS times in all
           --reject---------> rejected     the report says why
 """
 
@@ -24,7 +25,7 @@ from fgd.data.index import Report
 from fgd.spec import SubmitDataset
 
 MAX_IMPORTS = 3
-"""An import that took its worker down so many times will not be tried again."""
+"""An import whose worker or reader was lost so many times will not be tried again."""
 
 
 @dataclass(frozen=True)
@@ -128,19 +129,20 @@ def hand_back(s: Session, dataset_id: str, attempt: int) -> None:
     s.flush()
 
 
+def lose(s: Session, dataset_id: str, attempt: int, reason: str) -> None:
+    """The reader died or its host failed: verifying again, or rejected if that happened too often. Raises Fenced."""
+    _lose(_held(s, dataset_id, attempt), db.now(s), reason)
+    s.flush()
+
+
 def sweep(s: Session, at: datetime) -> list[str]:
     """Free expired imports, give up on those that keep killing workers; the ids that wait for a worker."""
     query = select(Dataset).where(Dataset.state == DatasetState.verifying).with_for_update(skip_locked=True)
     waiting = []
     for dataset in s.scalars(query.execution_options(populate_existing=True)):
         if dataset.lease_expires is not None and dataset.lease_expires <= at:
-            dataset.lease_owner = dataset.lease_expires = None
-            dataset.losses += 1
-            if dataset.losses >= MAX_IMPORTS:
-                dataset.error = f"the import was given up: {dataset.losses} times its worker was lost"
-                _end(dataset, DatasetState.rejected, at, None)
-                continue
-        if dataset.lease_owner is None:
+            _lose(dataset, at, f"no heartbeat from {dataset.lease_owner}")
+        if dataset.state == DatasetState.verifying and dataset.lease_owner is None:
             waiting.append(dataset.id)
     s.flush()
     return waiting
@@ -161,6 +163,14 @@ def _held(s: Session, dataset_id: str, attempt: int) -> Dataset:
     if dataset is None:
         raise Fenced(dataset_id, attempt)
     return dataset
+
+
+def _lose(dataset: Dataset, at: datetime, reason: str) -> None:
+    dataset.lease_owner = dataset.lease_expires = None
+    dataset.losses += 1
+    if dataset.losses >= MAX_IMPORTS:
+        dataset.error = f"given up after {dataset.losses} tries that did not come to their end; the last: {reason}"
+        _end(dataset, DatasetState.rejected, at, None)
 
 
 def _end(dataset: Dataset, state: DatasetState, at: datetime, report: Report | None) -> None:

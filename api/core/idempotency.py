@@ -1,46 +1,101 @@
-"""Idempotency-Key: a POST that is sent twice makes one job (draft-ietf-httpapi-idempotency-key-header-07)."""
+"""Idempotency-Key: a POST that is sent twice makes one thing (draft-ietf-httpapi-idempotency-key-header-07)."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Generic, TypeVar
 
-from sqlalchemy import delete
+from pydantic import BaseModel
+from sqlalchemy import Engine, delete
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from api.core import db
-from api.core.errors import Fault, Invalid
-from api.core.tables import IdempotencyKey, Job
+from api.core.errors import Conflict, Fault, Invalid
+from api.core.tables import Dataset, IdempotencyKey, Job
 
 KEPT = timedelta(hours=24)
 
-
-def replayed(s: Session, project_id: str, key: str, operation: str, body_sha256: str) -> Job | None:
-    """The job that this very request made before; None if the key is new.
-
-    Raises Invalid (422) if the key was used for another request.
-    """
-    row = s.get(IdempotencyKey, (project_id, key))
-    if row is None or row.created_at <= db.now(s) - KEPT:
-        return None
-    if row.operation != operation or row.body_sha256 != body_sha256:
-        detail = "this Idempotency-Key was used for another request; take a new key for each new request"
-        raise Invalid(Fault("", "idempotency_key_reused", detail, parameter="Idempotency-Key"))
-    return s.get_one(Job, row.job_id)
+Made = TypeVar("Made", Job, Dataset)
 
 
-def remember(s: Session, project_id: str, key: str, operation: str, body_sha256: str, job: Job) -> None:
-    """In the transaction that inserts the job. The primary key stops a second request that runs beside this one."""
-    at = db.now(s)
-    expired = delete(IdempotencyKey).where(
-        IdempotencyKey.project_id == project_id, IdempotencyKey.key == key, IdempotencyKey.created_at <= at - KEPT
-    )
-    s.execute(expired)
-    s.add(
-        IdempotencyKey(
-            project_id=project_id, key=key, operation=operation, body_sha256=body_sha256, job_id=job.id, created_at=at
+@dataclass(frozen=True)
+class Once(Generic[Made]):
+    """A request that makes one thing of `kind`, however often it is sent under the same key. Key None: each time."""
+
+    kind: type[Made]
+    project_id: str
+    key: str | None
+    operation: str
+    """Method and path."""
+    body_sha256: str
+
+    @classmethod
+    def of(cls, kind: type[Made], project_id: str, key: str | None, operation: str, body: BaseModel) -> Once[Made]:
+        return cls(kind, project_id, key, operation, hashlib.sha256(body.model_dump_json().encode()).hexdigest())
+
+    def replayed(self, s: Session) -> Made | None:
+        """What this very request made before; None if the key is new.
+
+        Raises Invalid (422) if the key was used for another request.
+        """
+        row = s.get(IdempotencyKey, (self.project_id, self.key)) if self.key is not None else None
+        if row is None or row.created_at <= db.now(s) - KEPT:
+            return None
+        if row.operation != self.operation or row.body_sha256 != self.body_sha256:
+            detail = "this Idempotency-Key was used for another request; take a new key for each new request"
+            raise Invalid(Fault("", "idempotency_key_reused", detail, parameter="Idempotency-Key"))
+        return s.get_one(self.kind, row.job_id or row.dataset_id)
+
+    def make(self, engine: Engine, insert: Callable[[Session], Made]) -> tuple[Made, bool]:
+        """One transaction: `insert`, unless it was done before. The thing, and whether it is new."""
+        try:
+            with db.transaction(engine) as s:
+                if (made := self.replayed(s)) is not None:
+                    return made, False
+                made = insert(s)
+                self._remember(s, made)
+                return made, True
+        except IntegrityError as error:
+            return self._after_a_race(engine, error), False
+
+    def _remember(self, s: Session, made: Made) -> None:
+        """In the transaction of the insert. The primary key stops a second request that runs beside this one."""
+        if self.key is None:
+            return
+        at = db.now(s)
+        expired = delete(IdempotencyKey).where(
+            IdempotencyKey.project_id == self.project_id,
+            IdempotencyKey.key == self.key,
+            IdempotencyKey.created_at <= at - KEPT,
         )
-    )
-    s.flush()
+        s.execute(expired)
+        s.add(
+            IdempotencyKey(
+                project_id=self.project_id,
+                key=self.key,
+                operation=self.operation,
+                body_sha256=self.body_sha256,
+                job_id=made.id if isinstance(made, Job) else None,
+                dataset_id=made.id if isinstance(made, Dataset) else None,
+                created_at=at,
+            )
+        )
+        s.flush()
+
+    def _after_a_race(self, engine: Engine, error: IntegrityError) -> Made:
+        """Another request with the same key committed between our look and our insert (PostgreSQL only)."""
+        if self.key is None:
+            raise error
+        with db.reading(engine) as s:
+            made = self.replayed(s)
+        if made is None:
+            detail = "a request with this key is in flight; send it again"
+            raise Conflict("idempotency_key_in_use", detail, True) from error
+        return made
 
 
 def forget_old_keys(s: Session, at: datetime) -> None:

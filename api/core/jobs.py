@@ -23,7 +23,7 @@ from api.core.cursor import Position, Slice, slice_of
 from api.core.errors import Conflict, NotFound
 from api.core.idempotency import forget_old_keys
 from api.core.ids import new_id
-from api.core.lifecycle import FailureCode, Requested, State, allowed
+from api.core.lifecycle import TERMINAL, FailureCode, Requested, State, allowed
 from api.core.record import add_event, held, record
 from api.core.storage import Blob
 from api.core.tables import Artifact, Attempt, Checkpoint, Job, WorkerRow
@@ -41,7 +41,6 @@ KEPT_CHECKPOINTS = 2
 BACK_OFF_S = 30.0
 """Wait before the second retry; it doubles with each further one. The first retry is at once."""
 MAX_BACK_OFF_S = 3600.0
-MAX_RING = 1000
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,10 @@ class Claim:
     """Blobs to stage: {"dataset": {"archive": sha256, "index": sha256}, "teacher": {file: sha256}, "inherit": ...}"""
     checkpoints: tuple[Saved, ...] = ()
     """Newest first; the second is for when the first is torn."""
+    max_runtime_s: float | None = None
+    """limits.max_runtime_s."""
+    ran_s: float = 0.0
+    """Seconds that earlier attempts took of it."""
 
     @property
     def checkpoint(self) -> Saved | None:
@@ -107,9 +110,11 @@ class ArtifactIn:
 @dataclass(frozen=True)
 class Swept:
     ring: list[str] = field(default_factory=list)
-    """Ids of jobs and data sets that wait for a worker: ring for each after the commit."""
+    """Ids of jobs and data sets for which a worker is free: ring for each after the commit."""
     lost: list[str] = field(default_factory=list)
     """Jobs whose attempt was lost."""
+    rubbish: list[str] = field(default_factory=list)
+    """Keys of checkpoints of jobs that have ended: delete those objects after the commit."""
 
 
 # --- people ---------------------------------------------------------------------------------------------------
@@ -246,6 +251,8 @@ def claim(s: Session, worker_id: str, free: Free, lease_s: float = 20.0) -> Clai
         checkpoints=tuple(
             Saved(row.step, row.key, row.sha256, row.size) for row in _checkpoints(s, job.id)[:KEPT_CHECKPOINTS]
         ),
+        max_runtime_s=job.limits.get("max_runtime_s"),
+        ran_s=_ran_s(s, job.id),
     )
 
 
@@ -390,8 +397,11 @@ def ended_as_requested(s: Session, job_id: str, attempt: int, *, exit: int | Non
 # --- anyone ---------------------------------------------------------------------------------------------------
 
 
-def sweep(s: Session) -> Swept:
-    """Put right what the silent left behind. Idempotent; may run anywhere, and twice at once."""
+def sweep(s: Session, lease_s: float = 20.0) -> Swept:
+    """Put right what the silent left behind. Idempotent; may run anywhere, and twice at once.
+
+    It rings no more often than there is room, and not at all where no worker lives: bells nobody hears would pile up.
+    """
     at = db.now(s)
     expired = select(Job).where(Job.state == State.running, Job.lease_expires <= at).with_for_update(skip_locked=True)
     lost = list(s.scalars(expired.execution_options(populate_existing=True)))
@@ -401,12 +411,33 @@ def sweep(s: Session) -> Swept:
         add_event(s, job, at, "attempt_lost", attempt=job.attempt, reason=reason)
         _lose(s, job, at, FailureCode.worker_lost, reason, None)
     s.flush()
+    _give_up_waiting(s, at)
+    live = workers.live(s, lease_s)
+    running = s.scalar(select(func.count()).select_from(Job).where(Job.state == State.running)) or 0
+    free = max(0, sum(worker.slots for worker in live) - running)
     claimable = select(Job.id).where(Job.state == State.queued, Job.not_before <= at)
-    ring = list(s.scalars(claimable.order_by(Job.priority.desc(), Job.created_at, Job.id).limit(MAX_RING)))
-    ring += datasets.sweep(s, at)
+    ring = list(s.scalars(claimable.order_by(Job.priority.desc(), Job.created_at, Job.id).limit(free)))
+    ring += datasets.sweep(s, at)[: len(live)]
     forget_old_keys(s, at)
     workers.forget_silent(s)
-    return Swept(ring, [job.id for job in lost])
+    return Swept(ring, [job.id for job in lost], _drop_checkpoints_of_the_ended(s))
+
+
+def _give_up_waiting(s: Session, at: datetime) -> None:
+    """Fail the jobs that no worker took within limits.max_wait_s; a job that ran once waits as long as it must."""
+    limit_s = Job.limits["max_wait_s"].as_float()
+    bounded = select(Job).where(Job.state == State.queued, Job.attempt == 0, limit_s.is_not(None))
+    for job in s.scalars(bounded.with_for_update(skip_locked=True).execution_options(populate_existing=True)):
+        allowed_s = float(job.limits["max_wait_s"])
+        if at - job.created_at >= timedelta(seconds=allowed_s):
+            message = f"no worker took it within limits.max_wait_s ({allowed_s:g} s)"
+            _fail(s, job, at, FailureCode.preempted, message, {"limit": "max_wait_s", "limit_s": allowed_s})
+    s.flush()
+
+
+def _drop_checkpoints_of_the_ended(s: Session) -> list[str]:
+    ended = select(Job.id).where(Job.id == Checkpoint.job_id, Job.state.in_(TERMINAL)).exists()
+    return list(s.scalars(delete(Checkpoint).where(ended).returning(Checkpoint.key)))
 
 
 # --- moves ----------------------------------------------------------------------------------------------------
@@ -458,6 +489,12 @@ def _move(job: Job, state: State) -> None:
 def _close_attempt(s: Session, job: Job, at: datetime, outcome: str, reason: str | None, exit: int | None) -> None:
     row = s.get_one(Attempt, (job.id, job.attempt))
     row.finished_at, row.outcome, row.reason, row.exit = at, outcome, reason, exit
+
+
+def _ran_s(s: Session, job_id: str) -> float:
+    """Seconds that the ended attempts of a job took."""
+    query = select(Attempt.started_at, Attempt.finished_at).where(Attempt.job_id == job_id)
+    return sum((ended - began).total_seconds() for began, ended in s.execute(query) if ended is not None)
 
 
 def _checkpoints(s: Session, job_id: str) -> Sequence[Checkpoint]:

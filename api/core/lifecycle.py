@@ -63,6 +63,7 @@ class FailureCode(StrEnum):
     stalled = "stalled"
     worker_lost = "worker_lost"
     preempted = "preempted"
+    """Stopped by a limit that came with the job: limits.max_runtime_s, limits.max_wait_s. `data.limit` names it."""
     trainer_killed = "trainer_killed"
     protocol = "protocol"
     host_wedged = "host_wedged"

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 
 from celery import Celery
 
 WAKE = "fgd.wake"
 """Name of the one task; its one argument is {"id": a job's or a data set's}."""
+EXPIRES_S = 60.0
+"""A consumer that comes back later drops the bell unheard: every worker has looked for itself many times by then."""
 QUEUE = "fgd"
 
 _IMPATIENT = {
@@ -66,14 +69,23 @@ app = make_app(os.environ.get("FGD_BROKER_URL"))
 
 def ring(app: Celery | None, id: str) -> bool:
     """Wake a worker for `id`, best effort, within about a second. False: nobody heard; a poll will find the row."""
+    return ring_all(app, [id])
+
+
+def ring_all(app: Celery | None, ids: Sequence[str]) -> bool:
+    """One bell each, over one connection; the first that is not heard is the last that is tried."""
     if app is None:
         return False
+    if not ids:
+        return True
     options = {**app.conf.broker_transport_options, **_IMPATIENT}
     try:
         with app.connection_for_write(transport_options=options) as connection, connection.Producer() as producer:
-            app.send_task(WAKE, kwargs={"id": id}, queue=QUEUE, producer=producer, retry=False)
+            for id in ids:
+                told = {"id": id}
+                app.send_task(WAKE, kwargs=told, queue=QUEUE, producer=producer, retry=False, expires=EXPIRES_S)
     except Exception as error:  # whatever is wrong with the bell, the row stands and a poll finds it
-        log.warning("bell for %s was not heard: %s", id, error)
+        log.warning("bells for %s were not heard: %s", ", ".join(ids), error)
         return False
     return True
 

@@ -38,10 +38,11 @@ class Recipe(BaseModel):
 
 @dataclass(frozen=True)
 class Weights:
-    """A network that a spec names: its recipe, and where its two files lie in the store."""
+    """A network that a spec names: its recipe, and its two files, in the store already or still to be packed."""
 
     recipe: Recipe
-    files: Mapping[str, str]
+    files: Mapping[str, str] = field(default_factory=dict)
+    to_pack: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass
@@ -79,19 +80,26 @@ def resolve(s: Session, store: BlobStore, roots: Sequence[Path], project_id: str
     """
     found, inputs = Findings(), Inputs()
     dataset = _dataset(s, project_id, spec, found, inputs)
-    teacher = _weights(s, store, roots, project_id, spec.teacher, "teacher", "/teacher", found, inputs)
-    inherit = _weights(s, store, roots, project_id, spec.student.inherit, "inherit", "/student/inherit", found, inputs)
+    teacher = _weights(s, store, roots, project_id, spec.teacher, "teacher", "/teacher", found)
+    inherit = _weights(s, store, roots, project_id, spec.student.inherit, "inherit", "/student/inherit", found)
     if dataset is not None:
         _check_batch(dataset, spec, found)
-        for weights, pointer in ((teacher, "/teacher"), (inherit, "/student/inherit")):
-            if weights is not None:
-                _check_classes(weights.recipe.classes, dataset.classes or [], pointer, found)
+        ours = dataset.classes or []
+        if teacher is not None:  # its features carry no labels: the order of its classes does not matter
+            _check_classes(sorted(teacher.recipe.classes), sorted(ours), "/teacher", found)
+        if inherit is not None:  # its class logits are copied one by one
+            _check_classes(inherit.recipe.classes, ours, "/student/inherit", found)
     if teacher is not None:
         try:
             spec.refuse_pair(teacher.recipe.detector)
         except SpecError as error:
             found.fault(error.pointer, "impossible_pair", error.message)
     found.tell()
+    for role, weights in (("teacher", teacher), ("inherit", inherit)):  # last: a refused request leaves no blobs behind
+        if weights is not None:
+            packed = {name: store.put_file(file) for name, file in weights.to_pack.items()}
+            inputs.packed += packed.values()
+            inputs.files[role] = {**weights.files, **{name: blob.digest for name, blob in packed.items()}}
     return inputs
 
 
@@ -186,24 +194,18 @@ def _weights(
     role: Literal["teacher", "inherit"],
     pointer: str,
     found: Findings,
-    inputs: Inputs,
 ) -> Weights | None:
     """The weights behind a reference; None if there is none or it cannot be used, and `found` says why."""
     try:
         if isinstance(ref, FromJob):
-            weights = _from_job(s, store, project_id, ref.job, role, f"{pointer}/job")
-        elif isinstance(ref, FromPath):
-            weights = _from_path(store, roots, ref.path, f"{pointer}/path", inputs)
-        else:
-            return None
+            return _from_job(s, store, project_id, ref.job, role, f"{pointer}/job")
+        if isinstance(ref, FromPath):
+            return _from_path(roots, ref.path, f"{pointer}/path")
     except Invalid as error:
         found.faults += error.errors
-        return None
     except Conflict as error:
         found.conflicts.append(error)
-        return None
-    inputs.files[role] = dict(weights.files)
-    return weights
+    return None
 
 
 def _from_job(s: Session, store: BlobStore, project_id: str, job_id: str, role: str, pointer: str) -> Weights:
@@ -224,7 +226,7 @@ def _from_job(s: Session, store: BlobStore, project_id: str, job_id: str, role: 
     return Weights(_recipe(store.path(files[RECIPE]), pointer), files)
 
 
-def _from_path(store: BlobStore, roots: Sequence[Path], path: str, pointer: str, inputs: Inputs) -> Weights:
+def _from_path(roots: Sequence[Path], path: str, pointer: str) -> Weights:
     folder = folder_below(roots, path, pointer)
     files = {name: Path(os.path.realpath(folder / name)) for name in (WEIGHTS, RECIPE)}
     for name, file in files.items():
@@ -232,10 +234,7 @@ def _from_path(store: BlobStore, roots: Sequence[Path], path: str, pointer: str,
             raise Invalid(
                 Fault(pointer, "weights_incomplete", f"{path!r} has no file {name}; it needs {WEIGHTS}, {RECIPE}")
             )
-    recipe = _recipe(files[RECIPE], pointer)
-    blobs = {name: store.put_file(file) for name, file in files.items()}
-    inputs.packed += blobs.values()
-    return Weights(recipe, {name: blob.digest for name, blob in blobs.items()})
+    return Weights(_recipe(files[RECIPE], pointer), to_pack=files)
 
 
 def _recipe(file: Path, pointer: str) -> Recipe:

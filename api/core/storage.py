@@ -9,6 +9,8 @@ import hashlib
 import os
 import re
 import shutil
+import stat
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -45,11 +47,13 @@ class BlobStore(Protocol):
     def put_object(self, key: str, path: Path) -> None: ...
     def object_path(self, key: str) -> Path: ...
     def delete_object(self, key: str) -> None: ...
+    def objects(self, older_than_s: float) -> Iterator[str]: ...
+    def drop_partial(self, older_than_s: float) -> None: ...
     def writable(self) -> bool: ...
 
 
 class LocalStore:
-    """A folder: `sha256/ab/cd/<hex>` and `objects/<key>`. A crash leaves at most a `.tmp-` file."""
+    """A folder: `sha256/ab/cd/<hex>` and `objects/<key>`. A crash leaves at most a file in `incoming/`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -63,7 +67,7 @@ class LocalStore:
         digest = hashlib.sha256(data).hexdigest()
         target = self._blob(digest)
         if not target.exists():
-            with self._temporary(target) as temporary:
+            with self._temporary() as temporary:
                 _write(temporary, data)
                 _publish(temporary, target)
         return Blob(digest, len(data))
@@ -89,12 +93,13 @@ class LocalStore:
     def put_object(self, key: str, path: Path) -> None:
         """Keep a file under `key`, by hard link where the disk allows it: the caller must not change it afterwards."""
         target = self._object(key)
-        with self._temporary(target) as temporary:
+        with self._temporary() as temporary:
             try:
                 os.link(path, temporary)
             except OSError:
                 shutil.copyfile(path, temporary)
             _fsync(temporary)
+            target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(temporary, target)
             _fsync(target.parent)
 
@@ -113,9 +118,22 @@ class LocalStore:
             with suppress(OSError):
                 folder.rmdir()
 
+    def objects(self, older_than_s: float) -> Iterator[str]:
+        """Keys of the objects that were put at least so long ago, by the clock of the disk's host."""
+        root = self.root / "objects"
+        for path in root.rglob("*"):
+            if _is_file_older_than(path, older_than_s):
+                yield path.relative_to(root).as_posix()
+
+    def drop_partial(self, older_than_s: float) -> None:
+        """Delete what was being written when a process died."""
+        for path in (self.root / "incoming").glob(".tmp-*"):
+            if _is_file_older_than(path, older_than_s):
+                path.unlink(missing_ok=True)
+
     def writable(self) -> bool:
         try:
-            with self._temporary(self.root / "probe") as temporary:
+            with self._temporary() as temporary:
                 _write(temporary, b"")
         except OSError:
             return False
@@ -123,7 +141,7 @@ class LocalStore:
 
     def _put(self, source: BinaryIO, expected: str | None) -> Blob:
         sha, size = hashlib.sha256(), 0
-        with self._temporary(self.root / "sha256" / "incoming") as temporary:
+        with self._temporary() as temporary:
             with temporary.open("xb") as copy:
                 while chunk := source.read(_CHUNK):
                     sha.update(chunk)
@@ -134,9 +152,7 @@ class LocalStore:
             digest = sha.hexdigest()
             if expected is not None and digest != expected:
                 raise DigestMismatch(f"expected sha256 {expected}, the bytes have {digest}")
-            target = self._blob(digest)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _publish(temporary, target)
+            _publish(temporary, self._blob(digest))
         return Blob(digest, size)
 
     def _blob(self, digest: str) -> Path:
@@ -151,10 +167,11 @@ class LocalStore:
         return self.root.joinpath("objects", *parts)
 
     @contextmanager
-    def _temporary(self, target: Path) -> Iterator[Path]:
-        """A fresh name beside the target, on the same disk; gone afterwards whatever happens."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.parent / f".tmp-{uuid.uuid4().hex}"
+    def _temporary(self) -> Iterator[Path]:
+        """A fresh name on the disk of the store; gone afterwards whatever happens."""
+        folder = self.root / "incoming"
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".tmp-{uuid.uuid4().hex}"
         try:
             yield temporary
         finally:
@@ -175,10 +192,20 @@ def _write(path: Path, data: bytes) -> None:
 
 def _publish(temporary: Path, target: Path) -> None:
     """Give the bytes their name; the first to arrive wins, and all who arrive bring the same bytes."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         os.link(temporary, target)
     for folder in (target.parent, target.parent.parent, target.parent.parent.parent):  # ab/cd may be new themselves
         _fsync(folder)
+
+
+def _is_file_older_than(path: Path, seconds: float) -> bool:
+    """By ctime: a hard link keeps the mtime of the file it came from. False for what is just being deleted."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and time.time() - found.st_ctime >= seconds
 
 
 def _fsync(path: Path) -> None:

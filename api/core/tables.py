@@ -382,7 +382,7 @@ class WorkerRow(Base):
 
 
 class IdempotencyKey(Base):
-    """A request that was answered: the same key with the same body gets the same job."""
+    """A request that was answered: the same key with the same body gets the same job or data set."""
 
     __tablename__ = "idempotency_keys"
 
@@ -391,9 +391,13 @@ class IdempotencyKey(Base):
     operation: Mapped[str]
     """Method and path."""
     body_sha256: Mapped[str] = mapped_column(String(64))
-    job_id: Mapped[str] = mapped_column(String(40))
+    job_id: Mapped[str | None] = mapped_column(String(40))
     created_at: Mapped[datetime]
+    dataset_id: Mapped[str | None] = mapped_column(String(40))
+    """Exactly one of job_id and dataset_id: what the request made."""
 
     __table_args__ = (
         ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
+        ForeignKeyConstraint(["project_id", "dataset_id"], ["datasets.project_id", "datasets.id"], ondelete="CASCADE"),
+        CheckConstraint("(job_id IS NULL) <> (dataset_id IS NULL)", "made_one"),
     )

@@ -26,27 +26,48 @@ def waiting_reason(s: Session, job: Job, lease_s: float = 20.0, live: Sequence[W
     if wait_s > 0:
         until = job.not_before.strftime("%Y-%m-%d %H:%M:%S UTC")
         return f"waits {math.ceil(wait_s)} s, until {until}, before retry {job.retries} of {job.limits['max_retries']}"
-    ahead = _ahead(s, job)
-    running = s.scalar(select(func.count()).select_from(Job).where(Job.state == State.running)) or 0
-    slots = sum(worker.slots for worker in live)
+    ahead = _ahead(s, job, live)
+    slots = sum(workers.slots_for(worker, job.device) for worker in live)
+    running = _running_where_it_could(s, job, live)
     if running >= slots:
-        return f"{_count(live)} and busy ({running} of {slots} slots in use); {_place(ahead)}"
+        return f"{_count(live)} and busy ({running} of {slots} {_kind(job, live)}slots in use); {_place(ahead)}"
     return f"{_place(ahead)}; a worker is about to take it" if ahead == 0 else f"behind others: {_place(ahead)}"
 
 
-def _ahead(s: Session, job: Job) -> int:
-    """Queued jobs that a worker would take before this one."""
+def _running_where_it_could(s: Session, job: Job, live: Sequence[WorkerRow]) -> int:
+    """Running jobs that hold a slot this job fits."""
+    owners = {worker.id: worker for worker in live}
+    query = select(Job.lease_owner, Job.device).where(Job.state == State.running, Job.lease_owner.in_(owners))
+    lanes = ((workers.lane(owners[owner], device), workers.lane(owners[owner], job.device))
+             for owner, device in s.execute(query) if owner is not None)  # fmt: skip
+    return sum(theirs == ours for theirs, ours in lanes)
+
+
+def _ahead(s: Session, job: Job, live: Sequence[WorkerRow]) -> int:
+    """Queued jobs that a worker would take before this one, into a slot that this one fits."""
     before = or_(
         Job.priority > job.priority,
         (Job.priority == job.priority) & (Job.created_at < job.created_at),
         (Job.priority == job.priority) & (Job.created_at == job.created_at) & (Job.id < job.id),
     )
-    query = select(func.count()).select_from(Job).where(Job.state == State.queued, Job.not_before <= db.now(s), before)
-    return s.scalar(query) or 0
+    rivals = [
+        device
+        for device in ("auto", "cpu", "cuda")
+        if any(workers.lane(worker, device) == workers.lane(worker, job.device) for worker in live)
+    ]
+    query = select(func.count()).select_from(Job).where(Job.state == State.queued, Job.not_before <= db.now(s))
+    return s.scalar(query.where(before, Job.device.in_(rivals))) or 0
 
 
 def _count(live: Sequence[WorkerRow]) -> str:
     return "1 worker is running" if len(live) == 1 else f"{len(live)} workers are running"
+
+
+def _kind(job: Job, live: Sequence[WorkerRow]) -> str:
+    """Said only where there is more than one kind."""
+    if not any(workers.has_cuda(worker) for worker in live):
+        return ""
+    return "processor " if all(workers.lane(worker, job.device) == "cpu" for worker in live) else "GPU "
 
 
 def _place(ahead: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
@@ -67,3 +67,14 @@ def forget_silent(s: Session) -> None:
 
 def has_cuda(worker: WorkerRow) -> bool:
     return any(device.get("kind") == "cuda" for device in worker.devices)
+
+
+def lane(worker: WorkerRow, device: str) -> Literal["cpu", "cuda"]:
+    """Which of the worker's slots a job takes: "auto" waits for a GPU where there is one."""
+    return "cuda" if device == "cuda" or (device == "auto" and has_cuda(worker)) else "cpu"
+
+
+def slots_for(worker: WorkerRow, device: str) -> int:
+    """How many jobs with that resources.device it runs at once: one a GPU, the rest on the processor."""
+    gpus: int = sum(entry.get("kind") == "cuda" for entry in worker.devices)
+    return gpus if lane(worker, device) == "cuda" else worker.slots - gpus

@@ -12,25 +12,34 @@ from api.core import cursor, datasets, submission
 from api.core.errors import Conflict, NotFound
 from api.core.lifecycle import DatasetState
 from api.core.tables import Project
-from api.deps import IfNoneMatch, ProjectDep, ServiceDep
-from api.errors import NOT_MODIFIED, documented
+from api.deps import IdempotencyKey, IfNoneMatch, ProjectDep, ServiceDep
+from api.errors import NOT_MODIFIED, Responses, documented
 from api.schemas import DatasetPage, DatasetView, PageQuery
 from fgd.data.index import Report
 from fgd.spec import SubmitDataset
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=StrictRoute)
 
+_REPLAY: Responses = {200: {"model": DatasetView, "description": "This Idempotency-Key made it before."}}
 _LISTING = "datasets"
 
 
-@router.post("", status_code=202, responses=documented(400, 413, 415, 422))
+@router.post("", status_code=202, responses={**_REPLAY, **documented(400, 409, 413, 415, 422)})
 def submit_dataset(
-    body: SubmitDataset, service: ServiceDep, project: ProjectDep, response: Response, after: BackgroundTasks
+    body: SubmitDataset,
+    service: ServiceDep,
+    project: ProjectDep,
+    response: Response,
+    after: BackgroundTasks,
+    idempotency_key: IdempotencyKey = None,
 ) -> DatasetView:
     """Register a folder on the server's host; a worker reads it and makes it ready, or rejects it and says why."""
-    with service.transaction() as s:
-        dataset = datasets.get(s, project, submission.submit_dataset(s, service.settings.data_roots, project, body))
-    after.add_task(service.ring, dataset.id)
+    dataset, new = submission.submit_dataset(
+        service.engine, service.settings.data_roots, project, body, idempotency_key
+    )
+    if new:
+        after.add_task(service.ring, dataset.id)
+    response.status_code = 202 if new else 200
     response.headers["Location"] = f"/v1/datasets/{dataset.id}"
     response.headers["ETag"] = etag.of_version(dataset.version)
     return DatasetView.of(dataset)

@@ -22,7 +22,7 @@ from sqlalchemy import Engine, select
 import fgd
 from api.core import datasets, db, jobs
 from api.core.lifecycle import State
-from api.core.tables import DEFAULT_PROJECT, Attempt, JobEvent
+from api.core.tables import DEFAULT_PROJECT, Attempt, JobEvent, LogChunk
 from fgd.spec import FCOS, JobSpec, SubmitJob
 
 ROOT = Path(fgd.__path__[0]).parent
@@ -104,8 +104,9 @@ class Bench:
         self.processes.append(process)
         return process
 
-    def submit(self, words: str = "", retries: int = 3) -> str:
-        spec = SubmitJob.model_validate(spec_of(self.dataset, words) | {"limits": {"max_retries": retries}})
+    def submit(self, words: str = "", retries: int = 3, **limits: float) -> str:
+        bounds = {"limits": {"max_retries": retries, **limits}}
+        spec = SubmitJob.model_validate(spec_of(self.dataset, words) | bounds)
         with db.transaction(self.engine) as s:
             dataset = datasets.get(s, DEFAULT_PROJECT, self.dataset)
             assert dataset.archive_digest
@@ -143,6 +144,11 @@ class Bench:
             return [
                 row.outcome for row in s.scalars(select(Attempt).where(Attempt.job_id == job).order_by(Attempt.attempt))
             ]
+
+    def trainer_log(self, job: str) -> bytes:
+        with db.reading(self.engine) as s:
+            query = select(LogChunk.data).where(LogChunk.job_id == job)
+            return b"".join(s.scalars(query.order_by(LogChunk.attempt, LogChunk.offset)))
 
     def log(self) -> str:
         return (self.home / "worker.log").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -22,6 +23,7 @@ import redis
 
 from api.core.queue import make_app, ring
 from tests.e2e.parts import Service, environment, pids, processes_of, trainers, until, weights_digest_after
+from worker import devices
 
 pytestmark = pytest.mark.e2e
 
@@ -48,6 +50,9 @@ def test_posted_job_succeeds_and_its_result_can_be_downloaded(service: Service) 
     for file in files:
         content = service.http.get(f"/v1/artifacts/{file['id']}/content").content
         assert hashlib.sha256(content).hexdigest() == file["sha256"]
+    said = (service.home / "logs" / "api.log").read_text()
+    assert "POST /v1/jobs 201" in said
+    assert "GET /v1/jobs" not in said, "polls would fill the disk"
     assert "training from step 0 of 30" in service.http.get(f"/v1/jobs/{job}/logs").text
     latest = service.http.get(f"/v1/jobs/{job}/metrics/latest").json()["items"]
     assert {"loss/total", "ap"} <= {item["name"] for item in latest}
@@ -215,5 +220,10 @@ def test_server_says_where_it_is_and_what_its_worker_found(service: Service) -> 
     said = service.output()
     assert url in said
     assert f"{url}/docs" in said
-    assert "GiB disk free" in said
+    found = devices.look(service.home)
+    for part in (found.cpu, f"{found.cores} cores", f"bf16 {'yes' if found.bf16 else 'no'}", "threads: 1 for each"):
+        assert part in said, said
+    assert re.search(r"free disk: \d+\.\d GiB", said)
+    assert ("GPU 0: " in said and "driver " in said) if found.gpus else "GPU: none" in said
+    assert "/readyz" not in (service.home / "logs" / "api.log").read_text()
     assert httpx.get(f"{url}/docs").status_code == 200

@@ -163,6 +163,27 @@ def test_end_that_may_not_happen_again_is_tried_again(busy: Bench, fault: str, c
     busy.until_state(healed, "succeeded")
     assert busy.attempts(healed) == ["failed", "succeeded"]
     assert busy.until_state(poison, "failed").failure_code == code
+    if fault == "hang":
+        assert b'scripted_trainer.py", line' in busy.trainer_log(poison), "the stacks of what hangs"
+
+
+def test_job_that_used_up_its_time_is_stopped_and_fails(busy: Bench) -> None:
+    job = busy.submit("steps=100000 ms=10", max_runtime_s=1.5)
+    row = busy.until_state(job, "failed")
+    assert (row.failure_code, row.failure_data) == ("preempted", {"limit": "max_runtime_s"})
+    assert "checkpoint_saved" in busy.story(job), "it was asked before it was killed"
+    assert busy.attempts(job) == ["failed"]
+
+
+def test_ended_jobs_leave_no_checkpoint_behind(busy: Bench) -> None:
+    done, gone = busy.submit("steps=40 ms=2 save=5"), busy.submit(LONG)
+    busy.until_step(gone, 40)
+    with db.transaction(busy.engine) as s:
+        jobs.request(s, DEFAULT_PROJECT, gone, Requested.cancel)
+    busy.until_state(done, "succeeded")
+    busy.until_state(gone, "cancelled")
+    objects = busy.home / "blobs" / "objects" / "jobs"
+    until(lambda: not any((objects / job).exists() for job in (done, gone)), timeout_s=5, what="the sweep")
 
 
 def test_torn_checkpoint_is_passed_over_for_the_one_before(bench: Bench) -> None:

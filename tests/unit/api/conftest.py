@@ -107,7 +107,7 @@ class Given:
     def worker(self, id: str = "wrk_a", cuda: int = 0) -> None:
         gpus = [{"kind": "cuda", "name": "a GPU"}] * cuda
         with db.transaction(self.engine) as s:
-            workers.register(s, id, host="here", pid=1, slots=1, devices=gpus)
+            workers.register(s, id, host="here", pid=1, slots=1 + cuda, devices=gpus)
 
     def look(self, id: str) -> Job:
         with db.reading(self.engine) as s:
@@ -152,7 +152,7 @@ def settings(tmp_path: Path, migrated: Path) -> Settings:
     roots = tmp_path / "roots"
     roots.mkdir()
     shutil.copyfile(migrated, tmp_path / "fgd.db")
-    return Settings(home=tmp_path, data_roots=(roots,))
+    return Settings(home=tmp_path, data_roots=(roots,), sweep_s=3600.0)  # the server sweeps when a test wants it
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from api.core import db
 from api.core.ids import new_id
 
 
@@ -44,6 +45,32 @@ def test_any_other_path_is_refused_and_the_variable_named(client: Any, given: An
     assert (error["pointer"], error["code"]) == ("/path", code)
     if code == "path_not_allowed":
         assert "FGD_DATA_ROOTS" in error["detail"]
+
+
+def test_the_same_key_registers_a_folder_once(client: Any, given: Any) -> None:
+    (given.roots / "cells").mkdir()
+    body, headers = {"name": "cells", "path": f"{given.roots}/cells"}, {"Idempotency-Key": "once"}
+    for_a_job = given.body()
+
+    first = client.post("/v1/datasets", json=body, headers=headers)
+    again = client.post("/v1/datasets", json=body, headers=headers)
+    other = client.post("/v1/datasets", json=body | {"name": "others"}, headers=headers)
+    job = client.post("/v1/jobs", json=for_a_job, headers=headers)
+
+    assert (first.status_code, again.status_code) == (202, 200)
+    assert first.json() == again.json()
+    for answer in (other, job):
+        assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reused")
+
+
+def test_a_folder_is_looked_at_before_the_database_is_locked(
+    client: Any, given: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.core.db.BUSY_MS", 50)
+    with db.transaction(given.engine):
+        answer = client.post("/v1/datasets", json={"name": "d", "path": f"{given.roots}/missing"})
+
+    assert answer.status_code == 422
 
 
 def test_without_data_roots_no_path_is_read_and_the_way_out_is_told(serving: Any, settings: Any) -> None:

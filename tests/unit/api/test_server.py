@@ -151,6 +151,23 @@ def test_a_database_that_stays_locked_is_a_retryable_503(
     assert answer.json()["retryable"] is True
 
 
+def test_what_changes_something_or_goes_wrong_is_logged_in_a_line_and_a_poll_is_not(
+    client: Any, given: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "api.border"):
+        assert client.get("/v1/jobs").status_code == 200
+        assert caplog.records == []
+        made = client.post("/v1/jobs?secret=1", json=given.body())
+        client.get("/v1/jobs/no%0Asuch")
+
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2
+    assert lines[0].startswith("POST /v1/jobs 201, ")
+    assert lines[0].endswith(made.headers["x-request-id"])
+    assert lines[1].startswith("GET /v1/jobs/no%0Asuch 404, ")
+    assert "secret" not in lines[0]
+
+
 # --- the schema -----------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from api.core.settings import Settings
-from deploy import broker
+from deploy import broker, local
 from deploy.local import CannotStart, Part, environment, listen, only_server, serve
 
 
@@ -87,6 +87,19 @@ def test_second_server_on_a_home_is_told_about_the_first(tmp_path: Path) -> None
             pass
     with only_server(tmp_path):
         pass
+
+
+def test_log_is_bounded_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "MAX_LOG", 100)
+    log = tmp_path / "api.log"
+    local.bound_log(log)
+    with log.open("ab", buffering=0) as writer:
+        writer.write(b"old " * 30)
+        local.bound_log(log)
+        writer.write(b"new")
+        local.bound_log(log)
+    assert log.read_bytes() == b"new"
+    assert (tmp_path / "api.log.1").read_bytes() == b"old " * 30
 
 
 def test_taken_port_is_named() -> None:

@@ -12,6 +12,9 @@ class Told:
     def __init__(self) -> None:
         self.signals: list[str] = []
 
+    def dump_stacks(self) -> None:
+        self.signals.append("usr1")
+
     def terminate(self) -> None:
         self.signals.append("term")
 
@@ -20,10 +23,10 @@ class Told:
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, run_s: float | None = None) -> None:
         self.now = 0.0
         self.trainer = Told()
-        self.curb = Curb(self.trainer, grace_s=120, drain_s=5, stall_s=300, clock=lambda: self.now)
+        self.curb = Curb(self.trainer, grace_s=120, drain_s=5, stall_s=300, run_s=run_s, clock=lambda: self.now)
 
     def check_at(self, now: float, requested: Requested | None = None, stops: bool = False) -> list[str]:
         self.now = now
@@ -65,8 +68,25 @@ def test_shutdown_shortens_the_grace_of_a_cancel_and_it_stays_a_cancel() -> None
 
 def test_silence_is_a_stall() -> None:
     bench = Bench()
-    assert bench.check_at(301) == ["term", "kill"]
+    assert bench.check_at(301) == ["usr1", "term"]
     assert bench.curb.ended == Ended.stalled
+
+
+def test_stalled_trainer_has_a_moment_to_write_its_stacks_before_it_is_killed() -> None:
+    bench = Bench()
+    bench.check_at(301)
+    assert bench.check_at(301.5) == ["usr1", "term"]
+    assert bench.check_at(302.1) == ["usr1", "term", "kill"]
+
+
+def test_trainer_that_used_up_its_time_is_asked_and_killed_after_the_grace() -> None:
+    bench = Bench(run_s=50)
+    assert bench.check_at(49) == []
+    assert bench.check_at(51) == ["term"]
+    bench.step_at(169)
+    assert bench.check_at(169) == ["term"]
+    assert bench.check_at(171) == ["term", "kill"]
+    assert bench.curb.ended == Ended.out_of_time
 
 
 def test_any_event_breaks_the_silence() -> None:
@@ -82,4 +102,4 @@ def test_slow_steps_allow_a_longer_silence() -> None:
         bench.step_at(n * 100)
     assert bench.curb.silence_s() == 1000
     assert bench.check_at(1400) == []
-    assert bench.check_at(1501) == ["term", "kill"]
+    assert bench.check_at(1501) == ["usr1", "term"]

@@ -14,7 +14,7 @@ import fgd
 from fgd.data import archive
 from fgd.data.index import Index, Report
 from worker import importer
-from worker.imports import refusal
+from worker.imports import Broken, Rejected, refusal
 
 ROOT = Path(fgd.__path__[0]).parent
 Folder = tuple[Path, Path]
@@ -61,7 +61,7 @@ def test_folder_without_boxes_is_refused_with_its_report(tmp_path: Path) -> None
     out = tmp_path / "out"
     code = run(coco(tmp_path / "in", []), out)
     refused = refusal(code, out)
-    assert refused is not None
+    assert isinstance(refused, Rejected)
     assert refused.report == Report.model_validate_json((out / "report.json").read_bytes())
     assert refused.error
     assert not (out / "archive.tar").exists()
@@ -72,17 +72,36 @@ def test_folder_that_is_no_data_set_is_refused_in_words(tmp_path: Path) -> None:
     code = run(tmp_path / "in", tmp_path / "out")
     refused = refusal(code, tmp_path / "out")
     assert code == importer.NOTHING_THERE
-    assert refused is not None
+    assert isinstance(refused, Rejected)
     assert str(tmp_path / "in") in refused.error
 
 
-@pytest.mark.parametrize(("code", "words"), [(-11, "signal 11"), (1, "exit code 1")])
-def test_crash_of_the_reader_is_a_refusal(tmp_path: Path, code: int, words: str) -> None:
+def test_error_in_the_reader_is_a_refusal(tmp_path: Path) -> None:
     (tmp_path / "tail.txt").write_text("Traceback\nMemoryError\n")
-    refused = refusal(code, tmp_path)
-    assert refused is not None
-    assert words in refused.error
+    refused = refusal(1, tmp_path)
+    assert isinstance(refused, Rejected)
+    assert "exit code 1" in refused.error
     assert "MemoryError" in refused.error
+
+
+@pytest.mark.parametrize(("code", "words"), [(-9, "signal 9"), (-11, "signal 11"), (importer.TRY_AGAIN, "No space")])
+def test_killed_reader_or_a_full_disk_is_not_held_against_the_data_set(tmp_path: Path, code: int, words: str) -> None:
+    (tmp_path / "tail.txt").write_text("OSError: [Errno 28] No space left on device\n")
+    refused = refusal(code, tmp_path)
+    assert isinstance(refused, Broken)
+    assert words in refused.reason
+    assert "breaks the reader" not in refused.reason
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_importer_on_a_full_disk_asks_for_another_try(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.json").symlink_to("/dev/full")
+    assert run(coco(tmp_path / "in", [[1, 1, 20, 20]]), out) == importer.TRY_AGAIN
+    refused = refusal(importer.TRY_AGAIN, out)
+    assert isinstance(refused, Broken)
+    assert "No space left on device" in refused.reason
 
 
 def test_importer_is_confined(tmp_path: Path) -> None:

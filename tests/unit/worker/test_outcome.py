@@ -40,6 +40,14 @@ def test_killed_stalled_trainer_is_stalled_and_may_be_tried_again() -> None:
     assert failure(End(-9, Ended.stalled)).code.retryable
 
 
+@pytest.mark.parametrize("code", [75, -signal.SIGKILL])
+def test_trainer_that_used_up_its_time_is_preempted_for_good(code: int) -> None:
+    came = failure(End(code, Ended.out_of_time))
+    assert came.code == FailureCode.preempted
+    assert not came.code.retryable
+    assert "max_runtime_s" in came.message
+
+
 def test_what_survives_sigkill_makes_the_host_suspect() -> None:
     assert failure(End(None, Ended.survived_kill)).code == FailureCode.host_wedged
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import hashlib
+import shutil
 import threading
 from pathlib import Path
 
@@ -195,3 +197,14 @@ def test_work_of_a_worker_that_died_is_cleared_and_that_of_a_living_one_is_not(t
         assert living.is_dir()
     assert not died.parent.exists()
     assert not list((tmp_path / "work").iterdir())
+
+
+def test_disk_without_room_for_a_data_set_is_the_host_s_trouble(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = put_archive(store, tmp_path / "in", 1)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+    with pytest.raises(OSError) as caught, cache_of(store, tmp_path).dataset(digest):
+        pass
+    assert caught.value.errno == errno.ENOSPC

@@ -40,6 +40,7 @@ def test_an_expired_import_can_be_claimed_again_and_the_old_one_is_fenced(given:
     id = given.dataset("verifying").id
     claim(given)
     given.later(60)
+    given.worker("wrk_b")
     assert given.sweep().ring == [id]
     assert given.sweep().ring == [id]
     assert claim(given, "wrk_b").attempt == 2  # type: ignore[union-attr]
@@ -49,6 +50,7 @@ def test_an_expired_import_can_be_claimed_again_and_the_old_one_is_fenced(given:
         lambda s: datasets.finish_import(s, id, 1, *BLOBS, REPORT),
         lambda s: datasets.reject(s, id, 1, None, "x"),
         lambda s: datasets.hand_back(s, id, 1),
+        lambda s: datasets.lose(s, id, 1, "x"),
     ):
         with pytest.raises(Fenced), db.transaction(given.engine) as s:
             write(s)
@@ -62,6 +64,7 @@ def test_a_beat_keeps_an_import_from_being_swept(given: Any) -> None:
     with db.transaction(given.engine) as s:
         datasets.beat_import(s, id, 1, "wrk_a")
     given.later(15)
+    given.worker("wrk_a")
 
     assert given.sweep().ring == []
     with pytest.raises(Fenced), db.transaction(given.engine) as s:
@@ -77,6 +80,22 @@ def test_an_import_that_takes_every_worker_down_is_given_up(given: Any) -> None:
 
     assert state(given, id) == "rejected"
     assert claim(given) is None
+
+
+def test_an_import_whose_reader_dies_is_tried_again_and_the_last_reason_is_told(given: Any) -> None:
+    id = given.dataset("verifying").id
+    for _ in range(datasets.MAX_IMPORTS):
+        assert state(given, id) == "verifying"
+        taken = claim(given)
+        assert taken is not None
+        with db.transaction(given.engine) as s:
+            datasets.lose(s, id, taken.attempt, "the reader was ended by signal 9")
+
+    with db.reading(given.engine) as s:
+        dataset = datasets.get(s, DEFAULT_PROJECT, id)
+    assert dataset.state == "rejected"
+    assert "3 tries" in (dataset.error or "")
+    assert "signal 9" in (dataset.error or "")
 
 
 def test_an_import_handed_back_is_not_counted(given: Any) -> None:

@@ -68,6 +68,21 @@ def test_down_and_up_again_ends_where_it_began(engine: Engine) -> None:
     db.check_schema(engine)
 
 
+def test_a_key_kept_by_an_older_version_still_replays_its_job(client: Any, given: Any, engine: Engine) -> None:
+    body, headers = given.body(), {"Idempotency-Key": "once"}
+    job = client.post("/v1/jobs", json=body, headers=headers).json()["id"]
+    (given.roots / "cells").mkdir()
+    client.post(
+        "/v1/datasets", json={"name": "c", "path": f"{given.roots}/cells"}, headers={"Idempotency-Key": "other"}
+    )
+
+    migrate(engine, command.downgrade, "0001")
+    migrate(engine, command.upgrade, "head")
+
+    again = client.post("/v1/jobs", json=body, headers=headers)
+    assert (again.status_code, again.json()["id"]) == (200, job)
+
+
 def test_the_tables_compile_for_postgresql_too() -> None:
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     for table in Base.metadata.sorted_tables:

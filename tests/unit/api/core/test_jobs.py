@@ -327,6 +327,7 @@ def test_an_attempt_that_fell_back_goes_on_from_its_own_checkpoint(given: Any) -
 def test_a_lost_worker_s_job_is_queued_again_and_the_story_told(given: Any) -> None:
     id = given.running()
     given.later(60)
+    given.worker("wrk_b")
 
     swept = given.sweep()
 
@@ -375,12 +376,89 @@ def test_sweeps_that_run_at_once_lose_an_attempt_once(given: Any) -> None:
 
 
 def test_queued_jobs_and_data_sets_are_rung_again_but_not_before_their_time(given: Any) -> None:
+    given.worker("wrk_a")
     waiting, later = given.job(), given.job()
     verifying = given.dataset("verifying").id
     with given.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE jobs SET not_before = '2999-01-01 00:00:00.000000' WHERE id = ?", (later,))
 
     assert given.sweep().ring == [waiting, verifying]
+
+
+def test_no_more_bells_are_rung_than_slots_are_free(given: Any) -> None:
+    dataset = given.dataset()
+    ids = [given.job(dataset) for _ in range(5)]
+    assert given.sweep().ring == []
+
+    given.worker("wrk_a")
+    given.worker("wrk_b")
+    assert given.sweep().ring == ids[:2]
+    given.claim("wrk_a")
+    assert given.sweep().ring == [ids[1]]
+
+
+@pytest.mark.parametrize("end", ["finish", "fail", "ended_as_requested", "cancelled while queued", "gave up"])
+def test_checkpoints_of_a_job_that_has_ended_are_dropped_however_it_ended(given: Any, end: str) -> None:
+    lives, id = given.running(limits={"max_retries": 0}), given.running(limits={"max_retries": 0})
+    with db.transaction(given.engine) as s:
+        jobs.checkpoint(s, lives, 1, 5, "of-the-living", "c" * 64, 1)
+        jobs.checkpoint(s, id, 1, 5, "of-the-ended", "c" * 64, 1)
+    assert given.sweep().rubbish == []
+
+    if end == "cancelled while queued":
+        with db.transaction(given.engine) as s:
+            jobs.requeue(s, id, 1, "x")
+        ask(given, id)
+    else:
+        if end == "ended_as_requested":
+            ask(given, id)
+        with db.transaction(given.engine) as s:
+            WRITES["fail" if end == "gave up" else end](s, id)
+
+    assert given.sweep().rubbish == ["of-the-ended"]
+    assert given.sweep().rubbish == []
+    given.later(60)
+    given.sweep()
+    assert given.look(lives).state == State.failed
+
+
+def test_a_job_that_nobody_takes_in_its_time_fails_and_says_so(given: Any) -> None:
+    dataset = given.dataset()
+    patient, hasty = given.job(dataset), given.job(dataset, limits={"max_wait_s": 30})
+    given.sweep()
+    assert given.look(hasty).state == State.queued
+
+    with given.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE jobs SET created_at = '2020-01-01 00:00:00.000000'")
+    given.sweep()
+
+    job = given.look(hasty)
+    assert (job.state, job.failure_code) == (State.failed, "preempted")
+    assert job.failure_data == {"limit": "max_wait_s", "limit_s": 30}
+    assert given.look(patient).state == State.queued
+
+
+def test_a_job_that_ran_once_may_wait_longer_than_max_wait_s(given: Any) -> None:
+    id = given.running(limits={"max_wait_s": 0.001})
+    with db.transaction(given.engine) as s:
+        jobs.requeue(s, id, 1, "the host goes down")
+
+    given.sweep()
+
+    assert given.look(id).state == State.queued
+
+
+def test_a_claim_says_how_much_of_its_time_a_job_has_used(given: Any) -> None:
+    id = given.running(limits={"max_runtime_s": 100})
+    with db.transaction(given.engine) as s:
+        jobs.requeue(s, id, 1, "x")
+    with given.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE job_attempts SET started_at = '2026-01-01 00:00:00.000000'")
+        connection.exec_driver_sql("UPDATE job_attempts SET finished_at = '2026-01-01 00:01:10.500000'")
+
+    claim = given.claim()
+
+    assert (claim.max_runtime_s, claim.ran_s) == (100, 70.5)
 
 
 # --- why it waits ---------------------------------------------------------------------------------------------
@@ -409,6 +487,30 @@ def test_a_waiting_job_says_why_in_plain_words(given: Any) -> None:
 
     given.later(60)
     assert "no worker is running" in (why(given, second) or "")
+
+
+def test_only_the_slots_that_a_job_fits_are_counted(given: Any) -> None:
+    dataset = given.dataset()
+    given.worker("wrk_gpu", cuda=2)
+
+    def job(device: str) -> str:
+        return str(given.job(dataset, resources={"device": device}))
+
+    def claim(cpu: int, cuda: int) -> None:
+        with db.transaction(given.engine) as s:
+            assert jobs.claim(s, "wrk_gpu", jobs.Free(cpu, cuda, gpu_host=True)) is not None
+
+    job("auto"), job("cuda")
+    claim(0, 2), claim(0, 1)
+    for device in ("auto", "cuda"):
+        assert "busy (2 of 2 GPU slots in use)" in (why(given, job(device)) or "")
+    on_cpu = job("cpu")
+    assert why(given, on_cpu) == "next in line; a worker is about to take it"
+    claim(1, 0)
+    assert "busy (1 of 1 processor slots in use)" in (why(given, job("cpu")) or "")
+
+    given.worker("wrk_cpu")
+    assert "behind others: 2 queued before it" in (why(given, job("cpu")) or ""), "the other worker has room"
 
 
 def test_a_job_in_back_off_says_until_when(given: Any) -> None:

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,27 @@ def test_a_ring_carries_the_id_and_nothing_else() -> None:
     assert message.content_type == "application/json"
 
 
+def test_many_rings_take_one_connection_and_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, connections = queue.make_app("memory://"), []
+    assert queue.ring(app, "job_0")  # Celery makes itself ready once
+    connect = app.connection_for_write
+    monkeypatch.setattr(app, "connection_for_write", lambda **more: connections.append(1) or connect(**more))
+
+    assert queue.ring_all(app, ["job_1", "job_2"])
+
+    assert len(connections) == 1
+    with Connection("memory://", transport_options={"global_keyprefix": "fgd."}) as connection:
+        bells = connection.SimpleQueue(queue.QUEUE)
+        messages = [bells.get(timeout=1) for _ in range(3)][1:]
+    assert [message.payload[1] for message in messages] == [{"id": "job_1"}, {"id": "job_2"}]
+    for message in messages:
+        expires = datetime.fromisoformat(message.headers["expires"])
+        assert 0 < (expires - datetime.now(UTC)).total_seconds() <= queue.EXPIRES_S
+
+
 def test_nobody_to_ring_is_no_error() -> None:
     assert queue.ring(None, "job_1") is False
+    assert queue.ring_all(queue.make_app("redis+socket:///no/such/socket"), []) is True
 
 
 def test_a_dead_broker_costs_about_a_second_at_most() -> None:

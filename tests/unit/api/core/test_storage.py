@@ -108,6 +108,25 @@ def test_an_object_is_copied_where_it_cannot_be_linked(
     assert store.object_path("k").read_bytes() == DATA
 
 
+def test_objects_are_listed_by_key_once_they_are_old_enough(store: LocalStore, file: Path) -> None:
+    os.utime(file, (0, 0))  # a linked file keeps its time; when it was put is what counts
+    store.put_object("jobs/job_1/a1/40.ckpt", file)
+
+    assert list(store.objects(older_than_s=60)) == []
+    assert list(store.objects(older_than_s=0)) == ["jobs/job_1/a1/40.ckpt"]
+
+
+def test_what_a_crash_left_half_written_is_dropped_once_it_is_old_enough(store: LocalStore) -> None:
+    assert store.writable()
+    torn = store.root / "incoming" / ".tmp-torn"
+    torn.write_bytes(b"half")
+
+    store.drop_partial(older_than_s=60)
+    assert torn.exists()
+    store.drop_partial(older_than_s=0)
+    assert not torn.exists()
+
+
 def test_a_store_says_whether_it_can_be_written(store: LocalStore, file: Path) -> None:
     assert store.writable()
     assert not LocalStore(file).writable()

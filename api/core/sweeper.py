@@ -1,0 +1,94 @@
+"""The periodic sweep: what the silent left behind is put right, bells ring again, rubbish is deleted.
+
+Every worker sweeps and so does every API process: a job whose last worker died must end too. Idempotent; may run
+anywhere, and twice at once. Holds no session between two sweeps.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from celery import Celery
+from sqlalchemy import Engine, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.core import db, jobs
+from api.core.queue import ring_all
+from api.core.storage import BlobStore
+from api.core.tables import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+COLLECT_S = 3600.0
+"""Between two searches of the store for objects that no row names."""
+ORPHAN_S = 3600.0
+"""An object may wait for its row for so long: far longer than a lease, after which the row would be fenced."""
+PARTIAL_S = 86_400.0
+"""A half-written file may grow for so long."""
+GOODBYE_S = 2.0
+
+
+@dataclass
+class Sweeper:
+    engine: Engine
+    store: BlobStore
+    bell: Celery | None
+    lease_s: float
+    _collect_at: float = 0.0
+
+    def sweep(self) -> None:
+        with db.transaction(self.engine) as s:
+            swept = jobs.sweep(s, self.lease_s)
+        for job in swept.lost:
+            logger.warning("%s: its worker was lost", job)
+        self._delete(swept.rubbish)
+        ring_all(self.bell, swept.ring)
+        if time.monotonic() >= self._collect_at:
+            self._collect_at = time.monotonic() + COLLECT_S
+            self.collect()
+
+    def collect(self) -> None:
+        """Delete objects that no row names: put by an attempt that died before its commit, or left by a crash here.
+
+        Blobs are left alone: after the restore of an older database they are all that is left of newer results.
+        """
+        old = list(self.store.objects(older_than_s=ORPHAN_S))  # before the rows: a row that comes later names none
+        with db.reading(self.engine) as s:
+            named = set(s.scalars(select(Checkpoint.key)))
+        self._delete(key for key in old if key not in named)
+        self.store.drop_partial(older_than_s=PARTIAL_S)
+
+    def _delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            try:
+                self.store.delete_object(key)
+            except OSError as error:
+                logger.warning("could not delete %s: %s", key, error)
+
+
+@contextmanager
+def sweeping(sweep: Callable[[], None], every_s: float) -> Iterator[None]:
+    """Calls `sweep` every `every_s` seconds in a daemon thread; what it raises is logged, never fatal."""
+    left = threading.Event()
+
+    def run() -> None:
+        while not left.wait(every_s):
+            try:
+                sweep()
+            except (SQLAlchemyError, OSError) as error:
+                logger.warning("the sweep failed, trying again in %g s: %s", every_s, str(error).partition("\n")[0])
+            except Exception:
+                logger.exception("the sweep failed, trying again in %g s", every_s)
+
+    thread = threading.Thread(target=run, name="sweeper", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        left.set()
+        thread.join(GOODBYE_S)

@@ -1,0 +1,144 @@
+"""Sweeps beyond the rows: bells, files, and the thread that sweeps in the API."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.core import db, jobs, sweeper
+from api.core.lifecycle import Requested, State
+from api.core.sweeper import Sweeper, sweeping
+from api.core.tables import DEFAULT_PROJECT
+
+
+@pytest.fixture
+def sweep(given: Any) -> Sweeper:
+    return Sweeper(given.engine, given.store, None, lease_s=20.0)
+
+
+def until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def save(given: Any, tmp_path: Path, id: str, step: int, commit: bool = True) -> str:
+    """Put a checkpoint into the store, and name it in a row."""
+    key = f"jobs/{id}/a1/ckpt-{step}.pt"
+    (tmp_path / "ckpt").write_bytes(b"weights")
+    given.store.put_object(key, tmp_path / "ckpt")
+    (tmp_path / "ckpt").unlink()
+    if commit:
+        with db.transaction(given.engine) as s:
+            jobs.checkpoint(s, id, 1, step, key, "c" * 64, 7)
+    return key
+
+
+def kept(given: Any) -> set[str]:
+    return set(given.store.objects(older_than_s=0))
+
+
+def test_the_files_of_an_ended_job_s_checkpoints_are_deleted(given: Any, sweep: Sweeper, tmp_path: Path) -> None:
+    id, other = given.running(), given.running()
+    keys = {save(given, tmp_path, id, step) for step in (10, 20)}
+    stays = save(given, tmp_path, other, 10)
+    sweep.sweep()
+    assert kept(given) == keys | {stays}
+
+    with db.transaction(given.engine) as s:
+        jobs.finish(s, id, 1, [], "e" * 64)
+    sweep.sweep()
+
+    assert kept(given) == {stays}
+
+
+def test_a_file_that_no_row_names_is_deleted_but_not_before_its_row_could_come(
+    given: Any, sweep: Sweeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = given.running()
+    named, orphan = save(given, tmp_path, id, 10), save(given, tmp_path, id, 20, commit=False)
+    sweep.collect()
+    assert kept(given) == {named, orphan}
+
+    monkeypatch.setattr(sweeper, "ORPHAN_S", 0.0)
+    sweep.collect()
+
+    assert kept(given) == {named}
+
+
+def test_an_attempt_that_commits_while_rubbish_is_sought_keeps_its_file(
+    given: Any, sweep: Sweeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeper, "ORPHAN_S", 0.0)
+    id = given.running()
+    key = save(given, tmp_path, id, 10, commit=False)
+    listed = given.store.objects
+
+    def list_and_be_late(older_than_s: float) -> list[str]:
+        found = list(listed(older_than_s))
+        with db.transaction(given.engine) as s:
+            jobs.checkpoint(s, id, 1, 10, key, "c" * 64, 7)
+        return found
+
+    monkeypatch.setattr(given.store, "objects", list_and_be_late)
+    sweep.collect()
+
+    assert given.store.object_path(key)
+
+
+def test_sweepers_at_once_delete_once_and_stumble_over_nothing(given: Any, tmp_path: Path) -> None:
+    id = given.running()
+    for step in (10, 20):
+        save(given, tmp_path, id, step)
+    with db.transaction(given.engine) as s:
+        jobs.finish(s, id, 1, [], "e" * 64)
+    failed: list[Exception] = []
+
+    def work() -> None:
+        try:
+            Sweeper(given.engine, given.store, None, 20.0).sweep()
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert failed == []
+    assert kept(given) == set()
+
+
+@pytest.mark.parametrize("error", [OSError("the database is away"), KeyError("the database is away")])
+def test_a_sweep_that_fails_is_told_and_tried_again(caplog: pytest.LogCaptureFixture, error: Exception) -> None:
+    tries: list[int] = []
+
+    def sweep() -> None:
+        tries.append(1)
+        raise error
+
+    with sweeping(sweep, every_s=0.01):
+        until(lambda: len(tries) >= 3)
+
+    assert "the database is away" in caplog.text
+
+
+@pytest.mark.parametrize(("wish", "state"), [(None, State.queued), (Requested.cancel, State.cancelled)])
+def test_the_api_alone_puts_right_what_the_last_worker_left(
+    given: Any, serving: Any, settings: Any, wish: Requested | None, state: State
+) -> None:
+    id = given.running()
+    if wish is not None:
+        with db.transaction(given.engine) as s:
+            jobs.request(s, DEFAULT_PROJECT, id, wish)
+    given.later(60)
+
+    with serving(settings.model_copy(update={"sweep_s": 0.05})) as client:
+        until(lambda: client.get(f"/v1/jobs/{id}").json()["state"] == state)
