@@ -55,7 +55,7 @@ class Plan:
 
 
 def plan(report: Report, own_data: bool) -> Plan:
-    """Networks and schedules for a data set: about 7 minutes for the teacher, 3 and 4 for the students, on 2 cores."""
+    """Networks and schedules for a data set: about 7 minutes for the teacher, 2 and 3 for the students, on 2 cores."""
     teacher, student = FCOS(backbone="resnet34", fpn_channels=96), FCOS(backbone="resnet18", fpn_channels=64)
     # Small batches: from scratch, in so few minutes, what counts is the number of updates (measured on the digits:
     # AP 31 after 300 steps of 4 images, 14 after 150 steps of 8).

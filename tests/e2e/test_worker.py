@@ -15,7 +15,7 @@ from api.core import datasets, db, jobs
 from api.core.lifecycle import Requested
 from api.core.tables import DEFAULT_PROJECT
 from fgd.spec import SubmitDataset
-from tests.e2e.parts import Bench, processes_of, trainers, until, weights_digest_after
+from tests.e2e.parts import Bench, pids, processes_of, trainers, until, weights_digest_after
 
 pytestmark = pytest.mark.e2e
 
@@ -242,6 +242,21 @@ def test_folder_without_a_data_set_is_rejected_with_a_reason(busy: Bench) -> Non
             return found.error if found.state == "rejected" else None
 
     assert "annotation" in str(until(row, what="the rejection")), busy.log()
+
+
+def test_killed_reader_of_a_data_set_is_started_again(bench: Bench, pictures: object) -> None:
+    with db.transaction(bench.engine) as s:
+        dataset = datasets.submit(s, DEFAULT_PROJECT, SubmitDataset(name="more", path=str(pictures))).id
+    bench.worker()
+    os.kill(until(lambda: pids(bench.home, "worker.importer"), what="the reader")[0], signal.SIGKILL)
+
+    def row() -> object:
+        with db.reading(bench.engine) as s:
+            found = datasets.get(s, DEFAULT_PROJECT, dataset)
+            return found if found.state != "verifying" else None
+
+    ended = until(row, what="the import")
+    assert (ended.state, ended.attempt, ended.losses) == ("ready", 2, 1), bench.log()
 
 
 def test_import_does_not_wait_for_a_training(bench: Bench, pictures: object) -> None:

@@ -92,7 +92,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Path, Schedule, Schedule]:
         tar.parent.mkdir(parents=True, exist_ok=True)
         archive.pack(index, sources, tar)
         archive.unpack(tar, folder)
-    size = {"batch_size": 8, "min_size": arguments.min_size, "max_size": arguments.max_size, "evaluate_every": 4}
+    size = {"batch_size": 4, "min_size": arguments.min_size, "max_size": arguments.max_size, "evaluate_every": 4}
     optimizer = plan(None, own_data=False).student_schedule.optimizer  # type: ignore[arg-type]
     schedules = (Schedule(epochs=n, optimizer=optimizer, **size) for n in (arguments.teacher_epochs, arguments.epochs))
     teacher_schedule, schedule = schedules

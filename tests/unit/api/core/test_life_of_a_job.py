@@ -129,6 +129,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
+        self.given.worker("wrk_c")  # for whom the bell rings
         swept = self.given.sweep()
 
         assert swept.lost == []
