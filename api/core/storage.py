@@ -21,6 +21,7 @@ from typing import BinaryIO, Protocol
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _KEY_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
 _CHUNK = 1 << 20
+_RENAMES = 100
 
 
 class DigestMismatch(ValueError):
@@ -99,9 +100,9 @@ class LocalStore:
             except OSError:
                 shutil.copyfile(path, temporary)
             _fsync(temporary)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(temporary, target)
-            _fsync(target.parent)
+            _replace(temporary, target)
+            with suppress(FileNotFoundError):  # already deleted again
+                _fsync(target.parent)
 
     def object_path(self, key: str) -> Path:
         target = self._object(key)
@@ -121,9 +122,10 @@ class LocalStore:
     def objects(self, older_than_s: float) -> Iterator[str]:
         """Keys of the objects that were put at least so long ago, by the clock of the disk's host."""
         root = self.root / "objects"
-        for path in root.rglob("*"):
-            if _is_file_older_than(path, older_than_s):
-                yield path.relative_to(root).as_posix()
+        for folder, _, names in os.walk(root):  # unlike rglob it bears folders that another sweeper takes away
+            for path in (Path(folder, name) for name in names):
+                if _is_file_older_than(path, older_than_s):
+                    yield path.relative_to(root).as_posix()
 
     def drop_partial(self, older_than_s: float) -> None:
         """Delete what was being written when a process died."""
@@ -197,6 +199,16 @@ def _publish(temporary: Path, target: Path) -> None:
         os.link(temporary, target)
     for folder in (target.parent, target.parent.parent, target.parent.parent.parent):  # ab/cd may be new themselves
         _fsync(folder)
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    """Rename into a folder that `delete_object`, called for its last object, may take away at any moment."""
+    for _ in range(_RENAMES):
+        with suppress(FileNotFoundError, FileExistsError):  # mkdir says the latter if it vanished as mkdir looked
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(temporary, target)
+            return
+    raise OSError(f"the folder of {target} is taken away again and again")
 
 
 def _is_file_older_than(path: Path, seconds: float) -> bool:

@@ -53,6 +53,7 @@ KEYS = keys()
 # --- good files -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_reference_file_passes_on_the_command_line() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "fgd.parity", NPZ, JSON],

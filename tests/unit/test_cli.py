@@ -179,7 +179,7 @@ def test_watching_a_job_that_fails_ends_with_one_and_its_reason(fgd: Command, se
     server.routes[("GET", f"/v1/jobs/{JOB}/events")] = Answer(body={"items": [], "next_after": 0})
     done = fgd("job", "watch", JOB, url=server.url)
     assert done.code == 1
-    assert "loss_non_finite: step 3: loss is nan" in done.err
+    assert "loss_non_finite: step 3: loss is nan" in " ".join(done.err.split())
     assert f"fgd job logs {JOB}" in done.err
 
 

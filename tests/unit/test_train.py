@@ -59,6 +59,7 @@ def test_a_bad_spec_fails_at_once_and_names_the_field(tmp_path: Path, body: str,
     assert says in event.message
 
 
+@pytest.mark.slow
 def test_a_missing_data_set_is_the_users_error(tmp_path: Path) -> None:
     assert failed(tmp_path, json.dumps(spec())).code == "user_error"
 

@@ -97,10 +97,10 @@ def test_boxes_have_the_size_and_number_asked_for(folder: Path) -> None:
     for split in COUNTS:
         boxes = boxes_of_each_image(folder, split)
         assert len(boxes) == COUNTS[split]
-        assert {len(found) for found in boxes.values()} == {2, 3, 4, 5}
+        assert {len(found) for found in boxes.values()} == {2, 3, 4}
         longer = [max(w, h) for found in boxes.values() for _, _, w, h in found]
-        assert min(longer) >= 22
-        assert max(longer) <= 55
+        assert min(longer) >= 24
+        assert max(longer) <= 52
 
 
 def test_boxes_hardly_overlap(folder: Path) -> None:
@@ -114,8 +114,8 @@ def test_boxes_hardly_overlap(folder: Path) -> None:
 def test_ink_touches_all_four_sides_of_its_box_and_is_as_large_as_asked() -> None:
     rng = np.random.default_rng(0)
     scan = (load_digits().images[0] / 16).astype(np.float32)
-    for longer in (22.0, 35.0, 55.0):
-        opacity_HW = digits._opacity(scan, longer, (22, 55), rng)
+    for longer in (24.0, 35.0, 52.0):
+        opacity_HW = digits._opacity(scan, longer, (24, 52), rng)
         visible = opacity_HW > digits._INK
         assert visible[0].any()
         assert visible[-1].any()
@@ -127,7 +127,7 @@ def test_ink_touches_all_four_sides_of_its_box_and_is_as_large_as_asked() -> Non
 def test_images_have_the_size_asked_for(folder: Path) -> None:
     for path in folder.rglob("*.jpg"):
         with Pillow.open(path) as image:
-            assert image.size == (128, 128)
+            assert image.size == (96, 96)
 
 
 def test_finished_folder_is_left_alone(folder: Path) -> None:

@@ -26,7 +26,10 @@ def exported(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50"])
+LARGE = [pytest.param(backbone, marks=pytest.mark.slow) for backbone in ("resnet34", "resnet50")]
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", *LARGE])
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_model_py_builds_the_student_in_plain_torchvision_and_loads_strictly(
     tmp_path: Path, backbone: str, norm: Norm

@@ -116,6 +116,29 @@ def test_objects_are_listed_by_key_once_they_are_old_enough(store: LocalStore, f
     assert list(store.objects(older_than_s=0)) == ["jobs/job_1/a1/40.ckpt"]
 
 
+def test_objects_are_put_deleted_and_listed_at_once_without_stumbling(store: LocalStore, file: Path) -> None:
+    failed: list[Exception] = []
+
+    def work(attempt: int) -> None:
+        try:
+            for step in range(150):
+                key = f"jobs/job_1/a{attempt}/{step}.ckpt"
+                store.put_object(key, file)
+                store.delete_object(key)
+                list(store.objects(older_than_s=60))
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(attempt,)) for attempt in (1, 1, 2, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert failed == []
+    assert list((store.root / "objects").iterdir()) == []
+
+
 def test_what_a_crash_left_half_written_is_dropped_once_it_is_old_enough(store: LocalStore) -> None:
     assert store.writable()
     torn = store.root / "incoming" / ".tmp-torn"
