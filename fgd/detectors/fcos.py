@@ -28,6 +28,19 @@ NORMS: dict[Norm, Callable[[int], nn.Module]] = {
 STAGES = {"layer2": "0", "layer3": "1", "layer4": "2"}
 
 
+class ExtraLevels(LastLevelP6P7):
+    """P6 and P7 in float32, also where trunk and neck run in bf16.
+
+    oneDNN's bf16 gradient of a 3x3 convolution of stride 2 is garbage on maps one cell wide, as P6 is in images of up
+    to 64 pixels (seen with torch 2.14.1 on AVX512_BF16). These levels are so small that float32 costs nothing.
+    """
+
+    def forward(self, p: list[Tensor], c: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        with torch.autocast(p[0].device.type, enabled=False):
+            coarse, names = super().forward([p[-1].float()], [c[-1].float()], names)
+        return [*p, *coarse[1:]], names
+
+
 class FCOSDetector(Detector):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -40,7 +53,7 @@ class FCOSDetector(Detector):
             STAGES,
             [width // 4, width // 2, width],
             spec.fpn_channels,
-            LastLevelP6P7(spec.fpn_channels, spec.fpn_channels),
+            ExtraLevels(spec.fpn_channels, spec.fpn_channels),
         )
         self.module: TorchvisionFCOS = TorchvisionFCOS(
             neck,

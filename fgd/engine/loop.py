@@ -266,7 +266,6 @@ def load_teacher(spec: JobSpec, student: Detector, machine: Machine) -> tuple[Te
     folder = Path(spec.teacher.path)
     detector = weights.load_detector(folder)
     check_classes(detector.recipe.classes, student.recipe.classes)
-    detector.bf16 = machine.bf16
     return Teacher(detector.to(machine.device), student.recipe), digest_of_file(folder / weights.WEIGHTS)
 
 

@@ -92,5 +92,28 @@ def test_bf16_is_for_training_only_and_ends_at_the_neck(detector) -> None:  # ty
         detector.bf16 = False
 
 
+def test_bf16_gives_finite_gradients_where_the_coarse_maps_are_one_cell_wide() -> None:
+    torch.manual_seed(0)
+    detector = build(Recipe(detector=FCOS(fpn_channels=64), classes=("a", "b", "c"), min_size=64, max_size=64)).train()
+    images_NCHW = torch.rand(2, 3, 64, 64)
+    detector.bf16 = True
+    gradients: dict[str, Tensor] = {}
+    for _ in range(4):  # garbage differs from run to run
+        detector.zero_grad()
+        garbage = [torch.full((size,), float("nan")) for size in (1 << 20, 1 << 16, 40_000, 1 << 14) * 3]
+        del garbage
+        maps = detector.features(images_NCHW)
+        assert list(maps.values())[-1].shape[-2:] == (1, 1)
+        torch.stack([each.square().mean() for each in maps.values()]).sum().backward()
+        found = {
+            name: parameter.grad.clone()
+            for name, parameter in detector.module.backbone.named_parameters()  # type: ignore[union-attr,operator]
+            if parameter.grad is not None
+        }
+        assert all(gradient.isfinite().all() for gradient in found.values())
+        assert all(torch.equal(found[name], gradient) for name, gradient in gradients.items())
+        gradients = found
+
+
 def test_every_detector_spec_has_its_family() -> None:
     assert set(DETECTORS) == {FCOS}
