@@ -28,7 +28,7 @@ NORMS: dict[Norm, Callable[[int], nn.Module]] = {
 STAGES = {"layer2": "0", "layer3": "1", "layer4": "2"}
 
 
-class ExtraLevels(LastLevelP6P7):
+class ExtraLevels(LastLevelP6P7):  # type: ignore[misc]
     """P6 and P7 in float32, also where trunk and neck run in bf16.
 
     oneDNN's bf16 gradient of a 3x3 convolution of stride 2 is garbage on maps one cell wide, as P6 is in images of up

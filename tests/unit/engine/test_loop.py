@@ -149,12 +149,12 @@ def test_the_student_holds_nothing_of_teacher_or_method(whole: Any, train: Train
     )
 
 
-def test_the_exported_student_in_plain_torchvision_has_the_reported_ap_and_boxes(fit: Any, digits: Path) -> None:
+def test_the_exported_student_in_plain_torchvision_has_the_reported_ap_and_boxes(fit: Any, easy_digits: Path) -> None:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     model = runpy.run_path(str(fit.result / "model.py"))["load"]()
-    index, root = open_index(digits)
+    index, root = open_index(easy_digits)
     plain: dict[int, dict[str, torch.Tensor]] = {}
     for image in index.splits["test"]:
         pixels = np.asarray(Pillow.open(root / image.file).convert("RGB"))
@@ -191,9 +191,14 @@ def test_the_exported_student_in_plain_torchvision_has_the_reported_ap_and_boxes
 
 
 def test_a_fit_teacher_may_teach_and_with_its_head_shuffled_may_not(
-    train: Train, make_spec: MakeSpec, fit: Any, tmp_path: Path
+    train: Train, make_spec: MakeSpec, fit: Any, easy_digits: Path, tmp_path: Path
 ) -> None:
-    spec = make_spec(teacher={"path": str(fit.result)}, methods=[{"kind": "fgd"}], schedule={"epochs": 1})
+    spec = make_spec(
+        dataset={"path": str(easy_digits)},
+        teacher={"path": str(fit.result)},
+        methods=[{"kind": "fgd"}],
+        schedule={"epochs": 1},
+    )
     before = weights.read_tensors(fit.result / "student.safetensors")
     (note,) = [note for note in train(spec).of(Note) if note.code == "teacher_checked"]
     assert note.data["ap50"] >= 5
@@ -205,7 +210,7 @@ def test_a_fit_teacher_may_teach_and_with_its_head_shuffled_may_not(
         if name.startswith("head."):
             before[name] = value.flatten()[torch.randperm(value.numel(), generator=generator)].view(value.shape)
     save_file(before, shuffled / "student.safetensors")
-    with pytest.raises(TeacherUnfit, match=r"AP50 on 6 validation images is \d\.\d, under 5"):
+    with pytest.raises(TeacherUnfit, match=r"AP50 on 8 validation images is \d\.\d, under 5"):
         train(spec.but(teacher={"path": str(shuffled)}))
 
 
