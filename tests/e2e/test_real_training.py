@@ -133,7 +133,9 @@ def test_a_part_killed_in_mid_training_costs_nothing_but_time(real: Real, unbrok
 
 
 def test_an_unfit_teacher_fails_the_job_and_the_figure_is_told(real: Real) -> None:
-    view = real.ended(real.submit(teacher={"job": real.teacher}))
+    idle = SCHEDULE | {"epochs": 1, "optimizer": {"kind": "adamw", "lr": 1e-9}}
+    unfit = real.done(real.submit(teacher=None, methods=[], schedule=idle))["id"]
+    view = real.ended(real.submit(teacher={"job": unfit}))
     assert view["state"] == "failed"
     assert view["failure"]["code"] == "teacher_unfit"
     assert "AP50 on 6 validation images is" in view["failure"]["message"]
