@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from alembic import command
-from sqlalchemy import Engine, inspect
+from sqlalchemy import Engine, inspect, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import OperationalError, StatementError
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -102,6 +102,28 @@ def test_an_upgrade_makes_the_one_project_with_a_key_of_its_own(tmp_path: Path) 
         engine.dispose()
 
     assert len(keys) == 2
+
+
+def test_a_new_file_may_be_opened_by_many_at_once(tmp_path: Path) -> None:
+    errors: list[Exception] = []
+
+    def write(url: str) -> None:
+        engine = db.make_engine(url)
+        try:
+            with engine.begin() as connection:
+                connection.execute(text("CREATE TABLE IF NOT EXISTS seen (id INTEGER)"))
+        except Exception as error:
+            errors.append(error)
+        engine.dispose()
+
+    for number in range(40):
+        threads = [threading.Thread(target=write, args=(f"sqlite:///{tmp_path}/{number}.db",)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert errors == []
 
 
 def test_upgrades_at_once_do_it_once(tmp_path: Path) -> None:
