@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from api.core import db, queue
 from api.core.settings import Settings
 from api.core.storage import BlobStore
+from api.core.sweeper import Health
 from api.core.tables import DEFAULT_PROJECT
 
 
@@ -25,6 +26,7 @@ class Service:
     engine: Engine
     store: BlobStore
     bell: Celery | None
+    sweeps: Health
 
     def transaction(self) -> AbstractContextManager[Session]:
         return db.transaction(self.engine)

@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError, TimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from api.core.errors import Fault, Invalid, NotFound, Refused, ServiceError
+from api.core.errors import Conflict, Fault, Invalid, NotFound, Refused, ServiceError
 from api.pointers import faults
 
 log = logging.getLogger(__name__)
@@ -124,6 +124,8 @@ def _service_error(request: Request, error: Exception) -> Response:
             return problem(request, 422, error.code, error.detail, errors=error.errors)
         case Refused():
             return problem(request, error.status_code, error.code, error.detail, headers=error.headers)
+        case Conflict():
+            return problem(request, 409, error.code, error.detail, errors=error.errors, retryable=error.retryable)
         case ServiceError():
             if error.status >= 500:
                 log.error("request %s: %s", request.scope.get("fgd.request_id"), error)

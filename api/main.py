@@ -38,8 +38,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             db.check_schema(engine)
             bell = queue.make_app(settings.broker_url) if settings.broker_url else None
             store = LocalStore(settings.blobs)
-            app.state.service = Service(settings, engine, store, bell)
-            with sweeping(Sweeper(engine, store, bell, settings.lease_s).sweep, settings.sweep_s):
+            with sweeping(Sweeper(engine, store, bell, settings.lease_s).sweep, settings.sweep_s) as sweeps:
+                app.state.service = Service(settings, engine, store, bell, sweeps)
                 yield
         finally:
             engine.dispose()

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from api.core.errors import Fault
+from fgd.wording import MAX_DETAIL, sentence
 
 Part = str | int
 MAX_FAULTS = 100
-_MAX_DETAIL = 500
 _SHAPE = {"missing", "extra_forbidden"}
 """Other fields than that kind of thing has."""
 
@@ -94,26 +94,12 @@ def _of_body(error: Mapping[str, Any], place: Place) -> Fault:
     pointer = place.pointer()
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         pointer += "/" + error["ctx"]["discriminator"].strip("'")
-    return Fault(pointer, error["type"], _sentence(error, place))
+    return Fault(pointer, error["type"], sentence(error, str(place.parts[-1]) if place.parts else ""))
 
 
 def _of_parameter(error: Mapping[str, Any]) -> Fault:
     where, *name = error["loc"]
     parameter = ".".join(map(str, name)) or str(where)
-    return Fault("", error["type"], f"{where} parameter {parameter}: {error['msg']}"[:_MAX_DETAIL], parameter)
-
-
-def _sentence(error: Mapping[str, Any], place: Place) -> str:
-    name = place.parts[-1] if place.parts else ""
-    match error["type"]:
-        case "extra_forbidden":
-            text = f"there is no field {name!r} here; check its spelling"
-        case "missing":
-            text = f"the field {name!r} is required"
-        case "model_type" | "model_attributes_type":
-            text = "an object is expected here"
-        case "value_error":
-            text = error["msg"].removeprefix("Value error, ")
-        case _:
-            text = error["msg"]
-    return text[:_MAX_DETAIL]
+    return Fault(
+        "", error["type"], f"{where} parameter {parameter}: {sentence(error, parameter)}"[:MAX_DETAIL], parameter
+    )

@@ -82,10 +82,9 @@ class Case(BaseModel):
             alpha=weights.alpha_fgd,
             beta=weights.beta_fgd,
             gamma=weights.gamma_fgd,
-            lambda_=weights.lambda_fgd,
             temperature=self.temp,
             compat="official",
-        )
+        ).but(lambda_=weights.lambda_fgd)
         pair = Pair({LEVEL: 1}, self.cs, self.ct)
         return FGDLoss(spec, pair, Calibration(teacher_rms={}, boxes_per_image=0.0), Schedule())
 

@@ -15,7 +15,7 @@ Job = TypeVar("Job", bound=JobSpec)
 
 def fgd_for_fcos() -> FGD:
     """The reference's numbers for FCOS (yzd-v/FGD@c03a6cf, configs/distillers/fgd): T 0.8, the one-stage ratios."""
-    return FGD(alpha=1.6e-3, beta=8e-4, gamma=8e-4, lambda_=8e-6, temperature=0.8, box_cells="tight")
+    return FGD(alpha=1.6e-3, beta=8e-4, gamma=8e-4, temperature=0.8, box_cells="tight").but(lambda_=8e-6)
 
 
 def mimic_for_fcos() -> Mimic:

@@ -7,23 +7,37 @@ a weight of 0 switches its term off. Sizes are pixels, rates are per step, AP is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
+    Strict,
     StringConstraints,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from fgd.errors import SpecError
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+# A number is a number: neither "3" nor true. Each numeric field is made of these four.
+Int = Annotated[int, Strict()]
+Float = Annotated[float, Strict()]
+Bool = Annotated[bool, Strict()]
+PositiveInt = Annotated[Int, Field(gt=0, lt=2**53)]
+NonNegativeInt = Annotated[Int, Field(ge=0, lt=2**53)]
+PositiveFloat = Annotated[Float, Field(gt=0)]
+NonNegativeFloat = Annotated[Float, Field(ge=0)]
+Seconds = Annotated[Float, Field(gt=0, le=10 * 365 * 86_400)]
+"""A time span of up to ten years."""
+
+INVISIBLE = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+"""Control characters and what turns the direction of writing: in a name they could only deceive."""
+Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=rf"^[^{INVISIBLE}]+$")]
 JobId = Annotated[str, StringConstraints(pattern=r"^job_[0-9a-f]{32}$")]
 DatasetId = Annotated[str, StringConstraints(pattern=r"^ds_[0-9a-f]{32}$")]
 Path = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
@@ -37,14 +51,19 @@ class Spec(BaseModel):
         extra="forbid",
         allow_inf_nan=False,
         use_attribute_docstrings=True,
-        validate_by_name=True,
         validate_by_alias=True,
         serialize_by_alias=True,
     )
 
     def but(self, **changes: Any) -> Self:
         """A checked copy with some fields changed."""
-        return type(self).model_validate({**dict(self), **changes})
+        values = {**dict(self), **changes}
+        fields = type(self).model_fields
+        return type(self).model_validate({_as_sent(fields, name): value for name, value in values.items()})
+
+
+def _as_sent(fields: Mapping[str, FieldInfo], name: str) -> str:
+    return (fields[name].alias if name in fields else None) or name
 
 
 # --- references -----------------------------------------------------------------------------------------------
@@ -63,12 +82,12 @@ class FromPath(Spec):
 
 
 class TeacherFromJob(FromJob):
-    allow_unfit: bool = False
+    allow_unfit: Bool = False
     """Teach even if the teacher's AP50 on the validation images is under 5."""
 
 
 class TeacherFromPath(FromPath):
-    allow_unfit: bool = False
+    allow_unfit: Bool = False
     """Teach even if the teacher's AP50 on the validation images is under 5."""
 
 
@@ -89,7 +108,7 @@ class FCOS(Spec):
     kind: Literal["fcos"] = "fcos"
     backbone: Trunk = "resnet18"
     """The trunk."""
-    fpn_channels: Annotated[int, Field(ge=64, le=1024, multiple_of=32)] = 256
+    fpn_channels: Annotated[Int, Field(ge=64, le=1024, multiple_of=32)] = 256
     """Width of the pyramid and the heads; a multiple of 32, the groups of the heads' group norm. 32 itself would leave
     one value to a group on a small image's 1x1 map, which torch refuses."""
     weights: Literal["none"] = "none"
@@ -145,7 +164,7 @@ class FGD(Spec):
     box_cells: Literal["tight", "inclusive"] | None = None
     """Which cells belong to a box: "tight" those whose centre lies in it, "inclusive" every cell it touches and
     one more, as the reference does. Default: tight; official is always inclusive."""
-    freeze_teacher_gc: bool = False
+    freeze_teacher_gc: Bool = False
     """Keep the teacher's context block as initialised; the reference trains it along with the student's."""
 
     @model_validator(mode="after")
@@ -154,6 +173,10 @@ class FGD(Spec):
             raise ValueError('compat "official" counts cells inclusively; leave box_cells out')
         return self
 
+    def teaches(self) -> bool:
+        """Whether any term is on."""
+        return any(weight != 0 for weight in (self.alpha, self.beta, self.gamma, self.lambda_))
+
 
 class Mimic(Spec):
     """Plain imitation of the neck's maps, FitNets' hint applied to detectors: the baseline FGD must beat."""
@@ -161,6 +184,10 @@ class Mimic(Spec):
     kind: Literal["mimic"] = "mimic"
     weight: NonNegativeFloat | None = None
     """Weight of the squared error, summed over channels and averaged over valid cells."""
+
+    def teaches(self) -> bool:
+        """Whether its term is on."""
+        return self.weight != 0
 
 
 MethodSpec = Annotated[FGD | Mimic, Field(discriminator="kind")]
@@ -181,7 +208,7 @@ class SGD(Spec):
     kind: Literal["sgd"] = "sgd"
     lr: PositiveFloat = 0.01
     """Peak learning rate."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Annotated[Float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NonNegativeFloat = 1e-4
     """L2 penalty, applied to all parameters, as the paper's schedule does."""
 
@@ -193,7 +220,7 @@ class OneCycle(Spec):
     """Linear warm-up to the peak, then a cosine down to a thousandth of it."""
 
     kind: Literal["one_cycle"] = "one_cycle"
-    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    warmup_fraction: Annotated[Float, Field(ge=0, lt=1)] = 0.1
     """Share of all steps spent warming up."""
 
 
@@ -208,9 +235,9 @@ class Step(Spec):
     """Linear warm-up by steps, then the rate falls by `factor` after each milestone."""
 
     kind: Literal["step"] = "step"
-    milestones: tuple[PositiveInt, ...] = (16, 22)
+    milestones: Annotated[tuple[PositiveInt, ...], Field(max_length=100)] = (16, 22)
     """Epochs after which the rate falls."""
-    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    factor: Annotated[Float, Field(gt=0, lt=1)] = 0.1
     warmup_steps: NonNegativeInt = 500
 
     @model_validator(mode="after")
@@ -226,12 +253,12 @@ LrSchedule = Annotated[OneCycle | Cosine | Step, Field(discriminator="kind")]
 class Schedule(Spec):
     """How long, how fast, at what size. The control of a distilled run has the same."""
 
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 12
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
+    epochs: Annotated[Int, Field(ge=1, le=10_000)] = 12
+    batch_size: Annotated[Int, Field(ge=1, le=4096)] = 8
     """Images per step; the last, smaller batch of an epoch is left out."""
-    min_size: Annotated[int, Field(ge=32, le=8192)] = 240
+    min_size: Annotated[Int, Field(ge=32, le=8192)] = 240
     """Shorter side after resizing, as torchvision means it."""
-    max_size: Annotated[int, Field(ge=32, le=8192)] = 320
+    max_size: Annotated[Int, Field(ge=32, le=8192)] = 320
     """Longer side at most."""
     optimizer: OptimizerSpec = AdamW()
     lr_schedule: LrSchedule = OneCycle()
@@ -244,7 +271,7 @@ class Schedule(Spec):
     losses and every reported number are float32."""
     evaluate_every: PositiveInt = 1
     """Epochs between evaluations on the validation images; the last epoch is always evaluated."""
-    checkpoint_s: PositiveFloat = 60.0
+    checkpoint_s: Seconds = 60.0
     """Seconds of training between checkpoints at most; each evaluated epoch also ends with one."""
 
     @model_validator(mode="after")
@@ -259,7 +286,7 @@ class Resources(Spec):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """"auto": a GPU where the worker has one, else the processor."""
-    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    threads: Annotated[Int, Field(ge=1, le=1024)] | None = None
     """Processor threads. None: all the worker gives a slot. Part of what makes bytes reproducible."""
 
 
@@ -274,23 +301,31 @@ class JobSpec(Spec):
     """Who teaches; null exactly when `methods` is empty (plain training: a teacher's own, or a control run)."""
     student: DetectorSpec
     dataset: DatasetRef
-    methods: tuple[MethodSpec, ...]
+    methods: Annotated[tuple[MethodSpec, ...], Field(max_length=16)]
     """Distillation methods, added up; [] is plain training."""
     schedule: Schedule = Schedule()
     resources: Resources = Resources()
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
     """Initial weights, data order and augmentation all follow from it."""
 
-    @model_validator(mode="after")
-    def _teacher_exactly_with_methods(self) -> Self:
-        if self.teacher is None and self.methods:
-            raise ValueError("methods need a teacher: name one, or give methods [] for plain training")
-        if self.teacher is not None and not self.methods:
-            raise ValueError("a teacher without methods teaches nothing: add a method, or set teacher to null")
-        kinds = [method.kind for method in self.methods]
+    @field_validator("methods")
+    @classmethod
+    def _methods_teach_with_a_teacher(
+        cls, methods: tuple[MethodSpec, ...], info: ValidationInfo
+    ) -> tuple[MethodSpec, ...]:
+        kinds = [method.kind for method in methods]
         if len(kinds) != len(set(kinds)):
             raise ValueError(f"each method may be named once, got {kinds}")
-        return self
+        idle = [method.kind for method in methods if not method.teaches()]
+        if idle:
+            raise ValueError(f"every weight of {idle[0]} is 0, so it teaches nothing: leave it out")
+        if "teacher" in info.data:  # else the teacher itself is at fault, and told
+            teacher = info.data["teacher"]
+            if teacher is None and methods:
+                raise ValueError("methods need a teacher: name one, or give methods [] for plain training")
+            if teacher is not None and not methods:
+                raise ValueError("a teacher without methods teaches nothing: add a method, or set teacher to null")
+        return methods
 
     def refuse_pair(self, teacher: DetectorSpec) -> None:
         """Raise SpecError if no method here can carry knowledge from `teacher` to the student."""
@@ -306,19 +341,19 @@ class JobSpec(Spec):
 Metadata = Annotated[
     dict[
         Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.\-]+$")],
-        Annotated[str, StringConstraints(max_length=512)],
+        Annotated[str, StringConstraints(max_length=512, pattern=r"^[^\x00]*$")],
     ],
     Field(max_length=16),
 ]
 
 
 class Limits(Spec):
-    max_retries: Annotated[int, Field(ge=0, le=100)] = 3
+    max_retries: Annotated[Int, Field(ge=0, le=100)] = 3
     """Times the job is tried again after its worker or trainer died."""
-    max_runtime_s: PositiveFloat | None = None
+    max_runtime_s: Seconds | None = None
     """Seconds it may run, all attempts and their staging together; then it is asked to stop, and fails as `preempted`.
     None: as long as it takes."""
-    max_wait_s: PositiveFloat | None = None
+    max_wait_s: Seconds | None = None
     """Seconds it may wait for its first start; then it fails as `preempted`. None: as long as it takes."""
 
 
@@ -327,7 +362,7 @@ class SubmitJob(JobSpec):
 
     metadata: Metadata = {}
     """Your own labels; at most 16."""
-    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    priority: Annotated[Int, Field(ge=-100, le=100)] = 0
     """Higher runs first."""
     limits: Limits = Limits()
 

@@ -55,6 +55,8 @@ class Host:
     id: str = field(default_factory=lambda: new_id("wrk"))
     name: str = field(default_factory=socket.gethostname)
     stopping: threading.Event = field(default_factory=threading.Event)
+    announced: threading.Event = field(default_factory=threading.Event)
+    """Its row exists: before that it takes nothing, for a job's events name the host."""
 
     @classmethod
     def create(cls, settings: Settings, app: Celery | None, drain_s: float | None = None) -> Host:

@@ -32,7 +32,7 @@ class Every:
     """Does `work` every `seconds`; while the database is away it complains once and tries on."""
 
     seconds: float
-    work: Callable[[], None]
+    work: Callable[[], object]
     due_at: float = 0.0
     away: bool = False
 
@@ -107,6 +107,7 @@ class Poller:
                 register(s, self.host)
 
         self.host.write(beat)
+        self.host.announced.set()
 
     def _look(self) -> None:
         """Everything that fits now, each in a thread of its own, which then looks for more."""

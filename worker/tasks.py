@@ -45,10 +45,11 @@ def look(host: Host) -> None:
 def take(host: Host) -> Callable[[], None] | None:
     """Claim a job or an import that fits a free slot. Call what it returns in a thread that has time."""
     with host.slots.asking("cuda", "cpu", "import") as take_slot:
-        if take_slot is None or host.stopping.is_set():
+        if take_slot is None or host.stopping.is_set() or not host.announced.is_set():
             return None
         asked_at = time.monotonic()
-        free = jobs.Free(host.slots.free("cpu"), host.slots.free("cuda"), gpu_host=bool(host.found.gpus))
+        cpu, cuda = host.slots.free("cpu"), host.slots.free("cuda")
+        free = jobs.Free(cpu, cuda, gpu_host=bool(host.found.gpus), cores=host.found.cores)
         job = host.write(lambda s: jobs.claim(s, host.id, free, host.settings.lease_s)) if free.devices() else None
         if job is not None:
             on_gpu = job.spec.resources.device != "cpu" and host.slots.free("cuda") > 0

@@ -54,7 +54,16 @@ class NotFound(ServiceError):
 
 
 class Conflict(ServiceError):
+    """`pointer`: the place in the body that names the thing; None where the address names it."""
+
     status = 409
+
+    def __init__(self, code: str, detail: str, retryable: bool = False, pointer: str | None = None) -> None:
+        Exception.__init__(self, code, detail, retryable, pointer)
+        self.code = code
+        self.detail = detail
+        self.retryable = retryable
+        self.errors = () if pointer is None else (Fault(pointer, code, detail),)
 
 
 class Invalid(ServiceError):

@@ -10,12 +10,14 @@ token that every later write carries. Knows jobs and rows. Knows nothing of HTTP
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, or_, select, true, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from api.core import datasets, db, workers
@@ -36,6 +38,8 @@ __all__ = [
     "requeue", "submit", "sweep", "waiting_reason",
 ]  # fmt: skip
 
+logger = logging.getLogger(__name__)
+
 KEPT_CHECKPOINTS = 2
 """The last, and the one before it in case the last is torn."""
 BACK_OFF_S = 30.0
@@ -53,6 +57,8 @@ class Free:
     cpu: int
     cuda: int
     gpu_host: bool = False
+    cores: int | None = None
+    """Processor cores of the host; a job that wants more threads is not for it. None: not told."""
 
     def devices(self) -> list[str]:
         fits = {"cpu": self.cpu, "cuda": self.cuda, "auto": self.cuda if self.gpu_host else max(self.cpu, self.cuda)}
@@ -115,6 +121,8 @@ class Swept:
     """Jobs whose attempt was lost."""
     rubbish: list[str] = field(default_factory=list)
     """Keys of checkpoints of jobs that have ended: delete those objects after the commit."""
+    stuck: list[str] = field(default_factory=list)
+    """Jobs that could not be put right; the log says why."""
 
 
 # --- people ---------------------------------------------------------------------------------------------------
@@ -201,9 +209,11 @@ def request(s: Session, project_id: str, job_id: str, wish: Requested) -> Job:
 def claim(s: Session, worker_id: str, free: Free, lease_s: float = 20.0) -> Claim | None:
     """Take the best queued job that fits `free` (priority, then age); None if there is none."""
     at = db.now(s)
+    threads = Job.spec[("resources", "threads")].as_integer()
+    fits = true() if free.cores is None else or_(threads.is_(None), threads <= free.cores)
     best = (
         select(Job.id)
-        .where(Job.state == State.queued, Job.not_before <= at, Job.device.in_(free.devices()))
+        .where(Job.state == State.queued, Job.not_before <= at, Job.device.in_(free.devices()), fits)
         .order_by(Job.priority.desc(), Job.created_at, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -405,13 +415,8 @@ def sweep(s: Session, lease_s: float = 20.0) -> Swept:
     at = db.now(s)
     expired = select(Job).where(Job.state == State.running, Job.lease_expires <= at).with_for_update(skip_locked=True)
     lost = list(s.scalars(expired.execution_options(populate_existing=True)))
-    for job in lost:
-        reason = f"no heartbeat from {job.lease_owner}"
-        _close_attempt(s, job, at, "lost", reason, None)
-        add_event(s, job, at, "attempt_lost", attempt=job.attempt, reason=reason)
-        _lose(s, job, at, FailureCode.worker_lost, reason, None)
-    s.flush()
-    _give_up_waiting(s, at)
+    stuck = _each(s, lost, lambda job: _lose_silent(s, job, at))
+    stuck += _each(s, _overdue(s, at), lambda job: _give_up_waiting(s, job, at))
     live = workers.live(s, lease_s)
     running = s.scalar(select(func.count()).select_from(Job).where(Job.state == State.running)) or 0
     free = max(0, sum(worker.slots for worker in live) - running)
@@ -420,19 +425,45 @@ def sweep(s: Session, lease_s: float = 20.0) -> Swept:
     ring += datasets.sweep(s, at)[: len(live)]
     forget_old_keys(s, at)
     workers.forget_silent(s)
-    return Swept(ring, [job.id for job in lost], _drop_checkpoints_of_the_ended(s))
+    swept = [job.id for job in lost if job.id not in stuck]
+    return Swept(ring, swept, _drop_checkpoints_of_the_ended(s), stuck)
 
 
-def _give_up_waiting(s: Session, at: datetime) -> None:
-    """Fail the jobs that no worker took within limits.max_wait_s; a job that ran once waits as long as it must."""
+def _each(s: Session, found: Sequence[Job], act: Callable[[Job], None]) -> list[str]:
+    """Put right one job after the other; the ids of those that could not be: one bad row must not keep the others."""
+    stuck = []
+    for job in found:
+        try:
+            with s.begin_nested():
+                act(job)
+                s.flush()
+        except OperationalError:  # the database, not the job
+            raise
+        except Exception:
+            logger.exception("%s could not be put right", job.id)
+            stuck.append(job.id)
+    return stuck
+
+
+def _lose_silent(s: Session, job: Job, at: datetime) -> None:
+    reason = f"no heartbeat from {job.lease_owner}"
+    _close_attempt(s, job, at, "lost", reason, None)
+    add_event(s, job, at, "attempt_lost", attempt=job.attempt, reason=reason)
+    _lose(s, job, at, FailureCode.worker_lost, reason, None)
+
+
+def _overdue(s: Session, at: datetime) -> list[Job]:
+    """Jobs that no worker took within limits.max_wait_s; one that ran once waits as long as it must."""
     limit_s = Job.limits["max_wait_s"].as_float()
     bounded = select(Job).where(Job.state == State.queued, Job.attempt == 0, limit_s.is_not(None))
-    for job in s.scalars(bounded.with_for_update(skip_locked=True).execution_options(populate_existing=True)):
-        allowed_s = float(job.limits["max_wait_s"])
-        if at - job.created_at >= timedelta(seconds=allowed_s):
-            message = f"no worker took it within limits.max_wait_s ({allowed_s:g} s)"
-            _fail(s, job, at, FailureCode.preempted, message, {"limit": "max_wait_s", "limit_s": allowed_s})
-    s.flush()
+    rows = s.scalars(bounded.with_for_update(skip_locked=True).execution_options(populate_existing=True))
+    return [job for job in rows if (at - job.created_at).total_seconds() >= float(job.limits["max_wait_s"])]
+
+
+def _give_up_waiting(s: Session, job: Job, at: datetime) -> None:
+    allowed_s = float(job.limits["max_wait_s"])
+    message = f"no worker took it within limits.max_wait_s ({allowed_s:g} s)"
+    _fail(s, job, at, FailureCode.preempted, message, {"limit": "max_wait_s", "limit_s": allowed_s})
 
 
 def _drop_checkpoints_of_the_ended(s: Session) -> list[str]:

@@ -146,7 +146,7 @@ def _dataset(s: Session, project_id: str, spec: JobSpec, found: Findings, inputs
         found.fault("/dataset", "dataset_rejected", f"{dataset.id} was rejected at import: {dataset.error}")
     elif dataset.state == DatasetState.verifying:
         detail = f"{dataset.id} is still being imported; try again when GET /v1/datasets/{dataset.id} says ready"
-        found.conflicts.append(Conflict("dataset_not_ready", detail, retryable=True))
+        found.conflicts.append(Conflict("dataset_not_ready", detail, True, "/dataset"))
     else:
         assert dataset.archive_digest is not None, "a ready data set has its archive"
         assert dataset.index_digest is not None, "a ready data set has its index"
@@ -218,7 +218,7 @@ def _from_job(s: Session, store: BlobStore, project_id: str, job_id: str, role: 
                 Fault(pointer, f"{role}_has_no_weights", f"{job_id} has {job.state}; name one that succeeded")
             )
         detail = f"{job_id} is {job.state}; its weights exist when it has succeeded"
-        raise Conflict(f"{role}_not_ready", detail, retryable=True)
+        raise Conflict(f"{role}_not_ready", detail, True, pointer)
     rows = s.execute(select(Artifact.name, Artifact.digest).where(Artifact.job_id == job_id))
     files = {name: digest for name, digest in rows if name in (WEIGHTS, RECIPE)}
     if files.keys() != {WEIGHTS, RECIPE} or not all(map(store.exists, files.values())):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -41,7 +41,8 @@ class Sweeper:
     lease_s: float
     _collect_at: float = 0.0
 
-    def sweep(self) -> None:
+    def sweep(self) -> Sequence[str]:
+        """Ids of the jobs that could not be put right; the others are."""
         with db.transaction(self.engine) as s:
             swept = jobs.sweep(s, self.lease_s)
         for job in swept.lost:
@@ -51,6 +52,7 @@ class Sweeper:
         if time.monotonic() >= self._collect_at:
             self._collect_at = time.monotonic() + COLLECT_S
             self.collect()
+        return swept.stuck
 
     def collect(self) -> None:
         """Delete objects that no row names: put by an attempt that died before its commit, or left by a crash here.
@@ -71,24 +73,35 @@ class Sweeper:
                 logger.warning("could not delete %s: %s", key, error)
 
 
+@dataclass
+class Health:
+    """What /readyz says of the sweeps."""
+
+    complaint: str | None = None
+    """Why the last sweep failed; None: it did not."""
+
+
 @contextmanager
-def sweeping(sweep: Callable[[], None], every_s: float) -> Iterator[None]:
-    """Calls `sweep` every `every_s` seconds in a daemon thread; what it raises is logged, never fatal."""
-    left = threading.Event()
+def sweeping(sweep: Callable[[], Sequence[str]], every_s: float) -> Iterator[Health]:
+    """Calls `sweep` every `every_s` seconds in a daemon thread; what it raises is logged and told, never fatal."""
+    left, health = threading.Event(), Health()
 
     def run() -> None:
         while not left.wait(every_s):
             try:
-                sweep()
+                stuck = sweep()
+                health.complaint = f"cannot put right {', '.join(stuck[:3])}; see the log" if stuck else None
             except (SQLAlchemyError, OSError) as error:
+                health.complaint = f"failed: {type(error).__name__}"  # its text may hold the database's URL
                 logger.warning("the sweep failed, trying again in %g s: %s", every_s, str(error).partition("\n")[0])
-            except Exception:
+            except Exception as error:
+                health.complaint = f"failed: {type(error).__name__}; see the log"
                 logger.exception("the sweep failed, trying again in %g s", every_s)
 
     thread = threading.Thread(target=run, name="sweeper", daemon=True)
     thread.start()
     try:
-        yield
+        yield health
     finally:
         left.set()
         thread.join(GOODBYE_S)

@@ -22,6 +22,9 @@ def waiting_reason(s: Session, job: Job, lease_s: float = 20.0, live: Sequence[W
         return "no worker is running; start one with `fgd worker` (`fgd serve` starts one by itself)"
     if job.device == "cuda" and not any(workers.has_cuda(worker) for worker in live):
         return f'{_count(live)}, none with a GPU, and resources.device is "cuda"; "auto" or "cpu" would run now'
+    threads, most = job.spec["resources"]["threads"] or 0, max(worker.facts.get("cores", 0) for worker in live)
+    if threads > most:
+        return f"{_count(live)}, none with {threads} processor cores, as resources.threads asks; the largest has {most}"
     wait_s = (job.not_before - db.now(s)).total_seconds()
     if wait_s > 0:
         until = job.not_before.strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -31,6 +31,8 @@ class Readiness(View):
     database: Check
     store: Check
     broker: Check
+    sweeper: Check
+    """Degraded: jobs whose worker was killed are not noticed here; a worker that still sweeps may see to them."""
 
 
 class Version(View):
@@ -51,7 +53,7 @@ def readyz(service: ServiceDep, response: Response) -> Readiness:
     ready = database.ok and store.ok
     response.status_code = 200 if ready else 503
     response.headers["Cache-Control"] = "no-store"
-    return Readiness(ready=ready, database=database, store=store, broker=broker)
+    return Readiness(ready=ready, database=database, store=store, broker=broker, sweeper=_sweeper(service))
 
 
 @router.get("/version")
@@ -84,3 +86,8 @@ def _broker(service: Service) -> Check:
     if queue.reachable(service.bell):
         return Check(ok=True, detail="reachable")
     return Check(ok=False, detail="degraded: not reachable; jobs start a poll later")
+
+
+def _sweeper(service: Service) -> Check:
+    complaint = service.sweeps.complaint
+    return Check(ok=complaint is None, detail=f"degraded: the last sweep {complaint}" if complaint else "at work")

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fgd.spec import DetectorSpec, Spec
+from fgd.spec import DetectorSpec, Float, PositiveInt, Spec
 from fgd.types import Batch, Detections
 
 SCORE_THRESH = 0.05
@@ -27,13 +27,13 @@ class Recipe(Spec):
     detector: DetectorSpec
     classes: tuple[str, ...]
     """Label k (1, 2, ...) means classes[k - 1]; 0 is background."""
-    min_size: int
-    max_size: int
+    min_size: PositiveInt
+    max_size: PositiveInt
     image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Of RGB in 0..1; the statistics of ImageNet, as torchvision's weights expect."""
-    score_thresh: float = Field(default=SCORE_THRESH)
-    detections_per_img: int = Field(default=DETECTIONS_PER_IMG)
+    score_thresh: Float = Field(default=SCORE_THRESH)
+    detections_per_img: PositiveInt = Field(default=DETECTIONS_PER_IMG)
 
 
 class Detector(nn.Module, ABC):

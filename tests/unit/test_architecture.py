@@ -7,11 +7,12 @@ import sys
 from typing import get_args
 
 import pytest
+from pydantic import ValidationError
 
 from fgd.detectors import DETECTORS
 from fgd.methods import METHODS
 from fgd.presets import PRESETS
-from fgd.spec import DetectorSpec, MethodSpec
+from fgd.spec import DetectorSpec, MethodSpec, Spec
 
 
 def members(union: object) -> set[object]:
@@ -46,3 +47,27 @@ def test_every_field_of_a_spec_says_what_it_does() -> None:
 def test_server_worker_client_and_command_line_load_no_torch(module: str) -> None:
     script = f"import sys, {module}; sys.exit('torch' in sys.modules or 'torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def specs(base: type[Spec] = Spec) -> set[type[Spec]]:
+    found = {base}.union(*(specs(sub) for sub in base.__subclasses__())) - {Spec}
+    return {spec for spec in found if spec.__module__.startswith("fgd.")}  # a query's numbers come as text
+
+
+def refuses(spec: type[Spec], field: str, value: object) -> bool:
+    try:
+        spec.model_validate({field: value})
+    except ValidationError as error:
+        return any(each["loc"][:1] == (field,) for each in error.errors())
+    return False
+
+
+def test_a_number_is_never_taken_from_text_or_truth_values() -> None:
+    """Text and truth where a number belongs are slips; such a field says so by its type (fgd.spec.Int, Float)."""
+    for spec in specs():
+        for name, field in spec.model_fields.items():
+            sent = field.alias or name
+            numbers = [n for n in (1, 64, 0.5) if not refuses(spec, sent, n)]
+            for number in numbers:
+                taken = [slip for slip in (str(number), True) if not refuses(spec, sent, slip)]
+                assert not taken or field.annotation is bool, (spec, name, taken)

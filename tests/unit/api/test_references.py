@@ -38,6 +38,7 @@ def test_a_data_set_that_is_being_imported_is_a_retryable_409(client: Any, given
 
     assert answer.status_code == 409
     assert (answer.json()["code"], answer.json()["retryable"]) == ("dataset_not_ready", True)
+    assert [error["pointer"] for error in answer.json()["errors"]] == ["/dataset"]
     assert "retry-after" in answer.headers
 
 
@@ -66,6 +67,7 @@ def test_a_teacher_that_still_trains_is_a_retryable_409(client: Any, given: Any)
 
     assert answer.status_code == 409
     assert (answer.json()["code"], answer.json()["retryable"]) == ("teacher_not_ready", True)
+    assert [error["pointer"] for error in answer.json()["errors"]] == ["/teacher/job"]
 
 
 def test_a_teacher_that_failed_is_refused(client: Any, given: Any) -> None:

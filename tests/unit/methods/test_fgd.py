@@ -27,7 +27,7 @@ GOLDEN = Path(__file__).parents[2] / "parity"
 STRIDES = {"p3": 8, "p4": 16}
 CALIBRATION = Calibration(teacher_rms={"p3": 2.0, "p4": 0.5}, boxes_per_image=2.5)
 SCHEDULE = Schedule(min_size=32, max_size=48)
-SPEC = FGD(alpha=0.3, beta=0.2, gamma=0.07, lambda_=0.01, temperature=0.5, box_cells="tight")
+SPEC = FGD(alpha=0.3, beta=0.2, gamma=0.07, temperature=0.5, box_cells="tight").but(lambda_=0.01)
 STUDENT_CHANNELS, TEACHER_CHANNELS = 3, 8
 
 
@@ -211,7 +211,7 @@ def test_official_equals_the_reference(name: str) -> None:
 
 
 def test_default_weights_are_brought_to_the_jobs_geometry() -> None:
-    spec = FGD(alpha=1, beta=10, gamma=100, lambda_=1000, temperature=0.5)
+    spec = FGD(alpha=1, beta=10, gamma=100, temperature=0.5).but(lambda_=1000)
     pair = Pair({"p3": 8}, 96, 128)
     calibration = Calibration(teacher_rms={"p3": 1.0}, boxes_per_image=3.65)
 

@@ -551,3 +551,15 @@ def test_every_write_of_a_job_raises_its_version(given: Any) -> None:
         versions.append(given.look(id).version)
 
     assert versions == sorted(set(versions))
+
+
+def test_a_job_that_wants_more_threads_than_any_host_has_waits_and_says_why(given: Any) -> None:
+    id = given.job(resources={"threads": 64})
+    with db.transaction(given.engine) as s:
+        workers.register(s, "wrk_a", host="here", pid=1, slots=1, facts={"cores": 8})
+        reason = jobs.waiting_reason(s, jobs.get(s, DEFAULT_PROJECT, id))
+        assert jobs.claim(s, "wrk_a", jobs.Free(1, 0, cores=8)) is None
+        assert jobs.claim(s, "wrk_a", jobs.Free(1, 0, cores=64)) is not None
+
+    assert "64 processor cores" in str(reason)
+    assert "the largest has 8" in str(reason)

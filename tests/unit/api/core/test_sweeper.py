@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from api.core import db, jobs, sweeper
 from api.core.lifecycle import Requested, State
 from api.core.sweeper import Sweeper, sweeping
-from api.core.tables import DEFAULT_PROJECT
+from api.core.tables import DEFAULT_PROJECT, Job
 
 
 @pytest.fixture
@@ -120,14 +121,42 @@ def test_sweepers_at_once_delete_once_and_stumble_over_nothing(given: Any, tmp_p
 def test_a_sweep_that_fails_is_told_and_tried_again(caplog: pytest.LogCaptureFixture, error: Exception) -> None:
     tries: list[int] = []
 
-    def sweep() -> None:
+    def sweep() -> list[str]:
         tries.append(1)
+        if len(tries) > 3:
+            return []
         raise error
 
-    with sweeping(sweep, every_s=0.01):
-        until(lambda: len(tries) >= 3)
+    with sweeping(sweep, every_s=0.01) as health:
+        until(lambda: len(tries) >= 3 and health.complaint)
+        assert type(error).__name__ in str(health.complaint)
+        until(lambda: health.complaint is None)
 
     assert "the database is away" in caplog.text
+
+
+def test_one_row_that_cannot_be_put_right_keeps_no_other_from_it(given: Any, serving: Any, settings: Any) -> None:
+    """A row that an older version or a person left: its limits cannot be read."""
+    bad, good = given.running(), given.running()
+    with db.transaction(given.engine) as s:
+        s.execute(update(Job).where(Job.id == bad).values(limits={"max_retries": "many"}))
+    given.later(60)
+
+    with serving(settings.model_copy(update={"sweep_s": 0.05})) as client:
+        until(lambda: client.get(f"/v1/jobs/{good}").json()["state"] == State.queued)
+        until(lambda: not client.get("/readyz").json()["sweeper"]["ok"])
+
+        assert bad in client.get("/readyz").json()["sweeper"]["detail"]
+        assert client.get("/readyz").status_code == 200
+        assert client.get(f"/v1/jobs/{bad}").json()["state"] == State.running
+
+
+def test_a_wait_of_any_length_that_an_older_version_took_is_kept(given: Any, sweep: Sweeper) -> None:
+    id = given.job()
+    with db.transaction(given.engine) as s:
+        s.execute(update(Job).where(Job.id == id).values(limits={"max_retries": 3, "max_wait_s": 1e300}))
+
+    assert sweep.sweep() == []
 
 
 @pytest.mark.parametrize(("wish", "state"), [(None, State.queued), (Requested.cancel, State.cancelled)])
