@@ -33,6 +33,10 @@ class Defects:
     def reject(self, code: str, file: str, message: str) -> None:
         self.add(code, file, message, "rejected")
 
+    def files(self, *codes: str) -> list[str]:
+        """The files that a data set is rejected for, by kinds of defect."""
+        return [defect.file for defect in self._rejections if defect.code in codes]
+
     @property
     def rejected(self) -> bool:
         return bool(self._rejections)
