@@ -165,7 +165,8 @@ class Board:
 def report_lines(report: Report, most: int = 20) -> list[str]:
     """What the importer of a data set saw, for reading: counts by split, then defects by kind and the first by name."""
     verdict = "usable" if report.ok else "rejected: nothing can be trained from it"
-    lines = [f"{report.format}, {len(report.classes)} classes ({', '.join(report.classes[:12])}), {verdict}"]
+    classes = f"{len(report.classes)} classes ({', '.join(report.classes[:12])})" if report.classes else "no classes"
+    lines = [f"{report.format}, {classes}, {verdict}"]
     for name, split in report.splits.items():
         size = f"{split.width[0]}-{split.width[1]} x {split.height[0]}-{split.height[1]} px"
         lines.append(
@@ -174,7 +175,10 @@ def report_lines(report: Report, most: int = 20) -> list[str]:
     if not report.defect_counts:
         return [*lines, "  no defects"]
     lines += [f"  {count} x {code}" for code, count in report.defect_counts.items()]
-    lines += [f"    {defect.file}: {defect.message} -> {defect.action}" for defect in report.defects[:most]]
+    lines += [
+        f"    {f'{defect.file}: ' if defect.file else ''}{defect.message} -> {defect.action}"
+        for defect in report.defects[:most]
+    ]
     if (more := sum(report.defect_counts.values()) - most) > 0:
         lines.append(f"    and {more} more")
     return lines

@@ -52,6 +52,13 @@ class Defects:
         )
 
 
+def unread(format_name: str, why: str) -> Report:
+    """Of a data set of which nothing could be read."""
+    defects = Defects()
+    defects.reject("unreadable", "", why)
+    return defects.report(format_name, Index(classes=(), splits={}))
+
+
 def count(images: Sequence[Image], classes: Sequence[str]) -> SplitCounts:
     """Numbers of one split, crowd boxes included."""
     labels = Counter(label for image in images for label in image.labels)
