@@ -46,7 +46,9 @@ def failed(tmp_path: Path, body: str) -> Failed:
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ("{", "Invalid JSON"),
+        ("{", "not JSON"),
+        (json.dumps(spec())[:-1] + ', "seed": 1, "seed": 2}', "the key 'seed' stands twice in one object"),
+        (json.dumps(spec())[:-1] + ', "schedule": {"epochs": 1, "epochs": 2}}', "the key 'epochs' stands twice"),
         (json.dumps(spec(shedule={})), "/shedule"),
         (json.dumps(spec(dataset="ds_" + "0" * 32)), 'the library knows only {"path": folder}'),
         (json.dumps(spec(methods=[{"kind": "fgd"}])), "methods need a teacher"),
