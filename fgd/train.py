@@ -93,7 +93,7 @@ def read_spec(path: Path) -> JobSpec:
 
 def report(error: Exception, emit: Emit) -> int:
     if isinstance(error, FGDError):
-        emit(Failed(code=error.code, message=str(error)))
+        emit(Failed(code=error.code, message=str(error), data=error.data))
         print(printable(f"{error.code}: {error}", keep="\n"), file=sys.stderr)
         return 1
     traceback.print_exc()
