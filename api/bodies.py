@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Coroutine
 from email.message import Message
 from typing import Any
@@ -15,11 +13,9 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from api.core.errors import Refused
+from fgd import strict_json
 
 MAX_BODY_BYTES = 1 << 20
-MAX_DEPTH = 32
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_BRACKET = re.compile(r"[\[\]{}]")
 
 
 class StrictRoute(APIRoute):
@@ -70,40 +66,8 @@ def _check_type(request: Request) -> None:
 
 
 def parse(body: bytes) -> Any:
-    """One JSON value. Raises Refused (400) for everything JSON forbids, and for what two readers would read
-    differently: a key twice, NaN, half a surrogate pair."""
+    """One JSON value. Raises Refused (400), see fgd.strict_json."""
     try:
-        text = body.decode("utf-8")
-        _check_depth(text)
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeError as error:
-        raise Refused("malformed_json", "the body is not UTF-8", 400) from error
-    except json.JSONDecodeError as error:
-        reason = "it is empty" if not body else f"{error.msg} at line {error.lineno}, column {error.colno}"
-        raise Refused("malformed_json", f"the body is not JSON: {reason}", 400) from error
-    except (ValueError, RecursionError) as error:
-        raise Refused("malformed_json", f"the body is not JSON that can be read: {error}"[:500], 400) from error
-    return value
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice!r} stands twice in one object")
-    return value
-
-
-def _constant(word: str) -> Any:
-    raise ValueError(f"{word} is not a JSON number")
-
-
-def _check_depth(text: str) -> None:
-    """Before parsing: the parser would recurse as deep as the text says."""
-    depth = 0
-    for bracket in _BRACKET.findall(_STRING.sub("", text)):
-        depth += 1 if bracket in "[{" else -1
-        if depth > MAX_DEPTH:
-            raise ValueError(f"it is nested deeper than {MAX_DEPTH}")
+        return strict_json.parse(body)
+    except strict_json.NotJSON as error:
+        raise Refused("malformed_json", f"the body is {error}", 400) from error

@@ -27,7 +27,7 @@ Errors are `application/problem+json` with a stable `code` and JSON pointers int
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application. Raises UnsafeBind for an address that others reach without a key; it opens the database only
-    when it starts, and then raises SchemaOutOfDate or SchemaTooNew unless the tables are those of this version."""
+    when it starts, and then raises Unfit unless the tables are those of this version."""
     settings = settings or Settings()
     check_bind(settings)
 

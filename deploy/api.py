@@ -10,6 +10,8 @@ import logging
 import socket
 import sys
 
+from sqlalchemy.exc import OperationalError
+
 from fgd.lifeline import die_with_parent
 
 GOODBYE_S = 3
@@ -25,6 +27,7 @@ def main() -> None:
 
     import uvicorn
 
+    refuse_unfit_database()
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
     logging.getLogger("api").setLevel(logging.INFO)
     config = uvicorn.Config(
@@ -36,6 +39,23 @@ def main() -> None:
         server_header=False,
     )
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=arguments.fd)])
+
+
+def refuse_unfit_database() -> None:
+    """Exit with one line where the application would start with a traceback. One that is away may come back."""
+    from api.core import db
+    from api.core.errors import Unfit
+    from api.core.settings import Settings
+
+    engine = db.make_engine(Settings().database_url)
+    try:
+        db.check_schema(engine)
+    except Unfit as error:
+        sys.exit(f"fgd api: {error}")
+    except OperationalError:
+        pass  # the application says so, and is started again
+    finally:
+        engine.dispose()
 
 
 if __name__ == "__main__":

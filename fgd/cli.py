@@ -5,16 +5,20 @@ Everything but typer is imported inside the commands: `fgd --help` answers at on
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
+from rich.text import Text
+
+from fgd.printable import printable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -168,14 +172,14 @@ def dataset_add(
     with _client(url) as client:
         dataset = client.add_dataset(name, path.absolute(), verify=verify)
         if wait:
-            with err.status(f"importing {dataset.id}"):
+            with err.status(Text(printable(f"importing {dataset.id}"))):
                 dataset = client.wait_dataset(dataset.id)
             if not as_json:
                 _print_report(client.report(dataset.id))
         if as_json:
             _print_json(dataset)
         else:
-            out.print(f"{dataset.id}  {dataset.state}", highlight=False, markup=False)
+            _line(f"{dataset.id}  {dataset.state}")
     _exit(FAILED if dataset.state == "rejected" else DONE)
 
 
@@ -241,7 +245,7 @@ def job_submit(
         if as_json:
             _print_json(job)
         else:
-            out.print(job.id, highlight=False)
+            _line(job.id)
         if watch:
             _exit(_watch(client, job.id))
 
@@ -300,7 +304,7 @@ def job_cancel(
     """End a job."""
     with _client(url) as client:
         found = client.cancel(job, "now" if now else "graceful")
-    out.print(f"{found.id}  {found.state if found.ended else 'cancelling'}", highlight=False)
+    _line(f"{found.id}  {found.state if found.ended else 'cancelling'}")
 
 
 @job_app.command("events")
@@ -333,6 +337,7 @@ def job_logs(
     url: Url = URL,
 ) -> None:
     """Print what the trainer wrote to its log."""
+    write = _log_writer()
     with _client(url) as client:
         offset, reading = 0, attempt
         while True:
@@ -341,7 +346,7 @@ def job_logs(
                 if chunk.attempt != reading:  # a new attempt has a new log
                     offset, reading = 0, chunk.attempt
                     continue
-                sys.stdout.buffer.write(chunk.content)
+                write(chunk.content)
                 offset = chunk.next_offset
             sys.stdout.buffer.flush()
             if ended:
@@ -443,28 +448,32 @@ def _watch(client: Client, job_id: str) -> int:
         _line(f"{job.id} succeeded; next: fgd artifact download {job.id} --to .")
         return DONE
     reason = f": {job.failure.code}: {job.failure.message}" if job.failure else ""
-    err.print(f"{job.id} {job.state}{reason}", style="red", markup=False, highlight=False)
+    err.print(Text(printable(f"{job.id} {job.state}{reason}", keep="\n"), style="red"))
     if job.failure:
-        err.print(f"next: fgd job logs {job.id}", markup=False, highlight=False)
+        err.print(Text(printable(f"next: fgd job logs {job.id}")))
     return FAILED
 
 
 def _download(client: Client, artifact: Artifact, folder: Path) -> Path:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
-        task = bars.add_task(artifact.name, total=artifact.size)
+        task = bars.add_task(printable(artifact.name), total=artifact.size)
         return client.download(artifact, folder, lambda there: bars.update(task, completed=there))
 
 
 def _read_json(source: str) -> Mapping[str, Any]:
+    from fgd.strict_json import NotJSON, parse
+
     try:
-        body = json.loads(sys.stdin.read() if source == "-" else Path(source).read_text())
+        body = parse(sys.stdin.read() if source == "-" else Path(source).read_bytes())
     except OSError as error:
         _fail(f"{source}: {error.strerror}", REFUSED)
-    except ValueError as error:
-        _fail(f"{source}: not JSON: {error}", REFUSED)
+    except UnicodeError:
+        _fail(f"{source}: not UTF-8", REFUSED)
+    except NotJSON as error:
+        _fail(f"{source}: {error}", REFUSED)
     if not isinstance(body, dict):
         _fail(f"{source}: a spec is an object, {{...}}", REFUSED)
     return body
@@ -473,9 +482,22 @@ def _read_json(source: str) -> Mapping[str, Any]:
 # --- printing -------------------------------------------------------------------------------------------------
 
 
-def _line(text: str) -> None:
+def _line(text: str, keep: str = "\t") -> None:
     """One line as it is: neither wrapped nor coloured, tabs kept."""
-    typer.echo(text)
+    typer.echo(printable(text, keep))
+
+
+def _log_writer() -> Callable[[bytes], None]:
+    """Writes pieces of a log: as they are into a file or pipe, to a screen without what would steer it."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a piece may end within a character
+
+    def write(piece: bytes) -> None:
+        if sys.stdout.isatty():
+            typer.echo(printable(decoder.decode(piece), keep="\n\t"), nl=False)
+        else:
+            sys.stdout.buffer.write(piece)
+
+    return write
 
 
 def _event_line(event: StoredEvent) -> str:
@@ -492,25 +514,24 @@ def _print_json(value: BaseModel | Iterable[BaseModel]) -> None:
     from pydantic import BaseModel
 
     if isinstance(value, BaseModel):
-        _line(value.model_dump_json(indent=2))
+        _line(value.model_dump_json(indent=2), keep="\n")
         return
-    _line(json.dumps([item.model_dump(mode="json") for item in value], indent=2))
+    _line(json.dumps([item.model_dump(mode="json") for item in value], indent=2), keep="\n")
 
 
 def _print_table(columns: Mapping[str, Literal["left", "right"] | None], rows: Iterable[list[str]]) -> None:
     """A table on a screen; tab-separated lines, uncut, for the next program."""
     if not out.is_terminal:
         for row in rows:
-            _line("\t".join(row))
+            _line("\t".join(map(printable, row)))
         return
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title, side in columns.items():
         table.add_column(title, justify=side or "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     out.print(table)
 
 
@@ -548,9 +569,13 @@ def _exit(code: int | None) -> NoReturn:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    err.print("error:", style="bold red", end=" ")
-    err.print(message, markup=False, highlight=False, soft_wrap=True)
+    _print_error(message)
     raise typer.Exit(code)
+
+
+def _print_error(message: str) -> None:
+    err.print("error:", style="bold red", end=" ")
+    err.print(Text(printable(message, keep="\n")), soft_wrap=True)
 
 
 def main() -> None:
@@ -564,15 +589,14 @@ def main() -> None:
 
 
 def _tell(error: Exception) -> int:
-    err.print("error:", style="bold red", end=" ")
-    err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    _print_error(str(error))
     from fgd.client import ApiError, Unreachable
 
     if isinstance(error, ApiError):
         if error.status == 401:
             err.print("set FGD_API_KEY to the service's key", highlight=False)
         if error.status >= 500:
-            err.print(f"request id: {error.request_id or 'none'}; the service's log says more", highlight=False)
+            err.print(Text(printable(f"request id: {error.request_id or 'none'}; the service's log says more")))
             return UNREACHABLE
         return REFUSED
     return UNREACHABLE if isinstance(error, Unreachable) else FAILED

@@ -34,6 +34,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fgd.data.index import Report
 from fgd.errors import FGDError
+from fgd.printable import printable
 from fgd.spec import JobSpec
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -96,7 +97,7 @@ class ApiError(ClientError):
         said_twice = any(error.detail in self.detail for error in self.errors)
         lines = [f"{self.title if said_twice and self.title else self.detail} ({self.status} {self.code})"]
         lines += [f"  {error.where}: {error.detail}" for error in self.errors]
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 class Unreachable(ClientError):

@@ -27,6 +27,7 @@ from fgd.compare import footnote, measure, network_name, row, score, table
 from fgd.data.index import Report
 from fgd.embedded import ServiceDied, handling, service_at
 from fgd.errors import FGDError, WeightsError
+from fgd.printable import printable
 from fgd.spec import FCOS, FGD, AdamW, JobSpec, MethodSpec, Schedule, TeacherFromJob
 from fgd.watch import Board, report_lines, told
 
@@ -243,13 +244,13 @@ def run(
         try:
             return Demo(home, data, console).run(url, api_key)
         except (DemoError, ServiceDied, WeightsError) as error:
-            console.print(Text(f"\n{error}", style="red"), soft_wrap=True)
+            console.print(Text(printable(f"\n{error}", keep="\n"), style="red"), soft_wrap=True)
             return 1
         except KeyboardInterrupt:
             kept = f"\nStopped. What was done is kept in {_near(home)}; the same command goes on from there."
             if url:
                 kept += " A job that runs on your service goes on there; `fgd job cancel JOB` ends it."
-            console.print(Text(kept), soft_wrap=True)
+            console.print(Text(printable(kept, keep="\n")), soft_wrap=True)
             return 130
 
 
@@ -285,11 +286,11 @@ class Demo:
         self._console.print()
         self._console.print(table([row(role, jobs[role], scores[role], measured, folders[role]) for role in ROLES]))
         self._console.print(Text(footnote(report, scores, measured, jobs)), soft_wrap=True)
-        self._console.print(Text(next_steps(self._home, folders["student"])), soft_wrap=True)
+        self._console.print(Text(printable(next_steps(self._home, folders["student"]), keep="\n")), soft_wrap=True)
         return 0
 
     def _say(self, number: int, text: str) -> None:
-        self._console.print(Text.assemble((f"[{number}/5] ", "bold"), text), soft_wrap=True)
+        self._console.print(Text.assemble((f"[{number}/5] ", "bold"), printable(text)), soft_wrap=True)
 
     def _digits(self) -> Path:
         from fgd.data.digits import compose  # scikit-learn takes a second
@@ -311,7 +312,7 @@ class Demo:
         self._say(3, f"images: {sizes}; classes: {', '.join(report.classes)}")
         if report.defect_counts:
             kinds = ", ".join(f"{count} x {code}" for code, count in report.defect_counts.items())
-            self._console.print(Text(f"      defects, mended or left out: {kinds}"), soft_wrap=True)
+            self._console.print(Text(printable(f"      defects, mended or left out: {kinds}")), soft_wrap=True)
         self._say(
             4,
             f"training: {network_name(chosen.teacher)} teaches {network_name(chosen.student)}; on two cores about "
@@ -370,7 +371,7 @@ class Demo:
             client.download(artifacts[name], folder / name)
         weights = artifacts["student.safetensors"]
         self._console.print(
-            Text(f"      {role:<8} {weights.size / 1e6:6.2f} MB  sha256 {weights.sha256}"), soft_wrap=True
+            Text(printable(f"      {role:<8} {weights.size / 1e6:6.2f} MB  sha256 {weights.sha256}")), soft_wrap=True
         )
         return folder
 

@@ -15,11 +15,16 @@ pickling), and say in the message what is wrong and what to do.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class FGDError(Exception):
     code: ClassVar[str] = "protocol"
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The message's figures, for programs; travels with the code into a job's failure."""
+        return {}
 
 
 class UserError(FGDError):
@@ -49,6 +54,17 @@ class WeightsError(UserError, ValueError):
 class TeacherUnfit(FGDError):
     code: ClassVar[str] = "teacher_unfit"
 
+    def __init__(self, message: str, figures: dict[str, Any] | None = None) -> None:
+        super().__init__(message, figures)
+        self.figures = figures or {}
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return self.figures
+
 
 class Diverged(FGDError):
     """A loss term stopped being finite at `step`."""
@@ -60,6 +76,10 @@ class Diverged(FGDError):
         self.step = step
         self.term = term
         self.value = value
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return {"step": self.step, "term": self.term}
 
     def __str__(self) -> str:
         return (

@@ -6,12 +6,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fgd.events import Emit, Evaluated, Event, Failed, Finished, Note, Phase, Started, Stepped
+from fgd.printable import printable
 
 
 def draw(console: Console | None = None) -> Emit:
     """An `emit` that keeps one bar and prints what is worth keeping above it."""
     progress = Progress(
-        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(),
         TextColumn("{task.completed}/{task.total} steps  {task.fields[figures]}"),
         TimeRemainingColumn(),
@@ -24,9 +25,10 @@ def draw(console: Console | None = None) -> Emit:
             case Started():
                 progress.start()
                 progress.update(task, total=event.total_steps, completed=event.step)
-                progress.console.print(f"{event.device}, {event.threads} threads, {event.precision}")
+                machine = f"{event.device}, {event.threads} threads, {event.precision}"
+                progress.console.print(printable(machine), markup=False)
             case Phase():
-                progress.update(task, description=event.phase)
+                progress.update(task, description=printable(event.phase))
             case Stepped():
                 figures = (
                     f"loss {shown(event.values.get('loss/total'))}  {shown(event.values.get('images_per_s'))} img/s"
@@ -37,10 +39,10 @@ def draw(console: Console | None = None) -> Emit:
                 progress.console.print(f"epoch {event.epoch}  {event.split}  AP {ap}  AP50 {ap50}")
             case Note():
                 style = "yellow" if event.level == "warning" else ""
-                progress.console.print(event.message, style=style, markup=False)
+                progress.console.print(printable(event.message), style=style, markup=False)
             case Finished():
                 progress.stop()
-                progress.console.print(f"result in {event.folder}", markup=False)
+                progress.console.print(printable(f"result in {event.folder}"), markup=False)
             case Failed():
                 progress.stop()
 

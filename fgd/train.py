@@ -21,9 +21,10 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
-from fgd import lifeline
+from fgd import lifeline, strict_json
 from fgd.errors import FGDError, SpecError, Stopped
 from fgd.events import Emit, Event, Failed, to_line
+from fgd.printable import printable
 from fgd.spec import FromPath, JobSpec, TeacherFromPath
 
 EXIT_STOPPED = 75
@@ -70,9 +71,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def read_spec(path: Path) -> JobSpec:
     try:
-        spec = JobSpec.model_validate_json(path.read_bytes())
+        text = path.read_bytes()
+        strict_json.parse(text)  # pydantic takes the last of two values of one key
+        spec = JobSpec.model_validate_json(text)
     except OSError as error:
         raise SpecError(f"{path}: {error.strerror}") from error
+    except strict_json.NotJSON as error:
+        raise SpecError(f"{path}: {error}") from error
     except ValidationError as error:
         problems = [f"/{'/'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
         raise SpecError(f"{path}: " + "; ".join(problems)) from error
@@ -88,8 +93,8 @@ def read_spec(path: Path) -> JobSpec:
 
 def report(error: Exception, emit: Emit) -> int:
     if isinstance(error, FGDError):
-        emit(Failed(code=error.code, message=str(error)))
-        print(f"{error.code}: {error}", file=sys.stderr)
+        emit(Failed(code=error.code, message=str(error), data=error.data))
+        print(printable(f"{error.code}: {error}", keep="\n"), file=sys.stderr)
         return 1
     traceback.print_exc()
     emit(Failed(code=code_of(error), message=f"{type(error).__name__}: {error}"[:4000]))

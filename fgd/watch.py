@@ -17,6 +17,7 @@ from rich.text import Text
 
 from fgd.client import Job, StoredEvent
 from fgd.data.index import Report
+from fgd.printable import printable
 
 LINE_EVERY_S = 10.0
 """Between two plain lines about the same job, where there is no screen to draw on."""
@@ -113,18 +114,19 @@ class Board:
         self._console = console
         self._now = now
         self._live = console.is_terminal
-        self._width = max(len(title) for title in titles)
+        self._width = max(len(printable(title)) for title in titles)
         self._bars = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=12),
             TaskProgressColumn(),
             TextColumn("{task.fields[text]}", markup=False),
             console=console,
             disable=not self._live,
         )
-        self._rows = {
-            title: _Row(self._bars.add_task(title.ljust(self._width), total=1, text="not yet")) for title in titles
-        }
+        self._rows = {title: _Row(self._bars.add_task(self._named(title), total=1, text="not yet")) for title in titles}
+
+    def _named(self, title: str) -> str:
+        return printable(title).ljust(self._width)
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -144,7 +146,7 @@ class Board:
         parts = [seen.epoch, seen.loss, seen.ap, f"{clock(left_s)} left" if left_s is not None else ""]
         if seen.status != "training":
             parts.append(seen.status)
-        text = "  ".join(part for part in parts if part)
+        text = printable("  ".join(part for part in parts if part))
         if self._live:
             total, done = (seen.total, seen.done) if seen.total else (None, None)
             self._bars.update(row.task, total=total, completed=done, text=text)
@@ -156,25 +158,29 @@ class Board:
         if now_status == row.printed_status and now_s - row.printed_s < LINE_EVERY_S:
             return
         row.printed_s, row.printed_status = now_s, now_status
-        self._console.print(Text(f"{time.strftime('%H:%M:%S')}  {title.ljust(self._width)}  {text}"), soft_wrap=True)
+        self._console.print(Text(f"{time.strftime('%H:%M:%S')}  {self._named(title)}  {text}"), soft_wrap=True)
 
     def say(self, title: str, text: str) -> None:
-        self._console.print(Text(f"  {title}: {text}"), soft_wrap=True)
+        self._console.print(Text(printable(f"  {title}: {text}")), soft_wrap=True)
 
 
 def report_lines(report: Report, most: int = 20) -> list[str]:
     """What the importer of a data set saw, for reading: counts by split, then defects by kind and the first by name."""
     verdict = "usable" if report.ok else "rejected: nothing can be trained from it"
-    lines = [f"{report.format}, {len(report.classes)} classes ({', '.join(report.classes[:12])}), {verdict}"]
+    classes = f"{len(report.classes)} classes ({', '.join(report.classes[:12])})" if report.classes else "no classes"
+    lines = [f"{report.format}, {classes}, {verdict}"]
     for name, split in report.splits.items():
         size = f"{split.width[0]}-{split.width[1]} x {split.height[0]}-{split.height[1]} px"
         lines.append(
             f"  {name:<5} {split.images} images, {split.boxes} boxes, {split.empty_images} without boxes, {size}"
         )
     if not report.defect_counts:
-        return [*lines, "  no defects"]
+        return [*map(printable, lines), "  no defects"]
     lines += [f"  {count} x {code}" for code, count in report.defect_counts.items()]
-    lines += [f"    {defect.file}: {defect.message} -> {defect.action}" for defect in report.defects[:most]]
+    lines += [
+        f"    {f'{defect.file}: ' if defect.file else ''}{defect.message} -> {defect.action}"
+        for defect in report.defects[:most]
+    ]
     if (more := sum(report.defect_counts.values()) - most) > 0:
         lines.append(f"    and {more} more")
-    return lines
+    return [printable(line) for line in lines]

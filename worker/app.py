@@ -14,7 +14,7 @@ from celery import signals
 from celery.exceptions import CPendingDeprecationWarning
 
 from api.core import db
-from api.core.errors import SchemaOutOfDate, SchemaTooNew
+from api.core.errors import Unfit
 from api.core.queue import WAKE, make_app
 from api.core.settings import Settings
 from worker.host import DATABASE_AWAY, Host
@@ -49,7 +49,7 @@ def open_poller() -> Poller:
     engine = db.make_engine(settings.database_url)
     try:
         db.check_schema(engine)
-    except (SchemaOutOfDate, SchemaTooNew) as error:
+    except Unfit as error:
         sys.exit(f"fgd worker: {error}")
     except DATABASE_AWAY as error:
         logger.warning("the database does not answer yet: %s", error)

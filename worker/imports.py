@@ -113,7 +113,11 @@ def refusal(code: int, folder: Path) -> Rejected | Broken | None:
     report = Report.model_validate_json((folder / "report.json").read_bytes())
     if report.ok:
         return None
-    reasons = [defect.message for defect in report.defects if defect.action == "rejected"]
+    reasons = [
+        f"{defect.file}: {defect.message}" if defect.file else defect.message
+        for defect in report.defects
+        if defect.action == "rejected"
+    ]
     return Rejected("; ".join(reasons)[:MAX_ERROR] or "nothing can be trained from it; see the report", report)
 
 

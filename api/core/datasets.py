@@ -22,6 +22,7 @@ from api.core.record import insert_for
 from api.core.storage import Blob
 from api.core.tables import BlobRow, Dataset
 from fgd.data.index import Report
+from fgd.data.report import unread
 from fgd.spec import SubmitDataset
 
 MAX_IMPORTS = 3
@@ -64,6 +65,13 @@ def get(s: Session, project_id: str, dataset_id: str) -> Dataset:
     if dataset is None:
         raise NotFound("dataset", dataset_id)
     return dataset
+
+
+def report_of(dataset: Dataset) -> Report:
+    """What the import saw. Where it ended before there was anything to see, the report holds why, and no more."""
+    if dataset.report is not None:
+        return Report.model_validate(dataset.report)
+    return unread(dataset.format, dataset.error or "the import came to no end")
 
 
 def page(s: Session, project_id: str, after: Position | None, limit: int) -> Slice[Dataset]:

@@ -15,10 +15,11 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, DateTime, Dialect, Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 from sqlalchemy.types import TypeDecorator
 
-from api.core.errors import SchemaOutOfDate, SchemaTooNew
+from api.core.errors import NotADatabase, SchemaOutOfDate, SchemaTooNew
 
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
 BUSY_MS = 5000
@@ -125,16 +126,19 @@ def alembic_config() -> Config:
 
 
 def check_schema(engine: Engine) -> None:
-    """Raise SchemaOutOfDate or SchemaTooNew unless the database is at this code's revision."""
-    with engine.execution_options(reading=True).connect() as connection:
+    """Raise Unfit unless the database is at this code's revision: SchemaOutOfDate, SchemaTooNew, NotADatabase."""
+    with _file_named(engine), engine.execution_options(reading=True).connect() as connection:
         _compare(connection)
 
 
 def upgrade(url: str) -> None:
-    """Bring the database to this code's revision; does nothing if it is there. Safe to run twice at once."""
+    """Bring the database to this code's revision; does nothing if it is there. Safe to run twice at once.
+
+    Raises SchemaTooNew, or NotADatabase, which has left the file as it was.
+    """
     engine = make_engine(url)
     try:
-        with engine.begin() as connection:
+        with _file_named(engine), engine.begin() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
             try:
@@ -145,6 +149,21 @@ def upgrade(url: str) -> None:
                 command.upgrade(config, "head")
     finally:
         engine.dispose()
+
+
+@contextmanager
+def _file_named(engine: Engine) -> Iterator[None]:
+    """What SQLite says of a file that it cannot read becomes NotADatabase, which names the file."""
+    try:
+        yield
+    except DatabaseError as error:
+        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # the rest of it only says where
+        if code not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            raise
+        raise NotADatabase(
+            f"{engine.url.database}: {error.orig}. The file was left as it is: put a backup of it in its place, or "
+            "move it away to start with an empty database, which knows nothing of the jobs and data sets before it"
+        ) from error
 
 
 def _compare(connection: Connection) -> None:

@@ -6,7 +6,7 @@
     +-- Invalid             422       the request cannot be done; `errors` names the fields
     +-- Refused             4xx       anything else that is the caller's to change (status given)
     Fenced                            a write of an attempt that no longer owns its job: 0 rows were written
-    SchemaOutOfDate, SchemaTooNew     the database does not fit this code
+    Unfit                             the database cannot be used by this code: out of date, too new, or none
 
 To add one: subclass, set `status`, keep every argument in `args` (errors survive pickling), say what to do.
 """
@@ -101,9 +101,17 @@ class Fenced(Exception):
         return f"attempt {self.attempt} no longer owns {self.id}; nothing was written"
 
 
-class SchemaOutOfDate(Exception):
+class Unfit(Exception):
+    """The database cannot be used; the message says what to do, in one line."""
+
+
+class SchemaOutOfDate(Unfit):
     """The database is older than this code: `fgd serve` upgrades it, or call api.core.db.upgrade."""
 
 
-class SchemaTooNew(Exception):
+class SchemaTooNew(Unfit):
     """The database was written by a newer version of this code."""
+
+
+class NotADatabase(Unfit):
+    """The file is not SQLite's, or is damaged."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -19,7 +19,8 @@ from api.core.errors import Conflict, Fault, Invalid
 from api.core.lifecycle import DatasetState, State
 from api.core.storage import Blob, BlobStore
 from api.core.tables import Artifact, Dataset, Job
-from fgd.errors import SpecError
+from fgd import strict_json, weights_file
+from fgd.errors import SpecError, WeightsError
 from fgd.spec import DetectorSpec, FromJob, FromPath, JobSpec, WeightsRef
 
 WEIGHTS, RECIPE = "student.safetensors", "recipe.json"
@@ -34,6 +35,13 @@ class Recipe(BaseModel):
     format: Literal["fgd-recipe/1"]
     detector: DetectorSpec
     classes: tuple[str, ...]
+
+
+class FolderRecipe(Recipe):
+    """Of a user's folder: a result of ours has these too, and has had them checked when it was written."""
+
+    min_size: PositiveInt
+    max_size: PositiveInt
 
 
 @dataclass(frozen=True)
@@ -234,18 +242,44 @@ def _from_path(roots: Sequence[Path], path: str, pointer: str) -> Weights:
             raise Invalid(
                 Fault(pointer, "weights_incomplete", f"{path!r} has no file {name}; it needs {WEIGHTS}, {RECIPE}")
             )
-    return Weights(_recipe(files[RECIPE], pointer), to_pack=files)
+    recipe = _recipe(files[RECIPE], pointer, FolderRecipe, f"{path}/{RECIPE}")
+    _check_weights(files[WEIGHTS], pointer, f"{path}/{WEIGHTS}")
+    return Weights(recipe, to_pack=files)
 
 
-def _recipe(file: Path, pointer: str) -> Recipe:
+def _check_weights(file: Path, pointer: str, named: str) -> None:
+    """That it is a whole safetensors file; whether the tensors fit the recipe, only the trainer can say."""
+    try:
+        with file.open("rb") as opened:
+            if weights_file.kind_of(opened.read(weights_file.HEAD_BYTES)) != "safetensors":
+                raise WeightsError("not a safetensors file; save the weights with safetensors.torch.save_file")
+            tensors, _ = weights_file.read_header(opened)
+            if not tensors:
+                raise WeightsError("it holds no tensors")
+    except (OSError, WeightsError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise Invalid(Fault(pointer, "weights_unreadable", f"{named}: {reason}")) from error
+
+
+def _recipe(file: Path, pointer: str, kind: type[Recipe] = Recipe, named: str = RECIPE) -> Recipe:
     try:
         with file.open("rb") as opened:
             text = opened.read(MAX_RECIPE_BYTES + 1)
         if len(text) > MAX_RECIPE_BYTES:
             raise ValueError(f"larger than {MAX_RECIPE_BYTES} bytes")
-        return Recipe.model_validate_json(text)
+        strict_json.parse(text)
+        return kind.model_validate_json(text)
     except (OSError, ValueError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise Invalid(
-            Fault(pointer, "recipe_unreadable", f"{RECIPE} is not a recipe of this service: {reason}")
-        ) from error
+        detail = f"{named} is not a recipe of this service: {_reason(error)}"
+        raise Invalid(Fault(pointer, "recipe_unreadable", detail)) from error
+
+
+def _reason(error: OSError | ValueError) -> str:
+    match error:
+        case ValidationError():
+            first = error.errors()[0]
+            where = "".join(f"/{part}" for part in first["loc"])
+            return f"{where}: {first['msg']}" if where else first["msg"]
+        case OSError():
+            return error.strerror or "it cannot be read"
+    return str(error)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, BackgroundTasks, Query, Response
 from api import etag
 from api.bodies import StrictRoute
 from api.core import cursor, datasets, submission
-from api.core.errors import Conflict, NotFound
+from api.core.errors import Conflict
 from api.core.lifecycle import DatasetState
 from api.core.tables import Project
 from api.deps import IdempotencyKey, IfNoneMatch, ProjectDep, ServiceDep
@@ -81,6 +81,4 @@ def get_report(dataset_id: str, service: ServiceDep, project: ProjectDep) -> Rep
         dataset = datasets.get(s, project, dataset_id)
         if dataset.state == DatasetState.verifying:
             raise Conflict("dataset_not_ready", f"{dataset_id} is still being imported", retryable=True)
-        if dataset.report is None:
-            raise NotFound("report", dataset_id)
-        return Report.model_validate(dataset.report)
+        return datasets.report_of(dataset)

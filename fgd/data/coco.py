@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
-from fgd.data.coco_files import Annotations, Source, Split, find_sources, list_tree
+from fgd.data.coco_files import Annotations, Source, Split, find_sources, list_tree, split_of_file
 from fgd.data.images import BadImage, Probe, probe
 from fgd.data.index import Box, Image, Index, Report
 from fgd.data.report import Defects
@@ -42,6 +42,9 @@ class _Listed:
     key: int | str
     """The user's id."""
     name: str
+    """As the annotations say it."""
+    file: str
+    """Relative to the data set's folder."""
     path: Path
     declared: tuple[Any, Any]
     """Width and height as the annotations say; None where they say nothing."""
@@ -120,7 +123,7 @@ def _classes(images: list[_Checked], tables: list[str], defects: Defects) -> tup
     """Names of the categories that have a box in train, in the order of the tables, train's first."""
     trained = {boxed.name for image in images if image.listed.split == "train" for boxed in image.boxes}
     union = tuple(dict.fromkeys(tables))
-    for name in union:
+    for name in union if trained else ():  # no box at all in train is one defect, not one for each class
         if name not in trained:
             defects.add("class_unused", "", f"class {_short(name)} has no box in train; left out", "kept")
     return tuple(name for name in union if name in trained)
@@ -147,9 +150,11 @@ def _list_images(root: Path, split: Split, source: Source, defects: Defects) -> 
             defects.add("path_escapes", file, f"file name {_short(name)} leads out of the data set", "dropped_image")
         elif not os.path.isfile(path):  # unlike Path.is_file, False for a name that is too long
             where = f"{source.folder}/" if source.folder else "the folder"
-            defects.add("image_missing", name[:255], f"named in {file}, not found in {where}", "dropped_image")
+            message = f"named in {file}, not found in {where}"
+            defects.add("image_missing", _below(source.folder, name)[:255], message, "dropped_image")
         else:
-            listed[key] = _Listed(split, key, name, path, (entry.get("width"), entry.get("height")))
+            file_of_image = _below(source.folder, name)
+            listed[key] = _Listed(split, key, name, file_of_image, path, (entry.get("width"), entry.get("height")))
     return listed
 
 
@@ -164,6 +169,10 @@ def _inside(root: Path, folder: str, name: str) -> Path | None:
         return None
 
 
+def _below(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
 def _probe_all(listed: list[_Listed], verify: Verify, defects: Defects) -> dict[int | str, _Checked]:
     """User's id -> usable image, in the order of the ids."""
     ordered = sorted(listed, key=lambda image: (isinstance(image.key, str), image.key))
@@ -171,7 +180,7 @@ def _probe_all(listed: list[_Listed], verify: Verify, defects: Defects) -> dict[
     with ThreadPoolExecutor(_DECODERS) as pool:
         for image, result in zip(ordered, pool.map(lambda i: _try_probe(i.path, verify), ordered), strict=True):
             if isinstance(result, BadImage):
-                defects.add(result.code, image.name, result.message, "dropped_image")
+                defects.add(result.code, image.file, result.message, "dropped_image")
             elif _check_header(image, result, defects):
                 usable[image.key] = _Checked(image, result)
     return usable
@@ -194,15 +203,15 @@ def _check_header(image: _Listed, found: Probe, defects: Defects) -> bool:
                 f"EXIF orientation {found.orientation}, and the declared size is the rotated one: its boxes do not fit "
                 f"the stored {size} pixels; rotate the file for good (exiftran, mogrify -auto-orient)"
             )
-            defects.add("exif_rotated", image.name, message, "dropped_image")
+            defects.add("exif_rotated", image.file, message, "dropped_image")
             return False
         message = f"EXIF orientation {found.orientation} is not applied; boxes are taken in the stored {size} pixels"
-        defects.add("exif_rotated", image.name, message, "kept")
+        defects.add("exif_rotated", image.file, message, "kept")
     if declared not in (real, (None, None)):
         message = f"declared {_short(declared[0])}x{_short(declared[1])}, is {size}; the real size is used"
-        defects.add("size_differs", image.name, message, "kept")
+        defects.add("size_differs", image.file, message, "kept")
     if found.mode != "RGB":
-        defects.add("colour_converted", image.name, f"{found.mode} is converted to RGB when read", "kept")
+        defects.add("colour_converted", image.file, f"{found.mode} is converted to RGB when read", "kept")
     return True
 
 
@@ -215,11 +224,11 @@ def _report_repeats(images: list[_Checked], defects: Defects) -> None:
         if other is listed:
             continue
         if other.split == listed.split:
-            message = f"same content as {other.name} in {listed.split}; it counts twice"
-            defects.add("image_repeated", listed.name, message, "kept")
+            message = f"same content as {other.file} in {listed.split}; it counts twice"
+            defects.add("image_repeated", listed.file, message, "kept")
         else:
-            message = f"in {listed.split}, same content as {other.name} in {other.split}; results there are flattered"
-            defects.add("image_in_two_splits", listed.name, message, "kept")
+            message = f"in {listed.split}, same content as {other.file} in {other.split}; results there are flattered"
+            defects.add("image_in_two_splits", listed.file, message, "kept")
 
 
 # --- boxes ----------------------------------------------------------------------------------------------------
@@ -263,11 +272,11 @@ def _checked_box(bbox: Any, image: _Checked, label: str, defects: Defects) -> Bo
     found = _clip(bbox, width, height)
     if isinstance(found, _NoBox):
         message = f"{label} has box {_short(bbox)}, {found.reason}"
-        defects.add(found.code, image.listed.name, message, "dropped_box")
+        defects.add(found.code, image.listed.file, message, "dropped_box")
         return None
     if found.overhang > TOLERANCE_PX:
         message = f"{label} has box {_short(bbox)}, which reaches out of its image of {width}x{height}"
-        defects.add("box_clipped", image.listed.name, message, "clipped_box")
+        defects.add("box_clipped", image.listed.file, message, "clipped_box")
     return found.box
 
 
@@ -323,7 +332,7 @@ def _index(images: list[_Checked], classes: tuple[str, ...], defects: Defects) -
         for boxed in image.boxes if classes else ():  # no class at all is one defect, not one for each box
             if boxed.name not in labels:
                 message = f"a box of class {_short(boxed.name)}, which has none in train"
-                defects.add("class_not_in_train", image.listed.name, message, "dropped_box")
+                defects.add("class_not_in_train", image.listed.file, message, "dropped_box")
         splits.setdefault(image.listed.split, []).append(
             Image(
                 id=number,
@@ -341,9 +350,12 @@ def _index(images: list[_Checked], classes: tuple[str, ...], defects: Defects) -
 
 def _require(index: Index, sources: Mapping[Split, Source], defects: Defects) -> None:
     """Reject what cannot be trained or evaluated."""
+    unusable = defects.files("json_invalid", "split_unknown")
     for split in ("train", "val"):
         images = index.splits.get(split, ())
         if split not in sources:
+            if any(split_of_file(file) in (split, None) for file in unusable):
+                continue  # its annotations are there, and could not be used: that has been told
             message = f"no annotations of the {split} split; add one such as annotations/instances_{split}.json"
             defects.reject("split_missing", "", message)
         elif not images:

@@ -120,11 +120,11 @@ def find_sources(tree: Tree, defects: Defects) -> dict[Split, Source]:
             annotations = _load(tree.root, file)
         except _Unusable as error:
             if error.broken:
-                broken.setdefault(_split_of_file(file), []).append((file, str(error)))
+                broken.setdefault(split_of_file(file), []).append((file, str(error)))
             else:
                 defects.add("json_skipped", file, f"not detection annotations: {error}; ignored", "kept")
             continue
-        named = _split_of_file(file)
+        named = split_of_file(file)
         folder = _image_folder(tree, annotations, named)
         split = named or _split_of_folder(folder) or _split_of_names(annotations.names)
         if split is None:
@@ -182,7 +182,7 @@ def _words_split(name: str) -> Split | None:
     return splits.pop() if len(splits) == 1 else None
 
 
-def _split_of_file(file: str) -> Split | None:
+def split_of_file(file: str) -> Split | None:
     path = PurePosixPath(file)
     return _words_split(path.stem) or _split_of_folder(str(path.parent))
 

@@ -33,6 +33,10 @@ class Defects:
     def reject(self, code: str, file: str, message: str) -> None:
         self.add(code, file, message, "rejected")
 
+    def files(self, *codes: str) -> list[str]:
+        """The files that a data set is rejected for, by kinds of defect."""
+        return [defect.file for defect in self._rejections if defect.code in codes]
+
     @property
     def rejected(self) -> bool:
         return bool(self._rejections)
@@ -46,6 +50,13 @@ class Defects:
             defect_counts=dict(sorted(self._counts.items())),
             defects=tuple((self._rejections + self._others)[:SHOWN]),
         )
+
+
+def unread(format_name: str, why: str) -> Report:
+    """Of a data set of which nothing could be read."""
+    defects = Defects()
+    defects.reject("unreadable", "", why)
+    return defects.report(format_name, Index(classes=(), splits={}))
 
 
 def count(images: Sequence[Image], classes: Sequence[str]) -> SplitCounts:

@@ -281,12 +281,12 @@ def examine(
     """The teacher is checked before it teaches."""
     assert spec.teacher is not None
     emit(Phase(phase="checking_teacher"))
-    ap50, images = check_teacher(
+    found = check_teacher(
         teacher, val, transform, batch_size=spec.schedule.batch_size, device=machine.device, check_stop=check_stop
     )
-    message = f"the teacher's AP50 on {images} validation images is {ap50:.1f}"
-    emit(Note(code="teacher_checked", message=message, data={"ap50": ap50, "images": images}))
-    refuse_unfit(ap50, images, allow_unfit=spec.teacher.allow_unfit)
+    own = "; it was trained at min_size {}, max_size {}".format(*found.own_size) if found.advice else ""
+    emit(Note(code="teacher_checked", message=f"{found}{own}", data=found.data))
+    refuse_unfit(found, allow_unfit=spec.teacher.allow_unfit)
 
 
 def measure(

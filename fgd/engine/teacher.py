@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -19,6 +22,38 @@ from fgd.types import Calibration
 CHECK_IMAGES = 64
 CHECK_AP50 = 5.0
 CALIBRATION_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a teacher can do on the validation images, at the size at which it is to teach."""
+
+    ap50: float
+    images: int
+    size: tuple[int, int]
+    """schedule.min_size and max_size."""
+    own_size: tuple[int, int]
+    """Of its recipe: what it was trained at."""
+
+    def __str__(self) -> str:
+        size = "at min_size {}, max_size {}".format(*self.size)
+        return f"the teacher's AP50 on {self.images} validation images {size} is {self.ap50:.1f}"
+
+    @property
+    def advice(self) -> str:
+        """About the size, where it is not the teacher's own; "" otherwise."""
+        if self.size == self.own_size:
+            return ""
+        return (
+            "it was trained at min_size {}, max_size {}, so take these in `schedule`, "
+            "or a teacher that was trained at this job's; or else "
+        ).format(*self.own_size)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        sizes = {"min_size": self.size[0], "max_size": self.size[1]}
+        own = {"teacher_min_size": self.own_size[0], "teacher_max_size": self.own_size[1]}
+        return {"ap50": self.ap50 if math.isfinite(self.ap50) else None, "images": self.images, **sizes, **own}
 
 
 def check_classes(teacher_classes: tuple[str, ...], classes: tuple[str, ...]) -> None:
@@ -40,8 +75,8 @@ def check_teacher(
     batch_size: int,
     device: torch.device,
     check_stop: Callable[[], None],
-) -> tuple[float, int]:
-    """AP50 on 64 evenly spaced validation images, or all if fewer; the figure and the number of images."""
+) -> Examined:
+    """AP50 on 64 evenly spaced validation images, or all if fewer."""
     images = relabelled(evenly_spaced(val.images, CHECK_IMAGES), val.classes, teacher.detector.recipe.classes)
     some = val.with_images(images, teacher.detector.recipe.classes)
     scores = evaluate(
@@ -53,14 +88,16 @@ def check_teacher(
         features=teacher.features,
         check_stop=check_stop,
     )
-    return scores["ap50"], len(some)
+    own = teacher.detector.recipe
+    return Examined(scores["ap50"], len(some), (transform.min_size, transform.max_size), (own.min_size, own.max_size))
 
 
-def refuse_unfit(ap50: float, images: int, *, allow_unfit: bool) -> None:
-    if not ap50 >= CHECK_AP50 and not allow_unfit:  # NaN is unfit too
+def refuse_unfit(found: Examined, *, allow_unfit: bool) -> None:
+    if not found.ap50 >= CHECK_AP50 and not allow_unfit:  # NaN is unfit too
         raise TeacherUnfit(
-            f"the teacher's AP50 on {images} validation images is {ap50:.1f}, under {CHECK_AP50:.0f}: wrong weights, "
-            'wrong classes or an untrained network; "allow_unfit": true in `teacher` overrides'
+            f"{found}, under {CHECK_AP50:.0f}: {found.advice}wrong weights, wrong classes or an untrained network; "
+            '"allow_unfit": true in `teacher` overrides',
+            found.data,
         )
 
 

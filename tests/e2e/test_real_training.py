@@ -138,13 +138,17 @@ def test_an_unfit_teacher_fails_the_job_and_the_figure_is_told(real: Real) -> No
     view = real.ended(real.submit(teacher={"job": unfit}))
     assert view["state"] == "failed"
     assert view["failure"]["code"] == "teacher_unfit"
-    assert "AP50 on 6 validation images is" in view["failure"]["message"]
+    assert "AP50 on 6 validation images at min_size 64, max_size 64 is" in view["failure"]["message"]
 
 
 def test_a_loss_that_is_not_finite_fails_with_step_and_term(real: Real) -> None:
     view = real.ended(real.submit(methods=[{"kind": "fgd", "lambda": 1e38}]))
     assert view["failure"]["code"] == "loss_non_finite"
     assert view["failure"]["message"].startswith("step ")
+    data = view["failure"]["data"]
+    assert view["failure"]["message"].startswith(f"step {data['step']}: {data['term']} is")
+    last = real.get(f"/v1/jobs/{view['id']}/events?limit=200")["items"][-1]
+    assert (last["type"], last["data"]["data"]) == ("failed", data)
     assert "is inf" in view["failure"]["message"] or "is nan" in view["failure"]["message"]
 
 

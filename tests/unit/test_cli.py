@@ -233,6 +233,31 @@ def test_a_rejected_data_set_ends_with_one_and_its_defects(fgd: Command, server:
     assert json.loads(server.asked[0].body)["path"] == str(Path.cwd() / "some/folder")
 
 
+def test_what_would_steer_the_terminal_is_shown_and_not_obeyed(fgd: Command, server: Server) -> None:
+    nasty, shown = "\x1b]0;owned\x07\x9b2J\u202e[bold]x", "\\u001b]0;owned\\u0007\\u009b2J\\u202e[bold]x"
+    failure = {"code": "user_error", "message": nasty, "data": {}}
+    job = job_json("failed") | {"name": nasty, "failure": failure}
+    event = {"seq": 1, "type": "note:inherited", "at": "2026-01-01T00:00:00Z", "data": {"message": nasty}}
+    server.routes[("GET", "/v1/jobs")] = Answer(body={"items": [job], "next": None})
+    server.routes[("GET", f"/v1/jobs/{JOB}")] = Answer(body=job)
+    server.routes[("GET", f"/v1/jobs/{JOB}/events")] = lambda asked: Answer(
+        body={"items": [] if asked.query["after"] == "1" else [event], "next_after": 1}
+    )
+    server.routes[("POST", "/v1/jobs")] = problem(422, "bad", nasty)
+    for arguments in (["list"], ["list", "--json"], ["show", JOB], ["watch", JOB], ["events", JOB], ["submit", "-"]):
+        done = fgd("job", *arguments, url=server.url, stdin="{}")
+        assert shown in done.out + done.err, arguments
+        assert not set("\x1b\x07\x9b\u202e") & set(done.out + done.err), arguments
+    assert json.loads(fgd("job", "show", JOB, url=server.url).out)["name"] == nasty
+
+
+def test_a_key_that_stands_twice_in_a_spec_is_refused_by_name(fgd: Command, tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text('{"seed": 1, "seed": 2}')
+    done = fgd("job", "submit", str(tmp_path / "spec.json"), url="http://127.0.0.1:1")
+    assert done.code == 2
+    assert "the key 'seed' stands twice" in done.err
+
+
 def artifacts(server: Server, sha256: str, content: bytes) -> None:
     item = {"id": "art_1", "name": "model.py", "size": len(content), "sha256": sha256, "media_type": "text/x-python"}
     server.routes[("GET", f"/v1/jobs/{JOB}/artifacts")] = Answer(body={"items": [item]})

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from fgd.data.digits import compose
-from fgd.events import Failed, Finished, Saved, Stepped, from_line
+from fgd.errors import Diverged
+from fgd.events import Event, Failed, Finished, Saved, Stepped, from_line, to_line
+from fgd.train import report
 
 
 def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
@@ -46,7 +48,9 @@ def failed(tmp_path: Path, body: str) -> Failed:
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ("{", "Invalid JSON"),
+        ("{", "not JSON"),
+        (json.dumps(spec())[:-1] + ', "seed": 1, "seed": 2}', "the key 'seed' stands twice in one object"),
+        (json.dumps(spec())[:-1] + ', "schedule": {"epochs": 1, "epochs": 2}}', "the key 'epochs' stands twice"),
         (json.dumps(spec(shedule={})), "/shedule"),
         (json.dumps(spec(dataset="ds_" + "0" * 32)), 'the library knows only {"path": folder}'),
         (json.dumps(spec(methods=[{"kind": "fgd"}])), "methods need a teacher"),
@@ -62,6 +66,14 @@ def test_a_bad_spec_fails_at_once_and_names_the_field(tmp_path: Path, body: str,
 @pytest.mark.slow
 def test_a_missing_data_set_is_the_users_error(tmp_path: Path) -> None:
     assert failed(tmp_path, json.dumps(spec())).code == "user_error"
+
+
+def test_a_diverged_training_tells_step_and_term_in_its_last_event() -> None:
+    said: list[Event] = []
+    assert report(Diverged(7, "fgd/global", float("nan")), said.append) == 1
+    (event,) = [from_line(to_line(event)) for event in said]
+    assert isinstance(event, Failed)
+    assert (event.code, event.data) == ("loss_non_finite", {"step": 7, "term": "fgd/global"})
 
 
 def test_a_bad_spec_is_told_without_loading_torch(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from api.core import db
+from api.core import datasets, db
 from api.core.ids import new_id
 
 
@@ -98,6 +98,22 @@ def test_a_rejected_data_set_says_why(client: Any, given: Any) -> None:
 
     assert client.get(f"/v1/datasets/{id}").json()["error"] == "no boxes at all"
     assert client.get(f"/v1/datasets/{id}/report").json()["ok"] is False
+
+
+def test_a_data_set_of_which_nothing_could_be_read_has_a_report_that_says_why(client: Any, given: Any) -> None:
+    id = given.dataset("verifying").id
+    with db.transaction(given.engine) as s:
+        claim = datasets.claim_import(s, "w")
+        assert claim is not None
+        datasets.reject(s, id, claim.attempt, None, "/data/x: no COCO annotations found")
+
+    report = client.get(f"/v1/datasets/{id}/report")
+
+    assert report.status_code == 200
+    assert report.json()["ok"] is False
+    assert [(d["message"], d["action"]) for d in report.json()["defects"]] == [
+        ("/data/x: no COCO annotations found", "rejected")
+    ]
 
 
 def test_a_report_that_is_not_there_yet_is_a_retryable_409(client: Any, given: Any) -> None:

@@ -16,6 +16,15 @@ from api.core.lifecycle import FailureCode
 FGD = [{"kind": "fgd"}]
 
 
+def safetensors(header: Any, numbers: bytes = b"") -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + numbers
+
+
+ONE = {"bias": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+WEIGHTS = safetensors(ONE, bytes(8))
+
+
 def refused(client: Any, body: dict[str, Any], pointer: str, code: str) -> str:
     answer = client.post("/v1/jobs", json=body)
     assert answer.status_code == 422, answer.text
@@ -27,8 +36,9 @@ def folder(given: Any, classes: tuple[str, ...] = ("cat", "dog"), **recipe: Any)
     """A teacher's folder below the data roots."""
     made: Path = given.roots / "teacher"
     made.mkdir()
-    (made / "student.safetensors").write_bytes(b"weights")
-    whole = {"format": "fgd-recipe/1", "detector": {"kind": "fcos"}, "classes": classes, "min_size": 1, **recipe}
+    (made / "student.safetensors").write_bytes(WEIGHTS)
+    sizes = {"min_size": 64, "max_size": 64}
+    whole = {"format": "fgd-recipe/1", "detector": {"kind": "fcos"}, "classes": classes, **sizes, **recipe}
     (made / "recipe.json").write_text(json.dumps(whole))
     return made
 
@@ -136,7 +146,7 @@ def test_a_teacher_s_folder_is_packed_at_submit_and_later_changes_have_no_effect
 
     assert answer.status_code == 201, answer.text
     files = given.look(answer.json()["id"]).inputs["teacher"]
-    assert given.store.path(files["student.safetensors"], verify=True).read_bytes() == b"weights"
+    assert given.store.path(files["student.safetensors"], verify=True).read_bytes() == WEIGHTS
 
 
 def test_a_refused_request_leaves_nothing_in_the_store(client: Any, given: Any) -> None:
@@ -168,12 +178,58 @@ def test_links_that_lead_out_of_the_data_roots_are_refused(client: Any, given: A
         refused(client, body, "/teacher/path", code)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"format": "other/1"}', "x" * (2 << 20)])
-def test_an_unreadable_recipe_is_refused(client: Any, given: Any, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "it is empty"),
+        ("[]", "should be an object"),
+        ("{", "line 1, column 2"),
+        ('{"format": "other/1"}', "/format: "),
+        (json.dumps({"format": "fgd-recipe/1", "detector": {"kind": "fcos"}, "classes": ["cat", "dog"]}), "/min_size"),
+        ("x" * (2 << 20), "larger than"),
+    ],
+)
+def test_an_unreadable_recipe_is_refused_by_the_users_name_for_it(
+    client: Any, given: Any, text: str, says: str
+) -> None:
     path = folder(given)
     (path / "recipe.json").write_text(text)
 
-    refused(client, given.body(teacher={"path": str(path)}, methods=FGD), "/teacher/path", "recipe_unreadable")
+    for body, pointer in (
+        (given.body(teacher={"path": str(path)}, methods=FGD), "/teacher/path"),
+        (given.body(student={"inherit": {"path": str(path)}}), "/student/inherit/path"),
+    ):
+        detail = refused(client, body, pointer, "recipe_unreadable")
+        assert detail.startswith(f"{path}/recipe.json is not a recipe of this service: ")
+        assert says in detail
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "empty"),
+        (b"weights", "no file of weights"),
+        (b"PK\x03\x04" + bytes(40), "not a safetensors file"),
+        ((1 << 60).to_bytes(8, "little") + b"{}", "claims 1152921504606846976 bytes"),
+        (safetensors(b"{nonsense"), "cannot be read"),
+        (safetensors({}), "holds no tensors"),
+        (safetensors({"bias": {"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}}, bytes(8)), "has dtype"),
+        (safetensors({"bias": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}, bytes(8)), "has 8 bytes"),
+        (WEIGHTS[:-1], "cut off"),
+        (WEIGHTS + b"x", "cut off or has a tail"),
+    ],
+)
+def test_weights_that_cannot_be_read_are_refused_by_the_users_name_for_them(
+    client: Any, given: Any, content: bytes, says: str
+) -> None:
+    path = folder(given)
+    (path / "student.safetensors").write_bytes(content)
+    body = given.body(student={"inherit": {"path": str(path)}})
+
+    detail = refused(client, body, "/student/inherit/path", "weights_unreadable")
+
+    assert detail.startswith(f"{path}/student.safetensors: ")
+    assert says in detail
 
 
 def test_a_folder_without_weights_is_refused(client: Any, given: Any) -> None:

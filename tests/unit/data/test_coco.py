@@ -185,6 +185,18 @@ def test_broken_annotations_reject_the_set_naming_file_and_fault(coco: Any, cont
     assert defect.file == "annotations/instances_train2017.json"
     assert defect.action == "rejected"
     assert message in defect.message
+    # The annotations are there: to add some, or boxes to them, would be the wrong advice.
+    assert [each.code for each in report.defects if each.action == "rejected"] == ["json_invalid"]
+    assert "class_unused" not in report.defect_counts
+
+
+def test_split_that_is_missing_beside_a_broken_one_is_told_after_it(coco: Any) -> None:
+    del coco.documents["val"]
+    coco.write()
+    (coco.root / "annotations/instances_train2017.json").write_text("{")
+    _, report, _ = importer.read(coco.root)
+    assert [each.code for each in report.defects] == ["json_invalid", "split_missing"]
+    assert "val" in report.defects[1].message
 
 
 def test_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
@@ -291,7 +303,7 @@ def test_missing_image_is_dropped_with_its_boxes(coco: Any) -> None:
     assert report.ok
     assert [image.name for image in index.splits["train"]] == ["a.png"]
     defect = only(report, "image_missing")
-    assert "b.png" in defect.file
+    assert defect.file == "train2017/b.png"
     assert defect.action == "dropped_image"
     assert report.defect_counts == {"image_missing": 1}
 
@@ -305,7 +317,7 @@ def test_file_that_is_no_image_is_dropped(coco: Any, content: bytes, verify: str
     index, report = read(coco, verify)
     assert report.ok
     assert len(index.splits["train"]) == 2
-    assert only(report, "image_broken").file == "broken.png"
+    assert only(report, "image_broken").file == "train2017/broken.png"
 
 
 def test_truncated_jpeg_is_found_by_full_verification(make_coco: Callable[..., Any]) -> None:
@@ -438,7 +450,7 @@ def test_same_image_in_two_splits_is_reported(coco: Any) -> None:
     shutil.copy(coco.image_path("train", "a.png"), coco.image_path("train", "copy.png"))
     index, report = read(coco)
     assert "a.png in train" in only(report, "image_in_two_splits").message
-    assert only(report, "image_repeated").file == "copy.png"
+    assert only(report, "image_repeated").file == "train2017/copy.png"
     assert len(index.splits["train"]) == 3
 
 
@@ -503,7 +515,7 @@ def test_unusable_box_is_dropped_and_named(coco: Any, bbox: Any, code: str) -> N
     assert len(index.splits["train"][0].boxes) == 1
     assert report.defect_counts == {code: 1}
     defect = only(report, code)
-    assert defect.file == "a.png"
+    assert defect.file == "train2017/a.png"
     assert "annotation 77" in defect.message
     assert "instances_train2017.json" in defect.message
     assert defect.action == "dropped_box"

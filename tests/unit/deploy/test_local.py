@@ -116,6 +116,38 @@ def test_address_that_others_reach_needs_a_key(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+LETTER = b"a letter, and long enough that SQLite would find its own header in it if there were one" * 9
+TORN = b"SQLite format 3\0" + bytes(range(256)) * 16
+
+
+@pytest.mark.parametrize("content", [LETTER, TORN])
+def test_file_that_is_no_database_is_named_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "fgd.db").write_bytes(content)
+    said: list[str] = []
+    assert serve(Settings(home=tmp_path, port=0), said.append) == 1
+    assert len(said) == 1
+    assert said[0].startswith(f"fgd serve: {tmp_path}/fgd.db: ")
+    assert "put a backup" in said[0]
+    assert (tmp_path / "fgd.db").read_bytes() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fgd.db", "serve.lock"]
+
+
+def test_api_on_a_file_that_is_no_database_ends_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "fgd.db").write_bytes(LETTER)
+    read, write = os.pipe()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        command = [sys.executable, "-m", "deploy.api", "--fd", str(listener.fileno()), "--parent-fd", str(read)]
+        environment = os.environ | {"FGD_HOME": str(tmp_path), "PYTHONPATH": local.python_path()}
+        done = subprocess.run(
+            command, env=environment, pass_fds=[read, listener.fileno()], capture_output=True, text=True, timeout=60
+        )
+    os.close(read)
+    os.close(write)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"fgd api: {tmp_path}/fgd.db: file is not a database")
+
+
 def test_part_that_dies_young_is_started_again_ever_later() -> None:
     said: list[str] = []
     started: list[float] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import runpy
 import shutil
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from fgd.data.transforms import Transform
 from fgd.engine import checkpoint, loop, weights
 from fgd.engine.checkpoint import State
 from fgd.engine.distill import Teacher
+from fgd.engine.teacher import Examined, refuse_unfit
 from fgd.errors import Diverged, SpecError, Stopped, TeacherUnfit, UserError
 from fgd.events import Alive, Evaluated, Finished, Note, Saved, Started, Stepped
 from fgd.spec import JobSpec
@@ -134,6 +136,8 @@ def test_each_term_is_reported_weighted_and_with_its_share_of_the_detection_loss
 def test_the_teacher_is_checked_and_calibrated_and_the_figures_are_kept(whole: Any) -> None:
     notes = {note.code: note for note in whole.of(Note)}
     assert notes["teacher_checked"].data["images"] == 6
+    assert "6 validation images at min_size 64, max_size 64 is" in notes["teacher_checked"].message
+    assert "trained at" not in notes["teacher_checked"].message
     assert set(notes["calibration"].data["teacher_rms"]) == {"p3", "p4", "p5", "p6", "p7"}
     manifest = json.loads((whole.result / "manifest.json").read_text())
     assert manifest["calibration"] == notes["calibration"].data
@@ -210,8 +214,24 @@ def test_a_fit_teacher_may_teach_and_with_its_head_shuffled_may_not(
         if name.startswith("head."):
             before[name] = value.flatten()[torch.randperm(value.numel(), generator=generator)].view(value.shape)
     save_file(before, shuffled / "student.safetensors")
-    with pytest.raises(TeacherUnfit, match=r"AP50 on 8 validation images is \d\.\d, under 5"):
+    with pytest.raises(
+        TeacherUnfit, match=r"AP50 on 8 validation images at min_size 64, max_size 64 is \d\.\d, under 5: wrong weights"
+    ):
         train(spec.but(teacher={"path": str(shuffled)}))
+
+
+def test_an_unfit_teacher_is_told_at_which_size_it_was_looked_at_and_at_which_it_learned() -> None:
+    with pytest.raises(TeacherUnfit) as error:
+        refuse_unfit(Examined(2.84, 64, (64, 96), (96, 128)), allow_unfit=False)
+
+    assert str(error.value).startswith(
+        "the teacher's AP50 on 64 validation images at min_size 64, max_size 96 is 2.8, under 5: "
+        "it was trained at min_size 96, max_size 128, so take these in `schedule`"
+    )
+    assert error.value.data == {
+        "ap50": 2.84, "images": 64, "min_size": 64, "max_size": 96, "teacher_min_size": 96, "teacher_max_size": 128
+    }  # fmt: skip
+    assert pickle.loads(pickle.dumps(error.value)).data == error.value.data
 
 
 def test_teaching_leaves_the_teacher_as_it_was(
@@ -265,6 +285,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_term(
     assert error.value.step <= 1
     assert error.value.term in ("fgd/global", "the student's gradient", "the methods' gradient")
     assert f"step {error.value.step}: {error.value.term} is" in str(error.value)
+    assert error.value.data == {"step": error.value.step, "term": error.value.term}
 
 
 def test_a_batch_larger_than_the_set_is_refused(train: Train, make_spec: MakeSpec) -> None:

@@ -67,6 +67,16 @@ def test_folder_without_boxes_is_refused_with_its_report(tmp_path: Path) -> None
     assert not (out / "archive.tar").exists()
 
 
+def test_refusal_names_the_file_and_its_fault_and_nothing_that_follows_from_it(tmp_path: Path) -> None:
+    folder = coco(tmp_path / "in", [[1, 1, 20, 20]])
+    (folder / "annotations/instances_train.json").write_text('{"images": [')
+    refused = refusal(run(folder, tmp_path / "out"), tmp_path / "out")
+    assert isinstance(refused, Rejected)
+    assert refused.error == (
+        "annotations/instances_train.json: invalid JSON at line 1, column 13 (byte 12): Expecting value"
+    )
+
+
 def test_folder_that_is_no_data_set_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     code = run(tmp_path / "in", tmp_path / "out")

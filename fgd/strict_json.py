@@ -1,0 +1,58 @@
+"""JSON as everyone reads it the same: what one reader takes one way and the next another is refused.
+
+For the service's bodies, and for spec files. Knows no HTTP and no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+MAX_DEPTH = 32
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKET = re.compile(r"[\[\]{}]")
+
+
+class NotJSON(ValueError):
+    """Reads on after "the body is ..." or "spec.json: ..."."""
+
+
+def parse(document: bytes | str) -> Any:
+    """One JSON value. Raises NotJSON for everything JSON forbids, and for what two readers would read differently:
+    a key twice, NaN, half a surrogate pair."""
+    try:
+        text = document.decode("utf-8") if isinstance(document, bytes) else document
+        _check_depth(text)
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeError as error:
+        raise NotJSON("not UTF-8") from error
+    except json.JSONDecodeError as error:
+        reason = "it is empty" if not document else f"{error.msg} at line {error.lineno}, column {error.colno}"
+        raise NotJSON(f"not JSON: {reason}") from error
+    except (ValueError, RecursionError) as error:
+        raise NotJSON(f"not JSON that can be read: {error}"[:500]) from error
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return value
+
+
+def _constant(word: str) -> Any:
+    raise ValueError(f"{word} is not a JSON number")
+
+
+def _check_depth(text: str) -> None:
+    """Before parsing: the parser would recurse as deep as the text says."""
+    depth = 0
+    for bracket in _BRACKET.findall(_STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested deeper than {MAX_DEPTH}")
