@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from fgd import lifeline, strict_json
 from fgd.errors import FGDError, SpecError, Stopped
 from fgd.events import Emit, Event, Failed, to_line
+from fgd.pointers import faults_of_spec
 from fgd.printable import printable
 from fgd.spec import FromPath, JobSpec, TeacherFromPath
 
@@ -72,15 +73,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def read_spec(path: Path) -> JobSpec:
     try:
         text = path.read_bytes()
-        strict_json.parse(text)  # pydantic takes the last of two values of one key
+        body = strict_json.parse(text)  # pydantic takes the last of two values of one key
         spec = JobSpec.model_validate_json(text)
     except OSError as error:
         raise SpecError(f"{path}: {error.strerror}") from error
     except strict_json.NotJSON as error:
         raise SpecError(f"{path}: {error}") from error
     except ValidationError as error:
-        problems = [f"/{'/'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
-        raise SpecError(f"{path}: " + "; ".join(problems)) from error
+        told = (f"{fault.pointer or 'the spec'}: {fault.detail}" for fault in faults_of_spec(error.errors(), body))
+        raise SpecError(f"{path}: " + "; ".join(told)) from error
     for pointer, reference, kind in (
         ("/teacher", spec.teacher, TeacherFromPath | None),
         ("/dataset", spec.dataset, FromPath),

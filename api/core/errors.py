@@ -13,19 +13,9 @@ To add one: subclass, set `status`, keep every argument in `args` (errors surviv
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
-
-@dataclass(frozen=True)
-class Fault:
-    """One thing wrong with a request: `pointer` is a JSON pointer into its body, "" for the whole of it;
-    `parameter` names the query parameter, path segment or header at fault instead."""
-
-    pointer: str
-    code: str
-    detail: str
-    parameter: str | None = None
+from fgd.pointers import Fault as Fault
 
 
 class ServiceError(Exception):

@@ -22,6 +22,7 @@ from api.core.tables import Artifact, Dataset, Job
 from fgd import strict_json, weights_file
 from fgd.errors import SpecError, WeightsError
 from fgd.spec import DetectorSpec, FromJob, FromPath, JobSpec, WeightsRef
+from fgd.wording import sentence
 
 WEIGHTS, RECIPE = "student.safetensors", "recipe.json"
 MAX_RECIPE_BYTES = 1 << 20
@@ -279,7 +280,8 @@ def _reason(error: OSError | ValueError) -> str:
         case ValidationError():
             first = error.errors()[0]
             where = "".join(f"/{part}" for part in first["loc"])
-            return f"{where}: {first['msg']}" if where else first["msg"]
+            words = sentence(first, str(first["loc"][-1]) if where else "")
+            return f"{where}: {words}" if where else words
         case OSError():
             return error.strerror or "it cannot be read"
     return str(error)

@@ -30,6 +30,8 @@ Verify = Literal["full", "headers"]
 
 TOLERANCE_PX = 0.5
 MIN_SIDE_PX = 0.1
+MAX_NAME = 200
+"""Characters of a class name; it becomes part of every metric's name."""
 _DECODERS = 4
 """Threads; Pillow decodes without the interpreter's lock."""
 
@@ -106,8 +108,8 @@ def _categories(annotations: Annotations, defects: Defects) -> dict[int, str]:
     names: dict[int, str] = {}
     for entry in annotations.categories:
         key, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(key, int) or isinstance(key, bool) or not _is_text(name):
-            message = f"category {_short(entry)} needs an integer id and a name"
+        if not isinstance(key, int) or isinstance(key, bool) or not _is_text(name) or len(name) > MAX_NAME:
+            message = f"category {_short(entry)} needs an integer id and a name of at most {MAX_NAME} characters"
             defects.reject("category_invalid", annotations.file, message)
         elif key in names:
             defects.reject("category_duplicate", annotations.file, f"category id {key} is used twice; number them anew")

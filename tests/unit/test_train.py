@@ -55,6 +55,8 @@ def failed(tmp_path: Path, body: str) -> Failed:
         (json.dumps(spec(dataset="ds_" + "0" * 32)), 'the library knows only {"path": folder}'),
         (json.dumps(spec(methods=[{"kind": "fgd"}])), "methods need a teacher"),
         (json.dumps(spec(student={"norm": "frozen"})), "needs pretrained weights"),
+        (json.dumps(spec(schedule={"epochs": "3"})), "/schedule/epochs: a whole number is expected here"),
+        (json.dumps(spec(teacher={"path": "t"}, methods=[{"kind": "fgd", "alfa": 1}])), "/methods/0/alfa: there is no"),
     ],
 )
 def test_a_bad_spec_fails_at_once_and_names_the_field(tmp_path: Path, body: str, says: str) -> None:

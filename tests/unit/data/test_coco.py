@@ -283,7 +283,15 @@ def test_duplicate_categories_are_rejected(coco: Any, twin: dict[str, Any]) -> N
 
 @pytest.mark.parametrize(
     "odd",
-    [{"id": "1", "name": "emu"}, {"id": True, "name": "emu"}, {"id": 4}, {"id": 4, "name": "\ud800"}, "emu", None],
+    [
+        {"id": "1", "name": "emu"},
+        {"id": True, "name": "emu"},
+        {"id": 4},
+        {"id": 4, "name": "\ud800"},
+        {"id": 4, "name": "e" * 201},
+        "emu",
+        None,
+    ],
 )
 def test_malformed_category_is_rejected(coco: Any, odd: Any) -> None:
     coco.documents["train"]["categories"].append(odd)

@@ -8,13 +8,26 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from api.core.errors import Fault
 from fgd.wording import MAX_DETAIL, sentence
 
 Part = str | int
 MAX_FAULTS = 100
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with a request: `pointer` is a JSON pointer into its body, "" for the whole of it;
+    `parameter` names the query parameter, path segment or header at fault instead."""
+
+    pointer: str
+    code: str
+    detail: str
+    parameter: str | None = None
+
+
 _SHAPE = {"missing", "extra_forbidden"}
 """Other fields than that kind of thing has."""
 
@@ -38,6 +51,11 @@ def faults(errors: Sequence[Mapping[str, Any]], body: Any) -> list[Fault]:
     told = [_of_body(error, place) for error, place in _likeliest(in_body)]
     told += [_of_parameter(error) for error in errors if error["loc"][0] != "body"]
     return list(dict.fromkeys(told))[:MAX_FAULTS]
+
+
+def faults_of_spec(errors: Sequence[Mapping[str, Any]], spec: Any) -> list[Fault]:
+    """The same of a spec that came from a file."""
+    return faults([{**error, "loc": ("body", *error["loc"])} for error in errors], spec)
 
 
 def locate(body: Any, loc: Sequence[Part], type: str) -> Place:
