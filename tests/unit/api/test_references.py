@@ -182,7 +182,7 @@ def test_links_that_lead_out_of_the_data_roots_are_refused(client: Any, given: A
     ("text", "says"),
     [
         ("", "it is empty"),
-        ("[]", "should be an object"),
+        ("[]", "an object is expected"),
         ("{", "line 1, column 2"),
         ('{"format": "other/1"}', "/format: "),
         (json.dumps({"format": "fgd-recipe/1", "detector": {"kind": "fcos"}, "classes": ["cat", "dog"]}), "/min_size"),
