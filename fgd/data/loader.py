@@ -97,14 +97,20 @@ def _decoded(image: Image, root: Path) -> Tensor:
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
 
 
-def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Whole batches in a pass over `images`. Raises SpecError if there is not even one."""
+def steps_per_epoch(images: int, batch_size: int, accumulate: int = 1) -> int:
+    """Whole steps of `accumulate` batches in a pass over `images`. Raises SpecError if there is not even one."""
     if batch_size > images:
         raise SpecError(
             f"batch size {batch_size} is larger than the training set of {images} images; take {images} or less",
             "/schedule/batch_size",
         )
-    return images // batch_size
+    if batch_size * accumulate > images:
+        raise SpecError(
+            f"{accumulate} batches of {batch_size} are more than the training set of {images} images; accumulate "
+            f"{images // batch_size} or less",
+            "/schedule/accumulate",
+        )
+    return images // (batch_size * accumulate)
 
 
 def epoch_order(dataset: Dataset, seed: int, epoch: int) -> list[int]:
@@ -115,17 +121,17 @@ def epoch_order(dataset: Dataset, seed: int, epoch: int) -> list[int]:
 def train_batches(
     dataset: Dataset, transform: Transform, schedule: Schedule, seed: int, epoch: int, first_step: int = 0
 ) -> Iterator[Batch]:
-    """The epoch's batches from `first_step` on; the last, smaller one is left out.
+    """The epoch's batches from `first_step` on, `accumulate` of them a step; what is left over is left out.
 
     They are made in a background thread that ends when the iterator is exhausted, closed or collected. Raises
     SpecError at once if the batch is larger than the set, DatasetError for an image that cannot be used.
     """
-    steps = steps_per_epoch(len(dataset), schedule.batch_size)
+    steps = steps_per_epoch(len(dataset), schedule.batch_size, schedule.accumulate)
     _refuse_slivers(dataset, transform)
     order = epoch_order(dataset, seed, epoch)
 
-    def make(step: int) -> Batch:
-        chosen = order[step * schedule.batch_size : (step + 1) * schedule.batch_size]
+    def make(number: int) -> Batch:
+        chosen = order[number * schedule.batch_size : (number + 1) * schedule.batch_size]
         samples = []
         for position in chosen:
             sample = dataset.sample(position)
@@ -133,7 +139,7 @@ def train_batches(
             samples.append(flip(sample, horizontal=horizontal, vertical=vertical))
         return transform(samples)
 
-    return _ahead(make, range(first_step, steps))
+    return _ahead(make, range(first_step * schedule.accumulate, steps * schedule.accumulate))
 
 
 def eval_batches(dataset: Dataset, transform: Transform, batch_size: int) -> Iterator[Batch]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from fgd.events import Alive, Emit, Evaluated, Finished, Note, Phase, Saved, Sta
 from fgd.methods import build as build_method
 from fgd.methods.base import Method, Pair
 from fgd.presets import resolve
-from fgd.spec import FromPath, JobSpec, TeacherFromPath
+from fgd.spec import FromPath, JobSpec, Spec, TeacherFromPath
 from fgd.types import Batch, Calibration
 
 ALIVE_S = 10.0
@@ -87,8 +88,12 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
         distill.load_state_dict(contents["model"], strict=True)
         optimizer.load_state_dict(contents["optimizer"])
         best = contents["best"]
-    per_epoch = steps_per_epoch(len(parts.train), schedule.batch_size)
+    per_epoch = steps_per_epoch(len(parts.train), schedule.batch_size, schedule.accumulate)
     total = per_epoch * schedule.epochs
+    per_step = schedule.batch_size * schedule.accumulate
+    if left_over := len(parts.train) - per_epoch * per_step:
+        message = f"{left_over} of {len(parts.train)} images are left out of each epoch, others each time"
+        emit(Note(code="left_over", message=message, data={"images": left_over}))
     emit(
         Started(
             step=state.step,
@@ -101,7 +106,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
         )
     )
 
-    meter = Meter(state, emit, schedule.batch_size)
+    meter = Meter(state, emit, per_step)
     saved, saved_at = (state.step, state.evaluated_step), time.monotonic()
     kept: list[Path] = []
 
@@ -146,7 +151,8 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
                 batches = train_batches(
                     parts.train, parts.transform, schedule, spec.seed, epoch, first_step=done_in_epoch
                 )
-            losses, rate = step(parts, optimizer, next(batches), state.step, per_epoch)
+            of_step = itertools.islice(batches, schedule.accumulate)
+            losses, rate = step(parts, optimizer, of_step, state.step, per_epoch)
             state.step += 1
             meter.add(losses, rate, epoch + 1, last_of_epoch=done_in_epoch + 1 == per_epoch)
     except Stopped:
@@ -159,29 +165,40 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
 
 
 def step(
-    parts: Parts, optimizer: torch.optim.Optimizer, batch: Batch, number: int, per_epoch: int
+    parts: Parts, optimizer: torch.optim.Optimizer, batches: Iterable[Batch], number: int, per_epoch: int
 ) -> tuple[dict[str, float], float]:
-    """One update; the losses as numbers and the learning rate used. Raises Diverged before a bad update is applied."""
+    """One update from `accumulate` batches; the mean losses as numbers and the learning rate used.
+
+    Raises Diverged before a bad update is applied.
+    """
     spec, distill = parts.spec, parts.distill
-    torch.manual_seed(seeded(spec.seed, 2, number))
     rate = learning_rate(number, steps_per_epoch=per_epoch, schedule=spec.schedule)
     set_learning_rate(optimizer, rate)
-    batch = to_device(batch, parts.machine.device)
-    teacher_features = parts.teacher.features(batch) if parts.teacher else None
-    losses = distill(batch, teacher_features)
-    total = torch.stack(list(losses.values())).sum()
     optimizer.zero_grad(set_to_none=True)
-    total.backward()  # type: ignore[no-untyped-call]
+    summed: dict[str, Tensor] = {}
+    for nth, batch in enumerate(batches):
+        # Anew for each batch: what a method draws for one must not change what the detector draws for the next.
+        torch.manual_seed(seeded(spec.seed, 2, number, *([nth] if nth else [])))
+        losses = forward(parts, to_device(batch, parts.machine.device))
+        total = torch.stack(list(losses.values())).sum()
+        (total / spec.schedule.accumulate).backward()  # type: ignore[no-untyped-call]
+        summed = {name: summed.get(name, 0.0) + loss.detach() for name, loss in losses.items()}
     norms = {
         "the student's gradient": clip(parts.student, spec.schedule.clip_norm),
         "the methods' gradient": clip(distill.methods, spec.schedule.clip_norm),
     }
-    values = dict(zip(losses, torch.stack([loss.detach() for loss in losses.values()]).tolist(), strict=True))
+    means = torch.stack(list(summed.values())) / spec.schedule.accumulate
+    values = dict(zip(summed, means.tolist(), strict=True))
     for name, value in [*values.items(), *((name, float(norm)) for name, norm in norms.items())]:
         if not math.isfinite(value):
             raise Diverged(number, name, value)
     optimizer.step()
     return values, rate
+
+
+def forward(parts: Parts, batch: Batch) -> dict[str, Tensor]:
+    losses: dict[str, Tensor] = parts.distill(batch, parts.teacher.features(batch) if parts.teacher else None)
+    return losses
 
 
 def clip(module: nn.Module, max_norm: float) -> Tensor:
@@ -204,7 +221,7 @@ def prepare(
     train, val, test = split(index, root, "train"), split(index, root, "val"), split(index, root, "test")
     if train is None or val is None:
         raise DatasetError(f"{root}: a training needs images in train and val; found {sorted(index.splits)}")
-    steps_per_epoch(len(train), schedule.batch_size)  # refuses a batch larger than the set
+    steps_per_epoch(len(train), schedule.batch_size, schedule.accumulate)  # refuses a step larger than the set
     recipe = Recipe(
         detector=spec.student, classes=index.classes, min_size=schedule.min_size, max_size=schedule.max_size
     )
@@ -366,8 +383,8 @@ def finite(value: float) -> float | None:
 class Meter:
     """Running means: a report about every second, and one of each whole epoch."""
 
-    def __init__(self, state: State, emit: Emit, batch_size: int) -> None:
-        self.state, self.emit, self.batch_size = state, emit, batch_size
+    def __init__(self, state: State, emit: Emit, images_per_step: int) -> None:
+        self.state, self.emit, self.images_per_step = state, emit, images_per_step
         self.window: dict[str, float] = {}
         self.steps = 0
         self.since = time.monotonic()
@@ -389,7 +406,7 @@ class Meter:
         elapsed = time.monotonic() - self.since
         if elapsed >= REPORT_S or last_of_epoch:
             means = {name: total / self.steps for name, total in self.window.items()}
-            speed = self.steps * self.batch_size / elapsed
+            speed = self.steps * self.images_per_step / elapsed
             means |= {"lr": rate, "images_per_s": speed}
             if last_of_epoch:
                 count = self.state.summed_steps
@@ -429,9 +446,22 @@ def alive(stop: Callable[[], bool], emit: Emit) -> Callable[[], None]:
 
 def checkpoint_digest(spec: JobSpec, identity: dict[str, Any]) -> str:
     """What a checkpoint must agree with. Defaults are left out: a later version's new field is no other spec."""
-    lean = spec.model_dump(mode="json", exclude_defaults=True, exclude={"name", "teacher", "dataset", "resources"})
+    lean = without_defaults(spec, leave_out={"name", "teacher", "dataset", "resources"})
     lean.get("student", {}).pop("inherit", None)
     return digest_of_json({**identity, "spec": lean})
+
+
+def without_defaults(spec: Spec, leave_out: Collection[str] = ()) -> dict[str, Any]:
+    """The fields that are not at their defaults, and each part's `kind`: without it two schedules would look alike."""
+
+    def lean(value: object) -> object:
+        if isinstance(value, Spec):
+            return without_defaults(value)
+        return [lean(each) for each in value] if isinstance(value, tuple) else value
+
+    fields = type(spec).model_fields
+    told = {name: value for name, value in spec if name == "kind" or value != fields[name].default}
+    return {name: lean(value) for name, value in told.items() if name not in leave_out}
 
 
 def digest_of_json(value: object) -> str:

@@ -6,7 +6,7 @@ import json
 import pickle
 import runpy
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,12 +101,13 @@ def test_control_and_distilled_run_see_the_same_batches_and_start_from_the_same_
     starts: list[str] = []
     step = loop.step
 
-    def recorded(parts: Any, optimizer: Any, batch: Batch, number: int, per_epoch: int) -> Any:
+    def recorded(parts: Any, optimizer: Any, batches: Iterator[Batch], number: int, per_epoch: int) -> Any:
+        (batch,) = batches
         if number == 0:
             seen.append([])
             starts.append(checkpoint.digest_of_tensors(parts.student.module.state_dict()))
         seen[-1].append(replace(batch, images_NCHW=batch.images_NCHW.clone()))
-        return step(parts, optimizer, batch, number, per_epoch)
+        return step(parts, optimizer, [batch], number, per_epoch)
 
     monkeypatch.setattr(loop, "step", recorded)
     train(make_spec())

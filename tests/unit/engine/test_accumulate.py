@@ -1,0 +1,141 @@
+"""Several batches a step: the gradient of the large batch, and a training that repeats and resumes as any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fgd.engine import device, loop
+from fgd.engine.loop import Parts, checkpoint_digest
+from fgd.engine.optimise import make_optimizer
+from fgd.errors import SpecError
+from fgd.events import Finished, Note, Saved, Started, Stepped
+from fgd.spec import JobSpec
+from fgd.types import Batch
+
+MakeSpec = Callable[..., JobSpec]
+ACCUMULATED = {"batch_size": 2, "accumulate": 2, "precision": "float32"}
+
+
+def parts_of(spec: JobSpec) -> Parts:
+    spec = loop.resolve(spec)
+    machine = device.choose(spec.resources, spec.schedule.precision)
+    parts, _, _ = loop.prepare(spec, machine, None, lambda _: None, lambda: None)
+    parts.distill.train()
+    return parts
+
+
+def first_batches(parts: Parts, count: int) -> list[Batch]:
+    batches = loop.train_batches(parts.train, parts.transform, parts.spec.schedule, 0, 0)
+    return [next(batches) for _ in range(count)]
+
+
+def gradients(parts: Parts) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in parts.student.named_parameters() if p.grad is not None}
+
+
+def stepped(parts: Parts, batches: list[Batch]) -> dict[str, torch.Tensor]:
+    optimizer = make_optimizer([parts.distill], parts.spec.schedule.optimizer)
+    loop.step(parts, optimizer, batches, number=0, per_epoch=3)
+    return gradients(parts)
+
+
+def joined(*batches: Batch) -> Batch:
+    whole = {
+        name: sum((getattr(batch, name) for batch in batches), ())
+        for name in ("image_sizes", "original_sizes", "targets", "image_ids")
+    }
+    return replace(batches[0], images_NCHW=torch.cat([batch.images_NCHW for batch in batches]), **whole)
+
+
+def test_the_gradient_is_that_of_the_large_batch(make_spec: MakeSpec, teacher: Path) -> None:
+    """With group norm and as many foreground cells in each batch: the same images twice."""
+    spec = make_spec(
+        student={"backbone": "resnet18", "fpn_channels": 64, "norm": "group"},
+        teacher={"path": str(teacher), "allow_unfit": True},
+        methods=[{"kind": "fgd"}, {"kind": "mimic"}],
+        schedule=ACCUMULATED | {"clip_norm": 0},
+    )
+    accumulated, large = parts_of(spec), parts_of(spec.but(schedule=spec.schedule.but(accumulate=1)))
+    (batch,) = first_batches(accumulated, 1)
+    ours, theirs = stepped(accumulated, [batch, batch]), stepped(large, [joined(batch, batch)])
+    assert ours.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        assert torch.allclose(ours[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max())), name
+
+
+def test_different_batches_weigh_the_same(make_spec: MakeSpec) -> None:
+    spec = make_spec(schedule=ACCUMULATED | {"clip_norm": 0})
+    one, other = first_batches(parts_of(spec), 2)
+    single = spec.but(schedule=spec.schedule.but(accumulate=1))
+    first, second = stepped(parts_of(single), [one]), stepped(parts_of(single), [other])
+    both = stepped(parts_of(spec), [one, other])
+    for name, gradient in both.items():
+        mean = (first[name] + second[name]) / 2
+        assert torch.allclose(gradient, mean, rtol=1e-4, atol=1e-6 * float(mean.abs().max()) + 1e-9), name
+
+
+@pytest.mark.slow
+def test_steps_rates_and_progress_count_updates_and_a_resumed_run_ends_alike(
+    train: Callable[..., Any], make_spec: MakeSpec
+) -> None:
+    spec = make_spec(schedule={"batch_size": 2, "accumulate": 2, "checkpoint_s": 0.001})
+    whole = train(spec)
+    (started,) = whole.of(Started)
+    assert started.total_steps == 6, "two epochs of 12 images, 4 a step"
+    (finished,) = whole.of(Finished)
+    assert finished.step == 6
+    rates = [event.values["lr"] for event in whole.of(Stepped)]
+    plain = train(make_spec())
+    assert rates == [event.values["lr"] for event in plain.of(Stepped)]
+    (saved,) = [event for event in whole.of(Saved) if event.step == 5]
+    rest = train(spec, resume=Path(saved.path))
+    assert rest.of(Finished)[0].weights_digest == finished.weights_digest
+    assert plain.of(Finished)[0].weights_digest != finished.weights_digest
+
+
+def test_images_left_over_are_told(train: Callable[..., Any], make_spec: MakeSpec) -> None:
+    run = train(make_spec(schedule={"epochs": 1, "batch_size": 5}))
+    (note,) = [note for note in run.of(Note) if note.code == "left_over"]
+    assert note.data == {"images": 2}
+
+
+def test_a_step_larger_than_the_set_is_refused_with_what_would_fit(make_spec: MakeSpec) -> None:
+    with pytest.raises(SpecError, match=r"4 batches of 4 .* 12 images; accumulate 3 or less") as refused:
+        parts_of(make_spec(schedule={"accumulate": 4}))
+    assert refused.value.pointer == "/schedule/accumulate"
+
+
+SCHEDULES: list[dict[str, Any]] = [
+    {},
+    {"lr_schedule": {"kind": "cosine"}},
+    {"lr_schedule": {"kind": "step"}},
+    {"optimizer": {"kind": "sgd", "lr": 4e-4}},
+    {"optimizer": {"kind": "adamw", "lr": 4e-3}},
+    {"accumulate": 2},
+]
+
+
+def test_checkpoints_of_different_schedules_are_told_apart(make_spec: MakeSpec) -> None:
+    """Also where each is at its own defaults, and only its kind is another."""
+    digests = [checkpoint_digest(make_spec(schedule=schedule), {}) for schedule in SCHEDULES]
+    assert len(set(digests)) == len(SCHEDULES)
+
+
+def test_checkpoints_of_different_methods_are_told_apart(make_spec: MakeSpec) -> None:
+    reference = {"path": "x"}
+    digests = {checkpoint_digest(make_spec(teacher=reference, methods=[{"kind": k}]), {}) for k in ("fgd", "mimic")}
+    assert len(digests) == 2
+
+
+def test_a_checkpoint_does_not_belong_to_names_and_places(make_spec: MakeSpec) -> None:
+    digests = {
+        checkpoint_digest(make_spec(**changes), {})
+        for changes in ({}, {"name": "other"}, {"dataset": {"path": "x"}}, {"resources": {"threads": 3}})
+    }
+    assert len(digests) == 1
