@@ -250,6 +250,24 @@ class Step(Spec):
 LrSchedule = Annotated[OneCycle | Cosine | Step, Field(discriminator="kind")]
 
 
+class EMA(Spec):
+    """An exponential moving average of the student's weights: it is evaluated, and it is the result."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """Share of itself that the average keeps at each step."""
+    warmup: NonNegativeInt = 10
+    """The average grows in: step n keeps n / (n + warmup) at most. 0: `decay` from the first step on."""
+
+
+class EarlyStop(Spec):
+    """Ends a training whose AP on the validation images no longer rises. The last weights are the result even so."""
+
+    patience: Annotated[int, Field(ge=1, le=10_000)]
+    """Evaluations in a row without an improvement after which the training ends."""
+    min_delta: NonNegativeFloat = 0.0
+    """AP (0-100) by which an evaluation must exceed the one that counted last."""
+
+
 class Schedule(Spec):
     """How long, how fast, at what size. The control of a distilled run has the same."""
 
@@ -274,7 +292,11 @@ class Schedule(Spec):
     losses and every reported number are float32."""
     evaluate_every: PositiveInt = 1
     """Epochs between evaluations on the validation images; the last epoch is always evaluated."""
-    checkpoint_s: Seconds = 60.0
+    ema: EMA | None = None
+    """Average the student's weights over the steps; null: the weights of the last step are the result."""
+    early_stop: EarlyStop | None = None
+    """End before `epochs` if nothing is gained any more; the learning rate still follows the whole schedule."""
+    checkpoint_s: PositiveFloat = 60.0
     """Seconds of training between checkpoints at most; each evaluated epoch also ends with one."""
 
     @model_validator(mode="after")

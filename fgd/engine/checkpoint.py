@@ -36,6 +36,10 @@ class State:
     sums: dict[str, float] = field(default_factory=dict)
     """Of every logged value over this epoch's steps."""
     summed_steps: int = 0
+    counted_ap: float = -1.0
+    """The last AP that was an improvement in the sense of `early_stop`."""
+    stale: int = 0
+    """Evaluations since then."""
 
 
 def save(path: Path, contents: dict[str, Any], state: State, calibration: Calibration | None, spec_digest: str) -> str:

@@ -27,6 +27,7 @@ from fgd.data.loader import Dataset, Split, steps_per_epoch, train_batches
 from fgd.data.transforms import Transform
 from fgd.detectors import Detector, Recipe, build
 from fgd.engine import checkpoint, device, weights
+from fgd.engine.average import Average
 from fgd.engine.checkpoint import State
 from fgd.engine.device import Machine, seeded, to_device
 from fgd.engine.distill import Distill, Teacher
@@ -38,7 +39,7 @@ from fgd.events import Alive, Emit, Evaluated, Finished, Note, Phase, Saved, Sta
 from fgd.methods import build as build_method
 from fgd.methods.base import Method, Pair
 from fgd.presets import resolve
-from fgd.spec import FromPath, JobSpec, Spec, TeacherFromPath
+from fgd.spec import EarlyStop, FromPath, JobSpec, Spec, TeacherFromPath
 from fgd.types import Batch, Calibration
 
 ALIVE_S = 10.0
@@ -83,11 +84,15 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
     parts, state, contents = prepare(spec, machine, resume, emit, check_stop)
     distill, student, schedule = parts.distill, parts.student, spec.schedule
     optimizer = make_optimizer([distill], schedule.optimizer)
+    average = Average(student, schedule.ema) if schedule.ema else None
     best: dict[str, Tensor] | None = None
     if contents is not None:
         distill.load_state_dict(contents["model"], strict=True)
         optimizer.load_state_dict(contents["optimizer"])
         best = contents["best"]
+        if average is not None:
+            average.load_state_dict(contents["average"])
+    shown = average.detector if average else student  # what is evaluated, and becomes the result
     per_epoch = steps_per_epoch(len(parts.train), schedule.batch_size, schedule.accumulate)
     total = per_epoch * schedule.epochs
     per_step = schedule.batch_size * schedule.accumulate
@@ -116,6 +121,8 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
             return
         path = out / "checkpoints" / f"step-{state.step:08d}-{max(state.evaluated_step, 0):08d}.pt"
         everything = {"model": distill.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
+        if average is not None:
+            everything["average"] = average.state_dict()
         with meter.pause():
             digest = checkpoint.save(path, everything, state, parts.calibration, parts.digest)
         emit(Saved(step=state.step, path=str(path), sha256=digest, size=path.stat().st_size))
@@ -134,18 +141,20 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
             if done_in_epoch == 0 and state.step > 0 and evaluation_due(state, epoch, spec):
                 emit(Phase(phase="evaluating"))
                 with meter.pause():
-                    state.scores = score(parts, parts.val, check_stop)
+                    state.scores = score(parts, shown, parts.val, check_stop)
                 state.evaluated_step = state.step
                 emit(Evaluated(step=state.step, epoch=epoch, split="val", values=dict(state.scores)))
                 if state.scores["ap"] > state.best_ap:
                     state.best_ap, state.best_step = state.scores["ap"], state.step
-                    best = {key: value.clone() for key, value in student.module.state_dict().items()}
+                    best = {key: value.clone() for key, value in shown.module.state_dict().items()}
+                if schedule.early_stop is not None:
+                    count(state, schedule.early_stop)
                 save()
                 emit(Phase(phase="training"))
             if time.monotonic() - saved_at > schedule.checkpoint_s:
                 save()
             check_stop()
-            if state.step == total:
+            if state.step == total or stale(state, schedule.early_stop):
                 break
             if batches is None or done_in_epoch == 0:
                 batches = train_batches(
@@ -154,6 +163,8 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
             of_step = itertools.islice(batches, schedule.accumulate)
             losses, rate = step(parts, optimizer, of_step, state.step, per_epoch)
             state.step += 1
+            if average is not None:
+                average.update(student, state.step)
             meter.add(losses, rate, epoch + 1, last_of_epoch=done_in_epoch + 1 == per_epoch)
     except Stopped:
         save()
@@ -161,7 +172,12 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
     finally:
         if batches is not None:
             batches.close()  # type: ignore[attr-defined]  # a generator: ends its reader thread
-    finish(parts, state, best, out, emit, check_stop)
+    if state.step < total:
+        message = (
+            f"{state.stale} evaluations in a row without an improvement: ended after epoch {state.step // per_epoch}"
+        )
+        emit(Note(code="early_stopped", message=message, data={"step": state.step, "total_steps": total}))
+    finish(parts, shown, state, best, out, emit, check_stop, epoch=state.step // per_epoch)
 
 
 def step(
@@ -330,9 +346,22 @@ def evaluation_due(state: State, epoch: int, spec: JobSpec) -> bool:
     return state.evaluated_step < state.step and (last or epoch % spec.schedule.evaluate_every == 0)
 
 
-def score(parts: Parts, dataset: Dataset, check_stop: Callable[[], None]) -> dict[str, float]:
+def count(state: State, rule: EarlyStop) -> None:
+    """Whether the evaluation just made was an improvement. No AP at all (no box to be found) is none."""
+    ap = state.scores["ap"]
+    if ap > state.counted_ap + (rule.min_delta if state.counted_ap >= 0 else 0.0):
+        state.counted_ap, state.stale = ap, 0
+    else:
+        state.stale += 1
+
+
+def stale(state: State, rule: EarlyStop | None) -> bool:
+    return rule is not None and state.stale >= rule.patience
+
+
+def score(parts: Parts, detector: Detector, dataset: Dataset, check_stop: Callable[[], None]) -> dict[str, float]:
     return evaluate(
-        parts.student,
+        detector,
         dataset,
         parts.transform,
         batch_size=parts.spec.schedule.batch_size,
@@ -343,21 +372,23 @@ def score(parts: Parts, dataset: Dataset, check_stop: Callable[[], None]) -> dic
 
 def finish(
     parts: Parts,
+    shown: Detector,
     state: State,
     best: dict[str, Tensor] | None,
     out: Path,
     emit: Emit,
     check_stop: Callable[[], None],
+    epoch: int,
 ) -> None:
-    """Score the test images, write the result, say so. The last weights are the result; nothing is selected."""
+    """Score the test images, write the result, say so. The last weights, or their average, are the result; nothing is
+    selected."""
     metrics = {"val": state.scores}
-    epochs = parts.spec.schedule.epochs
     if parts.test is not None:
         emit(Phase(phase="testing"))
-        metrics["test"] = score(parts, parts.test, check_stop)
-        emit(Evaluated(step=state.step, epoch=epochs, split="test", values=dict(metrics["test"])))
+        metrics["test"] = score(parts, shown, parts.test, check_stop)
+        emit(Evaluated(step=state.step, epoch=epoch, split="test", values=dict(metrics["test"])))
     emit(Phase(phase="exporting"))
-    tensors = parts.student.module.state_dict()
+    tensors = shown.module.state_dict()
     weights_digest = checkpoint.digest_of_tensors(tensors)
     machine = parts.machine
     manifest = {
@@ -367,12 +398,14 @@ def finish(
         "metrics": {name: {k: finite(v) for k, v in values.items()} for name, values in metrics.items()},
         "best": {"step": state.best_step, "val_ap": state.best_ap},
         "steps": state.step,
+        "weights": "average of the steps' weights (ema)" if parts.spec.schedule.ema else "of the last step",
+        "ended_early": epoch < parts.spec.schedule.epochs,
         "weights_digest": weights_digest,
         "parameters": sum(p.numel() for p in parts.student.module.parameters()),
         "machine": {"device": machine.device_name, "threads": machine.threads, "precision": machine.precision},
         "versions": device.versions(),
     }
-    files = weights.export(out / "result", parts.student, manifest, best if state.best_step != state.step else None)
+    files = weights.export(out / "result", shown, manifest, best if state.best_step != state.step else None)
     emit(Finished(step=state.step, folder=str(out / "result"), files=files, weights_digest=weights_digest))
 
 
