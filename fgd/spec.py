@@ -250,6 +250,44 @@ class Step(Spec):
 LrSchedule = Annotated[OneCycle | Cosine | Step, Field(discriminator="kind")]
 
 
+class Photometric(Spec):
+    """Random changes of a training image's colours, drawn anew each epoch; 0 leaves one out."""
+
+    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The factor is drawn from 1 - brightness to 1 + brightness."""
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Likewise, around the image's mean grey."""
+    saturation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Likewise; factor 0 is grey."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Turn of the colour circle at most, either way; 0.5 is half of it."""
+
+
+class Crop(Spec):
+    """A random part of a training image, which is then resized as a whole one is: objects appear larger."""
+
+    probability: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the images that are cropped."""
+    min_area: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Smallest part of the image's area."""
+    max_aspect_change: Annotated[float, Field(ge=1, le=4)] = 1.5
+    """Factor by which the crop may be wider or higher than the image's own shape."""
+    keep: Literal["centre", "share"] = "centre"
+    """"centre": a box stays if its centre is in the crop; "share": if at least `min_share` of its area is. Boxes are
+    clipped to the crop; an image may lose them all."""
+    min_share: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """For keep "share"."""
+
+
+class Augment(Spec):
+    """What is changed at random in training images, besides `flip` and `scales`; control and distilled run alike."""
+
+    photometric: Photometric | None = None
+    """Random brightness, contrast, saturation and hue; null: none."""
+    crop: Crop | None = None
+    """Random crops; null: none."""
+
+
 class EMA(Spec):
     """An exponential moving average of the student's weights: it is evaluated, and it is the result."""
 
@@ -287,6 +325,11 @@ class Schedule(Spec):
     """L2 norm the student's gradient is clipped to; 0: no clipping."""
     flip: Literal["none", "horizontal", "vertical", "both"] = "horizontal"
     """Random flips, each with probability one half."""
+    scales: Annotated[tuple[Annotated[int, Field(ge=32, le=8192)], ...], Field(max_length=64)] = ()
+    """Shorter sides to train at instead of `min_size`, one drawn for each step; the longer side's bound goes with it,
+    max_size x side / min_size. Evaluation is at min_size and max_size."""
+    augment: Augment = Augment()
+    """Random crops and colours of training images."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Of trunk and neck in training. "auto": bf16 where the device computes it natively, else float32. Heads,
     losses and every reported number are float32."""
@@ -303,6 +346,8 @@ class Schedule(Spec):
     def _sizes_fit(self) -> Self:
         if self.min_size > self.max_size:
             raise ValueError(f"min_size {self.min_size} is larger than max_size {self.max_size}")
+        if list(self.scales) != sorted(set(self.scales)):
+            raise ValueError("scales must rise")
         return self
 
 

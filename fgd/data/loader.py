@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fgd.data.augment import augmented
 from fgd.data.images import BadImage, decode
 from fgd.data.index import Image, Index
-from fgd.data.transforms import Sample, Transform, draw, drawn_flips, flip
+from fgd.data.transforms import Sample, Transform, draw, drawn_flips, drawn_scale, flip
 from fgd.errors import DatasetError, SpecError
 from fgd.spec import Schedule
 from fgd.types import Batch
@@ -127,17 +128,23 @@ def train_batches(
     SpecError at once if the batch is larger than the set, DatasetError for an image that cannot be used.
     """
     steps = steps_per_epoch(len(dataset), schedule.batch_size, schedule.accumulate)
-    _refuse_slivers(dataset, transform)
+    scaled = {side: transform.at(side) for side in schedule.scales or (transform.min_size,)}
+    smallest = scaled[min(scaled)]
+    _refuse_slivers(dataset, smallest)
     order = epoch_order(dataset, seed, epoch)
+
+    def fits(height: int, width: int) -> bool:
+        return min(smallest.size_of(height, width)) >= 1
 
     def make(number: int) -> Batch:
         chosen = order[number * schedule.batch_size : (number + 1) * schedule.batch_size]
         samples = []
         for position in chosen:
-            sample = dataset.sample(position)
+            sample = augmented(dataset.sample(position), schedule.augment, seed, epoch, fits)
             horizontal, vertical = drawn_flips(schedule.flip, seed, epoch, sample.image_id)
             samples.append(flip(sample, horizontal=horizontal, vertical=vertical))
-        return transform(samples)
+        # One size for all batches of a step, so that several of them equal one large batch.
+        return scaled[drawn_scale(tuple(scaled), seed, epoch, number // schedule.accumulate)](samples)
 
     return _ahead(make, range(first_step * schedule.accumulate, steps * schedule.accumulate))
 

@@ -53,6 +53,8 @@ class Transform:
     ) -> None:
         self.min_size = min_size
         self.max_size = max_size
+        self.mean = mean
+        self.std = std
         self.inner = GeneralizedRCNNTransform(min_size, max_size, list(mean), list(std), size_divisible=STRIDE).eval()
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
@@ -70,6 +72,12 @@ class Transform:
             ),
             image_ids=tuple(sample.image_id for sample in samples),
         )
+
+    def at(self, min_size: int) -> Transform:
+        """The same with another shorter side; the bound of the longer one changes in proportion."""
+        if min_size == self.min_size:
+            return self
+        return Transform(min_size, round(self.max_size * min_size / self.min_size), self.mean, self.std)
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after resizing an image of that stored size, before padding."""
@@ -100,6 +108,11 @@ def drawn_flips(kind: Flip, seed: int, epoch: int, image_id: int) -> tuple[bool,
     """
     bits = draw("flip", seed, epoch, image_id)[0]
     return bool(bits & 1) and kind in ("horizontal", "both"), bool(bits & 2) and kind in ("vertical", "both")
+
+
+def drawn_scale(sides: Sequence[int], seed: int, epoch: int, step: int) -> int:
+    """The shorter side of all images of a step of that epoch."""
+    return sides[int.from_bytes(draw("scale", seed, epoch, step)[:8], "big") % len(sides)]
 
 
 def draw(what: str, seed: int, epoch: int, image_id: int) -> bytes:

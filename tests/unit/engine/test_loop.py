@@ -110,8 +110,10 @@ def test_control_and_distilled_run_see_the_same_batches_and_start_from_the_same_
         return step(parts, optimizer, [batch], number, per_epoch)
 
     monkeypatch.setattr(loop, "step", recorded)
-    train(make_spec())
-    train(distilled(make_spec, teacher))
+    augment = {"photometric": {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.1}, "crop": {}}
+    schedule = {"flip": "both", "scales": [64, 96], "augment": augment}
+    train(make_spec(schedule=schedule))
+    train(distilled(make_spec, teacher, schedule=schedule))
     control, distillation = seen
     assert starts[0] == starts[1]
     assert len(control) == len(distillation) == 6
