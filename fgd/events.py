@@ -61,7 +61,8 @@ class Stepped(Event_):
     step: int
     epoch: int
     values: dict[str, float | None]
-    """loss/total, loss/detection, loss/<method>/<term>, share/<method>/<term>, lr, images_per_s, ..."""
+    """loss/total, loss/detection, loss/<method>/<term>, share/<method>/<term>, lr, images_per_s,
+    device/memory_peak_mb (MiB since the start), device/utilisation (per cent), data/wait_share (of the time), ..."""
 
     _finite = field_validator("values", mode="before")(
         lambda values: {name: finite_or_none(value) for name, value in values.items()}

@@ -88,7 +88,7 @@ def supervise(host: Host, claim: jobs.Claim, slot: Slot, claimed_at: float) -> N
         ):
             try:
                 with staged(claim.spec, claim.inputs, folder, host.cache) as spec_file:
-                    end = train(host, lease, claim, slot, spec_file)
+                    end = train(host, lease, claim, slot, spec_file, claimed_at)
                 came = verdict(end)
                 files = publish(host, came.result, folder / "out") if isinstance(came, Succeeded) else []
             except (OSError, InputGone, DigestMismatch, ValueError) as error:
@@ -99,7 +99,7 @@ def supervise(host: Host, claim: jobs.Claim, slot: Slot, claimed_at: float) -> N
         logger.warning("%s: no longer ours, nothing more was written", name)
 
 
-def train(host: Host, lease: Lease, claim: jobs.Claim, slot: Slot, spec_file: Path) -> End:
+def train(host: Host, lease: Lease, claim: jobs.Claim, slot: Slot, spec_file: Path, claimed_at: float) -> End:
     """Run the trainer to its end and tell what it says. Raises Lost or Fenced, and then it is dead."""
     folder = spec_file.parent
     diary = Diary(host, claim, folder / "out")
@@ -109,7 +109,7 @@ def train(host: Host, lease: Lease, claim: jobs.Claim, slot: Slot, spec_file: Pa
     run_file = host.run_folder() / f"{claim.job_id}.a{claim.attempt}.json"
     trainer = Trainer(argv, folder, run_file, threads=threads, gpu=slot.gpu)
     settings = host.settings
-    left_s = None if claim.max_runtime_s is None else claim.max_runtime_s - claim.ran_s
+    left_s = time_left_s(claim, staged_s=time.monotonic() - claimed_at)
     curb = Curb(trainer, grace_s=settings.grace_s, drain_s=host.drain_s, stall_s=settings.stall_s, run_s=left_s)
     try:
         lease.guard(trainer)
@@ -133,6 +133,14 @@ def train(host: Host, lease: Lease, claim: jobs.Claim, slot: Slot, spec_file: Pa
         raise Lost
     ended = curb.ended if gone else Ended.survived_kill
     return End(trainer.returncode(), ended, diary.last, trainer.tail(), oom_kills() - oom_before)
+
+
+def time_left_s(claim: jobs.Claim, staged_s: float) -> float | None:
+    """What is left of limits.max_runtime_s once this attempt has staged for so long. None: as long as it takes.
+
+    Never under 0: from the moment it is told to end the trainer has its grace, however long the staging took.
+    """
+    return None if claim.max_runtime_s is None else max(0.0, claim.max_runtime_s - claim.ran_s - staged_s)
 
 
 def trainer_command(host: Host) -> list[str]:

@@ -32,6 +32,7 @@ from fgd.engine.checkpoint import State
 from fgd.engine.device import Machine, seeded, to_device
 from fgd.engine.distill import Distill, Teacher
 from fgd.engine.evaluate import evaluate
+from fgd.engine.gauge import Gauge, busy_s
 from fgd.engine.optimise import learning_rate, make_optimizer, set_learning_rate
 from fgd.engine.teacher import calibrate, check_classes, check_teacher, refuse_unfit
 from fgd.errors import DatasetError, Diverged, SpecError, Stopped
@@ -111,7 +112,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
         )
     )
 
-    meter = Meter(state, emit, per_step)
+    meter = Meter(state, emit, per_step, Gauge(machine))
     saved, saved_at = (state.step, state.evaluated_step), time.monotonic()
     kept: list[Path] = []
 
@@ -160,7 +161,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
                 batches = train_batches(
                     parts.train, parts.transform, schedule, spec.seed, epoch, first_step=done_in_epoch
                 )
-            of_step = itertools.islice(batches, schedule.accumulate)
+            of_step = meter.waiting(itertools.islice(batches, schedule.accumulate))
             losses, rate = step(parts, optimizer, of_step, state.step, per_epoch)
             state.step += 1
             if average is not None:
@@ -416,18 +417,30 @@ def finite(value: float) -> float | None:
 class Meter:
     """Running means: a report about every second, and one of each whole epoch."""
 
-    def __init__(self, state: State, emit: Emit, images_per_step: int) -> None:
-        self.state, self.emit, self.images_per_step = state, emit, images_per_step
+    def __init__(self, state: State, emit: Emit, images_per_step: int, gauge: Gauge) -> None:
+        self.state, self.emit, self.images_per_step, self.gauge = state, emit, images_per_step, gauge
         self.window: dict[str, float] = {}
         self.steps = 0
-        self.since = time.monotonic()
+        self.waited_s = 0.0
+        self.since, self.busy_since = time.monotonic(), busy_s()
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
         """Time spent on evaluating and saving is not the steps'."""
-        began = time.monotonic()
+        began, busy_before = time.monotonic(), busy_s()
         yield
         self.since += time.monotonic() - began
+        self.busy_since += busy_s() - busy_before
+
+    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches; counts how long each was waited for."""
+        while True:
+            began = time.monotonic()
+            batch = next(batches, None)
+            self.waited_s += time.monotonic() - began
+            if batch is None:
+                return
+            yield batch
 
     def add(self, losses: dict[str, float], rate: float, epoch: int, *, last_of_epoch: bool) -> None:
         values = named(losses)
@@ -440,13 +453,23 @@ class Meter:
         if elapsed >= REPORT_S or last_of_epoch:
             means = {name: total / self.steps for name, total in self.window.items()}
             speed = self.steps * self.images_per_step / elapsed
-            means |= {"lr": rate, "images_per_s": speed}
+            means |= {"lr": rate, "images_per_s": speed} | self.device(elapsed)
             if last_of_epoch:
                 count = self.state.summed_steps
                 means |= {f"epoch/{name}": total / count for name, total in self.state.sums.items()}
                 self.state.sums, self.state.summed_steps = {}, 0
             self.emit(Stepped(step=self.state.step, epoch=epoch, values=dict(means)))
-            self.window, self.steps, self.since = {}, 0, time.monotonic()
+            self.window, self.steps, self.waited_s = {}, 0, 0.0
+            self.since, self.busy_since = time.monotonic(), busy_s()
+
+    def device(self, elapsed_s: float) -> dict[str, float]:
+        """What device and data did in this window; memory since the start."""
+        values = {
+            "device/memory_peak_mb": self.gauge.memory_peak_mb(),
+            "device/utilisation": self.gauge.utilisation(busy_s() - self.busy_since, elapsed_s),
+            "data/wait_share": self.waited_s / elapsed_s,
+        }
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def named(losses: dict[str, float]) -> dict[str, float]:
