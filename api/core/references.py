@@ -61,6 +61,10 @@ class Inputs:
     files: dict[str, dict[str, str]] = field(default_factory=dict)
     packed: list[Blob] = field(default_factory=list)
     """Blobs that were put into the store just now; their rows come with the job's."""
+    images: dict[str, int] = field(default_factory=dict)
+    """Number of each split of the data set."""
+    teacher: DetectorSpec | None = None
+    """What teaches."""
 
 
 class Findings:
@@ -104,6 +108,9 @@ def resolve(s: Session, store: BlobStore, roots: Sequence[Path], project_id: str
         except SpecError as error:
             found.fault(error.pointer, "impossible_pair", error.message)
     found.tell()
+    assert dataset is not None, "what is missing has been told"
+    inputs.images = {name: int(split["images"]) for name, split in (dataset.splits or {}).items()}
+    inputs.teacher = teacher.recipe.detector if teacher is not None else None
     for role, weights in (("teacher", teacher), ("inherit", inherit)):  # last: a refused request leaves no blobs behind
         if weights is not None:
             packed = {name: store.put_file(file) for name, file in weights.to_pack.items()}
@@ -166,9 +173,16 @@ def _dataset(s: Session, project_id: str, spec: JobSpec, found: Findings, inputs
 
 def _check_batch(dataset: Dataset, spec: JobSpec, found: Findings) -> None:
     images = (dataset.splits or {}).get("train", {}).get("images", 0)
-    if spec.schedule.batch_size > images:
+    batch, batches = spec.schedule.batch_size, spec.schedule.accumulate
+    if batch <= images < batch * batches:
         detail = (
-            f"batch_size {spec.schedule.batch_size} is larger than the {images} training images of {dataset.id}: "
+            f"{batches} batches of {batch} are more than the {images} training images of {dataset.id}: an epoch would "
+            f"have no step; accumulate {images // batch} or less"
+        )
+        found.fault("/schedule/accumulate", "batch_too_large", detail)
+    if batch > images:
+        detail = (
+            f"batch_size {batch} is larger than the {images} training images of {dataset.id}: "
             f"an epoch would have no step"
         )
         found.fault("/schedule/batch_size", "batch_too_large", detail)

@@ -22,7 +22,8 @@ from fgd.data.augment import augmented
 from fgd.data.images import BadImage, decode
 from fgd.data.index import Image, Index
 from fgd.data.transforms import Sample, Transform, draw, drawn_flips, drawn_scale, flip
-from fgd.errors import DatasetError, SpecError
+from fgd.errors import DatasetError
+from fgd.outline import whole_steps
 from fgd.spec import Schedule
 from fgd.types import Batch
 
@@ -98,22 +99,6 @@ def _decoded(image: Image, root: Path) -> Tensor:
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
 
 
-def steps_per_epoch(images: int, batch_size: int, accumulate: int = 1) -> int:
-    """Whole steps of `accumulate` batches in a pass over `images`. Raises SpecError if there is not even one."""
-    if batch_size > images:
-        raise SpecError(
-            f"batch size {batch_size} is larger than the training set of {images} images; take {images} or less",
-            "/schedule/batch_size",
-        )
-    if batch_size * accumulate > images:
-        raise SpecError(
-            f"{accumulate} batches of {batch_size} are more than the training set of {images} images; accumulate "
-            f"{images // batch_size} or less",
-            "/schedule/accumulate",
-        )
-    return images // (batch_size * accumulate)
-
-
 def epoch_order(dataset: Dataset, seed: int, epoch: int) -> list[int]:
     """Positions of all images in the order of that epoch."""
     return sorted(range(len(dataset)), key=lambda position: draw("order", seed, epoch, dataset.images[position].id))
@@ -127,7 +112,7 @@ def train_batches(
     They are made in a background thread that ends when the iterator is exhausted, closed or collected. Raises
     SpecError at once if the batch is larger than the set, DatasetError for an image that cannot be used.
     """
-    steps = steps_per_epoch(len(dataset), schedule.batch_size, schedule.accumulate)
+    steps = whole_steps(len(dataset), schedule.batch_size, schedule.accumulate)
     scaled = {side: transform.at(side) for side in schedule.scales or (transform.min_size,)}
     smallest = scaled[min(scaled)]
     _refuse_slivers(dataset, smallest)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from fgd.outline import scaled_max_size
 from fgd.types import Batch, Target
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -77,7 +78,7 @@ class Transform:
         """The same with another shorter side; the bound of the longer one changes in proportion."""
         if min_size == self.min_size:
             return self
-        return Transform(min_size, round(self.max_size * min_size / self.min_size), self.mean, self.std)
+        return Transform(min_size, scaled_max_size(self.min_size, self.max_size, min_size), self.mean, self.std)
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after resizing an image of that stored size, before padding."""

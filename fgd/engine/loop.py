@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from fgd.data import open_index
 from fgd.data.index import Index
-from fgd.data.loader import Dataset, Split, steps_per_epoch, train_batches
+from fgd.data.loader import Dataset, Split, train_batches
 from fgd.data.transforms import Transform
 from fgd.detectors import Detector, Recipe, build
 from fgd.engine import checkpoint, device, weights
@@ -39,6 +39,7 @@ from fgd.errors import DatasetError, Diverged, SpecError, Stopped
 from fgd.events import Alive, Emit, Evaluated, Finished, Note, Phase, Saved, Started, Stepped
 from fgd.methods import build as build_method
 from fgd.methods.base import Method, Pair
+from fgd.outline import whole_steps, without_effect
 from fgd.presets import resolve
 from fgd.spec import EarlyStop, FromPath, JobSpec, Spec, TeacherFromPath
 from fgd.types import Batch, Calibration
@@ -94,7 +95,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
         if average is not None:
             average.load_state_dict(contents["average"])
     shown = average.detector if average else student  # what is evaluated, and becomes the result
-    per_epoch = steps_per_epoch(len(parts.train), schedule.batch_size, schedule.accumulate)
+    per_epoch = whole_steps(len(parts.train), schedule.batch_size, schedule.accumulate)
     total = per_epoch * schedule.epochs
     per_step = schedule.batch_size * schedule.accumulate
     if left_over := len(parts.train) - per_epoch * per_step:
@@ -121,9 +122,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
         if saved == (state.step, state.evaluated_step):
             return
         path = out / "checkpoints" / f"step-{state.step:08d}-{max(state.evaluated_step, 0):08d}.pt"
-        everything = {"model": distill.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
-        if average is not None:
-            everything["average"] = average.state_dict()
+        everything = everything_of(distill, optimizer, best, average)
         with meter.pause():
             digest = checkpoint.save(path, everything, state, parts.calibration, parts.digest)
         emit(Saved(step=state.step, path=str(path), sha256=digest, size=path.stat().st_size))
@@ -228,9 +227,18 @@ def clip(module: nn.Module, max_norm: float) -> Tensor:
 
 
 def prepare(
-    spec: JobSpec, machine: Machine, resume: Path | None, emit: Emit, check_stop: Callable[[], None]
+    spec: JobSpec,
+    machine: Machine,
+    resume: Path | None,
+    emit: Emit,
+    check_stop: Callable[[], None],
+    *,
+    rehearsal_images: int | None = None,
 ) -> tuple[Parts, State, dict[str, Any] | None]:
-    """Data, networks, teacher's fitness and calibration; and what the checkpoint holds, if one is given."""
+    """Data, networks, teacher's fitness and calibration; and what the checkpoint holds, if one is given.
+
+    rehearsal_images: the teacher is not checked, and calibrated on so many images only: enough to see how fast it is.
+    """
     emit(Phase(phase="loading"))
     schedule = spec.schedule
     assert isinstance(spec.dataset, FromPath)
@@ -238,7 +246,10 @@ def prepare(
     train, val, test = split(index, root, "train"), split(index, root, "val"), split(index, root, "test")
     if train is None or val is None:
         raise DatasetError(f"{root}: a training needs images in train and val; found {sorted(index.splits)}")
-    steps_per_epoch(len(train), schedule.batch_size, schedule.accumulate)  # refuses a step larger than the set
+    per_epoch = whole_steps(len(train), schedule.batch_size, schedule.accumulate)
+    for warned in without_effect(schedule, per_epoch):
+        message = f"{warned.pointer}: {warned.message}"
+        emit(Note(code="no_effect", message=message, data={"pointer": warned.pointer}, level="warning"))
     recipe = Recipe(
         detector=spec.student, classes=index.classes, min_size=schedule.min_size, max_size=schedule.max_size
     )
@@ -263,6 +274,9 @@ def prepare(
     if resume is not None:
         contents, state, calibration = checkpoint.load(resume, checkpoint_digest(spec, identity), machine.device)
         emit(Note(code="resumed", message=f"going on from step {state.step}", data={"step": state.step}))
+    elif teacher is not None and rehearsal_images is not None:
+        few = train.with_images(train.images[:rehearsal_images], train.classes)
+        calibration = measure(teacher, spec, few, transform, machine, emit, check_stop)
     elif teacher is not None:
         examine(teacher, spec, val, transform, machine, emit, check_stop)
         calibration = measure(teacher, spec, train, transform, machine, emit, check_stop)
@@ -498,6 +512,14 @@ def alive(stop: Callable[[], bool], emit: Emit) -> Callable[[], None]:
             said_at = time.monotonic()
 
     return check
+
+
+def everything_of(
+    distill: Distill, optimizer: torch.optim.Optimizer, best: dict[str, Tensor] | None, average: Average | None
+) -> dict[str, Any]:
+    """What a checkpoint holds."""
+    contents = {"model": distill.state_dict(), "optimizer": optimizer.state_dict(), "best": best}
+    return contents | ({"average": average.state_dict()} if average is not None else {})
 
 
 def checkpoint_digest(spec: JobSpec, identity: dict[str, Any]) -> str:

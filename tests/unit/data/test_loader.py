@@ -15,9 +15,10 @@ import torch
 from pycocotools.coco import COCO
 
 from fgd.data import loader, open_index
-from fgd.data.loader import Dataset, epoch_order, eval_batches, ground_truth_coco, steps_per_epoch, train_batches
+from fgd.data.loader import Dataset, epoch_order, eval_batches, ground_truth_coco, train_batches
 from fgd.data.transforms import Transform, drawn_flips, flip
 from fgd.errors import DatasetError, SpecError
+from fgd.outline import whole_steps
 from fgd.spec import Schedule
 from fgd.types import Batch
 
@@ -130,7 +131,7 @@ def test_batch_larger_than_the_set_is_refused_at_once_with_both_numbers(dataset:
 
 @pytest.mark.parametrize(("images", "batch_size", "steps"), [(8, 8, 1), (15, 8, 1), (16, 8, 2), (7, 1, 7)])
 def test_steps_per_epoch_counts_whole_batches(images: int, batch_size: int, steps: int) -> None:
-    assert steps_per_epoch(images, batch_size) == steps
+    assert whole_steps(images, batch_size) == steps
 
 
 def test_global_generators_are_left_alone(dataset: Dataset) -> None:

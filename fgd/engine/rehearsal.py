@@ -1,0 +1,187 @@
+"""A few real steps of a job, to see what the whole of it will cost. Nothing of it is kept.
+
+The networks, data, sizes, methods and optimiser are the job's own, built and stepped by the loop's own functions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fgd.data.loader import CACHE_BYTES, Dataset, train_batches
+from fgd.engine import checkpoint, device, loop, weights
+from fgd.engine.average import Average
+from fgd.engine.checkpoint import State
+from fgd.engine.evaluate import evaluate
+from fgd.engine.gauge import MIB, Gauge
+from fgd.engine.loop import KEEP_CHECKPOINTS, Parts
+from fgd.engine.optimise import make_optimizer
+from fgd.engine.teacher import CALIBRATION_IMAGES, CHECK_IMAGES
+from fgd.events import Emit
+from fgd.outline import Measured, evaluations, whole_steps
+from fgd.presets import resolve
+from fgd.spec import JobSpec, Schedule
+from fgd.types import Batch
+
+WARM_UP = 1
+"""Steps at each size that are not timed: the first ones allocate."""
+TIMED = 5
+"""Steps that are timed, over all sizes; at least one at each."""
+LIMIT_S = 60.0
+"""After so long no further step is begun at a size that has been timed once."""
+MAX_SIZES = 5
+IMAGES = 16
+"""Images that are evaluated, and on which a teacher is calibrated."""
+
+
+def rehearse(spec: JobSpec, emit: Emit) -> Measured:
+    """Raises FGDError where the job itself would, as far as its first steps show it."""
+    began = time.monotonic()
+    spec = resolve(spec)
+    machine = device.choose(spec.resources, spec.schedule.precision)
+    parts, _, _ = loop.prepare(spec, machine, None, emit, lambda: None, rehearsal_images=IMAGES)
+    loading_s = time.monotonic() - began
+    optimizer = make_optimizer([parts.distill], spec.schedule.optimizer)
+    average = Average(parts.student, spec.schedule.ema) if spec.schedule.ema else None
+    parts.distill.train()
+    seconds = step_seconds(parts, optimizer, average)
+    s_per_step = statistics.fmean(statistics.median(taken) for taken in seconds)
+    shown = average.detector if average else parts.student
+    s_per_image = evaluation_seconds(parts, lambda few: loop.score(parts, shown, few, lambda: None))
+    memory_peak_mb = Gauge(machine).memory_peak_mb()
+    checkpoint_bytes, result_bytes, save_s = written(parts, optimizer, average)
+
+    schedule, total = spec.schedule, total_steps(parts)
+    training_s = total * s_per_step
+    start_s = loading_s + (starting_seconds(parts) if parts.teacher is not None else 0.0)
+    tested = len(parts.test) if parts.test is not None else 0
+    evaluating_s = (evaluations(schedule) * len(parts.val) + tested) * s_per_image
+    saving_s = save_s * (evaluations(schedule) + training_s / schedule.checkpoint_s)
+    return Measured(
+        device=machine.device_name,
+        threads=machine.threads,
+        precision=machine.precision,
+        student_parameters=parameters(parts.student),
+        teacher_parameters=parameters(parts.teacher.detector) if parts.teacher is not None else None,
+        method_parameters=parameters(parts.distill.methods),
+        memory_peak_mb=memory_peak_mb,
+        cache_mb=sum(cache_bytes(each) for each in (parts.train, parts.val, parts.test) if each is not None) / MIB,
+        s_per_step=s_per_step,
+        steps=sum(map(len, seconds)),
+        s_per_image_evaluated=s_per_image,
+        s_to_start=start_s,
+        hours=(start_s + training_s + evaluating_s + saving_s) / 3600,
+        training_hours=training_s / 3600,
+        checkpoint_mb=checkpoint_bytes / MIB,
+        result_mb=result_bytes / MIB,
+        # Here and in the store alike: those that are kept, one that is being written, and the result.
+        disk_mb=2 * ((KEEP_CHECKPOINTS + 1) * checkpoint_bytes + result_bytes) / MIB,
+    )
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def total_steps(parts: Parts) -> int:
+    schedule = parts.spec.schedule
+    return whole_steps(len(parts.train), schedule.batch_size, schedule.accumulate) * schedule.epochs
+
+
+def step_seconds(parts: Parts, optimizer: torch.optim.Optimizer, average: Average | None) -> list[list[float]]:
+    """Seconds of the timed steps, a list for each size. The last size is the largest: the memory's peak is its."""
+    until = time.monotonic() + LIMIT_S
+    schedule = parts.spec.schedule
+    sides = some_sides(schedule)
+    each = -(-TIMED // len(sides))
+    seconds: list[list[float]] = []
+    number = 0
+    for side in sides:
+        taken: list[float] = []
+        batches = endless(parts, schedule.but(scales=(side,)))
+        try:
+            while len(taken) < WARM_UP + each and (len(taken) <= WARM_UP or time.monotonic() < until):
+                began = time.monotonic()
+                of_step = itertools.islice(batches, schedule.accumulate)
+                loop.step(parts, optimizer, of_step, number, per_epoch=total_steps(parts))
+                number += 1
+                if average is not None:
+                    average.update(parts.student, number)
+                taken.append(time.monotonic() - began)
+        finally:
+            batches.close()  # type: ignore[attr-defined]  # a generator: ends its reader thread
+        seconds.append(taken[WARM_UP:])
+    return seconds
+
+
+def some_sides(schedule: Schedule) -> tuple[int, ...]:
+    """The sizes to time, rising: all of them, or some evenly spaced ones with the largest."""
+    sides = schedule.scales or (schedule.min_size,)
+    if len(sides) <= MAX_SIZES:
+        return sides
+    return tuple(sides[round(n * (len(sides) - 1) / (MAX_SIZES - 1))] for n in range(MAX_SIZES))
+
+
+def endless(parts: Parts, schedule: Schedule) -> Iterator[Batch]:
+    """The job's batches, one epoch after another."""
+    for epoch in itertools.count():
+        yield from train_batches(parts.train, parts.transform, schedule, parts.spec.seed, epoch)
+
+
+def evaluation_seconds(parts: Parts, score: Callable[[Dataset], object]) -> float:
+    """Seconds for each image; the first call warms up."""
+    few = parts.val.with_images(parts.val.images[:IMAGES], parts.val.classes)
+    score(few)
+    began = time.monotonic()
+    score(few)
+    return (time.monotonic() - began) / len(few)
+
+
+def starting_seconds(parts: Parts) -> float:
+    """What checking and calibrating the teacher will take."""
+    teacher = parts.teacher
+    assert teacher is not None
+
+    def score(few: Dataset) -> None:
+        evaluate(
+            teacher.detector,
+            few,
+            parts.transform,
+            batch_size=parts.spec.schedule.batch_size,
+            device=parts.machine.device,
+            features=teacher.features,
+        )
+
+    images = min(CHECK_IMAGES, len(parts.val)) + min(CALIBRATION_IMAGES, len(parts.train))
+    return images * evaluation_seconds(parts, score)
+
+
+def written(parts: Parts, optimizer: torch.optim.Optimizer, average: Average | None) -> tuple[int, int, float]:
+    """Bytes of a checkpoint and of a result, and the seconds that saving takes: written for real, then deleted."""
+    tensors = dict(parts.student.module.state_dict())
+    contents = loop.everything_of(parts.distill, optimizer, tensors, average)
+    with tempfile.TemporaryDirectory(prefix="fgd-plan-") as folder:
+        file = Path(folder) / "checkpoint.pt"
+        began = time.monotonic()
+        checkpoint.save(file, contents, State(), parts.calibration, parts.digest)
+        save_s = time.monotonic() - began
+        result = Path(folder) / "result"
+        manifest = {
+            **parts.identity,
+            "calibration": dataclasses.asdict(parts.calibration) if parts.calibration else None,
+        }
+        weights.export(result, parts.student, manifest, tensors)
+        return file.stat().st_size, sum(each.stat().st_size for each in result.iterdir()), save_s
+
+
+def cache_bytes(dataset: Dataset) -> int:
+    """Of decoded pixels that the loader keeps once it has read all images."""
+    return min(CACHE_BYTES, sum(3 * image.width * image.height for image in dataset.images))

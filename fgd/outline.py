@@ -1,0 +1,211 @@
+"""What a job will do, from its spec and the size of its data: sizes, steps, what has no effect. Knows no torch.
+
+`outline` is known at once; `Measured` is what a rehearsal of a few real steps adds (`python -m fgd.plan`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+from fgd.errors import SpecError
+from fgd.spec import Cosine, DetectorSpec, JobSpec, Schedule, Step
+
+
+class Told(BaseModel):
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class Level(Told):
+    """A level of the student's pyramid."""
+
+    name: str
+    stride: int
+    """Pixels of the padded input."""
+    student_channels: int
+    teacher_channels: int | None
+    """null: there is no teacher, or it has no level of that stride."""
+
+
+class Adapter(Told):
+    """A layer that a method trains to bring the student's map to the teacher's width; it never enters the student."""
+
+    method: str
+    level: str
+    layer: str
+    """"1x1 convolution" or "none": where the widths are equal, nothing is needed."""
+    from_channels: int
+    to_channels: int
+
+
+class Size(Told):
+    """Pixels, as torchvision means them."""
+
+    min_size: int
+    max_size: int
+
+
+class Warned(Told):
+    """Something in the spec that has no effect, or another one than its words say."""
+
+    pointer: str
+    """JSON pointer of the field."""
+    message: str
+
+
+class Outline(Told):
+    levels: tuple[Level, ...]
+    adapters: tuple[Adapter, ...]
+    sizes: tuple[Size, ...]
+    """Training is at one of these, drawn for each step; evaluation at the spec's own min_size and max_size."""
+    images: dict[str, int]
+    """Of each split."""
+    images_per_step: int
+    steps_per_epoch: int
+    left_over: int
+    """Images that no step of an epoch uses; others in each epoch."""
+    total_steps: int
+    evaluations: int
+    """On the validation images; the test images are scored once, at the end."""
+    warnings: tuple[Warned, ...]
+
+
+class Measured(Told):
+    """Of a few real steps and a small evaluation on the job's own data."""
+
+    device: str
+    threads: int
+    precision: str
+    student_parameters: int
+    teacher_parameters: int | None
+    method_parameters: int
+    """Of adapters and context blocks."""
+    memory_peak_mb: float
+    """MiB; on a GPU what torch held of its memory, else the resident memory of the process."""
+    cache_mb: float
+    """MiB of host memory that decoded images take besides, once all have been read."""
+    s_per_step: float
+    """Median; with several sizes the mean of their medians."""
+    steps: int
+    """Steps that were timed."""
+    s_per_image_evaluated: float
+    s_to_start: float
+    """Until the first step: loading, checking and calibrating the teacher."""
+    hours: float
+    """The whole job: starting, training, evaluating, saving. With `early_stop` at most."""
+    training_hours: float
+    checkpoint_mb: float
+    result_mb: float
+    disk_mb: float
+    """At most, of the worker's disk and the store together: checkpoints and result, without the data set."""
+
+
+def outline(spec: JobSpec, images: Mapping[str, int], teacher: DetectorSpec | None) -> Outline:
+    """images: number of each split. Raises SpecError for what can not be trained."""
+    schedule = spec.schedule
+    per_epoch = whole_steps(images.get("train", 0), schedule.batch_size, schedule.accumulate)
+    per_step = schedule.batch_size * schedule.accumulate
+    if teacher is not None:
+        spec.refuse_pair(teacher)
+    return Outline(
+        levels=levels(spec.student, teacher),
+        adapters=tuple(adapters(spec, teacher)) if teacher is not None else (),
+        sizes=sizes(schedule),
+        images=dict(images),
+        images_per_step=per_step,
+        steps_per_epoch=per_epoch,
+        left_over=images.get("train", 0) - per_epoch * per_step,
+        total_steps=per_epoch * schedule.epochs,
+        evaluations=evaluations(schedule),
+        warnings=tuple(without_effect(schedule, per_epoch)),
+    )
+
+
+def whole_steps(images: int, batch_size: int, accumulate: int = 1) -> int:
+    """Steps of `accumulate` batches in a pass over `images`. Raises SpecError if there is not even one."""
+    if batch_size > images:
+        raise SpecError(
+            f"batch size {batch_size} is larger than the training set of {images} images; take {images} or less",
+            "/schedule/batch_size",
+        )
+    if batch_size * accumulate > images:
+        raise SpecError(
+            f"{accumulate} batches of {batch_size} are more than the training set of {images} images; accumulate "
+            f"{images // batch_size} or less",
+            "/schedule/accumulate",
+        )
+    return images // (batch_size * accumulate)
+
+
+def levels(student: DetectorSpec, teacher: DetectorSpec | None) -> tuple[Level, ...]:
+    strides = set(teacher.levels().values()) if teacher is not None else set()
+    return tuple(
+        Level(
+            name=name,
+            stride=stride,
+            student_channels=student.channels(),
+            teacher_channels=teacher.channels() if teacher is not None and stride in strides else None,
+        )
+        for name, stride in student.levels().items()
+    )
+
+
+def adapters(spec: JobSpec, teacher: DetectorSpec) -> Iterator[Adapter]:
+    """One for each method and each level that both networks have."""
+    ours, theirs = spec.student.channels(), teacher.channels()
+    layer = "none" if ours == theirs else "1x1 convolution"
+    for method in spec.methods:
+        for level in levels(spec.student, teacher):
+            if level.teacher_channels is not None:
+                yield Adapter(method=method.kind, level=level.name, layer=layer, from_channels=ours, to_channels=theirs)
+
+
+def sizes(schedule: Schedule) -> tuple[Size, ...]:
+    return tuple(
+        Size(min_size=side, max_size=scaled_max_size(schedule.min_size, schedule.max_size, side))
+        for side in schedule.scales or (schedule.min_size,)
+    )
+
+
+def scaled_max_size(min_size: int, max_size: int, side: int) -> int:
+    """The bound of the longer side where the shorter one is `side` instead of `min_size`."""
+    return round(max_size * side / min_size)
+
+
+def evaluations(schedule: Schedule) -> int:
+    return -(-schedule.epochs // schedule.evaluate_every)
+
+
+def without_effect(schedule: Schedule, per_epoch: int) -> Iterator[Warned]:
+    """Settings that change nothing, or less than they say."""
+
+    def warned(pointer: str, message: str) -> Warned:
+        return Warned(pointer=f"/schedule/{pointer}", message=message)
+
+    total = per_epoch * schedule.epochs
+    if schedule.scales == (schedule.min_size,):
+        yield warned("scales", "its only size is min_size, at which training is anyway: it has no effect")
+    photometric, crop = schedule.augment.photometric, schedule.augment.crop
+    if photometric is not None and not any(value for _, value in photometric):
+        yield warned("augment/photometric", "every change is 0: it has no effect")
+    if crop is not None and (crop.probability == 0 or (crop.min_area == 1 and crop.max_aspect_change == 1)):
+        reason = "probability is 0" if crop.probability == 0 else "the whole image is the only crop there is"
+        yield warned("augment/crop", f"{reason}: it has no effect")
+    if crop is not None and crop.keep == "centre" and crop.min_share != type(crop).model_fields["min_share"].default:
+        yield warned("augment/crop/min_share", 'it is for keep "share"; with "centre" it has no effect')
+    if schedule.early_stop is not None and schedule.early_stop.patience >= evaluations(schedule) - 1:
+        yield warned(
+            "early_stop/patience",
+            f"with {evaluations(schedule)} evaluations it can not end early: lower it, or evaluate more often",
+        )
+    if schedule.evaluate_every > schedule.epochs:
+        yield warned("evaluate_every", f"there are {schedule.epochs} epochs: only the last is evaluated")
+    curve = schedule.lr_schedule
+    if isinstance(curve, Cosine | Step) and curve.warmup_steps > total // 2:
+        yield warned(
+            "lr_schedule/warmup_steps",
+            f"the job has {total} steps; warm-up takes {total // 2} of them, not {curve.warmup_steps}",
+        )
+    if isinstance(curve, Step) and (late := [m for m in curve.milestones if m >= schedule.epochs]):
+        yield warned("lr_schedule/milestones", f"the job has {schedule.epochs} epochs: {late} have no effect")

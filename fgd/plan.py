@@ -1,0 +1,86 @@
+"""What a job will cost, measured before it is started: `python -m fgd.plan spec.json`.
+
+The spec is a JobSpec whose references are paths, as for `python -m fgd.train`. Prints one JSON object: the outline of
+the job (levels, adapters, sizes, steps, warnings), and under "measured" what a few real steps and a small evaluation on
+its data showed: parameters, peak memory, seconds per step, and from them hours and disk.
+
+Exit codes: 0; 1 it can not be trained so, {"error": {"code", "message", "pointer"}} says why; 2 wrong command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from fgd import lifeline
+from fgd.errors import FGDError
+from fgd.events import Event
+from fgd.outline import outline
+from fgd.spec import FromPath, JobSpec
+from fgd.train import code_of, read_spec
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse(argv)
+    if arguments.parent_fd is not None:
+        lifeline.die_with_parent(arguments.parent_fd)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in fgd.train; must be set before torch loads
+    code, answer = 0, {}
+    try:
+        answer = plan(read_spec(arguments.spec))
+    except Exception as error:
+        code, answer = 1, {"error": told(error)}
+    text = json.dumps(answer, indent=2) + "\n"
+    if arguments.out is None:
+        print(text, end="")
+    else:
+        arguments.out.write_text(text)
+    return code
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m fgd.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("spec", type=Path, help="JobSpec as JSON, references are paths")
+    parser.add_argument("--out", type=Path, help="file for the answer; default: standard output")
+    parser.add_argument("--events-fd", type=int, help="not used: a plan has no events")
+    parser.add_argument("--parent-fd", type=int, help="pipe whose end of file means: the parent is gone, die")
+    return parser.parse_args(argv)
+
+
+def plan(spec: JobSpec) -> dict[str, Any]:
+    """Raises FGDError for a job that can not be trained; whatever torch raises where memory is too small."""
+    from fgd.data import open_index
+    from fgd.engine.rehearsal import rehearse
+    from fgd.engine.weights import load_detector
+
+    assert isinstance(spec.dataset, FromPath)
+    index, _ = open_index(Path(spec.dataset.path))
+    images: dict[str, int] = {name: len(split) for name, split in index.splits.items()}
+    teacher = None
+    if isinstance(spec.teacher, FromPath):
+        teacher = load_detector(Path(spec.teacher.path)).recipe.detector
+    known = outline(spec, images, teacher)
+    return known.model_dump(mode="json") | {"measured": rehearse(spec, log).model_dump(mode="json")}
+
+
+def log(event: Event) -> None:
+    print(event.model_dump_json(), file=sys.stderr)
+
+
+def told(error: Exception) -> dict[str, str]:
+    if isinstance(error, FGDError):
+        message = getattr(error, "message", None) or str(error)
+        return {"code": error.code, "message": message, "pointer": getattr(error, "pointer", "")}
+    traceback.print_exc()
+    return {"code": code_of(error), "message": f"{type(error).__name__}: {error}"[:4000], "pointer": ""}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
