@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.core.history import Point
-from api.core.lifecycle import DatasetState, Requested, State
-from api.core.tables import Artifact, Dataset, Job, JobEvent
+from api.core.lifecycle import DatasetState, PlanState, Requested, State
+from api.core.tables import Artifact, Dataset, Job, JobEvent, Plan
+from fgd.outline import Measured, Outline
 from fgd.spec import Spec
 
 
@@ -229,3 +230,53 @@ class LogQuery(Spec):
     """The last one by default."""
     after_offset: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Bytes to leave out: X-Next-Offset of the answer before."""
+
+
+# --- plans ----------------------------------------------------------------------------------------------------
+
+
+class MeasuredView(Measured):
+    trainings_beside: int
+    """Trainings that ran on the worker's host meanwhile, and made this slower than the job may be."""
+
+
+class PlanErrorView(View):
+    code: str
+    message: str
+    pointer: str
+    """JSON pointer into the body that was sent; "" where no one field is at fault."""
+
+
+class PlanView(View):
+    id: str
+    name: str
+    state: PlanState
+    waiting_reason: str | None
+    """Why it is not being measured yet."""
+    spec: dict[str, Any]
+    """The JobSpec as it would run: every number filled in."""
+    outline: Outline
+    """Known at once, without trying."""
+    measured: MeasuredView | None
+    """What a few real steps on the job's data showed; null until then."""
+    error: PlanErrorView | None
+    """Why it could not be measured: the job would most likely fail in the same way."""
+    created_at: datetime
+    finished_at: datetime | None
+    version: int
+
+    @classmethod
+    def of(cls, plan: Plan, waiting_reason: str | None) -> Self:
+        return cls(
+            id=plan.id,
+            name=plan.name,
+            state=PlanState(plan.state),
+            waiting_reason=waiting_reason,
+            spec=plan.spec,
+            outline=Outline.model_validate(plan.outline),
+            measured=MeasuredView.model_validate(plan.measured) if plan.measured is not None else None,
+            error=PlanErrorView.model_validate(plan.error) if plan.error is not None else None,
+            created_at=plan.created_at,
+            finished_at=plan.finished_at,
+            version=plan.version,
+        )

@@ -84,6 +84,10 @@ class Host:
         """How many run at once."""
         return self.settings.slots + len(self.found.gpus)
 
+    def running(self) -> int:
+        """Trainings that run now."""
+        return self.trainings - self.slots.free("cpu") - self.slots.free("cuda")
+
     def run_folder(self) -> Path:
         return self.settings.home / "run"
 

@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from api.core import datasets, jobs
+from api.core import datasets, jobs, plans
 from api.core.errors import Fenced
 from api.core.lifecycle import FailureCode, Requested
 from api.core.queue import ring
@@ -26,7 +27,8 @@ from worker.imports import run_import
 from worker.launcher import Trainer
 from worker.lease import Lease
 from worker.outcome import Cancelled, End, Ended, Failure, HandedBack, Succeeded, Verdict, verdict
-from worker.slots import Slot
+from worker.plans import run_plan
+from worker.slots import Kind, Slot
 from worker.staging import InputGone, stage_checkpoint, staged, work_folder
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,10 @@ def take(host: Host) -> Callable[[], None] | None:
             on_gpu = job.spec.resources.device != "cpu" and host.slots.free("cuda") > 0
             slot = take_slot("cuda" if on_gpu else "cpu")
             return lambda: _and_give(host, slot, lambda: supervise(host, job, slot, asked_at))
+        if rehearsal := claim_plan(host):
+            claimed, lane = rehearsal
+            slot = take_slot(lane)
+            return lambda: _and_give(host, slot, lambda: run_plan(host, claimed, slot, asked_at))
         if not host.slots.free("import"):
             return None
         dataset = host.write(lambda s: datasets.claim_import(s, host.id, host.settings.lease_s))
@@ -62,6 +68,16 @@ def take(host: Host) -> Callable[[], None] | None:
             return None
         slot = take_slot("import")
         return lambda: _and_give(host, slot, lambda: run_import(host, dataset, asked_at))
+
+
+def claim_plan(host: Host) -> tuple[plans.PlanClaim, Kind] | None:
+    """A plan is measured on a GPU that is free, else in the processor's lane, unless it must be a GPU."""
+    lanes: dict[Kind, Sequence[str]] = {"cuda": ("cuda", "auto"), "import": ("cpu", "auto")}
+    for lane, devices in lanes.items():
+        claim = functools.partial(plans.claim, worker_id=host.id, devices=devices, lease_s=host.settings.lease_s)
+        if host.slots.free(lane) and (claimed := host.write(claim)) is not None:
+            return claimed, lane
+    return None
 
 
 def _and_give(host: Host, slot: Slot, work: Callable[[], None]) -> None:

@@ -85,5 +85,11 @@ class DatasetState(StrEnum):
     rejected = "rejected"
 
 
+class PlanState(StrEnum):
+    measuring = "measuring"
+    measured = "measured"
+    failed = "failed"
+
+
 def allowed(before: State, after: State) -> bool:
     return after in MOVES[before]

@@ -12,11 +12,14 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from api.core import datasets, db, jobs, references
+from api.core import datasets, db, jobs, plans, references
+from api.core.errors import Fault, Invalid
 from api.core.idempotency import Once
 from api.core.storage import BlobStore
-from api.core.tables import Dataset, Job
+from api.core.tables import Dataset, Job, Plan
 from fgd import presets
+from fgd.errors import SpecError
+from fgd.outline import outline
 from fgd.spec import SubmitDataset, SubmitJob
 
 
@@ -36,6 +39,20 @@ def submit_job(
         return jobs.submit(s, project_id, body, spec, inputs=inputs.files)
 
     return once.make(engine, insert)
+
+
+def plan_job(engine: Engine, store: BlobStore, roots: Sequence[Path], project_id: str, body: SubmitJob) -> Plan:
+    """What the job would do; a worker will measure what it costs. Refuses what submit_job would; inserts no job."""
+    spec = presets.resolve(body.spec())
+    with db.reading(engine) as s:
+        inputs = references.resolve(s, store, roots, project_id, spec)
+    try:
+        known = outline(spec, inputs.images, inputs.teacher)
+    except SpecError as error:
+        raise Invalid(Fault(error.pointer, "impossible_spec", error.message)) from error
+    with db.transaction(engine) as s:
+        datasets.remember_blobs(s, project_id, db.now(s), *inputs.packed)
+        return plans.submit(s, project_id, spec, known, inputs.files)
 
 
 def submit_dataset(

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column
 
 from api.core.db import UtcDateTime
-from api.core.lifecycle import TERMINAL, DatasetState, FailureCode, Requested, State
+from api.core.lifecycle import TERMINAL, DatasetState, FailureCode, PlanState, Requested, State
 
 DEFAULT_PROJECT = "prj_default"
 """The one project until there are users."""
@@ -360,6 +360,51 @@ class Artifact(Base):
         ForeignKeyConstraint(["project_id", "digest"], ["blobs.project_id", "blobs.digest"]),
         UniqueConstraint("job_id", "name"),
     )
+
+
+class Plan(Base):
+    """What a job would do and cost, asked for instead of submitting it. Forgotten after some days."""
+
+    __tablename__ = "plans"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[ProjectId] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str]
+    state: Mapped[str] = mapped_column(String(16), default=PlanState.measuring)
+    spec: Mapped[dict[str, Any]]
+    """The resolved JobSpec."""
+    inputs: Mapped[dict[str, Any]]
+    """Blobs of the references, as a job's."""
+    device: Mapped[str] = mapped_column(String(16))
+    outline: Mapped[dict[str, Any]]
+    """fgd.outline.Outline: what is known without trying."""
+    attempt: Mapped[int] = mapped_column(default=0)
+    """The fencing token of the rehearsal."""
+    losses: Mapped[int] = mapped_column(default=0)
+    """Rehearsals that did not come to their end."""
+    lease_owner: Mapped[str | None]
+    lease_expires: Mapped[datetime | None]
+    measured: Mapped[dict[str, Any] | None]
+    """fgd.outline.Measured, and `trainings_beside`."""
+    error: Mapped[dict[str, Any] | None]
+    """{"code", "message", "pointer"}"""
+    version: Mapped[int] = mapped_column()
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
+    __table_args__ = (
+        CheckConstraint(_one_of("state", PlanState), "state"),
+        CheckConstraint("(state = 'measured') = (measured IS NOT NULL)", "measured_has_figures"),
+        CheckConstraint("(state = 'failed') = (error IS NOT NULL)", "failed_has_error"),
+        CheckConstraint("(state <> 'measuring') = (finished_at IS NOT NULL)", "ended_has_finished_at"),
+        CheckConstraint("(lease_owner IS NULL) = (lease_expires IS NULL)", "lease_whole"),
+        CheckConstraint("lease_owner IS NULL OR (state = 'measuring' AND attempt > 0)", "lease_only_measuring"),
+        CheckConstraint("device IN ('auto', 'cpu', 'cuda')", "device"),
+        CheckConstraint("attempt >= 0 AND losses >= 0", "counts"),
+        Index("ix_plans_measuring", "created_at", sqlite_where=text("state = 'measuring'"),
+              postgresql_where=text("state = 'measuring'")),
+    )  # fmt: skip
 
 
 class WorkerRow(Base):

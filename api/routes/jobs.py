@@ -11,9 +11,12 @@ from api import etag
 from api.bodies import StrictRoute
 from api.core import cursor, history, jobs, submission, workers
 from api.core.lifecycle import Requested, State
+from api.core.plans import ended
 from api.core.tables import Job, Project
 from api.deps import IdempotencyKey, IfNoneMatch, ProjectDep, Service, ServiceDep
 from api.errors import NOT_MODIFIED, Responses, documented
+from api.prefer import Prefer
+from api.routes import plans
 from api.schemas import (
     Artifacts,
     ArtifactView,
@@ -26,6 +29,7 @@ from api.schemas import (
     LogQuery,
     MetricQuery,
     PageQuery,
+    PlanView,
     Points,
     PointView,
 )
@@ -33,7 +37,10 @@ from fgd.spec import SubmitJob
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
-_REPLAY: Responses = {200: {"model": JobView, "description": "This Idempotency-Key made it before."}}
+_REPLAY: Responses = {
+    200: {"model": JobView | PlanView, "description": "This Idempotency-Key made it before; dry_run: measured."},
+    202: {"model": PlanView, "description": "dry_run: the plan is being measured; see Location."},
+}
 _LOG: Responses = {200: {"content": {"text/plain": {}}, "description": "Bytes; see X-Next-Offset and X-Attempt."}}
 _LISTING = "jobs"
 _WISH = {"graceful": Requested.cancel, "now": Requested.cancel_now}
@@ -51,8 +58,16 @@ def submit_job(
     response: Response,
     after: BackgroundTasks,
     idempotency_key: IdempotencyKey = None,
-) -> JobView:
-    """Queue a training: a distillation, or plain training with "methods": [] and "teacher": null."""
+    dry_run: Annotated[bool, Query(description="Insert nothing; say what the job would do and cost.")] = False,
+    prefer: Prefer = None,
+) -> JobView | PlanView:
+    """Queue a training: a distillation, or plain training with "methods": [] and "teacher": null.
+
+    With dry_run nothing is queued: the answer is a plan, whose `outline` is known at once and whose `measured` comes
+    from a few real steps on a worker. 200 if that was done within Prefer: wait, else 202.
+    """
+    if dry_run:
+        return _plan(body, service, project, response, prefer)
     job, new = submission.submit_job(
         service.engine, service.store, service.settings.data_roots, project, body, idempotency_key
     )
@@ -151,6 +166,15 @@ def list_artifacts(job_id: str, service: ServiceDep, project: ProjectDep) -> Art
     with service.reading() as s:
         rows = history.artifacts(s, jobs.get(s, project, job_id))
     return Artifacts(items=[ArtifactView.of(row) for row in rows])
+
+
+def _plan(body: SubmitJob, service: Service, project: str, response: Response, prefer: str | None) -> PlanView:
+    plan = submission.plan_job(service.engine, service.store, service.settings.data_roots, project, body)
+    service.ring(plan.id)  # before the answer, which may wait for what the bell brings
+    plan = plans.look(service, project, plan.id, prefer)
+    response.status_code = 200 if ended(plan) else 202
+    response.headers["Location"] = f"/v1/plans/{plan.id}"
+    return plans.shown(service, response, plan, prefer)
 
 
 def _view(s: Session, service: Service, job: Job) -> JobView:

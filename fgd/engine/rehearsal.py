@@ -166,7 +166,7 @@ def starting_seconds(parts: Parts) -> float:
 
 def written(parts: Parts, optimizer: torch.optim.Optimizer, average: Average | None) -> tuple[int, int, float]:
     """Bytes of a checkpoint and of a result, and the seconds that saving takes: written for real, then deleted."""
-    tensors = dict(parts.student.module.state_dict())
+    tensors = {name: value.clone() for name, value in parts.student.module.state_dict().items()}  # as `best` is
     contents = loop.everything_of(parts.distill, optimizer, tensors, average)
     with tempfile.TemporaryDirectory(prefix="fgd-plan-") as folder:
         file = Path(folder) / "checkpoint.pt"

@@ -1,0 +1,184 @@
+"""The verbs of plans: what a job would do, known at once, and what it would cost, measured by a worker under a lease.
+
+measuring --finish--> measured    what the rehearsal of a few steps showed
+          --fail----> failed      the job can not be trained so, or the rehearsal did not come to its end
+          --lose----> measuring   tried again, MAX_TRIES times in all
+
+A plan inserts no job. Knows rows; knows no files and no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from api.core import db, workers
+from api.core.errors import Fenced, NotFound
+from api.core.ids import new_id
+from api.core.lifecycle import PlanState
+from api.core.tables import Plan
+from fgd.outline import Measured, Outline
+from fgd.spec import JobSpec
+
+MAX_TRIES = 2
+"""A rehearsal whose worker or process was lost so many times will not be tried again."""
+KEEP = timedelta(days=7)
+"""Plans are forgotten so long after they were asked for."""
+
+
+@dataclass(frozen=True)
+class PlanClaim:
+    plan_id: str
+    project_id: str
+    attempt: int
+    """Fencing token."""
+    spec: JobSpec
+    """Resolved; its references are ids."""
+    inputs: Mapping[str, Mapping[str, str]]
+    """Blobs to stage, as a job's."""
+    device: str
+
+
+def submit(
+    s: Session, project_id: str, resolved: JobSpec, outline: Outline, inputs: Mapping[str, Mapping[str, str]]
+) -> Plan:
+    """A new plan, `measuring` until a worker has rehearsed it."""
+    plan = Plan(
+        id=new_id("plan"),
+        project_id=project_id,
+        name=resolved.name,
+        state=PlanState.measuring,
+        spec=resolved.model_dump(mode="json"),
+        inputs={name: dict(files) for name, files in inputs.items()},
+        device=resolved.resources.device,
+        outline=outline.model_dump(mode="json"),
+        attempt=0,
+        losses=0,
+        created_at=db.now(s),
+    )
+    s.add(plan)
+    s.flush()
+    return plan
+
+
+def get(s: Session, project_id: str, plan_id: str) -> Plan:
+    """Raises NotFound, for another project's plan too."""
+    plan = s.scalar(select(Plan).where(Plan.project_id == project_id, Plan.id == plan_id))
+    if plan is None:
+        raise NotFound("plan", plan_id)
+    return plan
+
+
+def waiting_reason(s: Session, plan: Plan, lease_s: float = 20.0) -> str | None:
+    """Why it is not being measured yet; None once it is."""
+    if plan.state != PlanState.measuring or plan.lease_owner is not None:
+        return None
+    live = workers.live(s, lease_s)
+    if not live:
+        return "no worker is running; start one with `fgd worker` (`fgd serve` starts one by itself)"
+    if plan.device == "cuda" and not any(map(workers.has_cuda, live)):
+        return 'no worker has a GPU, and resources.device is "cuda"'
+    return "a worker takes it when its lane for plans and imports is free"
+
+
+def claim(s: Session, worker_id: str, devices: Collection[str], lease_s: float = 20.0) -> PlanClaim | None:
+    """Take the oldest plan whose resources.device is one of `devices`; None if there is none."""
+    at = db.now(s)
+    waiting = select(Plan).where(
+        Plan.state == PlanState.measuring, Plan.lease_owner.is_(None), Plan.device.in_(devices)
+    )
+    plan = s.scalar(waiting.order_by(Plan.created_at, Plan.id).limit(1).with_for_update(skip_locked=True))
+    if plan is None:
+        return None
+    plan.attempt += 1
+    plan.lease_owner, plan.lease_expires = worker_id, at + timedelta(seconds=lease_s)
+    s.flush()
+    return PlanClaim(
+        plan_id=plan.id,
+        project_id=plan.project_id,
+        attempt=plan.attempt,
+        spec=JobSpec.model_validate(plan.spec),
+        inputs=plan.inputs,
+        device=plan.device,
+    )
+
+
+def beat(s: Session, plan_id: str, attempt: int, worker_id: str, lease_s: float = 20.0) -> None:
+    """Keep the lease. Raises Fenced if it was lost."""
+    plan = _held(s, plan_id, attempt)
+    if plan.lease_owner != worker_id:
+        raise Fenced(plan_id, attempt)
+    plan.lease_expires = db.now(s) + timedelta(seconds=lease_s)
+    s.flush()
+
+
+def finish(s: Session, plan_id: str, attempt: int, measured: Measured, trainings_beside: int) -> None:
+    """measuring -> measured. trainings_beside: that ran on the host meanwhile, and made it slower. Raises Fenced."""
+    plan = _held(s, plan_id, attempt)
+    plan.measured = measured.model_dump(mode="json") | {"trainings_beside": trainings_beside}
+    _end(s, plan, PlanState.measured)
+
+
+def fail(s: Session, plan_id: str, attempt: int, code: str, message: str, pointer: str = "") -> None:
+    """measuring -> failed: it would come out so again. Raises Fenced."""
+    plan = _held(s, plan_id, attempt)
+    plan.error = {"code": code, "message": message, "pointer": pointer}
+    _end(s, plan, PlanState.failed)
+
+
+def hand_back(s: Session, plan_id: str, attempt: int) -> None:
+    """The worker goes down in good order: another may measure, and the try does not count. Raises Fenced."""
+    plan = _held(s, plan_id, attempt)
+    plan.lease_owner = plan.lease_expires = None
+    s.flush()
+
+
+def lose(s: Session, plan_id: str, attempt: int, reason: str) -> None:
+    """The rehearsal died or its host failed: measuring again, or failed if that happened too often. Raises Fenced."""
+    _lose(s, _held(s, plan_id, attempt), reason)
+
+
+def sweep(s: Session, at: datetime) -> list[str]:
+    """Free expired leases, forget old plans; the ids that wait for a worker."""
+    query = select(Plan).where(Plan.state == PlanState.measuring).with_for_update(skip_locked=True)
+    waiting = []
+    for plan in s.scalars(query.execution_options(populate_existing=True)):
+        if plan.lease_expires is not None and plan.lease_expires <= at:
+            _lose(s, plan, f"no heartbeat from {plan.lease_owner}")
+        if plan.state == PlanState.measuring and plan.lease_owner is None:
+            waiting.append(plan.id)
+    s.execute(delete(Plan).where(Plan.created_at < at - KEEP, Plan.lease_owner.is_(None)))
+    return waiting
+
+
+def _held(s: Session, plan_id: str, attempt: int) -> Plan:
+    query = select(Plan).where(Plan.id == plan_id, Plan.attempt == attempt, Plan.lease_owner.is_not(None))
+    plan = s.scalar(query.with_for_update().execution_options(populate_existing=True))
+    if plan is None:
+        raise Fenced(plan_id, attempt)
+    return plan
+
+
+def _lose(s: Session, plan: Plan, reason: str) -> None:
+    plan.losses += 1
+    if plan.losses < MAX_TRIES:
+        plan.lease_owner = plan.lease_expires = None
+        s.flush()
+        return
+    message = f"given up after {plan.losses} tries that did not come to their end; the last: {reason}"
+    plan.error = {"code": "worker_lost", "message": message, "pointer": ""}
+    _end(s, plan, PlanState.failed)
+
+
+def _end(s: Session, plan: Plan, state: PlanState) -> None:
+    plan.state, plan.finished_at = state, db.now(s)
+    plan.lease_owner = plan.lease_expires = None
+    s.flush()
+
+
+def ended(plan: Plan) -> bool:
+    return plan.state != PlanState.measuring

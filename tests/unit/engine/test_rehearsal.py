@@ -1,0 +1,104 @@
+"""The rehearsal against the training it foretells, both real."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fgd import plan
+from fgd.engine import rehearsal
+from fgd.engine.gauge import MIB
+from fgd.events import Saved
+from fgd.spec import JobSpec, Schedule
+
+pytestmark = pytest.mark.slow
+MakeSpec = Callable[..., JobSpec]
+
+
+def planned(spec: JobSpec, folder: Path) -> tuple[int, Any]:
+    """Exit code and answer of `python -m fgd.plan`."""
+    file, out = folder / "spec.json", folder / "plan.json"
+    file.write_text(spec.model_dump_json())
+    code = plan.main([str(file), "--out", str(out)])
+    return code, json.loads(out.read_text())
+
+
+def test_parameters_and_files_are_those_of_the_training(
+    train: Callable[..., Any], make_spec: MakeSpec, teacher: Path, tmp_path: Path
+) -> None:
+    spec = make_spec(
+        teacher={"path": str(teacher), "allow_unfit": True},
+        methods=[{"kind": "fgd"}],
+        schedule={"ema": {}, "scales": [64, 96], "accumulate": 2, "batch_size": 2},
+    )
+    code, answer = planned(spec, tmp_path)
+    assert code == 0, answer
+    measured = answer["measured"]
+    run = train(spec)
+    manifest = json.loads((run.result / "manifest.json").read_text())
+    assert measured["student_parameters"] == manifest["parameters"]
+    assert measured["teacher_parameters"] == json.loads((teacher / "manifest.json").read_text())["parameters"]
+    assert answer["total_steps"] == manifest["steps"]
+    saved = run.of(Saved)[-1]
+    assert measured["checkpoint_mb"] == pytest.approx(saved.size / MIB, rel=0.01)
+    written = sum(file.stat().st_size for file in run.result.iterdir() if file.name != "best.safetensors")
+    weights = (run.result / "student.safetensors").stat().st_size
+    assert measured["result_mb"] == pytest.approx((written + weights) / MIB, rel=0.01), "best.safetensors at most"
+    assert measured["steps"] == 6, "three at each of two sizes"
+    assert 0.005 < measured["s_per_step"] < 60
+    assert measured["training_hours"] == pytest.approx(6 * measured["s_per_step"] / 3600)
+    assert measured["hours"] > measured["training_hours"] + measured["s_to_start"] / 3600
+    assert measured["memory_peak_mb"] > 100
+    assert measured["cache_mb"] == pytest.approx(23 * 3 * 64 * 64 / MIB), "23 images of 64x64"
+    assert measured["disk_mb"] > 6 * measured["checkpoint_mb"]
+
+
+def test_nothing_is_left_behind_and_the_answer_goes_to_standard_output(
+    make_spec: MakeSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "spec.json"
+    file.write_text(make_spec().model_dump_json())
+    assert plan.main([str(file)]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["measured"]["teacher_parameters"] is None
+    assert answer["measured"]["method_parameters"] == 0
+    assert [each.name for each in tmp_path.iterdir()] == ["spec.json"]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "pointer"), [({"batch_size": 13}, "/schedule/batch_size"), ({"accumulate": 4}, "/schedule/accumulate")]
+)
+def test_what_can_not_be_trained_is_told_with_its_field(
+    make_spec: MakeSpec, tmp_path: Path, schedule: dict[str, Any], pointer: str
+) -> None:
+    code, answer = planned(make_spec(schedule=schedule), tmp_path)
+    assert code == 1
+    assert answer["error"]["code"] == "user_error"
+    assert answer["error"]["pointer"] == pointer
+    assert "12 images" in answer["error"]["message"]
+
+
+def test_a_broken_image_is_told_by_name(make_spec: MakeSpec, digits: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(digits, tmp_path / "broken"))
+    for image in broken.rglob("*.*"):
+        if image.suffix in (".png", ".jpg") and "train" in str(image):
+            image.write_bytes(b"broken")
+    code, answer = planned(make_spec(dataset={"path": str(broken)}), tmp_path)
+    assert code == 1
+    assert answer["error"]["code"] == "user_error"
+
+
+@pytest.mark.parametrize(
+    ("scales", "sides"),
+    [((), (240,)), ((64, 96), (64, 96)), (tuple(range(64, 164, 10)), (64, 84, 104, 134, 154))],
+)
+def test_the_sizes_that_are_timed_end_with_the_largest(scales: tuple[int, ...], sides: tuple[int, ...]) -> None:
+    found = rehearsal.some_sides(Schedule(scales=scales))
+    assert found[-1] == max(scales or (240,))
+    assert len(found) == len(sides)
+    assert found == sides

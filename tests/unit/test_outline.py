@@ -1,0 +1,101 @@
+"""What is known of a job without trying it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fgd.errors import SpecError
+from fgd.outline import Outline, outline
+from fgd.spec import FCOS, DetectorSpec, JobSpec, Schedule
+
+IMAGES = {"train": 25, "val": 5, "test": 3}
+
+
+def spec(schedule: dict[str, Any] | None = None, **changes: Any) -> JobSpec:
+    plain = {"name": "x", "teacher": None, "methods": [], "student": {"fpn_channels": 64}, "dataset": {"path": "/x"}}
+    return JobSpec.model_validate(plain | {"schedule": schedule or {}} | changes)
+
+
+def distilled(teacher: DetectorSpec, **schedule: Any) -> Outline:
+    methods = [{"kind": "fgd"}, {"kind": "mimic"}]
+    return outline(spec(schedule, teacher={"path": "/t"}, methods=methods), IMAGES, teacher)
+
+
+def test_steps_are_counted_in_updates_and_what_is_left_over_is_told() -> None:
+    known = outline(spec({"epochs": 7, "batch_size": 4, "accumulate": 2, "evaluate_every": 3}), IMAGES, None)
+    assert (known.images_per_step, known.steps_per_epoch, known.left_over, known.total_steps) == (8, 3, 1, 21)
+    assert known.evaluations == 3, "after epochs 3, 6 and the last"
+    assert known.images == IMAGES
+
+
+def test_levels_and_adapters_of_a_pair_of_different_widths() -> None:
+    known = distilled(FCOS(fpn_channels=96))
+    assert [(each.name, each.stride) for each in known.levels] == [
+        ("p3", 8), ("p4", 16), ("p5", 32), ("p6", 64), ("p7", 128)
+    ]  # fmt: skip
+    assert {(each.student_channels, each.teacher_channels) for each in known.levels} == {(64, 96)}
+    assert [(each.method, each.level) for each in known.adapters] == [
+        (method, level) for method in ("fgd", "mimic") for level in ("p3", "p4", "p5", "p6", "p7")
+    ]
+    assert {(each.layer, each.from_channels, each.to_channels) for each in known.adapters} == {
+        ("1x1 convolution", 64, 96)
+    }
+
+
+def test_equal_widths_need_no_adapter_and_a_plain_training_has_none() -> None:
+    assert {each.layer for each in distilled(FCOS(fpn_channels=64)).adapters} == {"none"}
+    plain = outline(spec(), IMAGES, None)
+    assert plain.adapters == ()
+    assert {each.teacher_channels for each in plain.levels} == {None}
+
+
+def test_sizes_are_those_of_the_scales() -> None:
+    known = outline(spec({"min_size": 240, "max_size": 320, "scales": [120, 240, 480]}), IMAGES, None)
+    assert [(each.min_size, each.max_size) for each in known.sizes] == [(120, 160), (240, 320), (480, 640)]
+    assert [(each.min_size, each.max_size) for each in outline(spec(), IMAGES, None).sizes] == [(240, 320)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "pointer"),
+    [
+        ({"batch_size": 26}, "/schedule/batch_size"),
+        ({"batch_size": 13, "accumulate": 2}, "/schedule/accumulate"),
+    ],
+)
+def test_a_step_larger_than_the_set_is_refused(schedule: dict[str, Any], pointer: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        outline(spec(schedule), IMAGES, None)
+    assert refused.value.pointer == pointer
+
+
+NO_EFFECT: list[tuple[dict[str, Any], str]] = [
+    ({"scales": [240]}, "scales"),
+    ({"augment": {"photometric": {}}}, "augment/photometric"),
+    ({"augment": {"crop": {"probability": 0}}}, "augment/crop"),
+    ({"augment": {"crop": {"min_area": 1, "max_aspect_change": 1}}}, "augment/crop"),
+    ({"augment": {"crop": {"min_share": 0.9}}}, "augment/crop/min_share"),
+    ({"early_stop": {"patience": 11}}, "early_stop/patience"),
+    ({"evaluate_every": 20}, "evaluate_every"),
+    ({"lr_schedule": {"kind": "cosine", "warmup_steps": 500}}, "lr_schedule/warmup_steps"),
+    ({"lr_schedule": {"kind": "step", "warmup_steps": 0, "milestones": [8, 12]}}, "lr_schedule/milestones"),
+]
+
+
+@pytest.mark.parametrize(("schedule", "field"), NO_EFFECT)
+def test_a_setting_without_effect_is_named(schedule: dict[str, Any], field: str) -> None:
+    known = outline(spec(schedule), IMAGES, None)
+    assert [warned.pointer for warned in known.warnings] == [f"/schedule/{field}"]
+
+
+def test_settings_with_an_effect_are_not_warned_of() -> None:
+    schedule = Schedule.model_validate(
+        {
+            "scales": [240, 320], "ema": {}, "early_stop": {"patience": 3}, "accumulate": 2, "evaluate_every": 2,
+            "augment": {"photometric": {"hue": 0.1}, "crop": {"keep": "share", "min_share": 0.9}},
+            "lr_schedule": {"kind": "step", "warmup_steps": 5, "milestones": [8]},
+        }
+    )  # fmt: skip
+    assert outline(spec().but(schedule=schedule), IMAGES, None).warnings == ()
+    assert outline(spec(), IMAGES, None).warnings == ()
