@@ -20,8 +20,9 @@ import psutil
 from sqlalchemy import Engine, select
 
 import fgd
-from api.core import datasets, db, jobs
+from api.core import datasets, db, jobs, plans, submission
 from api.core.lifecycle import State
+from api.core.storage import LocalStore
 from api.core.tables import DEFAULT_PROJECT, Attempt, JobEvent, LogChunk
 from fgd.spec import FCOS, JobSpec, SubmitJob
 
@@ -113,6 +114,17 @@ class Bench:
             assert dataset.index_digest
             inputs = {"dataset": {"archive": dataset.archive_digest, "index": dataset.index_digest}}
             return jobs.submit(s, DEFAULT_PROJECT, spec, spec.spec(), inputs=inputs).id
+
+    def plan(self) -> str:
+        """A dry run: the real rehearsal of a small job on the imported pictures."""
+        schedule = {"batch_size": 2, "min_size": 64, "max_size": 64}
+        spec = spec_of(self.dataset, "plan") | {"student": {"fpn_channels": 64}, "schedule": schedule}
+        body, store = SubmitJob.model_validate(spec), LocalStore(self.home / "blobs")
+        return submission.plan_job(self.engine, store, (), DEFAULT_PROJECT, body).id
+
+    def look_at(self, plan: str) -> Any:
+        with db.reading(self.engine) as s:
+            return plans.get(s, DEFAULT_PROJECT, plan)
 
     def job(self, job: str) -> Any:
         with db.reading(self.engine) as s:

@@ -51,6 +51,9 @@ class Real:
         return answer.json()
 
     def submit(self, **changes: Any) -> str:
+        return str(self.post("/v1/jobs", self.body(**changes))["id"])
+
+    def body(self, **changes: Any) -> dict[str, Any]:
         body = {
             "name": "real",
             "teacher": {"job": getattr(self, "teacher", None), "allow_unfit": True},
@@ -60,7 +63,7 @@ class Real:
             "schedule": SCHEDULE,
             "resources": {"threads": 1},
         }
-        return str(self.post("/v1/jobs", body | changes)["id"])
+        return body | changes
 
     def ended(self, job: str) -> Any:
         return until(
@@ -109,6 +112,47 @@ def test_a_student_is_distilled_downloaded_and_runs_in_plain_torchvision(real: R
     command = [sys.executable, "-I", "-c", script]
     out = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     assert int(out.stdout) == manifest["parameters"]
+
+
+def test_a_dry_run_foretells_the_job_and_queues_none(real: Real) -> None:
+    jobs = len(real.get("/v1/jobs")["items"])
+    answer = real.http.post(
+        "/v1/jobs?dry_run=true", json=real.body(), headers={"Prefer": "wait=60"}, timeout=httpx.Timeout(90.0)
+    )
+    plan = until(
+        lambda: (p := real.get(answer.headers["location"]))["state"] != "measuring" and p, PATIENT_S, "the plan"
+    )
+    assert answer.status_code in (200, 202)
+    assert plan["state"] == "measured", plan["error"]
+    assert len(real.get("/v1/jobs")["items"]) == jobs
+    outline, measured = plan["outline"], plan["measured"]
+    assert (outline["total_steps"], outline["evaluations"]) == (9, 1)
+    assert {each["layer"] for each in outline["adapters"]} == {"1x1 convolution"}
+    assert measured["student_parameters"] < measured["teacher_parameters"]
+    assert measured["threads"] == 1
+    assert 0 < measured["s_per_step"] < 30
+    assert measured["hours"] < 1
+    assert measured["trainings_beside"] == 0
+    assert not list((real.service.home / "work").glob("plan_*"))
+
+
+def test_a_schedule_with_everything_ends_as_its_plan_says(real: Real) -> None:
+    schedule = SCHEDULE | {
+        "batch_size": 2,
+        "accumulate": 2,
+        "scales": [64, 96],
+        "augment": {"photometric": {"brightness": 0.2, "hue": 0.05}, "crop": {"keep": "share"}},
+        "ema": {"decay": 0.9},
+        "early_stop": {"patience": 1, "min_delta": 90},
+        "evaluate_every": 1,
+    }
+    job = real.submit(schedule=schedule)
+    real.done(job)
+    latest = {each["name"]: each for each in real.get(f"/v1/jobs/{job}/metrics/latest")["items"]}
+    assert {"device/memory_peak_mb", "device/utilisation", "data/wait_share", "images_per_s"} <= latest.keys()
+    assert latest["loss/total"]["step"] == 6, "the second evaluation gained no 90 AP: two epochs of three steps"
+    events = [event["type"] for event in real.get(f"/v1/jobs/{job}/events?limit=200")["items"]]
+    assert "note:early_stopped" in events
 
 
 @pytest.fixture(scope="module")

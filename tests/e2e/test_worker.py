@@ -175,6 +175,17 @@ def test_job_that_used_up_its_time_is_stopped_and_fails(busy: Bench) -> None:
     assert busy.attempts(job) == ["failed"]
 
 
+def test_plan_whose_rehearsal_is_killed_is_measured_again_beside_a_training(busy: Bench) -> None:
+    busy.until_step(busy.submit("steps=100000 ms=10"), 10)
+    plan = busy.plan()
+    os.kill(until(lambda: pids(busy.home, "fgd.plan"), what="the rehearsal")[0], signal.SIGKILL)
+    row = until(lambda: (p := busy.look_at(plan)).state != "measuring" and p, timeout_s=90, what="the plan")
+    assert row.state == "measured", row.error
+    assert (row.attempt, row.losses) == (2, 1)
+    assert row.measured["trainings_beside"] == 1
+    assert row.measured["student_parameters"] > 10**7
+
+
 def test_ended_jobs_leave_no_checkpoint_behind(busy: Bench) -> None:
     done, gone = busy.submit("steps=40 ms=2 save=5"), busy.submit(LONG)
     busy.until_step(gone, 40)

@@ -1,0 +1,166 @@
+"""POST /v1/jobs?dry_run=true and GET /v1/plans/{id}."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from api import prefer
+from api.core import db, plans
+from api.core.tables import IdempotencyKey, Job, Plan
+from tests.unit.api.core.test_plans import MEASURED
+
+DRY = "/v1/jobs?dry_run=true"
+
+
+def counted(given: Any, table: Any) -> int:
+    with db.reading(given.engine) as s:
+        return s.scalar(select(func.count()).select_from(table)) or 0
+
+
+def test_what_is_known_without_trying_is_told_at_once_and_no_job_is_made(client: Any, given: Any) -> None:
+    began = time.monotonic()
+    answer = client.post(DRY, json=given.body(schedule={"epochs": 3, "batch_size": 8, "scales": [240]}))
+
+    assert time.monotonic() - began < 2
+    assert answer.status_code == 202
+    plan = answer.json()
+    assert answer.headers["location"] == f"/v1/plans/{plan['id']}"
+    assert (plan["state"], plan["measured"], plan["error"]) == ("measuring", None, None)
+    assert "no worker is running" in plan["waiting_reason"]
+    known = plan["outline"]
+    assert (known["steps_per_epoch"], known["total_steps"], known["evaluations"]) == (5, 15, 3)
+    assert known["images"] == {"train": 40, "val": 40}
+    assert known["sizes"] == [{"min_size": 240, "max_size": 320}]
+    assert [each["pointer"] for each in known["warnings"]] == ["/schedule/scales"]
+    assert counted(given, Job) == 0
+    assert client.get("/v1/jobs").json()["items"] == []
+
+
+def test_levels_and_adapters_of_a_distillation_are_told(client: Any, given: Any) -> None:
+    teacher = given.succeeded(detector={"kind": "fcos", "fpn_channels": 96})
+    body = given.body(teacher={"job": teacher}, methods=[{"kind": "fgd"}], student={"fpn_channels": 64})
+
+    plan = client.post(DRY, json=body).json()
+
+    assert [each["stride"] for each in plan["outline"]["levels"]] == [8, 16, 32, 64, 128]
+    adapters = plan["outline"]["adapters"]
+    assert {(each["layer"], each["from_channels"], each["to_channels"]) for each in adapters} == {
+        ("1x1 convolution", 64, 96)
+    }
+    assert plan["spec"]["methods"][0]["alpha"] is not None, "resolved, as a job's"
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"schedule": {"batch_size": 41}}, "/schedule/batch_size"),
+        ({"schedule": {"batch_size": 8, "accumulate": 6}}, "/schedule/accumulate"),
+        ({"schedule": {"scales": [1]}}, "/schedule/scales/0"),
+        ({"dataset": "ds_" + "0" * 32}, "/dataset"),
+        ({"teacher": {"job": "job_" + "0" * 32}, "methods": [{"kind": "fgd"}]}, "/teacher/job"),
+        ({"methods": [{"kind": "fgd"}]}, ""),
+    ],
+)
+@pytest.mark.parametrize("path", [DRY, "/v1/jobs"])
+def test_what_a_job_is_refused_for_a_plan_is_too(
+    client: Any, given: Any, path: str, changes: dict[str, Any], pointer: str
+) -> None:
+    answer = client.post(path, json=given.body() | changes)
+
+    assert answer.status_code == 422
+    assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
+    assert (counted(given, Plan), counted(given, Job)) == (0, 0)
+
+
+def test_a_dry_run_uses_up_no_idempotency_key(client: Any, given: Any) -> None:
+    body, headers = given.body(), {"Idempotency-Key": "k"}
+    assert client.post(DRY, json=body, headers=headers).status_code == 202
+    assert counted(given, IdempotencyKey) == 0
+    assert client.post("/v1/jobs", json=body, headers=headers).status_code == 201
+
+
+def test_dry_run_false_is_a_job(client: Any, given: Any) -> None:
+    assert client.post("/v1/jobs?dry_run=false", json=given.body()).status_code == 201
+    assert client.post("/v1/jobs?dry_run=perhaps", json=given.body()).status_code == 422
+
+
+def measure_soon(given: Any, after_s: float) -> threading.Thread:
+    """A worker that takes the next plan and has measured it after a while."""
+
+    def work() -> None:
+        while True:
+            with db.transaction(given.engine) as s:
+                claim = plans.claim(s, "wrk_a", ("cpu", "auto"))
+            if claim is not None:
+                break
+            time.sleep(0.02)
+        time.sleep(after_s)
+        with db.transaction(given.engine) as s:
+            plans.finish(s, claim.plan_id, claim.attempt, MEASURED, 0)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_an_answer_that_may_wait_comes_as_soon_as_it_is_measured(client: Any, given: Any) -> None:
+    body = given.body()
+    worker = measure_soon(given, 0.3)
+    began = time.monotonic()
+    answer = client.post(DRY, json=body, headers={"Prefer": "wait=20"})
+    worker.join()
+
+    assert time.monotonic() - began < 5
+    assert answer.status_code == 200
+    assert answer.headers["preference-applied"] == "wait=20"
+    assert answer.json()["measured"]["hours"] == 1.5
+    assert answer.json()["measured"]["trainings_beside"] == 0
+
+
+def test_an_answer_waits_no_longer_than_it_may(client: Any, given: Any) -> None:
+    began = time.monotonic()
+    answer = client.post(DRY, json=given.body(), headers={"Prefer": "wait=1"})
+    assert 0.9 < time.monotonic() - began < 4
+    assert answer.status_code == 202
+
+
+def test_a_plan_can_be_asked_for_later_and_waited_for(client: Any, given: Any) -> None:
+    location = client.post(DRY, json=given.body()).headers["location"]
+    tag = client.get(location).headers["etag"]
+    assert client.get(location, headers={"If-None-Match": tag}).status_code == 304
+    worker = measure_soon(given, 0.2)
+    answer = client.get(location, headers={"Prefer": "respond-async, wait=20", "If-None-Match": tag})
+    worker.join()
+    assert (answer.status_code, answer.json()["state"]) == (200, "measured")
+
+
+def test_a_failed_plan_says_why(client: Any, given: Any) -> None:
+    location = client.post(DRY, json=given.body()).headers["location"]
+    with db.transaction(given.engine) as s:
+        claim = plans.claim(s, "wrk_a", ("auto",))
+        assert claim is not None
+        plans.fail(s, claim.plan_id, claim.attempt, "gpu_out_of_memory", "too large")
+    plan = client.get(location).json()
+    assert plan["error"] == {"code": "gpu_out_of_memory", "message": "too large", "pointer": ""}
+
+
+def test_a_plan_that_is_not_there_is_a_404(client: Any) -> None:
+    answer = client.get("/v1/plans/plan_" + "0" * 32)
+    assert (answer.status_code, answer.json()["code"]) == (404, "plan_not_found")
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, 0), ("", 0), ("wait=5", 5), ("Wait=5", 5), ("wait = 5", 5), ('wait="5"', 5),
+        ("respond-async, wait=7", 7),
+        ("wait=7; x=1", 7), ("wait=100000", 60), ("await=5", 0), ("wait=-1", 0), ("wait=5s", 0), ("wait=", 0),
+    ],
+)  # fmt: skip
+def test_the_header_prefer_is_read(header: str | None, seconds: int) -> None:
+    assert prefer.wait_s(header) == seconds
