@@ -142,6 +142,14 @@ def train(
     _become("fgd.train", str(spec), "--out", str(to), *context.args)
 
 
+@app.command(rich_help_panel="Without a service")
+def plan(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.json", help="A JobSpec whose references are paths.")],
+) -> None:
+    """Try a few steps on this machine and print what the whole training would cost, as JSON: `python -m fgd.plan`."""
+    _become("fgd.plan", str(spec))
+
+
 @app.command(
     rich_help_panel="Without a service",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
@@ -248,6 +256,36 @@ def job_submit(
             _line(job.id)
         if watch:
             _exit(_watch(client, job.id))
+
+
+@job_app.command("plan")
+def job_plan(
+    spec: Annotated[str, typer.Argument(metavar="SPEC.json", help="File with the job's spec; - is standard input.")],
+    wait: Annotated[bool, typer.Option(help="Wait until a worker has tried a few steps.")] = True,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Tell what a job would do and cost, without submitting it."""
+    from fgd.plan_lines import measured_lines, outline_lines
+
+    body = _read_json(spec)
+    with _client(url) as client:
+        plan = client.plan(body)
+        if not as_json:
+            for line in outline_lines(plan.outline):
+                _line(line)
+        if wait and plan.state == "measuring":
+            with err.status(plan.waiting_reason or "a worker tries a few steps"):
+                plan = client.wait_plan(plan.id)
+    if as_json:
+        _print_json(plan)
+    elif plan.measured is not None:
+        for line in measured_lines(plan.measured):
+            _line(line)
+    elif plan.error is not None:
+        where = f"{plan.error.pointer}: " if plan.error.pointer else ""
+        err.print(f"{plan.error.code}: {where}{plan.error.message}", style="red", markup=False, highlight=False)
+    _exit(FAILED if plan.state == "failed" else DONE)
 
 
 @job_app.command("list")

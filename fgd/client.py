@@ -34,6 +34,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fgd.data.index import Report
 from fgd.errors import FGDError
+from fgd.outline import Measured, Outline
 from fgd.printable import printable
 from fgd.spec import JobSpec
 
@@ -213,6 +214,24 @@ class Dataset(_Answer):
     created_at: datetime | None = None
 
 
+class PlanError(_Answer):
+    code: str
+    message: str
+    pointer: str = ""
+
+
+class Plan(_Answer):
+    """What a job would do, and what it would cost once a worker has tried a few steps."""
+
+    id: str
+    state: str
+    """measuring, measured, failed."""
+    waiting_reason: str | None = None
+    outline: Outline
+    measured: Measured | None = None
+    error: PlanError | None = None
+
+
 @dataclass(frozen=True)
 class LogChunk:
     content: bytes
@@ -276,6 +295,25 @@ class Client:
         """Queue a job. The same key with the same spec is the same job, however often it is sent."""
         body = spec.model_dump_json(by_alias=True) if isinstance(spec, JobSpec) else json.dumps(dict(spec))
         return _read(Job, self._post("/v1/jobs", body, idempotency_key))
+
+    def plan(self, spec: JobSpec | Mapping[str, Any]) -> Plan:
+        """What the job would do; no job is made. Follow it with `wait_plan` to hear what it would cost."""
+        body = spec.model_dump_json(by_alias=True) if isinstance(spec, JobSpec) else json.dumps(dict(spec))
+        return _read(Plan, self._post("/v1/jobs?dry_run=true", body))
+
+    def wait_plan(
+        self,
+        plan_id: str,
+        on_plan: Callable[[Plan | None], None] | None = None,
+        *,
+        poll_s: float = 0.5,
+        patience_s: float = 600.0,
+    ) -> Plan:
+        """Follow a plan to its end: measured or failed."""
+        path = _path("plans", plan_id)
+        return self._until(
+            lambda: _read(Plan, self._get(path)), lambda plan: plan.state != "measuring", on_plan, poll_s, patience_s
+        )
 
     def job(self, job_id: str) -> Job:
         return _read(Job, self._get(_path("jobs", job_id)))

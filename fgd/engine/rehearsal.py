@@ -103,7 +103,7 @@ def step_seconds(parts: Parts, optimizer: torch.optim.Optimizer, average: Averag
     sides = some_sides(schedule)
     each = -(-TIMED // len(sides))
     seconds: list[list[float]] = []
-    number = 0
+    number, total = 0, total_steps(parts)
     for side in sides:
         taken: list[float] = []
         batches = endless(parts, schedule.but(scales=(side,)))
@@ -111,7 +111,7 @@ def step_seconds(parts: Parts, optimizer: torch.optim.Optimizer, average: Averag
             while len(taken) < WARM_UP + each and (len(taken) <= WARM_UP or time.monotonic() < until):
                 began = time.monotonic()
                 of_step = itertools.islice(batches, schedule.accumulate)
-                loop.step(parts, optimizer, of_step, number, per_epoch=total_steps(parts))
+                loop.step(parts, optimizer, of_step, number % total, per_epoch=total // schedule.epochs)
                 number += 1
                 if average is not None:
                     average.update(parts.student, number)

@@ -66,11 +66,12 @@ COMMANDS = [
     ["worker"],
     ["demo"],
     ["train"],
+    ["plan"],
     ["parity"],
     ["dataset"],
     *(["dataset", name] for name in ("add", "list", "show", "report")),
     ["job"],
-    *(["job", name] for name in ("submit", "list", "show", "watch", "events", "cancel", "logs", "metrics")),
+    *(["job", name] for name in ("submit", "plan", "list", "show", "watch", "events", "cancel", "logs", "metrics")),
     ["artifact"],
     *(["artifact", name] for name in ("list", "download")),
 ]
@@ -310,3 +311,59 @@ def test_training_options_reach_the_trainer_and_its_exit_code_comes_back(tmp_pat
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert '"type":"failed"' in done.stdout
+
+
+PLAN = {
+    "id": "plan_" + "0" * 32,
+    "state": "measuring",
+    "waiting_reason": "a worker takes it",
+    "outline": {
+        "levels": [{"name": "p3", "stride": 8, "student_channels": 64, "teacher_channels": 96}],
+        "adapters": [
+            {"method": "fgd", "level": "p3", "layer": "1x1 convolution", "from_channels": 64, "to_channels": 96}
+        ],
+        "sizes": [{"min_size": 240, "max_size": 320}],
+        "images": {"train": 25, "val": 5},
+        "images_per_step": 8,
+        "steps_per_epoch": 3,
+        "left_over": 1,
+        "total_steps": 36,
+        "evaluations": 12,
+        "warnings": [{"pointer": "/schedule/scales", "message": "it has no effect"}],
+    },
+    "measured": None,
+    "error": None,
+}
+MEASURED = {
+    "device": "a processor", "threads": 2, "precision": "float32", "student_parameters": 11719752,
+    "teacher_parameters": 22460000, "method_parameters": 0, "memory_peak_mb": 900.0, "cache_mb": 12.0,
+    "s_per_step": 0.25, "steps": 5, "s_per_image_evaluated": 0.05, "s_to_start": 3.0, "hours": 2.5,
+    "training_hours": 0.75, "checkpoint_mb": 180.0, "result_mb": 90.0, "disk_mb": 1260.0, "trainings_beside": 0,
+}  # fmt: skip
+
+
+def test_a_plan_is_told_at_once_and_its_cost_when_it_is_measured(server: Server, fgd: Command) -> None:
+    server.routes["POST", "/v1/jobs"] = Answer(202, PLAN)
+    measured = PLAN | {"state": "measured", "measured": MEASURED}
+    server.routes["GET", f"/v1/plans/{PLAN['id']}"] = [Answer(200, PLAN), Answer(200, measured)]
+
+    ended = fgd("job", "plan", "-", url=server.url, stdin="{}")
+
+    assert ended.code == 0, ended.err
+    assert server.asked[0].query == {"dry_run": "true"}
+    for words in (
+        "36: 3 an epoch of 8 images each, 1 left over", "p3: stride 8, student 64 channels, teacher 96",
+        "fgd: 1x1 convolution on p3, 64 -> 96 channels", "/schedule/scales: it has no effect",
+        "student 11.72 M, teacher 22.46 M", "2.5 h, of which 45 min are training", "0.250 s a step", "1260 MiB",
+    ):  # fmt: skip
+        assert words in ended.out
+
+
+def test_a_plan_that_failed_is_told_with_its_field(server: Server, fgd: Command) -> None:
+    error = {"code": "user_error", "message": "too small", "pointer": "/schedule/min_size"}
+    server.routes["POST", "/v1/jobs"] = Answer(200, PLAN | {"state": "failed", "error": error})
+
+    ended = fgd("job", "plan", "-", url=server.url, stdin="{}")
+
+    assert ended.code == 1
+    assert "user_error: /schedule/min_size: too small" in ended.err

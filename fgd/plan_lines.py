@@ -1,0 +1,47 @@
+"""A plan as lines for a person. Knows no HTTP and no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fgd.outline import Measured, Outline
+
+
+def outline_lines(outline: Outline) -> Iterator[str]:
+    images = ", ".join(f"{name} {count}" for name, count in outline.images.items())
+    left_over = f", {outline.left_over} left over" if outline.left_over else ""
+    yield f"images     {images}"
+    yield (
+        f"steps      {outline.total_steps}: {outline.steps_per_epoch} an epoch of {outline.images_per_step} images each"
+        f"{left_over}"
+    )
+    yield f"evaluated  {outline.evaluations} times"
+    yield f"sizes      {', '.join(f'{size.min_size} to {size.max_size}' for size in outline.sizes)} px"
+    for level in outline.levels:
+        teacher = f", teacher {level.teacher_channels}" if level.teacher_channels is not None else ""
+        yield f"level      {level.name}: stride {level.stride}, student {level.student_channels} channels{teacher}"
+    for method in dict.fromkeys(each.method for each in outline.adapters):
+        some = [each for each in outline.adapters if each.method == method]
+        change = f"{some[0].from_channels} -> {some[0].to_channels}"
+        yield f"adapters   {method}: {some[0].layer} on {', '.join(each.level for each in some)}, {change} channels"
+    for warned in outline.warnings:
+        yield f"warning    {warned.pointer}: {warned.message}"
+
+
+def measured_lines(measured: Measured) -> Iterator[str]:
+    teacher = f", teacher {millions(measured.teacher_parameters)}" if measured.teacher_parameters is not None else ""
+    yield f"measured   on {measured.device}, {measured.threads} threads, {measured.precision}"
+    yield f"parameters student {millions(measured.student_parameters)}{teacher}"
+    yield f"memory     {measured.memory_peak_mb:.0f} MiB at the peak, and {measured.cache_mb:.0f} MiB of decoded images"
+    yield f"speed      {measured.s_per_step:.3f} s a step, {measured.s_per_image_evaluated:.3f} s an image evaluated"
+    yield f"time       {hours(measured.hours)}, of which {hours(measured.training_hours)} are training"
+    yield f"disk       {measured.disk_mb:.0f} MiB at most, with checkpoints of {measured.checkpoint_mb:.0f} MiB"
+
+
+def millions(parameters: int) -> str:
+    return f"{parameters / 1e6:.2f} M"
+
+
+def hours(hours: float) -> str:
+    minutes = hours * 60
+    return f"{hours:.1f} h" if minutes >= 90 else f"{minutes:.0f} min" if minutes >= 2 else f"{minutes * 60:.0f} s"
