@@ -313,8 +313,8 @@ class Schedule(Spec):
     batch_size: Annotated[Int, Field(ge=1, le=4096)] = 8
     """Images per forward pass; what is left of an epoch after its last whole step is left out."""
     accumulate: Annotated[Int, Field(ge=1, le=1024)] = 1
-    """Batches per step: their gradients are averaged, so memory stays that of one batch. Batch norm and FCOS's count of
-    foreground are each batch's own; otherwise a step equals one of batch_size x accumulate images."""
+    """Batches per step. A step equals one of batch_size x accumulate images, at the device memory of one batch; only
+    padding, and the statistics of norm "batch", are each batch's own."""
     min_size: Annotated[Int, Field(ge=32, le=8192)] = 240
     """Shorter side after resizing, as torchvision means it."""
     max_size: Annotated[Int, Field(ge=32, le=8192)] = 320

@@ -61,6 +61,11 @@ class Detector(nn.Module, ABC):
     def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Scalar detection losses by name; images without boxes are legal."""
 
+    def counted(self, batch: Batch) -> int:
+        """How many `losses` takes its mean over (1 if it is 0). It weighs the batches of a step, so that several equal
+        one large batch. Here: images, for families that normalise each image by itself."""
+        return len(batch.image_ids)
+
     @abstractmethod
     def detect(self, features: dict[str, Tensor], batch: Batch) -> list[Detections]:
         """Detections in pixels of the stored images."""

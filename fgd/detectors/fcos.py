@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import SimpleNamespace
 
 import torch
 import torchvision
@@ -74,6 +75,21 @@ class FCOSDetector(Detector):
         targets = [{"boxes": target.boxes_K4, "labels": target.labels_K} for target in batch.targets]
         losses: dict[str, Tensor] = self.module.compute_loss(targets, outputs, anchors, cells)
         return losses
+
+    def counted(self, batch: Batch) -> int:
+        """Cells that have a box to find: FCOS's losses are sums over the batch, divided by their number."""
+        height, width = batch.padded_size
+        shapes = [(-(-height // stride), -(-width // stride)) for stride in self.recipe.detector.levels().values()]
+        maps = [torch.empty((0, 1, *shape)) for shape in shapes]
+        images = ImageList(torch.empty((len(batch.image_ids), 0, height, width)), list(batch.image_sizes))
+        anchors = self.module.anchor_generator(images, maps)
+        targets = [{"boxes": target.boxes_K4.cpu(), "labels": target.labels_K.cpu()} for target in batch.targets]
+        cells = [height * width for height, width in shapes]
+        # torchvision matches boxes and cells on the way to the head's loss: this head is only told what was matched.
+        head = SimpleNamespace(compute_loss=lambda _targets, _outputs, _anchors, matched: matched)
+        matcher = SimpleNamespace(center_sampling_radius=self.module.center_sampling_radius, head=head)
+        matched = TorchvisionFCOS.compute_loss(matcher, targets, {}, anchors, cells)
+        return sum(int((each >= 0).sum()) for each in matched)
 
     def detect(self, features: dict[str, Tensor], batch: Batch) -> list[Detections]:
         outputs, anchors, cells = self._head(features, batch)

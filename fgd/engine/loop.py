@@ -192,24 +192,38 @@ def step(
     set_learning_rate(optimizer, rate)
     optimizer.zero_grad(set_to_none=True)
     summed: dict[str, Tensor] = {}
-    for nth, batch in enumerate(batches):
+    for nth, (batch, share) in enumerate(shared(parts, batches)):
         # Anew for each batch: what a method draws for one must not change what the detector draws for the next.
         torch.manual_seed(seeded(spec.seed, 2, number, *([nth] if nth else [])))
-        losses = forward(parts, to_device(batch, parts.machine.device))
+        losses = {
+            name: loss * (share if name.startswith("detection/") else 1 / spec.schedule.accumulate)
+            for name, loss in forward(parts, to_device(batch, parts.machine.device)).items()
+        }
         total = torch.stack(list(losses.values())).sum()
-        (total / spec.schedule.accumulate).backward()  # type: ignore[no-untyped-call]
+        total.backward()  # type: ignore[no-untyped-call]
         summed = {name: summed.get(name, 0.0) + loss.detach() for name, loss in losses.items()}
     norms = {
         "the student's gradient": clip(parts.student, spec.schedule.clip_norm),
         "the methods' gradient": clip(distill.methods, spec.schedule.clip_norm),
     }
-    means = torch.stack(list(summed.values())) / spec.schedule.accumulate
-    values = dict(zip(summed, means.tolist(), strict=True))
+    values = dict(zip(summed, torch.stack(list(summed.values())).tolist(), strict=True))
     for name, value in [*values.items(), *((name, float(norm)) for name, norm in norms.items())]:
         if not math.isfinite(value):
             raise Diverged(number, name, value)
     optimizer.step()
     return values, rate
+
+
+def shared(parts: Parts, batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
+    """Each batch of a step and the share of its detection losses, by what they are means of. The methods' losses are
+    means over images, of which every batch has as many."""
+    if parts.spec.schedule.accumulate == 1:
+        yield from ((batch, 1.0) for batch in batches)
+        return
+    whole = list(batches)
+    counts = [parts.student.counted(batch) for batch in whole]
+    for batch, count in zip(whole, counts, strict=True):
+        yield batch, max(1, count) / max(1, sum(counts))
 
 
 def forward(parts: Parts, batch: Batch) -> dict[str, Tensor]:

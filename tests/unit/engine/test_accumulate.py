@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torchvision.models.detection.fcos import FCOSHead
 
 from fgd.engine import device, loop
 from fgd.engine.loop import Parts, checkpoint_digest
@@ -16,7 +17,7 @@ from fgd.engine.optimise import make_optimizer
 from fgd.errors import SpecError
 from fgd.events import Finished, Note, Saved, Started, Stepped
 from fgd.spec import JobSpec
-from fgd.types import Batch
+from fgd.types import Batch, Target
 
 MakeSpec = Callable[..., JobSpec]
 ACCUMULATED = {"batch_size": 2, "accumulate": 2, "precision": "float32"}
@@ -39,10 +40,11 @@ def gradients(parts: Parts) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in parts.student.named_parameters() if p.grad is not None}
 
 
-def stepped(parts: Parts, batches: list[Batch]) -> dict[str, torch.Tensor]:
+def stepped(parts: Parts, batches: list[Batch]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """The step's gradients and losses."""
     optimizer = make_optimizer([parts.distill], parts.spec.schedule.optimizer)
-    loop.step(parts, optimizer, batches, number=0, per_epoch=3)
-    return gradients(parts)
+    losses, _ = loop.step(parts, optimizer, batches, number=0, per_epoch=3)
+    return gradients(parts), losses
 
 
 def joined(*batches: Batch) -> Batch:
@@ -53,8 +55,9 @@ def joined(*batches: Batch) -> Batch:
     return replace(batches[0], images_NCHW=torch.cat([batch.images_NCHW for batch in batches]), **whole)
 
 
-def test_the_gradient_is_that_of_the_large_batch(make_spec: MakeSpec, teacher: Path) -> None:
-    """With group norm and as many foreground cells in each batch: the same images twice."""
+@pytest.mark.parametrize("empty", [False, True])
+def test_the_gradient_and_losses_are_those_of_the_large_batch(make_spec: MakeSpec, teacher: Path, empty: bool) -> None:
+    """With group norm, whose statistics are each image's own; also where a batch has no box at all."""
     spec = make_spec(
         student={"backbone": "resnet18", "fpn_channels": 64, "norm": "group"},
         teacher={"path": str(teacher), "allow_unfit": True},
@@ -62,22 +65,38 @@ def test_the_gradient_is_that_of_the_large_batch(make_spec: MakeSpec, teacher: P
         schedule=ACCUMULATED | {"clip_norm": 0},
     )
     accumulated, large = parts_of(spec), parts_of(spec.but(schedule=spec.schedule.but(accumulate=1)))
-    (batch,) = first_batches(accumulated, 1)
-    ours, theirs = stepped(accumulated, [batch, batch]), stepped(large, [joined(batch, batch)])
+    first, second = first_batches(accumulated, 2)
+    if empty:
+        nothing = Target(torch.zeros((0, 4)), torch.zeros(0, dtype=torch.int64))
+        second = replace(second, targets=tuple(nothing for _ in second.targets))
+    counts = [accumulated.student.counted(batch) for batch in (first, second)]
+    assert counts[0] != counts[1], "equal ones would prove nothing"
+    (ours, our_losses), (theirs, their_losses) = (
+        stepped(accumulated, [first, second]),
+        stepped(large, [joined(first, second)]),
+    )
+    assert our_losses == pytest.approx(their_losses, rel=1e-4)
     assert ours.keys() == theirs.keys()
     for name, gradient in theirs.items():
         assert torch.allclose(ours[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max())), name
 
 
-def test_different_batches_weigh_the_same(make_spec: MakeSpec) -> None:
-    spec = make_spec(schedule=ACCUMULATED | {"clip_norm": 0})
-    one, other = first_batches(parts_of(spec), 2)
-    single = spec.but(schedule=spec.schedule.but(accumulate=1))
-    first, second = stepped(parts_of(single), [one]), stepped(parts_of(single), [other])
-    both = stepped(parts_of(spec), [one, other])
-    for name, gradient in both.items():
-        mean = (first[name] + second[name]) / 2
-        assert torch.allclose(gradient, mean, rtol=1e-4, atol=1e-6 * float(mean.abs().max()) + 1e-9), name
+def test_what_fcos_counts_is_what_torchvision_divides_by(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = parts_of(
+        make_spec(schedule=ACCUMULATED | {"batch_size": 4, "accumulate": 1, "min_size": 100, "max_size": 150})
+    )
+    seen: list[int] = []
+    compute_loss = FCOSHead.compute_loss
+
+    def watched(self: Any, targets: Any, outputs: Any, anchors: Any, matched: Any) -> Any:
+        seen.append(sum(int((each >= 0).sum()) for each in matched))
+        return compute_loss(self, targets, outputs, anchors, matched)
+
+    monkeypatch.setattr(FCOSHead, "compute_loss", watched)
+    for batch in first_batches(parts, 3):
+        parts.student.losses(parts.student.features(batch.images_NCHW), batch)
+        assert parts.student.counted(batch) == seen[-1]
+    assert len(set(seen)) > 1
 
 
 @pytest.mark.slow
