@@ -253,29 +253,29 @@ LrSchedule = Annotated[OneCycle | Cosine | Step, Field(discriminator="kind")]
 class Photometric(Spec):
     """Random changes of a training image's colours, drawn anew each epoch; 0 leaves one out."""
 
-    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    brightness: Annotated[Float, Field(ge=0, lt=1)] = 0.0
     """The factor is drawn from 1 - brightness to 1 + brightness."""
-    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    contrast: Annotated[Float, Field(ge=0, lt=1)] = 0.0
     """Likewise, around the image's mean grey."""
-    saturation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    saturation: Annotated[Float, Field(ge=0, le=1)] = 0.0
     """Likewise; factor 0 is grey."""
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    hue: Annotated[Float, Field(ge=0, le=0.5)] = 0.0
     """Turn of the colour circle at most, either way; 0.5 is half of it."""
 
 
 class Crop(Spec):
     """A random part of a training image, which is then resized as a whole one is: objects appear larger."""
 
-    probability: Annotated[float, Field(ge=0, le=1)] = 0.5
+    probability: Annotated[Float, Field(ge=0, le=1)] = 0.5
     """Share of the images that are cropped."""
-    min_area: Annotated[float, Field(gt=0, le=1)] = 0.3
+    min_area: Annotated[Float, Field(gt=0, le=1)] = 0.3
     """Smallest part of the image's area."""
-    max_aspect_change: Annotated[float, Field(ge=1, le=4)] = 1.5
+    max_aspect_change: Annotated[Float, Field(ge=1, le=4)] = 1.5
     """Factor by which the crop may be wider or higher than the image's own shape."""
     keep: Literal["centre", "share"] = "centre"
     """"centre": a box stays if its centre is in the crop; "share": if at least `min_share` of its area is. Boxes are
     clipped to the crop; an image may lose them all."""
-    min_share: Annotated[float, Field(gt=0, le=1)] = 0.3
+    min_share: Annotated[Float, Field(gt=0, le=1)] = 0.3
     """For keep "share"."""
 
 
@@ -291,7 +291,7 @@ class Augment(Spec):
 class EMA(Spec):
     """An exponential moving average of the student's weights: it is evaluated, and it is the result."""
 
-    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    decay: Annotated[Float, Field(gt=0, lt=1)] = 0.999
     """Share of itself that the average keeps at each step."""
     warmup: NonNegativeInt = 10
     """The average grows in: step n keeps n / (n + warmup) at most. 0: `decay` from the first step on."""
@@ -300,7 +300,7 @@ class EMA(Spec):
 class EarlyStop(Spec):
     """Ends a training whose AP on the validation images no longer rises. The last weights are the result even so."""
 
-    patience: Annotated[int, Field(ge=1, le=10_000)]
+    patience: Annotated[Int, Field(ge=1, le=10_000)]
     """Evaluations in a row without an improvement after which the training ends."""
     min_delta: NonNegativeFloat = 0.0
     """AP (0-100) by which an evaluation must exceed the one that counted last."""
@@ -325,7 +325,7 @@ class Schedule(Spec):
     """L2 norm the student's gradient is clipped to; 0: no clipping."""
     flip: Literal["none", "horizontal", "vertical", "both"] = "horizontal"
     """Random flips, each with probability one half."""
-    scales: Annotated[tuple[Annotated[int, Field(ge=32, le=8192)], ...], Field(max_length=64)] = ()
+    scales: Annotated[tuple[Annotated[Int, Field(ge=32, le=8192)], ...], Field(max_length=64)] = ()
     """Shorter sides to train at instead of `min_size`, one drawn for each step; the longer side's bound goes with it,
     max_size x side / min_size. Evaluation is at min_size and max_size."""
     augment: Augment = Augment()
