@@ -101,8 +101,9 @@ def test_what_fcos_counts_is_what_torchvision_divides_by(make_spec: MakeSpec, mo
 
 @pytest.mark.slow
 def test_steps_rates_and_progress_count_updates_and_a_resumed_run_ends_alike(
-    train: Callable[..., Any], make_spec: MakeSpec
+    train: Callable[..., Any], make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loop, "REPORT_S", 0.0)  # of every step
     spec = make_spec(schedule={"batch_size": 2, "accumulate": 2, "checkpoint_s": 0.001})
     whole = train(spec)
     (started,) = whole.of(Started)
