@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable
 from typing import Annotated, TypeVar
@@ -13,6 +14,9 @@ T = TypeVar("T")
 
 MAX_WAIT_S = 60
 LOOK_S = 0.25
+MAX_WAITERS = 16
+"""Fewer than the server has threads (40)."""
+_WAITERS = threading.BoundedSemaphore(MAX_WAITERS)
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?(?:$|[,;\s])", re.IGNORECASE)
 
 Prefer = Annotated[
@@ -28,8 +32,15 @@ def wait_s(prefer: str | None) -> int:
 
 
 def until_done(look: Callable[[], T], done: Callable[[T], bool], seconds: float) -> T:
-    """The first that is done, or what there is after `seconds`. Holds nothing between two looks."""
-    end = time.monotonic() + seconds
-    while not done(it := look()) and time.monotonic() < end:
-        time.sleep(min(LOOK_S, max(0.0, end - time.monotonic())))
-    return it
+    """The first that is done, or what there is after `seconds`. Holds nothing between two looks but its thread, so that
+    only so many wait at once: one more is answered at once, as if it had preferred nothing."""
+    if done(it := look()) or seconds <= 0 or not _WAITERS.acquire(blocking=False):
+        return it
+    try:
+        end = time.monotonic() + seconds
+        while not done(it) and (left_s := end - time.monotonic()) > 0:
+            time.sleep(min(LOOK_S, left_s))
+            it = look()
+        return it
+    finally:
+        _WAITERS.release()

@@ -164,3 +164,21 @@ def test_a_plan_that_is_not_there_is_a_404(client: Any) -> None:
 )  # fmt: skip
 def test_the_header_prefer_is_read(header: str | None, seconds: int) -> None:
     assert prefer.wait_s(header) == seconds
+
+
+def test_so_many_may_wait_at_once_that_others_are_still_answered() -> None:
+    release = threading.Event()
+    waiting = [
+        threading.Thread(target=prefer.until_done, args=(release.is_set, bool, 30.0)) for _ in range(prefer.MAX_WAITERS)
+    ]
+    for thread in waiting:
+        thread.start()
+    began = time.monotonic()
+    assert prefer.until_done(lambda: False, bool, 30.0) is False
+    assert time.monotonic() - began < 10, "one more does not wait"
+    release.set()
+    for thread in waiting:
+        thread.join()
+    assert prefer.until_done(lambda: False, bool, 0.01) is False, "and afterwards there is room again"
+    assert prefer._WAITERS.acquire(blocking=False)
+    prefer._WAITERS.release()
