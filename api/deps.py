@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from celery import Celery
@@ -27,6 +28,8 @@ class Service:
     store: BlobStore
     bell: Celery | None
     sweeps: Health
+    closing: threading.Event = field(default_factory=threading.Event)
+    """Set when the server ends: whoever waits for something gives up."""
 
     def transaction(self) -> AbstractContextManager[Session]:
         return db.transaction(self.engine)

@@ -40,7 +40,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             store = LocalStore(settings.blobs)
             with sweeping(Sweeper(engine, store, bell, settings.lease_s).sweep, settings.sweep_s) as sweeps:
                 app.state.service = Service(settings, engine, store, bell, sweeps)
-                yield
+                try:
+                    yield
+                finally:
+                    app.state.service.closing.set()
         finally:
             engine.dispose()
 

@@ -31,15 +31,17 @@ def wait_s(prefer: str | None) -> int:
     return min(int(found.group(1)), MAX_WAIT_S) if found else 0
 
 
-def until_done(look: Callable[[], T], done: Callable[[T], bool], seconds: float) -> T:
-    """The first that is done, or what there is after `seconds`. Holds nothing between two looks but its thread, so that
-    only so many wait at once: one more is answered at once, as if it had preferred nothing."""
+def until_done(look: Callable[[], T], done: Callable[[T], bool], seconds: float, closing: threading.Event) -> T:
+    """The first that is done, or what there is after `seconds` or when the server closes.
+
+    Holds nothing between two looks but its thread, so only so many wait at once: one more is answered at once, as if
+    it had preferred nothing.
+    """
     if done(it := look()) or seconds <= 0 or not _WAITERS.acquire(blocking=False):
         return it
     try:
         end = time.monotonic() + seconds
-        while not done(it) and (left_s := end - time.monotonic()) > 0:
-            time.sleep(min(LOOK_S, left_s))
+        while not done(it) and (left_s := end - time.monotonic()) > 0 and not closing.wait(min(LOOK_S, left_s)):
             it = look()
         return it
     finally:

@@ -38,7 +38,7 @@ def look(service: Service, project: str, plan_id: str, preferred: str | None) ->
         with service.reading() as s:
             return plans.get(s, project, plan_id)
 
-    return prefer.until_done(read, plans.ended, prefer.wait_s(preferred))
+    return prefer.until_done(read, plans.ended, prefer.wait_s(preferred), service.closing)
 
 
 def shown(service: Service, response: Response, plan: Plan, preferred: str | None) -> PlanView:

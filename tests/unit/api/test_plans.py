@@ -167,18 +167,25 @@ def test_the_header_prefer_is_read(header: str | None, seconds: int) -> None:
 
 
 def test_so_many_may_wait_at_once_that_others_are_still_answered() -> None:
-    release = threading.Event()
-    waiting = [
-        threading.Thread(target=prefer.until_done, args=(release.is_set, bool, 30.0)) for _ in range(prefer.MAX_WAITERS)
-    ]
+    release, never = threading.Event(), threading.Event()
+    waits = (release.is_set, bool, 30.0, never)
+    waiting = [threading.Thread(target=prefer.until_done, args=waits) for _ in range(prefer.MAX_WAITERS)]
     for thread in waiting:
         thread.start()
     began = time.monotonic()
-    assert prefer.until_done(lambda: False, bool, 30.0) is False
+    assert prefer.until_done(lambda: False, bool, 30.0, never) is False
     assert time.monotonic() - began < 10, "one more does not wait"
     release.set()
     for thread in waiting:
         thread.join()
-    assert prefer.until_done(lambda: False, bool, 0.01) is False, "and afterwards there is room again"
+    assert prefer.until_done(lambda: False, bool, 0.01, never) is False, "and afterwards there is room again"
     assert prefer._WAITERS.acquire(blocking=False)
     prefer._WAITERS.release()
+
+
+def test_a_server_that_closes_answers_whoever_waits(client: Any, given: Any) -> None:
+    body = given.body()
+    threading.Timer(0.5, client.app.state.service.closing.set).start()
+    began = time.monotonic()
+    assert client.post(DRY, json=body, headers={"Prefer": "wait=60"}).status_code == 202
+    assert time.monotonic() - began < 20
