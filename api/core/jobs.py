@@ -25,6 +25,7 @@ from api.core.idempotency import forget_old_keys
 from api.core.ids import new_id
 from api.core.lifecycle import TERMINAL, FailureCode, Requested, State, allowed
 from api.core.record import add_event, held, record
+from api.core.selection import EVERY, Selection
 from api.core.storage import Blob
 from api.core.tables import Artifact, Attempt, Checkpoint, Job, WorkerRow
 from api.core.waiting import waiting_reason
@@ -166,9 +167,11 @@ def get(s: Session, project_id: str, job_id: str) -> Job:
     return job
 
 
-def page(s: Session, project_id: str, after: Position | None, limit: int) -> Slice[Job]:
+def page(
+    s: Session, project_id: str, after: Position | None, limit: int, selection: Selection = EVERY
+) -> Slice[Job]:
     """Newest first."""
-    return slice_of(s, select(Job).where(Job.project_id == project_id), Job, after, limit)
+    return slice_of(s, selection.of(select(Job).where(Job.project_id == project_id)), Job, after, limit)
 
 
 def request(s: Session, project_id: str, job_id: str, wish: Requested) -> Job:
