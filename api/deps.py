@@ -15,6 +15,7 @@ from api.core import db, queue
 from api.core.settings import Settings
 from api.core.storage import BlobStore
 from api.core.tables import DEFAULT_PROJECT
+from api.live import Changes, Places
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class Service:
     engine: Engine
     store: BlobStore
     bell: Celery | None
+    changes: Changes
+    streams: Places
+    waiters: Places
 
     def transaction(self) -> AbstractContextManager[Session]:
         return db.transaction(self.engine)
@@ -52,6 +56,14 @@ ProjectDep = Annotated[str, Depends(_project)]
 """The project of whoever asks; every query is filtered by it."""
 
 IfNoneMatch = Annotated[str | None, Header(description="Answer 304 if this is still the ETag.")]
+Accept = Annotated[str | None, Header(include_in_schema=False)]
+Prefer = Annotated[
+    str | None,
+    Header(
+        description="wait=30: answer at the first change after If-None-Match (without it: after now), or after so many "
+        "seconds, at most 60 (RFC 7240)."
+    ),
+]
 IdempotencyKey = Annotated[
     str | None,
     Header(

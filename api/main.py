@@ -16,7 +16,8 @@ from api.core.settings import Settings, check_bind
 from api.core.storage import LocalStore
 from api.core.sweeper import Sweeper, sweeping
 from api.deps import Service
-from api.routes import artifacts, catalogue, datasets, health, jobs
+from api.live import Changes, Places, told_of_signals
+from api.routes import artifacts, catalogue, datasets, health, job_history, jobs
 
 DESCRIPTION = """\
 Compress object detectors by knowledge distillation: POST a job, poll its status, download the student's weights.
@@ -38,9 +39,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             db.check_schema(engine)
             bell = queue.make_app(settings.broker_url) if settings.broker_url else None
             store = LocalStore(settings.blobs)
-            app.state.service = Service(settings, engine, store, bell)
-            with sweeping(Sweeper(engine, store, bell, settings.lease_s).sweep, settings.sweep_s):
-                yield
+            async with Changes(engine, settings.changes_s) as changes:
+                app.state.service = Service(
+                    settings,
+                    engine,
+                    store,
+                    bell,
+                    changes,
+                    streams=Places(settings.max_streams, "too_many_streams", "event streams"),
+                    waiters=Places(settings.max_waiters, "too_many_waiters", "long polls"),
+                )
+                with (
+                    told_of_signals(changes.end_waits),
+                    sweeping(Sweeper(engine, store, bell, settings.lease_s).sweep, settings.sweep_s),
+                ):
+                    yield
         finally:
             engine.dispose()
 
@@ -53,7 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for part in (jobs, datasets, artifacts, catalogue, health):
+    for part in (jobs, job_history, datasets, artifacts, catalogue, health):
         app.include_router(part.router)
     docs.install(app)
     errors.install(app)

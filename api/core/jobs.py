@@ -2,7 +2,7 @@
 
     people     submit, get, page, request
     workers    claim, beat, record, checkpoint, finish, fail, requeue, ended_as_requested
-    anyone     sweep, waiting_reason
+    anyone     sweep, waiting_reason, queue_position
 
 The queue is a bell, the row is the truth: a claim is one conditional update, and it raises `attempt`, the fencing
 token that every later write carries. Knows jobs and rows. Knows nothing of HTTP, processes or torch.
@@ -28,13 +28,13 @@ from api.core.record import add_event, held, record
 from api.core.selection import EVERY, Selection
 from api.core.storage import Blob
 from api.core.tables import Artifact, Attempt, Checkpoint, Job, WorkerRow
-from api.core.waiting import waiting_reason
+from api.core.waiting import queue_position, waiting_reason
 from fgd.spec import FromJob, JobSpec, SubmitJob
 
 __all__ = [
     "ArtifactIn", "Claim", "Free", "Progress", "Saved", "Swept",
-    "beat", "checkpoint", "claim", "ended_as_requested", "fail", "finish", "get", "page", "record", "request",
-    "requeue", "submit", "sweep", "waiting_reason",
+    "beat", "checkpoint", "claim", "ended_as_requested", "fail", "finish", "get", "page", "queue_position", "record",
+    "request", "requeue", "submit", "sweep", "waiting_reason",
 ]  # fmt: skip
 
 KEPT_CHECKPOINTS = 2
@@ -167,9 +167,7 @@ def get(s: Session, project_id: str, job_id: str) -> Job:
     return job
 
 
-def page(
-    s: Session, project_id: str, after: Position | None, limit: int, selection: Selection = EVERY
-) -> Slice[Job]:
+def page(s: Session, project_id: str, after: Position | None, limit: int, selection: Selection = EVERY) -> Slice[Job]:
     """Newest first."""
     return slice_of(s, selection.of(select(Job).where(Job.project_id == project_id)), Job, after, limit)
 

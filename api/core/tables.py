@@ -365,7 +365,7 @@ class Artifact(Base):
         ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
         ForeignKeyConstraint(["project_id", "digest"], ["blobs.project_id", "blobs.digest"]),
         UniqueConstraint("job_id", "name"),
-        Index("ix_artifacts_blob", "project_id", "digest"),
+        Index("ix_artifacts_blob", "digest", "project_id"),
     )
 
 

@@ -16,7 +16,7 @@ _INDEXES = {
     "ix_jobs_page_by_name": ("jobs", ["project_id", "name", "created_at", "id"]),
     "ix_jobs_teacher": ("jobs", ["project_id", "teacher_job_id"]),
     "ix_jobs_inherit": ("jobs", ["project_id", "inherit_job_id"]),
-    "ix_artifacts_blob": ("artifacts", ["project_id", "digest"]),
+    "ix_artifacts_blob": ("artifacts", ["digest", "project_id"]),
 }
 
 
