@@ -99,7 +99,7 @@ def _of_body(error: Mapping[str, Any], place: Place) -> Fault:
 
 def _of_parameter(error: Mapping[str, Any]) -> Fault:
     where, *name = error["loc"]
-    parameter = ".".join(map(str, name)) or str(where)
+    parameter = ".".join(part for part in name if isinstance(part, str)) or str(where)  # not the place in a list
     return Fault("", error["type"], f"{where} parameter {parameter}: {error['msg']}"[:_MAX_DETAIL], parameter)
 
 
