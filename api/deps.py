@@ -17,6 +17,7 @@ from api.core.settings import Settings
 from api.core.storage import BlobStore
 from api.core.sweeper import Health
 from api.core.tables import DEFAULT_PROJECT
+from api.live import Changes, Places
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Service:
     store: BlobStore
     bell: Celery | None
     sweeps: Health
+    changes: Changes
+    streams: Places
+    waiters: Places
     closing: threading.Event = field(default_factory=threading.Event)
     """Set when the server ends: whoever waits for something gives up."""
 
@@ -57,6 +61,14 @@ ProjectDep = Annotated[str, Depends(_project)]
 """The project of whoever asks; every query is filtered by it."""
 
 IfNoneMatch = Annotated[str | None, Header(description="Answer 304 if this is still the ETag.")]
+Accept = Annotated[str | None, Header(include_in_schema=False)]
+Prefer = Annotated[
+    str | None,
+    Header(
+        description="wait=30: answer at the first change after If-None-Match (without it: after now), or after so many "
+        "seconds, at most 60 (RFC 7240)."
+    ),
+]
 IdempotencyKey = Annotated[
     str | None,
     Header(

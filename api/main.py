@@ -16,7 +16,8 @@ from api.core.settings import Settings, check_bind
 from api.core.storage import LocalStore
 from api.core.sweeper import Sweeper, sweeping
 from api.deps import Service
-from api.routes import artifacts, catalogue, datasets, health, jobs, plans
+from api.live import Changes, Places, told_of_signals
+from api.routes import artifacts, catalogue, datasets, health, job_history, jobs, plans
 
 DESCRIPTION = """\
 Compress object detectors by knowledge distillation: POST a job, poll its status, download the student's weights.
@@ -38,12 +39,25 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             db.check_schema(engine)
             bell = queue.make_app(settings.broker_url) if settings.broker_url else None
             store = LocalStore(settings.blobs)
-            with sweeping(Sweeper(engine, store, bell, settings.lease_s).sweep, settings.sweep_s) as sweeps:
-                app.state.service = Service(settings, engine, store, bell, sweeps)
-                try:
-                    yield
-                finally:
-                    app.state.service.closing.set()
+            async with Changes(engine, settings.changes_s) as changes:
+                with (
+                    told_of_signals(changes.end_waits),
+                    sweeping(Sweeper(engine, store, bell, settings.lease_s).sweep, settings.sweep_s) as sweeps,
+                ):
+                    app.state.service = Service(
+                        settings,
+                        engine,
+                        store,
+                        bell,
+                        sweeps,
+                        changes,
+                        streams=Places(settings.max_streams, "too_many_streams", "event streams"),
+                        waiters=Places(settings.max_waiters, "too_many_waiters", "long polls"),
+                    )
+                    try:
+                        yield
+                    finally:
+                        app.state.service.closing.set()
         finally:
             engine.dispose()
 
@@ -56,7 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for part in (jobs, plans, datasets, artifacts, catalogue, health):
+    for part in (jobs, job_history, plans, datasets, artifacts, catalogue, health):
         app.include_router(part.router)
     docs.install(app)
     errors.install(app)

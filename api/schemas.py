@@ -5,14 +5,18 @@ States are complete; a client must accept phases, event types and failure codes 
 
 from __future__ import annotations
 
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
+from api.core.curves import FEWEST, Window
+from api.core.errors import Fault, Invalid
 from api.core.history import Point
 from api.core.lifecycle import DatasetState, PlanState, Requested, State
-from api.core.tables import Artifact, Dataset, Job, JobEvent, Plan
+from api.core.selection import Selection
+from api.core.tables import Artifact, Checkpoint, Dataset, Job, JobEvent, Plan
 from fgd.outline import Measured, Outline
 from fgd.spec import Spec
 
@@ -57,6 +61,9 @@ class JobView(View):
     progress: ProgressView | None
     waiting_reason: str | None
     """Why a queued job does not run yet. Computed for each answer; it may change while the ETag does not."""
+    queue_position: int | None
+    """1: the next to be taken, of the queued jobs that want the same slots. Computed for each answer, like the reason.
+    null unless queued."""
     failure: FailureView | None
     weights_digest: str | None
     """sha256 over the student's tensors: equal for equal students."""
@@ -67,7 +74,7 @@ class JobView(View):
     """Rises with every change; the ETag is "v<version>"."""
 
     @classmethod
-    def of(cls, job: Job, waiting_reason: str | None) -> Self:
+    def of(cls, job: Job, waiting_reason: str | None, queue_position: int | None = None) -> Self:
         failure = None
         if job.failure_code is not None:
             failure = FailureView(code=job.failure_code, message=job.failure_message or "", data=job.failure_data or {})
@@ -84,6 +91,7 @@ class JobView(View):
             attempt=job.attempt,
             progress=ProgressView(**job.progress) if job.progress else None,
             waiting_reason=waiting_reason,
+            queue_position=queue_position,
             failure=failure,
             weights_digest=job.weights_digest,
             created_at=job.created_at,
@@ -157,6 +165,25 @@ class Artifacts(View):
     items: list[ArtifactView]
 
 
+class CheckpointView(View):
+    id: str
+    step: int
+    attempt: int
+    """That wrote it."""
+    size: int
+    """Bytes."""
+    sha256: str
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: Checkpoint) -> Self:
+        return cls(**{name: getattr(row, name) for name in cls.model_fields})
+
+
+class Checkpoints(View):
+    items: list[CheckpointView]
+
+
 # --- data sets ------------------------------------------------------------------------------------------------
 
 
@@ -208,11 +235,64 @@ class DatasetPage(View):
 
 # --- query parameters: closed like every spec, a misspelled filter would silently filter nothing ------------------
 
+Words = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
+Step = Annotated[int, Field(ge=0, lt=2**53)]
+
 
 class PageQuery(Spec):
     limit: Annotated[int, Field(ge=1, le=200)] = 50
     cursor: Annotated[str, Field(max_length=512)] | None = None
     """`next` of the page before."""
+
+
+def _in_utc(at: datetime) -> datetime:
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("it lies outside the years 1 to 9999, in UTC") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+
+
+class JobsQuery(PageQuery):
+    """And metadata.<key>=<value>, any number of them: see `labels`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    state: Annotated[tuple[State, ...], Field(max_length=32)] = ()
+    """One of these; may be given several times."""
+    name: Words | None = None
+    """The whole name; with * at the end, how it begins. Letter case counts."""
+    created_after: Moment | None = None
+    """At this moment or later: an ISO 8601 time with its zone."""
+    created_before: Moment | None = None
+    """Earlier than this."""
+
+    def selection(self) -> Selection:
+        """Raises Invalid for a parameter that does not exist."""
+        return Selection(frozenset(self.state), self.name, self._labels(), self.created_after, self.created_before)
+
+    def _labels(self) -> dict[str, str]:
+        found = {}
+        for parameter, value in (self.model_extra or {}).items():
+            prefix, _, key = parameter.partition(".")
+            if prefix != "metadata" or not key:
+                detail = (
+                    f"there is no query parameter {parameter[:80]!r}; labels are asked for by metadata.<key>=<value>"
+                )
+                raise Invalid(Fault("", "extra_forbidden", detail, parameter[:200]))
+            if not isinstance(value, str):
+                detail = f"{parameter[:80]} is given several times; a job has one value for a key"
+                raise Invalid(Fault("", "given_twice", detail, parameter[:200]))
+            if _LABEL.fullmatch(key) is None or "\0" in value:
+                detail = f"{parameter[:80]!r} can not be: a key of metadata has 1 to 64 letters, digits, '_', '-', '.'"
+                raise Invalid(Fault("", "bad_label", detail, parameter[:200]))
+            found[key] = value
+        return found
+
+
+_LABEL = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 
 
 class EventQuery(Spec):
@@ -221,13 +301,27 @@ class EventQuery(Spec):
 
 
 class MetricQuery(Spec):
-    name: Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")] | None = None
-    split: Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")] | None = None
+    model_config = ConfigDict(validate_by_name=False)
+
+    name: Words | None = None
+    split: Words | None = None
+    first: Annotated[Step | None, Field(alias="from")] = None
+    """First step, inclusive."""
+    last: Annotated[Step | None, Field(alias="to")] = None
+    """Last step, inclusive."""
+    max_points: Annotated[int, Field(ge=FEWEST, le=10_000)] | None = None
+    """Of each series. All by default."""
+
+    def window(self) -> Window:
+        return Window(self.name, self.split, self.first, self.last, self.max_points)
 
 
-class LogQuery(Spec):
+class LogOfQuery(Spec):
     attempt: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     """The last one by default."""
+
+
+class LogQuery(LogOfQuery):
     after_offset: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Bytes to leave out: X-Next-Offset of the answer before."""
 

@@ -117,7 +117,6 @@ def _of_body(error: Mapping[str, Any], place: Place) -> Fault:
 
 def _of_parameter(error: Mapping[str, Any]) -> Fault:
     where, *name = error["loc"]
-    parameter = ".".join(map(str, name)) or str(where)
-    return Fault(
-        "", error["type"], f"{where} parameter {parameter}: {sentence(error, parameter)}"[:MAX_DETAIL], parameter
-    )
+    parameter = ".".join(part for part in name if isinstance(part, str)) or str(where)  # not the place in a list
+    detail = f"{where} parameter {parameter}: {sentence(error, parameter)}"[:MAX_DETAIL]
+    return Fault("", error["type"], detail, parameter)

@@ -52,14 +52,16 @@ def slice_of(s: Session, query: Select[Row], table: Any, after: Position | None,
     return Slice(rows, Position(rows[-1].created_at, rows[-1].id) if more else None)
 
 
-def encode(position: Position, key: bytes, listing: str) -> str:
-    """`listing`: what is being listed; a cursor of one list is worth nothing in another."""
-    payload = json.dumps([position.created_at.isoformat(), position.id]).encode()
+def encode(position: Position, key: bytes, listing: str, filter: str = "") -> str:
+    """`listing`: what is being listed; a cursor of one list is worth nothing in another. `filter`: a digest of the
+    filters, without which the next page would be one of another list."""
+    told = [position.created_at.isoformat(), position.id, filter]
+    payload = json.dumps(told if filter else told[:2]).encode()
     return base64.urlsafe_b64encode(_sign(key, listing, payload) + payload).rstrip(b"=").decode()
 
 
-def decode(cursor: str, key: bytes, listing: str) -> Position:
-    """Raises Refused (400) for anything but a cursor this service gave out for this list."""
+def decode(cursor: str, key: bytes, listing: str, filter: str = "") -> Position:
+    """Raises Refused (400) for anything but a cursor this service gave out for this list and these filters."""
     try:
         raw = base64.b64decode(cursor.encode() + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
@@ -67,7 +69,10 @@ def decode(cursor: str, key: bytes, listing: str) -> Position:
     mac, payload = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
     if not hmac.compare_digest(mac, _sign(key, listing, payload)):
         raise Refused("bad_cursor", "cursor is not one this service gave out for this list; start without it", 400)
-    created_at, id = json.loads(payload)
+    created_at, id, *filters = json.loads(payload)
+    if "".join(filters) != filter:
+        detail = "cursor is of a list with other filters; repeat the filters it began with, or start without the cursor"
+        raise Refused("cursor_of_other_filters", detail, 400)
     return Position(datetime.fromisoformat(created_at), id)
 
 

@@ -160,7 +160,9 @@ def remember_blobs(s: Session, project_id: str, at: datetime, *blobs: Blob) -> N
     """Make files of the store part of the service; the same content twice is one row."""
     rows = [{"project_id": project_id, "digest": b.digest, "size": b.size, "created_at": at} for b in blobs]
     if rows:
-        s.execute(insert_for(s, BlobRow).on_conflict_do_nothing(index_elements=["project_id", "digest"]), rows)
+        again = {"unused_since": None}
+        insert = insert_for(s, BlobRow).on_conflict_do_update(index_elements=["project_id", "digest"], set_=again)
+        s.execute(insert, rows)
 
 
 def _held(s: Session, dataset_id: str, attempt: int) -> Dataset:

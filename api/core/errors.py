@@ -4,6 +4,7 @@
     +-- NotFound            404       no such thing in this project
     +-- Conflict            409       the thing is in a state that forbids this
     +-- Invalid             422       the request cannot be done; `errors` names the fields
+    +-- Busy                429       as many as the server can hold are there already; later
     +-- Refused             4xx       anything else that is the caller's to change (status given)
     Fenced                            a write of an attempt that no longer owns its job: 0 rows were written
     Unfit                             the database cannot be used by this code: out of date, too new, or none
@@ -54,6 +55,16 @@ class Conflict(ServiceError):
         self.detail = detail
         self.retryable = retryable
         self.errors = () if pointer is None else (Fault(pointer, code, detail),)
+
+
+class Busy(ServiceError):
+    status = 429
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(code, detail, True)
+
+    def __reduce__(self) -> tuple[type[Busy], tuple[str, str]]:
+        return type(self), (self.code, self.detail)
 
 
 class Invalid(ServiceError):

@@ -1,16 +1,17 @@
-"""Reading what a job left behind: events, metrics, log, artifacts. Writes nothing."""
+"""Reading what a job left behind: events, log, checkpoints, artifacts; its curves are in `curves`. Writes nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
+from api.core import db
 from api.core.errors import NotFound
-from api.core.tables import Artifact, Attempt, Job, JobEvent, LogChunk, MetricPoint, Series
+from api.core.tables import Artifact, Attempt, Checkpoint, Job, JobEvent, LogChunk, Series
 
 MAX_LOG_ANSWER = 1 << 20
 """Bytes of one answer, about: whole chunks are read."""
@@ -26,9 +27,17 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Log:
+class LogOf:
+    """Which attempt's log, and its bytes until now; it only grows."""
+
+    job_id: str
     attempt: int
     """0: no attempt was made yet."""
+    size: int
+
+
+@dataclass(frozen=True)
+class Log:
     data: bytes
     next_offset: int
 
@@ -36,21 +45,6 @@ class Log:
 def events(s: Session, job: Job, after: int, limit: int) -> Sequence[JobEvent]:
     query = select(JobEvent).where(JobEvent.job_id == job.id, JobEvent.seq > after)
     return s.scalars(query.order_by(JobEvent.seq).limit(limit)).all()
-
-
-def metrics(s: Session, job: Job, name: str | None = None, split: str | None = None) -> list[Point]:
-    """Every point, by series, then step."""
-    query = (
-        select(Series.name, Series.split, MetricPoint.step, MetricPoint.value, MetricPoint.at)
-        .join(Series, (Series.job_id == MetricPoint.job_id) & (Series.id == MetricPoint.series_id))
-        .where(MetricPoint.job_id == job.id)
-    )
-    if name is not None:
-        query = query.where(Series.name == name)
-    if split is not None:
-        query = query.where(Series.split == split)
-    rows = s.execute(query.order_by(Series.name, Series.split, MetricPoint.step))
-    return [Point(*row) for row in rows]
 
 
 def latest(s: Session, job: Job) -> list[Point]:
@@ -61,18 +55,39 @@ def latest(s: Session, job: Job) -> list[Point]:
     return [Point(name, split, step or 0, value, at) for name, split, step, value, at in rows if at is not None]
 
 
-def log(s: Session, job: Job, attempt: int | None, after_offset: int) -> Log:
-    """A piece of an attempt's log from a byte offset on; of the last attempt if none is named."""
+def log_of(s: Session, job: Job, attempt: int | None) -> LogOf:
+    """The log of an attempt; of the last one if none is named. Raises NotFound."""
     if attempt is None:
         attempt = s.scalar(select(func.max(Attempt.attempt)).where(Attempt.job_id == job.id))
         if attempt is None:
-            return Log(0, b"", 0)
+            return LogOf(job.id, 0, 0)
     row = s.get(Attempt, (job.id, attempt))
     if row is None:
         raise NotFound("attempt", str(attempt))
+    return LogOf(job.id, attempt, row.log_bytes)
+
+
+def log(s: Session, of: LogOf, after_offset: int) -> Log:
+    """A piece of a log from a byte offset on."""
+    data = _log_piece(s, of, after_offset)
+    return Log(data, min(after_offset, of.size) + len(data))
+
+
+def log_range(engine: Engine, of: LogOf, start: int, length: int) -> Iterator[bytes]:
+    """That many bytes of a log, about a megabyte at a time, each read in a short session of its own."""
+    while length > 0:
+        with db.reading(engine) as s:
+            data = _log_piece(s, of, start)[:length]
+        if not data:
+            return  # the job was deleted meanwhile: the answer breaks off
+        start, length = start + len(data), length - len(data)
+        yield data
+
+
+def _log_piece(s: Session, of: LogOf, after_offset: int) -> bytes:
     chunks = select(LogChunk.offset, LogChunk.data).where(
-        LogChunk.job_id == job.id,
-        LogChunk.attempt == attempt,
+        LogChunk.job_id == of.job_id,
+        LogChunk.attempt == of.attempt,
         LogChunk.offset + func.length(LogChunk.data) > after_offset,
     )
     data = b""
@@ -80,7 +95,13 @@ def log(s: Session, job: Job, attempt: int | None, after_offset: int) -> Log:
         data += piece[max(after_offset - offset, 0) :]
         if len(data) >= MAX_LOG_ANSWER:
             break
-    return Log(attempt, data, min(after_offset, row.log_bytes) + len(data))
+    return data
+
+
+def checkpoints(s: Session, job: Job) -> Sequence[Checkpoint]:
+    """Newest first: by attempt, for an attempt that fell back to an older step goes on from there."""
+    query = select(Checkpoint).where(Checkpoint.job_id == job.id)
+    return s.scalars(query.order_by(Checkpoint.attempt.desc(), Checkpoint.step.desc())).all()
 
 
 def artifacts(s: Session, job: Job) -> Sequence[Artifact]:

@@ -2,7 +2,7 @@
 
     people     submit, get, page, request
     workers    claim, beat, record, checkpoint, finish, fail, requeue, ended_as_requested
-    anyone     sweep, waiting_reason
+    anyone     sweep, waiting_reason, queue_position
 
 The queue is a bell, the row is the truth: a claim is one conditional update, and it raises `attempt`, the fencing
 token that every later write carries. Knows jobs and rows. Knows nothing of HTTP, processes or torch.
@@ -27,15 +27,16 @@ from api.core.idempotency import forget_old_keys
 from api.core.ids import new_id
 from api.core.lifecycle import TERMINAL, FailureCode, Requested, State, allowed
 from api.core.record import add_event, held, record
+from api.core.selection import EVERY, Selection
 from api.core.storage import Blob
 from api.core.tables import Artifact, Attempt, Checkpoint, Job, WorkerRow
-from api.core.waiting import waiting_reason
+from api.core.waiting import queue_position, waiting_reason
 from fgd.spec import FromJob, JobSpec, SubmitJob
 
 __all__ = [
     "ArtifactIn", "Claim", "Free", "Progress", "Saved", "Swept",
-    "beat", "checkpoint", "claim", "ended_as_requested", "fail", "finish", "get", "page", "record", "request",
-    "requeue", "submit", "sweep", "waiting_reason",
+    "beat", "checkpoint", "claim", "ended_as_requested", "fail", "finish", "get", "page", "queue_position", "record",
+    "request", "requeue", "submit", "sweep", "waiting_reason",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -174,9 +175,9 @@ def get(s: Session, project_id: str, job_id: str) -> Job:
     return job
 
 
-def page(s: Session, project_id: str, after: Position | None, limit: int) -> Slice[Job]:
+def page(s: Session, project_id: str, after: Position | None, limit: int, selection: Selection = EVERY) -> Slice[Job]:
     """Newest first."""
-    return slice_of(s, select(Job).where(Job.project_id == project_id), Job, after, limit)
+    return slice_of(s, selection.of(select(Job).where(Job.project_id == project_id)), Job, after, limit)
 
 
 def request(s: Session, project_id: str, job_id: str, wish: Requested) -> Job:

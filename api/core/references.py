@@ -119,6 +119,17 @@ def resolve(s: Session, store: BlobStore, roots: Sequence[Path], project_id: str
     return inputs
 
 
+def still_there(s: Session, project_id: str, spec: JobSpec) -> None:
+    """In the transaction that inserts the job: the jobs it refers to were not deleted since they were looked up, and
+    cannot be until it ends. Raises Invalid."""
+    for role, ref, pointer in (("teacher", spec.teacher, "/teacher/job"),
+                               ("inherit", spec.student.inherit, "/student/inherit/job")):  # fmt: skip
+        if isinstance(ref, FromJob):
+            row = select(Job.id).where(Job.project_id == project_id, Job.id == ref.job)
+            if s.scalar(row.with_for_update(read=True, key_share=True)) is None:
+                raise Invalid(Fault(pointer, f"{role}_not_found", f"there is no job {ref.job} here"))
+
+
 def folder_below(roots: Sequence[Path], path: str, pointer: str) -> Path:
     """The real folder behind `path`. Raises Invalid, naming `pointer`, unless it lies below one of the data roots.
 

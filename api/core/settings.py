@@ -56,6 +56,14 @@ class Settings(BaseSettings):
     """Between asking a trainer to end and killing it."""
     stall_s: PositiveFloat = 300.0
     """Without a step for so long (or ten median steps) a trainer counts as stalled."""
+    changes_s: PositiveFloat = 1.0
+    """Between the API's looks for changes of jobs that somebody waits for."""
+    ping_s: PositiveFloat = 15.0
+    """A stream on which nothing happens says so after this time, so that no proxy cuts it."""
+    max_streams: PositiveInt = 256
+    """Event streams one API process holds open; the next gets a 429."""
+    max_waiters: PositiveInt = 256
+    """Long polls (Prefer: wait) one API process holds open; the next gets a 429."""
 
     slots: PositiveInt = 1
     """Jobs a worker runs at once."""

@@ -45,6 +45,7 @@ class BlobStore(Protocol):
     def path(self, digest: str, verify: bool = False) -> Path: ...
     def exists(self, digest: str) -> bool: ...
     def delete(self, digest: str) -> None: ...
+    def delete_unless_fresh(self, digest: str, fresh_s: float) -> bool: ...
     def put_object(self, key: str, path: Path) -> None: ...
     def object_path(self, key: str) -> Path: ...
     def delete_object(self, key: str) -> None: ...
@@ -66,11 +67,9 @@ class LocalStore:
 
     def put_bytes(self, data: bytes) -> Blob:
         digest = hashlib.sha256(data).hexdigest()
-        target = self._blob(digest)
-        if not target.exists():
-            with self._temporary() as temporary:
-                _write(temporary, data)
-                _publish(temporary, target)
+        with self._temporary() as temporary:
+            _write(temporary, data)
+            _publish(temporary, self._blob(digest))
         return Blob(digest, len(data))
 
     def open(self, digest: str) -> BinaryIO:
@@ -90,6 +89,21 @@ class LocalStore:
 
     def delete(self, digest: str) -> None:
         self._blob(digest).unlink(missing_ok=True)
+
+    def delete_unless_fresh(self, digest: str, fresh_s: float) -> bool:
+        """Delete a blob, unless somebody put it, or put it again, within so many seconds; False then.
+
+        It is set aside first: who puts it meanwhile does not find it, and brings the bytes anew.
+        """
+        target = self._blob(digest)
+        with self._temporary() as aside, suppress(FileNotFoundError):
+            if time.time() - target.stat().st_mtime < fresh_s:
+                return False
+            os.rename(target, aside)
+            if time.time() - aside.stat().st_mtime < fresh_s:  # put again between these two lines
+                _publish(aside, target)
+                return False
+        return True
 
     def put_object(self, key: str, path: Path) -> None:
         """Keep a file under `key`, by hard link where the disk allows it: the caller must not change it afterwards."""
@@ -193,10 +207,18 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _publish(temporary: Path, target: Path) -> None:
-    """Give the bytes their name; the first to arrive wins, and all who arrive bring the same bytes."""
+    """Give the bytes their name; the first to arrive wins, and all who arrive bring the same bytes.
+
+    Those who come later make the file fresh: whoever is about to delete it as unused must see that it is wanted.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        os.link(temporary, target)
+    for _ in range(_RENAMES):
+        with suppress(FileExistsError):
+            os.link(temporary, target)
+            break
+        with suppress(FileNotFoundError):  # just deleted
+            os.utime(target)
+            break
     for folder in (target.parent, target.parent.parent, target.parent.parent.parent):  # ab/cd may be new themselves
         _fsync(folder)
 

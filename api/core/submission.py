@@ -35,6 +35,7 @@ def submit_job(
         inputs = references.resolve(s, store, roots, project_id, spec)
 
     def insert(s: Session) -> Job:
+        references.still_there(s, project_id, spec)
         datasets.remember_blobs(s, project_id, db.now(s), *inputs.packed)
         return jobs.submit(s, project_id, body, spec, inputs=inputs.files)
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from celery import Celery
 from sqlalchemy import Engine, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from api.core import db, jobs
+from api.core import db, jobs, removal
 from api.core.queue import ring_all
 from api.core.storage import BlobStore
 from api.core.tables import Checkpoint
@@ -56,14 +56,31 @@ class Sweeper:
 
     def collect(self) -> None:
         """Delete objects that no row names: put by an attempt that died before its commit, or left by a crash here.
+        And the blobs that have a row, to which nothing has referred for a while.
 
-        Blobs are left alone: after the restore of an older database they are all that is left of newer results.
+        Blobs without a row are left alone: after the restore of an older database they are all that is left of newer
+        results.
         """
         old = list(self.store.objects(older_than_s=ORPHAN_S))  # before the rows: a row that comes later names none
         with db.reading(self.engine) as s:
             named = set(s.scalars(select(Checkpoint.key)))
         self._delete(key for key in old if key not in named)
         self.store.drop_partial(older_than_s=PARTIAL_S)
+        self._collect_blobs()
+
+    def _collect_blobs(self) -> None:
+        with db.reading(self.engine) as s:
+            unused = removal.unused(s)
+        with db.transaction(self.engine) as s:
+            at = db.now(s)
+            removal.note_unused(s, at, unused)
+            rubbish = removal.long_unused(s, at)
+        for project, digest in rubbish:
+            try:
+                with db.transaction(self.engine) as s:  # one each: nobody waits for the deletion of many files
+                    removal.collect_blob(s, self.store, project, digest)
+            except (IntegrityError, OSError) as error:
+                logger.warning("could not delete blob %s: %s", digest, error)
 
     def _delete(self, keys: Iterable[str]) -> None:
         for key in keys:

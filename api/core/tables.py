@@ -76,6 +76,8 @@ class BlobRow(Base):
     size: Mapped[int] = mapped_column(BigInteger)
     """Bytes."""
     created_at: Mapped[datetime]
+    unused_since: Mapped[datetime | None]
+    """When the sweep first found that nothing refers to it; null while something does."""
 
     __table_args__ = (
         CheckConstraint("length(digest) = 64", "digest"),
@@ -196,6 +198,10 @@ class Job(Base):
         CheckConstraint("device IN ('auto', 'cpu', 'cuda')", "device"),
         CheckConstraint("attempt >= 0 AND retries >= 0 AND event_seq >= 0", "counts"),
         Index("ix_jobs_page", "project_id", "created_at", "id"),
+        Index("ix_jobs_page_by_state", "project_id", "state", "created_at", "id"),
+        Index("ix_jobs_page_by_name", "project_id", "name", "created_at", "id"),
+        Index("ix_jobs_teacher", "project_id", "teacher_job_id"),
+        Index("ix_jobs_inherit", "project_id", "inherit_job_id"),
         Index("ix_jobs_queued", "priority", "created_at", "id", sqlite_where=text("state = 'queued'"),
               postgresql_where=text("state = 'queued'")),
         Index("ix_jobs_running", "lease_expires", sqlite_where=text("state = 'running'"),
@@ -359,6 +365,7 @@ class Artifact(Base):
         ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
         ForeignKeyConstraint(["project_id", "digest"], ["blobs.project_id", "blobs.digest"]),
         UniqueConstraint("job_id", "name"),
+        Index("ix_artifacts_blob", "digest", "project_id"),
     )
 
 

@@ -37,6 +37,11 @@ def waiting_reason(s: Session, job: Job, lease_s: float = 20.0, live: Sequence[W
     return f"{_place(ahead)}; a worker is about to take it" if ahead == 0 else f"behind others: {_place(ahead)}"
 
 
+def queue_position(s: Session, job: Job, live: Sequence[WorkerRow]) -> int | None:
+    """1: the next that a worker takes, of those that want the same slots. None unless the job is queued."""
+    return _ahead(s, job, live) + 1 if job.state == State.queued else None
+
+
 def _running_where_it_could(s: Session, job: Job, live: Sequence[WorkerRow]) -> int:
     """Running jobs that hold a slot this job fits."""
     owners = {worker.id: worker for worker in live}
@@ -47,7 +52,8 @@ def _running_where_it_could(s: Session, job: Job, live: Sequence[WorkerRow]) -> 
 
 
 def _ahead(s: Session, job: Job, live: Sequence[WorkerRow]) -> int:
-    """Queued jobs that a worker would take before this one, into a slot that this one fits."""
+    """Queued jobs that a worker would take before this one, into a slot that this one fits; all of them while no
+    worker lives."""
     before = or_(
         Job.priority > job.priority,
         (Job.priority == job.priority) & (Job.created_at < job.created_at),
@@ -56,7 +62,7 @@ def _ahead(s: Session, job: Job, live: Sequence[WorkerRow]) -> int:
     rivals = [
         device
         for device in ("auto", "cpu", "cuda")
-        if any(workers.lane(worker, device) == workers.lane(worker, job.device) for worker in live)
+        if not live or any(workers.lane(worker, device) == workers.lane(worker, job.device) for worker in live)
     ]
     query = select(func.count()).select_from(Job).where(Job.state == State.queued, Job.not_before <= db.now(s))
     return s.scalar(query.where(before, Job.device.in_(rivals))) or 0

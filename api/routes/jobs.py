@@ -1,38 +1,30 @@
-"""/v1/jobs: submit, look, cancel, and what a job left behind."""
+"""/v1/jobs: submit, look, cancel, delete."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Annotated, Any
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, BackgroundTasks, Query, Response
+from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
-from api import etag
+from api import etag, negotiate
 from api.bodies import StrictRoute
-from api.core import cursor, history, jobs, submission, workers
+from api.core import cursor, jobs, removal, submission, workers
 from api.core.lifecycle import Requested, State
 from api.core.plans import ended
-from api.core.tables import Job, Project
-from api.deps import IdempotencyKey, IfNoneMatch, ProjectDep, Service, ServiceDep
+from api.core.storage import BlobStore
+from api.core.tables import Job, Project, WorkerRow
+from api.deps import IdempotencyKey, IfNoneMatch, Prefer, ProjectDep, Service, ServiceDep
 from api.errors import NOT_MODIFIED, Responses, documented
-from api.prefer import Prefer
+from api.live import Seen
+from api.prefer import Prefer as PreferDone
 from api.routes import plans
-from api.schemas import (
-    Artifacts,
-    ArtifactView,
-    Cancel,
-    EventPage,
-    EventQuery,
-    EventView,
-    JobPage,
-    JobView,
-    LogQuery,
-    MetricQuery,
-    PageQuery,
-    PlanView,
-    Points,
-    PointView,
-)
+from api.schemas import Cancel, JobPage, JobsQuery, JobView, PlanView
 from fgd.spec import SubmitJob
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
@@ -41,7 +33,36 @@ _REPLAY: Responses = {
     200: {"model": JobView | PlanView, "description": "This Idempotency-Key made it before; dry_run: measured."},
     202: {"model": PlanView, "description": "dry_run: the plan is being measured; see Location."},
 }
-_LOG: Responses = {200: {"content": {"text/plain": {}}, "description": "Bytes; see X-Next-Offset and X-Attempt."}}
+_LIST: Responses = {
+    200: {
+        "description": "One page.",
+        "headers": {
+            "Link": {"description": 'The next page, rel="next", filters included.', "schema": {"type": "string"}}
+        },
+    }
+}
+_ONE: Responses = {
+    200: {
+        "description": "The job.",
+        "headers": {
+            "ETag": {"description": "Of this version.", "schema": {"type": "string"}},
+            "Preference-Applied": {"description": "wait=<seconds>, if it was asked for.", "schema": {"type": "string"}},
+        },
+    }
+}
+_LABELS = {
+    "parameters": [
+        {
+            "name": "metadata.{key}",
+            "in": "query",
+            "required": False,
+            "description": "metadata.owner=me: jobs whose metadata has this value for this key; any number of keys.",
+            "schema": {"type": "string"},
+        }
+    ]
+}
+_LISTENS_S = 2.0
+"""Between two looks whether the caller of a long poll is still there."""
 _LISTING = "jobs"
 _WISH = {"graceful": Requested.cancel, "now": Requested.cancel_now}
 
@@ -59,7 +80,7 @@ def submit_job(
     after: BackgroundTasks,
     idempotency_key: IdempotencyKey = None,
     dry_run: Annotated[bool, Query(description="Insert nothing; say what the job would do and cost.")] = False,
-    prefer: Prefer = None,
+    prefer: PreferDone = None,
 ) -> JobView | PlanView:
     """Queue a training: a distillation, or plain training with "methods": [] and "teacher": null.
 
@@ -79,34 +100,77 @@ def submit_job(
         return _tagged(response, _view(s, service, job))
 
 
-@router.get("", responses=documented(400, 422))
+@router.get("", responses={**_LIST, **documented(400, 422)}, openapi_extra=_LABELS)
 def list_jobs(
-    query: Annotated[PageQuery, Query()], service: ServiceDep, project: ProjectDep, response: Response
+    query: Annotated[JobsQuery, Query()],
+    request: Request,
+    service: ServiceDep,
+    project: ProjectDep,
+    response: Response,
 ) -> JobPage:
-    """All jobs, newest first."""
+    """All jobs, newest first, or those that every given filter lets through. The cursor of a page holds for the
+    filters it was given out with."""
+    selection = query.selection()
+    filter = selection.digest()
     with service.reading() as s:
         key = s.get_one(Project, project).cursor_key
-        after = cursor.decode(query.cursor, key, _LISTING) if query.cursor else None
-        found = jobs.page(s, project, after, query.limit)
+        after = cursor.decode(query.cursor, key, _LISTING, filter) if query.cursor else None
+        found = jobs.page(s, project, after, query.limit, selection)
         live = workers.live(s, service.settings.lease_s)
-        items = [JobView.of(job, jobs.waiting_reason(s, job, live=live)) for job in found.items]
-    next = cursor.encode(found.next, key, _LISTING) if found.next else None
+        items = [_view(s, service, job, live) for job in found.items]
+    next = cursor.encode(found.next, key, _LISTING, filter) if found.next else None
     if next:
-        response.headers["Link"] = f'</v1/jobs?limit={query.limit}&cursor={next}>; rel="next"'
+        asked = [pair for pair in request.query_params.multi_items() if pair[0] not in ("limit", "cursor")]
+        address = urlencode([("limit", str(query.limit)), *asked, ("cursor", next)])
+        response.headers["Link"] = f'</v1/jobs?{address}>; rel="next"'
     return JobPage(items=items, next=next)
 
 
-@router.get("/{job_id}", responses={**NOT_MODIFIED, **documented(404)})
-def get_job(
-    job_id: str, service: ServiceDep, project: ProjectDep, response: Response, if_none_match: IfNoneMatch = None
-) -> JobView:
-    """One job. Poll with If-None-Match: 304 means that nothing has changed."""
+@router.get("/{job_id}", response_model=JobView, responses={**_ONE, **NOT_MODIFIED, **documented(404, 429)})
+async def get_job(
+    job_id: str,
+    request: Request,
+    service: ServiceDep,
+    project: ProjectDep,
+    response: Response,
+    if_none_match: IfNoneMatch = None,
+    prefer: Prefer = None,
+) -> Any:
+    """One job. Poll with If-None-Match: 304 means that nothing has changed. With Prefer: wait=30 the answer comes as
+    soon as something has, or after 30 seconds."""
+    view = await run_in_threadpool(_look, service, project, job_id)
+    wait_s = negotiate.wait_s(prefer)
+    headers = {"Preference-Applied": f"wait={wait_s}"} if wait_s is not None else {}
+    known = if_none_match is None or etag.matches(if_none_match, etag.of_version(view.version))
+    if wait_s and known and not view.state.terminal:  # what has ended changes no more
+        give_back = service.waiters.take()
+        try:
+            await _until_changed(request, service, view, wait_s)
+        finally:
+            give_back()
+        view = await run_in_threadpool(_look, service, project, job_id)
+    tag = etag.of_version(view.version)
+    if etag.matches(if_none_match, tag) and (if_none_match or "").strip() != "*":
+        return Response(status_code=304, headers={"ETag": tag, **headers})
+    response.headers.update({"ETag": tag, **headers})
+    return view
+
+
+def _look(service: Service, project: str, job_id: str) -> JobView:
     with service.reading() as s:
-        job = jobs.get(s, project, job_id)
-        tag = etag.of_version(job.version)
-        if etag.matches(if_none_match, tag):
-            return Response(status_code=304, headers={"ETag": tag})  # type: ignore[return-value]
-        return _tagged(response, _view(s, service, job))
+        return _view(s, service, jobs.get(s, project, job_id))
+
+
+async def _until_changed(request: Request, service: Service, view: JobView, wait_s: float) -> None:
+    """Until the job is no longer as `view` shows it, the time is over, or nobody listens any more."""
+
+    def changed(seen: Seen | None) -> bool:
+        return seen is None or seen.version != view.version
+
+    end = time.monotonic() + wait_s
+    while (left_s := end - time.monotonic()) > 0 and not service.changes.ending:
+        if await service.changes.wait(view.id, changed, min(left_s, _LISTENS_S)) or await request.is_disconnected():
+            return
 
 
 @router.post("/{job_id}/cancel", status_code=202, responses=documented(400, 404, 409, 413, 415, 422))
@@ -119,53 +183,22 @@ def cancel_job(
         return _tagged(response, _view(s, service, job))
 
 
-@router.get("/{job_id}/events", responses=documented(404, 422))
-def list_events(
-    job_id: str, query: Annotated[EventQuery, Query()], service: ServiceDep, project: ProjectDep
-) -> EventPage:
-    """What happened, oldest first; follow with `after` = `next_after`."""
-    with service.reading() as s:
-        items = history.events(s, jobs.get(s, project, job_id), query.after, query.limit)
-    return EventPage(items=[EventView.of(event) for event in items], next_after=items[-1].seq if items else query.after)
-
-
-@router.get("/{job_id}/metrics", responses=documented(404, 422))
-def list_metrics(
-    job_id: str, query: Annotated[MetricQuery, Query()], service: ServiceDep, project: ProjectDep
-) -> Points:
-    """Every number the job reported."""
-    with service.reading() as s:
-        points = history.metrics(s, jobs.get(s, project, job_id), query.name, query.split)
-    return Points(items=[PointView.of(point) for point in points])
-
-
-@router.get("/{job_id}/metrics/latest", responses=documented(404))
-def latest_metrics(job_id: str, service: ServiceDep, project: ProjectDep) -> Points:
-    """The last of each number."""
-    with service.reading() as s:
-        points = history.latest(s, jobs.get(s, project, job_id))
-    return Points(items=[PointView.of(point) for point in points])
-
-
-@router.get(
-    "/{job_id}/logs",
-    response_class=Response,
-    responses={**_LOG, **documented(404, 422)},
+@router.delete(
+    "/{job_id}", status_code=202, response_description="It was this; it is gone now.", responses=documented(404, 409)
 )
-def read_log(job_id: str, query: Annotated[LogQuery, Query()], service: ServiceDep, project: ProjectDep) -> Response:
-    """The trainer's log from a byte offset on, about a megabyte at a time."""
-    with service.reading() as s:
-        log = history.log(s, jobs.get(s, project, job_id), query.attempt, query.after_offset)
-    headers = {"X-Next-Offset": str(log.next_offset), "X-Attempt": str(log.attempt), "Cache-Control": "no-store"}
-    return Response(log.data, media_type="text/plain; charset=utf-8", headers=headers)
+def delete_job(job_id: str, service: ServiceDep, project: ProjectDep, after: BackgroundTasks) -> JobView:
+    """Delete a job that has ended, with its events, metrics, log and artifacts. 409 while it has not, or while an
+    unfinished job needs its weights. Files that nothing else refers to are deleted later."""
+    with service.transaction() as s:
+        job, checkpoints = removal.delete_job(s, project, job_id)
+    after.add_task(_delete_objects, service.store, checkpoints)
+    return JobView.of(job, None)
 
 
-@router.get("/{job_id}/artifacts", responses=documented(404))
-def list_artifacts(job_id: str, service: ServiceDep, project: ProjectDep) -> Artifacts:
-    """The files of the result; each is at /v1/artifacts/{id}/content."""
-    with service.reading() as s:
-        rows = history.artifacts(s, jobs.get(s, project, job_id))
-    return Artifacts(items=[ArtifactView.of(row) for row in rows])
+def _delete_objects(store: BlobStore, keys: Sequence[str]) -> None:
+    for key in keys:
+        with suppress(OSError):  # the sweep tries again
+            store.delete_object(key)
 
 
 def _plan(body: SubmitJob, service: Service, project: str, response: Response, prefer: str | None) -> PlanView:
@@ -177,9 +210,11 @@ def _plan(body: SubmitJob, service: Service, project: str, response: Response, p
     return plans.shown(service, response, plan, prefer)
 
 
-def _view(s: Session, service: Service, job: Job) -> JobView:
-    reason = jobs.waiting_reason(s, job, service.settings.lease_s) if job.state == State.queued else None
-    return JobView.of(job, reason)
+def _view(s: Session, service: Service, job: Job, live: Sequence[WorkerRow] | None = None) -> JobView:
+    if job.state != State.queued:
+        return JobView.of(job, None)
+    live = workers.live(s, service.settings.lease_s) if live is None else live
+    return JobView.of(job, jobs.waiting_reason(s, job, live=live), jobs.queue_position(s, job, live))
 
 
 def _tagged(response: Response, view: JobView) -> JobView:

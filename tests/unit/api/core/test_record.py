@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from api.core import db, history, jobs, record
+from api.core import curves, db, history, jobs, record
 from api.core.tables import DEFAULT_PROJECT
 from fgd.events import Evaluated, Event, Failed, Finished, Phase, Saved, Started, Stepped
 
@@ -23,8 +23,10 @@ def tell(given: Any, id: str, attempt: int, *events: Event, log: bytes = b"") ->
 
 
 def curve(given: Any, id: str, name: str = "loss/total") -> dict[int, float | None]:
+    window = curves.Window(name=name)
     with db.reading(given.engine) as s:
-        return {p.step: p.value for p in history.metrics(s, jobs.get(s, DEFAULT_PROJECT, id), name)}
+        found = curves.curves(s, id, window)
+    return {p.step: p.value for piece in curves.points(given.engine, found, window) for p in piece}
 
 
 def latest(given: Any, id: str) -> dict[str, tuple[int, float | None]]:
@@ -96,7 +98,7 @@ def test_a_log_ends_where_it_is_full_and_says_so(given: Any, monkeypatch: pytest
         tell(given, id, 1, log=piece)
 
     with db.reading(given.engine) as s:
-        log = history.log(s, jobs.get(s, DEFAULT_PROJECT, id), None, 0)
+        log = history.log(s, history.log_of(s, jobs.get(s, DEFAULT_PROJECT, id), None), 0)
     assert log.data.startswith(b"1234567890\n[the log is full")
     assert b"never" not in log.data
 
@@ -111,7 +113,7 @@ def test_a_log_comes_in_answers_of_bounded_size(given: Any, monkeypatch: pytest.
     read, offset = b"", 0
     while True:
         with db.reading(given.engine) as s:
-            log = history.log(s, jobs.get(s, DEFAULT_PROJECT, id), 1, offset)
+            log = history.log(s, history.log_of(s, jobs.get(s, DEFAULT_PROJECT, id), 1), offset)
         if not log.data:
             break
         assert len(log.data) < 1300
@@ -130,5 +132,5 @@ def test_each_attempt_has_its_own_log(given: Any) -> None:
 
     with db.reading(given.engine) as s:
         job = jobs.get(s, DEFAULT_PROJECT, id)
-        assert history.log(s, job, None, 0).data == b"second"
-        assert history.log(s, job, 1, 2).data == b"rst"
+        assert history.log(s, history.log_of(s, job, None), 0).data == b"second"
+        assert history.log(s, history.log_of(s, job, 1), 2).data == b"rst"

@@ -1,0 +1,144 @@
+"""Deleting a job, and the content that nothing refers to any more.
+
+A job's rows go in one transaction. Blobs are shared, so theirs stay; the sweep deletes a blob in two steps: it notes
+since when nothing has referred to it, and after a grace period looks again, in the transaction that deletes the row.
+Only what has a row is ever deleted: files without one may be newer than a restored database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, Text, cast, delete, exists, func, literal, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from api.core import db
+from api.core.errors import Conflict, NotFound
+from api.core.lifecycle import TERMINAL, State
+from api.core.storage import BlobStore
+from api.core.tables import (
+    Artifact,
+    Attempt,
+    Base,
+    BlobRow,
+    Checkpoint,
+    Job,
+    JobEvent,
+    LogChunk,
+    MetricPoint,
+    Series,
+)
+
+UNUSED_S = 3600.0
+"""A blob goes when nothing has referred to it for so long: far longer than a request that will."""
+_OF_A_JOB = (MetricPoint, Series, LogChunk, Checkpoint, Artifact, JobEvent, Attempt)
+"""What goes with a job; before it, for one statement a table is faster than a cascade row by row."""
+
+
+def delete_job(s: Session, project_id: str, job_id: str) -> tuple[Job, list[str]]:
+    """Delete an ended job and all that belongs to it. Returns it, and the keys of its checkpoints: delete those
+    objects after the commit.
+
+    Raises Conflict for a job that has not ended, or to which an unfinished job refers. Finished jobs that learned from
+    it stay, with its id in their spec and the digests of its files in their inputs.
+    """
+    job = s.scalar(select(Job).where(Job.project_id == project_id, Job.id == job_id).with_for_update())
+    if job is None:
+        raise NotFound("job", job_id)
+    if not State(job.state).terminal:
+        raise Conflict("job_running", f"{job_id} is {job.state}; only an ended job can be deleted, so cancel it first")
+    refers = or_(Job.teacher_job_id == job_id, Job.inherit_job_id == job_id)
+    users = s.scalars(select(Job.id).where(Job.project_id == project_id, refers, Job.state.not_in(TERMINAL))).all()
+    if users:
+        detail = f"{', '.join(sorted(users)[:10])} still needs the weights of {job_id}; delete it when that has ended"
+        raise Conflict("job_in_use", detail)
+    _let_go(s, job)
+    keys = list(s.scalars(select(Checkpoint.key).where(Checkpoint.job_id == job_id)))
+    try:
+        for table in _OF_A_JOB:
+            s.execute(delete(table).where(table.job_id == job_id).execution_options(synchronize_session=False))
+        s.execute(delete(Job).where(Job.id == job_id).execution_options(synchronize_session=False))
+    except IntegrityError as error:  # a table that refers to jobs and is not known here
+        raise Conflict("job_in_use", f"something else still refers to {job_id}; delete that first") from error
+    s.expunge(job)
+    return job, keys
+
+
+def _let_go(s: Session, job: Job) -> None:
+    """Finished jobs forget the row, not the fact: their spec keeps the id."""
+    for column in (Job.teacher_job_id, Job.inherit_job_id):
+        refers = update(Job).where(Job.project_id == job.project_id, column == job.id)
+        s.execute(
+            refers.values({column: None, Job.version: Job.version + 1}).execution_options(synchronize_session=False)
+        )
+
+
+# --- blobs ----------------------------------------------------------------------------------------------------
+
+
+def unused(s: Session) -> set[tuple[str, str]]:
+    """(project, digest) of the blobs to which nothing refers just now."""
+    inputs = s.scalars(select(Job.inputs).execution_options(yield_per=500))
+    named = {digest for files in inputs for by_name in files.values() for digest in by_name.values()}
+    query = select(BlobRow.project_id, BlobRow.digest).where(~_in_a_column(BlobRow.digest))
+    return {(project, digest) for project, digest in s.execute(query) if digest not in named}
+
+
+def note_unused(s: Session, at: datetime, unused: set[tuple[str, str]]) -> None:
+    """Remember since when each blob has been without a reference; forget it of those that have one again."""
+    noted = {(project, digest) for project, digest in s.execute(
+        select(BlobRow.project_id, BlobRow.digest).where(BlobRow.unused_since.is_not(None)))}  # fmt: skip
+    for rows, since in ((unused - noted, at), (noted - unused, None)):
+        for project, digest in rows:
+            this = update(BlobRow).where(BlobRow.project_id == project, BlobRow.digest == digest)
+            s.execute(this.values(unused_since=since).execution_options(synchronize_session=False))
+
+
+def long_unused(s: Session, at: datetime) -> Sequence[tuple[str, str]]:
+    """(project, digest) of blobs whose grace is over."""
+    query = select(BlobRow.project_id, BlobRow.digest).where(BlobRow.unused_since <= at - timedelta(seconds=UNUSED_S))
+    return [(project, digest) for project, digest in s.execute(query.order_by(BlobRow.unused_since).limit(1000))]
+
+
+def collect_blob(s: Session, store: BlobStore, project_id: str, digest: str) -> bool:
+    """Delete a blob that is still unused: the row, and the file unless another project has it too. False if it stays.
+
+    The file goes before the commit: a crash leaves a row whose file is gone, and the next sweep deletes that row;
+    whoever wants the content meanwhile brings it along.
+    """
+    locked = select(BlobRow).where(BlobRow.project_id == project_id, BlobRow.digest == digest).with_for_update()
+    row = s.scalar(locked)
+    if row is None or row.unused_since is None or row.unused_since > db.now(s) - timedelta(seconds=UNUSED_S):
+        return False
+    named = select(Job.id).where(cast(Job.inputs, Text).contains(digest)).exists()
+    if s.scalar(select(or_(named, _in_a_column(literal(digest))))):
+        return False
+    elsewhere = select(func.count()).select_from(BlobRow)
+    shared = s.scalar(elsewhere.where(BlobRow.digest == digest, BlobRow.project_id != project_id))
+    if not shared and not store.delete_unless_fresh(digest, UNUSED_S):
+        return False  # somebody has just put the same content again, and will name it soon
+    s.delete(row)
+    s.flush()
+    return True
+
+
+def _in_a_column(digest: ColumnElement[str] | InstrumentedAttribute[str]) -> ColumnElement[bool]:
+    """True where a row of any project names the digest, in whatever table has a column for one."""
+    columns = [
+        column
+        for table in Base.metadata.sorted_tables
+        if table is not BlobRow.__table__
+        for column in table.columns
+        if _holds_a_digest(column)
+    ]
+    return or_(*(exists().where(column == digest) for column in columns))
+
+
+def _holds_a_digest(column: Column[Any]) -> bool:
+    if any(key.column.table is BlobRow.__table__ and key.column.name == "digest" for key in column.foreign_keys):
+        return True
+    # A column without a foreign key may name one too; `weights_digest` is over tensors, not over a file.
+    return column.name != "weights_digest" and (column.name == "sha256" or column.name.endswith("digest"))

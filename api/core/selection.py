@@ -1,0 +1,66 @@
+"""Which jobs a list shows: filters on state, name, labels and time. Knows rows. Knows nothing of HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from sqlalchemy import Select, func
+
+from api.core.lifecycle import State
+from api.core.tables import Job
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Everything given must hold; of several states one."""
+
+    states: frozenset[State] = frozenset()
+    """Empty: any."""
+    name: str | None = None
+    """The whole name; with "*" at the end, how it begins. Letter case counts."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Of the job's metadata; compared whole."""
+    created_after: datetime | None = None
+    """Inclusive, so that adjacent intervals share no job and miss none."""
+    created_before: datetime | None = None
+    """Exclusive."""
+
+    def of(self, query: Select[Job]) -> Select[Job]:
+        if self.states:
+            query = query.where(Job.state.in_(sorted(self.states)))
+        if self.name is not None:
+            # Not LIKE: on SQLite it ignores case.
+            stem = self.name.removesuffix("*")
+            exact = stem == self.name
+            query = query.where(Job.name == stem if exact else func.substr(Job.name, 1, len(stem)) == stem)
+        for key, value in self.labels.items():
+            query = query.where(Job.labels[key].as_string() == value)
+        if self.created_after is not None:
+            query = query.where(Job.created_at >= self.created_after)
+        if self.created_before is not None:
+            query = query.where(Job.created_at < self.created_before)
+        return query
+
+    def digest(self) -> str:
+        """Equal for equal selections, "" for no filter at all; goes into the cursor."""
+        told = {
+            "states": sorted(self.states),
+            "name": self.name,
+            "labels": dict(self.labels),
+            "after": _utc(self.created_after),
+            "before": _utc(self.created_before),
+        }
+        if not any(told.values()):
+            return ""
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+EVERY = Selection()
+
+
+def _utc(at: datetime | None) -> str | None:
+    return at.astimezone(UTC).isoformat() if at is not None else None

@@ -1,0 +1,187 @@
+"""Waiting for jobs to change: one look at the database a second for all who wait, however many they are.
+
+Who waits holds no session and no thread. The database is the truth: a look compares versions, so that nothing is
+missed, whoever made the change, on whichever host. Knows rows and asyncio. Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from sqlalchemy import Engine, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.core import db
+from api.core.errors import Busy
+from api.core.lifecycle import State
+from api.core.tables import Job
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 500
+"""Ids in one query: SQLite bounds the number of its parameters."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A job at one look."""
+
+    version: int
+    event_seq: int
+    ended: bool
+
+
+@dataclass(eq=False)
+class _Waiter:
+    job_id: str
+    changed: Callable[[Seen | None], bool]
+    woken: asyncio.Event
+
+
+class Changes:
+    """The change poll of one process. It runs inside `async with`; `end_waits` may be called anywhere."""
+
+    def __init__(self, engine: Engine, every_s: float) -> None:
+        self._engine = engine
+        self._every_s = every_s
+        self._waiters: set[_Waiter] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._needed = asyncio.Event()
+        self.ending = False
+        """The server goes down: streams and long polls are to end now."""
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._poll())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    def end_waits(self) -> None:
+        """From a signal handler, or any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._end)
+
+    async def wait(self, job_id: str, changed: Callable[[Seen | None], bool], timeout_s: float) -> bool:
+        """True once a look at the job satisfies `changed` (None: the job is gone); False after `timeout_s` seconds,
+        or when the server goes down."""
+        if self.ending:
+            return False
+        waiter = _Waiter(job_id, changed, asyncio.Event())
+        self._waiters.add(waiter)
+        self._needed.set()
+        try:
+            await asyncio.wait_for(waiter.woken.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        finally:
+            self._waiters.discard(waiter)
+        return not self.ending
+
+    def _end(self) -> None:
+        self.ending = True
+        for waiter in self._waiters:
+            waiter.woken.set()
+
+    async def _poll(self) -> None:
+        while True:
+            await self._needed.wait()
+            if not self._waiters:
+                self._needed.clear()
+                continue
+            try:
+                ids = sorted({waiter.job_id for waiter in self._waiters})
+                # A thread of its own: requests that wait for the database must not keep it from looking.
+                self._wake(ids, await asyncio.to_thread(self._look, ids))
+            except SQLAlchemyError as error:
+                logger.warning("could not look for changes, trying again: %s", str(error).partition("\n")[0])
+            except Exception:
+                logger.exception("could not look for changes, trying again")
+            await asyncio.sleep(self._every_s)
+
+    def _look(self, ids: Sequence[str]) -> dict[str, Seen]:
+        found: dict[str, Seen] = {}
+        with db.reading(self._engine) as s:
+            for start in range(0, len(ids), _BATCH):
+                query = select(Job.id, Job.version, Job.event_seq, Job.state)
+                for id, version, seq, state in s.execute(query.where(Job.id.in_(ids[start : start + _BATCH]))):
+                    found[id] = Seen(version, seq, State(state).terminal)
+        return found
+
+    def _wake(self, ids: Sequence[str], found: dict[str, Seen]) -> None:
+        looked_for = set(ids)
+        for waiter in self._waiters:
+            if waiter.job_id in looked_for and waiter.changed(found.get(waiter.job_id)):
+                waiter.woken.set()
+
+
+class Places:
+    """So many at once in this process, no more."""
+
+    def __init__(self, most: int, code: str, what: str) -> None:
+        self._most = most
+        self._code = code
+        self._what = what
+        self._lock = threading.Lock()
+        self.taken = 0
+
+    def take(self) -> Callable[[], None]:
+        """What gives the place back; calling it twice does no harm. Raises Busy if all are taken."""
+        with self._lock:
+            if self.taken >= self._most:
+                raise Busy(self._code, f"this server holds {self._most} {self._what} at once; try again, or poll")
+            self.taken += 1
+        returned = False
+
+        def give_back() -> None:
+            nonlocal returned
+            with self._lock:
+                self.taken -= not returned
+                returned = True
+
+        return give_back
+
+
+@contextmanager
+def told_of_signals(tell: Callable[[], None]) -> Iterator[None]:
+    """Call `tell` at SIGTERM and SIGINT, before whoever else handles them. A server first waits for open answers to
+    end and then tells the application: streams would keep it waiting for each other. Does nothing off the main thread,
+    where no server receives signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def first_tell(number: int, frame: FrameType | None) -> None:
+        tell()
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+        elif handler == signal.SIG_DFL:  # nobody else handles it: it does what it would have done
+            signal.signal(number, handler)
+            signal.raise_signal(number)
+
+    for number in before:
+        signal.signal(number, first_tell)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is first_tell and handler is not None:
+                signal.signal(number, handler)

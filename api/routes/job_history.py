@@ -1,0 +1,214 @@
+"""/v1/jobs/{id}/...: what a job did and left behind: events, metrics, log, checkpoints, artifacts."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+
+from api import negotiate, ranges, streams, tabular
+from api.bodies import StrictRoute
+from api.core import curves, history, jobs
+from api.core.errors import Fault, Invalid, Refused
+from api.deps import Accept, ProjectDep, Service, ServiceDep
+from api.errors import Responses, documented
+from api.schemas import (
+    Artifacts,
+    ArtifactView,
+    Checkpoints,
+    CheckpointView,
+    EventPage,
+    EventQuery,
+    EventView,
+    LogOfQuery,
+    LogQuery,
+    MetricQuery,
+    Points,
+    PointView,
+)
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
+
+EVENT_STREAM, CSV, JSON = "text/event-stream", "text/csv", "application/json"
+
+LastEventId = Annotated[
+    int | None,
+    Header(ge=0, lt=2**31, description="Of a stream that broke off: goes on after the event of this `seq`."),
+]
+RangeHeader = Annotated[str | None, Header(description="One range of the whole log, as in bytes=-2000.")]
+IfRange = Annotated[str | None, Header(description="A log has no validator: with this, the range is ignored.")]
+
+
+def _header(description: str) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string"}}
+
+
+_EVENTS: Responses = {
+    200: {
+        "description": "A page of events; with Accept: text/event-stream the stream of them: `id` is the seq, `data` "
+        "an EventView as JSON, a comment line a ping, and `event: end` (data: the job's last state) says that the job "
+        "has ended and nothing will follow.",
+        "content": {EVENT_STREAM: {"schema": {"type": "string"}}},
+        "headers": {
+            "Cache-Control": _header("no-store, on a stream"),
+            "X-Accel-Buffering": _header("no, on a stream: a proxy is to pass events on at once"),
+        },
+    },
+    204: {"description": "Stream only: nothing follows Last-Event-ID, and nothing will. Do not come back."},
+}
+_METRICS: Responses = {
+    200: {
+        "model": Points,
+        "description": "Points by series, then step; with Accept: text/csv as CSV (RFC 4180) with a header line.",
+        "content": {CSV: {"schema": {"type": "string"}}},
+    }
+}
+_LOG_HEADERS = {
+    "X-Attempt": _header("Whose log this is; 0: no attempt was made yet."),
+    "Accept-Ranges": _header("bytes"),
+}
+_TEXT = {"text/plain": {"schema": {"type": "string", "format": "binary"}}}
+_LOG: Responses = {
+    200: {
+        "description": "Bytes from `after_offset` on, about a megabyte at a time.",
+        "content": _TEXT,
+        "headers": {**_LOG_HEADERS, "X-Next-Offset": _header("`after_offset` of the next request.")},
+    },
+    206: {
+        "description": "The range that was asked for.",
+        "content": _TEXT,
+        "headers": {**_LOG_HEADERS, "Content-Range": _header("bytes first-last/size, size: the log's until now.")},
+    },
+}
+
+
+@router.get("/{job_id}/events", response_model=EventPage, responses={**_EVENTS, **documented(404, 422, 429)})
+async def list_events(
+    job_id: str,
+    query: Annotated[EventQuery, Query()],
+    service: ServiceDep,
+    project: ProjectDep,
+    accept: Accept = None,
+    last_event_id: LastEventId = None,
+) -> Any:
+    """What happened, oldest first. Page by page with `after` = `next_after`; or, with Accept: text/event-stream, as a
+    stream that first tells what came after `after` (or Last-Event-ID, which wins) and then goes on until the job has
+    ended. `limit` bounds a page, not a stream."""
+    if negotiate.prefers(accept, EVENT_STREAM, JSON):
+        return await _stream(service, project, job_id, query.after, last_event_id)
+    return await run_in_threadpool(_page, service, project, job_id, query)
+
+
+async def _stream(service: Service, project: str, job_id: str, after: int, last_event_id: int | None) -> Response:
+    after = after if last_event_id is None else last_event_id
+    first = await run_in_threadpool(streams.look, service, project, job_id, after)  # a 404 belongs before the stream
+    if last_event_id is not None and first.ended is not None and not first.events:
+        return Response(status_code=204, headers=streams.HEADERS)
+    give_back = service.streams.take()
+    return streams.EventStream(streams.told(service, project, job_id, after), give_back)
+
+
+def _page(service: Service, project: str, job_id: str, query: EventQuery) -> EventPage:
+    with service.reading() as s:
+        items = history.events(s, jobs.get(s, project, job_id), query.after, query.limit)
+    return EventPage(items=[EventView.of(event) for event in items], next_after=items[-1].seq if items else query.after)
+
+
+@router.get("/{job_id}/metrics", response_model=Points, responses={**_METRICS, **documented(404, 422)})
+def list_metrics(
+    job_id: str,
+    query: Annotated[MetricQuery, Query()],
+    service: ServiceDep,
+    project: ProjectDep,
+    accept: Accept = None,
+) -> Response:
+    """Every number the job reported, or with `max_points` so few of each series that they can be drawn: the first and
+    the last, and the least and the greatest of each of equally wide buckets, so that no peak is lost."""
+    window = query.window()
+    if window.first is not None and window.last is not None and window.first > window.last:
+        raise Invalid(Fault("", "empty_range", f"from {window.first} is after to {window.last}", parameter="from"))
+    with service.reading() as s:
+        found = curves.curves(s, jobs.get(s, project, job_id).id, window)
+    pieces = curves.points(service.engine, found, window)
+    begun = chain([next(pieces, [])], pieces)  # a database that is busy is a 503, not half an answer
+    if negotiate.prefers(accept, CSV, JSON):
+        headers = {"Content-Disposition": f'attachment; filename="{job_id}-metrics.csv"', "Vary": "Accept"}
+        return StreamingResponse(tabular.as_csv(begun), headers=headers, media_type=tabular.CSV_TYPE)
+    return StreamingResponse(tabular.as_json(begun), headers={"Vary": "Accept"}, media_type=JSON)
+
+
+@router.get("/{job_id}/metrics/latest", responses=documented(404))
+def latest_metrics(job_id: str, service: ServiceDep, project: ProjectDep) -> Points:
+    """The last of each number."""
+    with service.reading() as s:
+        points = history.latest(s, jobs.get(s, project, job_id))
+    return Points(items=[PointView.of(point) for point in points])
+
+
+@router.get("/{job_id}/logs", response_class=Response, responses={**_LOG, **documented(400, 404, 416, 422)})
+def read_log(
+    job_id: str,
+    query: Annotated[LogQuery, Query()],
+    service: ServiceDep,
+    project: ProjectDep,
+    range: RangeHeader = None,
+    if_range: IfRange = None,
+) -> Response:
+    """The trainer's log: from a byte offset on, about a megabyte at a time; or the bytes of a Range, all of them."""
+    if range is not None and query.after_offset:
+        raise Refused("range_and_offset", "Range and after_offset both say where to begin; send one of them", 400)
+    with service.reading() as s:
+        job = jobs.get(s, project, job_id)
+        of = history.log_of(s, job, query.attempt)
+        part = _part(range if if_range is None else None, of)
+        log = history.log(s, of, query.after_offset) if part is None else None
+    headers = _log_headers(of)
+    if log is not None:
+        headers["X-Next-Offset"] = str(log.next_offset)
+        return Response(log.data, headers=headers, media_type="text/plain; charset=utf-8")
+    assert part is not None
+    headers |= {"Content-Range": part.header(of.size), "Content-Length": str(part.length)}
+    body = history.log_range(service.engine, of, part.start, part.length)
+    return StreamingResponse(body, 206, headers, "text/plain; charset=utf-8")
+
+
+@router.head("/{job_id}/logs", response_class=Response, responses={**_LOG, **documented(404, 422)})
+def describe_log(
+    job_id: str, query: Annotated[LogOfQuery, Query()], service: ServiceDep, project: ProjectDep
+) -> Response:
+    """The length of an attempt's log until now, without the bytes."""
+    with service.reading() as s:
+        of = history.log_of(s, jobs.get(s, project, job_id), query.attempt)
+    headers = {**_log_headers(of), "Content-Length": str(of.size)}
+    return Response(headers=headers, media_type="text/plain; charset=utf-8")
+
+
+def _part(header: str | None, of: history.LogOf) -> ranges.Range | None:
+    try:
+        return ranges.parse(header, of.size)
+    except ranges.Unsatisfiable:
+        detail = f"the log has {of.size} bytes until now; nothing begins there"
+        raise Refused("range_not_satisfiable", detail, 416, {"Content-Range": f"bytes */{of.size}"}) from None
+
+
+def _log_headers(of: history.LogOf) -> dict[str, str]:
+    return {"X-Attempt": str(of.attempt), "Accept-Ranges": "bytes", "Cache-Control": "no-store, no-transform"}
+
+
+@router.get("/{job_id}/checkpoints", responses=documented(404))
+def list_checkpoints(job_id: str, service: ServiceDep, project: ProjectDep) -> Checkpoints:
+    """The checkpoints a running or queued job would go on from, newest first; an ended job keeps none."""
+    with service.reading() as s:
+        rows = history.checkpoints(s, jobs.get(s, project, job_id))
+    return Checkpoints(items=[CheckpointView.of(row) for row in rows])
+
+
+@router.get("/{job_id}/artifacts", responses=documented(404))
+def list_artifacts(job_id: str, service: ServiceDep, project: ProjectDep) -> Artifacts:
+    """The files of the result; each is at /v1/artifacts/{id}/content."""
+    with service.reading() as s:
+        rows = history.artifacts(s, jobs.get(s, project, job_id))
+    return Artifacts(items=[ArtifactView.of(row) for row in rows])

@@ -1,0 +1,108 @@
+"""A job's events as a stream of server-sent events: what happened, then what happens, then "end".
+
+    id: 7                                    the event's seq; Last-Event-ID goes on after it
+    data: {"seq": 7, "type": ..., ...}       an EventView, JSON on one line
+    event: end                               the job has ended and all was told: do not come back
+    : ping                                   nothing happened for a while
+
+Holds no session between two looks, and no thread. A database that does not answer is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, ServerSentEvent, format_sse_event
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
+
+from api.core import history, jobs
+from api.core.errors import NotFound
+from api.core.lifecycle import State
+from api.core.tables import JobEvent
+from api.deps import Service
+from api.live import Seen
+from api.schemas import EventView
+
+logger = logging.getLogger(__name__)
+
+BATCH = 200
+"""Events read at once."""
+RETRY_MS = 1000
+"""What a browser is told to wait before it connects again."""
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Vary": "Accept"}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A look at what came after some event."""
+
+    events: Sequence[JobEvent]
+    ended: str | None
+    """The last state, or "deleted", if nothing comes after these events."""
+
+
+class EventStream(EventSourceResponse):
+    """Gives its place back however it ends: read to the end, broken off, or never begun."""
+
+    def __init__(self, content: AsyncIterator[bytes], give_back: Callable[[], None]) -> None:
+        super().__init__(content, headers=HEADERS)
+        self._give_back = give_back
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._give_back()
+
+
+def look(service: Service, project: str, job_id: str, after: int) -> Piece:
+    """The events after `after`. Raises NotFound."""
+    with service.reading() as s:
+        job = jobs.get(s, project, job_id)  # before the events: then those of an ended job are all there
+        events = history.events(s, job, after, BATCH)
+    last = events[-1].seq if events else after
+    ended = State(job.state).terminal and last >= job.event_seq
+    return Piece(events, job.state if ended else None)
+
+
+async def told(service: Service, project: str, job_id: str, after: int) -> AsyncIterator[bytes]:
+    """What goes over the wire, until the job has ended or the server goes down."""
+    yield format_sse_event(retry=RETRY_MS)
+    while not service.changes.ending:
+        try:
+            piece = await run_in_threadpool(look, service, project, job_id, after)
+        except NotFound:
+            piece = Piece((), "deleted")
+        except SQLAlchemyError as error:
+            logger.warning("events of %s: the database does not answer: %s", job_id, str(error).partition("\n")[0])
+            yield KEEPALIVE_COMMENT
+            await asyncio.sleep(service.settings.changes_s)
+            continue
+        for event in piece.events:
+            yield _wire(event)
+            after = event.seq
+        if piece.ended is not None:
+            yield format_sse_event(event="end", data_str=f'{{"state":"{piece.ended}"}}')
+            return
+        if not piece.events and not await _more(service, job_id, after) and not service.changes.ending:
+            yield KEEPALIVE_COMMENT
+
+
+async def _more(service: Service, job_id: str, after: int) -> bool:
+    """Wait for an event after `after`, or the job's end; False if nothing happened until the next ping is due."""
+
+    def changed(seen: Seen | None) -> bool:
+        return seen is None or seen.ended or seen.event_seq > after
+
+    return await service.changes.wait(job_id, changed, service.settings.ping_s)
+
+
+def _wire(event: JobEvent) -> bytes:
+    # JSON on one line: no text of a trainer can begin a field of the stream. The model checks the id's line too.
+    checked = ServerSentEvent(raw_data=EventView.of(event).model_dump_json(), id=str(event.seq))
+    return format_sse_event(data_str=checked.raw_data, id=checked.id)

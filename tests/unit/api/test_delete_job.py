@@ -1,0 +1,324 @@
+"""DELETE /v1/jobs/{id}, and the content that nothing refers to any more."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from api.core import datasets, db, jobs, references, removal
+from api.core.errors import NotFound
+from api.core.lifecycle import Requested
+from api.core.storage import Blob
+from api.core.sweeper import Sweeper
+from api.core.tables import DEFAULT_PROJECT, Base, BlobRow
+from fgd.events import Stepped
+from fgd.spec import SubmitJob
+
+WEIGHTS = b"the weights"
+
+
+@pytest.fixture
+def sweeper(given: Any) -> Sweeper:
+    return Sweeper(given.engine, given.store, None, lease_s=20.0)
+
+
+def student_of(given: Any, client: Any, teacher: str, inherit: bool = False) -> str:
+    student = {"inherit": {"job": teacher}} if inherit else {}
+    body = given.body(teacher={"job": teacher}, methods=[{"kind": "fgd"}], student=student)
+    answer = client.post("/v1/jobs", json=body)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
+def cancel(given: Any, id: str) -> None:
+    with db.transaction(given.engine) as s:
+        jobs.request(s, DEFAULT_PROJECT, id, Requested.cancel)
+
+
+def rows_that_name(given: Any, id: str) -> dict[str, int]:
+    found = {}
+    with given.engine.connect() as connection:
+        for table in Base.metadata.sorted_tables:
+            for column in table.columns:
+                if column.name in ("job_id", "teacher_job_id", "inherit_job_id") or str(column) == "jobs.id":
+                    query = text(f"SELECT count(*) FROM {table.name} WHERE {column.name} = :id")
+                    found[f"{table.name}.{column.name}"] = connection.execute(query, {"id": id}).scalar_one()
+    return found
+
+
+def pass_time(given: Any, hours: float) -> None:
+    """For blobs: in their rows and on disk."""
+    with db.transaction(given.engine) as s:
+        s.execute(
+            text("UPDATE blobs SET unused_since = strftime('%Y-%m-%d %H:%M:%f000', unused_since, :by)"),
+            {"by": f"-{hours} hours"},
+        )
+    then = time.time() - hours * 3600
+    for file in (given.store.root / "sha256").rglob("*"):
+        if file.is_file():
+            os.utime(file, (then, then))
+
+
+def collect(given: Any, sweeper: Sweeper) -> None:
+    """Two sweeps, with the grace between them."""
+    sweeper.collect()
+    pass_time(given, 2)
+    sweeper.collect()
+
+
+def row_of(given: Any, digest: str) -> BlobRow | None:
+    with db.reading(given.engine) as s:
+        return s.get(BlobRow, (DEFAULT_PROJECT, digest))
+
+
+# --- the job --------------------------------------------------------------------------------------------------
+
+
+def test_an_ended_job_goes_with_all_its_rows(client: Any, given: Any) -> None:
+    id = client.post("/v1/jobs", json=given.body(), headers={"Idempotency-Key": "k"}).json()["id"]
+    given.claim()
+    with db.transaction(given.engine) as s:
+        jobs.record(s, id, 1, [Stepped(step=1, epoch=1, values={"loss/total": 1.0})], b"log")
+        jobs.checkpoint(s, id, 1, 1, f"jobs/{id}/a1/1.pt", "c" * 64, 7)
+        blob = given.store.put_bytes(WEIGHTS)
+        jobs.finish(s, id, 1, [jobs.ArtifactIn("student.safetensors", blob.digest, blob.size)], "e" * 64)
+    artifact = client.get(f"/v1/jobs/{id}/artifacts").json()["items"][0]["id"]
+
+    answer = client.delete(f"/v1/jobs/{id}")
+
+    assert answer.status_code == 202
+    assert (answer.json()["id"], answer.json()["state"]) == (id, "succeeded")
+    assert set(rows_that_name(given, id).values()) == {0}
+    assert client.get(f"/v1/jobs/{id}").json()["code"] == "job_not_found"
+    assert client.get(f"/v1/artifacts/{artifact}/content").status_code == 404
+    assert client.delete(f"/v1/jobs/{id}").json()["code"] == "job_not_found"
+    assert client.get("/v1/jobs").json()["items"] == []
+
+
+def test_the_files_of_its_checkpoints_go_at_once(client: Any, given: Any, tmp_path: Path) -> None:
+    id = given.running()
+    (tmp_path / "ckpt").write_bytes(b"weights")
+    given.store.put_object(f"jobs/{id}/a1/1.pt", tmp_path / "ckpt")
+    with db.transaction(given.engine) as s:
+        jobs.checkpoint(s, id, 1, 1, f"jobs/{id}/a1/1.pt", "c" * 64, 7)
+        jobs.finish(s, id, 1, [], "e" * 64)
+
+    assert client.delete(f"/v1/jobs/{id}").status_code == 202
+
+    assert list(given.store.objects(older_than_s=0)) == []
+
+
+@pytest.mark.parametrize("start", ["job", "running"])
+def test_a_job_that_has_not_ended_stays(client: Any, given: Any, start: str) -> None:
+    id = getattr(given, start)()
+
+    answer = client.delete(f"/v1/jobs/{id}")
+
+    assert (answer.status_code, answer.json()["code"]) == (409, "job_running")
+    assert client.get(f"/v1/jobs/{id}").status_code == 200
+
+
+@pytest.mark.parametrize("inherit", [False, True])
+def test_a_teacher_stays_while_a_student_needs_it_and_may_go_afterwards(client: Any, given: Any, inherit: bool) -> None:
+    teacher = given.succeeded()
+    student = student_of(given, client, teacher, inherit)
+
+    refused = client.delete(f"/v1/jobs/{teacher}")
+    assert (refused.status_code, refused.json()["code"]) == (409, "job_in_use")
+    assert student in refused.json()["detail"]
+
+    cancel(given, student)
+    assert client.delete(f"/v1/jobs/{teacher}").status_code == 202
+
+    seen = client.get(f"/v1/jobs/{student}").json()
+    assert seen["spec"]["teacher"]["job"] == teacher
+    assert set(rows_that_name(given, teacher).values()) == {0}
+
+
+def test_another_project_s_job_cannot_be_deleted(client: Any, given: Any) -> None:
+    id = given.succeeded()
+    with given.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO projects SELECT 'prj_other', 'other', cursor_key, created_at FROM projects"
+        )
+    with db.transaction(given.engine) as s, pytest.raises(NotFound):
+        removal.delete_job(s, "prj_other", id)
+
+    assert client.get(f"/v1/jobs/{id}").status_code == 200
+
+
+def test_a_teacher_that_is_deleted_while_its_student_is_submitted_is_told(
+    client: Any, given: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = given.succeeded()
+    resolve = references.resolve
+
+    def resolve_and_be_late(*how: Any) -> Any:
+        found = resolve(*how)
+        assert client.delete(f"/v1/jobs/{teacher}").status_code == 202
+        return found
+
+    monkeypatch.setattr("api.core.references.resolve", resolve_and_be_late)
+    answer = client.post("/v1/jobs", json=given.body(teacher={"job": teacher}, methods=[{"kind": "fgd"}]))
+
+    assert answer.status_code == 422
+    assert [(error["pointer"], error["code"]) for error in answer.json()["errors"]] == [
+        ("/teacher/job", "teacher_not_found")
+    ]
+
+
+# --- its blobs ------------------------------------------------------------------------------------------------
+
+
+def test_a_result_s_file_goes_after_the_grace_and_not_before(client: Any, given: Any, sweeper: Sweeper) -> None:
+    id, digest = given.artifact(WEIGHTS)
+    client.delete(f"/v1/jobs/{id}")
+
+    sweeper.collect()
+    assert given.store.exists(digest)
+    sweeper.collect()
+    assert row_of(given, digest)
+
+    pass_time(given, 2)
+    sweeper.collect()
+
+    assert not given.store.exists(digest)
+    assert row_of(given, digest) is None
+
+
+def test_content_that_another_job_has_too_stays(client: Any, given: Any, sweeper: Sweeper) -> None:
+    first, digest = given.artifact(WEIGHTS)
+    second, same = given.artifact(WEIGHTS)
+    assert digest == same
+
+    client.delete(f"/v1/jobs/{first}")
+    collect(given, sweeper)
+    assert given.store.exists(digest)
+
+    client.delete(f"/v1/jobs/{second}")
+    collect(given, sweeper)
+    assert not given.store.exists(digest)
+
+
+def test_what_a_data_set_or_the_inputs_of_a_job_name_stays(client: Any, given: Any, sweeper: Sweeper) -> None:
+    teacher = given.succeeded()
+    files = [artifact["sha256"] for artifact in client.get(f"/v1/jobs/{teacher}/artifacts").json()["items"]]
+    student = student_of(given, client, teacher)
+    cancel(given, student)
+    client.delete(f"/v1/jobs/{teacher}")
+
+    collect(given, sweeper)
+    assert all(map(given.store.exists, files))
+    assert given.store.exists(given.store.put_bytes(b"archive").digest)
+
+    client.delete(f"/v1/jobs/{student}")
+    collect(given, sweeper)
+    assert not any(map(given.store.exists, files))
+    assert all(row_of(given, given.store.put_bytes(data).digest) for data in (b"archive", b"index"))
+
+
+def test_the_file_stays_while_another_project_has_the_content(client: Any, given: Any, sweeper: Sweeper) -> None:
+    id, digest = given.artifact(WEIGHTS)
+    with given.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO projects SELECT 'prj_other', 'other', cursor_key, created_at FROM projects"
+        )
+    with db.transaction(given.engine) as s:
+        datasets.remember_blobs(s, "prj_other", db.now(s), Blob(digest, len(WEIGHTS)))
+    client.delete(f"/v1/jobs/{id}")
+    sweeper.collect()
+    with given.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE blobs SET unused_since = NULL WHERE project_id = 'prj_other'")
+    pass_time(given, 2)
+    with db.transaction(given.engine) as s:
+        assert removal.collect_blob(s, given.store, DEFAULT_PROJECT, digest)
+
+    assert given.store.exists(digest)
+    assert row_of(given, digest) is None
+
+
+def test_content_that_is_used_again_within_the_grace_stays(client: Any, given: Any, sweeper: Sweeper) -> None:
+    id, digest = given.artifact(WEIGHTS)
+    client.delete(f"/v1/jobs/{id}")
+    sweeper.collect()
+    pass_time(given, 2)
+
+    given.artifact(WEIGHTS)
+    sweeper.collect()
+
+    row = row_of(given, digest)
+    assert given.store.exists(digest)
+    assert row is not None
+    assert row.unused_since is None
+
+
+def test_content_that_was_just_put_again_stays_though_no_row_names_it_yet(
+    client: Any, given: Any, sweeper: Sweeper
+) -> None:
+    id, digest = given.artifact(WEIGHTS)
+    client.delete(f"/v1/jobs/{id}")
+    sweeper.collect()
+    pass_time(given, 2)
+
+    given.store.put_bytes(WEIGHTS)  # by a request that has not committed
+    sweeper.collect()
+
+    assert given.store.path(digest, verify=True)
+    assert row_of(given, digest)
+
+
+def test_a_reference_that_comes_between_the_look_and_the_deletion_wins(
+    client: Any, given: Any, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id, digest = given.artifact(WEIGHTS)
+    client.delete(f"/v1/jobs/{id}")
+    sweeper.collect()
+    pass_time(given, 2)
+    long_unused = removal.long_unused
+
+    def look_and_be_late(*how: Any) -> Any:
+        found = list(long_unused(*how))
+        assert (DEFAULT_PROJECT, digest) in found
+        late.append(digest)
+        return found
+
+    late: list[str] = []
+    collect_blob = removal.collect_blob
+
+    def after_a_job(s: Any, *how: Any) -> bool:
+        job = SubmitJob.model_validate(given.body(given_dataset))
+        jobs.submit(s, DEFAULT_PROJECT, job, job.spec(), inputs={"teacher": {"student.safetensors": digest}})
+        return collect_blob(s, *how)
+
+    given_dataset = given.dataset()
+    monkeypatch.setattr(removal, "long_unused", look_and_be_late)
+    monkeypatch.setattr(removal, "collect_blob", after_a_job)
+    sweeper.collect()
+
+    assert late
+    assert given.store.exists(digest)
+    assert row_of(given, digest)
+
+
+def test_a_file_without_a_row_is_never_touched(given: Any, sweeper: Sweeper) -> None:
+    """After the restore of an older database, it is all that is left of a newer result."""
+    digest = given.store.put_bytes(b"newer than the database").digest
+
+    collect(given, sweeper)
+
+    assert given.store.exists(digest)
+
+
+def test_a_blob_whose_file_is_gone_loses_its_row_too(client: Any, given: Any, sweeper: Sweeper) -> None:
+    id, digest = given.artifact(WEIGHTS)
+    client.delete(f"/v1/jobs/{id}")
+    given.store.delete(digest)
+
+    collect(given, sweeper)
+
+    assert row_of(given, digest) is None
