@@ -85,5 +85,12 @@ class DatasetState(StrEnum):
     rejected = "rejected"
 
 
+class ModelState(StrEnum):
+    awaiting_upload = "awaiting_upload"
+    verifying = "verifying"
+    ready = "ready"
+    rejected = "rejected"
+
+
 def allowed(before: State, after: State) -> bool:
     return after in MOVES[before]
