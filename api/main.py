@@ -16,7 +16,7 @@ from api.core.settings import Settings, check_bind
 from api.core.storage import LocalStore
 from api.core.sweeper import Sweeper, sweeping
 from api.deps import Service
-from api.routes import artifacts, catalogue, datasets, health, jobs
+from api.routes import artifacts, catalogue, datasets, health, jobs, models
 
 DESCRIPTION = """\
 Compress object detectors by knowledge distillation: POST a job, poll its status, download the student's weights.
@@ -53,7 +53,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for part in (jobs, datasets, artifacts, catalogue, health):
+    for part in (jobs, datasets, models, artifacts, catalogue, health):
         app.include_router(part.router)
     docs.install(app)
     errors.install(app)

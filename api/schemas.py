@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.core.history import Point
-from api.core.lifecycle import DatasetState, Requested, State
-from api.core.tables import Artifact, Dataset, Job, JobEvent
-from fgd.spec import Spec
+from api.core.lifecycle import DatasetState, ModelState, Requested, State
+from api.core.promotion import Kept
+from api.core.tables import Artifact, Dataset, Job, JobEvent, Model
+from fgd.spec import Name, Spec
 
 
 class View(BaseModel):
@@ -203,6 +204,91 @@ class DatasetView(View):
 class DatasetPage(View):
     items: list[DatasetView]
     next: str | None
+
+
+# --- models ---------------------------------------------------------------------------------------------------
+
+
+class ModelView(View):
+    id: str
+    name: str
+    state: ModelState
+    source: dict[str, Any]
+    """{"kind": "upload"}, {"kind": "job", "job", "which"} or {"kind": "checkpoint", "job", "checkpoint", "step"}."""
+    recipe: dict[str, Any]
+    """recipe.json: the detector, its classes, sizes, mean and standard deviation."""
+    classes: list[str]
+    weights_digest: str | None
+    """sha256 over the tensors, as jobs have it: equal for equal networks."""
+    sha256: str | None
+    """Of the file student.safetensors that jobs get."""
+    size: int | None
+    """Bytes of it."""
+    upload_sha256: str | None
+    """Of what was uploaded."""
+    report: dict[str, Any] | None
+    """What was found in the upload: format, tensors, what was unwrapped or left out; of a rejected one, every key that
+    is missing, unexpected, or of another shape."""
+    error: str | None
+    """Why it was rejected."""
+    content_url: str | None
+    """PUT the file there, while the model awaits it."""
+    created_at: datetime
+    finished_at: datetime | None
+    version: int
+
+    @classmethod
+    def of(cls, model: Model) -> Self:
+        awaits = model.state == ModelState.awaiting_upload
+        return cls(
+            id=model.id,
+            name=model.name,
+            state=ModelState(model.state),
+            source=model.source,
+            recipe=model.recipe,
+            classes=model.recipe["classes"],
+            weights_digest=model.tensors_digest,
+            sha256=model.weights_digest,
+            size=model.size,
+            upload_sha256=model.upload_sha256,
+            report=model.report,
+            error=model.error,
+            content_url=f"/v1/models/{model.id}/content" if awaits else None,
+            created_at=model.created_at,
+            finished_at=model.finished_at,
+            version=model.version,
+        )
+
+
+class ModelPage(View):
+    items: list[ModelView]
+    next: str | None
+
+
+class Removed(View):
+    id: str
+
+
+class Promote(Spec):
+    name: Name | None = None
+    """What to call the model; the job's name by default."""
+
+
+class CheckpointView(View):
+    id: str
+    """For POST .../checkpoints/{id}/promote; "last" and "best" of a finished job."""
+    step: int | None
+    """Steps done; null where the result does not say."""
+    size: int
+    created_at: datetime
+
+    @classmethod
+    def of(cls, kept: Kept) -> Self:
+        return cls(**vars(kept))
+
+
+class Checkpoints(View):
+    items: list[CheckpointView]
 
 
 # --- query parameters: closed like every spec, a misspelled filter would silently filter nothing ------------------

@@ -13,9 +13,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     Strict,
     StringConstraints,
+    Tag,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -432,7 +434,9 @@ class UploadModel(Spec):
     @classmethod
     def _are_different(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(classes)) != len(classes):
-            raise ValueError(f"each class may be named once; {next(c for c in classes if classes.count(c) > 1)!r} is not")
+            raise ValueError(
+                f"each class may be named once; {next(c for c in classes if classes.count(c) > 1)!r} is not"
+            )
         return classes
 
     @field_validator("image_std", mode="after")
@@ -458,4 +462,11 @@ class PromoteModel(Spec):
     """The weights after the last step, or those with the best AP on the validation images."""
 
 
-SubmitModel = UploadModel | PromoteModel
+def _model_kind(body: Any) -> str:
+    names_job = "job" in body if isinstance(body, dict) else isinstance(body, PromoteModel)
+    return "promote" if names_job else "upload"
+
+
+SubmitModel = Annotated[
+    Annotated[UploadModel, Tag("upload")] | Annotated[PromoteModel, Tag("promote")], Discriminator(_model_kind)
+]

@@ -17,8 +17,8 @@ from api.core import db, imports
 from api.core.cursor import Position, Slice, slice_of
 from api.core.errors import NotFound
 from api.core.ids import new_id
-from api.core.lifecycle import DatasetState
 from api.core.imports import MAX_IMPORTS, remember_blobs
+from api.core.lifecycle import DatasetState
 from api.core.storage import Blob
 from api.core.tables import Dataset
 from fgd.data.index import Report

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.core.errors import NotFound
-from api.core.tables import Artifact, Attempt, Job, JobEvent, LogChunk, MetricPoint, Series
+from api.core.tables import Artifact, Attempt, Checkpoint, Job, JobEvent, LogChunk, MetricPoint, Series
 
 MAX_LOG_ANSWER = 1 << 20
 """Bytes of one answer, about: whole chunks are read."""
@@ -92,3 +92,9 @@ def artifact(s: Session, project_id: str, artifact_id: str) -> Artifact:
     if row is None:
         raise NotFound("artifact", artifact_id)
     return row
+
+
+def checkpoints(s: Session, job: Job) -> Sequence[Checkpoint]:
+    """Those that are kept while the job has not ended, newest first."""
+    query = select(Checkpoint).where(Checkpoint.job_id == job.id)
+    return s.scalars(query.order_by(Checkpoint.attempt.desc(), Checkpoint.step.desc())).all()

@@ -24,7 +24,7 @@ MAX_IMPORTS = 3
 VERIFYING, REJECTED = "verifying", "rejected"
 """The same words in DatasetState and ModelState."""
 
-Row = TypeVar("Row", Dataset, Model)
+Row = TypeVar("Row", bound=Dataset | Model)
 
 
 def claim(s: Session, kind: type[Row], worker_id: str, lease_s: float) -> Row | None:

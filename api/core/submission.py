@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from api.core import datasets, db, jobs, references
+from api.core import datasets, db, jobs, models, references
 from api.core.idempotency import Once
 from api.core.storage import BlobStore
 from api.core.tables import Dataset, Job
@@ -33,7 +33,9 @@ def submit_job(
 
     def insert(s: Session) -> Job:
         datasets.remember_blobs(s, project_id, db.now(s), *inputs.packed)
-        return jobs.submit(s, project_id, body, spec, inputs=inputs.files)
+        job = jobs.submit(s, project_id, body, spec, inputs=inputs.files)
+        models.link(s, job, spec)
+        return job
 
     return once.make(engine, insert)
 
