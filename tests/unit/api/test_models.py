@@ -285,7 +285,7 @@ def test_a_job_without_weights_cannot_be_promoted(client: Any, given: Any) -> No
         answer = client.post("/v1/models", json={"name": "m", "job": job}).json()
         return answer["status"], answer["code"], "".join(error["pointer"] for error in answer["errors"])
 
-    assert promoted(running) == (409, "job_not_ready", "")
+    assert promoted(running) == (409, "job_not_ready", "/job")
     assert promoted(cancelled) == (422, "job_has_no_weights", "/job")
     assert promoted(new_id("job")) == (422, "job_not_found", "/job")
     assert client.post(f"/v1/jobs/{new_id('job')}/checkpoints/last/promote").status_code == 404

@@ -61,6 +61,15 @@ def test_wrapper_prefix_and_half_precision_are_undone_and_told(tensors: dict[str
     assert all(value.dtype == tensors[key].dtype for key, value in load_file(tmp_path / weights.WEIGHTS).items())
 
 
+def test_torchvision_s_own_detector_fits_the_one_of_that_name(tmp_path: Path) -> None:
+    from torchvision.models.detection import fcos_resnet50_fpn
+
+    theirs = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4).state_dict()
+    recipe = RECIPE.but(detector=FCOS(backbone="resnet50", fpn_channels=256), classes=("a", "b", "c"))
+
+    assert convert(saved(theirs, tmp_path / "in.pth"), recipe, tmp_path)["tensors"] == len(theirs)
+
+
 def misfit(tensors: Any, tmp_path: Path, recipe: Recipe = RECIPE) -> Misfit:
     with pytest.raises(Misfit) as caught:
         convert(saved(tensors, tmp_path / "in.pth"), recipe, tmp_path)
