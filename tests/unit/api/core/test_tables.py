@@ -124,7 +124,7 @@ def test_every_constraint_has_a_name(given: Any) -> None:
 )
 def test_an_impossible_model_is_refused(given: Any, change: str) -> None:
     with db.transaction(given.engine) as s:
-        models.create(s, DEFAULT_PROJECT, UploadModel.model_validate({"name": "m", "detector": {}, "classes": ["a"]}))
+        models.create(s, DEFAULT_PROJECT, UploadModel.model_validate({"name": "m", "detector": {"kind": "fcos"}, "classes": ["a"]}))
 
     with pytest.raises(IntegrityError), given.engine.begin() as connection:
         connection.exec_driver_sql(f"UPDATE models SET {change}")
