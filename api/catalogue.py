@@ -9,10 +9,20 @@ import json
 from functools import cache
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from fgd import presets
-from fgd.spec import DetectorSpec, LrSchedule, MethodSpec, OptimizerSpec, Schedule, Spec, SubmitDataset, SubmitJob
+from fgd.spec import (
+    DetectorSpec,
+    LrSchedule,
+    MethodSpec,
+    OptimizerSpec,
+    Schedule,
+    Spec,
+    SubmitDataset,
+    SubmitJob,
+    SubmitModel,
+)
 
 
 class Entry(BaseModel):
@@ -45,6 +55,8 @@ class Catalogue(BaseModel):
     """JSON Schema of the body of POST /v1/jobs."""
     dataset: dict[str, Any]
     """JSON Schema of the body of POST /v1/datasets."""
+    model: dict[str, Any]
+    """JSON Schema of the body of POST /v1/models."""
 
 
 _METHOD_NEEDS = "a teacher with the data set's classes, whose pyramid has every stride of the student's"
@@ -73,6 +85,7 @@ def catalogue() -> tuple[Catalogue, str]:
         schedule=Schedule.model_json_schema(),
         job=SubmitJob.model_json_schema(),
         dataset=SubmitDataset.model_json_schema(),
+        model=TypeAdapter(SubmitModel).json_schema(),
     )
     text = json.dumps(made.model_dump(mode="json"), sort_keys=True)
     return made, hashlib.sha256(text.encode()).hexdigest()

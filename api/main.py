@@ -17,7 +17,7 @@ from api.core.storage import LocalStore
 from api.core.sweeper import Sweeper, sweeping
 from api.deps import Service
 from api.live import Changes, Places, told_of_signals
-from api.routes import artifacts, catalogue, datasets, health, job_history, jobs, plans
+from api.routes import artifacts, catalogue, datasets, health, job_history, jobs, models, plans
 
 DESCRIPTION = """\
 Compress object detectors by knowledge distillation: POST a job, poll its status, download the student's weights.
@@ -70,7 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for part in (jobs, job_history, plans, datasets, artifacts, catalogue, health):
+    for part in (jobs, job_history, plans, datasets, models, artifacts, catalogue, health):
         app.include_router(part.router)
     docs.install(app)
     errors.install(app)

@@ -14,11 +14,12 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from api.core.curves import FEWEST, Window
 from api.core.errors import Fault, Invalid
 from api.core.history import Point
-from api.core.lifecycle import DatasetState, PlanState, Requested, State
+from api.core.lifecycle import DatasetState, ModelState, PlanState, Requested, State
+from api.core.promotion import Kept
 from api.core.selection import Selection
-from api.core.tables import Artifact, Checkpoint, Dataset, Job, JobEvent, Plan
+from api.core.tables import Artifact, Dataset, Job, JobEvent, Model, Plan
 from fgd.outline import Measured, Outline
-from fgd.spec import Spec
+from fgd.spec import Name, Spec
 
 
 class View(BaseModel):
@@ -165,25 +166,6 @@ class Artifacts(View):
     items: list[ArtifactView]
 
 
-class CheckpointView(View):
-    id: str
-    step: int
-    attempt: int
-    """That wrote it."""
-    size: int
-    """Bytes."""
-    sha256: str
-    created_at: datetime
-
-    @classmethod
-    def of(cls, row: Checkpoint) -> Self:
-        return cls(**{name: getattr(row, name) for name in cls.model_fields})
-
-
-class Checkpoints(View):
-    items: list[CheckpointView]
-
-
 # --- data sets ------------------------------------------------------------------------------------------------
 
 
@@ -231,6 +213,91 @@ class DatasetView(View):
 class DatasetPage(View):
     items: list[DatasetView]
     next: str | None
+
+
+# --- models ---------------------------------------------------------------------------------------------------
+
+
+class ModelView(View):
+    id: str
+    name: str
+    state: ModelState
+    source: dict[str, Any]
+    """{"kind": "upload"}, {"kind": "job", "job", "which"} or {"kind": "checkpoint", "job", "checkpoint", "step"}."""
+    recipe: dict[str, Any]
+    """recipe.json: the detector, its classes, sizes, mean and standard deviation."""
+    classes: list[str]
+    weights_digest: str | None
+    """sha256 over the tensors, as jobs have it: equal for equal networks."""
+    sha256: str | None
+    """Of the file student.safetensors that jobs get."""
+    size: int | None
+    """Bytes of it."""
+    upload_sha256: str | None
+    """Of what was uploaded."""
+    report: dict[str, Any] | None
+    """What was found in the upload: format, tensors, what was unwrapped or left out; of a rejected one, every key that
+    is missing, unexpected, or of another shape."""
+    error: str | None
+    """Why it was rejected."""
+    content_url: str | None
+    """PUT the file there, while the model awaits it."""
+    created_at: datetime
+    finished_at: datetime | None
+    version: int
+
+    @classmethod
+    def of(cls, model: Model) -> Self:
+        awaits = model.state == ModelState.awaiting_upload
+        return cls(
+            id=model.id,
+            name=model.name,
+            state=ModelState(model.state),
+            source=model.source,
+            recipe=model.recipe,
+            classes=model.recipe["classes"],
+            weights_digest=model.tensors_digest,
+            sha256=model.weights_digest,
+            size=model.size,
+            upload_sha256=model.upload_sha256,
+            report=model.report,
+            error=model.error,
+            content_url=f"/v1/models/{model.id}/content" if awaits else None,
+            created_at=model.created_at,
+            finished_at=model.finished_at,
+            version=model.version,
+        )
+
+
+class ModelPage(View):
+    items: list[ModelView]
+    next: str | None
+
+
+class Removed(View):
+    id: str
+
+
+class Promote(Spec):
+    name: Name | None = None
+    """What to call the model; the job's name by default."""
+
+
+class CheckpointView(View):
+    id: str
+    """For POST .../checkpoints/{id}/promote; "last" and "best" of a finished job."""
+    step: int | None
+    """Steps done; null where the result does not say."""
+    size: int
+    created_at: datetime
+
+    @classmethod
+    def of(cls, kept: Kept) -> Self:
+        return cls(**vars(kept))
+
+
+class Checkpoints(View):
+    items: list[CheckpointView]
 
 
 # --- query parameters: closed like every spec, a misspelled filter would silently filter nothing ------------------

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from api.core.settings import Settings
-    from fgd.client import Artifact, Client, StoredEvent
+    from fgd.client import Artifact, Client, Model, StoredEvent
     from fgd.data.index import Report
 
 DONE, FAILED, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -53,9 +53,11 @@ app = typer.Typer(
 )
 dataset_app = typer.Typer(no_args_is_help=True, help="Import data sets, and see what the importer found.")
 job_app = typer.Typer(no_args_is_help=True, help="Submit jobs, watch them, cancel them.")
+model_app = typer.Typer(no_args_is_help=True, help="Upload weights, promote those of a job, and see what they are.")
 artifact_app = typer.Typer(no_args_is_help=True, help="List and download what a job made.")
 app.add_typer(dataset_app, name="dataset", rich_help_panel="Use a service")
 app.add_typer(job_app, name="job", rich_help_panel="Use a service")
+app.add_typer(model_app, name="model", rich_help_panel="Use a service")
 app.add_typer(artifact_app, name="artifact", rich_help_panel="Use a service")
 
 out = Console()
@@ -68,6 +70,8 @@ JobIdArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job: 
 DatasetIdArgument = Annotated[
     str, typer.Argument(metavar="DATASET", help="Id of a data set: ds_...", show_default=False)
 ]
+
+ModelIdArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Id of a model: mdl_...", show_default=False)]
 
 URL = "http://127.0.0.1:8000"
 """`fgd.client.DEFAULT_URL`, which would cost the help its speed."""
@@ -416,6 +420,128 @@ def job_metrics(
     )
 
 
+# --- models ---------------------------------------------------------------------------------------------------
+
+
+@model_app.command("add")
+def model_add(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="safetensors, or a state dict (.pth).", exists=True, dir_okay=False)
+    ],
+    classes: Annotated[str | None, typer.Option(help="Class names in label order: a,b,c.")] = None,
+    classes_from: Annotated[
+        Path | None, typer.Option(help="File with one class name a line, instead.", exists=True, dir_okay=False)
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What to call it. [default: the file's name]")] = None,
+    detector: Annotated[str, typer.Option(help="Family, as in the catalogue; or its whole spec as JSON.")] = "fcos",
+    backbone: Annotated[str | None, typer.Option(help="Trunk: resnet18, resnet34, resnet50, ...")] = None,
+    fpn_channels: Annotated[int | None, typer.Option(help="Width of the pyramid.")] = None,
+    norm: Annotated[str | None, typer.Option(help="Normalisation of the trunk: batch, group, frozen.")] = None,
+    min_size: Annotated[int | None, typer.Option(help="Shorter side it was trained with. [default: 800]")] = None,
+    max_size: Annotated[int | None, typer.Option(help="Longer side at most. [default: 1333]")] = None,
+    wait: Annotated[bool, typer.Option(help="Wait until it is checked.")] = True,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Upload weights; the service checks them strictly against the detector you name.
+
+    A rejected file is told with every key that is missing, unexpected or of another shape.
+    """
+    if (classes is None) == (classes_from is None):
+        _fail("name the classes: --classes a,b,c, or --classes-from FILE", REFUSED)
+    text = classes.split(",") if classes is not None else (classes_from or Path()).read_text().splitlines()
+    spec = dict(_read_object(detector, "--detector")) if detector.startswith("{") else {"kind": detector}
+    spec |= {
+        key: value
+        for key, value in {"backbone": backbone, "fpn_channels": fpn_channels, "norm": norm}.items()
+        if value is not None
+    }
+    sizes: dict[str, Any] = {
+        key: value for key, value in {"min_size": min_size, "max_size": max_size}.items() if value is not None
+    }
+    with _client(url) as client:
+        with err.status(f"uploading {file.name}"):
+            names = [each.strip() for each in text if each.strip()]
+            model = client.add_model(file, name or file.stem[:100], spec, names, **sizes)
+        if wait:
+            with err.status(f"checking {model.id}"):
+                model = client.wait_model(model.id)
+    _tell_model(model, as_json)
+
+
+@model_app.command("promote")
+def model_promote(
+    job: JobIdArgument,
+    checkpoint: Annotated[str, typer.Option(help="last, best, or the id of a checkpoint of a running job.")] = "last",
+    name: Annotated[str | None, typer.Option(help="What to call it. [default: the job's name]")] = None,
+    wait: Annotated[bool, typer.Option(help="Wait until it is ready.")] = True,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Make a model of a job's weights."""
+    with _client(url) as client:
+        model = client.promote(job, checkpoint, name)
+        if wait and not model.settled:
+            with err.status(f"checking {model.id}"):
+                model = client.wait_model(model.id)
+    _tell_model(model, as_json)
+
+
+@model_app.command("list")
+def model_list(
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """List models."""
+    with _client(url) as client:
+        found = client.models(limit)
+    if as_json:
+        _print_json(found)
+        return
+    _print_table(
+        {"id": None, "name": None, "state": None, "detector": None, "classes": "right", "MB": "right"},
+        (
+            [
+                model.id,
+                model.name,
+                model.state,
+                " ".join(str(model.recipe.get("detector", {}).get(key, "")) for key in ("kind", "backbone")),
+                str(len(model.classes)),
+                f"{model.size / 1e6:.1f}" if model.size else "-",
+            ]
+            for model in found
+        ),
+    )
+
+
+@model_app.command("show")
+def model_show(model: ModelIdArgument, url: Url = URL) -> None:
+    """Print a model, with what its check found, as JSON."""
+    with _client(url) as client:
+        _print_json(client.model(model))
+
+
+@model_app.command("remove")
+def model_remove(model: ModelIdArgument, url: Url = URL) -> None:
+    """Forget a model. One that a job still needs stays, and the job is named."""
+    with _client(url) as client:
+        client.remove_model(model)
+    out.print(f"{model}  removed", highlight=False, markup=False)
+
+
+def _tell_model(model: Model, as_json: bool) -> NoReturn:
+    if as_json:
+        _print_json(model)
+    else:
+        for note in (model.report or {}).get("notes", []):
+            _line(note)
+        if model.error:
+            _line(model.error)
+        out.print(f"{model.id}  {model.state}", highlight=False, markup=False)
+    _exit(FAILED if model.state == "rejected" else DONE)
+
+
 # --- artifacts ------------------------------------------------------------------------------------------------
 
 
@@ -514,6 +640,15 @@ def _read_json(source: str) -> Mapping[str, Any]:
         _fail(f"{source}: {error}", REFUSED)
     if not isinstance(body, dict):
         _fail(f"{source}: a spec is an object, {{...}}", REFUSED)
+    return body
+
+
+def _read_object(text: str, option: str) -> Mapping[str, Any]:
+    try:
+        body = json.loads(text)
+    except ValueError as error:
+        _fail(f"{option}: not JSON: {error}", REFUSED)
+    assert isinstance(body, dict), "it begins with a brace"
     return body
 
 

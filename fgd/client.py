@@ -21,7 +21,7 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -42,6 +42,9 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 BUSY = frozenset({429, 502, 503, 504})
 """Statuses that say "not now"."""
+
+UPLOAD_TIMEOUT_S = 300.0
+"""For one piece of an upload, and for the service to write it all to its disk."""
 
 LONGEST_PAUSE_S = 10.0
 """Between two tries; also bounds what a Retry-After may ask for."""
@@ -230,6 +233,36 @@ class Plan(_Answer):
     outline: Outline
     measured: Measured | None = None
     error: PlanError | None = None
+
+
+class Model(_Answer):
+    id: str
+    name: str
+    state: str
+    """awaiting_upload, verifying, ready, rejected."""
+    source: dict[str, Any] = {}
+    recipe: dict[str, Any] = {}
+    classes: tuple[str, ...] = ()
+    weights_digest: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+    report: dict[str, Any] | None = None
+    error: str | None = None
+    content_url: str | None = None
+    created_at: datetime | None = None
+
+    @property
+    def settled(self) -> bool:
+        return self.state in ("ready", "rejected")
+
+
+class Kept(_Answer):
+    """Weights of a job that can be promoted to a model."""
+
+    id: str
+    step: int | None = None
+    size: int
+    created_at: datetime
 
 
 @dataclass(frozen=True)
@@ -471,6 +504,66 @@ class Client:
             lambda: self.dataset(dataset_id), lambda found: found.state != "verifying", on_dataset, poll_s, patience_s
         )
 
+    # models
+
+    def add_model(
+        self,
+        file: Path,
+        name: str,
+        detector: Mapping[str, Any],
+        classes: Sequence[str],
+        *,
+        on_bytes: Callable[[int], None] | None = None,
+        **recipe: Any,
+    ) -> Model:
+        """Upload weights, safetensors or .pth, that fit `detector`. Follow it with wait_model.
+
+        recipe: min_size, max_size, image_mean, image_std. on_bytes hears how many bytes were sent.
+        """
+        digest, size = _sha256(file), file.stat().st_size  # before anything is made: the file may not be there
+        body = {"name": name, "detector": dict(detector), "classes": list(classes), **recipe}
+        made = _read(Model, self._post("/v1/models", json.dumps(body)))
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(size),
+            # The service takes the same content twice, so a connection that breaks may be tried again.
+            "Content-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(digest)).decode()}:",
+        }
+        content = lambda: _chunks(file, on_bytes)  # noqa: E731  # anew for each try
+        url = _path("models", made.id, "content")
+        return _read(Model, self._request("PUT", url, content=content, headers=headers, timeout=UPLOAD_TIMEOUT_S))
+
+    def promote(self, job_id: str, checkpoint: str = "last", name: str | None = None) -> Model:
+        """Make a model of a job's weights: "last", "best", or the id of a checkpoint of a running job."""
+        body = json.dumps({"name": name} if name else {})
+        return _read(Model, self._post(_path("jobs", job_id, "checkpoints", checkpoint, "promote"), body))
+
+    def checkpoints(self, job_id: str) -> list[Kept]:
+        page = self._json(_path("jobs", job_id, "checkpoints"))
+        return [_check(Kept, item) for item in page.get("items", [])]
+
+    def model(self, model_id: str) -> Model:
+        return _read(Model, self._get(_path("models", model_id)))
+
+    def models(self, most: int = 50) -> list[Model]:
+        """The newest first, at most `most` of them."""
+        return self._list(Model, "/v1/models", most)
+
+    def remove_model(self, model_id: str) -> None:
+        """Raises ApiError while a job that has not ended uses it."""
+        self._request("DELETE", _path("models", model_id))
+
+    def wait_model(
+        self,
+        model_id: str,
+        on_model: Callable[[Model | None], None] | None = None,
+        *,
+        poll_s: float = 0.5,
+        patience_s: float = 600.0,
+    ) -> Model:
+        """Follow a check to its end: ready or rejected."""
+        return self._until(lambda: self.model(model_id), lambda found: found.settled, on_model, poll_s, patience_s)
+
     # the service
 
     def ready(self) -> bool:
@@ -511,11 +604,11 @@ class Client:
 
     def _request(self, method: str, path: str, **how: Any) -> httpx.Response:
         """Send until there is an answer worth having; ApiError or Unreachable otherwise."""
-        attempt = 0
+        attempt, content = 0, how.pop("content", None)
         while True:
             attempt += 1
             try:
-                response = self._http.request(method, path, **how)
+                response = self._http.request(method, path, content=content() if callable(content) else content, **how)
             except httpx.TransportError as error:
                 if attempt >= self._attempts:
                     raise Unreachable(self.url, str(error) or type(error).__name__) from error
@@ -710,6 +803,14 @@ def _plain_name(name: str) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _chunks(file: Path, on_bytes: Callable[[int], None] | None) -> Iterator[bytes]:
+    with file.open("rb") as opened:
+        while chunk := opened.read(1 << 18):
+            yield chunk
+            if on_bytes:
+                on_bytes(opened.tell())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -48,7 +48,7 @@ class Note(Event_):
 
     type: Literal["note"] = "note"
     code: str
-    """A stable word: teacher_checked, calibration, inherited, checkpoint_corrupt, resumed, ..."""
+    """A stable word: teacher_checked, calibration, inherited, warm_started, checkpoint_corrupt, resumed, ..."""
     message: str
     data: dict[str, Any] = {}
     level: Literal["info", "warning"] = "info"

@@ -13,9 +13,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     Strict,
     StringConstraints,
+    Tag,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -40,6 +42,7 @@ INVISIBLE = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=rf"^[^{INVISIBLE}]+$")]
 JobId = Annotated[str, StringConstraints(pattern=r"^job_[0-9a-f]{32}$")]
 DatasetId = Annotated[str, StringConstraints(pattern=r"^ds_[0-9a-f]{32}$")]
+ModelId = Annotated[str, StringConstraints(pattern=r"^mdl_[0-9a-f]{32}$")]
 Path = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
 
 
@@ -75,6 +78,12 @@ class FromJob(Spec):
     job: JobId
 
 
+class FromModel(Spec):
+    """A model of this service: uploaded, or promoted from a job."""
+
+    model: ModelId
+
+
 class FromPath(Spec):
     """A folder; in the service it must lie below FGD_DATA_ROOTS."""
 
@@ -86,13 +95,18 @@ class TeacherFromJob(FromJob):
     """Teach even if the teacher's AP50 on the validation images is under 5."""
 
 
+class TeacherFromModel(FromModel):
+    allow_unfit: Bool = False
+    """Teach even if the teacher's AP50 on the validation images is under 5."""
+
+
 class TeacherFromPath(FromPath):
     allow_unfit: Bool = False
     """Teach even if the teacher's AP50 on the validation images is under 5."""
 
 
-TeacherRef = TeacherFromJob | TeacherFromPath
-WeightsRef = FromJob | FromPath
+TeacherRef = TeacherFromJob | TeacherFromModel | TeacherFromPath
+WeightsRef = FromJob | FromModel | FromPath
 DatasetRef = DatasetId | FromPath
 
 
@@ -111,18 +125,13 @@ class FCOS(Spec):
     fpn_channels: Annotated[Int, Field(ge=64, le=1024, multiple_of=32)] = 256
     """Width of the pyramid and the heads; a multiple of 32, the groups of the heads' group norm. 32 itself would leave
     one value to a group on a small image's 1x1 map, which torch refuses."""
-    weights: Literal["none"] = "none"
-    """Where the trunk starts: "none" is from scratch."""
+    weights: Literal["none"] | WeightsRef = "none"
+    """Where the network starts: "none" is from scratch; a job, a model or a path lends every tensor of equal name and
+    shape (class logits only where the classes are the same), the others start afresh, and the events name them."""
     norm: Norm = "batch"
     """Normalisation of the trunk. "frozen" needs pretrained weights: frozen random statistics learn nothing."""
     inherit: WeightsRef | None = None
     """Copy neck and head tensors of equal shape from there before training (FGD's inheriting strategy)."""
-
-    @model_validator(mode="after")
-    def _norm_fits_weights(self) -> Self:
-        if self.norm == "frozen" and self.weights == "none":
-            raise ValueError('norm "frozen" needs pretrained weights; with weights "none" take "batch" or "group"')
-        return self
 
     def levels(self) -> dict[str, int]:
         """Pyramid levels, finest first, and the stride of each in pixels of the padded input."""
@@ -378,6 +387,14 @@ class JobSpec(Spec):
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
     """Initial weights, data order and augmentation all follow from it."""
 
+    @field_validator("student", mode="after")
+    @classmethod
+    def _norm_fits_weights(cls, student: DetectorSpec) -> DetectorSpec:
+        # A rule of trainings: the recipe of a finished network may well have frozen layers and name no weights.
+        if student.norm == "frozen" and student.weights == "none":
+            raise ValueError('norm "frozen" needs pretrained weights; with weights "none" take "batch" or "group"')
+        return student
+
     @field_validator("methods")
     @classmethod
     def _methods_teach_with_a_teacher(
@@ -452,3 +469,74 @@ class SubmitDataset(Spec):
     of the folder have no effect."""
     verify: Literal["full", "headers"] = "full"
     """"full" decodes every image at import; "headers" reads only their headers."""
+
+
+# --- models ---------------------------------------------------------------------------------------------------
+
+ClassName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=rf"^[^{INVISIBLE}]+$")]
+Channels = tuple[Float, Float, Float]
+
+
+class UploadModel(Spec):
+    """The body of POST /v1/models for weights that are uploaded next: what a state dict does not say."""
+
+    name: Name
+    detector: DetectorSpec
+    """The network that the file must fit, key by key and shape by shape."""
+    classes: Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=10_000)]
+    """Label k (1, 2, ...) means classes[k - 1]; 0 is background and is not named."""
+    min_size: Annotated[Int, Field(ge=32, le=8192)] = 800
+    """Shorter side after resizing, for using the model; a job's schedule has its own. Default: torchvision's."""
+    max_size: Annotated[Int, Field(ge=32, le=8192)] = 1333
+    """Longer side at most."""
+    image_mean: Channels = (0.485, 0.456, 0.406)
+    image_std: Channels = (0.229, 0.224, 0.225)
+    """Of RGB in 0..1, as the network was trained; a teacher sees its pixels so."""
+
+    @field_validator("detector", mode="after")
+    @classmethod
+    def _is_finished(cls, detector: DetectorSpec) -> DetectorSpec:
+        if detector.inherit is not None or not isinstance(detector.weights, str):
+            raise ValueError("inherit and weights say how a training begins; leave them out of a finished model")
+        return detector
+
+    @field_validator("classes", mode="after")
+    @classmethod
+    def _are_different(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(classes)) != len(classes):
+            raise ValueError(
+                f"each class may be named once; {next(c for c in classes if classes.count(c) > 1)!r} is not"
+            )
+        return classes
+
+    @field_validator("image_std", mode="after")
+    @classmethod
+    def _divides(cls, std: Channels) -> Channels:
+        if min(std) <= 0:
+            raise ValueError("a standard deviation is above 0")
+        return std
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if self.min_size > self.max_size:
+            raise ValueError(f"min_size {self.min_size} is larger than max_size {self.max_size}")
+        return self
+
+
+class PromoteModel(Spec):
+    """The body of POST /v1/models for the student of a finished job."""
+
+    name: Name
+    job: JobId
+    which: Literal["last", "best"] = "last"
+    """The weights after the last step, or those with the best AP on the validation images."""
+
+
+def _model_kind(body: Any) -> str:
+    names_job = "job" in body if isinstance(body, dict) else isinstance(body, PromoteModel)
+    return "promote" if names_job else "upload"
+
+
+SubmitModel = Annotated[
+    Annotated[UploadModel, Tag("upload")] | Annotated[PromoteModel, Tag("promote")], Discriminator(_model_kind)
+]

@@ -86,6 +86,7 @@ def read_spec(path: Path) -> JobSpec:
         ("/teacher", spec.teacher, TeacherFromPath | None),
         ("/dataset", spec.dataset, FromPath),
         ("/student/inherit", spec.student.inherit, FromPath | None),
+        ("/student/weights", spec.student.weights, FromPath | str),
     ):
         if not isinstance(reference, kind):
             raise SpecError('the library knows only {"path": folder}; ids belong to the service', pointer)

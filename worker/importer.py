@@ -60,7 +60,7 @@ def read_and_pack(folder: Path, out: Path, verify: Literal["full", "headers"]) -
 
 
 def confine() -> None:
-    """Bounds on time, memory, file size and open files; no core dumps of users' images."""
+    """Bounds on time, memory, file size and open files; no core dumps of users' files."""
     for what, limit in (
         (resource.RLIMIT_CPU, CPU_S),
         (resource.RLIMIT_AS, MEMORY),

@@ -1,17 +1,24 @@
-"""Data set imports, in the processor lane: a child reads and packs, this side stores and tells."""
+"""Imports, in the processor lane: a child reads what a user brought, this side stores and tells.
+
+`run_import` is the same for all kinds; what a kind's child is called with, and what becomes of its files, is an Import:
+`DatasetImport` here, `ModelImport` in model_imports.py.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
-from api.core import datasets
+from api.core import datasets, imports
 from api.core.errors import Fenced
 from api.core.lifecycle import Requested
+from api.core.tables import Dataset, Model
 from fgd.data.index import Report
 from worker.host import Host, Lost
 from worker.importer import NOTHING_THERE, TRY_AGAIN
@@ -29,58 +36,82 @@ MAX_ERROR = 2000
 @dataclass(frozen=True)
 class Rejected:
     error: str
-    report: Report | None = None
+    report: Any = None
+    """Of the kind's own type."""
 
 
 @dataclass(frozen=True)
 class Broken:
-    """Perhaps not the data set's fault: it is tried again a few times."""
+    """Perhaps not the fault of what was read: it is tried again a few times."""
 
     reason: str
 
 
-def run_import(host: Host, claim: datasets.DatasetClaim, claimed_at: float) -> None:
+class Import(Protocol):
+    """One thing that this worker took for its import."""
+
+    @property
+    def kind(self) -> type[Dataset] | type[Model]: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def attempt(self) -> int: ...
+
+    def command(self, host: Host, folder: Path) -> list[str]:
+        """What reads it; its files go into `folder`. Raises OSError."""
+
+    def refusal(self, code: int, folder: Path) -> Rejected | Broken | None:
+        """Why it is refused, or this try was in vain; None: it is good. `folder` also has tail.txt, the log's end."""
+
+    def stored(self, host: Host, folder: Path) -> Callable[[Session], None]:
+        """Files into the store; the write that makes it ready. Raises OSError."""
+
+    def reject(self, s: Session, refused: Rejected) -> None: ...
+
+
+def run_import(host: Host, work: Import, claimed_at: float) -> None:
     """One import, from claim to its last write. claimed_at: time.monotonic() before the claim."""
-    logger.info("%s: importing %s", claim.dataset_id, claim.path)
+    logger.info("%s: importing", work.id)
 
     def beat() -> Requested | None:
-        host.write(lambda s: datasets.beat_import(s, claim.dataset_id, claim.attempt, host.id, host.settings.lease_s))
+        lease_s = host.settings.lease_s
+        host.write(lambda s: imports.beat(s, work.kind, work.id, work.attempt, host.id, lease_s))
         return None
 
     try:
         with (
             Lease(beat, host.times(), claimed_at) as lease,
-            work_folder(host.settings.home, claim.dataset_id, claim.attempt) as folder,
+            work_folder(host.settings.home, work.id, work.attempt) as folder,
         ):
-            refused = read_and_store(host, lease, claim, folder)
+            refused = read_and_store(host, lease, work, folder)
             if refused is not None:
                 lease.closing()
-                host.insist(lease, lambda s: tell(s, claim, refused))
-            logger.info("%s: %s", claim.dataset_id, refused or "ready")
+                host.insist(lease, lambda s: tell(s, work, refused))
+            logger.info("%s: %s", work.id, refused or "ready")
     except (Fenced, Lost):
-        logger.warning("%s: the import is no longer ours, nothing more was written", claim.dataset_id)
+        logger.warning("%s: the import is no longer ours, nothing more was written", work.id)
 
 
-def read_and_store(
-    host: Host, lease: Lease, claim: datasets.DatasetClaim, folder: Path
-) -> Rejected | Broken | HandedBack | None:
+def read_and_store(host: Host, lease: Lease, work: Import, folder: Path) -> Rejected | Broken | HandedBack | None:
     """None: it is ready. Raises Lost, Fenced."""
     try:
-        code = read_in_child(host, lease, claim, folder)
+        code = read_in_child(host, lease, work, folder)
         if code is None:
             return HandedBack("the worker is shutting down")
-        if refused := refusal(code, folder):
+        if refused := work.refusal(code, folder):
             return refused
-        store(host, lease, claim, folder)
+        write = work.stored(host, folder)
     except OSError as error:
         return Broken(f"the worker's host failed: {error}")
+    lease.closing()
+    host.insist(lease, write)
     return None
 
 
-def read_in_child(host: Host, lease: Lease, claim: datasets.DatasetClaim, folder: Path) -> int | None:
-    """Exit status of the importer; None if the worker stops before its end. Raises Lost."""
-    argv = [sys.executable, "-m", "worker.importer", claim.path, str(folder), "--verify", claim.verify]
-    run_file = host.run_folder() / f"{claim.dataset_id}.a{claim.attempt}.json"
+def read_in_child(host: Host, lease: Lease, work: Import, folder: Path) -> int | None:
+    """Exit status of the reader; None if the worker stops before its end. Raises Lost."""
+    argv = work.command(host, folder)
+    run_file = host.run_folder() / f"{work.id}.a{work.attempt}.json"
     with Trainer(argv, folder, run_file, threads=host.threads) as child:
         lease.guard(child)
         try:
@@ -89,7 +120,7 @@ def read_in_child(host: Host, lease: Lease, claim: datasets.DatasetClaim, folder
                     return None
                 _, log = child.read(WAIT_S)
                 if log:
-                    logger.info("%s: %s", claim.dataset_id, log.decode(errors="replace").strip()[:MAX_ERROR])
+                    logger.info("%s: %s", work.id, log.decode(errors="replace").strip()[:MAX_ERROR])
         finally:
             lease.guard(None)
         if lease.lost.is_set():
@@ -98,8 +129,8 @@ def read_in_child(host: Host, lease: Lease, claim: datasets.DatasetClaim, folder
         return child.returncode()
 
 
-def refusal(code: int, folder: Path) -> Rejected | Broken | None:
-    """Why the data set is refused, or this try was in vain; None: it is good."""
+def ended_badly(code: int, folder: Path, what: str) -> Rejected | Broken | None:
+    """What every reader's exit code says; None: it came to its end."""
     if code == NOTHING_THERE:
         return Rejected((folder / "error.txt").read_text()[:MAX_ERROR])
     last = (folder / "tail.txt").read_text().strip().rpartition("\n")[2][:MAX_ERROR] if code else ""
@@ -108,8 +139,56 @@ def refusal(code: int, folder: Path) -> Rejected | Broken | None:
     if code < 0:  # by the kernel for want of memory, by a person, or by a file that crashes the reader: it will repeat
         return Broken(f"the reader was ended by signal {-code}. {last}".strip())
     if code:
-        broken = f"reading the data set failed with exit code {code}; an image or file of it breaks the reader. {last}"
-        return Rejected(broken.strip())
+        return Rejected(f"reading {what} failed with exit code {code}; it breaks the reader. {last}".strip())
+    return None
+
+
+def tell(s: Session, work: Import, refused: Rejected | Broken | HandedBack) -> None:
+    match refused:
+        case Rejected():
+            work.reject(s, refused)
+        case Broken(reason):
+            imports.lose(s, work.kind, work.id, work.attempt, reason)
+        case HandedBack():
+            imports.hand_back(s, work.kind, work.id, work.attempt)
+
+
+# --- data sets ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DatasetImport:
+    claim: datasets.DatasetClaim
+    kind = Dataset
+
+    @property
+    def id(self) -> str:
+        return self.claim.dataset_id
+
+    @property
+    def attempt(self) -> int:
+        return self.claim.attempt
+
+    def command(self, host: Host, folder: Path) -> list[str]:  # noqa: ARG002
+        return [sys.executable, "-m", "worker.importer", self.claim.path, str(folder), "--verify", self.claim.verify]
+
+    def refusal(self, code: int, folder: Path) -> Rejected | Broken | None:
+        return refusal(code, folder)
+
+    def stored(self, host: Host, folder: Path) -> Callable[[Session], None]:
+        report = Report.model_validate_json((folder / "report.json").read_bytes())
+        archive = host.store.put_file(folder / "archive.tar")
+        index = host.store.put_file(folder / "index.json")
+        return lambda s: datasets.finish_import(s, self.id, self.attempt, archive, index, report)
+
+    def reject(self, s: Session, refused: Rejected) -> None:
+        datasets.reject(s, self.id, self.attempt, refused.report, refused.error)
+
+
+def refusal(code: int, folder: Path) -> Rejected | Broken | None:
+    """Why the data set is refused, or this try was in vain; None: it is good."""
+    if bad := ended_badly(code, folder, "the data set"):
+        return bad
     report = Report.model_validate_json((folder / "report.json").read_bytes())
     if report.ok:
         return None
@@ -119,25 +198,3 @@ def refusal(code: int, folder: Path) -> Rejected | Broken | None:
         if defect.action == "rejected"
     ]
     return Rejected("; ".join(reasons)[:MAX_ERROR] or "nothing can be trained from it; see the report", report)
-
-
-def tell(s: Session, claim: datasets.DatasetClaim, refused: Rejected | Broken | HandedBack) -> None:
-    match refused:
-        case Rejected(error, report):
-            datasets.reject(s, claim.dataset_id, claim.attempt, report, error)
-        case Broken(reason):
-            datasets.lose(s, claim.dataset_id, claim.attempt, reason)
-        case HandedBack():
-            datasets.hand_back(s, claim.dataset_id, claim.attempt)
-
-
-def store(host: Host, lease: Lease, claim: datasets.DatasetClaim, folder: Path) -> None:
-    report = Report.model_validate_json((folder / "report.json").read_bytes())
-    archive = host.store.put_file(folder / "archive.tar")
-    index = host.store.put_file(folder / "index.json")
-
-    def write(s: Session) -> None:
-        datasets.finish_import(s, claim.dataset_id, claim.attempt, archive, index, report)
-
-    lease.closing()
-    host.insist(lease, write)

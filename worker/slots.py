@@ -25,7 +25,7 @@ class Slot:
 
 @dataclass
 class Slots:
-    """Device slots for trainings, and one lane for data set imports, which never wait for a training."""
+    """Device slots for trainings, and one lane for imports of data sets and models, which never wait for a training."""
 
     slots: list[Slot]
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -2,7 +2,7 @@
 
     <home>/cache/<archive digest>/        a data set, unpacked once for all jobs
     <home>/cache/<archive digest>.lock    held (shared) while in use; its content is the size, its mtime the last use
-    <home>/work/<job>/a<attempt>/         spec.json, teacher/, inherit/, checkpoint.pt, out/; gone with the attempt
+    <home>/work/<job>/a<attempt>/         spec.json, teacher/, inherit/, weights/, checkpoint.pt, out/; goes with it
     <home>/work/<job>/a<attempt>.lock     held as long as the attempt's supervisor lives
 
 Knows blobs and files. Knows no rows and no torch.
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 SPARE = 1.2
 """Free space asked for before an archive is unpacked, as a multiple of its size; `archive.unpack` asks for no more."""
 Inputs = Mapping[str, Mapping[str, str]]
-"""{"dataset": {"archive": sha256, "index": sha256}, "teacher": {file: sha256}, "inherit": {file: sha256}}"""
+"""{"dataset": {"archive": sha256, "index": sha256}, "teacher": {file: sha256}, "inherit": ..., "weights": ...}"""
 
 
 class InputGone(Exception):
@@ -152,9 +152,15 @@ def staged(spec: JobSpec, inputs: Inputs, folder: Path, cache: Cache) -> Iterato
         if spec.teacher is not None:
             teacher = _folder_of(cache.store, inputs["teacher"], folder / "teacher")
             changes["teacher"] = TeacherFromPath(path=str(teacher), allow_unfit=spec.teacher.allow_unfit)
+        student: dict[str, object] = {}
         if spec.student.inherit is not None:
             inherit = _folder_of(cache.store, inputs["inherit"], folder / "inherit")
-            changes["student"] = spec.student.but(inherit=FromPath(path=str(inherit)))
+            student["inherit"] = FromPath(path=str(inherit))
+        if not isinstance(spec.student.weights, str):
+            begin = _folder_of(cache.store, inputs["weights"], folder / "weights")
+            student["weights"] = FromPath(path=str(begin))
+        if student:
+            changes["student"] = spec.student.but(**student)
         file = folder / "spec.json"
         file.write_text(spec.but(**changes).model_dump_json(indent=2))
         yield file

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from api.core import datasets, jobs, plans
+from api.core import datasets, jobs, models, plans
 from api.core.errors import Fenced
 from api.core.lifecycle import FailureCode, Requested
 from api.core.queue import ring
@@ -23,9 +23,10 @@ from fgd.events import Finished, Note
 from worker.curb import Curb
 from worker.diary import Diary
 from worker.host import DISK_FULL, Host, Lost, os_error_behind
-from worker.imports import run_import
+from worker.imports import DatasetImport, Import, run_import
 from worker.launcher import Trainer
 from worker.lease import Lease
+from worker.model_imports import ModelImport
 from worker.outcome import Cancelled, End, Ended, Failure, HandedBack, Succeeded, Verdict, verdict
 from worker.plans import run_plan
 from worker.slots import Kind, Slot
@@ -63,11 +64,19 @@ def take(host: Host) -> Callable[[], None] | None:
             return lambda: _and_give(host, slot, lambda: run_plan(host, claimed, slot, asked_at))
         if not host.slots.free("import"):
             return None
-        dataset = host.write(lambda s: datasets.claim_import(s, host.id, host.settings.lease_s))
-        if dataset is None:
+        work = host.write(lambda s: claim_import(s, host))
+        if work is None:
             return None
         slot = take_slot("import")
-        return lambda: _and_give(host, slot, lambda: run_import(host, dataset, asked_at))
+        return lambda: _and_give(host, slot, lambda: run_import(host, work, asked_at))
+
+
+def claim_import(s: Session, host: Host) -> Import | None:
+    if dataset := datasets.claim_import(s, host.id, host.settings.lease_s):
+        return DatasetImport(dataset)
+    if model := models.claim_import(s, host.id, host.settings.lease_s):
+        return ModelImport(model)
+    return None
 
 
 def claim_plan(host: Host) -> tuple[plans.PlanClaim, Kind] | None:

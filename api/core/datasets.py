@@ -8,25 +8,27 @@ verifying --finish_import--> ready        immutable from then on
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.core import db
+from api.core import db, imports
 from api.core.cursor import Position, Slice, slice_of
-from api.core.errors import Fenced, NotFound
+from api.core.errors import NotFound
 from api.core.ids import new_id
+from api.core.imports import MAX_IMPORTS, remember_blobs
 from api.core.lifecycle import DatasetState
-from api.core.record import insert_for
 from api.core.storage import Blob
-from api.core.tables import BlobRow, Dataset
+from api.core.tables import Dataset
 from fgd.data.index import Report
 from fgd.data.report import unread
 from fgd.spec import SubmitDataset
 
-MAX_IMPORTS = 3
-"""An import whose worker or reader was lost so many times will not be tried again."""
+__all__ = [
+    "MAX_IMPORTS", "DatasetClaim", "beat_import", "claim_import", "finish_import", "get", "hand_back", "lose", "page",
+    "reject", "remember_blobs", "submit", "sweep",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,9 @@ def page(s: Session, project_id: str, after: Position | None, limit: int) -> Sli
 
 def claim_import(s: Session, worker_id: str, lease_s: float = 20.0) -> DatasetClaim | None:
     """Take the oldest data set that waits for its import; None if there is none."""
-    at = db.now(s)
-    waiting = select(Dataset).where(Dataset.state == DatasetState.verifying, Dataset.lease_owner.is_(None))
-    dataset = s.scalar(waiting.order_by(Dataset.created_at, Dataset.id).limit(1).with_for_update(skip_locked=True))
+    dataset = imports.claim(s, Dataset, worker_id, lease_s)
     if dataset is None:
         return None
-    dataset.attempt += 1
-    dataset.lease_owner, dataset.lease_expires = worker_id, at + timedelta(seconds=lease_s)
-    s.flush()
     return DatasetClaim(
         dataset_id=dataset.id,
         project_id=dataset.project_id,
@@ -102,16 +99,12 @@ def claim_import(s: Session, worker_id: str, lease_s: float = 20.0) -> DatasetCl
 
 def beat_import(s: Session, dataset_id: str, attempt: int, worker_id: str, lease_s: float = 20.0) -> None:
     """Keep the lease. Raises Fenced if it was lost."""
-    dataset = _held(s, dataset_id, attempt)
-    if dataset.lease_owner != worker_id:
-        raise Fenced(dataset_id, attempt)
-    dataset.lease_expires = db.now(s) + timedelta(seconds=lease_s)
-    s.flush()
+    imports.beat(s, Dataset, dataset_id, attempt, worker_id, lease_s)
 
 
 def finish_import(s: Session, dataset_id: str, attempt: int, archive: Blob, index: Blob, report: Report) -> None:
     """verifying -> ready. Both blobs are in the store already. Raises Fenced."""
-    dataset = _held(s, dataset_id, attempt)
+    dataset = imports.held(s, Dataset, dataset_id, attempt)
     at = db.now(s)
     remember_blobs(s, dataset.project_id, at, archive, index)
     dataset.archive_digest, dataset.index_digest = archive.digest, index.digest
@@ -123,7 +116,7 @@ def finish_import(s: Session, dataset_id: str, attempt: int, archive: Blob, inde
 
 def reject(s: Session, dataset_id: str, attempt: int, report: Report | None, error: str) -> None:
     """verifying -> rejected; `error` in one sentence. Raises Fenced."""
-    dataset = _held(s, dataset_id, attempt)
+    dataset = imports.held(s, Dataset, dataset_id, attempt)
     at = db.now(s)
     dataset.error = error
     _end(dataset, DatasetState.rejected, at, report)
@@ -132,58 +125,18 @@ def reject(s: Session, dataset_id: str, attempt: int, report: Report | None, err
 
 def hand_back(s: Session, dataset_id: str, attempt: int) -> None:
     """The worker goes down in good order: another may import, and the try does not count. Raises Fenced."""
-    dataset = _held(s, dataset_id, attempt)
-    dataset.lease_owner = dataset.lease_expires = None
-    s.flush()
+    imports.hand_back(s, Dataset, dataset_id, attempt)
 
 
 def lose(s: Session, dataset_id: str, attempt: int, reason: str) -> None:
     """The reader died or its host failed: verifying again, or rejected if that happened too often. Raises Fenced."""
-    _lose(_held(s, dataset_id, attempt), db.now(s), reason)
-    s.flush()
+    imports.lose(s, Dataset, dataset_id, attempt, reason)
 
 
 def sweep(s: Session, at: datetime) -> list[str]:
     """Free expired imports, give up on those that keep killing workers; the ids that wait for a worker."""
-    query = select(Dataset).where(Dataset.state == DatasetState.verifying).with_for_update(skip_locked=True)
-    waiting = []
-    for dataset in s.scalars(query.execution_options(populate_existing=True)):
-        if dataset.lease_expires is not None and dataset.lease_expires <= at:
-            _lose(dataset, at, f"no heartbeat from {dataset.lease_owner}")
-        if dataset.state == DatasetState.verifying and dataset.lease_owner is None:
-            waiting.append(dataset.id)
-    s.flush()
-    return waiting
-
-
-def remember_blobs(s: Session, project_id: str, at: datetime, *blobs: Blob) -> None:
-    """Make files of the store part of the service; the same content twice is one row."""
-    rows = [{"project_id": project_id, "digest": b.digest, "size": b.size, "created_at": at} for b in blobs]
-    if rows:
-        again = {"unused_since": None}
-        insert = insert_for(s, BlobRow).on_conflict_do_update(index_elements=["project_id", "digest"], set_=again)
-        s.execute(insert, rows)
-
-
-def _held(s: Session, dataset_id: str, attempt: int) -> Dataset:
-    query = select(Dataset).where(
-        Dataset.id == dataset_id, Dataset.attempt == attempt, Dataset.lease_owner.is_not(None)
-    )
-    dataset = s.scalar(query.with_for_update().execution_options(populate_existing=True))
-    if dataset is None:
-        raise Fenced(dataset_id, attempt)
-    return dataset
-
-
-def _lose(dataset: Dataset, at: datetime, reason: str) -> None:
-    dataset.lease_owner = dataset.lease_expires = None
-    dataset.losses += 1
-    if dataset.losses >= MAX_IMPORTS:
-        dataset.error = f"given up after {dataset.losses} tries that did not come to their end; the last: {reason}"
-        _end(dataset, DatasetState.rejected, at, None)
+    return imports.sweep(s, Dataset, at)
 
 
 def _end(dataset: Dataset, state: DatasetState, at: datetime, report: Report | None) -> None:
-    dataset.state, dataset.finished_at = state, at
-    dataset.report = report.model_dump(mode="json") if report is not None else None
-    dataset.lease_owner = dataset.lease_expires = None
+    imports.end(dataset, state, at, report.model_dump(mode="json") if report is not None else None)

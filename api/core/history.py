@@ -98,12 +98,6 @@ def _log_piece(s: Session, of: LogOf, after_offset: int) -> bytes:
     return data
 
 
-def checkpoints(s: Session, job: Job) -> Sequence[Checkpoint]:
-    """Newest first: by attempt, for an attempt that fell back to an older step goes on from there."""
-    query = select(Checkpoint).where(Checkpoint.job_id == job.id)
-    return s.scalars(query.order_by(Checkpoint.attempt.desc(), Checkpoint.step.desc())).all()
-
-
 def artifacts(s: Session, job: Job) -> Sequence[Artifact]:
     return s.scalars(select(Artifact).where(Artifact.job_id == job.id).order_by(Artifact.name)).all()
 
@@ -113,3 +107,9 @@ def artifact(s: Session, project_id: str, artifact_id: str) -> Artifact:
     if row is None:
         raise NotFound("artifact", artifact_id)
     return row
+
+
+def checkpoints(s: Session, job: Job) -> Sequence[Checkpoint]:
+    """Those that are kept while the job has not ended, newest first."""
+    query = select(Checkpoint).where(Checkpoint.job_id == job.id)
+    return s.scalars(query.order_by(Checkpoint.attempt.desc(), Checkpoint.step.desc())).all()

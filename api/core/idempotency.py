@@ -15,11 +15,11 @@ from sqlalchemy.orm import Session
 
 from api.core import db
 from api.core.errors import Conflict, Fault, Invalid
-from api.core.tables import Dataset, IdempotencyKey, Job
+from api.core.tables import Dataset, IdempotencyKey, Job, Model
 
 KEPT = timedelta(hours=24)
 
-Made = TypeVar("Made", Job, Dataset)
+Made = TypeVar("Made", Job, Dataset, Model)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Once(Generic[Made]):
         if row.operation != self.operation or row.body_sha256 != self.body_sha256:
             detail = "this Idempotency-Key was used for another request; take a new key for each new request"
             raise Invalid(Fault("", "idempotency_key_reused", detail, parameter="Idempotency-Key"))
-        return s.get_one(self.kind, row.job_id or row.dataset_id)
+        return s.get_one(self.kind, row.job_id or row.dataset_id or row.model_id)
 
     def make(self, engine: Engine, insert: Callable[[Session], Made]) -> tuple[Made, bool]:
         """One transaction: `insert`, unless it was done before. The thing, and whether it is new."""
@@ -81,6 +81,7 @@ class Once(Generic[Made]):
                 body_sha256=self.body_sha256,
                 job_id=made.id if isinstance(made, Job) else None,
                 dataset_id=made.id if isinstance(made, Dataset) else None,
+                model_id=made.id if isinstance(made, Model) else None,
                 created_at=at,
             )
         )

@@ -20,7 +20,7 @@ from sqlalchemy import delete, func, or_, select, true, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from api.core import datasets, db, plans, workers
+from api.core import datasets, db, models, plans, workers
 from api.core.cursor import Position, Slice, slice_of
 from api.core.errors import Conflict, NotFound
 from api.core.idempotency import forget_old_keys
@@ -117,7 +117,7 @@ class ArtifactIn:
 @dataclass(frozen=True)
 class Swept:
     ring: list[str] = field(default_factory=list)
-    """Ids of jobs, data sets and plans for which a worker is free: ring for each after the commit."""
+    """Ids of jobs, data sets, models and plans for which a worker is free: ring for each after the commit."""
     lost: list[str] = field(default_factory=list)
     """Jobs whose attempt was lost."""
     rubbish: list[str] = field(default_factory=list)
@@ -423,7 +423,7 @@ def sweep(s: Session, lease_s: float = 20.0) -> Swept:
     free = max(0, sum(worker.slots for worker in live) - running)
     claimable = select(Job.id).where(Job.state == State.queued, Job.not_before <= at)
     ring = list(s.scalars(claimable.order_by(Job.priority.desc(), Job.created_at, Job.id).limit(free)))
-    ring += datasets.sweep(s, at)[: len(live)]
+    ring += [*datasets.sweep(s, at), *models.sweep(s, at)][: len(live)]
     ring += plans.sweep(s, at)[: len(live)]
     forget_old_keys(s, at)
     workers.forget_silent(s)

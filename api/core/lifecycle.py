@@ -91,5 +91,12 @@ class PlanState(StrEnum):
     failed = "failed"
 
 
+class ModelState(StrEnum):
+    awaiting_upload = "awaiting_upload"
+    verifying = "verifying"
+    ready = "ready"
+    rejected = "rejected"
+
+
 def allowed(before: State, after: State) -> bool:
     return after in MOVES[before]

@@ -16,15 +16,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.core.errors import Conflict, Fault, Invalid
-from api.core.lifecycle import DatasetState, State
+from api.core.lifecycle import DatasetState, ModelState, State
 from api.core.storage import Blob, BlobStore
-from api.core.tables import Artifact, Dataset, Job
+from api.core.tables import Artifact, Dataset, Job, Model
 from fgd import strict_json, weights_file
 from fgd.errors import SpecError, WeightsError
-from fgd.spec import DetectorSpec, FromJob, FromPath, JobSpec, WeightsRef
+from fgd.spec import DetectorSpec, FromJob, FromModel, FromPath, JobSpec, WeightsRef
 from fgd.wording import sentence
 
-WEIGHTS, RECIPE = "student.safetensors", "recipe.json"
+WEIGHTS, BEST, RECIPE = "student.safetensors", "best.safetensors", "recipe.json"
+Role = Literal["teacher", "inherit", "weights", "job"]
+"""What a reference is for; begins the codes of its faults."""
 MAX_RECIPE_BYTES = 1 << 20
 
 
@@ -95,6 +97,7 @@ def resolve(s: Session, store: BlobStore, roots: Sequence[Path], project_id: str
     dataset = _dataset(s, project_id, spec, found, inputs)
     teacher = _weights(s, store, roots, project_id, spec.teacher, "teacher", "/teacher", found)
     inherit = _weights(s, store, roots, project_id, spec.student.inherit, "inherit", "/student/inherit", found)
+    begin = _weights(s, store, roots, project_id, spec.student.weights, "weights", "/student/weights", found)
     if dataset is not None:
         _check_batch(dataset, spec, found)
         ours = dataset.classes or []
@@ -111,7 +114,8 @@ def resolve(s: Session, store: BlobStore, roots: Sequence[Path], project_id: str
     assert dataset is not None, "what is missing has been told"
     inputs.images = {name: int(split["images"]) for name, split in (dataset.splits or {}).items()}
     inputs.teacher = teacher.recipe.detector if teacher is not None else None
-    for role, weights in (("teacher", teacher), ("inherit", inherit)):  # last: a refused request leaves no blobs behind
+    # Last: a refused request leaves no blobs behind.
+    for role, weights in (("teacher", teacher), ("inherit", inherit), ("weights", begin)):
         if weights is not None:
             packed = {name: store.put_file(file) for name, file in weights.to_pack.items()}
             inputs.packed += packed.values()
@@ -224,15 +228,17 @@ def _weights(
     store: BlobStore,
     roots: Sequence[Path],
     project_id: str,
-    ref: WeightsRef | None,
-    role: Literal["teacher", "inherit"],
+    ref: WeightsRef | str | None,
+    role: Role,
     pointer: str,
     found: Findings,
 ) -> Weights | None:
     """The weights behind a reference; None if there is none or it cannot be used, and `found` says why."""
     try:
         if isinstance(ref, FromJob):
-            return _from_job(s, store, project_id, ref.job, role, f"{pointer}/job")
+            return of_job(s, store, project_id, ref.job, role, f"{pointer}/job")
+        if isinstance(ref, FromModel):
+            return _from_model(s, store, project_id, ref.model, role, f"{pointer}/model")
         if isinstance(ref, FromPath):
             return _from_path(roots, ref.path, f"{pointer}/path")
     except Invalid as error:
@@ -242,7 +248,16 @@ def _weights(
     return None
 
 
-def _from_job(s: Session, store: BlobStore, project_id: str, job_id: str, role: str, pointer: str) -> Weights:
+def of_job(
+    s: Session,
+    store: BlobStore,
+    project_id: str,
+    job_id: str,
+    role: Role,
+    pointer: str,
+    which: Literal["last", "best"] = "last",
+) -> Weights:
+    """The student of a finished job. Raises Invalid at `pointer`, or Conflict for a job that is not finished yet."""
     job = s.scalar(select(Job).where(Job.project_id == project_id, Job.id == job_id))
     if job is None:
         raise Invalid(Fault(pointer, f"{role}_not_found", f"there is no job {job_id} here"))
@@ -254,9 +269,32 @@ def _from_job(s: Session, store: BlobStore, project_id: str, job_id: str, role: 
         detail = f"{job_id} is {job.state}; its weights exist when it has succeeded"
         raise Conflict(f"{role}_not_ready", detail, True, pointer)
     rows = s.execute(select(Artifact.name, Artifact.digest).where(Artifact.job_id == job_id))
-    files = {name: digest for name, digest in rows if name in (WEIGHTS, RECIPE)}
+    files = {name: digest for name, digest in rows if name in (WEIGHTS, BEST, RECIPE)}
+    best = files.pop(BEST, None)  # absent where the last weights are the best
+    if which == "best" and best is not None:
+        files[WEIGHTS] = best
     if files.keys() != {WEIGHTS, RECIPE} or not all(map(store.exists, files.values())):
         raise Invalid(Fault(pointer, f"{role}_has_no_weights", f"{job_id} has no {WEIGHTS} and {RECIPE} any more"))
+    return Weights(_recipe(store.path(files[RECIPE]), pointer), files)
+
+
+def _from_model(s: Session, store: BlobStore, project_id: str, model_id: str, role: Role, pointer: str) -> Weights:
+    model = s.scalar(select(Model).where(Model.project_id == project_id, Model.id == model_id))
+    if model is None:
+        raise Invalid(Fault(pointer, f"{role}_not_found", f"there is no model {model_id} here"))
+    if model.state == ModelState.rejected:
+        raise Invalid(Fault(pointer, f"{role}_rejected", f"{model_id} was rejected at import: {model.error}"))
+    if model.state == ModelState.awaiting_upload:
+        detail = f"{model_id} has no content yet; PUT /v1/models/{model_id}/content"
+        raise Conflict(f"{role}_not_ready", detail, False, pointer)
+    if model.state == ModelState.verifying:
+        detail = f"{model_id} is still being verified; try again when GET /v1/models/{model_id} says ready"
+        raise Conflict(f"{role}_not_ready", detail, True, pointer)
+    assert model.weights_digest is not None, "a ready model has its weights"
+    assert model.recipe_digest is not None, "a ready model has its recipe"
+    files = {WEIGHTS: model.weights_digest, RECIPE: model.recipe_digest}
+    if not all(map(store.exists, files.values())):
+        raise Invalid(Fault(pointer, f"{role}_has_no_weights", f"the files of {model_id} are no longer in the store"))
     return Weights(_recipe(store.path(files[RECIPE]), pointer), files)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Text, cast, delete, exists, func, literal, or_, select, update
+from sqlalchemy import Column, ColumnElement, Text, cast, delete, exists, func, literal, or_, select, union_all, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -27,14 +27,16 @@ from api.core.tables import (
     Checkpoint,
     Job,
     JobEvent,
+    JobModel,
     LogChunk,
     MetricPoint,
+    Plan,
     Series,
 )
 
 UNUSED_S = 3600.0
 """A blob goes when nothing has referred to it for so long: far longer than a request that will."""
-_OF_A_JOB = (MetricPoint, Series, LogChunk, Checkpoint, Artifact, JobEvent, Attempt)
+_OF_A_JOB = (MetricPoint, Series, LogChunk, Checkpoint, Artifact, JobModel, JobEvent, Attempt)
 """What goes with a job; before it, for one statement a table is faster than a cascade row by row."""
 
 
@@ -81,7 +83,7 @@ def _let_go(s: Session, job: Job) -> None:
 
 def unused(s: Session) -> set[tuple[str, str]]:
     """(project, digest) of the blobs to which nothing refers just now."""
-    inputs = s.scalars(select(Job.inputs).execution_options(yield_per=500))
+    inputs = s.scalars(union_all(select(Job.inputs), select(Plan.inputs)).execution_options(yield_per=500))
     named = {digest for files in inputs for by_name in files.values() for digest in by_name.values()}
     query = select(BlobRow.project_id, BlobRow.digest).where(~_in_a_column(BlobRow.digest))
     return {(project, digest) for project, digest in s.execute(query) if digest not in named}
@@ -113,8 +115,8 @@ def collect_blob(s: Session, store: BlobStore, project_id: str, digest: str) -> 
     row = s.scalar(locked)
     if row is None or row.unused_since is None or row.unused_since > db.now(s) - timedelta(seconds=UNUSED_S):
         return False
-    named = select(Job.id).where(cast(Job.inputs, Text).contains(digest)).exists()
-    if s.scalar(select(or_(named, _in_a_column(literal(digest))))):
+    named = [select(t.id).where(cast(t.inputs, Text).contains(digest)).exists() for t in (Job, Plan)]
+    if s.scalar(select(or_(*named, _in_a_column(literal(digest))))):
         return False
     elsewhere = select(func.count()).select_from(BlobRow)
     shared = s.scalar(elsewhere.where(BlobRow.digest == digest, BlobRow.project_id != project_id))

@@ -71,6 +71,8 @@ class Settings(BaseSettings):
     """Processor threads per slot. None: all cores, shared among the slots."""
     cache_bytes: PositiveInt = 20 * 1024**3
     """Size of a worker host's cache of staged inputs."""
+    max_model_bytes: PositiveInt = 2 * 1024**3
+    """Size of an uploaded model at most."""
     trainer: tuple[str, ...] | None = None
     """JSON list: the command that replaces `python -m fgd.train`."""
 

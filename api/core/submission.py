@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from api.core import datasets, db, jobs, plans, references
+from api.core import datasets, db, jobs, models, plans, references
 from api.core.errors import Fault, Invalid
 from api.core.idempotency import Once
 from api.core.storage import BlobStore
@@ -37,7 +37,9 @@ def submit_job(
     def insert(s: Session) -> Job:
         references.still_there(s, project_id, spec)
         datasets.remember_blobs(s, project_id, db.now(s), *inputs.packed)
-        return jobs.submit(s, project_id, body, spec, inputs=inputs.files)
+        job = jobs.submit(s, project_id, body, spec, inputs=inputs.files)
+        models.link(s, job, spec)
+        return job
 
     return once.make(engine, insert)
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column
 
 from api.core.db import UtcDateTime
-from api.core.lifecycle import TERMINAL, DatasetState, FailureCode, PlanState, Requested, State
+from api.core.lifecycle import TERMINAL, DatasetState, FailureCode, ModelState, PlanState, Requested, State
 
 DEFAULT_PROJECT = "prj_default"
 """The one project until there are users."""
@@ -133,6 +133,67 @@ class Dataset(Base):
     )  # fmt: skip
 
 
+class Model(Base):
+    """A network of its own: uploaded, or made of a job's weights. Its two files are what a job's references stage."""
+
+    __tablename__ = "models"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[ProjectId] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str]
+    state: Mapped[str] = mapped_column(String(16))
+    recipe: Mapped[dict[str, Any]]
+    """fgd.detectors.Recipe: the detector, its classes, sizes, mean and std."""
+    source: Mapped[dict[str, Any]]
+    """{"kind": "upload"}, {"kind": "job", "job", "which"} or {"kind": "checkpoint", "job", "checkpoint", "step"}"""
+    upload_digest: Mapped[str | None] = mapped_column(String(64))
+    """Blob that the importer reads; none any more once the model is ready or rejected."""
+    upload_sha256: Mapped[str | None] = mapped_column(String(64))
+    """Of what was uploaded, for good."""
+    weights_digest: Mapped[str | None] = mapped_column(String(64))
+    """Blob: student.safetensors."""
+    recipe_digest: Mapped[str | None] = mapped_column(String(64))
+    """Blob: recipe.json."""
+    tensors_digest: Mapped[str | None] = mapped_column(String(64))
+    """sha256 over the tensors: equal for equal networks, whatever the file."""
+    size: Mapped[int | None] = mapped_column(BigInteger)
+    """Bytes of student.safetensors."""
+    attempt: Mapped[int] = mapped_column(default=0)
+    """The fencing token of the import."""
+    losses: Mapped[int] = mapped_column(default=0)
+    """Imports whose worker was lost."""
+    lease_owner: Mapped[str | None]
+    lease_expires: Mapped[datetime | None]
+    report: Mapped[dict[str, Any] | None]
+    """What the importer saw: fgd.engine.foreign.Found or Misfit."""
+    error: Mapped[str | None]
+    version: Mapped[int] = mapped_column()
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
+    __table_args__ = (
+        UniqueConstraint("project_id", "id"),
+        ForeignKeyConstraint(["project_id", "upload_digest"], ["blobs.project_id", "blobs.digest"]),
+        ForeignKeyConstraint(["project_id", "weights_digest"], ["blobs.project_id", "blobs.digest"]),
+        ForeignKeyConstraint(["project_id", "recipe_digest"], ["blobs.project_id", "blobs.digest"]),
+        CheckConstraint(_one_of("state", ModelState), "state"),
+        CheckConstraint("(state = 'verifying') = (upload_digest IS NOT NULL)", "verifying_has_upload"),
+        CheckConstraint("(state = 'ready') = (weights_digest IS NOT NULL)", "ready_has_weights"),
+        CheckConstraint("(weights_digest IS NULL) = (recipe_digest IS NULL)", "weights_have_recipe"),
+        CheckConstraint("(weights_digest IS NULL) = (tensors_digest IS NULL)", "weights_have_tensors"),
+        CheckConstraint("(weights_digest IS NULL) = (size IS NULL)", "weights_have_size"),
+        CheckConstraint("(state = 'rejected') = (error IS NOT NULL)", "rejected_has_error"),
+        CheckConstraint("(state IN ('ready', 'rejected')) = (finished_at IS NOT NULL)", "ended_has_finished_at"),
+        CheckConstraint("(lease_owner IS NULL) = (lease_expires IS NULL)", "lease_whole"),
+        CheckConstraint("lease_owner IS NULL OR (state = 'verifying' AND attempt > 0)", "lease_only_verifying"),
+        CheckConstraint("attempt >= 0 AND losses >= 0", "counts"),
+        Index("ix_models_page", "project_id", "created_at", "id"),
+        Index("ix_models_verifying", "created_at", sqlite_where=text("state = 'verifying'"),
+              postgresql_where=text("state = 'verifying'")),
+    )  # fmt: skip
+
+
 class Job(Base):
     __tablename__ = "jobs"
 
@@ -207,6 +268,25 @@ class Job(Base):
         Index("ix_jobs_running", "lease_expires", sqlite_where=text("state = 'running'"),
               postgresql_where=text("state = 'running'")),
     )  # fmt: skip
+
+
+class JobModel(Base):
+    """A job refers to a model, as its teacher or to begin with. The job has its own copy of the digests (`inputs`)."""
+
+    __tablename__ = "job_models"
+
+    job_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    role: Mapped[str] = mapped_column(String(16), primary_key=True)
+    """teacher, inherit, weights."""
+    project_id: Mapped[ProjectId]
+    model_id: Mapped[str] = mapped_column(String(40))
+
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
+        ForeignKeyConstraint(["project_id", "model_id"], ["models.project_id", "models.id"], ondelete="CASCADE"),
+        CheckConstraint("role IN ('teacher', 'inherit', 'weights')", "role"),
+        Index("ix_job_models_model", "model_id"),
+    )
 
 
 class Attempt(Base):
@@ -434,7 +514,7 @@ class WorkerRow(Base):
 
 
 class IdempotencyKey(Base):
-    """A request that was answered: the same key with the same body gets the same job or data set."""
+    """A request that was answered: the same key with the same body gets the same job, data set or model."""
 
     __tablename__ = "idempotency_keys"
 
@@ -446,10 +526,16 @@ class IdempotencyKey(Base):
     job_id: Mapped[str | None] = mapped_column(String(40))
     created_at: Mapped[datetime]
     dataset_id: Mapped[str | None] = mapped_column(String(40))
-    """Exactly one of job_id and dataset_id: what the request made."""
+    model_id: Mapped[str | None] = mapped_column(String(40))
+    """Exactly one of job_id, dataset_id and model_id: what the request made."""
 
     __table_args__ = (
         ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
         ForeignKeyConstraint(["project_id", "dataset_id"], ["datasets.project_id", "datasets.id"], ondelete="CASCADE"),
-        CheckConstraint("(job_id IS NULL) <> (dataset_id IS NULL)", "made_one"),
+        ForeignKeyConstraint(["project_id", "model_id"], ["models.project_id", "models.id"], ondelete="CASCADE"),
+        CheckConstraint(
+            "CASE WHEN job_id IS NULL THEN 0 ELSE 1 END + CASE WHEN dataset_id IS NULL THEN 0 ELSE 1 END"
+            " + CASE WHEN model_id IS NULL THEN 0 ELSE 1 END = 1",
+            "made_one",
+        ),
     )

@@ -18,8 +18,6 @@ from api.errors import Responses, documented
 from api.schemas import (
     Artifacts,
     ArtifactView,
-    Checkpoints,
-    CheckpointView,
     EventPage,
     EventQuery,
     EventView,
@@ -196,14 +194,6 @@ def _part(header: str | None, of: history.LogOf) -> ranges.Range | None:
 
 def _log_headers(of: history.LogOf) -> dict[str, str]:
     return {"X-Attempt": str(of.attempt), "Accept-Ranges": "bytes", "Cache-Control": "no-store, no-transform"}
-
-
-@router.get("/{job_id}/checkpoints", responses=documented(404))
-def list_checkpoints(job_id: str, service: ServiceDep, project: ProjectDep) -> Checkpoints:
-    """The checkpoints a running or queued job would go on from, newest first; an ended job keeps none."""
-    with service.reading() as s:
-        rows = history.checkpoints(s, jobs.get(s, project, job_id))
-    return Checkpoints(items=[CheckpointView.of(row) for row in rows])
 
 
 @router.get("/{job_id}/artifacts", responses=documented(404))

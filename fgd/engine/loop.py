@@ -35,13 +35,14 @@ from fgd.engine.evaluate import evaluate
 from fgd.engine.gauge import Gauge, busy_s
 from fgd.engine.optimise import learning_rate, make_optimizer, set_learning_rate
 from fgd.engine.teacher import calibrate, check_classes, check_teacher, refuse_unfit
+from fgd.engine.warm import start_from
 from fgd.errors import DatasetError, Diverged, SpecError, Stopped
 from fgd.events import Alive, Emit, Evaluated, Finished, Note, Phase, Saved, Started, Stepped
 from fgd.methods import build as build_method
 from fgd.methods.base import Method, Pair
 from fgd.outline import whole_steps, without_effect
 from fgd.presets import resolve
-from fgd.spec import EarlyStop, FromPath, JobSpec, Spec, TeacherFromPath
+from fgd.spec import DetectorSpec, EarlyStop, FromPath, JobSpec, Spec, TeacherFromPath
 from fgd.types import Batch, Calibration
 
 ALIVE_S = 10.0
@@ -123,6 +124,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
             return
         path = out / "checkpoints" / f"step-{state.step:08d}-{max(state.evaluated_step, 0):08d}.pt"
         everything = everything_of(distill, optimizer, best, average)
+        everything["recipe"] = student.recipe.model_dump(mode="json")  # a promoted checkpoint needs nothing else
         with meter.pause():
             digest = checkpoint.save(path, everything, state, parts.calibration, parts.digest)
         emit(Saved(step=state.step, path=str(path), sha256=digest, size=path.stat().st_size))
@@ -265,7 +267,7 @@ def prepare(
         message = f"{warned.pointer}: {warned.message}"
         emit(Note(code="no_effect", message=message, data={"pointer": warned.pointer}, level="warning"))
     recipe = Recipe(
-        detector=spec.student, classes=index.classes, min_size=schedule.min_size, max_size=schedule.max_size
+        detector=finished(spec.student), classes=index.classes, min_size=schedule.min_size, max_size=schedule.max_size
     )
     transform = Transform(recipe.min_size, recipe.max_size, recipe.image_mean, recipe.image_std)
     torch.manual_seed(seeded(spec.seed, 0))
@@ -273,9 +275,11 @@ def prepare(
     student.bf16 = machine.bf16
     identity: dict[str, Any] = {
         "spec": spec.model_dump(mode="json", exclude={"name", "teacher", "dataset", "resources"})
-        | {"student": spec.student.model_dump(mode="json", exclude={"inherit"})},
+        | {"student": finished(spec.student).model_dump(mode="json", exclude={"inherit"})},
         "dataset": digest_of_json(index.model_dump(mode="json")),
     }
+    if isinstance(spec.student.weights, FromPath):
+        identity["weights"] = warm_start(spec.student.weights, student, emit)
     if spec.student.inherit is not None:
         identity["inherit"] = inherit_from(spec.student.inherit, student, index.classes, emit)
     student.to(machine.device)
@@ -308,6 +312,20 @@ def prepare(
 
 def split(index: Index, root: Path, name: Split) -> Dataset | None:
     return Dataset(index, name, root) if index.splits.get(name) else None
+
+
+def finished(student: DetectorSpec) -> DetectorSpec:
+    """The network without the folders that its training began from: those are nobody's business later."""
+    return student.but(inherit=None, weights=student.weights if isinstance(student.weights, str) else "none")
+
+
+def warm_start(source: FromPath, student: Detector, emit: Emit) -> str:
+    folder = Path(source.path)
+    begun = start_from(student, folder)
+    message = f"begins with {len(begun.copied)} tensors of the weights named; {len(begun.left)} start afresh"
+    data = {"copied": len(begun.copied), "afresh": list(begun.left)}
+    emit(Note(code="warm_started", message=message, data=data))
+    return digest_of_file(folder / weights.WEIGHTS)
 
 
 def inherit_from(source: object, student: Detector, classes: tuple[str, ...], emit: Emit) -> str:
@@ -540,6 +558,8 @@ def checkpoint_digest(spec: JobSpec, identity: dict[str, Any]) -> str:
     """What a checkpoint must agree with. Defaults are left out: a later version's new field is no other spec."""
     lean = without_defaults(spec, leave_out={"name", "teacher", "dataset", "resources"})
     lean.get("student", {}).pop("inherit", None)
+    if isinstance(spec.student.weights, FromPath):
+        lean["student"].pop("weights")
     return digest_of_json({**identity, "spec": lean})
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,31 +49,58 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_strictly(detector: Detector, tensors: Mapping[str, Tensor]) -> None:
-    wanted = detector.module.state_dict()
-    missing = sorted(wanted.keys() - tensors.keys())
-    unexpected = sorted(tensors.keys() - wanted.keys())
-    shapes = [
-        f"{key} is {tuple(tensors[key].shape)}, not {tuple(wanted[key].shape)}"
-        for key in sorted(wanted.keys() & tensors.keys())
-        if tensors[key].shape != wanted[key].shape
-    ]
-    bad = sorted(key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all())
-    problems = [
-        f"{len(keys)} {what}: {some(keys)}"
-        for what, keys in (
-            ("missing keys", missing),
-            ("unexpected keys", unexpected),
-            ("shapes that differ", shapes),
-            ("tensors with NaN or infinity", bad),
-        )
-        if keys
-    ]
-    if problems:
-        name = f"{detector.recipe.detector.kind} {detector.recipe.detector.backbone}"
-        raise WeightsError(
-            f"the weights do not fit {name} with {len(detector.recipe.classes)} classes: " + "; ".join(problems)
-        )
+    found = compare(detector.module.state_dict(), tensors)
+    if found:
+        raise WeightsError(f"the weights do not fit {described(detector.recipe)}: {found.sentence()}")
     detector.module.load_state_dict(dict(tensors), strict=True)
+
+
+def described(recipe: Recipe) -> str:
+    return f"{recipe.detector.kind} {recipe.detector.backbone} with {len(recipe.classes)} classes"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Between the tensors a network has and those it is offered; true if there is one."""
+
+    missing: list[str]
+    unexpected: list[str]
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    """Key -> the shape offered, the network's shape."""
+    not_finite: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.shapes or self.not_finite)
+
+    def sentence(self) -> str:
+        """Counts, and the first names of each kind."""
+        shapes = [f"{key} is {theirs}, not {ours}" for key, (theirs, ours) in self.shapes.items()]
+        return "; ".join(
+            f"{len(keys)} {what}: {some(keys)}"
+            for what, keys in (
+                ("missing keys", self.missing),
+                ("unexpected keys", self.unexpected),
+                ("shapes that differ", shapes),
+                ("tensors with NaN or infinity", self.not_finite),
+            )
+            if keys
+        )
+
+
+def compare(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Difference:
+    """Values are looked at only where the shape is right: a stranger's tensor may be of any size."""
+    shared = sorted(wanted.keys() & tensors.keys())
+    fitting = [key for key in shared if tensors[key].shape == wanted[key].shape]
+    return Difference(
+        missing=sorted(wanted.keys() - tensors.keys()),
+        unexpected=sorted(tensors.keys() - wanted.keys()),
+        shapes={
+            key: (tuple(tensors[key].shape), tuple(wanted[key].shape)) for key in shared if key not in set(fitting)
+        },
+        not_finite=[
+            key for key in fitting if tensors[key].is_floating_point() and not bool(tensors[key].isfinite().all())
+        ],
+    )
 
 
 def some(keys: list[str], count: int = 8) -> str:

@@ -210,3 +210,52 @@ def test_a_path_outside_the_data_roots_is_refused(real: Real, tmp_path: Path) ->
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"] == "/path"
     assert "FGD_DATA_ROOTS" in answer.text
+
+
+def test_weights_trained_elsewhere_are_uploaded_and_teach(real: Real, tmp_path: Path) -> None:
+    """As a .pth of a training script, wrapped and with DistributedDataParallel's prefix; through client and command."""
+    import torch
+    from safetensors.torch import load_file
+
+    folder = real.download(real.teacher, tmp_path / "elsewhere")
+    tensors = load_file(folder / "student.safetensors")
+    file = tmp_path / "elsewhere.pth"
+    torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in tensors.items()}}, file)
+    fgd = [sys.executable, "-m", "fgd.cli", "model"]
+    detector = ["--detector", "fcos", "--backbone", "resnet18", "--fpn-channels", "96"]
+    env = {**os.environ, "FGD_URL": str(real.http.base_url)}
+
+    def add(classes: str) -> subprocess.CompletedProcess[str]:
+        command = [*fgd, "add", str(file), *detector, "--classes", classes, "--json"]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    refused, added = add("0,1,2"), add("0,7")
+    assert (refused.returncode, added.returncode) == (1, 0), refused.stderr + added.stderr
+    error, model = json.loads(refused.stdout)["error"], json.loads(added.stdout)
+    assert "The file's head has 2 classes + background, you named 3" in error
+    assert model["weights_digest"] == real.get(f"/v1/jobs/{real.teacher}")["weights_digest"]
+    assert model["report"]["prefix"] == "module."
+
+    student = STUDENT | {"weights": {"model": model["id"]}, "norm": "frozen"}
+    job = real.submit(teacher={"model": model["id"], "allow_unfit": True}, student=student)
+    in_use = real.http.delete(f"/v1/models/{model['id']}")
+    assert (in_use.status_code, in_use.json()["code"]) == (409, "model_in_use")
+    real.done(job)
+    notes = [event["type"] for event in real.get(f"/v1/jobs/{job}/events?limit=200")["items"]]
+    assert {"note:teacher_checked", "note:warm_started"} <= set(notes)
+    assert real.http.delete(f"/v1/models/{model['id']}").status_code == 202
+    best = subprocess.run([*fgd, "promote", job, "--checkpoint", "best"], env=env, capture_output=True, check=False)
+    assert best.stdout.endswith(b"ready\n"), best.stderr
+
+
+def test_a_checkpoint_of_a_running_job_becomes_a_model(real: Real) -> None:
+    job = real.submit(teacher=None, methods=[], schedule=SCHEDULE | {"epochs": 60, "evaluate_every": 1})
+    until(lambda: real.get(f"/v1/jobs/{job}/checkpoints")["items"], PATIENT_S, "a checkpoint")
+    id = real.post(f"/v1/jobs/{job}/checkpoints/last/promote", {})["id"]
+    model = until(
+        lambda: (m := real.get(f"/v1/models/{id}"))["state"] in ("ready", "rejected") and m, PATIENT_S, "the model"
+    )
+    real.http.post(f"/v1/jobs/{job}/cancel", json={"mode": "now"})
+    assert model["state"] == "ready", model["error"]
+    assert model["recipe"]["max_size"] == 64
+    real.ended(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -72,6 +73,8 @@ COMMANDS = [
     *(["dataset", name] for name in ("add", "list", "show", "report")),
     ["job"],
     *(["job", name] for name in ("submit", "plan", "list", "show", "watch", "events", "cancel", "logs", "metrics")),
+    ["model"],
+    *(["model", name] for name in ("add", "promote", "list", "show", "remove")),
     ["artifact"],
     *(["artifact", name] for name in ("list", "download")),
 ]
@@ -367,3 +370,59 @@ def test_a_plan_that_failed_is_told_with_its_field(server: Server, fgd: Command)
 
     assert ended.code == 1
     assert "user_error: /schedule/min_size: too small" in ended.err
+
+
+MODEL = "mdl_" + "0" * 32
+
+
+def model_json(state: str, **more: object) -> dict[str, object]:
+    return {"id": MODEL, "name": "m", "state": state, "classes": ["a", "b"], "from_the_future": 1, **more}
+
+
+def test_weights_are_uploaded_as_they_are_and_their_check_is_told(fgd: Command, server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "net.pth"
+    file.write_bytes(b"weights" * 100_000)
+    server.routes[("POST", "/v1/models")] = Answer(201, model_json("awaiting_upload"))
+    server.routes[("PUT", f"/v1/models/{MODEL}/content")] = [
+        problem(503, "database_busy", "try again", retryable=True), Answer(202, model_json("verifying")),
+    ]  # fmt: skip
+    misfit = model_json(
+        "rejected", error="The file's head has 90 classes", report={"notes": ["a prefix was taken off"]}
+    )
+    server.routes[("GET", f"/v1/models/{MODEL}")] = Answer(body=misfit)
+
+    done = fgd("model", "add", str(file), "--backbone", "resnet50", "--classes", "a, b", url=server.url)
+
+    assert done.code == 1, done.err
+    assert "The file's head has 90 classes" in done.out
+    assert "a prefix was taken off" in done.out
+    post, *puts = [asked for asked in server.asked if asked.method != "GET"]
+    detector = {"kind": "fcos", "backbone": "resnet50"}
+    assert json.loads(post.body) == {"name": "net", "detector": detector, "classes": ["a", "b"]}
+    for put in puts:
+        assert put.body == file.read_bytes()
+        digest = base64.b64decode(put.headers["content-digest"].removeprefix("sha-256=:").removesuffix(":"))
+        assert digest == hashlib.sha256(put.body).digest()
+    assert len(puts) == 2, "a server that was busy gets the whole file again"
+
+
+def test_classes_must_be_named_once_and_the_file_be_there(fgd: Command, tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_bytes(b"x")
+    assert "--classes" in fgd("model", "add", str(tmp_path / "net.pth")).err
+    assert fgd("model", "add", str(tmp_path / "none.pth"), "--classes", "a").code == 2
+
+
+def test_a_job_is_promoted_and_models_are_listed_and_removed(fgd: Command, server: Server) -> None:
+    detector = {"detector": {"kind": "fcos", "backbone": "resnet18"}}
+    ready = model_json("ready", size=46_900_000, recipe=detector)
+    server.routes[("POST", f"/v1/jobs/{JOB}/checkpoints/best/promote")] = Answer(201, ready)
+    server.routes[("GET", "/v1/models")] = Answer(body={"items": [ready], "next": None})
+    server.routes[("DELETE", f"/v1/models/{MODEL}")] = problem(409, "model_in_use", f"{MODEL} is used by {JOB}")
+
+    promoted = fgd("model", "promote", JOB, "--checkpoint", "best", url=server.url)
+    assert (promoted.code, promoted.out) == (0, f"{MODEL}  ready\n"), promoted.err
+    columns = fgd("model", "list", url=server.url).out.rstrip("\n").split("\t")
+    assert columns == [MODEL, "m", "ready", "fcos resnet18", "2", "46.9"]
+    refused = fgd("model", "remove", MODEL, url=server.url)
+    assert refused.code == 2
+    assert f"used by {JOB}" in refused.err

@@ -125,7 +125,12 @@ class Given:
 
     def later(self, seconds: float) -> None:
         """Let time pass for leases, back-offs and workers: all their times move into the past."""
-        moves = {"jobs": ("lease_expires", "not_before"), "datasets": ("lease_expires",), "workers": ("last_beat",)}
+        moves = {
+            "jobs": ("lease_expires", "not_before"),
+            "datasets": ("lease_expires",),
+            "models": ("lease_expires",),
+            "workers": ("last_beat",),
+        }
         with db.transaction(self.engine) as s:
             for table, columns in moves.items():
                 for column in columns:

@@ -8,7 +8,9 @@ import pytest
 from sqlalchemy import inspect
 from sqlalchemy.exc import IntegrityError
 
-from api.core.tables import Base
+from api.core import db, models
+from api.core.tables import DEFAULT_PROJECT, Base
+from fgd.spec import UploadModel
 
 IMPOSSIBLE = {
     "queued": [
@@ -102,3 +104,31 @@ def test_every_constraint_has_a_name(given: Any) -> None:
             inspector.get_unique_constraints(table),
         ):
             assert all(constraint["name"] for constraint in found), table  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "state = 'ready', finished_at = created_at",
+        "state = 'rejected', finished_at = created_at",
+        "state = 'verifying'",
+        "state = 'dreaming'",
+        "error = 'x'",
+        "finished_at = created_at",
+        "weights_digest = 'no such blob'",
+        "tensors_digest = 'x'",
+        "size = 3",
+        "lease_owner = 'wrk_a', lease_expires = created_at",
+        "losses = -1",
+    ],
+)
+def test_an_impossible_model_is_refused(given: Any, change: str) -> None:
+    with db.transaction(given.engine) as s:
+        models.create(
+            s,
+            DEFAULT_PROJECT,
+            UploadModel.model_validate({"name": "m", "detector": {"kind": "fcos"}, "classes": ["a"]}),
+        )
+
+    with pytest.raises(IntegrityError), given.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE models SET {change}")

@@ -1,0 +1,221 @@
+"""The verbs of models: a network of its own, that may teach or be begun from. Knows rows, no files, no torch.
+
+awaiting_upload --arrived--> verifying --finish_import--> ready       immutable from then on
+                                       --lose-----------> verifying   tried again, as data sets are
+                                       --reject---------> rejected    `error` and `report` say why
+promote (of a finished job) ----------------------------> ready
+promote (of a checkpoint) -> verifying
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.core import db, imports
+from api.core.cursor import Position, Slice, slice_of
+from api.core.errors import Conflict, NotFound
+from api.core.ids import new_id
+from api.core.lifecycle import TERMINAL, ModelState
+from api.core.storage import Blob
+from api.core.tables import Job, JobModel, Model
+from fgd.spec import FromModel, JobSpec, UploadModel
+
+Report = dict[str, Any]
+MAX_NAMED = 5
+"""Jobs that a refusal names."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A network whose two files are in the store."""
+
+    weights: Blob
+    recipe: Blob
+    tensors_digest: str
+
+
+@dataclass(frozen=True)
+class ModelClaim:
+    model_id: str
+    project_id: str
+    attempt: int
+    """Fencing token."""
+    upload: str
+    """Blob to read."""
+    recipe: dict[str, Any]
+    which: str | None
+    """"last" or "best" of a training's checkpoint; None: the file was uploaded."""
+
+
+def create(s: Session, project_id: str, body: UploadModel) -> Model:
+    """A model whose weights are uploaded next."""
+    recipe = {"format": "fgd-recipe/1", **body.model_dump(mode="json", exclude={"name"})}
+    return _insert(s, project_id, body.name, ModelState.awaiting_upload, recipe, {"kind": "upload"})
+
+
+def arrived(s: Session, project_id: str, model_id: str, upload: Blob) -> Model:
+    """awaiting_upload -> verifying. Raises Conflict if something came before."""
+    model = _locked(s, project_id, model_id)
+    refuse_content(model)
+    at = db.now(s)
+    imports.remember_blobs(s, project_id, at, upload)
+    model.upload_digest = model.upload_sha256 = upload.digest
+    model.state = ModelState.verifying
+    s.flush()
+    return model
+
+
+def refuse_content(model: Model) -> None:
+    if model.state != ModelState.awaiting_upload:
+        detail = f"{model.id} has its content already and is {model.state}; POST /v1/models makes a new one"
+        raise Conflict("model_has_content", detail)
+
+
+def promote(
+    s: Session, project_id: str, name: str, recipe: dict[str, Any], source: dict[str, Any], made: Finished
+) -> Model:
+    """A model of a finished job's weights: ready at once."""
+    model = _insert(s, project_id, name, ModelState.awaiting_upload, recipe, source)
+    _finish(s, model, made, None)
+    s.flush()
+    return model
+
+
+def promote_checkpoint(
+    s: Session, project_id: str, name: str, recipe: dict[str, Any], source: dict[str, Any], upload: Blob
+) -> Model:
+    """A model of a checkpoint, which a worker takes apart."""
+    model = _insert(s, project_id, name, ModelState.awaiting_upload, recipe, source)
+    return arrived(s, project_id, model.id, upload)
+
+
+def get(s: Session, project_id: str, model_id: str) -> Model:
+    """Raises NotFound, for another project's model too."""
+    model = s.scalar(select(Model).where(Model.project_id == project_id, Model.id == model_id))
+    if model is None:
+        raise NotFound("model", model_id)
+    return model
+
+
+def page(s: Session, project_id: str, after: Position | None, limit: int) -> Slice[Model]:
+    """Newest first."""
+    return slice_of(s, select(Model).where(Model.project_id == project_id), Model, after, limit)
+
+
+def remove(s: Session, project_id: str, model_id: str) -> None:
+    """Forget a model; its files are collected later. Raises Conflict while jobs that have not ended refer to it."""
+    model = _locked(s, project_id, model_id)
+    waiting = (
+        select(Job.id)
+        .join(JobModel, JobModel.job_id == Job.id)
+        .where(JobModel.model_id == model_id, Job.state.not_in(TERMINAL))
+        .distinct()
+        .order_by(Job.id)
+    )
+    users = list(s.scalars(waiting))
+    if users:
+        more = f" and {len(users) - MAX_NAMED} more" if len(users) > MAX_NAMED else ""
+        named = ", ".join(users[:MAX_NAMED])
+        raise Conflict("model_in_use", f"{model_id} is used by {named}{more}; cancel them, or wait for their end")
+    s.delete(model)
+    s.flush()
+
+
+def link(s: Session, job: Job, spec: JobSpec) -> None:
+    """In the transaction that makes the job: say which models it refers to. Raises Conflict for one just deleted."""
+    for role, ref in references(spec).items():
+        get(s, job.project_id, ref.model)
+        s.add(JobModel(job_id=job.id, role=role, project_id=job.project_id, model_id=ref.model))
+    s.flush()
+
+
+def references(spec: JobSpec) -> Mapping[str, FromModel]:
+    """The models that a spec names, by role."""
+    roles = {"teacher": spec.teacher, "inherit": spec.student.inherit, "weights": spec.student.weights}
+    return {role: ref for role, ref in roles.items() if isinstance(ref, FromModel)}
+
+
+# --- workers --------------------------------------------------------------------------------------------------
+
+
+def claim_import(s: Session, worker_id: str, lease_s: float = 20.0) -> ModelClaim | None:
+    """Take the oldest model that waits for its import; None if there is none."""
+    model = imports.claim(s, Model, worker_id, lease_s)
+    if model is None:
+        return None
+    assert model.upload_digest is not None, "a model that waits has its content"
+    return ModelClaim(
+        model_id=model.id,
+        project_id=model.project_id,
+        attempt=model.attempt,
+        upload=model.upload_digest,
+        recipe=model.recipe,
+        which=model.source.get("which"),
+    )
+
+
+def finish_import(
+    s: Session, model_id: str, attempt: int, recipe: dict[str, Any], made: Finished, report: Report
+) -> None:
+    """verifying -> ready. Both files are in the store already. Raises Fenced."""
+    model = imports.held(s, Model, model_id, attempt)
+    model.recipe = recipe
+    _finish(s, model, made, report)
+    s.flush()
+
+
+def reject(s: Session, model_id: str, attempt: int, report: Report | None, error: str) -> None:
+    """verifying -> rejected; `error` in one sentence. Raises Fenced."""
+    model = imports.held(s, Model, model_id, attempt)
+    model.error = error
+    imports.end(model, ModelState.rejected, db.now(s), report)
+    s.flush()
+
+
+def sweep(s: Session, at: datetime) -> list[str]:
+    """Free expired imports, give up on those that keep killing workers; the ids that wait for a worker."""
+    return imports.sweep(s, Model, at)
+
+
+# --- inside ---------------------------------------------------------------------------------------------------
+
+
+def _insert(
+    s: Session, project_id: str, name: str, state: ModelState, recipe: dict[str, Any], source: dict[str, Any]
+) -> Model:
+    model = Model(
+        id=new_id("mdl"),
+        project_id=project_id,
+        name=name,
+        state=state,
+        recipe=recipe,
+        source=source,
+        attempt=0,
+        losses=0,
+        created_at=db.now(s),
+    )
+    s.add(model)
+    s.flush()
+    return model
+
+
+def _finish(s: Session, model: Model, made: Finished, report: Report | None) -> None:
+    at = db.now(s)
+    imports.remember_blobs(s, model.project_id, at, made.weights, made.recipe)
+    model.weights_digest, model.recipe_digest = made.weights.digest, made.recipe.digest
+    model.tensors_digest, model.size = made.tensors_digest, made.weights.size
+    imports.end(model, ModelState.ready, at, report)
+
+
+def _locked(s: Session, project_id: str, model_id: str) -> Model:
+    query = select(Model).where(Model.project_id == project_id, Model.id == model_id)
+    model = s.scalar(query.with_for_update().execution_options(populate_existing=True))
+    if model is None:
+        raise NotFound("model", model_id)
+    return model

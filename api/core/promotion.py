@@ -1,0 +1,156 @@
+"""Making models: of an upload to come, of a finished job, of a checkpoint of a job that still trains.
+
+Files are read before the write lock is taken, as in `submission`. Knows rows and the store; no HTTP, no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from api.core import datasets, db, history, jobs, models, references
+from api.core.errors import Conflict, Fault, Invalid, NotFound
+from api.core.idempotency import Once
+from api.core.lifecycle import State
+from api.core.models import Finished
+from api.core.references import RECIPE, WEIGHTS, Weights
+from api.core.storage import Blob, BlobStore, DigestMismatch
+from api.core.tables import Artifact, Checkpoint, Job, Model
+from fgd.errors import WeightsError
+from fgd.spec import JobSpec, PromoteModel, SubmitModel, UploadModel
+from fgd.weights_file import digest_of_tensors
+
+Which = Literal["last", "best"]
+MAX_NAME = 100
+"""Characters of a model's name, as in fgd.spec."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Weights of a job that can be promoted. `id`: last, best, or that of a checkpoint."""
+
+    id: str
+    step: int | None
+    """None: the result does not say."""
+    size: int
+    created_at: datetime
+
+
+def submit_model(
+    engine: Engine, store: BlobStore, project_id: str, body: SubmitModel, key: str | None
+) -> tuple[Model, bool]:
+    """The model, and whether it is new: one that awaits its content, or that of a finished job, which is ready."""
+    once = Once.of(Model, project_id, key, "POST /v1/models", body)
+    with db.reading(engine) as s:
+        if (model := once.replayed(s)) is not None:
+            return model, False
+    if isinstance(body, UploadModel):
+        return once.make(engine, lambda s: models.create(s, project_id, body))
+    return once.make(engine, _of_result(engine, store, project_id, body, "/job"))
+
+
+def promote(
+    engine: Engine, store: BlobStore, project_id: str, job_id: str, checkpoint: str, name: str | None, key: str | None
+) -> tuple[Model, bool]:
+    """A model of a job's weights: "last" or "best", or of a checkpoint by its id; and whether it is new.
+
+    That of a finished job is ready at once; a checkpoint is taken apart by a worker: ring for it. Raises NotFound for
+    a job or checkpoint that is not there, Conflict for a job that has nothing to promote.
+    """
+    wish = PromoteModel(name=name or "x", job=job_id, which="best" if checkpoint == "best" else "last")
+    once = Once.of(Model, project_id, key, f"POST /v1/jobs/{job_id}/checkpoints/{checkpoint}/promote", wish)
+    with db.reading(engine) as s:
+        if (model := once.replayed(s)) is not None:
+            return model, False
+        job = jobs.get(s, project_id, job_id)
+        saved = history.checkpoints(s, job)
+        classes = datasets.get(s, project_id, job.dataset_id).classes or []
+    wish = wish.but(name=name or f"{job.name[: MAX_NAME - 7]} ({wish.which})")
+    if job.state == State.succeeded and checkpoint in ("last", "best"):
+        return once.make(engine, _of_result(engine, store, project_id, wish, ""))
+    row = _saved(job, saved, checkpoint)
+    upload = _keep(store, row)
+    source = {"kind": "checkpoint", "job": job.id, "which": wish.which, "checkpoint": row.id, "step": row.step}
+    recipe = _recipe(JobSpec.model_validate(job.spec), classes)
+    return once.make(engine, lambda s: models.promote_checkpoint(s, project_id, wish.name, recipe, source, upload))
+
+
+def promotable(s: Session, job: Job) -> list[Kept]:
+    """What `promote` takes, newest first: a running job's checkpoints, the last and the best weights of a result."""
+    if job.state != State.succeeded:
+        return [Kept(row.id, row.step, row.size, row.created_at) for row in history.checkpoints(s, job)]
+    found = {row.name: row for row in s.scalars(select(Artifact).where(Artifact.job_id == job.id))}
+    if (last := found.get(WEIGHTS)) is None:
+        return []
+    best = found.get(references.BEST, last)
+    step = (job.progress or {}).get("step")
+    return [
+        Kept("last", step, last.size, last.created_at),
+        Kept("best", step if best is last else None, best.size, best.created_at),
+    ]
+
+
+def _of_result(engine: Engine, store: BlobStore, project_id: str, wish: PromoteModel, pointer: str) -> Any:
+    """What inserts the model of a finished job. Raises Invalid, Conflict if there is none to be made."""
+    with db.reading(engine) as s:
+        found = references.of_job(s, store, project_id, wish.job, "job", pointer, wish.which)
+        job = jobs.get(s, project_id, wish.job)
+        artifacts = dict(s.execute(select(Artifact.name, Artifact.digest).where(Artifact.job_id == job.id)).all())
+    is_last = found.files[WEIGHTS] == artifacts[WEIGHTS]
+    tensors = job.weights_digest if is_last else _tensors_digest(store, found, pointer)
+    assert tensors is not None, "a job that succeeded has the digest of its weights"
+    made = Finished(_blob(store, found.files[WEIGHTS]), _blob(store, found.files[RECIPE]), tensors)
+    recipe = json.loads(store.path(found.files[RECIPE]).read_bytes())
+    source = {"kind": "job", "job": job.id, "which": wish.which}
+    return lambda s: models.promote(s, project_id, wish.name, recipe, source, made)
+
+
+def _tensors_digest(store: BlobStore, found: Weights, pointer: str) -> str:
+    try:
+        return digest_of_tensors(store.path(found.files[WEIGHTS]))
+    except WeightsError as error:
+        raise Invalid(Fault(pointer, "job_has_no_weights", f"the job's weights cannot be read: {error}")) from error
+
+
+def _blob(store: BlobStore, digest: str) -> Blob:
+    return Blob(digest, store.path(digest).stat().st_size)
+
+
+def _saved(job: Job, saved: Sequence[Checkpoint], wanted: str) -> Checkpoint:
+    """The checkpoint by its id, or the newest. Raises NotFound, Conflict."""
+    if wanted not in ("last", "best"):
+        row = next((row for row in saved if row.id == wanted), None)
+        if row is None:
+            raise NotFound("checkpoint", wanted)
+        return row
+    if saved:
+        return saved[0]
+    if State(job.state).terminal:
+        raise Conflict("no_checkpoint", f"{job.id} has {job.state}; its checkpoints are gone")
+    raise Conflict("no_checkpoint", f"{job.id} has saved no checkpoint yet", retryable=True)
+
+
+def _keep(store: BlobStore, row: Checkpoint) -> Blob:
+    """The checkpoint as a blob of its own: the job will soon drop it. Raises Conflict if it just has."""
+    try:
+        return store.put_file(store.object_path(row.key), expected=row.sha256)
+    except (KeyError, FileNotFoundError, DigestMismatch) as error:
+        detail = f"the checkpoint of step {row.step} was just replaced; list them again"
+        raise Conflict("checkpoint_gone", detail, retryable=True) from error
+
+
+def _recipe(spec: JobSpec, classes: list[str]) -> dict[str, Any]:
+    """As the trainer would write it; what it knows better stands in the checkpoint and overrules this."""
+    return {
+        "format": "fgd-recipe/1",
+        "detector": spec.student.but(inherit=None, weights="none").model_dump(mode="json"),
+        "classes": classes,
+        "min_size": spec.schedule.min_size,
+        "max_size": spec.schedule.max_size,
+    }

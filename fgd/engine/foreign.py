@@ -1,0 +1,244 @@
+"""Weights from elsewhere, made ours: read without executing, checked strictly, written as safetensors and recipe.json.
+
+Run it in a confined process (`worker.model_importer`): `weights_only` keeps a pickle from naming code, the confinement
+is for the day it fails. Knows no rows and no store.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fgd import weights_file
+from fgd.detectors import Recipe, build
+from fgd.engine import checkpoint, weights
+from fgd.engine.weights import Difference
+from fgd.errors import WeightsError
+from fgd.weights_file import Kind
+
+Which = Literal["last", "best"]
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "model_state", "net", "weights")
+"""Under these keys training scripts put the state dict, beside an optimizer, an epoch, ..."""
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What DistributedDataParallel, torch.compile and Lightning put before every key."""
+STUDENT = "student.module."
+"""Before the network's keys in a checkpoint of our own trainer."""
+MAX_KEYS = 100
+"""Named in a report, of each kind; the counts are whole."""
+
+
+class Misfit(WeightsError):
+    """`report` has the whole difference, for programs."""
+
+    def __init__(self, message: str, report: dict[str, Any]) -> None:
+        super().__init__(message, report)
+        self.message = message
+        self.report = report
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass
+class Found:
+    """What was read, as the model's report tells it."""
+
+    format: Kind
+    file_bytes: int
+    tensors: int = 0
+    parameters: int = 0
+    wrapper: str | None = None
+    """The key under which the state dict lay."""
+    left_out: list[str] = field(default_factory=list)
+    """What lay beside it."""
+    prefix: str | None = None
+    """Taken off every key."""
+    cast: dict[str, int] = field(default_factory=dict)
+    """dtype -> tensors that were of it and are of the network's now."""
+    weights_digest: str = ""
+
+    @property
+    def notes(self) -> list[str]:
+        said = []
+        if self.wrapper:
+            beside = f"; left out: {weights.some(self.left_out)}" if self.left_out else ""
+            said.append(f"the state dict lay under {self.wrapper!r}{beside}")
+        if self.prefix:
+            said.append(f"the prefix {self.prefix!r} was taken off every key")
+        said += [f"{count} tensors of {dtype} were converted" for dtype, count in self.cast.items()]
+        return said
+
+
+def convert(file: Path, recipe: Recipe, out: Path, which: Which | None = None) -> dict[str, Any]:
+    """Write student.safetensors and recipe.json into `out`; the report. Raises WeightsError, Misfit.
+
+    which: `file` is a checkpoint of our own trainer, and these weights of it are wanted.
+    """
+    found = Found(weights_file.check(file), file.stat().st_size)
+    if found.format == "safetensors":
+        tensors = _read_safetensors(file)
+    else:
+        loaded = _load_pth(file)
+        if which is not None:
+            tensors, recipe = _of_checkpoint(loaded, which, recipe)
+        else:
+            tensors = _unwrapped(loaded, found)
+    tensors = _without_prefix(tensors, found)
+    detector = build(recipe)
+    wanted = detector.module.state_dict()
+    _refuse_odd(tensors, wanted)
+    difference = weights.compare(wanted, tensors)
+    if difference:
+        raise _misfit(difference, recipe, found)
+    for key, value in tensors.items():
+        if value.dtype != wanted[key].dtype:
+            name = str(value.dtype).removeprefix("torch.")
+            found.cast[name] = found.cast.get(name, 0) + 1
+    weights.load_strictly(detector, {key: value.to(wanted[key].dtype) for key, value in tensors.items()})
+    ours = {key: value.detach().contiguous() for key, value in detector.module.state_dict().items()}
+    weights.write_tensors(out / weights.WEIGHTS, ours)
+    (out / weights.RECIPE).write_text(recipe.model_dump_json(indent=2) + "\n")
+    found.tensors = len(ours)
+    found.parameters = sum(parameter.numel() for parameter in detector.module.parameters())
+    found.weights_digest = checkpoint.digest_of_tensors(ours)
+    return asdict(found) | {"notes": found.notes}
+
+
+# --- reading --------------------------------------------------------------------------------------------------
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return dict(load_file(file))
+    except SafetensorError as error:
+        raise WeightsError(f"not readable as safetensors: {error}") from error
+
+
+def _load_pth(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # torch.load raises whatever the bytes lead it to
+        raise WeightsError(_told(error)) from error
+
+
+def _told(error: Exception) -> str:
+    named = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if named:
+        return (
+            f"the file holds more than tensors: it names {named[1]}, which could run code, so nothing was loaded. "
+            "Save model.state_dict() alone with torch.save, or use safetensors"
+        )
+    first = str(error).strip().partition("\n")[0][:300]
+    return f"torch cannot read the file as a state dict ({type(error).__name__}: {first}); it may be cut off"
+
+
+def _unwrapped(loaded: Any, found: Found) -> dict[str, Tensor]:
+    """The state dict: bare, or under one of the usual keys. Raises WeightsError."""
+    if isinstance(loaded, Mapping):
+        if loaded and _is_state_dict(loaded):
+            return dict(loaded)
+        for key in WRAPPERS:
+            if _is_state_dict(loaded.get(key)):
+                found.wrapper, found.left_out = key, sorted(str(other) for other in loaded if other != key)
+                return dict(loaded[key])
+        odd = next((str(key) for key, value in loaded.items() if not isinstance(value, Tensor)), None)
+        what = f"a dict in which {odd!r} is no tensor" if odd else "an empty dict"
+    else:
+        what = f"a {type(loaded).__name__}"
+    raise WeightsError(
+        f"the file holds {what}; a state dict is wanted, names with their tensors, bare or under one of "
+        f"{', '.join(WRAPPERS)}"
+    )
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+
+
+def _of_checkpoint(loaded: Any, which: Which, recipe: Recipe) -> tuple[dict[str, Tensor], Recipe]:
+    """The student's tensors in a checkpoint of our trainer, and the recipe that it was saved with."""
+    if not isinstance(loaded, Mapping) or loaded.get("format") != checkpoint.FORMAT:
+        raise WeightsError(f"not a checkpoint of this version, {checkpoint.FORMAT}")
+    if "recipe" in loaded:
+        recipe = Recipe.model_validate(loaded["recipe"])
+    if which == "best":
+        if loaded.get("best") is None:
+            raise WeightsError("the checkpoint has no best weights: the validation images were not scored before it")
+        return dict(loaded["best"]), recipe
+    model = loaded["model"]
+    return {key.removeprefix(STUDENT): value for key, value in model.items() if key.startswith(STUDENT)}, recipe
+
+
+def _without_prefix(tensors: dict[str, Tensor], found: Found) -> dict[str, Tensor]:
+    taken = ""
+    while prefix := next((p for p in PREFIXES if tensors and all(key.startswith(p) for key in tensors)), None):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+        taken += prefix
+    found.prefix = taken or None
+    return tensors
+
+
+# --- checking -------------------------------------------------------------------------------------------------
+
+
+def _refuse_odd(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    for key, value in tensors.items():
+        if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_complex():
+            raise WeightsError(f"{key} is no plain tensor: {value.dtype}, {value.layout}, on {value.device}")
+        ours = wanted.get(key)
+        if ours is not None and ours.is_floating_point() != value.is_floating_point():
+            raise WeightsError(f"{key} is {value.dtype}, not {ours.dtype}")
+
+
+def _misfit(difference: Difference, recipe: Recipe, found: Found) -> Misfit:
+    hints = _hints(difference, recipe)
+    sentence = f"The file does not fit {weights.described(recipe)}: {difference.sentence()}"
+    report = {
+        "format": found.format,
+        "file_bytes": found.file_bytes,
+        "counts": {name: len(getattr(difference, name)) for name in ("missing", "unexpected", "shapes", "not_finite")},
+        "missing": difference.missing[:MAX_KEYS],
+        "unexpected": difference.unexpected[:MAX_KEYS],
+        "shapes": {
+            key: {"file": theirs, "network": ours} for key, (theirs, ours) in list(difference.shapes.items())[:MAX_KEYS]
+        },
+        "not_finite": difference.not_finite[:MAX_KEYS],
+        "notes": found.notes,
+        "hints": hints,
+    }
+    return Misfit(". ".join([*hints, sentence]), report)
+
+
+def _hints(difference: Difference, recipe: Recipe) -> list[str]:
+    """What the user most likely has to change."""
+    hints = []
+    classes = _classes_of_head(difference, len(recipe.classes))
+    if classes is not None and not difference.missing and not difference.unexpected:
+        hints.append(f"The file's head has {classes} classes + background, you named {len(recipe.classes)}")
+    counters = "num_batches_tracked"
+    for keys, norm in ((difference.unexpected, "batch"), (difference.missing, "frozen")):
+        if keys and all(key.endswith(counters) for key in keys):
+            hints.append(f'The file looks like one with "norm": "{norm}"')
+    return hints
+
+
+def _classes_of_head(difference: Difference, named: int) -> int | None:
+    """Classes of the file's head, where all shapes that differ do so by that number alone."""
+    counts = set()
+    for theirs, ours in difference.shapes.values():
+        if len(theirs) != len(ours) or not theirs or theirs[1:] != ours[1:]:
+            return None
+        count, rest = divmod(theirs[0] * (named + 1), ours[0])
+        counts.add(-1 if rest else count - 1)
+    return counts.pop() if len(counts) == 1 and min(counts) >= 0 else None

@@ -1,0 +1,52 @@
+"""Begin from a finished network: copy what fits into a fresh student. FGD's own inheriting is in weights.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fgd.detectors import Detector, Recipe, build
+from fgd.engine import weights
+from fgd.errors import SpecError
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Names of the student's tensors."""
+
+    copied: Sequence[str]
+    left: Sequence[str]
+    """Of another shape, not in the source, or rows of classes that the source does not have: these start afresh."""
+
+
+def start_from(student: Detector, folder: Path) -> Begun:
+    """Copy every tensor of equal name and shape from the network in `folder`. Raises WeightsError, SpecError.
+
+    The rows of a class head mean classes by place, so they are copied only where both name the same classes in the
+    same order; else the head stays as the student was built, for its own number of classes.
+    """
+    recipe = weights.read_recipe(folder)
+    offered = weights.read_tensors(folder / weights.WEIGHTS)
+    target = student.module.state_dict()
+    by_class = set() if recipe.classes == student.recipe.classes else class_tensors(student.recipe)
+    copied = sorted(key for key in target.keys() & offered.keys() - by_class if offered[key].shape == target[key].shape)
+    if not copied:
+        message = f"a {weights.described(recipe)} lends no tensor to {weights.described(student.recipe)}: none fits"
+        raise SpecError(message, "/student/weights")
+    if bad := [key for key in copied if offered[key].is_floating_point() and not offered[key].isfinite().all()]:
+        raise SpecError(f"NaN or infinity in {weights.some(bad)}", "/student/weights")
+    with torch.no_grad():
+        for key in copied:
+            target[key].copy_(offered[key])
+    return Begun(copied, sorted(target.keys() - set(copied)))
+
+
+def class_tensors(recipe: Recipe) -> set[str]:
+    """Names of the tensors whose shape depends on the number of classes."""
+    with torch.device("meta"):
+        ours = build(recipe).module.state_dict()
+        one_more = build(recipe.but(classes=(*recipe.classes, "\0one more"))).module.state_dict()
+    return {key for key in ours if ours[key].shape != one_more[key].shape}

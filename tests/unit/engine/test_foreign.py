@@ -1,0 +1,219 @@
+"""Weights from elsewhere, as files that torch and safetensors really write; and pickles that must not run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fgd import weights_file
+from fgd.detectors import Recipe, build
+from fgd.engine import checkpoint, foreign, weights
+from fgd.engine.foreign import Misfit, convert
+from fgd.errors import WeightsError
+from fgd.spec import FCOS
+
+RECIPE = Recipe(detector=FCOS(fpn_channels=64), classes=("cat", "dog"), min_size=96, max_size=128)
+HEAD = "head.classification_head.cls_logits."
+
+
+@pytest.fixture(scope="module")
+def tensors() -> dict[str, Tensor]:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return dict(build(RECIPE).module.state_dict())
+
+
+def saved(value: Any, path: Path) -> Path:
+    torch.save(value, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth"])
+def test_a_good_file_becomes_a_model_that_loads_strictly(tensors: dict[str, Tensor], tmp_path: Path, kind: str) -> None:
+    file = tmp_path / f"in.{kind}"
+    save_file(tensors, file, metadata={"author": "x"}) if kind == "safetensors" else torch.save(tensors, file)
+
+    report = convert(file, RECIPE, tmp_path)
+
+    assert report["format"] == kind
+    assert report["tensors"] == len(tensors)
+    assert report["weights_digest"] == checkpoint.digest_of_tensors(tensors)
+    assert report["weights_digest"] == weights_file.digest_of_tensors(tmp_path / weights.WEIGHTS)
+    loaded = weights.load_detector(tmp_path).module.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in tensors.items())
+
+
+def test_wrapper_prefix_and_half_precision_are_undone_and_told(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    half = {f"module.{key}": value.half() if value.is_floating_point() else value for key, value in tensors.items()}
+    file = saved({"epoch": 3, "model": half, "optimizer": {"lr": 1.0}}, tmp_path / "in.pth")
+
+    report = convert(file, RECIPE, tmp_path)
+
+    assert (report["wrapper"], report["prefix"], report["left_out"]) == ("model", "module.", ["epoch", "optimizer"])
+    assert list(report["cast"]) == ["float16"]
+    assert any("'module.'" in note for note in report["notes"])
+    assert all(value.dtype == tensors[key].dtype for key, value in load_file(tmp_path / weights.WEIGHTS).items())
+
+
+def test_torchvision_s_own_detector_fits_the_one_of_that_name(tmp_path: Path) -> None:
+    from torchvision.models.detection import fcos_resnet50_fpn
+
+    theirs = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4).state_dict()
+    recipe = RECIPE.but(detector=FCOS(backbone="resnet50", fpn_channels=256), classes=("a", "b", "c"))
+
+    assert convert(saved(theirs, tmp_path / "in.pth"), recipe, tmp_path)["tensors"] == len(theirs)
+
+
+def misfit(tensors: Any, tmp_path: Path, recipe: Recipe = RECIPE) -> Misfit:
+    with pytest.raises(Misfit) as caught:
+        convert(saved(tensors, tmp_path / "in.pth"), recipe, tmp_path)
+    assert not (tmp_path / weights.WEIGHTS).exists()
+    return caught.value
+
+
+def test_another_number_of_classes_is_said_in_classes(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    named = tuple(f"c{n}" for n in range(5))
+
+    error = misfit(tensors, tmp_path, RECIPE.but(classes=named))
+
+    assert "The file's head has 2 classes + background, you named 5" in str(error)
+    assert error.report["counts"]["shapes"] == 2
+    assert error.report["shapes"][f"{HEAD}bias"] == {"file": (3,), "network": (6,)}
+
+
+def test_missing_unexpected_and_differing_keys_are_counted_and_named(
+    tensors: dict[str, Tensor], tmp_path: Path
+) -> None:
+    odd = {key: value for key, value in tensors.items() if key != f"{HEAD}bias"} | {"surprise": torch.zeros(1)}
+    odd["backbone.body.conv1.weight"] = torch.zeros(2, 2)
+
+    error = misfit(odd, tmp_path)
+
+    assert f"1 missing keys: {HEAD}bias" in str(error)
+    assert "1 unexpected keys: surprise" in str(error)
+    assert "backbone.body.conv1.weight is (2, 2), not (64, 3, 7, 7)" in str(error)
+    assert error.report["counts"] == {"missing": 1, "unexpected": 1, "shapes": 1, "not_finite": 0}
+
+
+def test_another_norm_is_guessed(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    frozen = RECIPE.but(detector=RECIPE.detector.but(norm="frozen"))
+
+    assert '"norm": "batch"' in str(misfit(tensors, tmp_path, frozen))
+    assert '"norm": "frozen"' in str(misfit(build(frozen).module.state_dict(), tmp_path))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused(tensors: dict[str, Tensor], tmp_path: Path, value: float) -> None:
+    broken = tensors | {f"{HEAD}bias": torch.full_like(tensors[f"{HEAD}bias"], value)}
+
+    assert misfit(broken, tmp_path).report["not_finite"] == [f"{HEAD}bias"]
+
+
+def test_a_double_too_large_for_a_float_is_refused(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    large = tensors | {f"{HEAD}bias": torch.full((3,), 1e300, dtype=torch.float64)}
+
+    with pytest.raises(WeightsError, match="NaN or infinity"):
+        convert(saved(large, tmp_path / "in.pth"), RECIPE, tmp_path)
+
+
+def test_a_tensor_that_claims_terabytes_is_refused_without_being_made(
+    tensors: dict[str, Tensor], tmp_path: Path
+) -> None:
+    bomb = tensors | {"bomb": torch.zeros(1).expand(2**42)}
+
+    assert misfit(bomb, tmp_path).report["unexpected"] == ["bomb"]
+
+
+class Bomb:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.canary}",)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_pickle_with_code_is_refused_and_nothing_runs(
+    tensors: dict[str, Tensor], tmp_path: Path, beside: bool
+) -> None:
+    canary = tmp_path / "canary"
+    file = saved({"model": tensors, "x": Bomb(canary)} if beside else Bomb(canary), tmp_path / "in.pth")
+
+    with pytest.raises(WeightsError, match=r"system.*could run code.*nothing was loaded"):
+        convert(file, RECIPE, tmp_path)
+
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (torch.zeros(3), "holds a Tensor"),
+        ({}, "an empty dict"),
+        ({"a": 1}, "'a' is no tensor"),
+        ([1, 2], "holds a list"),
+    ],
+)
+def test_a_file_without_a_state_dict_says_what_it_holds(tmp_path: Path, value: Any, says: str) -> None:
+    with pytest.raises(WeightsError, match=says):
+        convert(saved(value, tmp_path / "in.pth"), RECIPE, tmp_path)
+
+
+def test_a_whole_pickled_network_is_refused_by_name(tmp_path: Path) -> None:
+    file = saved(torch.nn.Linear(2, 2), tmp_path / "in.pth")
+
+    with pytest.raises(WeightsError, match=r"torch\.nn.*Save model\.state_dict\(\)"):
+        convert(file, RECIPE, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+def test_sparse_and_complex_tensors_and_wrong_kinds_of_numbers_are_refused(
+    tensors: dict[str, Tensor], tmp_path: Path
+) -> None:
+    for odd in (torch.zeros(3).to_sparse(), torch.zeros(3, dtype=torch.complex64)):
+        with pytest.raises(WeightsError, match="no plain tensor"):
+            convert(saved(tensors | {f"{HEAD}bias": odd}, tmp_path / "in.pth"), RECIPE, tmp_path)
+    whole = tensors | {f"{HEAD}bias": torch.zeros(3, dtype=torch.int64)}
+    with pytest.raises(WeightsError, match=r"is torch\.int64, not torch\.float32"):
+        convert(saved(whole, tmp_path / "in.pth"), RECIPE, tmp_path)
+
+
+def test_a_file_cut_off_anywhere_is_refused(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    for name in ("in.pth", "in.safetensors"):
+        file = tmp_path / name
+        torch.save(tensors, file) if name == "in.pth" else save_file(tensors, file)
+        whole = file.read_bytes()
+        for share in (0.1, 0.5, 0.999):
+            file.write_bytes(whole[: int(len(whole) * share)])
+            with pytest.raises(WeightsError, match="cut off"):
+                convert(file, RECIPE, tmp_path)
+
+
+def test_torchscript_and_torch_s_old_format_are_refused(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    with pytest.warns(FutureWarning):
+        torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "script.pth")  # type: ignore[no-untyped-call]
+    torch.save(tensors, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+
+    for name, says in (("script.pth", "TorchScript"), ("old.pth", "bare pickle")):
+        with pytest.raises(weights_file.NotWeights, match=says):
+            convert(tmp_path / name, RECIPE, tmp_path)
+
+
+def test_a_checkpoint_of_ours_gives_its_last_and_its_best_student(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    model = {f"{foreign.STUDENT}{key}": value for key, value in tensors.items()} | {"methods.fgd.x": torch.zeros(1)}
+    best = {key: value + 1 if value.is_floating_point() else value for key, value in tensors.items()}
+    whole = {"format": checkpoint.FORMAT, "model": model, "best": best, "recipe": RECIPE.model_dump(mode="json")}
+    file = saved(whole, tmp_path / "in.pt")
+    guess = RECIPE.but(detector=FCOS(fpn_channels=96))
+
+    assert convert(file, guess, tmp_path, "last")["weights_digest"] == checkpoint.digest_of_tensors(tensors)
+    assert convert(file, guess, tmp_path, "best")["weights_digest"] == checkpoint.digest_of_tensors(best)
+    assert weights.read_recipe(tmp_path) == RECIPE
+    with pytest.raises(WeightsError, match="no best weights"):
+        convert(saved(whole | {"best": None}, file), guess, tmp_path, "best")
