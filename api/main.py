@@ -16,7 +16,7 @@ from api.core.settings import Settings, check_bind
 from api.core.storage import LocalStore
 from api.core.sweeper import Sweeper, sweeping
 from api.deps import Service
-from api.routes import artifacts, catalogue, datasets, health, jobs
+from api.routes import artifacts, catalogue, datasets, health, jobs, samples, uploads
 
 DESCRIPTION = """\
 Compress object detectors by knowledge distillation: POST a job, poll its status, download the student's weights.
@@ -38,7 +38,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             db.check_schema(engine)
             bell = queue.make_app(settings.broker_url) if settings.broker_url else None
             store = LocalStore(settings.blobs)
-            with sweeping(Sweeper(engine, store, bell, settings.lease_s).sweep, settings.sweep_s) as sweeps:
+            sweeper = Sweeper(engine, store, bell, settings.lease_s, settings.uploads)
+            with sweeping(sweeper.sweep, settings.sweep_s) as sweeps:
                 app.state.service = Service(settings, engine, store, bell, sweeps)
                 yield
         finally:
@@ -53,7 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for part in (jobs, datasets, artifacts, catalogue, health):
+    for part in (jobs, datasets, uploads, samples, artifacts, catalogue, health):
         app.include_router(part.router)
     docs.install(app)
     errors.install(app)

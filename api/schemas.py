@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.core.history import Point
 from api.core.lifecycle import DatasetState, Requested, State
 from api.core.tables import Artifact, Dataset, Job, JobEvent
+from fgd.data.index import Image
 from fgd.spec import Spec
 
 
@@ -170,12 +171,16 @@ class DatasetView(View):
     state: DatasetState
     format: str
     """As asked; the report tells what was found."""
-    path: str
-    """Where it was read from."""
+    path: str | None
+    """Where it was read from; null for an upload."""
+    val_fraction: float | None
+    group_by: str
     classes: list[str] | None
     splits: dict[str, SplitView] | None
     error: str | None
     """Why it was rejected."""
+    upload_url: str | None
+    """Where its zip goes, as long as it waits for one."""
     report_url: str | None
     created_at: datetime
     finished_at: datetime | None
@@ -183,16 +188,20 @@ class DatasetView(View):
 
     @classmethod
     def of(cls, dataset: Dataset) -> Self:
-        ended = dataset.state != DatasetState.verifying
+        ended = dataset.state in (DatasetState.ready, DatasetState.rejected)
+        waits = dataset.state == DatasetState.awaiting_upload
         return cls(
             id=dataset.id,
             name=dataset.name,
             state=DatasetState(dataset.state),
             format=dataset.format,
             path=dataset.path,
+            val_fraction=dataset.val_fraction,
+            group_by=dataset.group_by,
             classes=dataset.classes,
             splits={name: SplitView(**split) for name, split in dataset.splits.items()} if dataset.splits else None,
             error=dataset.error,
+            upload_url=f"/v1/datasets/{dataset.id}/content" if waits else None,
             report_url=f"/v1/datasets/{dataset.id}/report" if ended else None,
             created_at=dataset.created_at,
             finished_at=dataset.finished_at,
@@ -203,6 +212,39 @@ class DatasetView(View):
 class DatasetPage(View):
     items: list[DatasetView]
     next: str | None
+
+
+class BoxView(View):
+    box: tuple[float, float, float, float]
+    """Left, top, right, bottom, in pixels of the image."""
+    name: str
+    """Of the class."""
+    label: int
+    """Of the class, counted from 1."""
+    crowd: bool
+    """Neither trained on nor scored."""
+
+
+class SampleView(View):
+    n: int
+    split: str
+    name: str
+    """As the user called the file."""
+    width: int
+    height: int
+    boxes: list[BoxView]
+    image_url: str
+
+    @classmethod
+    def of(cls, dataset_id: str, split: str, n: int, image: Image, classes: tuple[str, ...]) -> Self:
+        boxes = [
+            BoxView(box=box, name=classes[label - 1], label=label, crowd=crowd)
+            for box, label, crowd in zip(image.boxes, image.labels, image.crowd, strict=True)
+        ]
+        url = f"/v1/datasets/{dataset_id}/samples/{n}/image?split={split}"
+        return cls(
+            n=n, split=split, name=image.name, width=image.width, height=image.height, boxes=boxes, image_url=url
+        )
 
 
 # --- query parameters: closed like every spec, a misspelled filter would silently filter nothing ------------------
@@ -229,3 +271,7 @@ class LogQuery(Spec):
     """The last one by default."""
     after_offset: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Bytes to leave out: X-Next-Offset of the answer before."""
+
+
+class SampleQuery(Spec):
+    split: Literal["train", "val", "test"] = "train"

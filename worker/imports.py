@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from api.core import datasets
 from api.core.errors import Fenced
 from api.core.lifecycle import Requested
+from api.core.storage import DigestMismatch
 from fgd.data.index import Report
 from worker.host import Host, Lost
 from worker.importer import NOTHING_THERE, TRY_AGAIN
@@ -41,7 +42,7 @@ class Broken:
 
 def run_import(host: Host, claim: datasets.DatasetClaim, claimed_at: float) -> None:
     """One import, from claim to its last write. claimed_at: time.monotonic() before the claim."""
-    logger.info("%s: importing %s", claim.dataset_id, claim.path)
+    logger.info("%s: importing %s", claim.dataset_id, claim.path or f"the zip {claim.upload_digest}")
 
     def beat() -> Requested | None:
         host.write(lambda s: datasets.beat_import(s, claim.dataset_id, claim.attempt, host.id, host.settings.lease_s))
@@ -66,7 +67,10 @@ def read_and_store(
 ) -> Rejected | Broken | HandedBack | None:
     """None: it is ready. Raises Lost, Fenced."""
     try:
-        code = read_in_child(host, lease, claim, folder)
+        source = source_of(host, claim)
+        if source is None:
+            return Rejected("the uploaded zip is no longer in the store, or changed there; upload it again")
+        code = read_in_child(host, lease, claim, source, folder)
         if code is None:
             return HandedBack("the worker is shutting down")
         if refused := refusal(code, folder):
@@ -77,9 +81,23 @@ def read_and_store(
     return None
 
 
-def read_in_child(host: Host, lease: Lease, claim: datasets.DatasetClaim, folder: Path) -> int | None:
+def source_of(host: Host, claim: datasets.DatasetClaim) -> Path | None:
+    """The folder or zip to read; None if the zip is gone."""
+    if claim.upload_digest is None:
+        assert claim.path is not None, "a data set has a path or an upload"
+        return Path(claim.path)
+    try:
+        return host.store.path(claim.upload_digest, verify=True)
+    except (KeyError, DigestMismatch):
+        return None
+
+
+def read_in_child(host: Host, lease: Lease, claim: datasets.DatasetClaim, source: Path, folder: Path) -> int | None:
     """Exit status of the importer; None if the worker stops before its end. Raises Lost."""
-    argv = [sys.executable, "-m", "worker.importer", claim.path, str(folder), "--verify", claim.verify]
+    argv = [sys.executable, "-m", "worker.importer", str(source), str(folder), "--verify", claim.verify]
+    argv += ["--format", claim.format, "--group-by", claim.group_by]
+    if claim.val_fraction is not None:
+        argv += ["--val-fraction", str(claim.val_fraction)]
     run_file = host.run_folder() / f"{claim.dataset_id}.a{claim.attempt}.json"
     with Trainer(argv, folder, run_file, threads=host.threads) as child:
         lease.guard(child)

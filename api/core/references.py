@@ -153,6 +153,9 @@ def _dataset(s: Session, project_id: str, spec: JobSpec, found: Findings, inputs
         found.fault("/dataset", "dataset_not_found", f"there is no data set {spec.dataset} here")
     elif dataset.state == DatasetState.rejected:
         found.fault("/dataset", "dataset_rejected", f"{dataset.id} was rejected at import: {dataset.error}")
+    elif dataset.state == DatasetState.awaiting_upload:
+        detail = f"{dataset.id} waits for its zip; send it to /v1/datasets/{dataset.id}/content"
+        found.conflicts.append(Conflict("dataset_not_ready", detail, retryable=True))
     elif dataset.state == DatasetState.verifying:
         detail = f"{dataset.id} is still being imported; try again when GET /v1/datasets/{dataset.id} says ready"
         found.conflicts.append(Conflict("dataset_not_ready", detail, True, "/dataset"))

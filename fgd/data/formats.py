@@ -33,17 +33,23 @@ FORMATS = {
 
 
 def read(
-    folder: Path, format: str = "auto", verify: Verify = "full", carving: Carving | None = None
+    folder: Path,
+    format: str = "auto",
+    verify: Verify = "full",
+    carving: Carving | None = None,
+    defects: Defects | None = None,
 ) -> tuple[Index, Report, Sources]:
     """The index, what was wrong, and for each `Image.file` (named by content) the file it comes from.
 
-    Where the report is not ok the index holds what could be read and must not be trained on. Raises DatasetError for a
-    folder that does not exist, holds no data set, or looks like several.
+    defects: where what is wrong goes, if some is known already. Where the report is not ok the index holds what could
+    be read and must not be trained on. Raises DatasetError for a folder that does not exist, holds no data set, or
+    looks like several.
     """
     root = folder.resolve()
     if not root.is_dir():
         raise DatasetError(f"{folder}: no such folder")
-    tree, defects = list_tree(root), Defects()
+    tree = list_tree(root)
+    defects = Defects() if defects is None else defects
     listing = FORMATS[recognised(tree) if format == "auto" else format].list_images(tree, defects)
     return check(tree, listing, defects, verify, carving)
 
