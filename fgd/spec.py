@@ -382,7 +382,7 @@ class SubmitDataset(Spec):
     of the folder have no effect. Left out: send a zip of the folder to /v1/datasets/{id}/content."""
     verify: Literal["full", "headers"] = "full"
     """"full" decodes every image at import; "headers" reads only their headers."""
-    val_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    val_fraction: Annotated[Float, Field(gt=0, lt=1)] | None = None
     """Share of the training images that become the val split where the data set has none. None: 0.1."""
     group_by: Literal["none", "prefix"] = "none"
     """"prefix" keeps images together whose names differ after the last ".", "_" or "-" only, as crops and copies of one

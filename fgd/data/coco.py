@@ -17,7 +17,7 @@ from fgd.data.index import Box, Index, Report
 from fgd.data.listing import Advice, Listed, Listing, Mark, NoBox, finite
 from fgd.data.report import Defects
 from fgd.data.splits import Carving
-from fgd.data.tree import Split, Tree, below, is_text, list_tree, short, split_of_file
+from fgd.data.tree import MAX_NAME, Split, Tree, below, is_class_name, is_text, list_tree, short, split_of_file
 from fgd.errors import DatasetError
 
 __all__ = ["list_images", "looks_like", "read"]
@@ -73,8 +73,8 @@ def _categories(annotations: Annotations, defects: Defects) -> dict[int, str]:
     names: dict[int, str] = {}
     for entry in annotations.categories:
         key, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(key, int) or isinstance(key, bool) or not is_text(name):
-            message = f"category {short(entry)} needs an integer id and a name"
+        if not isinstance(key, int) or isinstance(key, bool) or not is_class_name(name):
+            message = f"category {short(entry)} needs an integer id and a name of at most {MAX_NAME} characters"
             defects.reject("category_invalid", annotations.file, message)
         elif key in names:
             defects.reject("category_duplicate", annotations.file, f"category id {key} is used twice; number them anew")

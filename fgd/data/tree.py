@@ -14,6 +14,8 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
 """Of files that are taken for images where nothing else names them."""
+MAX_NAME = 200
+"""Characters of a class name; it becomes part of every metric's name."""
 _MAX_DEPTH = 6
 _SPLIT_WORDS: Mapping[str, Split] = {
     "train": "train",
@@ -110,6 +112,10 @@ def is_text(value: Any) -> TypeGuard[str]:
         return isinstance(value, str) and bool(value.strip()) and bool(value.encode())
     except UnicodeEncodeError:
         return False
+
+
+def is_class_name(value: Any) -> TypeGuard[str]:
+    return is_text(value) and len(value) <= MAX_NAME
 
 
 def short(value: Any) -> str:

@@ -26,7 +26,7 @@ from xml.etree import ElementTree
 from fgd.data.index import Box
 from fgd.data.listing import Advice, Listed, Listing, Mark, NoBox, number
 from fgd.data.report import Defects
-from fgd.data.tree import Split, Tree, below, folder_of, is_text, short, split_of_folder
+from fgd.data.tree import MAX_NAME, Split, Tree, below, folder_of, is_class_name, short, split_of_folder
 from fgd.errors import DatasetError
 
 MAX_XML_BYTES = 16 * 2**20
@@ -351,8 +351,9 @@ def _listed(
     marks: list[Mark] = []
     for place, thing in enumerate(annotation.objects, start=1):
         where = f"{annotation.file}: object {place}"
-        if not is_text(thing.name):
-            defects.add("annotation_invalid", annotation.file, f"object {place} has no name", "dropped_box")
+        if not is_class_name(thing.name):
+            message = f"object {place} needs a name of at most {MAX_NAME} characters"
+            defects.add("annotation_invalid", annotation.file, message, "dropped_box")
             continue
         corners = thing.corners
         if not isinstance(corners, NoBox):

@@ -22,7 +22,7 @@ import yaml
 from fgd.data.index import Box
 from fgd.data.listing import Advice, Listed, Listing, Mark, NoBox, number
 from fgd.data.report import Defects
-from fgd.data.tree import IMAGE_SUFFIXES, Split, Tree, below, folder_of, is_text, short, suffix
+from fgd.data.tree import IMAGE_SUFFIXES, MAX_NAME, Split, Tree, below, folder_of, is_class_name, is_text, short, suffix
 from fgd.errors import DatasetError
 
 MAX_YAML_BYTES = 1 << 20
@@ -195,12 +195,14 @@ def _names(file: str, content: dict[Any, Any], defects: Defects) -> dict[int, st
     for key, value in pairs:
         index = int(key) if isinstance(key, str) and key.isdecimal() and len(key) < 10 else key
         name = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-        if not isinstance(index, int) or isinstance(index, bool) or index < 0 or not is_text(name):
+        if not isinstance(index, int) or isinstance(index, bool) or index < 0 or not is_class_name(name):
             hint = (
                 "; YAML reads a bare yes, no, on or off as true or false: quote it" if isinstance(value, bool) else ""
             )
             defects.reject(
-                "category_invalid", file, f"class {short(key)}: {short(value)} needs an index and a name{hint}"
+                "category_invalid",
+                file,
+                f"class {short(key)}: {short(value)} needs an index and a name of at most {MAX_NAME} characters{hint}",
             )
         elif name in names.values():
             defects.reject("category_duplicate", file, f"class name {short(name)} is used twice; rename or merge them")
