@@ -80,6 +80,32 @@ def unpack(zip_path: Path, folder: Path) -> Unpacked:
     return Unpacked(len(members), tuple(skipped))
 
 
+def pack(folder: Path, zip_path: Path) -> int:
+    """Make the zip of a folder: what `unpack` would write, nothing else. The same files give the same bytes.
+
+    Links are not followed. Returns the number of files; raises DatasetError if there is none.
+    """
+    names = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if _is_wanted(path.relative_to(folder).as_posix()) and path.is_file() and not _is_linked(path, folder)
+    )
+    if not names:
+        raise DatasetError(f"{folder} holds no image and no annotation; nothing to upload")
+    with zipfile.ZipFile(zip_path, "w") as archive:
+        for name in names:
+            member = zipfile.ZipInfo(name)  # of 1980, like every other
+            packed = PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES - {".bmp", ".ppm", ".tif", ".tiff"}
+            member.compress_type = zipfile.ZIP_STORED if packed else zipfile.ZIP_DEFLATED
+            with (folder / name).open("rb") as source, archive.open(member, "w", force_zip64=True) as target:
+                shutil.copyfileobj(source, target, _CHUNK)
+    return len(names)
+
+
+def _is_linked(path: Path, folder: Path) -> bool:
+    return any(part.is_symlink() for part in (path, *path.parents) if part.is_relative_to(folder) and part != folder)
+
+
 # --- the directory --------------------------------------------------------------------------------------------
 
 
