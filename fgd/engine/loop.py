@@ -130,6 +130,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
                 emit(Phase(phase="evaluating"))
                 with meter.pause():
                     state.scores = score(parts, parts.val, check_stop)
+                tell_undecodable(parts, emit)
                 state.evaluated_step = state.step
                 emit(Evaluated(step=state.step, epoch=epoch, split="val", values=dict(state.scores)))
                 if state.scores["ap"] > state.best_ap:
@@ -149,6 +150,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
             losses, rate = step(parts, optimizer, next(batches), state.step, per_epoch)
             state.step += 1
             meter.add(losses, rate, epoch + 1, last_of_epoch=done_in_epoch + 1 == per_epoch)
+            tell_undecodable(parts, emit)
     except Stopped:
         save()
         raise
@@ -324,6 +326,17 @@ def score(parts: Parts, dataset: Dataset, check_stop: Callable[[], None]) -> dic
     )
 
 
+def tell_undecodable(parts: Parts, emit: Emit) -> None:
+    """One note an image that was left out since the last look, with how many of its split are by now."""
+    for dataset in filter(None, (parts.train, parts.val, parts.test)):
+        for image in dataset.undecodable():
+            count = len(dataset.broken)
+            instead = "another one stands in for it" if dataset.split == "train" else "it is not scored"
+            message = f"{image.file} in {dataset.split}: {image.reason}; {instead}"
+            data = {"file": image.file, "split": dataset.split, "count": count}
+            emit(Note(code="image_undecodable", message=message, data=data, level="warning"))
+
+
 def finish(
     parts: Parts,
     state: State,
@@ -338,6 +351,7 @@ def finish(
     if parts.test is not None:
         emit(Phase(phase="testing"))
         metrics["test"] = score(parts, parts.test, check_stop)
+        tell_undecodable(parts, emit)
         emit(Evaluated(step=state.step, epoch=epochs, split="test", values=dict(metrics["test"])))
     emit(Phase(phase="exporting"))
     tensors = parts.student.module.state_dict()
