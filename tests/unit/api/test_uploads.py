@@ -11,6 +11,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,6 +23,7 @@ from api.core.ids import new_id
 from api.core.sweeper import Sweeper
 from api.core.tables import DEFAULT_PROJECT
 from api.main import create_app
+from fgd.client import ApiError, Client, ClientError
 
 ZIP = {"Content-Type": "application/zip"}
 PIECE = {"Content-Type": "application/partial-upload"}
@@ -332,6 +334,87 @@ def test_the_zip_is_let_go_when_its_import_ends(client: Any, given: Any, url: st
     with db.transaction(given.engine) as s:
         datasets.reject(s, claim.dataset_id, claim.attempt, None, "no zip")
     assert upload_of(given, url).upload_digest is None
+
+
+class Cutter:
+    """A proxy that hangs up on every connection after so many bytes."""
+
+    def __init__(self, target: tuple[str, int], most: int) -> None:
+        self.target, self.most, self.cuts = target, most, 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.carry, args=(client,), daemon=True).start()
+
+    def carry(self, client: socket.socket) -> None:
+        with client, socket.create_connection(self.target) as server:
+            back = threading.Thread(target=self.answer, args=(server, client), daemon=True)
+            back.start()
+            left = self.most
+            while left and (data := client.recv(min(left, 1 << 16))):
+                server.sendall(data)
+                left -= len(data)
+            if not left:
+                self.cuts += 1
+                client.shutdown(socket.SHUT_RDWR)
+            server.shutdown(socket.SHUT_WR)
+            back.join(10)
+
+    @staticmethod
+    def answer(server: socket.socket, client: socket.socket) -> None:
+        try:
+            while data := server.recv(1 << 16):
+                client.sendall(data)
+        except OSError:
+            pass
+
+
+def test_the_client_goes_on_by_itself_where_the_network_cut_it(
+    address: tuple[str, int], given: Any, tmp_path: Path
+) -> None:
+    data = random.Random(3).randbytes(5_000_000)
+    (tmp_path / "set.zip").write_bytes(data)
+    proxy = Cutter(address, 1_200_000)
+    heard: list[int] = []
+    with proxy.listener, Client(f"http://127.0.0.1:{proxy.listener.getsockname()[1]}", backoff_s=0.01) as client:
+        dataset = client.add_dataset("cells", None, format="coco", val_fraction=0.2)
+        assert client.upload(dataset.id, tmp_path / "set.zip", heard.append).state == "verifying"
+        assert client.upload(dataset.id, tmp_path / "set.zip").state == "verifying"  # once more is no harm
+        client.delete_dataset(dataset.id)
+    assert proxy.cuts >= 4
+    assert heard[-1] == len(data)
+    assert given.store.path(hashlib.sha256(data).hexdigest(), verify=True).stat().st_size == len(data)
+
+
+def test_the_client_does_not_send_a_refused_zip_again_and_again(serving: Any, settings: Any, tmp_path: Path) -> None:
+    (tmp_path / "set.zip").write_bytes(b"x" * 11)
+    with (
+        serving(settings.model_copy(update={"upload_bytes": 10})) as inner,
+        Client("http://127.0.0.1:8000", transport=Passing(inner)) as client,
+    ):
+        dataset = client.add_dataset("cells", None)
+        with pytest.raises(ApiError, match="upload_too_large"):
+            client.upload(dataset.id, tmp_path / "set.zip")
+        (tmp_path / "set.zip").write_bytes(b"")
+        with pytest.raises(ClientError, match="is empty"):
+            client.upload(dataset.id, tmp_path / "set.zip")
+
+
+class Passing(httpx.BaseTransport):
+    """Carries the client's requests into a test server."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        answer = self.inner.request(request.method, str(request.url), content=request.read(), headers=request.headers)
+        return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
 
 
 def test_a_large_body_is_never_held_in_memory(address: tuple[str, int]) -> None:
