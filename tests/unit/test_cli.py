@@ -68,7 +68,7 @@ COMMANDS = [
     ["train"],
     ["parity"],
     ["dataset"],
-    *(["dataset", name] for name in ("add", "list", "show", "report")),
+    *(["dataset", name] for name in ("add", "upload", "list", "show", "report", "delete")),
     ["job"],
     *(["job", name] for name in ("submit", "list", "show", "watch", "events", "cancel", "logs", "metrics")),
     ["artifact"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 import random
 import socket
@@ -17,13 +18,16 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from typer.testing import CliRunner
 
 from api.core import datasets, db, uploads
 from api.core.ids import new_id
 from api.core.sweeper import Sweeper
 from api.core.tables import DEFAULT_PROJECT
 from api.main import create_app
+from fgd import cli
 from fgd.client import ApiError, Client, ClientError
+from fgd.data import zips
 
 ZIP = {"Content-Type": "application/zip"}
 PIECE = {"Content-Type": "application/partial-upload"}
@@ -404,6 +408,28 @@ def test_the_client_does_not_send_a_refused_zip_again_and_again(serving: Any, se
         (tmp_path / "set.zip").write_bytes(b"")
         with pytest.raises(ClientError, match="is empty"):
             client.upload(dataset.id, tmp_path / "set.zip")
+
+
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_the_command_line_uploads_what_the_service_cannot_read(
+    address: tuple[str, int], given: Any, tmp_path: Path, as_zip: bool
+) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "data.yaml").write_text("names: [a]")
+    source = folder
+    if as_zip:
+        source = tmp_path / "set.zip"
+        zips.pack(folder, source)
+    command = ["dataset", "add", "cells", str(source), "--format", "yolo", "--no-wait", "--json"]
+    done = CliRunner().invoke(cli.app, [*command, "--url", f"http://127.0.0.1:{address[1]}"])
+    assert done.exit_code == 0, done.output
+    dataset = json.loads(done.stdout)
+    assert dataset["state"] == "verifying"
+    with db.reading(given.engine) as s:
+        row = datasets.get(s, DEFAULT_PROJECT, dataset["id"])
+    assert (row.format, row.path) == ("yolo", None)
+    assert zips.unpack(given.store.path(row.upload_digest), tmp_path / "out").files == 1
 
 
 class Passing(httpx.BaseTransport):

@@ -248,3 +248,23 @@ def test_random_damage_never_raises_anything_else(path: Path) -> None:
             outcomes.add("refused")
             assert not (path.parent / f"out{n}").exists()
     assert outcomes == {"unpacked", "refused"}
+
+
+def test_a_packed_folder_unpacks_to_what_a_data_set_needs_and_is_the_same_each_time(tmp_path: Path) -> None:
+    root, outside = tmp_path / "set", tmp_path / "outside"
+    for folder in (root / "images", root / ".git", outside):
+        folder.mkdir(parents=True)
+    for name in ("images/a.jpg", "data.yaml", "LICENSE", ".git/x.json", "../outside/secret.jpg"):
+        (root / name).write_bytes(name.encode() * 9)
+    (root / "linked").symlink_to(outside)
+    (root / "secret.jpg").symlink_to(outside / "secret.jpg")
+    assert zips.pack(root, tmp_path / "a.zip") == zips.pack(root, tmp_path / "b.zip") == 2
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    assert zips.unpack(tmp_path / "a.zip", tmp_path / "out").files == 2
+    assert sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")) == [
+        "data.yaml",
+        "images/a.jpg",
+    ]
+    (empty := tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="nothing to upload"):
+        zips.pack(empty, tmp_path / "c.zip")
