@@ -378,8 +378,8 @@ class SubmitDataset(Spec):
     format: Literal["auto", "coco", "voc", "yolo"] = "auto"
     """"auto" finds it by content."""
     path: Path | None = None
-    """Absolute folder on the server's host, below one of FGD_DATA_ROOTS. It is packed into the store; later changes
-    of the folder have no effect. Left out: send a zip of the folder to /v1/datasets/{id}/content."""
+    """Absolute folder or .zip on the server's host, below one of FGD_DATA_ROOTS. It is packed into the store; later
+    changes of it have no effect. Left out: send a zip of the folder to /v1/datasets/{id}/content."""
     verify: Literal["full", "headers"] = "full"
     """"full" decodes every image at import; "headers" reads only their headers."""
     val_fraction: Annotated[Float, Field(gt=0, lt=1)] | None = None

@@ -112,8 +112,9 @@ def resolve(s: Session, store: BlobStore, roots: Sequence[Path], project_id: str
     return inputs
 
 
-def folder_below(roots: Sequence[Path], path: str, pointer: str) -> Path:
-    """The real folder behind `path`. Raises Invalid, naming `pointer`, unless it lies below one of the data roots.
+def folder_below(roots: Sequence[Path], path: str, pointer: str, *, or_zip: bool = False) -> Path:
+    """The real folder, or zip where `or_zip`, behind `path`. Raises Invalid, naming `pointer`, unless it lies below one
+    of the data roots.
 
     Links are followed first, so a link inside a root that leads out is refused; whether a path outside exists is
     never told.
@@ -132,8 +133,10 @@ def folder_below(roots: Sequence[Path], path: str, pointer: str) -> Path:
     if not any(folder.is_relative_to(root) for root in roots):
         detail = f"{path!r} is not below a folder named in FGD_DATA_ROOTS ({', '.join(map(str, roots))})"
         raise Invalid(Fault(pointer, "path_not_allowed", detail))
-    if not os.path.isdir(folder):  # Path.is_dir raises for a name that is too long
-        raise Invalid(Fault(pointer, "path_not_found", f"{path!r} is not a folder"))
+    zipped = or_zip and folder.suffix.lower() == ".zip" and os.path.isfile(folder)
+    if not zipped and not os.path.isdir(folder):  # Path.is_dir raises for a name that is too long
+        what = "neither a folder nor a .zip" if or_zip else "not a folder"
+        raise Invalid(Fault(pointer, "path_not_found", f"{path!r} is {what}"))
     return folder
 
 

@@ -48,5 +48,5 @@ def submit_dataset(
         if (dataset := once.replayed(s)) is not None:
             return dataset, False
     if body.path is not None:
-        body = body.but(path=str(references.folder_below(roots, body.path, "/path")))
+        body = body.but(path=str(references.folder_below(roots, body.path, "/path", or_zip=True)))
     return once.make(engine, lambda s: datasets.submit(s, project_id, body))

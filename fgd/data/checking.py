@@ -10,7 +10,7 @@ the boxes were drawn on it and cannot be used as they are: the image is dropped.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,17 @@ TOLERANCE_PX = 0.5
 MIN_SIDE_PX = 0.1
 _DECODERS = 4
 """Threads; Pillow decodes without the interpreter's lock."""
+
+_TURNS: Mapping[int, Callable[[float, float], tuple[float, float]]] = {
+    2: lambda x, y: (1 - x, y),
+    3: lambda x, y: (1 - x, 1 - y),
+    4: lambda x, y: (x, 1 - y),
+    5: lambda x, y: (y, x),
+    6: lambda x, y: (y, 1 - x),
+    7: lambda x, y: (1 - y, 1 - x),
+    8: lambda x, y: (1 - y, x),
+}
+"""EXIF orientation -> where a point of the upright picture lies in the stored one, in fractions of each."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,8 @@ def _check_header(image: Listed, found: Probe, defects: Defects) -> bool:
             )
             defects.add("exif_rotated", image.file, message, "dropped_image")
             return False
-        message = f"EXIF orientation {found.orientation} is not applied; boxes are taken in the stored {size} pixels"
+        done = "turned back to" if image.upright else "taken in"
+        message = f"EXIF orientation {found.orientation} is not applied; boxes are {done} the stored {size} pixels"
         defects.add("exif_rotated", image.file, message, "kept")
     if declared not in (real, (None, None)):
         message = f"declared {short(declared[0])}x{short(declared[1])}, is {size}; the real size is used"
@@ -167,6 +179,8 @@ def _checked_box(mark: Mark, image: _Checked, defects: Defects) -> Box | None:
     width, height = image.probe.width, image.probe.height
     found = mark.box
     if not isinstance(found, NoBox):
+        if image.listed.upright:
+            found = stored(found, image.probe.orientation)
         x1, y1, x2, y2 = found
         pixels = (x1 * width, y1 * height, x2 * width, y2 * height) if mark.relative else found
         clipped = clip(pixels, width, height)
@@ -181,6 +195,15 @@ def _checked_box(mark: Mark, image: _Checked, defects: Defects) -> Box | None:
     message = f"{mark.where} has box {short(mark.written)}, {found.reason}"
     defects.add(found.code, image.listed.file, message, "dropped_box")
     return None
+
+
+def stored(box: Box, orientation: int) -> Box:
+    """Fractions of the picture as EXIF turns it -> fractions of the stored pixels. One of no area stays one."""
+    if orientation not in _TURNS or box[2] <= box[0] or box[3] <= box[1]:
+        return box
+    turn = _TURNS[orientation]
+    (ax, ay), (bx, by) = turn(box[0], box[1]), turn(box[2], box[3])
+    return (min(ax, bx), min(ay, by), max(ax, bx), max(ay, by))
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,8 @@ class Listed:
     declared: tuple[Any, Any] = (None, None)
     """Width and height as the annotations say; None where they say nothing."""
     marks: list[Mark] = field(default_factory=list)
+    upright: bool = False
+    """The boxes are fractions of the picture as EXIF turns it, not of the stored pixels."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@
 Paths are taken in every way people write them: below `path`, below the folder of data.yaml, and with Roboflow's "../"
 in front left out; a folder, a list of folders, or a text file of image names. An image's labels are where "images" in
 its path is "labels", or beside it. No file, or an empty one, means that nothing is on the image. A line of a polygon
-(x y x y ...) becomes the box around it.
+(x y x y ...) becomes the box around it. Where EXIF turns an image, its labels are those of the turned picture, as
+the tools draw them and ultralytics reads them; they are turned back to the stored pixels.
 """
 
 from __future__ import annotations
@@ -284,7 +285,7 @@ def _listed(
     if path is None or not os.path.isfile(path) or suffix(file) not in IMAGE_SUFFIXES:
         defects.add("path_escapes", file, "a link that leads out of the data set, or no image", "dropped_image")
         return None
-    image = Listed(split, PurePosixPath(file).name, file, path)
+    image = Listed(split, PurePosixPath(file).name, file, path, upright=True)
     label = next((name for name in _label_names(file) if name in labels), None)
     if label is None:
         return image

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image as Pillow
+from PIL import ImageOps
 
 from fgd.data import formats
 from fgd.data.index import Defect, Index, Report
@@ -290,3 +292,23 @@ def test_names_cannot_lead_out_of_the_folder(yolo: Yolo, tmp_path: Path) -> None
     (yolo.root / "val.txt").write_text("../outside/x.png\n/etc/passwd\n")
     _, report = yolo.read()
     assert report.defect_counts["image_missing"] == 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_labels_of_the_upright_picture_are_turned_back_to_the_stored_pixels(yolo: Yolo, orientation: int) -> None:
+    upright = Pillow.new("RGB", (40, 30))
+    upright.paste((255, 255, 255), (24, 6, 36, 12))
+    back = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90",
+            7: "TRANSVERSE", 8: "ROTATE_270"}  # fmt: skip
+    stored = upright.transpose(Pillow.Transpose[back[orientation]]) if orientation > 1 else upright
+    exif = Pillow.Exif()
+    exif[0x0112] = orientation
+    path = yolo.root / "images/train/a.png"
+    stored.save(path, exif=exif)
+    assert ImageOps.exif_transpose(Pillow.open(path)).tobytes() == upright.tobytes()
+    yolo.label("train", "a").write_text("0 0.75 0.3 0.3 0.2\n")
+
+    index, report = yolo.read()
+    box = index.splits["train"][0].boxes[0]
+    assert box == pytest.approx(stored.getbbox())
+    assert report.defect_counts == ({} if orientation == 1 else {"exif_rotated": 1})
