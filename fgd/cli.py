@@ -80,7 +80,9 @@ URL = "http://127.0.0.1:8000"
 def demo(
     data: Annotated[
         Path | None,
-        typer.Option(help="COCO folder of your own, instead of the handwritten digits.", exists=True, file_okay=False),
+        typer.Option(
+            help="Folder of your own (COCO, VOC, YOLO), not the handwritten digits.", exists=True, file_okay=False
+        ),
     ] = None,
     home: Annotated[Path, typer.Option(help="Folder for service, data and results.")] = Path(".fgd/demo"),
     url: Annotated[

@@ -416,26 +416,42 @@ class Client:
         told |= {"val_fraction": val_fraction} if val_fraction is not None else {}
         return _read(Dataset, self._post("/v1/datasets", json.dumps(told), idempotency_key))
 
-    def upload(self, dataset_id: str, zip_path: Path, on_bytes: Callable[[int], None] | None = None) -> Dataset:
+    def upload(
+        self,
+        dataset_id: str,
+        zip_path: Path,
+        on_bytes: Callable[[int], None] | None = None,
+        *,
+        poll_s: float = 0.5,
+        patience_s: float = 600.0,
+    ) -> Dataset:
         """Send the zip of a data set that waits for one; what is there already is not sent again.
 
         An interrupted upload goes on where it stopped, in this process or a later one. The service compares the
-        SHA-256. on_bytes hears how many bytes are there.
+        SHA-256; while it does, and puts a large zip away, it is waited for, `patience_s` at most. on_bytes hears how
+        many bytes are there.
         """
         url, size, sha256 = _path("datasets", dataset_id, "content"), zip_path.stat().st_size, _sha256(zip_path)
         if size == 0:
             raise ClientError(f"{zip_path} is empty; it should be the zip of a data set")
-        fruitless, best = 0, -1
+        fruitless, best, heard = 0, -1, time.monotonic()
         while True:
             head = self._request("HEAD", url).headers
             if head.get("upload-complete") == "?1":
                 return self.dataset(dataset_id)
             there = _number(head.get("upload-offset"))
-            fruitless = 0 if there > best else fruitless + 1
-            best = max(best, there)
+            if there > best:
+                fruitless, best, heard = 0, there, time.monotonic()
+            else:
+                fruitless += 1
             reason = self._send(url, zip_path, there, size, sha256, on_bytes)
             if reason is None:
                 return self.dataset(dataset_id)
+            if isinstance(reason, ApiError) and reason.code == "upload_in_progress":
+                if time.monotonic() - heard > patience_s:
+                    raise reason
+                fruitless = 0
+                time.sleep(poll_s)
             if fruitless >= self._attempts:
                 raise reason
             if fruitless:

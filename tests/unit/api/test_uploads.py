@@ -396,6 +396,28 @@ def test_the_client_goes_on_by_itself_where_the_network_cut_it(
     assert given.store.path(hashlib.sha256(data).hexdigest(), verify=True).stat().st_size == len(data)
 
 
+def test_an_upload_that_broke_after_its_last_byte_is_completed_by_an_empty_piece(
+    client: Any, given: Any, settings: Any, url: str
+) -> None:
+    client.patch(url, content=b"ab", headers={**PIECE, "Upload-Offset": "0", "Upload-Length": "3"})
+    with uploads.writing(settings.uploads, url.split("/")[3]) as file:
+        uploads.write_all(file, b"c")  # the server died before it put the zip away
+    answer = client.patch(url, content=b"", headers={**PIECE, "Upload-Offset": "3", "Content-Length": "0"})
+    assert (answer.status_code, answer.headers["upload-complete"]) == (204, "?1")
+    assert upload_of(given, url).upload_digest == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_the_client_waits_while_another_request_is_at_the_upload(
+    address: tuple[str, int], settings: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "set.zip").write_bytes(b"x" * 100)
+    with Client(f"http://127.0.0.1:{address[1]}", backoff_s=0.001) as client:
+        dataset = client.add_dataset("cells", None)
+        with uploads.writing(settings.uploads, dataset.id), pytest.raises(ApiError, match="upload_in_progress"):
+            client.upload(dataset.id, tmp_path / "set.zip", poll_s=0.02, patience_s=0.3)
+        assert client.upload(dataset.id, tmp_path / "set.zip").state == "verifying"
+
+
 def test_the_client_does_not_send_a_refused_zip_again_and_again(serving: Any, settings: Any, tmp_path: Path) -> None:
     (tmp_path / "set.zip").write_bytes(b"x" * 11)
     with (
