@@ -60,12 +60,23 @@ class Catalogue(BaseModel):
 
 
 _METHOD_NEEDS = "a teacher with the data set's classes, whose pyramid has every stride of the student's"
+_FORMAT_NEEDS = "a folder below FGD_DATA_ROOTS on the server's host, or a zip of it to upload"
 _FORMATS = {
     "auto": ("Found by content.", ""),
     "coco": (
         "COCO detection: JSON annotations and images, an annotations folder beside image folders or one JSON in each "
         "split's folder.",
-        "a folder below FGD_DATA_ROOTS on the server's host",
+        _FORMAT_NEEDS,
+    ),
+    "voc": (
+        "Pascal VOC: an XML file an image in Annotations, or beside the images; ImageSets/Main or folders for splits. "
+        "Pixels count from 1; difficult objects are neither trained on nor scored.",
+        _FORMAT_NEEDS,
+    ),
+    "yolo": (
+        "YOLO: data.yaml with names and the folders of train, val and test; a text file an image in labels beside "
+        "images. Polygons become the boxes around them.",
+        _FORMAT_NEEDS,
     ),
 }
 

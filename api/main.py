@@ -17,7 +17,18 @@ from api.core.storage import LocalStore
 from api.core.sweeper import Sweeper, sweeping
 from api.deps import Service
 from api.live import Changes, Places, told_of_signals
-from api.routes import artifacts, catalogue, datasets, health, job_history, jobs, models, plans
+from api.routes import (
+    artifacts,
+    catalogue,
+    datasets,
+    health,
+    job_history,
+    jobs,
+    models,
+    plans,
+    samples,
+    uploads,
+)
 
 DESCRIPTION = """\
 Compress object detectors by knowledge distillation: POST a job, poll its status, download the student's weights.
@@ -39,10 +50,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             db.check_schema(engine)
             bell = queue.make_app(settings.broker_url) if settings.broker_url else None
             store = LocalStore(settings.blobs)
+            sweeper = Sweeper(engine, store, bell, settings.lease_s, settings.uploads)
             async with Changes(engine, settings.changes_s) as changes:
                 with (
                     told_of_signals(changes.end_waits),
-                    sweeping(Sweeper(engine, store, bell, settings.lease_s).sweep, settings.sweep_s) as sweeps,
+                    sweeping(sweeper.sweep, settings.sweep_s) as sweeps,
                 ):
                     app.state.service = Service(
                         settings,
@@ -70,7 +82,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for part in (jobs, job_history, plans, datasets, models, artifacts, catalogue, health):
+    for part in (jobs, job_history, plans, datasets, uploads, samples, models, artifacts, catalogue, health):
         app.include_router(part.router)
     docs.install(app)
     errors.install(app)

@@ -18,6 +18,7 @@ from api.core.lifecycle import DatasetState, ModelState, PlanState, Requested, S
 from api.core.promotion import Kept
 from api.core.selection import Selection
 from api.core.tables import Artifact, Dataset, Job, JobEvent, Model, Plan
+from fgd.data.index import Image
 from fgd.outline import Measured, Outline
 from fgd.spec import Name, Spec
 
@@ -180,12 +181,16 @@ class DatasetView(View):
     state: DatasetState
     format: str
     """As asked; the report tells what was found."""
-    path: str
-    """Where it was read from."""
+    path: str | None
+    """Where it was read from; null for an upload."""
+    val_fraction: float | None
+    group_by: str
     classes: list[str] | None
     splits: dict[str, SplitView] | None
     error: str | None
     """Why it was rejected."""
+    upload_url: str | None
+    """Where its zip goes, as long as it waits for one."""
     report_url: str | None
     created_at: datetime
     finished_at: datetime | None
@@ -193,16 +198,20 @@ class DatasetView(View):
 
     @classmethod
     def of(cls, dataset: Dataset) -> Self:
-        ended = dataset.state != DatasetState.verifying
+        ended = dataset.state in (DatasetState.ready, DatasetState.rejected)
+        waits = dataset.state == DatasetState.awaiting_upload
         return cls(
             id=dataset.id,
             name=dataset.name,
             state=DatasetState(dataset.state),
             format=dataset.format,
             path=dataset.path,
+            val_fraction=dataset.val_fraction,
+            group_by=dataset.group_by,
             classes=dataset.classes,
             splits={name: SplitView(**split) for name, split in dataset.splits.items()} if dataset.splits else None,
             error=dataset.error,
+            upload_url=f"/v1/datasets/{dataset.id}/content" if waits else None,
             report_url=f"/v1/datasets/{dataset.id}/report" if ended else None,
             created_at=dataset.created_at,
             finished_at=dataset.finished_at,
@@ -288,7 +297,11 @@ class CheckpointView(View):
     """For POST .../checkpoints/{id}/promote; "last" and "best" of a finished job."""
     step: int | None
     """Steps done; null where the result does not say."""
+    attempt: int
+    """Which attempt of the job wrote it."""
     size: int
+    """Bytes."""
+    sha256: str
     created_at: datetime
 
     @classmethod
@@ -298,6 +311,39 @@ class CheckpointView(View):
 
 class Checkpoints(View):
     items: list[CheckpointView]
+
+
+class BoxView(View):
+    box: tuple[float, float, float, float]
+    """Left, top, right, bottom, in pixels of the image."""
+    name: str
+    """Of the class."""
+    label: int
+    """Of the class, counted from 1."""
+    crowd: bool
+    """Neither trained on nor scored."""
+
+
+class SampleView(View):
+    n: int
+    split: str
+    name: str
+    """As the user called the file."""
+    width: int
+    height: int
+    boxes: list[BoxView]
+    image_url: str
+
+    @classmethod
+    def of(cls, dataset_id: str, split: str, n: int, image: Image, classes: tuple[str, ...]) -> Self:
+        boxes = [
+            BoxView(box=box, name=classes[label - 1], label=label, crowd=crowd)
+            for box, label, crowd in zip(image.boxes, image.labels, image.crowd, strict=True)
+        ]
+        url = f"/v1/datasets/{dataset_id}/samples/{n}/image?split={split}"
+        return cls(
+            n=n, split=split, name=image.name, width=image.width, height=image.height, boxes=boxes, image_url=url
+        )
 
 
 # --- query parameters: closed like every spec, a misspelled filter would silently filter nothing ------------------
@@ -441,3 +487,7 @@ class PlanView(View):
             finished_at=plan.finished_at,
             version=plan.version,
         )
+
+
+class SampleQuery(Spec):
+    split: Literal["train", "val", "test"] = "train"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from api.core.settings import Settings
-    from fgd.client import Artifact, Client, Model, StoredEvent
+    from fgd.client import Artifact, Client, Dataset, Model, StoredEvent
     from fgd.data.index import Report
 
 DONE, FAILED, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -84,7 +84,9 @@ URL = "http://127.0.0.1:8000"
 def demo(
     data: Annotated[
         Path | None,
-        typer.Option(help="COCO folder of your own, instead of the handwritten digits.", exists=True, file_okay=False),
+        typer.Option(
+            help="Folder of your own (COCO, VOC, YOLO), not the handwritten digits.", exists=True, file_okay=False
+        ),
     ] = None,
     home: Annotated[Path, typer.Option(help="Folder for service, data and results.")] = Path(".fgd/demo"),
     url: Annotated[
@@ -172,26 +174,108 @@ def parity(context: typer.Context) -> None:
 @dataset_app.command("add")
 def dataset_add(
     name: Annotated[str, typer.Argument(help="What to call it.", show_default=False)],
-    path: Annotated[Path, typer.Argument(help="COCO folder, on the service's machine.", show_default=False)],
+    path: Annotated[
+        Path, typer.Argument(help="Folder or .zip: COCO, Pascal VOC or YOLO.", metavar="FOLDER|ZIP", show_default=False)
+    ],
     verify: Annotated[
         Literal["full", "headers"], typer.Option(help="Decode every image, or read only the headers.")
     ] = "full",
+    format: Annotated[
+        Literal["auto", "coco", "voc", "yolo"], typer.Option(help="What it is; auto finds it by content.")
+    ] = "auto",
+    val_fraction: Annotated[
+        float | None, typer.Option(help="Share of train that becomes val where there is none. [default: 0.1]")
+    ] = None,
+    group_by: Annotated[
+        Literal["none", "prefix"], typer.Option(help="prefix keeps photo_1 and photo_2 in one split when val is made.")
+    ] = "none",
+    upload: Annotated[
+        bool, typer.Option("--upload", help="Send it, even if the service could read the folder.")
+    ] = False,
     wait: Annotated[bool, typer.Option(help="Wait for the import and print its report.")] = True,
     as_json: AsJson = False,
     url: Url = URL,
 ) -> None:
-    """Import a folder below one of the service's FGD_DATA_ROOTS."""
+    """Import a folder below one of the service's FGD_DATA_ROOTS; any other folder, or a zip, is uploaded.
+
+    An upload that breaks off goes on by itself; for one that was interrupted, type `fgd dataset upload`.
+    """
+    how = {"verify": verify, "format": format, "val_fraction": val_fraction, "group_by": group_by}
     with _client(url) as client:
-        dataset = client.add_dataset(name, path.absolute(), verify=verify)
-        if wait:
-            with err.status(Text(printable(f"importing {dataset.id}"))):
-                dataset = client.wait_dataset(dataset.id)
-            if not as_json:
-                _print_report(client.report(dataset.id))
-        if as_json:
-            _print_json(dataset)
-        else:
-            _line(f"{dataset.id}  {dataset.state}")
+        dataset = None if upload or path.is_file() else _add_by_path(client, name, path, how)
+        if dataset is None:
+            dataset = client.add_dataset(name, None, **how)  # type: ignore[arg-type]
+            err.print(Text(printable(f"{dataset.id}: uploading {path}")))
+            _upload(client, dataset.id, path)
+        _tell_import(client, dataset.id, wait, as_json)
+
+
+@dataset_app.command("upload")
+def dataset_upload(
+    dataset: DatasetIdArgument,
+    path: Annotated[Path, typer.Argument(help="The same folder or .zip.", metavar="FOLDER|ZIP", show_default=False)],
+    wait: Annotated[bool, typer.Option(help="Wait for the import and print its report.")] = True,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Go on with an upload that was interrupted."""
+    with _client(url) as client:
+        _upload(client, dataset, path)
+        _tell_import(client, dataset, wait, as_json)
+
+
+@dataset_app.command("delete")
+def dataset_delete(dataset: DatasetIdArgument, url: Url = URL) -> None:
+    """Delete a data set that no job uses."""
+    with _client(url) as client:
+        client.delete_dataset(dataset)
+    _line(f"{dataset}  deleted")
+
+
+def _add_by_path(client: Client, name: str, path: Path, how: dict[str, Any]) -> Dataset | None:
+    """None: the service cannot read that folder, and here it is, to be sent."""
+    from fgd.client import ApiError
+
+    try:
+        return client.add_dataset(name, path.absolute(), **how)
+    except ApiError as error:
+        if path.is_dir() and error.code in ("path_not_allowed", "path_not_found"):
+            return None
+        raise
+
+
+def _upload(client: Client, dataset_id: str, path: Path) -> None:
+    """Send a zip, or make one of the folder first, with a bar that shows how far it is."""
+    import tempfile
+
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from fgd.data import zips
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with tempfile.TemporaryDirectory(prefix="fgd-") as folder, Progress(*columns, console=err) as progress:
+        zip_path = path
+        if not path.is_file():
+            packing = progress.add_task("packing", total=None)
+            zip_path = Path(folder) / "dataset.zip"
+            zips.pack(path, zip_path)
+            progress.remove_task(packing)
+        sending = progress.add_task("sending", total=zip_path.stat().st_size)
+        client.upload(dataset_id, zip_path, lambda there: progress.update(sending, completed=there))
+
+
+def _tell_import(client: Client, dataset_id: str, wait: bool, as_json: bool) -> None:
+    """Print what became of a data set, and leave with the exit code for it."""
+    dataset = client.dataset(dataset_id)
+    if wait:
+        with err.status(Text(printable(f"importing {dataset.id}"))):
+            dataset = client.wait_dataset(dataset.id)
+        if not as_json:
+            _print_report(client.report(dataset.id))
+    if as_json:
+        _print_json(dataset)
+    else:
+        _line(f"{dataset.id}  {dataset.state}")
     _exit(FAILED if dataset.state == "rejected" else DONE)
 
 

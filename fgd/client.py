@@ -210,11 +210,15 @@ class Dataset(_Answer):
     id: str
     name: str
     state: str
-    """verifying, ready, rejected."""
+    """awaiting_upload, verifying, ready, rejected."""
     classes: tuple[str, ...] | None = None
     splits: dict[str, Split] | None = None
     error: Any = None
     created_at: datetime | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("ready", "rejected")
 
 
 class PlanError(_Answer):
@@ -466,15 +470,93 @@ class Client:
     def add_dataset(
         self,
         name: str,
-        path: Path | str,
+        path: Path | str | None,
         *,
         format: str = "auto",
         verify: str = "full",
+        val_fraction: float | None = None,
+        group_by: str = "none",
         idempotency_key: str | None = None,
     ) -> Dataset:
-        """Import a folder that the service can see, below one of its FGD_DATA_ROOTS. Follow it with wait_dataset."""
-        body = json.dumps({"name": name, "path": str(path), "format": format, "verify": verify})
-        return _read(Dataset, self._post("/v1/datasets", body, idempotency_key))
+        """Import a folder that the service can see, below one of its FGD_DATA_ROOTS. Follow it with wait_dataset.
+
+        path None: its zip follows, by `upload`.
+        """
+        told: dict[str, Any] = {"name": name, "format": format, "verify": verify, "group_by": group_by}
+        told |= {"path": str(path)} if path is not None else {}
+        told |= {"val_fraction": val_fraction} if val_fraction is not None else {}
+        return _read(Dataset, self._post("/v1/datasets", json.dumps(told), idempotency_key))
+
+    def upload(
+        self,
+        dataset_id: str,
+        zip_path: Path,
+        on_bytes: Callable[[int], None] | None = None,
+        *,
+        poll_s: float = 0.5,
+        patience_s: float = 600.0,
+    ) -> Dataset:
+        """Send the zip of a data set that waits for one; what is there already is not sent again.
+
+        An interrupted upload goes on where it stopped, in this process or a later one. The service compares the
+        SHA-256; while it does, and puts a large zip away, it is waited for, `patience_s` at most. on_bytes hears how
+        many bytes are there.
+        """
+        url, size, sha256 = _path("datasets", dataset_id, "content"), zip_path.stat().st_size, _sha256(zip_path)
+        if size == 0:
+            raise ClientError(f"{zip_path} is empty; it should be the zip of a data set")
+        fruitless, best, heard = 0, -1, time.monotonic()
+        while True:
+            head = self._request("HEAD", url).headers
+            if head.get("upload-complete") == "?1":
+                return self.dataset(dataset_id)
+            there = _number(head.get("upload-offset"))
+            if there > best:
+                fruitless, best, heard = 0, there, time.monotonic()
+            else:
+                fruitless += 1
+            reason = self._send(url, zip_path, there, size, sha256, on_bytes)
+            if reason is None:
+                return self.dataset(dataset_id)
+            if isinstance(reason, ApiError) and reason.code == "upload_in_progress":
+                if time.monotonic() - heard > patience_s:
+                    raise reason
+                fruitless = 0
+                time.sleep(poll_s)
+            if fruitless >= self._attempts:
+                raise reason
+            if fruitless:
+                self._pause(fruitless)
+
+    def _send(
+        self, url: str, zip_path: Path, offset: int, size: int, sha256: str, on_bytes: Callable[[int], None] | None
+    ) -> ApiError | Unreachable | None:
+        """One connection: all from `offset` on. None if that was the end; else why it broke off."""
+        if offset > size:
+            raise ClientError(
+                f"the service has {offset} bytes of {zip_path.name}, which has {size}; it is another file"
+            )
+        headers = {
+            "Content-Type": "application/partial-upload",
+            "Content-Length": str(size - offset),
+            "Upload-Offset": str(offset),
+            "Upload-Length": str(size),
+            "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:",
+        }
+        try:
+            response = self._http.patch(url, content=_read_from(zip_path, offset, on_bytes), headers=headers)
+        except httpx.TransportError as error:
+            return Unreachable(self.url, str(error) or type(error).__name__)
+        if response.is_success:
+            return None
+        problem = _problem(response)
+        if not _passing(problem) and problem.code != "upload_offset_mismatch":
+            raise problem
+        return problem
+
+    def delete_dataset(self, dataset_id: str) -> None:
+        """Raises ApiError, naming the jobs, if any uses it."""
+        self._request("DELETE", _path("datasets", dataset_id))
 
     def dataset(self, dataset_id: str) -> Dataset:
         return _read(Dataset, self._get(_path("datasets", dataset_id)))
@@ -500,9 +582,7 @@ class Client:
         patience_s: float = 600.0,
     ) -> Dataset:
         """Follow an import to its end: ready or rejected."""
-        return self._until(
-            lambda: self.dataset(dataset_id), lambda found: found.state != "verifying", on_dataset, poll_s, patience_s
-        )
+        return self._until(lambda: self.dataset(dataset_id), lambda found: found.ended, on_dataset, poll_s, patience_s)
 
     # models
 
@@ -791,6 +871,21 @@ def _repr_digest(header: str) -> str | None:
             except binascii.Error:
                 return None
     return None
+
+
+def _number(header: str | None) -> int:
+    if header is None or not header.isdecimal():
+        raise ClientError(f"the service says Upload-Offset: {header}, which is no number of bytes")
+    return int(header)
+
+
+def _read_from(path: Path, offset: int, on_bytes: Callable[[int], None] | None) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(offset)
+        while chunk := file.read(1 << 18):
+            yield chunk
+            if on_bytes:
+                on_bytes(file.tell())
 
 
 def _plain_name(name: str) -> str:

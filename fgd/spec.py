@@ -462,13 +462,18 @@ class SubmitDataset(Spec):
     """The body of POST /v1/datasets."""
 
     name: Name
-    format: Literal["auto", "coco"] = "auto"
+    format: Literal["auto", "coco", "voc", "yolo"] = "auto"
     """"auto" finds it by content."""
-    path: Path
-    """Absolute folder on the server's host, below one of FGD_DATA_ROOTS. It is packed into the store; later changes
-    of the folder have no effect."""
+    path: Path | None = None
+    """Absolute folder or .zip on the server's host, below one of FGD_DATA_ROOTS. It is packed into the store; later
+    changes of it have no effect. Left out: send a zip of the folder to /v1/datasets/{id}/content."""
     verify: Literal["full", "headers"] = "full"
     """"full" decodes every image at import; "headers" reads only their headers."""
+    val_fraction: Annotated[Float, Field(gt=0, lt=1)] | None = None
+    """Share of the training images that become the val split where the data set has none. None: 0.1."""
+    group_by: Literal["none", "prefix"] = "none"
+    """"prefix" keeps images together whose names differ after the last ".", "_" or "-" only, as crops and copies of one
+    photograph do, when a val split is made."""
 
 
 # --- models ---------------------------------------------------------------------------------------------------

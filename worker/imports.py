@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from api.core import datasets, imports
 from api.core.errors import Fenced
 from api.core.lifecycle import Requested
+from api.core.storage import DigestMismatch
 from api.core.tables import Dataset, Model
 from fgd.data.index import Report
 from worker.host import Host, Lost
@@ -169,8 +170,11 @@ class DatasetImport:
     def attempt(self) -> int:
         return self.claim.attempt
 
-    def command(self, host: Host, folder: Path) -> list[str]:  # noqa: ARG002
-        return [sys.executable, "-m", "worker.importer", self.claim.path, str(folder), "--verify", self.claim.verify]
+    def command(self, host: Host, folder: Path) -> list[str]:
+        claim = self.claim
+        argv = [sys.executable, "-m", "worker.importer", str(source_of(host, claim)), str(folder)]
+        argv += ["--verify", claim.verify, "--format", claim.format, "--group-by", claim.group_by]
+        return argv if claim.val_fraction is None else [*argv, "--val-fraction", str(claim.val_fraction)]
 
     def refusal(self, code: int, folder: Path) -> Rejected | Broken | None:
         return refusal(code, folder)
@@ -183,6 +187,17 @@ class DatasetImport:
 
     def reject(self, s: Session, refused: Rejected) -> None:
         datasets.reject(s, self.id, self.attempt, refused.report, refused.error)
+
+
+def source_of(host: Host, claim: datasets.DatasetClaim) -> Path:
+    """The folder or zip to read. Raises OSError if the zip is gone."""
+    if claim.upload_digest is None:
+        assert claim.path is not None, "a data set has a path or an upload"
+        return Path(claim.path)
+    try:
+        return host.store.path(claim.upload_digest, verify=True)
+    except (KeyError, DigestMismatch) as error:
+        raise OSError("the uploaded zip is no longer in the store, or changed there; upload it again") from error
 
 
 def refusal(code: int, folder: Path) -> Rejected | Broken | None:

@@ -1,5 +1,6 @@
 """The verbs of data sets: submit, import under a lease, ready or rejected. Knows no files: the worker imports.
 
+awaiting_upload --uploaded--> verifying
 verifying --finish_import--> ready        immutable from then on
           --lose-----------> verifying    tried again, MAX_IMPORTS times in all
           --reject---------> rejected     the report says why
@@ -8,27 +9,31 @@ verifying --finish_import--> ready        immutable from then on
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.core import db, imports
 from api.core.cursor import Position, Slice, slice_of
-from api.core.errors import NotFound
+from api.core.errors import Conflict, NotFound
 from api.core.ids import new_id
 from api.core.imports import MAX_IMPORTS, remember_blobs
 from api.core.lifecycle import DatasetState
 from api.core.storage import Blob
-from api.core.tables import Dataset
+from api.core.tables import Dataset, Job
 from fgd.data.index import Report
 from fgd.data.report import unread
 from fgd.spec import SubmitDataset
 
 __all__ = [
-    "MAX_IMPORTS", "DatasetClaim", "beat_import", "claim_import", "finish_import", "get", "hand_back", "lose", "page",
-    "reject", "remember_blobs", "submit", "sweep",
+    "MAX_IMPORTS", "DatasetClaim", "awaiting", "beat_import", "claim_import", "delete", "expect_upload",
+    "finish_import", "get", "hand_back", "lose", "page", "reject", "remember_blobs", "submit", "sweep", "uploaded",
 ]  # fmt: skip
+
+UPLOAD_S = 7 * 86_400.0
+"""A data set may wait for its zip for so long."""
+_USERS_TOLD = 20
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,19 @@ class DatasetClaim:
     """Fencing token."""
     name: str
     format: str
-    path: str
+    path: str | None
+    upload_digest: str | None
+    """Exactly one of the two: a folder, or a zip in the store."""
     verify: str
+    val_fraction: float | None
+    group_by: str
 
 
 def submit(s: Session, project_id: str, submit: SubmitDataset) -> Dataset:
-    """A new data set, `verifying` until a worker has read it. The path has been checked by `references`."""
+    """A new data set, `verifying` until a worker has read it, or waiting for its upload where it has no path.
+
+    The path has been checked by `references`.
+    """
     dataset = Dataset(
         id=new_id("ds"),
         project_id=project_id,
@@ -52,7 +64,9 @@ def submit(s: Session, project_id: str, submit: SubmitDataset) -> Dataset:
         format=submit.format,
         path=submit.path,
         verify=submit.verify,
-        state=DatasetState.verifying,
+        val_fraction=submit.val_fraction,
+        group_by=submit.group_by,
+        state=DatasetState.awaiting_upload if submit.path is None else DatasetState.verifying,
         attempt=0,
         losses=0,
         created_at=db.now(s),
@@ -76,6 +90,50 @@ def report_of(dataset: Dataset) -> Report:
     return unread(dataset.format, dataset.error or "the import came to no end")
 
 
+def expect_upload(s: Session, project_id: str, dataset_id: str, length: int | None = None) -> Dataset:
+    """The data set whose zip is coming; `length` is the zip's, if it has been said. Raises NotFound, Conflict."""
+    query = select(Dataset).where(Dataset.project_id == project_id, Dataset.id == dataset_id)
+    dataset = s.scalar(query.with_for_update())
+    if dataset is None:
+        raise NotFound("dataset", dataset_id)
+    if dataset.state != DatasetState.awaiting_upload:
+        raise Conflict("upload_not_expected", f"{dataset_id} is {dataset.state}; it takes no more content")
+    if length is not None:
+        dataset.upload_length = length
+    s.flush()
+    return dataset
+
+
+def uploaded(s: Session, project_id: str, dataset_id: str, zip: Blob) -> Dataset:
+    """awaiting_upload -> verifying. The zip is in the store already."""
+    dataset = expect_upload(s, project_id, dataset_id, zip.size)
+    remember_blobs(s, project_id, db.now(s), zip)
+    dataset.upload_digest, dataset.state = zip.digest, DatasetState.verifying
+    s.flush()
+    return dataset
+
+
+def awaiting(s: Session) -> set[str]:
+    """Ids, of every project, whose zip is still to come."""
+    return set(s.scalars(select(Dataset.id).where(Dataset.state == DatasetState.awaiting_upload)))
+
+
+def delete(s: Session, project_id: str, dataset_id: str) -> None:
+    """Raises NotFound; Conflict naming the jobs that use it. Its blobs stay until nothing refers to them."""
+    query = select(Dataset).where(Dataset.project_id == project_id, Dataset.id == dataset_id)
+    dataset = s.scalar(query.with_for_update())
+    if dataset is None:
+        raise NotFound("dataset", dataset_id)
+    users = select(Job.id).where(Job.project_id == project_id, Job.dataset_id == dataset_id).order_by(Job.id)
+    jobs = list(s.scalars(users.limit(_USERS_TOLD + 1)))
+    if jobs:
+        more = " and others" if len(jobs) > _USERS_TOLD else ""
+        told = ", ".join(jobs[:_USERS_TOLD]) + more
+        raise Conflict("dataset_in_use", f"{dataset_id} is used by {told}; delete those jobs first")
+    s.delete(dataset)
+    s.flush()
+
+
 def page(s: Session, project_id: str, after: Position | None, limit: int) -> Slice[Dataset]:
     """Newest first."""
     return slice_of(s, select(Dataset).where(Dataset.project_id == project_id), Dataset, after, limit)
@@ -93,7 +151,10 @@ def claim_import(s: Session, worker_id: str, lease_s: float = 20.0) -> DatasetCl
         name=dataset.name,
         format=dataset.format,
         path=dataset.path,
+        upload_digest=dataset.upload_digest,
         verify=dataset.verify,
+        val_fraction=dataset.val_fraction,
+        group_by=dataset.group_by,
     )
 
 
@@ -135,7 +196,18 @@ def lose(s: Session, dataset_id: str, attempt: int, reason: str) -> None:
 
 def sweep(s: Session, at: datetime) -> list[str]:
     """Free expired imports, give up on those that keep killing workers; the ids that wait for a worker."""
+    _give_up_uploads(s, at)
     return imports.sweep(s, Dataset, at)
+
+
+def _give_up_uploads(s: Session, at: datetime) -> None:
+    """Reject what was registered and never uploaded."""
+    old = select(Dataset).where(
+        Dataset.state == DatasetState.awaiting_upload, Dataset.created_at <= at - timedelta(seconds=UPLOAD_S)
+    )
+    for dataset in s.scalars(old.with_for_update(skip_locked=True)):
+        dataset.error = f"no zip was uploaded to its end within {UPLOAD_S / 86400:g} days"
+        _end(dataset, DatasetState.rejected, at, None)
 
 
 def _end(dataset: Dataset, state: DatasetState, at: datetime, report: Report | None) -> None:

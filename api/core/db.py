@@ -138,7 +138,7 @@ def upgrade(url: str) -> None:
     """
     engine = make_engine(url)
     try:
-        with _file_named(engine), engine.begin() as connection:
+        with _file_named(engine), migrating(engine) as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
             try:
@@ -149,6 +149,28 @@ def upgrade(url: str) -> None:
                 command.upgrade(config, "head")
     finally:
         engine.dispose()
+
+
+@contextmanager
+def migrating(engine: Engine) -> Iterator[Connection]:
+    """One transaction for migrations. SQLite changes a table by writing it anew; foreign keys are checked at its end
+    only, for dropping the old table would take along the rows that refer to it."""
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        sqlite = driver if isinstance(driver, sqlite3.Connection) else None
+        if sqlite is not None:
+            sqlite.execute("PRAGMA foreign_keys=OFF").close()  # heeded outside of transactions only
+        try:
+            with connection.begin():
+                yield connection
+                broken = connection.execute(text("PRAGMA foreign_key_check")).first() if sqlite is not None else None
+                if broken is not None:
+                    raise SchemaOutOfDate(
+                        f"a migration left a row of {broken[0]} that refers to nothing in {broken[2]}"
+                    )
+        finally:
+            if sqlite is not None:
+                sqlite.execute("PRAGMA foreign_keys=ON").close()
 
 
 @contextmanager

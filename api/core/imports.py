@@ -85,9 +85,7 @@ def held(s: Session, kind: type[Row], id: str, attempt: int) -> Row:
 
 def end(row: Dataset | Model, state: str, at: datetime, report: dict[str, Any] | None) -> None:
     row.state, row.finished_at, row.report = state, at, report
-    row.lease_owner = row.lease_expires = None
-    if isinstance(row, Model):
-        row.upload_digest = None  # read, and no longer needed
+    row.lease_owner = row.lease_expires = row.upload_digest = None  # an upload is read, and no longer needed
 
 
 def remember_blobs(s: Session, project_id: str, at: datetime, *blobs: Blob) -> None:

@@ -80,6 +80,8 @@ RETRYABLE = frozenset(
 
 
 class DatasetState(StrEnum):
+    awaiting_upload = "awaiting_upload"
+    """Registered without a path: its zip has not come yet, or not all of it."""
     verifying = "verifying"
     ready = "ready"
     rejected = "rejected"

@@ -38,7 +38,10 @@ class Kept:
     id: str
     step: int | None
     """None: the result does not say."""
+    attempt: int
+    """Which attempt of the job wrote it."""
     size: int
+    sha256: str
     created_at: datetime
 
 
@@ -84,15 +87,18 @@ def promote(
 def promotable(s: Session, job: Job) -> list[Kept]:
     """What `promote` takes, newest first: a running job's checkpoints, the last and the best weights of a result."""
     if job.state != State.succeeded:
-        return [Kept(row.id, row.step, row.size, row.created_at) for row in history.checkpoints(s, job)]
+        return [
+            Kept(row.id, row.step, row.attempt, row.size, row.sha256, row.created_at)
+            for row in history.checkpoints(s, job)
+        ]
     found = {row.name: row for row in s.scalars(select(Artifact).where(Artifact.job_id == job.id))}
     if (last := found.get(WEIGHTS)) is None:
         return []
     best = found.get(references.BEST, last)
     step = (job.progress or {}).get("step")
     return [
-        Kept("last", step, last.size, last.created_at),
-        Kept("best", step if best is last else None, best.size, best.created_at),
+        Kept("last", step, job.attempt, last.size, last.digest, last.created_at),
+        Kept("best", step if best is last else None, job.attempt, best.size, best.digest, best.created_at),
     ]
 
 

@@ -134,8 +134,9 @@ def still_there(s: Session, project_id: str, spec: JobSpec) -> None:
                 raise Invalid(Fault(pointer, f"{role}_not_found", f"there is no job {ref.job} here"))
 
 
-def folder_below(roots: Sequence[Path], path: str, pointer: str) -> Path:
-    """The real folder behind `path`. Raises Invalid, naming `pointer`, unless it lies below one of the data roots.
+def folder_below(roots: Sequence[Path], path: str, pointer: str, *, or_zip: bool = False) -> Path:
+    """The real folder, or zip where `or_zip`, behind `path`. Raises Invalid, naming `pointer`, unless it lies below one
+    of the data roots.
 
     Links are followed first, so a link inside a root that leads out is refused; whether a path outside exists is
     never told.
@@ -154,8 +155,10 @@ def folder_below(roots: Sequence[Path], path: str, pointer: str) -> Path:
     if not any(folder.is_relative_to(root) for root in roots):
         detail = f"{path!r} is not below a folder named in FGD_DATA_ROOTS ({', '.join(map(str, roots))})"
         raise Invalid(Fault(pointer, "path_not_allowed", detail))
-    if not os.path.isdir(folder):  # Path.is_dir raises for a name that is too long
-        raise Invalid(Fault(pointer, "path_not_found", f"{path!r} is not a folder"))
+    zipped = or_zip and folder.suffix.lower() == ".zip" and os.path.isfile(folder)
+    if not zipped and not os.path.isdir(folder):  # Path.is_dir raises for a name that is too long
+        what = "neither a folder nor a .zip" if or_zip else "not a folder"
+        raise Invalid(Fault(pointer, "path_not_found", f"{path!r} is {what}"))
     return folder
 
 
@@ -175,6 +178,9 @@ def _dataset(s: Session, project_id: str, spec: JobSpec, found: Findings, inputs
         found.fault("/dataset", "dataset_not_found", f"there is no data set {spec.dataset} here")
     elif dataset.state == DatasetState.rejected:
         found.fault("/dataset", "dataset_rejected", f"{dataset.id} was rejected at import: {dataset.error}")
+    elif dataset.state == DatasetState.awaiting_upload:
+        detail = f"{dataset.id} waits for its zip; send it to /v1/datasets/{dataset.id}/content"
+        found.conflicts.append(Conflict("dataset_not_ready", detail, retryable=True))
     elif dataset.state == DatasetState.verifying:
         detail = f"{dataset.id} is still being imported; try again when GET /v1/datasets/{dataset.id} says ready"
         found.conflicts.append(Conflict("dataset_not_ready", detail, True, "/dataset"))

@@ -65,6 +65,11 @@ class Settings(BaseSettings):
     max_waiters: PositiveInt = 256
     """Long polls (Prefer: wait) one API process holds open; the next gets a 429."""
 
+    upload_bytes: PositiveInt = 20 * 1024**3
+    """Size of an uploaded zip at most."""
+    uploads: Annotated[Path, Field(default_factory=lambda data: data["home"] / "uploads")]
+    """Folder of the API for uploads that are not complete yet."""
+
     slots: PositiveInt = 1
     """Jobs a worker runs at once."""
     threads: PositiveInt | None = None
@@ -86,7 +91,7 @@ class Settings(BaseSettings):
     def _roots_are_absolute(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
         return tuple(root.expanduser().resolve() for root in roots)
 
-    @field_validator("home", "blobs", mode="after")
+    @field_validator("home", "blobs", "uploads", mode="after")
     @classmethod
     def _folders_are_absolute(cls, folder: Path) -> Path:
         # Child processes run elsewhere; a relative folder would be another one there.

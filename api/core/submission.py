@@ -61,10 +61,12 @@ def plan_job(engine: Engine, store: BlobStore, roots: Sequence[Path], project_id
 def submit_dataset(
     engine: Engine, roots: Sequence[Path], project_id: str, body: SubmitDataset, key: str | None
 ) -> tuple[Dataset, bool]:
-    """The data set, whose folder lies below a data root, and whether it is new. Ring for a new one."""
+    """The data set, whose folder, if it names one, lies below a data root; and whether it is new. Ring for one with a
+    folder."""
     once = Once.of(Dataset, project_id, key, "POST /v1/datasets", body)
     with db.reading(engine) as s:
         if (dataset := once.replayed(s)) is not None:
             return dataset, False
-    folder = references.folder_below(roots, body.path, "/path")
-    return once.make(engine, lambda s: datasets.submit(s, project_id, body.but(path=str(folder))))
+    if body.path is not None:
+        body = body.but(path=str(references.folder_below(roots, body.path, "/path", or_zip=True)))
+    return once.make(engine, lambda s: datasets.submit(s, project_id, body))

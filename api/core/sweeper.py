@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from celery import Celery
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from api.core import db, jobs, removal
+from api.core import datasets, db, jobs, removal, uploads
 from api.core.queue import ring_all
 from api.core.storage import BlobStore
 from api.core.tables import Checkpoint
@@ -39,6 +40,8 @@ class Sweeper:
     store: BlobStore
     bell: Celery | None
     lease_s: float
+    uploads: Path | None = None
+    """Folder of unfinished uploads of this process's host."""
     _collect_at: float = 0.0
 
     def sweep(self) -> Sequence[str]:
@@ -67,6 +70,11 @@ class Sweeper:
         self._delete(key for key in old if key not in named)
         self.store.drop_partial(older_than_s=PARTIAL_S)
         self._collect_blobs()
+        if self.uploads is not None:
+            parts = uploads.parts(self.uploads)
+            with db.reading(self.engine) as s:
+                awaited = datasets.awaiting(s)
+            uploads.drop_others(parts, awaited)
 
     def _collect_blobs(self) -> None:
         with db.reading(self.engine) as s:

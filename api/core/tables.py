@@ -92,8 +92,9 @@ class Dataset(Base):
     project_id: Mapped[ProjectId] = mapped_column(ForeignKey("projects.id"))
     name: Mapped[str]
     format: Mapped[str]
-    """As asked: auto, coco."""
-    path: Mapped[str]
+    """As asked: auto, coco, voc, yolo."""
+    path: Mapped[str | None]
+    """The folder it was read from; null where it was uploaded."""
     verify: Mapped[str]
     state: Mapped[str] = mapped_column(String(16), default=DatasetState.verifying)
     attempt: Mapped[int] = mapped_column(default=0)
@@ -113,17 +114,28 @@ class Dataset(Base):
     version: Mapped[int] = mapped_column()
     created_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
+    val_fraction: Mapped[float | None]
+    group_by: Mapped[str] = mapped_column(String(16), default="none", server_default="none")
+    upload_length: Mapped[int | None] = mapped_column(BigInteger)
+    """Bytes of the zip, as far as that has been said."""
+    upload_digest: Mapped[str | None] = mapped_column(String(64))
+    """The zip in the store, from the end of the upload to the end of the import."""
 
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
     __table_args__ = (
         UniqueConstraint("project_id", "id"),
         ForeignKeyConstraint(["project_id", "archive_digest"], ["blobs.project_id", "blobs.digest"]),
         ForeignKeyConstraint(["project_id", "index_digest"], ["blobs.project_id", "blobs.digest"]),
+        ForeignKeyConstraint(["project_id", "upload_digest"], ["blobs.project_id", "blobs.digest"]),
         CheckConstraint(_one_of("state", DatasetState), "state"),
         CheckConstraint("(state = 'ready') = (archive_digest IS NOT NULL)", "ready_has_archive"),
         CheckConstraint("(state = 'ready') = (index_digest IS NOT NULL)", "ready_has_index"),
         CheckConstraint("(state = 'rejected') = (error IS NOT NULL)", "rejected_has_error"),
-        CheckConstraint("(state <> 'verifying') = (finished_at IS NOT NULL)", "ended_has_finished_at"),
+        CheckConstraint("(state IN ('ready', 'rejected')) = (finished_at IS NOT NULL)", "ended_has_finished_at"),
+        CheckConstraint("state <> 'awaiting_upload' OR path IS NULL", "awaiting_has_no_path"),
+        CheckConstraint(
+            "(state = 'verifying' AND path IS NULL) = (upload_digest IS NOT NULL)", "verifying_upload_has_digest"
+        ),
         CheckConstraint("(lease_owner IS NULL) = (lease_expires IS NULL)", "lease_whole"),
         CheckConstraint("lease_owner IS NULL OR (state = 'verifying' AND attempt > 0)", "lease_only_verifying"),
         CheckConstraint("attempt >= 0 AND losses >= 0", "counts"),

@@ -8,7 +8,7 @@ from fastapi import APIRouter, BackgroundTasks, Query, Response
 
 from api import etag
 from api.bodies import StrictRoute
-from api.core import cursor, datasets, submission
+from api.core import cursor, datasets, submission, uploads
 from api.core.errors import Conflict
 from api.core.lifecycle import DatasetState
 from api.core.tables import Project
@@ -33,11 +33,14 @@ def submit_dataset(
     after: BackgroundTasks,
     idempotency_key: IdempotencyKey = None,
 ) -> DatasetView:
-    """Register a folder on the server's host; a worker reads it and makes it ready, or rejects it and says why."""
+    """Register a folder on the server's host, or, without a path, a zip that is sent next to `upload_url`.
+
+    A worker reads it and makes it ready, or rejects it and says why.
+    """
     dataset, new = submission.submit_dataset(
         service.engine, service.settings.data_roots, project, body, idempotency_key
     )
-    if new:
+    if new and body.path is not None:
         after.add_task(service.ring, dataset.id)
     response.status_code = 202 if new else 200
     response.headers["Location"] = f"/v1/datasets/{dataset.id}"
@@ -79,6 +82,16 @@ def get_report(dataset_id: str, service: ServiceDep, project: ProjectDep) -> Rep
     """What the importer saw: counts, and every defect with what was done about it."""
     with service.reading() as s:
         dataset = datasets.get(s, project, dataset_id)
+        if dataset.state == DatasetState.awaiting_upload:
+            raise Conflict("dataset_not_ready", f"{dataset_id} waits for its zip", retryable=True)
         if dataset.state == DatasetState.verifying:
             raise Conflict("dataset_not_ready", f"{dataset_id} is still being imported", retryable=True)
         return datasets.report_of(dataset)
+
+
+@router.delete("/{dataset_id}", status_code=204, responses=documented(404, 409))
+def delete_dataset(dataset_id: str, service: ServiceDep, project: ProjectDep) -> None:
+    """Delete a data set that no job uses. An upload or import that is going on ends with it."""
+    with service.transaction() as s:
+        datasets.delete(s, project, dataset_id)
+    uploads.drop(service.settings.uploads, dataset_id)

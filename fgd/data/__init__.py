@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
-from fgd.data import coco
+from fgd.data import formats
 from fgd.data.index import Index
 from fgd.errors import DatasetError
 
@@ -18,12 +18,12 @@ _TOLD = 5
 def open_index(folder: Path) -> tuple[Index, Path]:
     """An index, and the root that its file names are relative to.
 
-    folder: what `fgd.data.archive.unpack` made, or a COCO folder, which is read and fully verified in place.
+    folder: what `fgd.data.archive.unpack` made, or a folder of any format, which is read and fully verified in place.
     Raises DatasetError where there is nothing that can be trained from.
     """
     if (folder / INDEX).is_file():
         return read_index(folder / INDEX), folder
-    index, report, sources = coco.read(folder)
+    index, report, sources = formats.read(folder)
     if not report.ok:
         told = [f"{defect.file or folder}: {defect.message}" for defect in report.defects[:_TOLD]]
         raise DatasetError(f"{folder} cannot be used: " + "; ".join(told))

@@ -10,43 +10,18 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from fgd.data.report import Defects
+from fgd.data.tree import SPLITS, Split, Tree, split_of_file, split_of_folder
 from fgd.errors import DatasetError
-
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 MAX_JSON_BYTES = 2 * 2**30
 """COCO's own training annotations are 450 MB."""
-_MAX_DEPTH = 6
-_SPLIT_WORDS: Mapping[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 _KEYS = ("images", "annotations", "categories")
-
-
-@dataclass(frozen=True)
-class Tree:
-    """Names below a folder, hidden ones left out, links to folders not followed."""
-
-    root: Path
-    folders: tuple[str, ...]
-    """Relative, "" is the root itself; sorted."""
-    files: frozenset[str]
-    links: tuple[str, ...]
-    """Folders that are links."""
 
 
 @dataclass(frozen=True)
@@ -85,26 +60,29 @@ class _Unusable(Exception):
         self.broken = broken
 
 
-def list_tree(root: Path) -> Tree:
-    folders: list[str] = []
-    files: list[str] = []
-    links: list[str] = []
-    for parent, subfolders, names in os.walk(root):
-        here = os.path.relpath(parent, root)
-        prefix = "" if here == "." else here.replace(os.sep, "/")
-        join = (lambda name, prefix=prefix: f"{prefix}/{name}") if prefix else (lambda name: name)
-        folders.append(prefix)
-        subfolders[:] = sorted(filter(_is_visible, subfolders))
-        files.extend(join(name) for name in filter(_is_visible, names))
-        links.extend(join(name) for name in subfolders if os.path.islink(os.path.join(parent, name)))
-        if prefix.count("/") + 1 >= _MAX_DEPTH:
-            subfolders.clear()
-    return Tree(root, tuple(sorted(folders)), frozenset(files), tuple(sorted(links)))
+def looks_like(tree: Tree) -> str | None:
+    """A file that holds COCO annotations, by a look that parses nothing; None if there is none."""
+    jsons = sorted(file for file in tree.files if file.lower().endswith(".json"))
+    return next((file for file in jsons if _mentions(tree.root / file)), None)
 
 
-def _is_visible(name: str) -> bool:
-    """Not hidden, and a name that JSON can hold: a file system's may be bytes that are no text."""
-    return not name.startswith(".") and name.isprintable()
+def _mentions(path: Path) -> bool:
+    """Does it hold a list of images, and annotations or categories?"""
+    found: set[bytes] = set()
+    before = b""
+    if not os.path.isfile(path):
+        return False
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                window = before + chunk
+                found |= {word for word in (b'"images"', b'"annotations"', b'"categories"') if word in window}
+                if b'"images"' in found and len(found) > 1:
+                    return True
+                before = chunk[-16:]
+    except OSError:
+        return False
+    return False
 
 
 def find_sources(tree: Tree, defects: Defects) -> dict[Split, Source]:
@@ -114,7 +92,7 @@ def find_sources(tree: Tree, defects: Defects) -> dict[Split, Source]:
     """
     found: dict[Split, list[Source]] = {split: [] for split in SPLITS}
     broken: dict[Split | None, list[tuple[str, str]]] = {}
-    nowhere: list[str] = []
+    nowhere: list[Source] = []
     for file in sorted(f for f in tree.files if f.lower().endswith(".json")):
         try:
             annotations = _load(tree.root, file)
@@ -126,9 +104,9 @@ def find_sources(tree: Tree, defects: Defects) -> dict[Split, Source]:
             continue
         named = split_of_file(file)
         folder = _image_folder(tree, annotations, named)
-        split = named or _split_of_folder(folder) or _split_of_names(annotations.names)
+        split = named or split_of_folder(folder) or _split_of_names(annotations.names)
         if split is None:
-            nowhere.append(file)
+            nowhere.append(Source(annotations, folder))
         else:
             found[split].append(Source(annotations, folder))
     if not (any(found.values()) or broken or nowhere):
@@ -136,6 +114,8 @@ def find_sources(tree: Tree, defects: Defects) -> dict[Split, Source]:
             f"{tree.root}: no COCO annotations found; expected JSON files with images, annotations and categories, "
             "such as annotations/instances_train.json or train/_annotations.coco.json"
         )
+    if len(nowhere) == 1 and not (any(found.values()) or broken):
+        found["train"], nowhere = nowhere, []  # one file without a split: val is taken out of it
     _report_unplaced(found, broken, nowhere, defects)
     return {split: _only(split, sources, defects) for split, sources in found.items() if sources}
 
@@ -176,27 +156,8 @@ def _detection_annotations(file: str, content: dict[str, Any]) -> Annotations:
     return Annotations(file, content["images"], content["annotations"], content["categories"])
 
 
-def _words_split(name: str) -> Split | None:
-    """The one split that the words of a name mean; None if there is none or more than one."""
-    splits = {_SPLIT_WORDS[word] for word in re.findall(r"[a-z]+", name.lower()) if word in _SPLIT_WORDS}
-    return splits.pop() if len(splits) == 1 else None
-
-
-def split_of_file(file: str) -> Split | None:
-    path = PurePosixPath(file)
-    return _words_split(path.stem) or _split_of_folder(str(path.parent))
-
-
-def _split_of_folder(folder: str) -> Split | None:
-    """By the innermost folder name that means a split."""
-    for name in reversed(PurePosixPath(folder).parts):
-        if split := _words_split(name):
-            return split
-    return None
-
-
 def _split_of_names(names: Iterable[str]) -> Split | None:
-    splits = {_split_of_folder(str(PurePosixPath(name).parent)) for name in names}
+    splits = {split_of_folder(str(PurePosixPath(name).parent)) for name in names}
     return splits.pop() if len(splits) == 1 else None
 
 
@@ -207,7 +168,7 @@ def _image_folder(tree: Tree, annotations: Annotations, split: Split | None) -> 
 
     def rank(folder: str) -> tuple[int, bool, bool]:
         hits = sum((f"{folder}/{name}" if folder else name) in tree.files for name in names)
-        return hits, split is not None and _split_of_folder(folder) == split, folder == own
+        return hits, split is not None and split_of_folder(folder) == split, folder == own
 
     return max(tree.folders, key=rank)
 
@@ -230,7 +191,7 @@ def _only(split: Split, sources: list[Source], defects: Defects) -> Source:
 def _report_unplaced(
     found: Mapping[Split, list[Source]],
     broken: Mapping[Split | None, list[tuple[str, str]]],
-    nowhere: list[str],
+    nowhere: list[Source],
     defects: Defects,
 ) -> None:
     """A broken file is fatal only if it may be the one that a split lacks."""
@@ -239,6 +200,6 @@ def _report_unplaced(
         needed = lacking if split is None else not found[split]
         for file, message in files:
             defects.add("json_invalid", file, message, "rejected" if needed else "kept")
-    for file in nowhere:
+    for source in nowhere:
         message = "cannot tell which split it describes; put train, val or test into its name or its folder's"
-        defects.add("split_unknown", file, message, "rejected" if lacking else "kept")
+        defects.add("split_unknown", source.annotations.file, message, "rejected" if lacking else "kept")

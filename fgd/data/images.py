@@ -36,6 +36,10 @@ _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGB
 _EXIF_ORIENTATION = 0x0112
 
 
+UNREADABLE = "image_unreadable"
+"""The file system's fault, not the file's."""
+
+
 class BadImage(Exception):
     """An image file that cannot be used; `code` is the defect's."""
 
@@ -94,7 +98,7 @@ def _content(path: Path) -> bytes:
             raise BadImage("image_too_large", f"the file is larger than {MAX_BYTES} bytes")
         return path.read_bytes()
     except OSError as error:
-        raise BadImage("image_broken", f"cannot be read: {error.strerror or error}") from error
+        raise BadImage(UNREADABLE, f"cannot be read: {error.strerror or error}") from error
 
 
 def _opened(content: bytes) -> Pillow.Image:

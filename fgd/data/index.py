@@ -63,6 +63,17 @@ class SplitCounts(_Frozen):
     """By COCO's areas: under 32^2, under 96^2, the rest."""
 
 
+class Carved(_Frozen):
+    """How the val split was taken out of train, for want of one."""
+
+    val_fraction: float
+    group_by: str
+    images: int
+    """Of val."""
+    groups: int
+    """There were to choose from; as many as images where nothing was grouped."""
+
+
 class Report(_Frozen):
     """What the importer saw. `ok` is false where nothing can be trained from it; the defects say why."""
 
@@ -74,3 +85,5 @@ class Report(_Frozen):
     """All of them, by code."""
     defects: tuple[Defect, ...]
     """The first 1000."""
+    carved: Carved | None = None
+    """Null where the data set brought its own val split."""

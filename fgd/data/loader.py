@@ -1,5 +1,9 @@
 """Batches of an imported data set, the same bytes for the same (seed, epoch, step). Knows nothing of networks.
 
+An image that does not decode, for all that its header said at import, is told once and left out: in training the next
+image of the index that does stands in for it, so that batches keep their size and depend on the files only; in
+evaluation neither it nor its boxes count.
+
 No random generator is used or touched: order and flips are hashes of (seed, epoch, image id), so that a control run
 and a distilled run see the same batches whatever else they draw, and a resumed run sees those it would have seen.
 """
@@ -11,6 +15,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -19,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fgd.data.augment import augmented
-from fgd.data.images import BadImage, decode
+from fgd.data.images import UNREADABLE, BadImage, decode
 from fgd.data.index import Image, Index
 from fgd.data.transforms import Sample, Transform, draw, drawn_flips, drawn_scale, flip
 from fgd.errors import DatasetError
@@ -33,6 +38,15 @@ CACHE_BYTES = 2**30
 """Of decoded pixels kept in memory by default."""
 _AHEAD = 2
 """Batches made before they are asked for."""
+
+
+@dataclass(frozen=True)
+class Undecodable:
+    """An image that was left out."""
+
+    file: str
+    """As the user called it."""
+    reason: str
 
 
 class Dataset:
@@ -49,29 +63,64 @@ class Dataset:
         self._root = root
         self._cache: dict[int, Tensor] = {}
         self._room = cache_bytes
+        self._broken: dict[int, str] = {}
+        """Image id -> why it does not decode."""
+        self._untold: queue.SimpleQueue[Undecodable] = queue.SimpleQueue()
         self._lock = threading.Lock()
 
     def with_images(self, images: Sequence[Image], classes: Sequence[str]) -> Dataset:
         """Another set over the same folder: some of the images, or the images labelled otherwise."""
         index = Index(classes=tuple(classes), splits={self.split: tuple(images)})
-        return Dataset(index, self.split, self._root)
+        other = Dataset(index, self.split, self._root)
+        other._broken, other._untold = self._broken, self._untold
+        return other
 
     def __len__(self) -> int:
         return len(self.images)
 
     def sample(self, position: int) -> Sample:
-        """The image at that place in the index, with its boxes; crowd regions are left out.
+        """The image at that place in the index, with its boxes, or the next that decodes; crowd regions are left out.
 
-        Raises DatasetError naming the file as the user did if it cannot be decoded.
+        Raises DatasetError if none does.
         """
+        for place in range(position, position + len(self)):
+            sample = self.sample_if_decodable(place % len(self))
+            if sample is not None:
+                return sample
+        raise DatasetError(f"none of the {len(self)} {self.split} images can be decoded; import the data set again")
+
+    def sample_if_decodable(self, position: int) -> Sample | None:
+        """The image at that place and no other; None if it is broken, which `undecodable` tells once."""
         image = self.images[position]
+        if image.id in self._broken:
+            return None
+        try:
+            pixels_CHW = self._pixels(position)
+        except BadImage as error:
+            with self._lock:
+                if image.id not in self._broken:
+                    self._broken[image.id] = str(error)
+                    self._untold.put(Undecodable(image.name, str(error)))
+            return None
         kept = [i for i, crowd in enumerate(image.crowd) if not crowd]
         return Sample(
             image_id=image.id,
-            pixels_CHW=self._pixels(position),
+            pixels_CHW=pixels_CHW,
             boxes_K4=torch.tensor([image.boxes[i] for i in kept], dtype=torch.float32).reshape(-1, 4),
             labels_K=torch.tensor([image.labels[i] for i in kept], dtype=torch.int64),
         )
+
+    def undecodable(self) -> list[Undecodable]:
+        """Images that were left out since this was asked last."""
+        found: list[Undecodable] = []
+        while not self._untold.empty():
+            found.append(self._untold.get())
+        return found
+
+    @property
+    def broken(self) -> frozenset[int]:
+        """Ids of the images that do not decode, as far as they have been met."""
+        return frozenset(self._broken)
 
     def _pixels(self, position: int) -> Tensor:
         cached = self._cache.get(position)
@@ -86,11 +135,13 @@ class Dataset:
 
 
 def _decoded(image: Image, root: Path) -> Tensor:
-    """uint8 CHW."""
+    """uint8 CHW. Raises BadImage; DatasetError where the file itself is gone or another one."""
     try:
         rgb = decode(root / image.file)
     except BadImage as error:
-        raise DatasetError(f"{image.name}: {error}; repair or remove it and import the data set again") from error
+        if error.code != UNREADABLE:
+            raise
+        raise DatasetError(f"{image.name}: {error}; import the data set again") from error
     if rgb.size != (image.width, image.height):
         raise DatasetError(
             f"{image.name} is {rgb.width}x{rgb.height}, but was {image.width}x{image.height} when it was imported; "
@@ -148,7 +199,13 @@ def eval_batches(dataset: Dataset, transform: Transform, batch_size: int) -> Ite
         for members in groups.values()
         for start in range(0, len(members), batch_size)
     ]
-    return _ahead(lambda step: transform([dataset.sample(position) for position in chunks[step]]), range(len(chunks)))
+
+    def make(step: int) -> Batch | None:
+        samples = [dataset.sample_if_decodable(position) for position in chunks[step]]
+        usable = [sample for sample in samples if sample is not None]
+        return transform(usable) if usable else None
+
+    return _ahead(make, range(len(chunks)))
 
 
 def _refuse_slivers(dataset: Dataset, transform: Transform) -> None:
@@ -165,6 +222,8 @@ def ground_truth_coco(dataset: Dataset) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image in dataset.images:
+        if image.id in dataset.broken:
+            continue
         images.append({"id": image.id, "file_name": image.name, "width": image.width, "height": image.height})
         for (x1, y1, x2, y2), label, crowd in zip(image.boxes, image.labels, image.crowd, strict=True):
             annotations.append(
@@ -191,13 +250,13 @@ class _Failure:
         self.error = error
 
 
-def _ahead(make: Callable[[int], Batch], steps: Sequence[int]) -> Iterator[Batch]:
-    """make(step) for each step in order, up to `_AHEAD` of them ahead of the consumer, in one thread.
+def _ahead(make: Callable[[int], Batch | None], steps: Sequence[int]) -> Iterator[Batch]:
+    """make(step) for each step in order, up to `_AHEAD` of them ahead of the consumer, in one thread; None is left out.
 
     Decoding and resizing release the interpreter's lock, so they run beside the training step. A failure is raised
     when its turn comes, after the batches before it.
     """
-    made: queue.Queue[Batch | _Failure] = queue.Queue(_AHEAD)
+    made: queue.Queue[Batch | _Failure | None] = queue.Queue(_AHEAD)
     stop = threading.Event()
 
     def produce() -> None:
@@ -216,7 +275,8 @@ def _ahead(make: Callable[[int], Batch], steps: Sequence[int]) -> Iterator[Batch
             item = made.get()
             if isinstance(item, _Failure):
                 raise item.error
-            yield item
+            if item is not None:
+                yield item
     finally:
         stop.set()
         while thread.is_alive():  # it may wait for room to put its last batch
@@ -224,7 +284,7 @@ def _ahead(make: Callable[[int], Batch], steps: Sequence[int]) -> Iterator[Batch
             thread.join(0.01)
 
 
-def _drain(made: queue.Queue[Batch | _Failure]) -> None:
+def _drain(made: queue.Queue[Batch | _Failure | None]) -> None:
     try:
         while True:
             made.get_nowait()

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from fgd.data.index import Defect, Image, Index, Report, SplitCounts
+from fgd.data.index import Carved, Defect, Image, Index, Report, SplitCounts
 
 Action = Literal["dropped_box", "clipped_box", "dropped_image", "kept", "rejected"]
 
@@ -41,7 +41,7 @@ class Defects:
     def rejected(self) -> bool:
         return bool(self._rejections)
 
-    def report(self, format_name: str, index: Index) -> Report:
+    def report(self, format_name: str, index: Index, carved: Carved | None = None) -> Report:
         return Report(
             ok=not self.rejected,
             format=format_name,
@@ -49,6 +49,7 @@ class Defects:
             splits={name: count(images, index.classes) for name, images in index.splits.items()},
             defect_counts=dict(sorted(self._counts.items())),
             defects=tuple((self._rejections + self._others)[:SHOWN]),
+            carved=carved,
         )
 
 

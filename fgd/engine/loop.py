@@ -144,6 +144,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
                 emit(Phase(phase="evaluating"))
                 with meter.pause():
                     state.scores = score(parts, shown, parts.val, check_stop)
+                tell_undecodable(parts, emit)
                 state.evaluated_step = state.step
                 emit(Evaluated(step=state.step, epoch=epoch, split="val", values=dict(state.scores)))
                 if state.scores["ap"] > state.best_ap:
@@ -168,6 +169,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
             if average is not None:
                 average.update(student, state.step)
             meter.add(losses, rate, epoch + 1, last_of_epoch=done_in_epoch + 1 == per_epoch)
+            tell_undecodable(parts, emit)
     except Stopped:
         save()
         raise
@@ -417,6 +419,17 @@ def score(parts: Parts, detector: Detector, dataset: Dataset, check_stop: Callab
     )
 
 
+def tell_undecodable(parts: Parts, emit: Emit) -> None:
+    """One note an image that was left out since the last look, with how many of its split are by now."""
+    for dataset in filter(None, (parts.train, parts.val, parts.test)):
+        for image in dataset.undecodable():
+            count = len(dataset.broken)
+            instead = "another one stands in for it" if dataset.split == "train" else "it is not scored"
+            message = f"{image.file} in {dataset.split}: {image.reason}; {instead}"
+            data = {"file": image.file, "split": dataset.split, "count": count}
+            emit(Note(code="image_undecodable", message=message, data=data, level="warning"))
+
+
 def finish(
     parts: Parts,
     shown: Detector,
@@ -433,6 +446,7 @@ def finish(
     if parts.test is not None:
         emit(Phase(phase="testing"))
         metrics["test"] = score(parts, shown, parts.test, check_stop)
+        tell_undecodable(parts, emit)
         emit(Evaluated(step=state.step, epoch=epoch, split="test", values=dict(metrics["test"])))
     emit(Phase(phase="exporting"))
     tensors = shown.module.state_dict()

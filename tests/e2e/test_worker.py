@@ -7,13 +7,16 @@ import signal
 import sqlite3
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 from api.core import datasets, db, jobs
 from api.core.lifecycle import Requested
+from api.core.storage import LocalStore
 from api.core.tables import DEFAULT_PROJECT
+from fgd.data import zips
 from fgd.spec import SubmitDataset
 from tests.e2e.parts import Bench, pids, processes_of, trainers, until, weights_digest_after
 
@@ -268,6 +271,30 @@ def test_killed_reader_of_a_data_set_is_started_again(bench: Bench, pictures: ob
 
     ended = until(row, what="the import")
     assert (ended.state, ended.attempt, ended.losses) == ("ready", 2, 1), bench.log()
+
+
+def test_uploaded_zip_is_imported_like_its_folder_and_let_go(bench: Bench, pictures: Path, tmp_path: Path) -> None:
+    store = LocalStore(bench.home / "blobs")
+    zips.pack(pictures, tmp_path / "set.zip")
+    with db.transaction(bench.engine) as s:
+        folder = datasets.submit(s, DEFAULT_PROJECT, SubmitDataset(name="folder", path=str(pictures))).id
+        upload = datasets.submit(s, DEFAULT_PROJECT, SubmitDataset(name="upload")).id
+        datasets.uploaded(s, DEFAULT_PROJECT, upload, store.put_file(tmp_path / "set.zip"))
+        evil = datasets.submit(s, DEFAULT_PROJECT, SubmitDataset(name="evil")).id
+        datasets.uploaded(s, DEFAULT_PROJECT, evil, store.put_bytes(b"no zip"))
+    bench.worker()
+
+    def ended() -> object:
+        with db.reading(bench.engine) as s:
+            rows = [datasets.get(s, DEFAULT_PROJECT, id) for id in (folder, upload, evil)]
+            return rows if all(row.finished_at for row in rows) else None
+
+    rows = until(ended, what="the imports")
+    assert [row.state for row in rows] == ["ready", "ready", "rejected"], bench.log()
+    assert rows[0].archive_digest == rows[1].archive_digest
+    assert rows[2].error == "the upload is not a zip, or its end is missing"
+    assert [row.upload_digest for row in rows] == [None, None, None]
+    assert not list((bench.home / "work").iterdir())
 
 
 def test_import_does_not_wait_for_a_training(bench: Bench, pictures: object) -> None:

@@ -70,7 +70,7 @@ COMMANDS = [
     ["plan"],
     ["parity"],
     ["dataset"],
-    *(["dataset", name] for name in ("add", "list", "show", "report")),
+    *(["dataset", name] for name in ("add", "upload", "list", "show", "report", "delete")),
     ["job"],
     *(["job", name] for name in ("submit", "plan", "list", "show", "watch", "events", "cancel", "logs", "metrics")),
     ["model"],

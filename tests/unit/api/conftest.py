@@ -81,6 +81,10 @@ class Given:
         assert claim.job_id == id
         return id
 
+    def claim_import(self, worker: str = "wrk_a") -> datasets.DatasetClaim | None:
+        with db.transaction(self.engine) as s:
+            return datasets.claim_import(s, worker)
+
     def claim(self, worker: str = "wrk_a", cpu: int = 1, cuda: int = 0) -> jobs.Claim | None:
         with db.transaction(self.engine) as s:
             return jobs.claim(s, worker, jobs.Free(cpu, cuda))

@@ -21,6 +21,15 @@ def test_a_folder_below_a_data_root_is_accepted_and_waits_for_its_import(client:
     assert client.get(answer.headers["location"]).json() == dataset
 
 
+def test_a_zip_below_a_data_root_is_accepted_and_no_other_file(client: Any, given: Any) -> None:
+    for name in ("cells.ZIP", "cells.tar"):
+        (given.roots / name).write_bytes(b"x")
+    accepted = client.post("/v1/datasets", json={"name": "c", "path": f"{given.roots}/cells.ZIP"})
+    assert (accepted.status_code, accepted.json()["state"]) == (202, "verifying")
+    refused = client.post("/v1/datasets", json={"name": "c", "path": f"{given.roots}/cells.tar"})
+    assert (refused.status_code, refused.json()["errors"][0]["code"]) == (422, "path_not_found")
+
+
 @pytest.mark.parametrize(
     ("path", "code"),
     [

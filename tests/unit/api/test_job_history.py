@@ -229,8 +229,7 @@ def test_checkpoints_are_listed_newest_first(client: Any, given: Any) -> None:
 
     items = client.get(f"/v1/jobs/{id}/checkpoints").json()["items"]
 
-    assert [(item["step"], item["attempt"], item["size"], item["sha256"]) for item in items] == [
-        (20, 1, 7, "c" * 64), (10, 1, 7, "c" * 64),
-    ]  # fmt: skip
+    told = [(item["step"], item["attempt"], item["size"], item["sha256"]) for item in items]
+    assert told == [(20, 1, 7, "c" * 64), (10, 1, 7, "c" * 64)]
     assert all(item["id"].startswith("ckpt_") and item["created_at"] for item in items)
     assert client.get(f"/v1/jobs/{given.job()}/checkpoints").json() == {"items": []}

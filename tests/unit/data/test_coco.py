@@ -191,12 +191,12 @@ def test_broken_annotations_reject_the_set_naming_file_and_fault(coco: Any, cont
 
 
 def test_split_that_is_missing_beside_a_broken_one_is_told_after_it(coco: Any) -> None:
-    del coco.documents["val"]
+    del coco.documents["train"]
     coco.write()
-    (coco.root / "annotations/instances_train2017.json").write_text("{")
+    (coco.root / "annotations/instances_val2017.json").write_text("{")
     _, report, _ = importer.read(coco.root)
     assert [each.code for each in report.defects] == ["json_invalid", "split_missing"]
-    assert "val" in report.defects[1].message
+    assert "train" in report.defects[1].message
 
 
 def test_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
@@ -210,12 +210,11 @@ def test_folder_without_annotations_is_an_error(tmp_path: Path) -> None:
         importer.read(tmp_path)
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_missing_split_is_rejected(coco: Any, split: str) -> None:
-    del coco.documents[split]
+def test_missing_training_split_is_rejected(coco: Any) -> None:
+    del coco.documents["train"]
     _, report = read(coco)
     assert not report.ok
-    assert split in only(report, "split_missing").message
+    assert "train" in only(report, "split_missing").message
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -239,6 +238,32 @@ def test_crowd_regions_alone_are_no_boxes_to_train_on(coco: Any) -> None:
     _, report = read(coco)
     assert not report.ok
     assert "no_boxes" in report.defect_counts
+
+
+def test_repeated_box_is_dropped_and_its_first_is_named(coco: Any) -> None:
+    coco.add_box("train", 0, [1, 2, 10, 12], 0)
+    coco.add_box("train", 0, [1, 2, 10, 12], 7)  # of another class: it may be both
+    index, report = read(coco)
+    assert len(index.splits["train"][0].boxes) == 2
+    defect = only(report, "box_duplicate")
+    assert (defect.file, defect.action) == ("train2017/a.png", "dropped_box")
+    assert "annotation 2" in defect.message
+    assert "annotation 0" in defect.message
+
+
+def test_class_that_cannot_be_scored_is_told(coco: Any) -> None:
+    coco.documents["val"]["annotations"] = coco.documents["val"]["annotations"][:1]
+    _, report = read(coco)
+    assert report.ok
+    assert "'dog' has no box in val" in only(report, "class_absent").message
+
+
+def test_image_that_no_annotation_names_is_told(coco: Any) -> None:
+    coco.write()
+    shutil.copy(coco.image_path("train", "a.png"), coco.image_path("train", "stray.png"))
+    _, report, _ = importer.read(coco.root)
+    defect = only(report, "image_unlisted")
+    assert (defect.file, defect.action) == ("train2017/stray.png", "dropped_image")
 
 
 # --- categories -----------------------------------------------------------------------------------------------
@@ -336,7 +361,7 @@ def test_truncated_jpeg_is_found_by_full_verification(make_coco: Callable[..., A
     _, report = read(coco, "full")
     assert "truncated" in only(report, "image_broken").message
     _, report = read(coco, "headers")
-    assert report.defect_counts == {}
+    assert report.defect_counts == {"image_unlabelled": 1}
 
 
 def test_decompression_bomb_is_dropped_without_being_decoded(coco: Any) -> None:
@@ -378,7 +403,7 @@ def test_exif_rotation_is_not_applied(coco: Any, declared: tuple[int, int], acti
     coco.documents["train"]["images"][-1] |= dict(zip(("width", "height"), declared, strict=True))
     index, report = read(coco)
     assert only(report, "exif_rotated").action == action
-    assert report.defect_counts == {"exif_rotated": 1}
+    assert report.defect_counts == {"exif_rotated": 1} | ({"image_unlabelled": 1} if action == "kept" else {})
     sizes = [(image.width, image.height) for image in index.splits["train"] if image.name == "turned.jpg"]
     assert sizes == ([(40, 30)] if action == "kept" else [])
 
@@ -467,7 +492,7 @@ def test_images_without_boxes_are_kept_and_counted(coco: Any) -> None:
     index, report = read(coco)
     assert report.splits["train"].empty_images == 1
     assert index.splits["train"][2].boxes == ()
-    assert report.defect_counts == {}
+    assert only(report, "image_unlabelled").file == "train2017/empty.png"
 
 
 def test_images_come_in_the_order_of_the_users_ids_and_get_ids_of_their_own(coco: Any) -> None:
@@ -622,8 +647,8 @@ def test_open_index_of_a_raw_folder_resolves_against_its_root(coco: Any) -> None
 
 
 def test_open_index_refuses_a_rejected_folder_with_its_defects(coco: Any) -> None:
-    del coco.documents["val"]
-    with pytest.raises(DatasetError, match="no annotations of the val split"):
+    del coco.documents["train"]
+    with pytest.raises(DatasetError, match="no annotations of the train split"):
         open_index(coco.write())
 
 

@@ -15,7 +15,8 @@ import torch
 from pycocotools.coco import COCO
 
 from fgd.data import loader, open_index
-from fgd.data.loader import Dataset, epoch_order, eval_batches, ground_truth_coco, train_batches
+from fgd.data.index import Index
+from fgd.data.loader import Dataset, Split, epoch_order, eval_batches, ground_truth_coco, train_batches
 from fgd.data.transforms import Transform, drawn_flips, flip
 from fgd.errors import DatasetError, SpecError
 from fgd.outline import whole_steps
@@ -146,10 +147,50 @@ def test_global_generators_are_left_alone(dataset: Dataset) -> None:
 # --- failures and threads -------------------------------------------------------------------------------------
 
 
-def test_image_that_broke_since_its_import_is_named(dataset: Dataset, folder: Path) -> None:
-    (folder / "train2017/empty.jpg").write_bytes(b"broken")
-    with pytest.raises(DatasetError, match=r"empty\.jpg: not an image"):
-        list(eval_batches(dataset, TRANSFORM, 1))
+def cut(path: Path) -> None:
+    """A header that reads well, and pixels that end too early."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_image_that_does_not_decode_is_replaced_in_training_and_told_once(dataset: Dataset, folder: Path) -> None:
+    whole = [image_id for batch in batches(dataset) for image_id in batch.image_ids]
+    place = next(place for place, image in enumerate(dataset.images) if image.id == whole[0])
+    broken, heir = dataset.images[place], dataset.images[(place + 1) % len(dataset)]
+    cut(folder / "train2017" / broken.name)
+    for _ in range(2):  # another run over the same files sees the same
+        torn = Dataset(*_index_and_split(dataset), folder)
+        made = batches(torn)
+        assert [len(batch.image_ids) for batch in made] == [SCHEDULE.batch_size] * len(made)
+        seen = [image_id for batch in made for image_id in batch.image_ids]
+        assert seen == [heir.id if image_id == broken.id else image_id for image_id in whole]
+        assert [told.file for told in torn.undecodable()] == [broken.name]
+        batches(torn, epoch=1)
+        assert torn.undecodable() == []
+        assert torn.broken == {broken.id}
+
+
+def test_image_that_does_not_decode_is_not_scored(dataset: Dataset, folder: Path) -> None:
+    cut(folder / "train2017/more-1.png")
+    broken = next(image.id for image in dataset.images if image.name == "more-1.png")
+    seen = {image_id for batch in eval_batches(dataset, TRANSFORM, 2) for image_id in batch.image_ids}
+    assert seen == {image.id for image in dataset.images} - {broken}
+    truth = ground_truth_coco(dataset)
+    assert {image["id"] for image in truth["images"]} == seen
+    assert broken not in {annotation["image_id"] for annotation in truth["annotations"]}
+
+
+def test_images_none_of_which_decodes_end_the_training(dataset: Dataset, folder: Path) -> None:
+    for image in dataset.images:
+        cut(folder / "train2017" / image.name)
+    with pytest.raises(DatasetError, match="none of the 7 train images"):
+        batches(dataset)
+
+
+def _index_and_split(dataset: Dataset) -> tuple[Index, Split]:
+    return Index(classes=dataset.classes, splits={"train": dataset.images}), "train"
+
+
+def test_image_that_is_gone_since_its_import_ends_it_and_is_named(dataset: Dataset, folder: Path) -> None:
     (folder / "train2017/empty.jpg").unlink()
     with pytest.raises(DatasetError, match=r"empty\.jpg: cannot be read"):
         list(eval_batches(dataset, TRANSFORM, 1))

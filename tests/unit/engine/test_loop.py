@@ -17,7 +17,7 @@ import torch
 from PIL import Image as Pillow
 from safetensors.torch import load_file, save_file
 
-from fgd.data import open_index
+from fgd.data import archive, formats, open_index
 from fgd.data.loader import Dataset, eval_batches, ground_truth_coco
 from fgd.data.transforms import Transform
 from fgd.engine import checkpoint, loop, weights
@@ -393,3 +393,28 @@ def test_a_checkpoint_round_trip_keeps_the_state(tmp_path: Path) -> None:
 def test_a_training_runs_on_a_gpu(train: Train, make_spec: MakeSpec, teacher: Path) -> None:
     run = train(distilled(make_spec, teacher, resources={"device": "cuda"}))
     assert run.of(Finished)
+
+
+def test_images_that_do_not_decode_are_told_and_counted_and_control_and_student_still_see_the_same(
+    train: Train, make_spec: MakeSpec, teacher: Path, digits: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "torn"
+    shutil.copytree(digits, folder)
+    index, _, sources = formats.read(folder, verify="headers")
+    for split in ("train", "val"):
+        file = sources[index.splits[split][1].file]  # type: ignore[index]
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    index, report, sources = formats.read(folder, verify="headers")
+    assert report.ok
+    archive.pack(index, sources, tmp_path / "torn.tar")
+    data = {"path": str(archive.unpack(tmp_path / "torn.tar", tmp_path / "data"))}
+    runs = [
+        train(make_spec(dataset=data, schedule={"epochs": 1})),
+        train(distilled(make_spec, teacher, dataset=data, schedule={"epochs": 1})),
+    ]
+    for run in runs:
+        notes = [note for note in run.of(Note) if note.code == "image_undecodable"]
+        assert {note.data["split"]: note.data["count"] for note in notes} == {"train": 1, "val": 1}
+        assert {note.level for note in notes} == {"warning"}
+        assert notes[0].data["file"]
+        assert run.result.is_dir()

@@ -19,7 +19,7 @@ from api.core.tables import Base, Project
 
 
 def migrate(engine: Engine, work: Any, *arguments: str) -> None:
-    with engine.begin() as connection:
+    with db.migrating(engine) as connection:
         config = db.alembic_config()
         config.attributes["connection"] = connection
         work(config, *arguments)

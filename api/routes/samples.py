@@ -1,0 +1,71 @@
+"""/v1/datasets/{id}/samples: images of a ready data set, and their boxes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from api import etag, samples
+from api.core import datasets
+from api.core.errors import Conflict, NotFound
+from api.core.lifecycle import DatasetState
+from api.core.tables import Dataset
+from api.deps import IfNoneMatch, ProjectDep, Service, ServiceDep
+from api.errors import NOT_MODIFIED, Responses, documented
+from api.schemas import SampleQuery, SampleView
+
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+
+_BYTES: Responses = {
+    200: {
+        "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
+        "description": "The file as it was imported.",
+    }
+}
+
+
+@router.get("/{dataset_id}/samples/{n}", responses=documented(404, 409, 422))
+def get_sample(
+    dataset_id: str, n: int, query: Annotated[SampleQuery, Query()], service: ServiceDep, project: ProjectDep
+) -> SampleView:
+    """Image n of a split, counted from 0, with its boxes."""
+    dataset = _ready(service, project, dataset_id)
+    image, classes = samples.image(service.store, dataset, query.split, n)
+    return SampleView.of(dataset.id, query.split, n, image, classes)
+
+
+@router.get(
+    "/{dataset_id}/samples/{n}/image",
+    response_class=Response,
+    responses=_BYTES | NOT_MODIFIED | documented(404, 409, 422),
+)
+def get_sample_image(
+    dataset_id: str,
+    n: int,
+    query: Annotated[SampleQuery, Query()],
+    service: ServiceDep,
+    project: ProjectDep,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """Its pixels: the boxes' coordinates are in them as they are stored, without any EXIF rotation."""
+    dataset = _ready(service, project, dataset_id)
+    image, _ = samples.image(service.store, dataset, query.split, n)
+    tag = etag.of_digest(samples.digest(image))
+    headers = {"ETag": tag, "Cache-Control": "private"}
+    if etag.matches(if_none_match, tag):
+        return Response(status_code=304, headers=headers)
+    content, media_type = samples.content(service.store, dataset, image)
+    # What a stranger's file holds is an image for the browser, and nothing else.
+    headers |= {"Content-Disposition": "inline", "Content-Security-Policy": "default-src 'none'; sandbox"}
+    return Response(content, headers=headers, media_type=media_type)
+
+
+def _ready(service: Service, project: str, dataset_id: str) -> Dataset:
+    with service.reading() as s:
+        dataset = datasets.get(s, project, dataset_id)
+    if dataset.state == DatasetState.rejected:
+        raise NotFound("sample", dataset_id)
+    if dataset.state != DatasetState.ready:
+        raise Conflict("dataset_not_ready", f"{dataset_id} is {dataset.state}; it has samples when ready", True)
+    return dataset

@@ -1,0 +1,329 @@
+"""Compares what a format's reader listed with the image files, repairs, and says what it did. Knows no torch.
+
+Boxes are in pixels of the stored image. One that reaches out of the image by at most `TOLERANCE_PX` is cut without a
+word (rounding of the labelling tools); by more, it is cut and reported. One thinner than `MIN_SIDE_PX` after that has
+no area: float32 arithmetic at a thousand pixels could make it empty, which detectors refuse.
+An EXIF orientation is not applied (see fgd.data.images). Where the declared size is that of the *rotated* picture,
+the boxes were drawn on it and cannot be used as they are: the image is dropped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from fgd.data.images import BadImage, Probe, probe
+from fgd.data.index import Box, Carved, Image, Index, Report
+from fgd.data.listing import Listed, Listing, Mark, NoBox
+from fgd.data.report import Defects
+from fgd.data.splits import Carving, carve
+from fgd.data.tree import Split, Tree, short
+
+Verify = Literal["full", "headers"]
+Sources = dict[str, Path]
+"""`Image.file` -> the file it comes from."""
+
+TOLERANCE_PX = 0.5
+MIN_SIDE_PX = 0.1
+_DECODERS = 4
+"""Threads; Pillow decodes without the interpreter's lock."""
+
+_TURNS: Mapping[int, Callable[[float, float], tuple[float, float]]] = {
+    2: lambda x, y: (1 - x, y),
+    3: lambda x, y: (1 - x, 1 - y),
+    4: lambda x, y: (x, 1 - y),
+    5: lambda x, y: (y, x),
+    6: lambda x, y: (y, 1 - x),
+    7: lambda x, y: (1 - y, 1 - x),
+    8: lambda x, y: (1 - y, x),
+}
+"""EXIF orientation -> where a point of the upright picture lies in the stored one, in fractions of each."""
+
+
+@dataclass(frozen=True)
+class _Boxed:
+    box: Box
+    name: str
+    """Of the class."""
+    crowd: bool
+
+
+@dataclass
+class _Checked:
+    """One usable image and its boxes."""
+
+    listed: Listed
+    probe: Probe
+    split: Split
+    boxes: list[_Boxed] = field(default_factory=list)
+
+
+def check(
+    tree: Tree, listing: Listing, defects: Defects, verify: Verify = "full", carving: Carving | None = None
+) -> tuple[Index, Report, Sources]:
+    """The index, what was wrong, and where each image comes from.
+
+    Image ids are new, 1..N through train, val, test in the listing's order. Where the report is not ok the index holds
+    what could be read and must not be trained on. verify: "full" decodes every image, "headers" only reads sizes.
+    """
+    for link in tree.links:
+        defects.add("link_not_followed", link, "a link to a folder, not followed; put the folder itself there", "kept")
+    _report_unlisted(tree, listing, defects)
+    images = _probe_all(listing.images, verify, defects)
+    for image in images:
+        _add_boxes(image, defects)
+    carved = _carve(images, listing, carving or Carving(), defects)
+    _report_repeats(images, defects)
+    index = _index(images, _classes(images, listing.classes, defects), defects)
+    _report_absences(index, defects)
+    _require(index, listing, carved is not None, defects)
+    report = defects.report(listing.format, index, carved)
+    return index, report, {i.probe.stored_name: i.listed.path for i in images}
+
+
+# --- images ---------------------------------------------------------------------------------------------------
+
+
+def _report_unlisted(tree: Tree, listing: Listing, defects: Defects) -> None:
+    """Image files that no annotation names; where some annotations could not be read, none is known to be such."""
+    named = {image.file for image in listing.images} | listing.mentioned
+    for file in tree.images() if not listing.told else ():
+        if file not in named:
+            defects.add("image_unlisted", file, "no annotation names it; left out", "dropped_image")
+
+
+def _probe_all(listed: list[Listed], verify: Verify, defects: Defects) -> list[_Checked]:
+    usable: list[_Checked] = []
+    with ThreadPoolExecutor(_DECODERS) as pool:
+        for image, result in zip(listed, pool.map(lambda i: _try_probe(i.path, verify), listed), strict=True):
+            if isinstance(result, BadImage):
+                defects.add(result.code, image.file, result.message, "dropped_image")
+            elif _check_header(image, result, defects):
+                usable.append(_Checked(image, result, image.split))
+    return usable
+
+
+def _try_probe(path: Path, verify: Verify) -> Probe | BadImage:
+    try:
+        return probe(path, verify)
+    except BadImage as error:
+        return error
+
+
+def _check_header(image: Listed, found: Probe, defects: Defects) -> bool:
+    """Report what is odd about a readable image; False if its boxes cannot be trusted."""
+    real, declared = (found.width, found.height), image.declared
+    size = f"{found.width}x{found.height}"
+    if found.orientation != 1:
+        if found.orientation >= 5 and declared == (found.height, found.width) != real:
+            message = (
+                f"EXIF orientation {found.orientation}, and the declared size is the rotated one: its boxes do not fit "
+                f"the stored {size} pixels; rotate the file for good (exiftran, mogrify -auto-orient)"
+            )
+            defects.add("exif_rotated", image.file, message, "dropped_image")
+            return False
+        done = "turned back to" if image.upright else "taken in"
+        message = f"EXIF orientation {found.orientation} is not applied; boxes are {done} the stored {size} pixels"
+        defects.add("exif_rotated", image.file, message, "kept")
+    if declared not in (real, (None, None)):
+        message = f"declared {short(declared[0])}x{short(declared[1])}, is {size}; the real size is used"
+        defects.add("size_differs", image.file, message, "kept")
+    if found.mode != "RGB":
+        defects.add("colour_converted", image.file, f"{found.mode} is converted to RGB when read", "kept")
+    return True
+
+
+def _report_repeats(images: list[_Checked], defects: Defects) -> None:
+    """The same bytes twice: between splits they flatter the result, inside one they count double."""
+    first: dict[str, _Checked] = {}
+    for image in images:
+        other = first.setdefault(image.probe.sha256, image)
+        if other is image:
+            continue
+        if other.split == image.split:
+            message = f"same content as {other.listed.file} in {image.split}; it counts twice"
+            defects.add("image_repeated", image.listed.file, message, "kept")
+        else:
+            message = (
+                f"in {image.split}, same content as {other.listed.file} in {other.split}; results there are flattered"
+            )
+            defects.add("image_in_two_splits", image.listed.file, message, "kept")
+
+
+# --- boxes ----------------------------------------------------------------------------------------------------
+
+
+def _add_boxes(image: _Checked, defects: Defects) -> None:
+    """Give an image its boxes, in the order of the annotations."""
+    seen: dict[tuple[Box, str], str] = {}
+    for mark in image.listed.marks:
+        box = _checked_box(mark, image, defects)
+        if box is None:
+            continue
+        if (other := seen.get((box, mark.name))) is not None:
+            message = f"{mark.where} has box {short(mark.written)} of class {short(mark.name)}, as {other} has"
+            defects.add("box_duplicate", image.listed.file, message, "dropped_box")
+            continue
+        seen[box, mark.name] = mark.where
+        image.boxes.append(_Boxed(box, mark.name, mark.crowd))
+    if not image.listed.marks:
+        defects.add("image_unlabelled", image.listed.file, "no box; kept as background", "kept")
+
+
+def _checked_box(mark: Mark, image: _Checked, defects: Defects) -> Box | None:
+    """xyxy inside the image; None if nothing is left of it."""
+    width, height = image.probe.width, image.probe.height
+    found = mark.box
+    if not isinstance(found, NoBox):
+        if image.listed.upright:
+            found = stored(found, image.probe.orientation)
+        x1, y1, x2, y2 = found
+        pixels = (x1 * width, y1 * height, x2 * width, y2 * height) if mark.relative else found
+        clipped = clip(pixels, width, height)
+        if isinstance(clipped, Clipped):
+            if clipped.overhang > TOLERANCE_PX:
+                message = (
+                    f"{mark.where} has box {short(mark.written)}, which reaches out of its image of {width}x{height}"
+                )
+                defects.add("box_clipped", image.listed.file, message, "clipped_box")
+            return clipped.box
+        found = clipped
+    message = f"{mark.where} has box {short(mark.written)}, {found.reason}"
+    defects.add(found.code, image.listed.file, message, "dropped_box")
+    return None
+
+
+def stored(box: Box, orientation: int) -> Box:
+    """Fractions of the picture as EXIF turns it -> fractions of the stored pixels. One of no area stays one."""
+    if orientation not in _TURNS or box[2] <= box[0] or box[3] <= box[1]:
+        return box
+    turn = _TURNS[orientation]
+    (ax, ay), (bx, by) = turn(box[0], box[1]), turn(box[2], box[3])
+    return (min(ax, bx), min(ay, by), max(ax, bx), max(ay, by))
+
+
+@dataclass(frozen=True)
+class Clipped:
+    box: Box
+    overhang: float
+    """How far the box reached out of its image, pixels; 0 or less if it did not."""
+
+
+def clip(box: Box, width: int, height: int) -> Clipped | NoBox:
+    """What is left of xyxy inside the image."""
+    left, top, right, bottom = box
+    if right <= left or bottom <= top:
+        return NoBox("zero_area_box", "which has no area")
+    if left >= width or top >= height or right <= 0 or bottom <= 0:
+        return NoBox("box_outside", f"which is outside its image of {width}x{height}")
+    x1, y1, x2, y2 = max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
+    if x2 - x1 < MIN_SIDE_PX or y2 - y1 < MIN_SIDE_PX:
+        return NoBox("zero_area_box", f"which is thinner than {MIN_SIDE_PX} px inside its image of {width}x{height}")
+    return Clipped((x1, y1, x2, y2), max(-left, -top, right - width, bottom - height))
+
+
+# --- the split ------------------------------------------------------------------------------------------------
+
+
+def _carve(images: list[_Checked], listing: Listing, carving: Carving, defects: Defects) -> Carved | None:
+    """Take val out of train where the user has none. None if nothing had to be, or could be, taken."""
+    if "val" in listing.splits or "val" in listing.told or "train" not in listing.splits:
+        if carving.asked:
+            defects.add("option_unused", "", "val_fraction and group_by have no effect: there is a val split", "kept")
+        return None
+    train = [image for image in images if image.split == "train"]
+    chosen = carve(
+        [image.listed.file for image in train],
+        [image.probe.sha256 for image in train],
+        [{boxed.name for boxed in image.boxes if not boxed.crowd} for image in train],
+        carving,
+    )
+    if chosen is None:
+        if train:
+            message = (
+                f"there is no val split, and none can be taken from the {len(train)} usable images of train with "
+                f"group_by {carving.group_by!r} so that both have boxes; add images, or a val split"
+            )
+            defects.reject("val_not_carved", listing.splits["train"], message)
+        return None
+    for place in chosen.places:
+        train[place].split = "val"
+    images.sort(key=lambda image: ("train", "val", "test").index(image.split))
+    message = (
+        f"there is no val split: {len(chosen.places)} of the {len(train)} images of train became it, chosen by a hash "
+        f"of their names (val_fraction {carving.fraction:g}, group_by {carving.group_by})"
+    )
+    defects.add("val_carved", "", message, "kept")
+    return Carved(
+        val_fraction=carving.fraction, group_by=carving.group_by, images=len(chosen.places), groups=chosen.groups
+    )
+
+
+# --- the index ------------------------------------------------------------------------------------------------
+
+
+def _classes(images: list[_Checked], table: Iterable[str], defects: Defects) -> tuple[str, ...]:
+    """Names of the classes that have a box in train, in the user's order."""
+    trained = {boxed.name for image in images if image.split == "train" for boxed in image.boxes}
+    for name in table if trained else ():  # no box at all in train is one defect, not one for each class
+        if name not in trained:
+            defects.add("class_unused", "", f"class {short(name)} has no box in train; left out", "kept")
+    return tuple(name for name in table if name in trained)
+
+
+def _index(images: list[_Checked], classes: tuple[str, ...], defects: Defects) -> Index:
+    labels = {name: label for label, name in enumerate(classes, start=1)}
+    splits: dict[Split, list[Image]] = {}
+    for number, image in enumerate(images, start=1):
+        known = [boxed for boxed in image.boxes if boxed.name in labels]
+        for boxed in image.boxes if classes else ():  # no class at all is one defect, not one for each box
+            if boxed.name not in labels:
+                message = f"a box of class {short(boxed.name)}, which has none in train"
+                defects.add("class_not_in_train", image.listed.file, message, "dropped_box")
+        splits.setdefault(image.split, []).append(
+            Image(
+                id=number,
+                file=image.probe.stored_name,
+                name=image.listed.name,
+                width=image.probe.width,
+                height=image.probe.height,
+                boxes=tuple(boxed.box for boxed in known),
+                labels=tuple(labels[boxed.name] for boxed in known),
+                crowd=tuple(boxed.crowd for boxed in known),
+            )
+        )
+    return Index(classes=classes, splits={split: tuple(members) for split, members in splits.items()})
+
+
+def _report_absences(index: Index, defects: Defects) -> None:
+    """Classes that are trained and cannot be scored."""
+    for split, images in index.splits.items():
+        there = Counter(label for image in images for label in image.labels)
+        for label, name in enumerate(index.classes, start=1):
+            if there and not there[label]:
+                message = f"class {short(name)} has no box in {split}; it has no AP there"
+                defects.add("class_absent", "", message, "kept")
+
+
+def _require(index: Index, listing: Listing, carved: bool, defects: Defects) -> None:
+    """Reject what cannot be trained or evaluated."""
+    needed: Sequence[Split] = ("train", "val")
+    for split in needed:
+        images = index.splits.get(split, ())
+        if split == "val" and (carved or (split not in listing.splits and "train" in listing.splits)):
+            continue  # made of train; where that was not possible, it has been told, or train's defect tells it
+        if split not in listing.splits:
+            if split not in listing.told:
+                defects.reject("split_missing", "", listing.advice.split.format(split=split))
+        elif not images:
+            message = f"no usable image in {split}; {listing.advice.images.format(split=split)}"
+            defects.reject("no_images", listing.splits[split], message)
+        elif split == "val" and not index.classes:
+            continue  # its boxes went with train's classes; train's defect says what to do
+        elif not any(crowd is False for image in images for crowd in image.crowd):
+            message = f"no usable box in {split}; {listing.advice.boxes.format(split=split)}"
+            defects.reject("no_boxes", listing.splits[split], message)

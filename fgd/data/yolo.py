@@ -1,0 +1,368 @@
+"""Reads YOLO data sets: data.yaml, and one text file an image. Knows no torch.
+
+    data.yaml             path: .    train: images/train    val: images/val    names: [cat, dog] or {0: cat, 1: dog}
+    images/train/a.jpg    labels/train/a.txt    one line a box: class x_centre y_centre width height, fractions of 0..1
+
+Paths are taken in every way people write them: below `path`, below the folder of data.yaml, and with Roboflow's "../"
+in front left out; a folder, a list of folders, or a text file of image names. An image's labels are where "images" in
+its path is "labels", or beside it. No file, or an empty one, means that nothing is on the image. A line of a polygon
+(x y x y ...) becomes the box around it. Where EXIF turns an image, its labels are those of the turned picture, as
+the tools draw them and ultralytics reads them; they are turned back to the stored pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import yaml
+
+from fgd.data.index import Box
+from fgd.data.listing import Advice, Listed, Listing, Mark, NoBox, number
+from fgd.data.report import Defects
+from fgd.data.tree import IMAGE_SUFFIXES, MAX_NAME, Split, Tree, below, folder_of, is_class_name, is_text, short, suffix
+from fgd.errors import DatasetError
+
+MAX_YAML_BYTES = 1 << 20
+_MAX_DEPTH = 16
+MAX_LABEL_BYTES = 16 * 2**20
+_MAX_LIST_BYTES = 256 * 2**20
+_MAX_CLASSES = 100_000
+_KEYS: Mapping[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_NOT_LABELS = frozenset({"classes.txt", "obj.names", "README.txt", "README.roboflow.txt", "README.dataset.txt"})
+_FAR = 0.5
+"""A fraction so far outside 0..1 is no fraction, but a number of pixels."""
+
+
+class _Broken(Exception):
+    """A file that cannot be used."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """data.yaml, read."""
+
+    file: str
+    names: Mapping[int, str]
+    splits: Mapping[Split, list[str]]
+    """Image files; a split that is named and not there is left out."""
+    named: Mapping[Split, str]
+    """What data.yaml says of each split."""
+    keypoints: bool
+
+
+def looks_like(tree: Tree) -> str | None:
+    """A YAML file that names classes and a split; None if there is none."""
+    for file in _yaml_files(tree):
+        try:
+            if _is_plan(_yaml(tree, file)):
+                return file
+        except _Broken:
+            continue
+    return None
+
+
+def list_images(tree: Tree, defects: Defects) -> Listing:
+    """What the labels say. Raises DatasetError where there is no data.yaml."""
+    plan = _plan(tree, defects)
+    labels = {file for file in tree.files if suffix(file) == ".txt"}
+    used: set[str] = set()
+    images: list[Listed] = []
+    for split in ("train", "val", "test"):
+        for file in plan.splits.get(split, []):
+            listed = _listed(tree, split, file, plan, labels, used, defects)
+            if listed:
+                images.append(listed)
+    _report_strays(labels - used, used, defects)
+    splits: dict[Split, str] = dict.fromkeys(plan.splits, plan.file)
+    advice = Advice(
+        split=f"{plan.file} names no folder of images for {{split}}; add one, as in {{split}}: images/{{split}}",
+        images=f"the folder that {plan.file} names for it has none",
+        boxes="labels are text files in labels/ beside images/, a line each: class x_centre y_centre width height",
+    )
+    mentioned = frozenset(file for files in plan.splits.values() for file in files)
+    told = _missing(plan, defects)
+    return Listing("yolo", images, tuple(dict.fromkeys(plan.names.values())), splits, advice, mentioned, told)
+
+
+def _missing(plan: _Plan, defects: Defects) -> frozenset[Split]:
+    """Report the splits that are named and not there."""
+    gone = [split for split in plan.named if split not in plan.splits]
+    for split in gone:
+        message = f"names {short(plan.named[split])} for {split}, which is not in the data set"
+        if split == "test":
+            defects.add("split_folder_missing", plan.file, f"{message}; there is no test split then", "kept")
+        else:
+            defects.reject("split_folder_missing", plan.file, f"{message}; add it, or take the line out")
+    return frozenset(gone)
+
+
+# --- data.yaml ------------------------------------------------------------------------------------------------
+
+
+def _yaml_files(tree: Tree) -> list[str]:
+    """The shallowest first, data.yaml before others."""
+    found = [file for file in tree.files if suffix(file) in (".yaml", ".yml")]
+    return sorted(found, key=lambda file: (file.count("/"), PurePosixPath(file).stem != "data", file))
+
+
+def _is_plan(content: Any) -> bool:
+    return isinstance(content, dict) and "names" in content and any(key in content for key in _KEYS)
+
+
+def _yaml(tree: Tree, file: str) -> Any:
+    text = _read_text(tree, file, MAX_YAML_BYTES)
+    try:
+        _refuse_bombs(text)
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise _Broken(f"invalid YAML: {' '.join(str(error).split())}"[:300]) from error
+    except (RecursionError, ValueError, OverflowError) as error:  # depth; a date that does not exist
+        raise _Broken(f"invalid YAML: {error}"[:300]) from error
+
+
+def _refuse_bombs(text: str) -> None:
+    """Aliases make a few lines mean more than any memory holds, and depth costs the parser its square."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise _Broken(f"invalid YAML for this purpose: nested deeper than {_MAX_DEPTH}")
+        if isinstance(event, yaml.AliasEvent):
+            raise _Broken("it has YAML aliases (*name), which are not read; write the values out")
+
+
+def _read_text(tree: Tree, file: str, most: int) -> str:
+    path = tree.path(file)
+    if path is None or not os.path.isfile(path):
+        raise _Broken("a link that leads out of the data set, or not a file")
+    try:
+        if path.stat().st_size > most:
+            raise _Broken(f"larger than {most} bytes")
+        return path.read_text("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise _Broken(f"cannot be read as text: {error}") from error
+
+
+def _plan(tree: Tree, defects: Defects) -> _Plan:
+    plans: dict[str, dict[Any, Any]] = {}
+    broken: list[str] = []
+    for file in _yaml_files(tree):
+        try:
+            content = _yaml(tree, file)
+        except _Broken as error:
+            broken.append(f"{file}: {error}")
+            continue
+        if _is_plan(content):
+            plans[file] = content
+    if not plans:
+        told = f" ({'; '.join(broken)})" if broken else ""
+        raise DatasetError(
+            f"{tree.root}: no YOLO data.yaml found{told}; expected one with train, val and names beside the images"
+        )
+    file, content = next(iter(plans.items()))
+    for other in list(plans)[1:]:
+        defects.add("yaml_skipped", other, f"{file} is used, which lies less deep or comes first; this is not", "kept")
+    names = _names(file, content, defects)
+    splits: dict[Split, list[str]] = {}
+    named: dict[Split, str] = {}
+    for key, split in _KEYS.items():
+        entries = content.get(key)
+        if entries is None or entries in ("", []):
+            continue
+        if split in named:
+            defects.reject("split_ambiguous", file, f"{key} and another word both name the {split} split")
+            continue
+        named[split] = str(entries)
+        found = _images_of(tree, file, content.get("path"), entries, defects)
+        if found is not None:
+            splits[split] = found
+    return _Plan(file, names, splits, named, keypoints="kpt_shape" in content)
+
+
+def _names(file: str, content: dict[Any, Any], defects: Defects) -> dict[int, str]:
+    """Class index -> name."""
+    given = content["names"]
+    pairs = (
+        list(enumerate(given)) if isinstance(given, list) else list(given.items()) if isinstance(given, dict) else []
+    )
+    if not pairs or len(pairs) > _MAX_CLASSES:
+        defects.reject("category_invalid", file, "names must be a list of class names, or index: name")
+        return {}
+    names: dict[int, str] = {}
+    for key, value in pairs:
+        index = int(key) if isinstance(key, str) and key.isdecimal() and len(key) < 10 else key
+        name = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+        if not isinstance(index, int) or isinstance(index, bool) or index < 0 or not is_class_name(name):
+            hint = (
+                "; YAML reads a bare yes, no, on or off as true or false: quote it" if isinstance(value, bool) else ""
+            )
+            defects.reject(
+                "category_invalid",
+                file,
+                f"class {short(key)}: {short(value)} needs an index and a name of at most {MAX_NAME} characters{hint}",
+            )
+        elif name in names.values():
+            defects.reject("category_duplicate", file, f"class name {short(name)} is used twice; rename or merge them")
+        else:
+            names[index] = name
+    count = content.get("nc")
+    if count is not None and count != len(pairs):
+        message = f"nc is {short(count)}, but names has {len(pairs)} classes; names are used"
+        defects.add("class_count_differs", file, message, "kept")
+    return names
+
+
+def _images_of(tree: Tree, plan: str, base: Any, entries: Any, defects: Defects) -> list[str] | None:
+    """The image files that one split names, sorted; None if none of its folders is there."""
+    found: dict[str, None] = {}
+    there = False
+    for entry in entries if isinstance(entries, list) else [entries]:
+        place = _place(tree, plan, base, entry)
+        if place is None:
+            if isinstance(entries, list):
+                defects.add("split_folder_missing", plan, f"{short(entry)} is not in the data set; left out", "kept")
+            continue
+        there = True
+        members = _listed_in(tree, place, defects) if place in tree.files else _images_below(tree, place)
+        for file in members:
+            if file in found:
+                defects.add("image_listed_twice", plan, f"{short(file)} is in the split twice; it counts once", "kept")
+            found[file] = None
+    return list(found) if there else None
+
+
+def _place(tree: Tree, plan: str, base: Any, entry: Any) -> str | None:
+    """The folder or list that an entry means, relative to the root."""
+    if not is_text(entry):
+        return None
+    home = folder_of(plan)
+    bare = entry
+    while bare.startswith("../"):
+        bare = bare[3:]
+    bases = [below(home, base)] if is_text(base) and not base.startswith("/") else []
+    tries = [*(f"{folder}/{entry}" for folder in bases), below(home, entry), below(home, bare)]
+    for attempt in tries:
+        name = os.path.normpath(attempt).replace(os.sep, "/")
+        name = "" if name == "." else name
+        if name in tree.folders or name in tree.files:
+            return name
+    return None
+
+
+def _images_below(tree: Tree, folder: str) -> list[str]:
+    return [file for file in tree.images() if not folder or file.startswith(f"{folder}/")]
+
+
+def _listed_in(tree: Tree, file: str, defects: Defects) -> list[str]:
+    """The images of a text file with one name a line, relative to it or to the root."""
+    try:
+        lines = _read_text(tree, file, _MAX_LIST_BYTES).splitlines()
+    except _Broken as error:
+        defects.reject("list_invalid", file, str(error))
+        return []
+    found: list[str] = []
+    for line in filter(None, (line.strip() for line in lines)):
+        tries = [os.path.normpath(below(folder, line)) for folder in (folder_of(file), "")]
+        image = next((name for name in tries if name in tree.files), None)
+        if image is None:
+            defects.add("image_missing", line[:255], f"named in {file}, not found", "dropped_image")
+        else:
+            found.append(image)
+    return found
+
+
+# --- labels ---------------------------------------------------------------------------------------------------
+
+
+def _listed(
+    tree: Tree, split: Split, file: str, plan: _Plan, labels: set[str], used: set[str], defects: Defects
+) -> Listed | None:
+    path = tree.path(file)
+    if path is None or not os.path.isfile(path) or suffix(file) not in IMAGE_SUFFIXES:
+        defects.add("path_escapes", file, "a link that leads out of the data set, or no image", "dropped_image")
+        return None
+    image = Listed(split, PurePosixPath(file).name, file, path, upright=True)
+    label = next((name for name in _label_names(file) if name in labels), None)
+    if label is None:
+        return image
+    used.add(label)
+    try:
+        lines = _read_text(tree, label, MAX_LABEL_BYTES).splitlines()
+    except _Broken as error:
+        defects.add("annotation_missing", file, f"{label}: {error}; the image is left out", "dropped_image")
+        return None
+    for place, line in enumerate(lines, start=1):
+        if parts := line.split():
+            mark = _mark(f"{label}: line {place}", parts, plan, label, defects)
+            if mark:
+                image.marks.append(mark)
+    return image
+
+
+def _label_names(file: str) -> list[str]:
+    """Where an image's labels may be: the last "images" of its path as "labels", else beside it."""
+    stem = file.removesuffix(PurePosixPath(file).suffix)
+    before, found, after = f"/{stem}".rpartition("/images/")
+    mirrored = [f"{before}/labels/{after}.txt".lstrip("/")] if found else []
+    return [*mirrored, f"{stem}.txt"]
+
+
+def _mark(where: str, parts: list[str], plan: _Plan, label: str, defects: Defects) -> Mark | None:
+    index = number(parts[0])
+    name = plan.names.get(int(index)) if index is not None and index.is_integer() else None
+    if name is None:
+        message = f"{where} is of class {short(parts[0])}, which {plan.file} does not name (0 to {len(plan.names) - 1})"
+        defects.add("annotation_unknown_category", label, message, "dropped_box")
+        return None
+    values = [number(part) for part in parts[1:]]
+    if plan.keypoints and len(values) > 4:
+        values = values[:4]  # a box, then its keypoints
+    written = "[" + ", ".join(part[:12] for part in parts[1:5]) + (", ...]" if len(parts) > 5 else "]")
+    if len(values) > 5 and len(values) % 2 == 0:
+        box = _around(values)
+        if not isinstance(box, NoBox):
+            message = f"{where} is a polygon of {len(values) // 2} points; the box around it is taken"
+            defects.add("polygon_to_box", label, message, "kept")
+    else:
+        box = _box(values)
+    return Mark(where, written, box, name, relative=True)
+
+
+def _box(values: list[float | None]) -> Box | NoBox:
+    """Centre and size -> xyxy, all fractions."""
+    if len(values) != 4:
+        return NoBox("box_invalid", f"a line of {len(values) + 1} numbers; it takes class, x, y, width, height")
+    x, y, w, h = values
+    if x is None or y is None or w is None or h is None:
+        return NoBox("box_not_finite", "which holds something that is not a finite number")
+    if far := _far_off([x, y, w, h]):
+        return far
+    return (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+
+
+def _around(values: list[float | None]) -> Box | NoBox:
+    """The box around x y x y ..."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return NoBox("box_not_finite", "a polygon that holds something that is not a finite number")
+    if far := _far_off(known):
+        return far
+    return (min(known[::2]), min(known[1::2]), max(known[::2]), max(known[1::2]))
+
+
+def _far_off(values: list[float]) -> NoBox | None:
+    if all(-_FAR <= value <= 1 + _FAR for value in values):
+        return None
+    return NoBox("box_not_relative", "whose numbers must be fractions of the image's width and height, from 0 to 1")
+
+
+def _report_strays(unused: set[str], used: set[str], defects: Defects) -> None:
+    """Label files of no image, in the folders where labels were found."""
+    folders = {folder_of(label) for label in used}
+    for file in sorted(unused):
+        if folder_of(file) in folders and PurePosixPath(file).name not in _NOT_LABELS:
+            defects.add("label_without_image", file, "no image of a split belongs to it; left out", "dropped_box")

@@ -1,0 +1,296 @@
+"""Unpacks a zip that a stranger made, by our own loop: bounded, and only what a data set consists of. Knows no torch.
+
+The whole directory is looked through before a byte is written. Refused are names that lead out or that two systems
+would read differently, links and devices, encryption, other methods than store and deflate, sizes and ratios beyond
+the bounds, and members that overlap (one small piece of data read a million times). What members claim is not
+trusted: their bytes are counted, and their checksum compared, as they are written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import struct
+import unicodedata
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from fgd.data.tree import IMAGE_SUFFIXES, short
+from fgd.errors import DatasetError
+
+# SERVICE.md 5
+MAX_MEMBERS = 200_000
+MAX_TOTAL_BYTES = 50 * 2**30
+MAX_FILE_BYTES = 512 * 2**20
+MAX_RATIO = 200
+"""Of a member that unpacks to more than `_RATIO_FROM`: deflate reaches 1000, photographs and annotations do not."""
+_RATIO_FROM = 2**20
+MAX_DIRECTORY_BYTES = 128 * 2**20
+_SPARE = 1.2
+"""Free space asked for, as a multiple of what is to be written."""
+_CHUNK = 2**20
+_SUFFIXES = IMAGE_SUFFIXES | {".json", ".xml", ".txt", ".yaml", ".yml"}
+_MAX_NAME_BYTES = 255
+_MAX_PATH_BYTES = 1024
+_DRIVE = re.compile(r"[A-Za-z]:")
+_END = struct.Struct("<4s4H2LH")
+_END64_LOCATOR = struct.Struct("<4sLQL")
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_LOCAL = struct.Struct("<4s5H3L2H")
+_ENCRYPTED = 0x1 | 0x40 | 0x2000
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    files: int
+    skipped: tuple[str, ...]
+    """Names of members that are no part of a data set, by their suffix."""
+
+
+def unpack(zip_path: Path, folder: Path) -> Unpacked:
+    """Write the members to `folder`, which must be new. Raises DatasetError, and then leaves nothing there."""
+    try:
+        with zip_path.open("rb") as file:
+            _check_end(file)
+            with zipfile.ZipFile(file) as archive:
+                members, skipped = _plan(archive, file)
+                _check_room(members, folder)
+                folder.mkdir()
+                for member in members:
+                    _write(archive, member, folder)
+    except DatasetError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        EOFError,
+        NotImplementedError,
+        ValueError,
+        RuntimeError,
+    ) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise DatasetError(f"the zip is damaged: {error}") from error
+    return Unpacked(len(members), tuple(skipped))
+
+
+def pack(folder: Path, zip_path: Path) -> int:
+    """Make the zip of a folder: what `unpack` would write, nothing else. The same files give the same bytes.
+
+    Links are not followed. Returns the number of files; raises DatasetError if there is none.
+    """
+    names = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if _is_wanted(path.relative_to(folder).as_posix()) and path.is_file() and not _is_linked(path, folder)
+    )
+    if not names:
+        raise DatasetError(f"{folder} holds no image and no annotation; nothing to upload")
+    with zipfile.ZipFile(zip_path, "w") as archive:
+        for name in names:
+            member = zipfile.ZipInfo(name)  # of 1980, like every other
+            packed = PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES - {".bmp", ".ppm", ".tif", ".tiff"}
+            member.compress_type = zipfile.ZIP_STORED if packed else zipfile.ZIP_DEFLATED
+            with (folder / name).open("rb") as source, archive.open(member, "w", force_zip64=True) as target:
+                shutil.copyfileobj(source, target, _CHUNK)
+    return len(names)
+
+
+def _is_linked(path: Path, folder: Path) -> bool:
+    return any(part.is_symlink() for part in (path, *path.parents) if part.is_relative_to(folder) and part != folder)
+
+
+# --- the directory --------------------------------------------------------------------------------------------
+
+
+def _check_end(file: BinaryIO) -> None:
+    """Bound the directory before the library reads it whole, one object a member."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _END.size - 65_535))
+    tail = file.read()
+    place = tail.rfind(b"PK\x05\x06")
+    if place < 0 or place + _END.size > len(tail):
+        raise DatasetError("the upload is not a zip, or its end is missing")
+    _, disk, _, _, count, length, _, _ = _END.unpack_from(tail, place)
+    if disk not in (0, 0xFFFF):
+        raise DatasetError("the zip is one part of several; send one that is whole")
+    start = size - len(tail) + place
+    if 0xFFFF in (count, disk) or length == 0xFFFFFFFF:
+        start, count, length = _read_end64(file, start, count, length)
+    if count > MAX_MEMBERS:
+        raise DatasetError(f"the zip has {count} members, more than {MAX_MEMBERS}")
+    if length > min(MAX_DIRECTORY_BYTES, start):
+        raise DatasetError(f"the zip's directory claims {length} bytes")
+    file.seek(start - length)
+    if (found := _count(file, length)) > MAX_MEMBERS:
+        raise DatasetError(f"the zip has {found} members, more than {MAX_MEMBERS}, though it claims {count}")
+
+
+def _read_end64(file: BinaryIO, end: int, count: int, length: int) -> tuple[int, int, int]:
+    """Where the directory ends, its members and its bytes, of a zip64; as given if it is none after all."""
+    locator = end - _END64_LOCATOR.size
+    if locator < 0:
+        return end, count, length
+    file.seek(locator)
+    signature, _, place, disks = _END64_LOCATOR.unpack(file.read(_END64_LOCATOR.size))
+    if signature != b"PK\x06\x07":
+        return end, count, length
+    if disks > 1 or place + _END64.size > locator:
+        raise DatasetError("the zip is damaged: its zip64 record lies nowhere")
+    file.seek(place)
+    signature, _, _, _, _, _, _, members, size, _ = _END64.unpack(file.read(_END64.size))
+    if signature != b"PK\x06\x06":
+        raise DatasetError("the zip is damaged: its zip64 record lies nowhere")
+    return place, members, size
+
+
+def _count(file: BinaryIO, length: int) -> int:
+    """Members of the directory, whatever it claims; a name that holds the signature counts too."""
+    found, before, left = 0, b"", length
+    while left and (chunk := file.read(min(left, _CHUNK))):
+        left -= len(chunk)
+        found += (before + chunk).count(b"PK\x01\x02")
+        before = chunk[-3:]
+    return found
+
+
+def _plan(archive: zipfile.ZipFile, file: BinaryIO) -> tuple[list[zipfile.ZipInfo], list[str]]:
+    """Members to write, and the names of those to leave. Raises DatasetError."""
+    members: list[zipfile.ZipInfo] = []
+    skipped: list[str] = []
+    seen: dict[str, str] = {}
+    total = 0
+    for member in archive.infolist():
+        _refuse(member)
+        if member.is_dir():
+            continue
+        _refuse_twins(member.filename, seen)
+        total += member.file_size
+        if total > MAX_TOTAL_BYTES:
+            raise DatasetError(f"the zip unpacks to more than {MAX_TOTAL_BYTES} bytes")
+        if _is_wanted(member.filename):
+            members.append(member)
+        else:
+            skipped.append(member.filename)
+    _refuse_overlaps(archive, file)
+    return members, skipped
+
+
+def _is_wanted(name: str) -> bool:
+    path = PurePosixPath(name)
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return not hidden and path.suffix.lower() in _SUFFIXES
+
+
+def _refuse(member: zipfile.ZipInfo) -> None:
+    """Raise DatasetError for one member that no honest data set has."""
+    name = member.orig_filename
+    fault = _fault_of_name(name) or _fault_of_kind(member)
+    if fault:
+        raise DatasetError(f"the zip's member {short(name)} {fault}")
+
+
+def _fault_of_name(name: str) -> str | None:
+    parts = name.removesuffix("/").split("/")
+    if "\\" in name:
+        return "has a backslash in its name; make the zip with / between folders"
+    if name.startswith("/") or _DRIVE.match(name):
+        return "has an absolute name"
+    if ".." in parts:
+        return "has .. in its name, which leads out of the folder"
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        return "has a control character in its name"
+    if any(part in ("", ".") for part in parts):
+        return "has an empty part in its name"
+    if any(part.endswith((".", " ")) for part in parts):
+        return "has a part that ends in a dot or a space in its name"
+    if len(name.encode()) > _MAX_PATH_BYTES or any(len(part.encode()) > _MAX_NAME_BYTES for part in parts):
+        return f"has a part longer than {_MAX_NAME_BYTES} bytes in its name, or {_MAX_PATH_BYTES} in all"
+    return None
+
+
+def _fault_of_kind(member: zipfile.ZipInfo) -> str | None:
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "is a link or a device; put the file itself there"
+    if member.flag_bits & _ENCRYPTED:
+        return "is encrypted"
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "is compressed by another method than deflate"
+    if member.file_size > MAX_FILE_BYTES:
+        return f"unpacks to {member.file_size} bytes, more than {MAX_FILE_BYTES}"
+    if member.file_size > _RATIO_FROM and member.file_size > MAX_RATIO * member.compress_size:
+        return f"unpacks to more than {MAX_RATIO} times its size"
+    if member.is_dir() and member.file_size:
+        return "is a folder with content"
+    return None
+
+
+def _refuse_twins(name: str, seen: dict[str, str]) -> None:
+    """Two names that are one on some systems, or a file where another needs a folder."""
+    key = _folded(name)
+    if key in seen:
+        raise DatasetError(f"the zip's members {short(seen[key])} and {short(name)} have the same name on some systems")
+    seen[key] = name
+    for parent in PurePosixPath(name).parents:
+        folder = f"{_folded(str(parent))}/"
+        if str(parent) == "." or seen.setdefault(folder, str(parent)) == str(parent):
+            continue
+        both = f"{short(seen[folder])} and {short(str(parent))}"
+        raise DatasetError(f"the zip's folders {both} have the same name on some systems")
+    if f"{key}/" in seen or any(_folded(str(parent)) in seen for parent in PurePosixPath(name).parents):
+        raise DatasetError(f"the zip's member {short(name)} is a file and a folder at once")
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _refuse_overlaps(archive: zipfile.ZipFile, file: BinaryIO) -> None:
+    """Every member's header and data must be its own (Python 3.11.7 does not look: CVE-2024-0450)."""
+    before, last = 0, ""
+    for member in sorted(archive.infolist(), key=lambda member: member.header_offset):
+        file.seek(max(0, member.header_offset))
+        header = file.read(_LOCAL.size)
+        if len(header) < _LOCAL.size or header[:4] != b"PK\x03\x04":
+            raise DatasetError(f"the zip is damaged: {short(member.orig_filename)} has no header where it should be")
+        name_length, extra_length = _LOCAL.unpack(header)[-2:]
+        end = member.header_offset + _LOCAL.size + name_length + extra_length + member.compress_size
+        if member.header_offset < before or end > archive.start_dir:
+            raise DatasetError(
+                f"the zip's member {short(member.orig_filename)} overlaps {short(last) if last else 'others'}"
+            )
+        before, last = end, member.orig_filename
+
+
+# --- writing --------------------------------------------------------------------------------------------------
+
+
+def _check_room(members: list[zipfile.ZipInfo], folder: Path) -> None:
+    needed = sum(member.file_size for member in members)
+    free = shutil.disk_usage(folder.parent).free
+    if needed * _SPARE > free:
+        raise OSError(f"no room to unpack {needed} bytes: {free} are free")  # the host's fault, not the zip's
+
+
+def _write(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
+    """One member. Its folders are ours: nothing that we write is a link."""
+    target = folder / member.filename
+    target.parent.mkdir(parents=True, exist_ok=True)
+    left = member.file_size
+    with archive.open(member) as source:
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:
+            while chunk := source.read(min(left + 1, _CHUNK)):
+                left -= len(chunk)
+                if left < 0:
+                    raise DatasetError(f"the zip's member {short(member.filename)} is larger than it claims")
+                file.write(chunk)
+    if left:
+        raise DatasetError(f"the zip's member {short(member.filename)} is smaller than it claims")
