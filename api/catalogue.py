@@ -47,7 +47,9 @@ class Catalogue(BaseModel):
     """JSON Schema of the body of POST /v1/datasets."""
 
 
-_METHOD_NEEDS = "a teacher with the data set's classes, whose pyramid has every stride of the student's"
+_METHOD_NEEDS = (
+    "a teacher with the data set's classes, whose pyramid shares strides with the student's; only those are distilled"
+)
 _FORMATS = {
     "auto": ("Found by content.", ""),
     "coco": (

@@ -24,7 +24,7 @@ from fgd.data import open_index
 from fgd.data.index import Index
 from fgd.data.loader import Dataset, Split, steps_per_epoch, train_batches
 from fgd.data.transforms import Transform
-from fgd.detectors import Detector, Recipe, build
+from fgd.detectors import DETECTORS, Detector, Recipe, anchors, build
 from fgd.engine import checkpoint, device, weights
 from fgd.engine.checkpoint import State
 from fgd.engine.device import Machine, seeded, to_device
@@ -167,7 +167,7 @@ def step(
     rate = learning_rate(number, steps_per_epoch=per_epoch, schedule=spec.schedule)
     set_learning_rate(optimizer, rate)
     batch = to_device(batch, parts.machine.device)
-    teacher_features = parts.teacher.features(batch) if parts.teacher else None
+    teacher_features = parts.teacher.shared_features(batch) if parts.teacher else None
     losses = distill(batch, teacher_features)
     total = torch.stack(list(losses.values())).sum()
     optimizer.zero_grad(set_to_none=True)
@@ -209,6 +209,7 @@ def prepare(
         detector=spec.student, classes=index.classes, min_size=schedule.min_size, max_size=schedule.max_size
     )
     transform = Transform(recipe.min_size, recipe.max_size, recipe.image_mean, recipe.image_std)
+    recipe = with_anchors(recipe, train, transform, emit)
     torch.manual_seed(seeded(spec.seed, 0))
     student = build(recipe)
     student.bf16 = machine.bf16
@@ -217,13 +218,15 @@ def prepare(
         | {"student": spec.student.model_dump(mode="json", exclude={"inherit"})},
         "dataset": digest_of_json(index.model_dump(mode="json")),
     }
+    if recipe.anchor_sizes is not None:
+        identity["anchor_sizes"] = recipe.anchor_sizes
     if spec.student.inherit is not None:
-        identity["inherit"] = inherit_from(spec.student.inherit, student, index.classes, emit)
+        identity["inherit"] = inherit_from(spec, student, emit)
     student.to(machine.device)
     teacher = None
     if spec.teacher is not None:
         teacher, identity["teacher"] = load_teacher(spec, student, machine)
-        spec.refuse_pair(teacher.detector.recipe.detector)
+        pair_up(spec, teacher, emit)
 
     state, contents, calibration = State(), None, None
     if resume is not None:
@@ -248,10 +251,44 @@ def split(index: Index, root: Path, name: Split) -> Dataset | None:
     return Dataset(index, name, root) if index.splits.get(name) else None
 
 
-def inherit_from(source: object, student: Detector, classes: tuple[str, ...], emit: Emit) -> str:
-    assert isinstance(source, FromPath)
-    folder = Path(source.path)
+def with_anchors(recipe: Recipe, train: Dataset, transform: Transform, emit: Emit) -> Recipe:
+    """The recipe with anchors that fit the training boxes, or the network's whose heads are inherited."""
+    layout, inherited = DETECTORS[type(recipe.detector)].anchor_layout, recipe.detector.inherit
+    if layout is None:
+        return recipe
+    if isinstance(inherited, FromPath):  # its regression heads were trained for its anchors
+        source = weights.read_recipe(Path(inherited.path))
+        if type(source.detector) is type(recipe.detector):
+            sizes = source.anchor_sizes or layout.sizes(anchors.BASES[0])
+            message = f"anchors from {sizes[0][0]} px, as in the network that is inherited from"
+            emit(Note(code="anchors", message=message, data={"anchor_sizes": sizes}))
+            return recipe.but(anchor_sizes=sizes)
+    recalls = anchors.fit(layout, train.images, transform)
+    base = anchors.best_base(recalls)
+    told = ", ".join(f"{size}: {100 * share:.1f} %" for size, share in recalls.items())
+    message = f"anchors from {base} px; share of training boxes that an anchor covers with IoU 0.5, by size: {told}"
+    emit(Note(code="anchors", message=message, data={"base": base, "recall": recalls}))
+    return recipe.but(anchor_sizes=layout.sizes(base))
+
+
+def pair_up(spec: JobSpec, teacher: Teacher, emit: Emit) -> None:
+    """Refuse a pair without a common level; say which levels are left out of a pair that lacks some."""
+    spec.refuse_pair(teacher.detector.recipe.detector)
+    left_out = {name: stride for name, stride in spec.student.levels().items() if name not in teacher.shared}
+    if left_out:
+        message = (
+            f"levels are matched by stride: {', '.join(teacher.shared)} are distilled; "
+            f"the teacher has none for {', '.join(f'{name} (stride {s})' for name, s in left_out.items())}"
+        )
+        data = {"distilled": list(teacher.shared), "left_out": list(left_out)}
+        emit(Note(code="levels_left_out", message=message, data=data, level="warning"))
+
+
+def inherit_from(spec: JobSpec, student: Detector, emit: Emit) -> str:
+    assert isinstance(spec.student.inherit, FromPath)
+    folder, classes = Path(spec.student.inherit.path), student.recipe.classes
     detector = weights.load_detector(folder)
+    spec.refuse_inherit(detector.recipe.detector)
     if detector.recipe.classes != classes:  # the head's rows are classes, by place
         message = f"inherits from a model of classes {detector.recipe.classes}, the data set has {classes}"
         raise SpecError(message, "/student/inherit")
@@ -430,8 +467,14 @@ def alive(stop: Callable[[], bool], emit: Emit) -> Callable[[], None]:
 def checkpoint_digest(spec: JobSpec, identity: dict[str, Any]) -> str:
     """What a checkpoint must agree with. Defaults are left out: a later version's new field is no other spec."""
     lean = spec.model_dump(mode="json", exclude_defaults=True, exclude={"name", "teacher", "dataset", "resources"})
-    lean.get("student", {}).pop("inherit", None)
+    lean["student"] = student_alone({"kind": spec.student.kind, **lean["student"]})
     return digest_of_json({**identity, "spec": lean})
+
+
+def student_alone(student: dict[str, Any]) -> dict[str, Any]:
+    """Without where it inherits from. `kind` and `norm` as if unsaid in what the first version's checkpoints knew."""
+    unsaid = {"kind": "fcos", "norm": "batch"}
+    return {key: value for key, value in student.items() if key != "inherit" and unsaid.get(key) != value}
 
 
 def digest_of_json(value: object) -> str:
