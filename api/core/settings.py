@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     """Processor threads per slot. None: all cores, shared among the slots."""
     cache_bytes: PositiveInt = 20 * 1024**3
     """Size of a worker host's cache of staged inputs."""
+    weights_dir: Path | None = None
+    """Folder on a worker's host with torchvision's weight files, for hosts without internet. None: torch hub's cache,
+    and downloads into it."""
     trainer: tuple[str, ...] | None = None
     """JSON list: the command that replaces `python -m fgd.train`."""
 
@@ -76,11 +79,16 @@ class Settings(BaseSettings):
     def _roots_are_absolute(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
         return tuple(root.expanduser().resolve() for root in roots)
 
-    @field_validator("home", "blobs", mode="after")
+    @field_validator("home", "blobs", "weights_dir", mode="after")
     @classmethod
-    def _folders_are_absolute(cls, folder: Path) -> Path:
+    def _folders_are_absolute(cls, folder: Path | None) -> Path | None:
         # Child processes run elsewhere; a relative folder would be another one there.
-        return folder.expanduser().resolve()
+        return folder.expanduser().resolve() if folder is not None else None
+
+    @field_validator("weights_dir", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        return value or None
 
     @field_validator("api_key", mode="after")
     @classmethod

@@ -25,7 +25,7 @@ from fgd.data.index import Index
 from fgd.data.loader import Dataset, Split, steps_per_epoch, train_batches
 from fgd.data.transforms import Transform
 from fgd.detectors import DETECTORS, Detector, Recipe, anchors, build
-from fgd.engine import checkpoint, device, weights
+from fgd.engine import checkpoint, device, pretrained, weights
 from fgd.engine.checkpoint import State
 from fgd.engine.device import Machine, seeded, to_device
 from fgd.engine.distill import Distill, Teacher
@@ -206,7 +206,11 @@ def prepare(
         raise DatasetError(f"{root}: a training needs images in train and val; found {sorted(index.splits)}")
     steps_per_epoch(len(train), schedule.batch_size)  # refuses a batch larger than the set
     recipe = Recipe(
-        detector=spec.student, classes=index.classes, min_size=schedule.min_size, max_size=schedule.max_size
+        detector=spec.student,
+        classes=index.classes,
+        min_size=schedule.min_size,
+        max_size=schedule.max_size,
+        norm_eps=pretrained.norm_eps(spec.student),
     )
     transform = Transform(recipe.min_size, recipe.max_size, recipe.image_mean, recipe.image_std)
     recipe = with_anchors(recipe, train, transform, emit)
@@ -220,6 +224,9 @@ def prepare(
     }
     if recipe.anchor_sizes is not None:
         identity["anchor_sizes"] = recipe.anchor_sizes
+    source = pretrained.source_of(spec.student)
+    if source is not None:
+        identity["pretrained"] = start_from(source, student, emit, check_stop)
     if spec.student.inherit is not None:
         identity["inherit"] = inherit_from(spec, student, emit)
     student.to(machine.device)
@@ -256,6 +263,10 @@ def with_anchors(recipe: Recipe, train: Dataset, transform: Transform, emit: Emi
     layout, inherited = DETECTORS[type(recipe.detector)].anchor_layout, recipe.detector.inherit
     if layout is None:
         return recipe
+    if recipe.detector.weights == "COCO_V1":
+        base = anchors.BASES[0]
+        emit(Note(code="anchors", message=f"anchors from {base} px, as COCO_V1 was trained with", data={"base": base}))
+        return recipe.but(anchor_sizes=layout.sizes(base))
     if isinstance(inherited, FromPath):  # its regression heads were trained for its anchors
         source = weights.read_recipe(Path(inherited.path))
         if type(source.detector) is type(recipe.detector):
@@ -269,6 +280,20 @@ def with_anchors(recipe: Recipe, train: Dataset, transform: Transform, emit: Emi
     message = f"anchors from {base} px; share of training boxes that an anchor covers with IoU 0.5, by size: {told}"
     emit(Note(code="anchors", message=message, data={"base": base, "recall": recalls}))
     return recipe.but(anchor_sizes=layout.sizes(base))
+
+
+def start_from(
+    source: pretrained.Source, student: Detector, emit: Emit, check_stop: Callable[[], None]
+) -> dict[str, str]:
+    """Pretrained weights into the student; what the manifest keeps of them."""
+    loaded = pretrained.load(student, source, check_stop)
+    message = (
+        f"{source.name} (SHA-256 {loaded.sha256}): {len(loaded.copied)} tensors copied, "
+        f"{len(loaded.afresh)} start afresh: {weights.some(loaded.afresh) or 'none'}"
+    )
+    data = {"weights": source.name, "file": source.file, "sha256": loaded.sha256, "afresh": loaded.afresh}
+    emit(Note(code="pretrained", message=message, data=data))
+    return {"weights": source.name, "file": source.file, "sha256": loaded.sha256}
 
 
 def pair_up(spec: JobSpec, teacher: Teacher, emit: Emit) -> None:
