@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-unit lint format lock parity study clean
+.PHONY: help install demo serve test test-unit lint format lock parity study families clean
 
 help: ## what you can ask for
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ parity: $(READY) ## FGD against the reference implementation's numbers
 
 study: $(READY) ## FGD against its control on the demo's data, seeds 0 1 2; about an hour on 2 cores
 	@$(BIN)/python tests/studies/fgd_vs_control.py digits --out runs/digits --seeds 0 1 2
+
+families: $(READY) ## whether each family's and trunk's export keeps its AP; DATA=folder is COCO data
+	@$(BIN)/python tests/studies/families.py "$(DATA)" --out runs/families
 
 lock: $(READY) ## resolve the lock anew
 	@$(BIN)/pip install --quiet uv

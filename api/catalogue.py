@@ -59,7 +59,9 @@ class Catalogue(BaseModel):
     """JSON Schema of the body of POST /v1/models."""
 
 
-_METHOD_NEEDS = "a teacher with the data set's classes, whose pyramid has every stride of the student's"
+_METHOD_NEEDS = (
+    "a teacher with the data set's classes, whose pyramid shares strides with the student's; only those are distilled"
+)
 _FORMAT_NEEDS = "a folder below FGD_DATA_ROOTS on the server's host, or a zip of it to upload"
 _FORMATS = {
     "auto": ("Found by content.", ""),

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pydantic import TypeAdapter
 from rich import box
 from rich.table import Table
 
 from fgd.client import Job, Point
 from fgd.data.index import Report
 from fgd.errors import WeightsError
-from fgd.spec import FCOS
+from fgd.spec import DetectorSpec
 from fgd.watch import clock
 
 
@@ -77,14 +78,15 @@ class Row:
 
 
 def row(role: str, job: Job, score: Score, measured: Measured, folder: Path) -> Row:
-    network = FCOS.model_validate(job.spec["student"])
+    network: DetectorSpec = TypeAdapter(DetectorSpec).validate_python(job.spec["student"])
     size = (folder / "student.safetensors").stat().st_size
     key = str(folder)
     return Row(role, network_name(network), score, measured.parameters[key], measured.ms[key], size / 1e6)
 
 
-def network_name(network: FCOS) -> str:
-    return f"FCOS {network.backbone.replace('resnet', 'R')}, FPN {network.fpn_channels}"
+def network_name(network: DetectorSpec) -> str:
+    family = type(network).__name__ + (" v2" if getattr(network, "version", 1) == 2 else "")
+    return f"{family} {network.backbone.replace('resnet', 'R')}, FPN {network.fpn_channels}"
 
 
 def table(rows: Sequence[Row]) -> Table:

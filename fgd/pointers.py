@@ -86,19 +86,20 @@ def _has(value: Any, step: Part) -> bool:
 
 def _likeliest(found: list[tuple[Mapping[str, Any], Place]]) -> list[tuple[Mapping[str, Any], Place]]:
     """Leave out the errors of union members that fit worse than another member does."""
-    unions: dict[tuple[Part, ...], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    unions: dict[tuple[object, ...], dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for error, place in found:
-        for depth, tag in place.tags[:1]:
-            unions[place.parts[:depth]][tag] += _misfit(error["type"], at_root=len(place.parts) == depth)
+        for union, depth, tag in _choices(place):
+            unions[union][tag] += _misfit(error["type"], at_root=len(place.parts) == depth)
 
     def fits(place: Place) -> bool:
-        if not place.tags:
-            return True
-        depth, tag = place.tags[0]
-        members = unions[place.parts[:depth]]
-        return members[tag] == min(members.values())
+        return all(unions[union][tag] == min(unions[union].values()) for union, _, tag in _choices(place))
 
     return [(error, place) for error, place in found if fits(place)]
+
+
+def _choices(place: Place) -> list[tuple[tuple[object, ...], int, str]]:
+    """Each union on the way, from the outermost in: which it is, how deep it stands, the member that was tried."""
+    return [((place.parts[:depth], place.tags[:n]), depth, tag) for n, (depth, tag) in enumerate(place.tags)]
 
 
 def _misfit(type: str, at_root: bool) -> int:

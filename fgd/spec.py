@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -112,29 +113,69 @@ DatasetRef = DatasetId | FromPath
 
 # --- detectors ------------------------------------------------------------------------------------------------
 
-Trunk = Literal["resnet18", "resnet34", "resnet50"]
+Trunk = Literal[
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+]
 Norm = Literal["batch", "group", "frozen"]
+WeightsName = Literal["none", "IMAGENET1K_V1", "COCO_V1"]
+WidthIn32 = Annotated[Int, Field(ge=64, le=1024, multiple_of=32)]
+WidthIn8 = Annotated[Int, Field(ge=8, le=1024, multiple_of=8)]
+Version = Annotated[Int, Field(ge=1, le=2)]
 
 
-class FCOS(Spec):
-    """FCOS (arXiv 1904.01355) as torchvision builds it, over a ResNet trunk and a feature pyramid."""
+class Detector_(Spec):
+    """What every family has. Strides are pixels of the padded input."""
 
-    kind: Literal["fcos"] = "fcos"
     backbone: Trunk = "resnet18"
-    """The trunk."""
-    fpn_channels: Annotated[Int, Field(ge=64, le=1024, multiple_of=32)] = 256
-    """Width of the pyramid and the heads; a multiple of 32, the groups of the heads' group norm. 32 itself would leave
-    one value to a group on a small image's 1x1 map, which torch refuses."""
-    weights: Literal["none"] | WeightsRef = "none"
-    """Where the network starts: "none" is from scratch; a job, a model or a path lends every tensor of equal name and
-    shape (class logits only where the classes are the same), the others start afresh, and the events name them."""
-    norm: Norm = "batch"
-    """Normalisation of the trunk. "frozen" needs pretrained weights: frozen random statistics learn nothing."""
+    """The trunk, as torchvision builds it."""
+    fpn_channels: Int = 256
+    """Width of the pyramid and of the heads."""
+    weights: WeightsName | WeightsRef = "none"
+    """Where the network starts. "none": from scratch. "IMAGENET1K_V1": torchvision's trunk of that name. "COCO_V1":
+    torchvision's whole detector; it exists for resnet50 with fpn_channels 256. A file that cannot be had, or whose
+    SHA-256 is not the one in its name, fails the job. A job, a model or a path lends every tensor of equal name and
+    shape (rows of classes only where the classes are the same); the others start afresh, and an event names them."""
+    norm: Norm | None = None
+    """Normalisation of the trunk. Default: "frozen" with torchvision's weights, else "batch". "frozen" needs weights:
+    frozen random statistics learn nothing. "group" is for ResNet and ResNeXt, and not for torchvision's weights."""
     inherit: WeightsRef | None = None
     """Copy neck and head tensors of equal shape from there before training (FGD's inheriting strategy)."""
 
+    @model_validator(mode="after")
+    def _norm_fits(self) -> Self:
+        if self.norm == "group" and self.weights in ("IMAGENET1K_V1", "COCO_V1"):
+            raise ValueError(
+                f'norm "group" cannot use weights {self.weights}, which were trained with batch normalisation; '
+                'take "frozen" or "batch", or weights "none"'
+            )
+        if self.norm == "group" and self.backbone.startswith("mobilenet"):
+            raise ValueError(f'norm "group" has 32 groups, {self.backbone} has layers of 16 channels; take "batch"')
+        return self
+
+    @model_validator(mode="after")
+    def _whole_detector_exists(self) -> Self:
+        if self.weights == "COCO_V1" and (self.backbone, self.fpn_channels) != ("resnet50", 256):
+            raise ValueError(
+                "weights COCO_V1 is a whole detector, which torchvision has for backbone resnet50 with fpn_channels "
+                f"256 alone, not for {self.backbone} with {self.fpn_channels}; IMAGENET1K_V1 is the trunk alone"
+            )
+        return self
+
+    def trunk_norm(self) -> Norm:
+        """`norm`, or what it defaults to."""
+        return self.norm or ("frozen" if self.weights in ("IMAGENET1K_V1", "COCO_V1") else "batch")
+
     def levels(self) -> dict[str, int]:
-        """Pyramid levels, finest first, and the stride of each in pixels of the padded input."""
+        """Pyramid levels that carry knowledge, finest first, and the stride of each."""
         return {"p3": 8, "p4": 16, "p5": 32, "p6": 64, "p7": 128}
 
     def channels(self) -> int:
@@ -142,8 +183,62 @@ class FCOS(Spec):
         return self.fpn_channels
 
 
-DetectorSpec = FCOS
-"""One class per detector family; it becomes a union, told apart by `kind`, with the second one."""
+class FCOS(Detector_):
+    """FCOS (arXiv 1904.01355) as torchvision builds it: one stage, no anchors, pyramid levels P3-P7."""
+
+    kind: Literal["fcos"] = "fcos"
+    fpn_channels: WidthIn32 = 256
+    """Width of the pyramid and the heads; a multiple of 32, the groups of the heads' group norm. 32 itself would leave
+    one value to a group on a small image's 1x1 map, which torch refuses."""
+
+
+class RetinaNet(Detector_):
+    """RetinaNet (arXiv 1708.02002) as torchvision builds it: one stage, anchors, pyramid levels P3-P7.
+
+    The smallest anchor is chosen for the training boxes before training, and travels with the weights.
+    """
+
+    kind: Literal["retinanet"] = "retinanet"
+    version: Version = 1
+    """2: torchvision's retinanet_resnet50_fpn_v2: group norm in the heads, P6 from the trunk, GIoU loss."""
+    fpn_channels: WidthIn8 = 256
+    """Width of the pyramid and the heads; a multiple of 8. Version 2: of 32, and at least 64, for its group norm."""
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> Self:
+        if self.version == 2 and (self.fpn_channels < 64 or self.fpn_channels % 32):
+            raise ValueError(
+                f"fpn_channels {self.fpn_channels}: RetinaNet version 2 has group norm of 32 groups in its heads; "
+                "take a multiple of 32, at least 64, or version 1"
+            )
+        return self
+
+
+class FasterRCNN(Detector_):
+    """Faster R-CNN (arXiv 1506.01497) with a pyramid, as torchvision builds it: two stages, anchors, levels P2-P5.
+
+    The smallest anchor is chosen for the training boxes before training, and travels with the weights. P6, a pooled
+    P5 for the proposals, carries no knowledge of its own and is not distilled.
+    """
+
+    kind: Literal["faster_rcnn"] = "faster_rcnn"
+    version: Version = 1
+    """2: torchvision's fasterrcnn_resnet50_fpn_v2: batch norm in pyramid and box head, two convolutions for the
+    proposals, four convolutions and one linear layer for the boxes."""
+    fpn_channels: WidthIn8 = 256
+    """Width of the pyramid and the heads; a multiple of 8."""
+
+    def levels(self) -> dict[str, int]:
+        return {"p2": 4, "p3": 8, "p4": 16, "p5": 32}
+
+
+def _fcos_if_unsaid(value: Any) -> Any:
+    """Requests of the first version, which knew FCOS alone, may leave out `kind`."""
+    return {"kind": "fcos", **value} if isinstance(value, dict) else value
+
+
+DetectorSpec = Annotated[FCOS | RetinaNet | FasterRCNN, Field(discriminator="kind"), BeforeValidator(_fcos_if_unsaid)]
+"""One class per detector family. Version 2 is a field and not a family: presets and losses to distil are the same."""
 
 
 # --- methods --------------------------------------------------------------------------------------------------
@@ -416,12 +511,22 @@ class JobSpec(Spec):
 
     def refuse_pair(self, teacher: DetectorSpec) -> None:
         """Raise SpecError if no method here can carry knowledge from `teacher` to the student."""
-        missing = [s for s in self.student.levels().values() if s not in teacher.levels().values()]
-        if missing:
+        ours, theirs = self.student.levels().values(), teacher.levels().values()
+        if not set(ours) & set(theirs):
             raise SpecError(
-                f"the teacher has no pyramid level of stride {missing[0]}; student strides "
-                f"{list(self.student.levels().values())}, teacher strides {list(teacher.levels().values())}",
+                f"a teacher of kind {teacher.kind} has no pyramid level in common with this {self.student.kind}: "
+                f"student strides {list(ours)}, teacher strides {list(theirs)}",
                 "/teacher",
+            )
+
+    def refuse_inherit(self, source: DetectorSpec) -> None:
+        """Raise SpecError if neck and head of `source` mean something else in the student."""
+        student = self.student
+        if (source.kind, getattr(source, "version", 1)) != (student.kind, getattr(student, "version", 1)):
+            raise SpecError(
+                f"inherits from a network of kind {source.kind}, version {getattr(source, 'version', 1)}; this one is "
+                f"{student.kind}, version {getattr(student, 'version', 1)}, whose levels and heads are others",
+                "/student/inherit",
             )
 
 

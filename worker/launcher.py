@@ -40,7 +40,9 @@ MAX_COMPLAINTS = 100
 MAX_WAITING = 10_000
 """Events not yet taken; then the pipe fills and the trainer waits."""
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
-"""All that a trainer sees of our environment: no database, broker, store or key."""
+"""All that a trainer sees of our environment, with the next: no database, broker, store or key."""
+FOLDERS_PASSED_ON = ("FGD_WEIGHTS_DIR", "TORCH_HOME", "XDG_CACHE_HOME")
+"""Where pretrained weights lie. A trainer runs in another folder than we, so they are made absolute."""
 MAX_BATCH = 500
 LAST_WORDS_S = 2.0
 """After its exit we wait so long for the end of its event pipe."""
@@ -51,6 +53,7 @@ DEATH_S = 10.0
 def scrubbed_env(mark: str, threads: int, gpu: str | None) -> dict[str, str]:
     """The whole environment of a trainer. gpu: index or UUID; None hides every GPU."""
     kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    kept |= {name: os.path.abspath(os.environ[name]) for name in FOLDERS_PASSED_ON if os.environ.get(name)}
     return kept | {
         MARK: mark,
         "OMP_NUM_THREADS": str(threads),

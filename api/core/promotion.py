@@ -155,7 +155,9 @@ def _recipe(spec: JobSpec, classes: list[str]) -> dict[str, Any]:
     """As the trainer would write it; what it knows better stands in the checkpoint and overrules this."""
     return {
         "format": "fgd-recipe/1",
-        "detector": spec.student.but(inherit=None, weights="none").model_dump(mode="json"),
+        "detector": spec.student.but(inherit=None, weights="none", norm=spec.student.trunk_norm()).model_dump(
+            mode="json"
+        ),
         "classes": classes,
         "min_size": spec.schedule.min_size,
         "max_size": spec.schedule.max_size,

@@ -105,6 +105,11 @@ def resolve(s: Session, store: BlobStore, roots: Sequence[Path], project_id: str
             _check_classes(sorted(teacher.recipe.classes), sorted(ours), "/teacher", found)
         if inherit is not None:  # its class logits are copied one by one
             _check_classes(inherit.recipe.classes, ours, "/student/inherit", found)
+    if inherit is not None:
+        try:
+            spec.refuse_inherit(inherit.recipe.detector)
+        except SpecError as error:
+            found.fault(error.pointer, "impossible_inheritance", error.message)
     if teacher is not None:
         try:
             spec.refuse_pair(teacher.recipe.detector)

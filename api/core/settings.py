@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     """Size of a worker host's cache of staged inputs."""
     max_model_bytes: PositiveInt = 2 * 1024**3
     """Size of an uploaded model at most."""
+    weights_dir: Path | None = None
+    """Folder on a worker's host with torchvision's weight files, for hosts without internet. None: torch hub's cache,
+    and downloads into it."""
     trainer: tuple[str, ...] | None = None
     """JSON list: the command that replaces `python -m fgd.train`."""
 
@@ -91,11 +94,16 @@ class Settings(BaseSettings):
     def _roots_are_absolute(cls, roots: tuple[Path, ...]) -> tuple[Path, ...]:
         return tuple(root.expanduser().resolve() for root in roots)
 
-    @field_validator("home", "blobs", "uploads", mode="after")
+    @field_validator("home", "blobs", "uploads", "weights_dir", mode="after")
     @classmethod
-    def _folders_are_absolute(cls, folder: Path) -> Path:
+    def _folders_are_absolute(cls, folder: Path | None) -> Path | None:
         # Child processes run elsewhere; a relative folder would be another one there.
-        return folder.expanduser().resolve()
+        return folder.expanduser().resolve() if folder is not None else None
+
+    @field_validator("weights_dir", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        return value or None
 
     @field_validator("api_key", mode="after")
     @classmethod

@@ -6,10 +6,16 @@ To add one: a file like fcos.py, a spec class in fgd/spec.py, a line in DETECTOR
 from __future__ import annotations
 
 from fgd.detectors.base import Detector, Recipe
+from fgd.detectors.faster_rcnn import FasterRCNNDetector
 from fgd.detectors.fcos import FCOSDetector
-from fgd.spec import FCOS, Spec
+from fgd.detectors.retinanet import RetinaNetDetector
+from fgd.spec import FCOS, FasterRCNN, RetinaNet, Spec
 
-DETECTORS: dict[type[Spec], type[Detector]] = {FCOS: FCOSDetector}
+DETECTORS: dict[type[Spec], type[Detector]] = {
+    FCOS: FCOSDetector,
+    RetinaNet: RetinaNetDetector,
+    FasterRCNN: FasterRCNNDetector,
+}
 
 __all__ = ["DETECTORS", "Detector", "Recipe", "build"]
 

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from fgd.detectors.anchors import AnchorLayout
 from fgd.spec import DetectorSpec, Float, PositiveInt, Spec
 from fgd.types import Batch, Detections
 
@@ -32,6 +33,11 @@ class Recipe(Spec):
     image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Of RGB in 0..1; the statistics of ImageNet, as torchvision's weights expect."""
+    norm_eps: Float | None = None
+    """Of the trunk's batch norms, frozen or not. None: as torchvision builds that trunk."""
+    anchor_sizes: tuple[tuple[PositiveInt, ...], ...] | None = None
+    """Square roots of the anchors' areas at each level, pixels of the padded input. None: the family's own, or it has
+    no anchors."""
     score_thresh: Float = Field(default=SCORE_THRESH)
     detections_per_img: PositiveInt = Field(default=DETECTIONS_PER_IMG)
 
@@ -43,6 +49,8 @@ class Detector(nn.Module, ABC):
     see the same maps. Trunk and neck may run in bf16; everything after `features()` is float32.
     """
 
+    anchor_layout: ClassVar[AnchorLayout | None] = None
+    """None: the family has no anchors to fit."""
     recipe: Recipe
     module: nn.Module
     bf16: bool = False

@@ -4,58 +4,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import torch
-import torchvision
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection import FCOS as TorchvisionFCOS
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
-from torchvision.ops.misc import FrozenBatchNorm2d
 
+from fgd.detectors import trunks
 from fgd.detectors.base import Detector, Recipe
-from fgd.spec import Norm
 from fgd.types import Batch, Detections
 
-NORMS: dict[Norm, Callable[[int], nn.Module]] = {
-    "batch": nn.BatchNorm2d,
-    "group": partial(nn.GroupNorm, 32),
-    "frozen": FrozenBatchNorm2d,
-}
-STAGES = {"layer2": "0", "layer3": "1", "layer4": "2"}
-
-
-class ExtraLevels(LastLevelP6P7):  # type: ignore[misc]
-    """P6 and P7 in float32, also where trunk and neck run in bf16.
-
-    oneDNN's bf16 gradient of a 3x3 convolution of stride 2 is garbage on maps one cell wide, as P6 is in images of up
-    to 64 pixels (seen with torch 2.14.1 on AVX512_BF16). These levels are so small that float32 costs nothing.
-    """
-
-    def forward(self, p: list[Tensor], c: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
-        with torch.autocast(p[0].device.type, enabled=False):
-            coarse, names = super().forward([p[-1].float()], [c[-1].float()], names)
-        return [*p, *coarse[1:]], names
+STRIDES = (8, 16, 32)
+"""Of the trunk's stages that the pyramid stands on."""
 
 
 class FCOSDetector(Detector):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe
-        spec = recipe.detector
-        trunk = getattr(torchvision.models, spec.backbone)(weights=None, norm_layer=NORMS[spec.norm])
-        width = trunk.fc.in_features  # of the last stage; each stage before it has half
-        neck = BackboneWithFPN(
-            trunk,
-            STAGES,
-            [width // 4, width // 2, width],
-            spec.fpn_channels,
-            ExtraLevels(spec.fpn_channels, spec.fpn_channels),
-        )
+        channels = recipe.detector.fpn_channels
+        neck = trunks.build_neck(recipe, STRIDES, trunks.ExtraLevels(channels, channels))
         self.module: TorchvisionFCOS = TorchvisionFCOS(
             neck,
             len(recipe.classes) + 1,
@@ -110,64 +80,11 @@ class FCOSDetector(Detector):
         return outputs, anchors, cells
 
     def model_source(self) -> str:
-        recipe, spec = self.recipe, self.recipe.detector
-        return MODEL_PY.format(
-            classes=list(recipe.classes),
-            backbone=spec.backbone,
-            norm=NORM_SOURCE[spec.norm],
-            channels=spec.fpn_channels,
-            min_size=recipe.min_size,
-            max_size=recipe.max_size,
-            image_mean=list(recipe.image_mean),
-            image_std=list(recipe.image_std),
-            score_thresh=recipe.score_thresh,
-            detections_per_img=recipe.detections_per_img,
+        recipe, channels = self.recipe, self.recipe.detector.fpn_channels
+        build = trunks.neck_source(recipe, STRIDES, trunks.P6P7_SOURCE.format(channels, channels))
+        build += (
+            f"    return detection.FCOS(neck, len(CLASSES) + 1, {trunks.sizes_source(recipe)},\n"
+            f"                          score_thresh={recipe.score_thresh}, "
+            f"detections_per_img={recipe.detections_per_img})"
         )
-
-
-NORM_SOURCE: dict[Norm, str] = {
-    "batch": "torch.nn.BatchNorm2d",
-    "group": "lambda channels: torch.nn.GroupNorm(32, channels)",
-    "frozen": "torchvision.ops.misc.FrozenBatchNorm2d",
-}
-
-MODEL_PY = '''"""Builds this student in plain torchvision; weights: student.safetensors beside this file.
-
-    python model.py photo.jpg
-"""
-import sys
-from pathlib import Path
-
-import torch
-import torchvision
-from safetensors.torch import load_file
-from torchvision.models.detection import FCOS
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
-
-CLASSES = {classes}  # label k means CLASSES[k - 1]
-
-
-def build():
-    trunk = torchvision.models.{backbone}(weights=None, norm_layer={norm})
-    width = trunk.fc.in_features
-    stages = {{"layer2": "0", "layer3": "1", "layer4": "2"}}
-    extra = LastLevelP6P7({channels}, {channels})
-    neck = BackboneWithFPN(trunk, stages, [width // 4, width // 2, width], {channels}, extra)
-    return FCOS(neck, len(CLASSES) + 1, min_size={min_size}, max_size={max_size}, image_mean={image_mean},
-                image_std={image_std}, score_thresh={score_thresh}, detections_per_img={detections_per_img})
-
-
-def load(path=Path(__file__).with_name("student.safetensors")):
-    model = build()
-    model.load_state_dict(load_file(path), strict=True)
-    return model.eval()
-
-
-if __name__ == "__main__":
-    image = torchvision.io.read_image(sys.argv[1], torchvision.io.ImageReadMode.RGB) / 255
-    with torch.no_grad():
-        found = load()([image])[0]
-    for box, score, label in zip(found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist()):
-        print(f"{{CLASSES[label - 1]}} {{score:.2f}} {{[round(x, 1) for x in box]}}")
-'''
+        return trunks.model_source(recipe, build)

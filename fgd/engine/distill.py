@@ -39,11 +39,21 @@ class Teacher:
         recipe = detector.recipe
         self.same_pixels = (recipe.image_mean, recipe.image_std) == (student.image_mean, student.image_std)
         mean, std = torch.tensor(recipe.image_mean), torch.tensor(recipe.image_std)
+        theirs = {stride: name for name, stride in recipe.detector.levels().items()}
+        ours = student.detector.levels()
+        self.shared = {name: theirs[stride] for name, stride in ours.items() if stride in theirs}
+        """The student's name of each level that both have -> the teacher's."""
         self.scale_C = torch.tensor(student.image_std) / std
         self.shift_C = (torch.tensor(student.image_mean) - mean) / std
 
+    def shared_features(self, batch: Batch) -> dict[str, Tensor]:
+        """The teacher's maps of the levels that the student has too, by the student's names."""
+        maps = self.features(batch)
+        return {ours: maps[theirs] for ours, theirs in self.shared.items()}
+
     @torch.no_grad()
     def features(self, batch: Batch) -> dict[str, Tensor]:
+        """All of its maps, by its own names."""
         # no_grad and not inference_mode: the losses save these maps for their backward pass
         return self.detector.features(batch.images_NCHW if self.same_pixels else self.renormalised(batch))
 

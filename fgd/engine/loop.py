@@ -25,8 +25,8 @@ from fgd.data import open_index
 from fgd.data.index import Index
 from fgd.data.loader import Dataset, Split, train_batches
 from fgd.data.transforms import Transform
-from fgd.detectors import Detector, Recipe, build
-from fgd.engine import checkpoint, device, weights
+from fgd.detectors import DETECTORS, Detector, Recipe, anchors, build
+from fgd.engine import checkpoint, device, pretrained, weights
 from fgd.engine.average import Average
 from fgd.engine.checkpoint import State
 from fgd.engine.device import Machine, seeded, to_device
@@ -231,7 +231,7 @@ def shared(parts: Parts, batches: Iterable[Batch]) -> Iterator[tuple[Batch, floa
 
 
 def forward(parts: Parts, batch: Batch) -> dict[str, Tensor]:
-    losses: dict[str, Tensor] = parts.distill(batch, parts.teacher.features(batch) if parts.teacher else None)
+    losses: dict[str, Tensor] = parts.distill(batch, parts.teacher.shared_features(batch) if parts.teacher else None)
     return losses
 
 
@@ -269,9 +269,14 @@ def prepare(
         message = f"{warned.pointer}: {warned.message}"
         emit(Note(code="no_effect", message=message, data={"pointer": warned.pointer}, level="warning"))
     recipe = Recipe(
-        detector=finished(spec.student), classes=index.classes, min_size=schedule.min_size, max_size=schedule.max_size
+        detector=finished(spec.student),
+        classes=index.classes,
+        min_size=schedule.min_size,
+        max_size=schedule.max_size,
+        norm_eps=pretrained.norm_eps(spec.student),
     )
     transform = Transform(recipe.min_size, recipe.max_size, recipe.image_mean, recipe.image_std)
+    recipe = with_anchors(recipe, spec.student, train, transform, emit)
     torch.manual_seed(seeded(spec.seed, 0))
     student = build(recipe)
     student.bf16 = machine.bf16
@@ -282,13 +287,18 @@ def prepare(
     }
     if isinstance(spec.student.weights, FromPath):
         identity["weights"] = warm_start(spec.student.weights, student, emit)
+    if recipe.anchor_sizes is not None:
+        identity["anchor_sizes"] = recipe.anchor_sizes
+    source = pretrained.source_of(spec.student)
+    if source is not None:
+        identity["pretrained"] = pretrained_start(source, student, emit, check_stop)
     if spec.student.inherit is not None:
-        identity["inherit"] = inherit_from(spec.student.inherit, student, index.classes, emit)
+        identity["inherit"] = inherit_from(spec, student, emit)
     student.to(machine.device)
     teacher = None
     if spec.teacher is not None:
         teacher, identity["teacher"] = load_teacher(spec, student, machine)
-        spec.refuse_pair(teacher.detector.recipe.detector)
+        pair_up(spec, teacher, emit)
 
     state, contents, calibration = State(), None, None
     if resume is not None:
@@ -318,7 +328,8 @@ def split(index: Index, root: Path, name: Split) -> Dataset | None:
 
 def finished(student: DetectorSpec) -> DetectorSpec:
     """The network without the folders that its training began from: those are nobody's business later."""
-    return student.but(inherit=None, weights=student.weights if isinstance(student.weights, str) else "none")
+    weights = student.weights if isinstance(student.weights, str) else "none"
+    return student.but(inherit=None, weights=weights, norm=student.trunk_norm())
 
 
 def warm_start(source: FromPath, student: Detector, emit: Emit) -> str:
@@ -330,10 +341,64 @@ def warm_start(source: FromPath, student: Detector, emit: Emit) -> str:
     return digest_of_file(folder / weights.WEIGHTS)
 
 
-def inherit_from(source: object, student: Detector, classes: tuple[str, ...], emit: Emit) -> str:
-    assert isinstance(source, FromPath)
-    folder = Path(source.path)
+def with_anchors(recipe: Recipe, student: DetectorSpec, train: Dataset, transform: Transform, emit: Emit) -> Recipe:
+    """The recipe with anchors that fit the training boxes, or the network's whose heads are inherited."""
+    layout = DETECTORS[type(student)].anchor_layout
+    if layout is None:
+        return recipe
+    if student.weights == "COCO_V1":
+        base = anchors.BASES[0]
+        emit(Note(code="anchors", message=f"anchors from {base} px, as COCO_V1 was trained with", data={"base": base}))
+        return recipe.but(anchor_sizes=layout.sizes(base))
+    for begun_from in (student.inherit, student.weights):  # regression heads were trained for their anchors
+        if not isinstance(begun_from, FromPath):
+            continue
+        source = weights.read_recipe(Path(begun_from.path))
+        if type(source.detector) is type(student):
+            sizes = source.anchor_sizes or layout.sizes(anchors.BASES[0])
+            message = f"anchors from {sizes[0][0]} px, as in the network that it begins from"
+            emit(Note(code="anchors", message=message, data={"anchor_sizes": sizes}))
+            return recipe.but(anchor_sizes=sizes)
+    recalls = anchors.fit(layout, train.images, transform)
+    base = anchors.best_base(recalls)
+    told = ", ".join(f"{size}: {100 * share:.1f} %" for size, share in recalls.items())
+    message = f"anchors from {base} px; share of training boxes that an anchor covers with IoU 0.5, by size: {told}"
+    emit(Note(code="anchors", message=message, data={"base": base, "recall": recalls}))
+    return recipe.but(anchor_sizes=layout.sizes(base))
+
+
+def pretrained_start(
+    source: pretrained.Source, student: Detector, emit: Emit, check_stop: Callable[[], None]
+) -> dict[str, str]:
+    """Pretrained weights into the student; what the manifest keeps of them."""
+    loaded = pretrained.load(student, source, check_stop)
+    message = (
+        f"{source.name} (SHA-256 {loaded.sha256}): {len(loaded.copied)} tensors copied, "
+        f"{len(loaded.afresh)} start afresh: {weights.some(loaded.afresh) or 'none'}"
+    )
+    data = {"weights": source.name, "file": source.file, "sha256": loaded.sha256, "afresh": loaded.afresh}
+    emit(Note(code="pretrained", message=message, data=data))
+    return {"weights": source.name, "file": source.file, "sha256": loaded.sha256}
+
+
+def pair_up(spec: JobSpec, teacher: Teacher, emit: Emit) -> None:
+    """Refuse a pair without a common level; say which levels are left out of a pair that lacks some."""
+    spec.refuse_pair(teacher.detector.recipe.detector)
+    left_out = {name: stride for name, stride in spec.student.levels().items() if name not in teacher.shared}
+    if left_out:
+        message = (
+            f"levels are matched by stride: {', '.join(teacher.shared)} are distilled; "
+            f"the teacher has none for {', '.join(f'{name} (stride {s})' for name, s in left_out.items())}"
+        )
+        data = {"distilled": list(teacher.shared), "left_out": list(left_out)}
+        emit(Note(code="levels_left_out", message=message, data=data, level="warning"))
+
+
+def inherit_from(spec: JobSpec, student: Detector, emit: Emit) -> str:
+    assert isinstance(spec.student.inherit, FromPath)
+    folder, classes = Path(spec.student.inherit.path), student.recipe.classes
     detector = weights.load_detector(folder)
+    spec.refuse_inherit(detector.recipe.detector)
     if detector.recipe.classes != classes:  # the head's rows are classes, by place
         message = f"inherits from a model of classes {detector.recipe.classes}, the data set has {classes}"
         raise SpecError(message, "/student/inherit")
@@ -571,9 +636,7 @@ def everything_of(
 def checkpoint_digest(spec: JobSpec, identity: dict[str, Any]) -> str:
     """What a checkpoint must agree with. Defaults are left out: a later version's new field is no other spec."""
     lean = without_defaults(spec, leave_out={"name", "teacher", "dataset", "resources"})
-    lean.get("student", {}).pop("inherit", None)
-    if isinstance(spec.student.weights, FromPath):
-        lean["student"].pop("weights")
+    lean["student"] = student_alone(lean["student"])
     return digest_of_json({**identity, "spec": lean})
 
 
@@ -588,6 +651,14 @@ def without_defaults(spec: Spec, leave_out: Collection[str] = ()) -> dict[str, A
     fields = type(spec).model_fields
     told = {name: value for name, value in spec if name == "kind" or value != fields[name].default}
     return {name: lean(value) for name, value in told.items() if name not in leave_out}
+
+
+def student_alone(student: dict[str, Any]) -> dict[str, Any]:
+    """Without the folders that it begins from, whose digests are told apart. `kind` and `norm` as if unsaid in what the
+    first version's checkpoints knew."""
+    unsaid = {"kind": "fcos", "norm": "batch"}
+    named = {key: value for key, value in student.items() if key != "inherit" and unsaid.get(key) != value}
+    return {key: value for key, value in named.items() if key != "weights" or isinstance(value, str)}
 
 
 def digest_of_json(value: object) -> str:

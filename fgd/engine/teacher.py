@@ -111,7 +111,7 @@ def calibrate(
     device: torch.device,
     check_stop: Callable[[], None],
 ) -> Calibration:
-    """RMS of the teacher's maps at each level over 64 evenly spaced training images, unaugmented, valid cells only."""
+    """RMS of the teacher's maps at each shared level over 64 evenly spaced, unaugmented images, valid cells only."""
     squares: dict[str, float] = {}
     counts: dict[str, int] = {}
     some = train.with_images(evenly_spaced(train.images, CALIBRATION_IMAGES), train.classes)
@@ -119,7 +119,7 @@ def calibrate(
         check_stop()
         batch = to_device(batch, device)
         layout = Layout.of(batch, device)
-        for level, map_NCHW in teacher.features(batch).items():
+        for level, map_NCHW in teacher.shared_features(batch).items():
             valid_NHW = valid_cells(layout, *map_NCHW.shape[-2:])
             energy = (map_NCHW.double().square().sum(dim=1) * valid_NHW).sum()
             squares[level] = squares.get(level, 0.0) + float(energy)

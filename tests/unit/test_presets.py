@@ -9,7 +9,19 @@ from typing import Any, get_args
 import pytest
 
 from fgd.presets import PRESETS, resolve
-from fgd.spec import FCOS, FGD, FromPath, JobSpec, MethodSpec, Mimic, SubmitJob, TeacherFromPath
+from fgd.spec import (
+    FCOS,
+    FGD,
+    DetectorSpec,
+    FasterRCNN,
+    FromPath,
+    JobSpec,
+    MethodSpec,
+    Mimic,
+    RetinaNet,
+    SubmitJob,
+    TeacherFromPath,
+)
 
 METHOD_CLASSES = get_args(get_args(MethodSpec)[0])
 
@@ -82,7 +94,32 @@ def test_everything_but_the_methods_stays() -> None:
     body: dict[str, Any] = {**dict(job(FGD())), "priority": 3, "seed": 5}
     submitted = SubmitJob.model_validate(body)
 
-    assert resolve(submitted).but(methods=submitted.methods) == submitted
+    resolved = resolve(submitted)
+    assert resolved.student.norm == "batch"
+    assert resolved.but(methods=submitted.methods, student=submitted.student) == submitted
+
+
+def test_norm_is_frozen_with_pretrained_weights_and_a_given_one_is_kept() -> None:
+    for student, norm in (
+        (RetinaNet(weights="IMAGENET1K_V1"), "frozen"),
+        (RetinaNet(weights="IMAGENET1K_V1", norm="batch"), "batch"),
+        (RetinaNet(norm="group"), "group"),
+    ):
+        assert resolve(job().but(student=student)).student.norm == norm
+
+
+@pytest.mark.parametrize(
+    ("student", "expected"),
+    [
+        (RetinaNet(), FGD(alpha=1e-3, beta=5e-4, gamma=5e-4, temperature=0.5, box_cells="tight").but(lambda_=5e-6)),
+        (
+            FasterRCNN(version=2),
+            FGD(alpha=5e-5, beta=2.5e-5, gamma=5e-5, temperature=0.5, box_cells="tight").but(lambda_=5e-7),
+        ),
+    ],
+)
+def test_each_family_gets_its_published_numbers(student: DetectorSpec, expected: FGD) -> None:
+    assert resolve(job(FGD()).but(student=student)).methods == (expected,)
 
 
 def test_every_family_has_a_complete_preset_of_every_method() -> None:

@@ -245,3 +245,30 @@ def test_a_fifo_in_place_of_weights_does_not_hang_the_server(client: Any, given:
     os.mkfifo(path / "student.safetensors")
 
     refused(client, given.body(teacher={"path": str(path)}, methods=FGD), "/teacher/path", "weights_incomplete")
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        {"kind": "retinanet", "backbone": "mobilenet_v3_small", "fpn_channels": 24},
+        {"kind": "retinanet", "version": 2, "backbone": "resnet50", "weights": "COCO_V1"},
+        {"kind": "faster_rcnn", "backbone": "resnext50_32x4d", "weights": "IMAGENET1K_V1"},
+    ],
+)
+def test_a_student_of_another_family_than_the_teacher_is_taken_and_its_norm_told(
+    client: Any, given: Any, student: dict[str, Any]
+) -> None:
+    body = given.body(given.dataset(), teacher={"path": str(folder(given))}, methods=FGD, student=student)
+    answer = client.post("/v1/jobs", json=body)
+
+    assert answer.status_code == 201, answer.text
+    taken = answer.json()["spec"]["student"]
+    assert taken["norm"] == ("batch" if student.get("weights", "none") == "none" else "frozen")
+    assert student.items() <= taken.items()
+
+
+def test_heads_of_another_family_are_not_inherited(client: Any, given: Any) -> None:
+    student = {"kind": "retinanet", "inherit": {"path": str(folder(given))}}
+    detail = refused(client, given.body(given.dataset(), student=student), "/student/inherit", "impossible_inheritance")
+
+    assert "kind fcos, version 1; this one is retinanet, version 1" in detail

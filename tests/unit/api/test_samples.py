@@ -11,6 +11,7 @@ import pytest
 from PIL import Image as Picture
 
 from api.core import datasets, db
+from api.core.errors import Fenced
 from api.core.ids import new_id
 from api.core.tables import Dataset
 from fgd.data import archive, formats
@@ -96,7 +97,7 @@ def test_a_data_set_deleted_under_its_import_fences_the_worker(client: Any, give
     id = given.dataset("verifying").id
     claim = given.claim_import()
     assert client.delete(f"/v1/datasets/{id}").status_code == 204
-    with pytest.raises(datasets.Fenced), db.transaction(given.engine) as s:
+    with pytest.raises(Fenced), db.transaction(given.engine) as s:
         datasets.beat_import(s, id, claim.attempt, "wrk_a")
 
 

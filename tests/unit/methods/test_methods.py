@@ -9,7 +9,7 @@ import torch
 
 from fgd.methods import METHODS, Pair, build
 from fgd.methods.base import align_convs
-from fgd.presets import fgd_for_fcos, mimic_for_fcos
+from fgd.presets import fgd_for_fcos, mimic
 from fgd.spec import FCOS, FGD, MethodSpec, Mimic, Schedule
 from fgd.types import Calibration
 
@@ -21,7 +21,7 @@ def test_every_method_of_the_spec_has_a_module() -> None:
     assert set(METHODS) == set(get_args(get_args(MethodSpec)[0]))
 
 
-@pytest.mark.parametrize("spec", [fgd_for_fcos(), mimic_for_fcos()])
+@pytest.mark.parametrize("spec", [fgd_for_fcos(), mimic()])
 def test_build_makes_the_module_of_the_spec(spec: FGD | Mimic) -> None:
     assert type(build(spec, PAIR, CALIBRATION, Schedule())) is METHODS[type(spec)]
 

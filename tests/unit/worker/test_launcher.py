@@ -177,10 +177,19 @@ def test_environment_of_a_trainer_holds_no_secret(start: Start, monkeypatch: pyt
     monkeypatch.setenv("FGD_DATABASE_URL", "postgresql://user:secret@host/db")
     monkeypatch.setenv("FGD_API_KEY", "k" * 40)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("FGD_WEIGHTS_DIR", "weights")
     environment = psutil.Process(start("steps=10000").pid).environ()
-    allowed = {*launcher.PASSED_ON, MARK, "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES"}
+    allowed = {
+        *launcher.PASSED_ON,
+        *launcher.FOLDERS_PASSED_ON,
+        MARK,
+        "OMP_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "CUDA_VISIBLE_DEVICES",
+    }
     assert environment.keys() <= allowed | {"PYTHONPATH", "PYTHONUNBUFFERED", "LC_CTYPE"}
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
+    assert environment["FGD_WEIGHTS_DIR"] == str(Path.cwd() / "weights")  # the trainer runs elsewhere
 
 
 def test_program_that_does_not_exist_raises_and_leaks_nothing(tmp_path: Path) -> None:
