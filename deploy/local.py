@@ -35,7 +35,7 @@ from sqlalchemy.exc import OperationalError
 
 import fgd
 from api.core import db, workers
-from api.core.errors import Unfit
+from api.core.errors import DriverMissing, Unfit
 from api.core.settings import Settings, UnsafeBind, check_bind
 from deploy import broker
 from fgd.lifeline import die_with_parent
@@ -91,7 +91,7 @@ def prepare(settings: Settings, held: ExitStack, say: Say) -> Server:
     listener = held.enter_context(listen(settings.host, settings.port))
     try:
         db.upgrade(settings.database_url)
-    except Unfit as error:
+    except (Unfit, DriverMissing) as error:
         raise CannotStart(str(error)) from None
     except OperationalError as error:
         raise CannotStart(f"the database does not answer: {error.orig}") from None

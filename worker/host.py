@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from celery import Celery
 from sqlalchemy import Engine
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
@@ -30,8 +30,8 @@ from worker.staging import Cache
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout, OSError)
-"""Worth asking again. Anything else is a mistake of ours."""
+DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout, OSError)
+"""Worth asking again (InternalError: PostgreSQL that became a standby). Anything else is a mistake of ours."""
 RETRY_S = 0.5
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -76,10 +76,11 @@ def log(s: Session, job: Job, attempt: int | None, after_offset: int) -> Log:
         LogChunk.offset + func.length(LogChunk.data) > after_offset,
     )
     data = b""
-    for offset, piece in s.execute(chunks.order_by(LogChunk.offset).execution_options(yield_per=16)):
-        data += piece[max(after_offset - offset, 0) :]
-        if len(data) >= MAX_LOG_ANSWER:
-            break
+    with s.execute(chunks.order_by(LogChunk.offset).execution_options(yield_per=16)) as found:
+        for offset, piece in found:
+            data += piece[max(after_offset - offset, 0) :]
+            if len(data) >= MAX_LOG_ANSWER:
+                break
     return Log(attempt, data, min(after_offset, row.log_bytes) + len(data))
 
 

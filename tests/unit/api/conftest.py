@@ -129,10 +129,10 @@ class Given:
         with db.transaction(self.engine) as s:
             for table, columns in moves.items():
                 for column in columns:
-                    s.execute(
-                        text(f"UPDATE {table} SET {column} = strftime('%Y-%m-%d %H:%M:%f000', {column}, :by)"),
-                        {"by": f"-{seconds} seconds"},
-                    )
+                    earlier = f"strftime('%Y-%m-%d %H:%M:%f000', {column}, -:by || ' seconds')"
+                    if self.engine.dialect.name == "postgresql":
+                        earlier = f"{column} - make_interval(secs => :by)"
+                    s.execute(text(f"UPDATE {table} SET {column} = {earlier}"), {"by": seconds})
 
     def sweep(self) -> jobs.Swept:
         with db.transaction(self.engine) as s:
@@ -147,12 +147,33 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a migrated database of this test's own; every test runs on both kinds."""
+    if request.param == "sqlite":
+        shutil.copyfile(request.getfixturevalue("migrated"), tmp_path / "fgd.db")
+        yield f"sqlite:///{tmp_path}/fgd.db"
+        return
+    with request.getfixturevalue("postgres").migrated() as url:
+        yield url
+
+
 @pytest.fixture
-def settings(tmp_path: Path, migrated: Path) -> Settings:
+def empty_database(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of another database of the same kind, without tables."""
+    if database.startswith("sqlite"):
+        yield f"sqlite:///{tmp_path}/deep/er/empty.db"
+        return
+    with request.getfixturevalue("postgres").empty() as url:
+        yield url
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database: str) -> Settings:
     roots = tmp_path / "roots"
     roots.mkdir()
-    shutil.copyfile(migrated, tmp_path / "fgd.db")
-    return Settings(home=tmp_path, data_roots=(roots,), sweep_s=3600.0)  # the server sweeps when a test wants it
+    # the server sweeps when a test wants it
+    return Settings(home=tmp_path, database_url=database, data_roots=(roots,), sweep_s=3600.0)
 
 
 @pytest.fixture
