@@ -37,6 +37,7 @@ import fgd
 from api.core import db, workers
 from api.core.errors import DriverMissing, Unfit
 from api.core.settings import Settings, UnsafeBind, check_bind
+from api.core.storage import open_store
 from deploy import broker
 from fgd.lifeline import die_with_parent
 
@@ -90,6 +91,7 @@ def prepare(settings: Settings, held: ExitStack, say: Say) -> Server:
     lock = held.enter_context(only_server(settings.home))
     listener = held.enter_context(listen(settings.host, settings.port))
     try:
+        open_store(settings)
         db.upgrade(settings.database_url)
     except (Unfit, DriverMissing) as error:
         raise CannotStart(str(error)) from None

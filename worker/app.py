@@ -58,7 +58,11 @@ def open_poller() -> Poller:
         logger.warning("the database does not answer yet: %s", error)
     finally:
         engine.dispose()
-    started = Poller(Host.create(settings, app if settings.broker_url else None, drain_s))
+    try:
+        host = Host.create(settings, app if settings.broker_url else None, drain_s)
+    except DriverMissing as error:
+        sys.exit(f"fgd worker: {error}")
+    started = Poller(host)
     started.start()
     return started
 

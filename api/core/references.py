@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from api.core.errors import Conflict, Fault, Invalid
 from api.core.lifecycle import DatasetState, State
-from api.core.storage import Blob, BlobStore
+from api.core.storage import Blob, BlobStore, DigestMismatch
 from api.core.tables import Artifact, Dataset, Job
 from fgd import strict_json, weights_file
 from fgd.errors import SpecError, WeightsError
@@ -232,7 +232,11 @@ def _from_job(s: Session, store: BlobStore, project_id: str, job_id: str, role: 
     files = {name: digest for name, digest in rows if name in (WEIGHTS, RECIPE)}
     if files.keys() != {WEIGHTS, RECIPE} or not all(map(store.exists, files.values())):
         raise Invalid(Fault(pointer, f"{role}_has_no_weights", f"{job_id} has no {WEIGHTS} and {RECIPE} any more"))
-    return Weights(_recipe(store.path(files[RECIPE]), pointer), files)
+    try:
+        with store.local(files[RECIPE]) as file:
+            return Weights(_recipe(file, pointer), files)
+    except DigestMismatch as error:
+        raise Invalid(Fault(pointer, "recipe_unreadable", f"{RECIPE} of {job_id} is damaged in the store")) from error
 
 
 def _from_path(roots: Sequence[Path], path: str, pointer: str) -> Weights:

@@ -15,7 +15,7 @@ from starlette.exceptions import StarletteDeprecationWarning
 
 from api.core import datasets, db, jobs, workers
 from api.core.settings import Settings
-from api.core.storage import LocalStore
+from api.core.storage import BlobStore, open_store
 from api.core.tables import DEFAULT_PROJECT, Attempt, Dataset, Job, JobEvent
 from api.main import create_app
 from fgd.data.index import Report, SplitCounts
@@ -33,7 +33,7 @@ WEIGHTS_DIGEST = "e" * 64
 class Given:
     """A service in some state; every step is its own transaction, as in life."""
 
-    def __init__(self, engine: Engine, store: LocalStore, roots: Path) -> None:
+    def __init__(self, engine: Engine, store: BlobStore, roots: Path) -> None:
         self.engine = engine
         self.store = store
         self.roots = roots
@@ -169,11 +169,11 @@ def empty_database(database: str, tmp_path: Path, request: pytest.FixtureRequest
 
 
 @pytest.fixture
-def settings(tmp_path: Path, database: str) -> Settings:
+def settings(tmp_path: Path, database: str, store_settings: dict[str, Any]) -> Settings:
     roots = tmp_path / "roots"
     roots.mkdir()
     # the server sweeps when a test wants it
-    return Settings(home=tmp_path, database_url=database, data_roots=(roots,), sweep_s=3600.0)
+    return Settings(home=tmp_path, database_url=database, data_roots=(roots,), sweep_s=3600.0, **store_settings)
 
 
 @pytest.fixture
@@ -184,12 +184,12 @@ def engine(settings: Settings) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def store(settings: Settings) -> LocalStore:
-    return LocalStore(settings.blobs)
+def store(settings: Settings) -> BlobStore:
+    return open_store(settings)
 
 
 @pytest.fixture
-def given(engine: Engine, store: LocalStore, settings: Settings) -> Given:
+def given(engine: Engine, store: BlobStore, settings: Settings) -> Given:
     return Given(engine, store, settings.data_roots[0])
 
 
