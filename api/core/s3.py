@@ -1,7 +1,8 @@
 """A store on an S3-compatible server, through obstore: `<prefix>/sha256/ab/cd/<hex>` and `<prefix>/objects/<key>`.
 
 Import it through `storage.open_store`: obstore is an extra. Every put is one atomic request at its end, so a reader
-sees all of a blob or nothing. What a killed upload leaves is invisible, but takes room: give the bucket a rule that ends incomplete multipart uploads after a day.
+sees all of a blob or nothing. What a killed upload leaves is invisible, but takes room: give the bucket a rule that
+ends incomplete multipart uploads after a day.
 """
 
 from __future__ import annotations
