@@ -10,14 +10,14 @@ import sys
 from sqlalchemy.exc import OperationalError
 
 from api.core import db
-from api.core.errors import DriverMissing, SchemaTooNew
+from api.core.errors import DriverMissing, Unfit
 from api.core.settings import Settings
 
 
 def main() -> None:
     try:
         db.upgrade(Settings().database_url)
-    except (SchemaTooNew, DriverMissing) as error:
+    except (Unfit, DriverMissing) as error:
         sys.exit(f"fgd migrate: {error}")
     except OperationalError as error:
         sys.exit(f"fgd migrate: the database does not answer: {error.orig}")
