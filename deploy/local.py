@@ -279,7 +279,7 @@ class Server:
         with log.open("ab") as output:
             return subprocess.Popen(
                 command,
-                env=inherited | {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"} | told,
+                env=inherited | {"PYTHONPATH": python_path(), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"} | told,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

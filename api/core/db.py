@@ -89,9 +89,9 @@ def _make_postgresql(url: URL) -> Engine:
 
 def _prepare_postgresql(connection: Any, _record: Any) -> None:
     """PostgreSQL's text knows no NUL. People's ids and trainers' last words may hold one; SQLite takes it."""
-    from psycopg.types.string import StrDumper
+    from psycopg.types.string import StrDumperUnknown
 
-    class WithoutNul(StrDumper):  # type: ignore[misc]
+    class WithoutNul(StrDumperUnknown):  # type: ignore[misc]
         def dump(self, obj: str) -> Any:
             return super().dump(obj.replace("\0", "\ufffd"))
 
