@@ -179,7 +179,7 @@ def test_environment_of_a_trainer_holds_no_secret(start: Start, monkeypatch: pyt
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     environment = psutil.Process(start("steps=10000").pid).environ()
     allowed = {*launcher.PASSED_ON, MARK, "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES"}
-    assert environment.keys() <= allowed | {"PYTHONPATH", "PYTHONUNBUFFERED", "LC_CTYPE"}
+    assert environment.keys() <= allowed | {"PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUNBUFFERED", "LC_CTYPE"}
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
 
 
