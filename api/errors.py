@@ -14,11 +14,12 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.exc import OperationalError, TimeoutError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, TimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from api.core.errors import Conflict, Fault, Invalid, NotFound, Refused, ServiceError
+from api.core.storage import StoreAway
 from fgd.pointers import faults
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,10 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(OperationalError, _database_error)
+    app.add_exception_handler(InterfaceError, _database_error)
+    app.add_exception_handler(InternalError, _database_error)  # PostgreSQL that became a standby, or ended our idling
     app.add_exception_handler(TimeoutError, _database_error)  # all connections are in use
+    app.add_exception_handler(StoreAway, _store_error)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -154,6 +158,11 @@ def _http_error(request: Request, error: Exception) -> Response:
 def _database_error(request: Request, error: Exception) -> Response:
     log.warning("request %s: %s", request.scope.get("fgd.request_id"), error)
     return problem(request, 503, "database_busy", "the database did not answer in time; try again", retryable=True)
+
+
+def _store_error(request: Request, error: Exception) -> Response:
+    log.warning("request %s: %s", request.scope.get("fgd.request_id"), error)
+    return problem(request, 503, "store_away", "the store of files did not answer; try again", retryable=True)
 
 
 def _unexpected(request: Request, error: Exception) -> Response:  # noqa: ARG001

@@ -13,7 +13,7 @@ from api import docs, errors
 from api.border import Border
 from api.core import db, queue
 from api.core.settings import Settings, check_bind
-from api.core.storage import LocalStore
+from api.core.storage import open_store
 from api.core.sweeper import Sweeper, sweeping
 from api.deps import Service
 from api.live import Changes, Places, told_of_signals
@@ -49,7 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         try:
             db.check_schema(engine)
             bell = queue.make_app(settings.broker_url) if settings.broker_url else None
-            store = LocalStore(settings.blobs)
+            store = open_store(settings)
             sweeper = Sweeper(engine, store, bell, settings.lease_s, settings.uploads)
             async with Changes(engine, settings.changes_s) as changes:
                 with (

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
+
+from typing_extensions import Buffer
 
 from api.core.errors import NotFound, ServiceError
 from api.core.storage import BlobStore
 from api.core.tables import Dataset
 from fgd.data.index import Image, Index
 
+_HEADER = 2048
+"""Bytes read at once while headers are looked for."""
 _TYPES = {
     ".jpg": "image/jpeg",
     ".png": "image/png",
@@ -25,7 +32,8 @@ _TYPES = {
 def image(store: BlobStore, dataset: Dataset, split: str, n: int) -> tuple[Image, tuple[str, ...]]:
     """Image n of a split, and the classes. Raises NotFound."""
     assert dataset.index_digest is not None, "a ready data set has its index"
-    index = _index(_path(store, dataset.index_digest))
+    with _there():
+        index = _index(store, dataset.index_digest)
     images = {str(name): members for name, members in index.splits.items()}.get(split, ())
     if not 0 <= n < len(images):
         raise NotFound("sample", f"{n} of {split}")
@@ -39,28 +47,56 @@ def digest(image: Image) -> str:
 def content(store: BlobStore, dataset: Dataset, image: Image) -> tuple[bytes, str]:
     """The file's bytes and their media type."""
     assert dataset.archive_digest is not None, "a ready data set has its archive"
-    archive = _path(store, dataset.archive_digest)
-    offset, size = _members(archive)[image.file]
-    with archive.open("rb") as file:
-        file.seek(offset)
-        return file.read(size), _TYPES[PurePosixPath(image.file).suffix]
+    with _there():
+        offset, size = _members(store, dataset.archive_digest)[image.file]
+        return b"".join(store.read(dataset.archive_digest, offset, size)), _TYPES[PurePosixPath(image.file).suffix]
 
 
-def _path(store: BlobStore, digest: str) -> Path:
+@contextmanager
+def _there() -> Iterator[None]:
     try:
-        return store.path(digest)
+        yield
     except KeyError:
         raise ServiceError("blob_missing", "the bytes of the data set are no longer in the store") from None
 
 
 @lru_cache(maxsize=4)
-def _index(path: Path) -> Index:
+def _index(store: BlobStore, digest: str) -> Index:
     """Blobs never change, so what one says can be kept."""
-    return Index.model_validate_json(path.read_bytes())
+    return Index.model_validate_json(b"".join(store.read(digest)))
 
 
 @lru_cache(maxsize=4)
-def _members(archive: Path) -> dict[str, tuple[int, int]]:
-    """Name -> where its bytes begin, and how many they are."""
-    with tarfile.open(archive, mode="r:") as tar:
+def _members(store: BlobStore, archive: str) -> dict[str, tuple[int, int]]:
+    """Name -> where its bytes begin, and how many they are. A store elsewhere is asked once for each image's header."""
+    blob = io.BufferedReader(Ranged(store, archive), _HEADER)
+    with tarfile.open(fileobj=blob, mode="r:") as tar:
         return {member.name: (member.offset_data, member.size) for member in tar}
+
+
+class Ranged(io.RawIOBase):
+    """A blob as a file that is read piece by piece."""
+
+    def __init__(self, store: BlobStore, digest: str) -> None:
+        self.store, self.digest, self.length, self.at = store, digest, store.size(digest), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.length}[whence]
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def readinto(self, buffer: Buffer) -> int:
+        view = memoryview(buffer)
+        wanted = min(len(view), self.length - self.at)
+        data = b"".join(self.store.read(self.digest, self.at, wanted)) if wanted > 0 else b""
+        view[: len(data)] = data
+        self.at += len(data)
+        return len(data)

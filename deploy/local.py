@@ -35,8 +35,9 @@ from sqlalchemy.exc import OperationalError
 
 import fgd
 from api.core import db, workers
-from api.core.errors import Unfit
+from api.core.errors import DriverMissing, Unfit
 from api.core.settings import Settings, UnsafeBind, check_bind
+from api.core.storage import open_store
 from deploy import broker
 from fgd.lifeline import die_with_parent
 
@@ -90,8 +91,9 @@ def prepare(settings: Settings, held: ExitStack, say: Say) -> Server:
     lock = held.enter_context(only_server(settings.home))
     listener = held.enter_context(listen(settings.host, settings.port))
     try:
+        open_store(settings)
         db.upgrade(settings.database_url)
-    except Unfit as error:
+    except (Unfit, DriverMissing) as error:
         raise CannotStart(str(error)) from None
     except OperationalError as error:
         raise CannotStart(f"the database does not answer: {error.orig}") from None
@@ -277,7 +279,7 @@ class Server:
         with log.open("ab") as output:
             return subprocess.Popen(
                 command,
-                env=inherited | {"PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"} | told,
+                env=inherited | {"PYTHONPATH": python_path(), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"} | told,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

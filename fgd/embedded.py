@@ -35,6 +35,7 @@ class Service:
         self.url = f"http://127.0.0.1:{port}"
         # Settings of another service in this shell must not reach this one.
         foreign = {f"FGD_{name}" for name in ("DATABASE_URL", "BROKER_URL", "BLOBS", "API_KEY", "DATA_ROOTS", "SLOTS")}
+        foreign |= {name for name in os.environ if name.startswith("FGD_STORE_")}
         self._lifeline, self._held = os.pipe()
         command = [sys.executable, "-m", "fgd.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
         command += ["--home", str(home)]

@@ -14,7 +14,7 @@ from celery import signals
 from celery.exceptions import CPendingDeprecationWarning
 
 from api.core import db
-from api.core.errors import Unfit
+from api.core.errors import DriverMissing, Unfit
 from api.core.queue import WAKE, make_app
 from api.core.settings import Settings
 from worker.host import DATABASE_AWAY, Host
@@ -46,7 +46,10 @@ def wake(id: str) -> None:
 
 def open_poller() -> Poller:
     """Start to look for work. Exits with one line if the database does not fit this code."""
-    engine = db.make_engine(settings.database_url)
+    try:
+        engine = db.make_engine(settings.database_url)
+    except DriverMissing as error:
+        sys.exit(f"fgd worker: {error}")
     try:
         db.check_schema(engine)
     except Unfit as error:
@@ -55,7 +58,11 @@ def open_poller() -> Poller:
         logger.warning("the database does not answer yet: %s", error)
     finally:
         engine.dispose()
-    started = Poller(Host.create(settings, app if settings.broker_url else None, drain_s))
+    try:
+        host = Host.create(settings, app if settings.broker_url else None, drain_s)
+    except DriverMissing as error:
+        sys.exit(f"fgd worker: {error}")
+    started = Poller(host)
     started.start()
     return started
 

@@ -14,14 +14,14 @@ from typing import TypeVar
 
 from celery import Celery
 from sqlalchemy import Engine
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from api.core import db
 from api.core.ids import new_id
 from api.core.settings import Settings
-from api.core.storage import BlobStore, LocalStore
+from api.core.storage import BlobStore, open_store
 from worker import devices
 from worker.lease import Lease, Times
 from worker.slots import Slots
@@ -30,9 +30,11 @@ from worker.staging import Cache
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout, OSError)
-"""Worth asking again. Anything else is a mistake of ours."""
+DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout, OSError)
+"""Worth asking again (InternalError: PostgreSQL that became a standby). Anything else is a mistake of ours."""
 RETRY_S = 0.5
+STORE_PATIENCE_S = 30.0
+"""A result is tried again for so long while the store is away; then the attempt fails, and another takes it up."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -61,7 +63,7 @@ class Host:
     @classmethod
     def create(cls, settings: Settings, app: Celery | None, drain_s: float | None = None) -> Host:
         settings.home.mkdir(parents=True, exist_ok=True)
-        store = LocalStore(settings.blobs)
+        store = open_store(settings, STORE_PATIENCE_S)
         found = devices.look(settings.home)
         return cls(
             settings=settings,

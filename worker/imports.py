@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +20,6 @@ from sqlalchemy.orm import Session
 from api.core import datasets, imports
 from api.core.errors import Fenced
 from api.core.lifecycle import Requested
-from api.core.storage import DigestMismatch
 from api.core.tables import Dataset, Model
 from fgd.data.index import Report
 from worker.host import Host, Lost
@@ -26,7 +27,7 @@ from worker.importer import NOTHING_THERE, TRY_AGAIN
 from worker.launcher import Trainer
 from worker.lease import Lease
 from worker.outcome import HandedBack
-from worker.staging import work_folder
+from worker.staging import InputGone, fetched, work_folder
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +59,8 @@ class Import(Protocol):
     @property
     def attempt(self) -> int: ...
 
-    def command(self, host: Host, folder: Path) -> list[str]:
-        """What reads it; its files go into `folder`. Raises OSError."""
+    def command(self, host: Host, folder: Path) -> AbstractContextManager[list[str]]:
+        """What reads it; its files go into `folder`. What it reads is there as long as the context. Raises OSError."""
 
     def refusal(self, code: int, folder: Path) -> Rejected | Broken | None:
         """Why it is refused, or this try was in vain; None: it is good. `folder` also has tail.txt, the log's end."""
@@ -111,9 +112,8 @@ def read_and_store(host: Host, lease: Lease, work: Import, folder: Path) -> Reje
 
 def read_in_child(host: Host, lease: Lease, work: Import, folder: Path) -> int | None:
     """Exit status of the reader; None if the worker stops before its end. Raises Lost."""
-    argv = work.command(host, folder)
     run_file = host.run_folder() / f"{work.id}.a{work.attempt}.json"
-    with Trainer(argv, folder, run_file, threads=host.threads) as child:
+    with work.command(host, folder) as argv, Trainer(argv, folder, run_file, threads=host.threads) as child:
         lease.guard(child)
         try:
             while not child.over():
@@ -170,11 +170,13 @@ class DatasetImport:
     def attempt(self) -> int:
         return self.claim.attempt
 
-    def command(self, host: Host, folder: Path) -> list[str]:
+    @contextmanager
+    def command(self, host: Host, folder: Path) -> Iterator[list[str]]:
         claim = self.claim
-        argv = [sys.executable, "-m", "worker.importer", str(source_of(host, claim)), str(folder)]
-        argv += ["--verify", claim.verify, "--format", claim.format, "--group-by", claim.group_by]
-        return argv if claim.val_fraction is None else [*argv, "--val-fraction", str(claim.val_fraction)]
+        with source_of(host, claim, folder) as source:
+            argv = [sys.executable, "-m", "worker.importer", str(source), str(folder)]
+            argv += ["--verify", claim.verify, "--format", claim.format, "--group-by", claim.group_by]
+            yield argv if claim.val_fraction is None else [*argv, "--val-fraction", str(claim.val_fraction)]
 
     def refusal(self, code: int, folder: Path) -> Rejected | Broken | None:
         return refusal(code, folder)
@@ -189,15 +191,28 @@ class DatasetImport:
         datasets.reject(s, self.id, self.attempt, refused.report, refused.error)
 
 
-def source_of(host: Host, claim: datasets.DatasetClaim) -> Path:
+@contextmanager
+def source_of(host: Host, claim: datasets.DatasetClaim, scratch: Path) -> Iterator[Path]:
     """The folder or zip to read. Raises OSError if the zip is gone."""
     if claim.upload_digest is None:
         assert claim.path is not None, "a data set has a path or an upload"
-        return Path(claim.path)
-    try:
-        return host.store.path(claim.upload_digest, verify=True)
-    except (KeyError, DigestMismatch) as error:
-        raise OSError("the uploaded zip is no longer in the store, or changed there; upload it again") from error
+        yield Path(claim.path)
+        return
+    with uploaded(host, claim.upload_digest, scratch) as zip:
+        yield zip
+
+
+@contextmanager
+def uploaded(host: Host, digest: str, scratch: Path) -> Iterator[Path]:
+    """The uploaded file, checked. Raises OSError if it is gone."""
+    with contextlib.ExitStack() as held:
+        try:
+            file = held.enter_context(fetched(host.store, digest, scratch))
+        except InputGone as error:
+            raise OSError(
+                f"the upload is no longer in the store, or changed there; upload it again: {error}"
+            ) from error
+        yield file
 
 
 def refusal(code: int, folder: Path) -> Rejected | Broken | None:

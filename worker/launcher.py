@@ -60,6 +60,7 @@ def scrubbed_env(mark: str, threads: int, gpu: str | None) -> dict[str, str]:
         "MKL_NUM_THREADS": str(threads),
         "CUDA_VISIBLE_DEVICES": gpu or "",
         "PYTHONPATH": str(Path(fgd.__path__[0]).parent),  # the same code as ours, from any cwd
+        "PYTHONSAFEPATH": "1",  # the folder that it runs in holds no code
         "PYTHONUNBUFFERED": "1",
     }
 

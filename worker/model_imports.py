@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,7 @@ from sqlalchemy.orm import Session
 from api.core import models
 from api.core.tables import Model
 from worker.host import Host
-from worker.imports import MAX_ERROR, Broken, Rejected, ended_badly
-from worker.staging import InputGone, fetch
+from worker.imports import MAX_ERROR, Broken, Rejected, ended_badly, uploaded
 
 WEIGHTS, RECIPE, REPORT = "student.safetensors", "recipe.json", "report.json"
 """What the child leaves in its folder."""
@@ -34,15 +34,13 @@ class ModelImport:
     def attempt(self) -> int:
         return self.claim.attempt
 
-    def command(self, host: Host, folder: Path) -> list[str]:
-        try:
-            upload = fetch(host.store, self.claim.upload)
-        except InputGone as error:
-            raise OSError(f"the upload is gone: {error}") from error
+    @contextmanager
+    def command(self, host: Host, folder: Path) -> Iterator[list[str]]:
         wanted = folder / "wanted.json"
         wanted.write_text(json.dumps(self.claim.recipe))
         which = ["--checkpoint", self.claim.which] if self.claim.which else []
-        return [sys.executable, "-m", "worker.model_importer", str(upload), str(wanted), str(folder), *which]
+        with uploaded(host, self.claim.upload, folder) as upload:
+            yield [sys.executable, "-m", "worker.model_importer", str(upload), str(wanted), str(folder), *which]
 
     def refusal(self, code: int, folder: Path) -> Rejected | Broken | None:
         bad = ended_badly(code, folder, "the file")

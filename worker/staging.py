@@ -61,14 +61,15 @@ class Cache:
                     self._unpack(digest, target, lock)
 
     def _unpack(self, digest: str, target: Path, lock: int) -> None:
-        tar = fetch(self.store, digest)
-        size = tar.stat().st_size  # stored uncompressed: the files are as large
-        self._make_room(size, keep=digest)
         for torn in self.folder.glob(f".{digest}.*"):  # of an unpacking that was killed
-            shutil.rmtree(torn, ignore_errors=True)
-        if shutil.disk_usage(self.folder).free < size * SPARE:  # said as the host's fault, not as the archive's
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
-        archive.unpack(tar, target)
+            shutil.rmtree(torn) if torn.is_dir() else torn.unlink()
+        with _named(digest):
+            size = self.store.size(digest)  # stored uncompressed: the files are as large
+        self._make_room(size, keep=digest)
+        with fetched(self.store, digest, self.folder) as tar:
+            if shutil.disk_usage(self.folder).free < size * SPARE:  # said as the host's fault, not as the archive's
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+            archive.unpack(tar, target)
         os.truncate(lock, 0)
         os.pwrite(lock, str(size).encode(), 0)
 
@@ -104,10 +105,19 @@ class Cache:
             os.close(lock)
 
 
-def fetch(store: BlobStore, digest: str) -> Path:
-    """The blob as a file, checked. Raises InputGone."""
+@contextmanager
+def fetched(store: BlobStore, digest: str, scratch: Path) -> Iterator[Path]:
+    """The blob as a file, checked; it may lie in `scratch`, as long as the context. Raises InputGone."""
+    with contextlib.ExitStack() as held:
+        with _named(digest):
+            file = held.enter_context(store.local(digest, scratch))
+        yield file
+
+
+@contextmanager
+def _named(digest: str) -> Iterator[None]:
     try:
-        return store.path(digest, verify=True)
+        yield
     except KeyError as error:
         raise InputGone(f"blob {digest} is not in the store any more") from error
     except DigestMismatch as error:
@@ -169,7 +179,8 @@ def staged(spec: JobSpec, inputs: Inputs, folder: Path, cache: Cache) -> Iterato
 def _folder_of(store: BlobStore, files: Mapping[str, str], folder: Path) -> Path:
     folder.mkdir()
     for name, digest in files.items():
-        link(fetch(store, digest), folder / Path(name).name)
+        with fetched(store, digest, folder) as file:
+            link(file, folder / Path(name).name)
     return folder
 
 
@@ -186,7 +197,8 @@ def stage_checkpoint(store: BlobStore, key: str, sha256: str, folder: Path) -> P
     target = folder / "checkpoint.pt"
     target.unlink(missing_ok=True)
     try:
-        link(store.object_path(key), target)
+        with store.local_object(key, folder) as file:
+            link(file, target)
     except (KeyError, OSError):
         return None
     return target if sha256_file(target) == sha256 else None

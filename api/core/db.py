@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -14,15 +15,29 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, DateTime, Dialect, Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy import URL, Connection, DateTime, Dialect, Engine, create_engine, event, func, make_url, select, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 from sqlalchemy.types import TypeDecorator
 
-from api.core.errors import NotADatabase, SchemaOutOfDate, SchemaTooNew
+from api.core.errors import DriverMissing, NotADatabase, SchemaOutOfDate, SchemaTooNew
 
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
 BUSY_MS = 5000
+"""How long a statement waits for another's lock."""
+STATEMENT_MS = 30_000
+IDLE_MS = 60_000
+"""A transaction of ours that does nothing for so long is a process that hangs; its locks must not stay."""
+_CLIENT = {
+    "application_name": "fgd",
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""libpq's, in seconds and milliseconds: a server that went away in silence is noticed before a lease ends."""
+UPGRADE_WAIT_S = 120
 _UPGRADE_LOCK = 0x666764  # any constant of our own: serialises concurrent upgrades on PostgreSQL
 
 
@@ -49,14 +64,38 @@ class UtcDateTime(TypeDecorator[datetime]):
 def make_engine(url: str) -> Engine:
     """SQLite in WAL with foreign keys, or PostgreSQL. Creates the folder of a SQLite file; connects to nothing."""
     parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=40)
+    if parsed.get_backend_name() == "postgresql":
+        return _make_postgresql(parsed)
     if parsed.database and parsed.database != ":memory:":
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(parsed, pool_size=10, max_overflow=40)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _make_postgresql(url: URL) -> Engine:
+    if importlib.util.find_spec("psycopg") is None:
+        raise DriverMissing("PostgreSQL needs its driver: pip install 'fgd-service[postgres]'")
+    told: dict[str, Any] = {name: value for name, value in _CLIENT.items() if name not in url.query}
+    if "options" not in url.query:
+        limits = {"statement": STATEMENT_MS, "lock": BUSY_MS, "idle_in_transaction_session": IDLE_MS}
+        told["options"] = " ".join(f"-c {name}_timeout={value}" for name, value in limits.items())
+    url = url.set(drivername="postgresql+psycopg")
+    engine = create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=40, connect_args=told)
+    event.listen(engine, "connect", _prepare_postgresql)
+    return engine
+
+
+def _prepare_postgresql(connection: Any, _record: Any) -> None:
+    """PostgreSQL's text knows no NUL. People's ids and trainers' last words may hold one; SQLite takes it."""
+    from psycopg.types.string import StrDumperUnknown
+
+    class WithoutNul(StrDumperUnknown):  # type: ignore[misc]
+        def dump(self, obj: str) -> Any:
+            return super().dump(obj.replace("\0", "\ufffd"))
+
+    connection.adapters.register_dumper(str, WithoutNul)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
@@ -97,9 +136,15 @@ def transaction(engine: Engine) -> Iterator[Session]:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Session]:
-    """One consistent view for reading; never waits for a writer on SQLite."""
-    with _session(engine.execution_options(reading=True)) as session, session.begin():
+    """One consistent view for reading; never waits for a writer."""
+    with _session(engine.execution_options(**_reading(engine))) as session, session.begin():
         yield session
+
+
+def _reading(engine: Engine) -> dict[str, Any]:
+    if engine.dialect.name == "sqlite":
+        return {"reading": True}
+    return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
 
 def _session(engine: Engine) -> Session:
@@ -127,7 +172,7 @@ def alembic_config() -> Config:
 
 def check_schema(engine: Engine) -> None:
     """Raise Unfit unless the database is at this code's revision: SchemaOutOfDate, SchemaTooNew, NotADatabase."""
-    with _file_named(engine), engine.execution_options(reading=True).connect() as connection:
+    with _file_named(engine), engine.execution_options(**_reading(engine)).connect() as connection:
         _compare(connection)
 
 
@@ -140,7 +185,7 @@ def upgrade(url: str) -> None:
     try:
         with _file_named(engine), migrating(engine) as connection:
             if connection.dialect.name == "postgresql":
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
+                _wait_for_other_upgrades(connection)
             try:
                 _compare(connection)
             except SchemaOutOfDate:
@@ -188,6 +233,13 @@ def _file_named(engine: Engine) -> Iterator[None]:
         ) from error
 
 
+def _wait_for_other_upgrades(connection: Connection) -> None:
+    """Until none runs; the lock goes with our transaction. A change of a large table may take as long as it takes."""
+    connection.execute(text(f"SET LOCAL lock_timeout = '{UPGRADE_WAIT_S}s'"))
+    connection.execute(text("SET LOCAL statement_timeout = 0"))
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
+
+
 def _compare(connection: Connection) -> None:
     scripts = ScriptDirectory.from_config(alembic_config())
     head = scripts.get_current_head()
@@ -195,10 +247,15 @@ def _compare(connection: Connection) -> None:
     if current == head:
         return
     if current is None:
-        raise SchemaOutOfDate("the database is empty; start it with `fgd serve`, which creates the tables")
+        raise SchemaOutOfDate(
+            "the database is empty; `fgd serve` creates the tables, and so does `python -m deploy.migrate`"
+        )
     if current not in {script.revision for script in scripts.walk_revisions()}:
         raise SchemaTooNew(
             f"the database is at revision {current}, which this version does not know: it was written by a newer "
             "version of the service. Upgrade this installation, or restore a backup made before that upgrade."
         )
-    raise SchemaOutOfDate(f"the database is at revision {current}, this version needs {head}; `fgd serve` upgrades it")
+    raise SchemaOutOfDate(
+        f"the database is at revision {current}, this version needs {head}; "
+        "`fgd serve` upgrades it, and so does `python -m deploy.migrate`"
+    )

@@ -8,6 +8,7 @@
     +-- Refused             4xx       anything else that is the caller's to change (status given)
     Fenced                            a write of an attempt that no longer owns its job: 0 rows were written
     Unfit                             the database cannot be used by this code: out of date, too new, or none
+    DriverMissing                     a setting needs a package that is not installed
 
 To add one: subclass, set `status`, keep every argument in `args` (errors survive pickling), say what to do.
 """
@@ -116,3 +117,7 @@ class SchemaTooNew(Unfit):
 
 class NotADatabase(Unfit):
     """The file is not SQLite's, or is damaged."""
+
+
+class DriverMissing(Exception):
+    """A setting names a database or a store whose client is an extra that is not installed; the message says which."""

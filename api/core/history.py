@@ -91,10 +91,11 @@ def _log_piece(s: Session, of: LogOf, after_offset: int) -> bytes:
         LogChunk.offset + func.length(LogChunk.data) > after_offset,
     )
     data = b""
-    for offset, piece in s.execute(chunks.order_by(LogChunk.offset).execution_options(yield_per=16)):
-        data += piece[max(after_offset - offset, 0) :]
-        if len(data) >= MAX_LOG_ANSWER:
-            break
+    with s.execute(chunks.order_by(LogChunk.offset).execution_options(yield_per=16)) as found:
+        for offset, piece in found:
+            data += piece[max(after_offset - offset, 0) :]
+            if len(data) >= MAX_LOG_ANSWER:
+                break
     return data
 
 

@@ -112,20 +112,21 @@ def _of_result(engine: Engine, store: BlobStore, project_id: str, wish: PromoteM
     tensors = job.weights_digest if is_last else _tensors_digest(store, found, pointer)
     assert tensors is not None, "a job that succeeded has the digest of its weights"
     made = Finished(_blob(store, found.files[WEIGHTS]), _blob(store, found.files[RECIPE]), tensors)
-    recipe = json.loads(store.path(found.files[RECIPE]).read_bytes())
+    recipe = json.loads(b"".join(store.read(found.files[RECIPE])))
     source = {"kind": "job", "job": job.id, "which": wish.which}
     return lambda s: models.promote(s, project_id, wish.name, recipe, source, made)
 
 
 def _tensors_digest(store: BlobStore, found: Weights, pointer: str) -> str:
     try:
-        return digest_of_tensors(store.path(found.files[WEIGHTS]))
+        with store.local(found.files[WEIGHTS]) as file:
+            return digest_of_tensors(file)
     except WeightsError as error:
         raise Invalid(Fault(pointer, "job_has_no_weights", f"the job's weights cannot be read: {error}")) from error
 
 
 def _blob(store: BlobStore, digest: str) -> Blob:
-    return Blob(digest, store.path(digest).stat().st_size)
+    return Blob(digest, store.size(digest))
 
 
 def _saved(job: Job, saved: Sequence[Checkpoint], wanted: str) -> Checkpoint:
@@ -145,7 +146,8 @@ def _saved(job: Job, saved: Sequence[Checkpoint], wanted: str) -> Checkpoint:
 def _keep(store: BlobStore, row: Checkpoint) -> Blob:
     """The checkpoint as a blob of its own: the job will soon drop it. Raises Conflict if it just has."""
     try:
-        return store.put_file(store.object_path(row.key), expected=row.sha256)
+        with store.local_object(row.key) as file:
+            return store.put_file(file, expected=row.sha256)
     except (KeyError, FileNotFoundError, DigestMismatch) as error:
         detail = f"the checkpoint of step {row.step} was just replaced; list them again"
         raise Conflict("checkpoint_gone", detail, retryable=True) from error

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from api.core.errors import Conflict, Fault, Invalid
 from api.core.lifecycle import DatasetState, ModelState, State
-from api.core.storage import Blob, BlobStore
+from api.core.storage import Blob, BlobStore, DigestMismatch
 from api.core.tables import Artifact, Dataset, Job, Model
 from fgd import strict_json, weights_file
 from fgd.errors import SpecError, WeightsError
@@ -286,7 +286,7 @@ def of_job(
         files[WEIGHTS] = best
     if files.keys() != {WEIGHTS, RECIPE} or not all(map(store.exists, files.values())):
         raise Invalid(Fault(pointer, f"{role}_has_no_weights", f"{job_id} has no {WEIGHTS} and {RECIPE} any more"))
-    return Weights(_recipe(store.path(files[RECIPE]), pointer), files)
+    return Weights(_stored_recipe(store, files[RECIPE], job_id, pointer), files)
 
 
 def _from_model(s: Session, store: BlobStore, project_id: str, model_id: str, role: Role, pointer: str) -> Weights:
@@ -306,7 +306,15 @@ def _from_model(s: Session, store: BlobStore, project_id: str, model_id: str, ro
     files = {WEIGHTS: model.weights_digest, RECIPE: model.recipe_digest}
     if not all(map(store.exists, files.values())):
         raise Invalid(Fault(pointer, f"{role}_has_no_weights", f"the files of {model_id} are no longer in the store"))
-    return Weights(_recipe(store.path(files[RECIPE]), pointer), files)
+    return Weights(_stored_recipe(store, files[RECIPE], model_id, pointer), files)
+
+
+def _stored_recipe(store: BlobStore, digest: str, whose: str, pointer: str) -> Recipe:
+    try:
+        with store.local(digest) as file:
+            return _recipe(file, pointer)
+    except DigestMismatch as error:
+        raise Invalid(Fault(pointer, "recipe_unreadable", f"{RECIPE} of {whose} is damaged in the store")) from error
 
 
 def _from_path(roots: Sequence[Path], path: str, pointer: str) -> Weights:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIN_KEY_CHARS = 32
@@ -21,8 +22,9 @@ class Settings(BaseSettings):
     """Times are seconds. DESIGN's fault tests shrink them; the order freeze < kill < lease must stay."""
 
     model_config = SettingsConfigDict(
-        env_prefix="FGD_", frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
-    )
+        env_prefix="FGD_", frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True,
+        hide_input_in_errors=True,  # a mistyped value may be a secret
+    )  # fmt: skip
 
     home: Path = Path(".fgd")
     """Folder of everything the embedded service writes."""
@@ -32,6 +34,17 @@ class Settings(BaseSettings):
     """Celery broker. None: nobody rings, workers find jobs by polling."""
     blobs: Annotated[Path, Field(default_factory=lambda data: data["home"] / "blobs")]
     """Folder of the blob store."""
+    store_url: str | None = None
+    """s3://bucket/prefix: blobs and checkpoints lie there instead of in `blobs`."""
+    store_endpoint: str | None = None
+    """http(s)://host:port of an S3-compatible server. None: AWS's own."""
+    store_region: str = "us-east-1"
+    store_key_id: SecretStr | None = None
+    store_secret: SecretStr | None = None
+    """Of the S3 account. Neither is set: what AWS_* variables or the host's role give."""
+    store_proxy: bool = True
+    """Downloads from S3 pass through the API. False: the API answers 307 to a signed URL that is good for 15 minutes;
+    clients must reach store_endpoint themselves, and both parts of the account must be set."""
     data_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     """Folders, separated as in PATH, below which the API may read data sets and teachers."""
     api_key: SecretStr | None = None
@@ -83,6 +96,35 @@ class Settings(BaseSettings):
     and downloads into it."""
     trainer: tuple[str, ...] | None = None
     """JSON list: the command that replaces `python -m fgd.train`."""
+
+    @field_validator("database_url", mode="after")
+    @classmethod
+    def _database_is_known(cls, url: str) -> str:
+        if re.match(r"(sqlite|postgresql)(\+\w+)?://", url) is None:
+            raise ValueError("FGD_DATABASE_URL begins with sqlite:/// or postgresql+psycopg://")
+        return url
+
+    @field_validator("store_url", mode="after")
+    @classmethod
+    def _store_is_known(cls, url: str | None) -> str | None:
+        if url is not None and re.fullmatch(r"s3://[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9](/[\w.\-]+)*/?", url) is None:
+            raise ValueError("FGD_STORE_URL is s3://bucket or s3://bucket/prefix")
+        return url
+
+    @field_validator("store_endpoint", mode="after")
+    @classmethod
+    def _endpoint_is_a_server(cls, url: str | None) -> str | None:
+        if url is not None and re.fullmatch(r"https?://[^/@?#]+/?", url) is None:
+            raise ValueError("FGD_STORE_ENDPOINT is http(s)://host:port, without a path or an account")
+        return url.rstrip("/") if url else None
+
+    @model_validator(mode="after")
+    def _account_is_whole(self) -> Self:
+        if (self.store_key_id is None) != (self.store_secret is None):
+            raise ValueError("FGD_STORE_KEY_ID and FGD_STORE_SECRET go together")
+        if not self.store_proxy and self.store_url is not None and self.store_secret is None:
+            raise ValueError("FGD_STORE_PROXY=false needs FGD_STORE_KEY_ID and FGD_STORE_SECRET, to sign the URLs")
+        return self
 
     @field_validator("data_roots", mode="before")
     @classmethod

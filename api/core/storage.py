@@ -1,11 +1,13 @@
 """Where bytes live: blobs named by their SHA-256, immutable; and private objects by key (checkpoints).
 
+Two stores: a folder (here), and an S3-compatible server (`api/core/s3.py`).
 Knows nothing of rows: a file that no row names is rubbish, not a result. Names that users see never become paths.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import re
 import shutil
@@ -13,10 +15,13 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
+
+from api.core.errors import DriverMissing
+from api.core.settings import Settings
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _KEY_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
@@ -26,6 +31,10 @@ _RENAMES = 100
 
 class DigestMismatch(ValueError):
     """The bytes are not those that were named: torn, or changed on disk."""
+
+
+class StoreAway(OSError):
+    """The store does not answer, or refuses; the same may work later."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +50,34 @@ class BlobStore(Protocol):
 
     def put_file(self, path: Path, expected: str | None = None) -> Blob: ...
     def put_bytes(self, data: bytes) -> Blob: ...
-    def open(self, digest: str) -> BinaryIO: ...
-    def path(self, digest: str, verify: bool = False) -> Path: ...
+    def read(self, digest: str, start: int = 0, length: int | None = None) -> Iterator[bytes]: ...
+    def local(self, digest: str, scratch: Path | None = None) -> AbstractContextManager[Path]: ...
+    def url(self, digest: str, seconds: int, disposition: str, media_type: str) -> str | None: ...
+    def size(self, digest: str) -> int: ...
     def exists(self, digest: str) -> bool: ...
     def delete(self, digest: str) -> None: ...
     def delete_unless_fresh(self, digest: str, fresh_s: float) -> bool: ...
     def put_object(self, key: str, path: Path) -> None: ...
-    def object_path(self, key: str) -> Path: ...
+    def local_object(self, key: str, scratch: Path | None = None) -> AbstractContextManager[Path]: ...
     def delete_object(self, key: str) -> None: ...
     def objects(self, older_than_s: float) -> Iterator[str]: ...
     def drop_partial(self, older_than_s: float) -> None: ...
     def writable(self) -> bool: ...
+    def __hash__(self) -> int: ...
+
+
+def open_store(settings: Settings, patience_s: float = 5.0) -> BlobStore:
+    """The store that the settings name. patience_s: how long one call tries again while an S3 server is away.
+
+    Raises DriverMissing. Connects to nothing.
+    """
+    if settings.store_url is None:
+        return LocalStore(settings.blobs)
+    if importlib.util.find_spec("obstore") is None:
+        raise DriverMissing("a store on S3 needs its client: pip install 'fgd-service[s3]'")
+    from api.core.s3 import S3Store
+
+    return S3Store.of(settings, patience_s)
 
 
 class LocalStore:
@@ -83,6 +109,25 @@ class LocalStore:
         if verify and sha256_file(target) != digest:
             raise DigestMismatch(f"blob {digest} has other bytes on disk: {target}")
         return target
+
+    def read(self, digest: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """The bytes from `start` on, at most `length` of them. Raises KeyError at once, not at the first piece."""
+        return _pieces(self.open(digest), start, length)
+
+    @contextmanager
+    def local(self, digest: str, scratch: Path | None = None) -> Iterator[Path]:  # noqa: ARG002
+        """A file with the blob's bytes, all checked; read it, link it, do not change it. Raises DigestMismatch.
+
+        scratch: the folder of a store that has to copy the bytes here first, for as long as the context.
+        """
+        yield self.path(digest, verify=True)
+
+    def url(self, digest: str, seconds: int, disposition: str, media_type: str) -> str | None:  # noqa: ARG002
+        """Where others can fetch the bytes themselves for so long; None: only through us."""
+        return None
+
+    def size(self, digest: str) -> int:
+        return self.path(digest).stat().st_size
 
     def exists(self, digest: str) -> bool:
         return self._blob(digest).is_file()
@@ -123,6 +168,11 @@ class LocalStore:
         if not target.is_file():
             raise KeyError(key)
         return target
+
+    @contextmanager
+    def local_object(self, key: str, scratch: Path | None = None) -> Iterator[Path]:  # noqa: ARG002
+        """A file with the object's bytes, not checked; see `local`."""
+        yield self.object_path(key)
 
     def delete_object(self, key: str) -> None:
         target = self._object(key)
@@ -172,15 +222,10 @@ class LocalStore:
         return Blob(digest, size)
 
     def _blob(self, digest: str) -> Path:
-        if _DIGEST.fullmatch(digest) is None:
-            raise ValueError(f"{digest[:80]!r} is not a sha256")
-        return self.root / "sha256" / digest[:2] / digest[2:4] / digest
+        return self.root / blob_name(digest)
 
     def _object(self, key: str) -> Path:
-        parts = key.split("/")
-        if len(key) > 512 or any(_KEY_PART.fullmatch(part) is None for part in parts):
-            raise ValueError(f"{key[:80]!r} is not a key: letters, digits, '_', '-', '.' in parts separated by '/'")
-        return self.root.joinpath("objects", *parts)
+        return self.root / object_name(key)
 
     @contextmanager
     def _temporary(self) -> Iterator[Path]:
@@ -192,6 +237,29 @@ class LocalStore:
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def blob_name(digest: str) -> str:
+    """Where a blob lies, below the root of any store. Raises ValueError for what is no digest."""
+    if _DIGEST.fullmatch(digest) is None:
+        raise ValueError(f"{digest[:80]!r} is not a sha256")
+    return f"sha256/{digest[:2]}/{digest[2:4]}/{digest}"
+
+
+def object_name(key: str) -> str:
+    """Where a private object lies, below the root of any store. Raises ValueError for what is no key."""
+    if len(key) > 512 or any(_KEY_PART.fullmatch(part) is None for part in key.split("/")):
+        raise ValueError(f"{key[:80]!r} is not a key: letters, digits, '_', '-', '.' in parts separated by '/'")
+    return f"objects/{key}"
+
+
+def _pieces(file: BinaryIO, start: int, length: int | None) -> Iterator[bytes]:
+    with file:
+        file.seek(start)
+        left = _CHUNK if length is None else length
+        while left > 0 and (piece := file.read(min(left, _CHUNK))):
+            left -= 0 if length is None else len(piece)
+            yield piece
 
 
 def sha256_file(path: Path) -> str:

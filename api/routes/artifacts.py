@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
 
@@ -14,18 +12,21 @@ from starlette.responses import StreamingResponse
 from api import etag, ranges
 from api.core import history
 from api.core.errors import Refused, ServiceError
+from api.core.storage import BlobStore
 from api.core.tables import Artifact
 from api.deps import IfNoneMatch, ProjectDep, ServiceDep
 from api.errors import Responses, documented
 
 router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
 
-_CHUNK = 1 << 18
+SIGNED_S = 900
+"""A signed URL is good for so long."""
 _BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 _RESPONSES: Responses = {
     200: {**_BYTES, "description": "All bytes; Repr-Digest is their SHA-256."},
     206: {**_BYTES, "description": "The range that was asked for; Repr-Digest is that of all bytes."},
     304: {"description": "Not changed"},
+    307: {"description": "The store itself has the bytes, at a signed URL (with FGD_STORE_PROXY=false)."},
     **documented(404, 416),
 }
 
@@ -53,16 +54,18 @@ def download(
     except ranges.Unsatisfiable:
         detail = f"the file has {row.size} bytes; nothing begins there"
         raise Refused("range_not_satisfiable", detail, 416, {"Content-Range": f"bytes */{row.size}"}) from None
+    whole = part is None
+    part = part or ranges.Range(0, row.size - 1)
     try:
-        path = service.store.path(row.digest)
+        if not service.settings.store_proxy and if_range is None:  # the store does not know our ETag
+            return _elsewhere(service.store, row, headers["Content-Disposition"])
+        data = service.store.read(row.digest, part.start, part.length)
     except KeyError:
         raise ServiceError("blob_missing", f"the bytes of {artifact_id} are no longer in the store") from None
-    if part is None:
-        part, status = ranges.Range(0, row.size - 1), 200
-    else:
-        headers["Content-Range"], status = part.header(row.size), 206
+    if not whole:
+        headers["Content-Range"] = part.header(row.size)
     headers["Content-Length"] = str(part.length)
-    return StreamingResponse(_read(path, part), status, headers, row.media_type)
+    return StreamingResponse(data, 200 if whole else 206, headers, row.media_type)
 
 
 @router.head("/{artifact_id}/content", response_class=Response, responses=_RESPONSES)
@@ -88,10 +91,9 @@ def _headers(row: Artifact) -> dict[str, str]:
     }
 
 
-def _read(path: Path, part: ranges.Range) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        file.seek(part.start)
-        left = part.length
-        while left > 0 and (chunk := file.read(min(left, _CHUNK))):
-            left -= len(chunk)
-            yield chunk
+def _elsewhere(store: BlobStore, row: Artifact, disposition: str) -> Response:
+    """Send the caller to the store itself. Raises KeyError where the bytes are gone."""
+    store.size(row.digest)
+    url = store.url(row.digest, SIGNED_S, disposition, row.media_type)
+    assert url is not None, "the settings allow this for stores that sign only"
+    return Response(status_code=307, headers={"Location": url, "Cache-Control": "no-store"})

@@ -15,7 +15,7 @@ from starlette.exceptions import StarletteDeprecationWarning
 
 from api.core import datasets, db, jobs, workers
 from api.core.settings import Settings
-from api.core.storage import LocalStore
+from api.core.storage import BlobStore, open_store
 from api.core.tables import DEFAULT_PROJECT, Attempt, Dataset, Job, JobEvent
 from api.main import create_app
 from fgd.data.index import Report, SplitCounts
@@ -33,7 +33,7 @@ WEIGHTS_DIGEST = "e" * 64
 class Given:
     """A service in some state; every step is its own transaction, as in life."""
 
-    def __init__(self, engine: Engine, store: LocalStore, roots: Path) -> None:
+    def __init__(self, engine: Engine, store: BlobStore, roots: Path) -> None:
         self.engine = engine
         self.store = store
         self.roots = roots
@@ -138,10 +138,10 @@ class Given:
         with db.transaction(self.engine) as s:
             for table, columns in moves.items():
                 for column in columns:
-                    s.execute(
-                        text(f"UPDATE {table} SET {column} = strftime('%Y-%m-%d %H:%M:%f000', {column}, :by)"),
-                        {"by": f"-{seconds} seconds"},
-                    )
+                    earlier = f"strftime('%Y-%m-%d %H:%M:%f000', {column}, -:by || ' seconds')"
+                    if self.engine.dialect.name == "postgresql":
+                        earlier = f"{column} - make_interval(secs => :by)"
+                    s.execute(text(f"UPDATE {table} SET {column} = {earlier}"), {"by": seconds})
 
     def sweep(self) -> jobs.Swept:
         with db.transaction(self.engine) as s:
@@ -156,12 +156,33 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a migrated database of this test's own; every test runs on both kinds."""
+    if request.param == "sqlite":
+        shutil.copyfile(request.getfixturevalue("migrated"), tmp_path / "fgd.db")
+        yield f"sqlite:///{tmp_path}/fgd.db"
+        return
+    with request.getfixturevalue("postgres").migrated() as url:
+        yield url
+
+
 @pytest.fixture
-def settings(tmp_path: Path, migrated: Path) -> Settings:
+def empty_database(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of another database of the same kind, without tables."""
+    if database.startswith("sqlite"):
+        yield f"sqlite:///{tmp_path}/deep/er/empty.db"
+        return
+    with request.getfixturevalue("postgres").empty() as url:
+        yield url
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database: str, store_settings: dict[str, Any]) -> Settings:
     roots = tmp_path / "roots"
     roots.mkdir()
-    shutil.copyfile(migrated, tmp_path / "fgd.db")
-    return Settings(home=tmp_path, data_roots=(roots,), sweep_s=3600.0)  # the server sweeps when a test wants it
+    # the server sweeps when a test wants it
+    return Settings(home=tmp_path, database_url=database, data_roots=(roots,), sweep_s=3600.0, **store_settings)
 
 
 @pytest.fixture
@@ -172,12 +193,12 @@ def engine(settings: Settings) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def store(settings: Settings) -> LocalStore:
-    return LocalStore(settings.blobs)
+def store(settings: Settings) -> BlobStore:
+    return open_store(settings)
 
 
 @pytest.fixture
-def given(engine: Engine, store: LocalStore, settings: Settings) -> Given:
+def given(engine: Engine, store: BlobStore, settings: Settings) -> Given:
     return Given(engine, store, settings.data_roots[0])
 
 

@@ -3,11 +3,18 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import httpx
 import pytest
 
 from api.core.ids import new_id
 
 DATA = bytes(range(256)) * 5000
+
+
+@pytest.fixture(params=["local", "s3"])
+def store_settings(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Every test here that has a store runs on both kinds."""
+    return {} if request.param == "local" else dict(request.getfixturevalue("s3").settings())
 
 
 @pytest.fixture
@@ -163,3 +170,32 @@ def test_unknown_artifacts_and_lost_bytes_are_problems(client: Any, given: Any) 
     assert client.head(f"/v1/artifacts/{new_id('art')}/content").status_code == 404
     lost = client.get(f"/v1/artifacts/{id}/content")
     assert (lost.status_code, lost.json()["code"]) == (500, "blob_missing")
+
+
+@pytest.mark.parametrize("store_settings", ["s3"], indirect=True)
+def test_a_store_that_signs_may_serve_its_bytes_itself(serving: Any, settings: Any, content: Any) -> None:
+    url, tag, _ = content
+    with serving(settings.model_copy(update={"store_proxy": False})) as client:
+        head = client.head(url)
+        answer = client.get(url, follow_redirects=False)
+        resumed = client.get(url, headers={"Range": "bytes=7-9", "If-Range": tag}, follow_redirects=False)
+        unchanged = client.get(url, headers={"If-None-Match": tag}, follow_redirects=False)
+
+    assert (head.status_code, head.headers["etag"]) == (200, tag)
+    assert answer.status_code == 307
+    assert answer.headers["cache-control"] == "no-store"
+    fetched = httpx.get(answer.headers["location"])
+    assert fetched.content == DATA
+    assert fetched.headers["content-disposition"].startswith('attachment; filename="student.safetensors"')
+    assert "X-Amz-Expires=900&" in answer.headers["location"]
+    assert (resumed.status_code, resumed.content) == (206, DATA[7:10])
+    assert unchanged.status_code == 304
+
+
+@pytest.mark.parametrize("store_settings", ["s3"], indirect=True)
+def test_a_store_that_is_away_is_a_retryable_503(serving: Any, settings: Any, content: Any) -> None:
+    with serving(settings.model_copy(update={"store_endpoint": "http://127.0.0.1:9"})) as client:
+        answer, ready = client.get(content[0]), client.get("/readyz")
+
+    assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (503, "store_away", True)
+    assert (ready.status_code, ready.json()["store"]["ok"]) == (503, False)

@@ -13,6 +13,7 @@ from api.catalogue import catalogue
 from api.core import db
 from api.core.errors import SchemaOutOfDate, SchemaTooNew
 from api.core.settings import Settings, UnsafeBind
+from api.core.tables import Job
 from api.main import create_app
 
 KEY = "k" * 20 + "0123456789ab"
@@ -144,7 +145,8 @@ def test_a_database_that_stays_locked_is_a_retryable_503(
 ) -> None:
     monkeypatch.setattr("api.core.db.BUSY_MS", 50)
     id = given.job()
-    with serving(settings) as client, db.transaction(given.engine):
+    with serving(settings) as client, db.transaction(given.engine) as s:
+        s.get_one(Job, id, with_for_update=True)
         answer = client.post(f"/v1/jobs/{id}/cancel")
 
     assert answer.status_code == 503
@@ -179,8 +181,8 @@ def test_the_server_does_not_start_on_a_newer_database(settings: Any, engine: An
         pass
 
 
-def test_the_server_does_not_start_on_an_empty_database(settings: Any, serving: Any, tmp_path: Any) -> None:
-    empty = settings.model_copy(update={"database_url": f"sqlite:///{tmp_path}/empty.db"})
+def test_the_server_does_not_start_on_an_empty_database(settings: Any, serving: Any, empty_database: str) -> None:
+    empty = settings.model_copy(update={"database_url": empty_database})
 
     with pytest.raises(SchemaOutOfDate, match="fgd serve"), serving(empty):
         pass

@@ -45,10 +45,10 @@ def test_anything_else_would_come_again(error: Exception) -> None:
 
 
 def test_input_that_is_gone_is_not_taken_for_the_host_s_trouble(tmp_path: Path) -> None:
-    from worker.staging import fetch
+    from worker.staging import fetched
 
     with pytest.raises(InputGone) as caught:
-        fetch(LocalStore(tmp_path), "0" * 64)
+        fetched(LocalStore(tmp_path), "0" * 64, tmp_path).__enter__()
     assert blame(caught.value).code == FailureCode.protocol
 
 

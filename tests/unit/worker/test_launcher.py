@@ -187,7 +187,7 @@ def test_environment_of_a_trainer_holds_no_secret(start: Start, monkeypatch: pyt
         "MKL_NUM_THREADS",
         "CUDA_VISIBLE_DEVICES",
     }
-    assert environment.keys() <= allowed | {"PYTHONPATH", "PYTHONUNBUFFERED", "LC_CTYPE"}
+    assert environment.keys() <= allowed | {"PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUNBUFFERED", "LC_CTYPE"}
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
     assert environment["FGD_WEIGHTS_DIR"] == str(Path.cwd() / "weights")  # the trainer runs elsewhere
 

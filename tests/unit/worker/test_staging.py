@@ -5,14 +5,17 @@ import hashlib
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image as Picture
 
-from api.core.storage import LocalStore
+from api.core.settings import Settings
+from api.core.storage import BlobStore, LocalStore, open_store
 from fgd.data import archive
 from fgd.data.index import Image, Index
 from fgd.spec import FCOS, FGD, FromJob, FromPath, JobSpec, TeacherFromJob, TeacherFromPath
+from tests.s3 import BOTH_STORES
 from worker import staging
 from worker.staging import Cache, InputGone, stage_checkpoint, staged, work_folder
 
@@ -24,7 +27,13 @@ def store(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "blobs")
 
 
-def put_archive(store: LocalStore, folder: Path, shade: int) -> str:
+@pytest.fixture
+def any_store(tmp_path: Path, store_settings: dict[str, Any]) -> BlobStore:
+    """Empty; a folder or on S3."""
+    return open_store(Settings(home=tmp_path, **store_settings))
+
+
+def put_archive(store: BlobStore, folder: Path, shade: int) -> str:
     """One image of its own colour, packed; the digest of the archive."""
     folder.mkdir(exist_ok=True)
     source = folder / f"{shade}.png"
@@ -39,15 +48,16 @@ def put_archive(store: LocalStore, folder: Path, shade: int) -> str:
     return store.put_file(folder / f"{shade}.tar").digest
 
 
-def cache_of(store: LocalStore, tmp_path: Path, max_bytes: int = 10**9) -> Cache:
+def cache_of(store: BlobStore, tmp_path: Path, max_bytes: int = 10**9) -> Cache:
     return Cache(tmp_path / "cache", max_bytes, store)
 
 
+@BOTH_STORES
 def test_data_set_is_unpacked_once_for_all_jobs(
-    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    any_store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digest = put_archive(store, tmp_path / "in", 1)
-    cache = cache_of(store, tmp_path)
+    digest = put_archive(any_store, tmp_path / "in", 1)
+    cache = cache_of(any_store, tmp_path)
     unpacked: list[Path] = []
     real = archive.unpack
     monkeypatch.setattr(archive, "unpack", lambda tar, folder: unpacked.append(folder) or real(tar, folder))
@@ -90,9 +100,10 @@ def test_what_a_job_uses_is_never_evicted(store: LocalStore, tmp_path: Path) -> 
         assert (held / "index.json").is_file()
 
 
-def test_evicted_data_set_comes_back_when_it_is_needed(store: LocalStore, tmp_path: Path) -> None:
-    first, second = (put_archive(store, tmp_path / "in", shade) for shade in range(2))
-    cache = cache_of(store, tmp_path, max_bytes=1)
+@BOTH_STORES
+def test_evicted_data_set_comes_back_when_it_is_needed(any_store: BlobStore, tmp_path: Path) -> None:
+    first, second = (put_archive(any_store, tmp_path / "in", shade) for shade in range(2))
+    cache = cache_of(any_store, tmp_path, max_bytes=1)
     for digest in (first, second, first):
         with cache.dataset(digest) as folder:
             assert (folder / "index.json").is_file()
@@ -107,9 +118,10 @@ def test_torn_unpacking_is_cleared_away(store: LocalStore, tmp_path: Path) -> No
         assert not torn.exists()
 
 
-def test_archive_that_is_gone_is_named(store: LocalStore, tmp_path: Path) -> None:
+@BOTH_STORES
+def test_archive_that_is_gone_is_named(any_store: BlobStore, tmp_path: Path) -> None:
     digest = "0" * 64
-    with pytest.raises(InputGone, match=digest), cache_of(store, tmp_path).dataset(digest):
+    with pytest.raises(InputGone, match=digest), cache_of(any_store, tmp_path).dataset(digest):
         pass
 
 
@@ -123,10 +135,11 @@ def test_archive_whose_bytes_changed_is_not_used(store: LocalStore, tmp_path: Pa
         pass
 
 
-def test_staged_spec_holds_only_paths(store: LocalStore, tmp_path: Path) -> None:
-    weights, recipe = store.put_bytes(b"weights").digest, store.put_bytes(b"{}").digest
+@BOTH_STORES
+def test_staged_spec_holds_only_paths(any_store: BlobStore, tmp_path: Path) -> None:
+    weights, recipe = any_store.put_bytes(b"weights").digest, any_store.put_bytes(b"{}").digest
     files = {"student.safetensors": weights, "recipe.json": recipe}
-    inputs = {"dataset": {"archive": put_archive(store, tmp_path / "in", 1)}, "teacher": files, "inherit": files}
+    inputs = {"dataset": {"archive": put_archive(any_store, tmp_path / "in", 1)}, "teacher": files, "inherit": files}
     spec = JobSpec(
         name="x",
         teacher=TeacherFromJob(job=JOB, allow_unfit=True),
@@ -136,7 +149,7 @@ def test_staged_spec_holds_only_paths(store: LocalStore, tmp_path: Path) -> None
     )
     folder = tmp_path / "work"
     folder.mkdir()
-    with staged(spec, inputs, folder, cache_of(store, tmp_path)) as file:
+    with staged(spec, inputs, folder, cache_of(any_store, tmp_path)) as file:
         read = JobSpec.model_validate_json(file.read_bytes())
         assert isinstance(read.teacher, TeacherFromPath)
         assert read.teacher.allow_unfit
@@ -154,16 +167,17 @@ def test_staged_files_are_not_copied_on_one_disk(store: LocalStore, tmp_path: Pa
     assert (tmp_path / "linked").samefile(store.path(digest))
 
 
-def test_whole_checkpoint_is_staged_and_a_torn_one_is_not(store: LocalStore, tmp_path: Path) -> None:
+@BOTH_STORES
+def test_whole_checkpoint_is_staged_and_a_torn_one_is_not(any_store: BlobStore, tmp_path: Path) -> None:
     saved = tmp_path / "saved.pt"
     saved.write_bytes(b"checkpoint")
-    store.put_object("jobs/x/a1/ckpt-1.pt", saved)
+    any_store.put_object("jobs/x/a1/ckpt-1.pt", saved)
     sha256 = hashlib.sha256(b"checkpoint").hexdigest()
     for name in ("good", "torn", "gone"):
         (tmp_path / name).mkdir()
-    assert stage_checkpoint(store, "jobs/x/a1/ckpt-1.pt", sha256, tmp_path / "good") is not None
-    assert stage_checkpoint(store, "jobs/x/a1/ckpt-1.pt", "0" * 64, tmp_path / "torn") is None
-    assert stage_checkpoint(store, "jobs/x/a1/ckpt-2.pt", sha256, tmp_path / "gone") is None
+    assert stage_checkpoint(any_store, "jobs/x/a1/ckpt-1.pt", sha256, tmp_path / "good") is not None
+    assert stage_checkpoint(any_store, "jobs/x/a1/ckpt-1.pt", "0" * 64, tmp_path / "torn") is None
+    assert stage_checkpoint(any_store, "jobs/x/a1/ckpt-2.pt", sha256, tmp_path / "gone") is None
 
 
 def test_older_checkpoint_can_follow_a_torn_one_in_the_same_folder(store: LocalStore, tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import OperationalError, StatementError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from api.core import db
-from api.core.errors import SchemaOutOfDate, SchemaTooNew
+from api.core.errors import DriverMissing, SchemaOutOfDate, SchemaTooNew
 from api.core.tables import Base, Project
 
 
@@ -26,7 +27,15 @@ def migrate(engine: Engine, work: Any, *arguments: str) -> None:
 
 
 def _where(options: Any) -> str:
-    return str(options.get("sqlite_where"))
+    return str(options.get("sqlite_where", options.get("postgresql_where")))
+
+
+def whatever_the_order(constraints: Any) -> list[str]:
+    return sorted(str(sorted(constraint.items())) for constraint in constraints)
+
+
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 
 
 def shape(engine: Engine) -> Any:
@@ -35,8 +44,8 @@ def shape(engine: Engine) -> Any:
         table: (
             [(column["name"], str(column["type"]), column["nullable"]) for column in inspector.get_columns(table)],
             sorted((c["name"], c["sqltext"]) for c in inspector.get_check_constraints(table)),
-            sorted(str(c) for c in inspector.get_foreign_keys(table)),
-            sorted(str(c) for c in inspector.get_unique_constraints(table)),
+            whatever_the_order(inspector.get_foreign_keys(table)),
+            whatever_the_order(inspector.get_unique_constraints(table)),
             sorted((str(c["name"]), c["unique"], _where(c["dialect_options"])) for c in inspector.get_indexes(table)),
             inspector.get_pk_constraint(table),
         )
@@ -49,8 +58,8 @@ def test_alembic_sees_no_drift(engine: Engine) -> None:
     migrate(engine, command.check)
 
 
-def test_migrations_make_exactly_the_tables_of_the_code_checks_included(engine: Engine, tmp_path: Path) -> None:
-    plain = db.make_engine(f"sqlite:///{tmp_path}/plain.db")
+def test_migrations_make_exactly_the_tables_of_the_code_checks_included(engine: Engine, empty_database: str) -> None:
+    plain = db.make_engine(empty_database)
     Base.metadata.create_all(plain)
 
     assert shape(engine) == shape(plain)
@@ -126,8 +135,8 @@ def test_a_new_file_may_be_opened_by_many_at_once(tmp_path: Path) -> None:
     assert errors == []
 
 
-def test_upgrades_at_once_do_it_once(tmp_path: Path) -> None:
-    url, errors = f"sqlite:///{tmp_path}/deep/er/new.db", []
+def test_upgrades_at_once_do_it_once(empty_database: str) -> None:
+    url, errors = empty_database, []
 
     def upgrade() -> None:
         try:
@@ -147,8 +156,10 @@ def test_upgrades_at_once_do_it_once(tmp_path: Path) -> None:
     engine.dispose()
 
 
-def test_an_empty_an_older_and_a_newer_database_are_told_apart(engine: Engine, tmp_path: Path, settings: Any) -> None:
-    empty = db.make_engine(f"sqlite:///{tmp_path}/empty.db")
+def test_an_empty_an_older_and_a_newer_database_are_told_apart(
+    engine: Engine, empty_database: str, settings: Any
+) -> None:
+    empty = db.make_engine(empty_database)
     with pytest.raises(SchemaOutOfDate, match="empty"):
         db.check_schema(empty)
     empty.dispose()
@@ -201,6 +212,7 @@ def test_a_reader_neither_waits_for_a_writer_nor_sees_half_of_it(engine: Engine)
         assert time.monotonic() - start < 1
 
 
+@on_sqlite
 def test_a_second_writer_waits_from_its_first_moment(
     engine: Engine, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +223,7 @@ def test_a_second_writer_waits_from_its_first_moment(
     other.dispose()
 
 
+@on_sqlite
 def test_sqlite_runs_as_it_should(engine: Engine) -> None:
     with engine.connect() as connection:
         pragmas = {
@@ -219,3 +232,106 @@ def test_sqlite_runs_as_it_should(engine: Engine) -> None:
         }
 
     assert pragmas == {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 5000, "synchronous": 1}
+
+
+@on_postgresql
+def test_postgresql_runs_as_it_should(engine: Engine) -> None:
+    names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "application_name")
+    with engine.connect() as connection:
+        set_to = [connection.exec_driver_sql(f"SHOW {name}").scalar() for name in names]
+
+    assert set_to == ["30s", "5s", "1min", "fgd"]
+
+
+@on_postgresql
+def test_options_of_the_url_stand(database: str) -> None:
+    engine = db.make_engine(f"{database}&options=-c%20lock_timeout%3D123ms&application_name=mine")
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == "123ms"
+        assert connection.exec_driver_sql("SHOW application_name").scalar() == "mine"
+    engine.dispose()
+
+
+@on_postgresql
+def test_a_row_that_is_held_is_waited_for_only_so_long(
+    engine: Engine, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "BUSY_MS", 100)
+    other = db.make_engine(database)
+    rename = text("UPDATE projects SET name = 'x'")
+    with db.transaction(engine) as first:
+        first.execute(rename)
+        with pytest.raises(OperationalError, match="lock timeout"), db.transaction(other) as second:
+            second.execute(rename)
+    other.dispose()
+
+
+@on_postgresql
+def test_a_connection_that_the_server_dropped_is_replaced(engine: Engine, database: str) -> None:
+    with engine.connect() as connection:
+        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+    other = db.make_engine(database)
+    with other.connect() as connection:
+        connection.exec_driver_sql(f"SELECT pg_terminate_backend({pid}, 5000)")
+    other.dispose()
+
+    with db.reading(engine) as s:
+        assert s.get(Project, "prj_default")
+
+
+def test_reading_sees_one_moment_however_often_it_looks(engine: Engine) -> None:
+    with db.reading(engine) as reader:
+        before = reader.execute(text("SELECT name FROM projects")).scalar()
+        with db.transaction(engine) as writer:
+            writer.execute(text("UPDATE projects SET name = 'changed'"))
+        assert reader.execute(text("SELECT name FROM projects")).scalar() == before
+
+    with db.reading(engine) as reader:
+        assert reader.execute(text("SELECT name FROM projects")).scalar() == "changed"
+
+
+def test_a_nul_in_a_text_is_kept_or_replaced_but_never_an_error(engine: Engine) -> None:
+    with db.transaction(engine) as s:
+        s.get_one(Project, "prj_default").name = "a\0b"
+    with db.reading(engine) as s:
+        assert s.get_one(Project, "prj_default").name in ("a\0b", "a\ufffdb")
+        assert s.get(Project, "prj\0") is None
+
+
+@on_postgresql
+def test_a_url_without_a_driver_gets_ours(engine: Engine, database: str) -> None:
+    other = db.make_engine(database.replace("postgresql+psycopg:", "postgresql:"))
+    assert other.dialect.driver == "psycopg"
+    db.check_schema(other)
+    other.dispose()
+
+
+@on_postgresql
+def test_an_upgrade_waits_for_the_one_that_runs(empty_database: str) -> None:
+    engine = db.make_engine(empty_database)
+    upgrade = threading.Thread(target=db.upgrade, args=(empty_database,))
+    with engine.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": db._UPGRADE_LOCK})
+        upgrade.start()
+        upgrade.join(0.5)
+        assert upgrade.is_alive()
+        with pytest.raises(SchemaOutOfDate):
+            db.check_schema(engine)
+    upgrade.join(10)
+
+    db.check_schema(engine)
+    engine.dispose()
+
+
+def test_the_history_is_one_line() -> None:
+    scripts = list(ScriptDirectory.from_config(db.alembic_config()).walk_revisions())
+
+    assert len([script for script in scripts if script.is_head]) == 1
+    assert all(isinstance(script.down_revision, str | None) for script in scripts)
+
+
+def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    with pytest.raises(DriverMissing, match=r"fgd-service\[postgres\]"):
+        db.make_engine("postgresql+psycopg://u@h/d")

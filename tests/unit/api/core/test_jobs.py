@@ -380,7 +380,7 @@ def test_queued_jobs_and_data_sets_are_rung_again_but_not_before_their_time(give
     waiting, later = given.job(), given.job()
     verifying = given.dataset("verifying").id
     with given.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE jobs SET not_before = '2999-01-01 00:00:00.000000' WHERE id = ?", (later,))
+        connection.exec_driver_sql(f"UPDATE jobs SET not_before = '2999-01-01 00:00:00.000000' WHERE id = '{later}'")
 
     assert given.sweep().ring == [waiting, verifying]
 

@@ -25,6 +25,7 @@ from api.core import db, jobs
 from api.core.errors import Conflict, Fenced
 from api.core.lifecycle import FailureCode, Requested
 from api.core.tables import DEFAULT_PROJECT, Attempt
+from tests.postgres import emptied
 
 MAX_RETRIES = 2
 ENDED = {"succeeded", "failed", "cancelled"}
@@ -177,11 +178,27 @@ class Life(RuleBasedStateMachine):
         assert open_attempts == ([self.attempt] if self.state == "running" else [])
 
 
-@pytest.mark.parametrize(("lives", "steps"), [(12, 20), pytest.param(100, 40, marks=pytest.mark.slow)])
-def test_a_job_lives_as_the_model_says(given: Any, migrated: Path, lives: int, steps: int) -> None:
+@pytest.mark.parametrize(
+    ("database", "lives", "steps"),
+    [
+        ("sqlite", 12, 20),
+        ("postgresql", 8, 20),
+        pytest.param("sqlite", 100, 40, marks=pytest.mark.slow),
+        pytest.param("postgresql", 30, 40, marks=pytest.mark.slow),
+    ],
+    indirect=["database"],
+)
+def test_a_job_lives_as_the_model_says(
+    given: Any, database: str, request: pytest.FixtureRequest, lives: int, steps: int
+) -> None:
     def begin(folder: Path) -> Any:
-        shutil.copyfile(migrated, folder / "fgd.db")
-        return type(given)(db.make_engine(f"sqlite:///{folder}/fgd.db"), given.store, given.roots)
+        url = database
+        if database.startswith("sqlite"):
+            shutil.copyfile(request.getfixturevalue("migrated"), folder / "fgd.db")
+            url = f"sqlite:///{folder}/fgd.db"
+        else:
+            assert emptied(database)
+        return type(given)(db.make_engine(url), given.store, given.roots)
 
     machine = type("Life", (Life,), {"begin": staticmethod(begin)})
     how = settings(

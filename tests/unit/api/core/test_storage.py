@@ -14,6 +14,11 @@ DIGEST = hashlib.sha256(DATA).hexdigest()
 
 
 @pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "blobs")
+
+
+@pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "file"
     path.write_bytes(DATA)

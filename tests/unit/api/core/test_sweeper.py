@@ -17,6 +17,12 @@ from api.core.sweeper import Sweeper, sweeping
 from api.core.tables import DEFAULT_PROJECT, Job
 
 
+@pytest.fixture(params=["local", "s3"])
+def store_settings(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Every test here that has a store runs on both kinds."""
+    return {} if request.param == "local" else dict(request.getfixturevalue("s3").settings())
+
+
 @pytest.fixture
 def sweep(given: Any) -> Sweeper:
     return Sweeper(given.engine, given.store, None, lease_s=20.0)
@@ -87,10 +93,11 @@ def test_an_attempt_that_commits_while_rubbish_is_sought_keeps_its_file(
             jobs.checkpoint(s, id, 1, 10, key, "c" * 64, 7)
         return found
 
-    monkeypatch.setattr(given.store, "objects", list_and_be_late)
+    monkeypatch.setattr(sweep.store, "objects", list_and_be_late)
     sweep.collect()
 
-    assert given.store.object_path(key)
+    with given.store.local_object(key) as file:
+        assert file.read_bytes() == b"weights"
 
 
 def test_sweepers_at_once_delete_once_and_stumble_over_nothing(given: Any, tmp_path: Path) -> None:

@@ -78,14 +78,14 @@ def test_a_job_has_one_live_attempt_and_one_end(given: Any) -> None:
         "INSERT INTO job_attempts SELECT job_id, 2, project_id, worker_id, host, started_at, NULL, NULL, NULL, NULL, 0"
         " FROM job_attempts"
     )
-    end = "INSERT INTO job_events SELECT job_id, seq + 10 * ?, project_id, 'cancelled', at, 1, '{}' FROM job_events"
+    end = "INSERT INTO job_events SELECT job_id, seq + {}, project_id, 'cancelled', at, 1, '{{}}' FROM job_events"
 
     with pytest.raises(IntegrityError), given.engine.begin() as connection:
         connection.exec_driver_sql(copy_attempt)
     with given.engine.begin() as connection:
-        connection.exec_driver_sql(f"{end} WHERE seq = 1", (1,))
+        connection.exec_driver_sql(f"{end.format(10)} WHERE seq = 1")
         with pytest.raises(IntegrityError):
-            connection.exec_driver_sql(f"{end} WHERE seq = 1", (2,))
+            connection.exec_driver_sql(f"{end.format(20)} WHERE seq = 1")
         connection.rollback()
     assert given.events(id) == ["job_submitted", "job_claimed"]
 

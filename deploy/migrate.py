@@ -1,0 +1,28 @@
+"""`python -m deploy.migrate`: bring the database of FGD_DATABASE_URL to this version's tables, and end.
+
+Several at once do it once: on PostgreSQL they wait for one another at an advisory lock, on SQLite at its write lock.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from sqlalchemy.exc import OperationalError
+
+from api.core import db
+from api.core.errors import DriverMissing, Unfit
+from api.core.settings import Settings
+
+
+def main() -> None:
+    try:
+        db.upgrade(Settings().database_url)
+    except (Unfit, DriverMissing) as error:
+        sys.exit(f"fgd migrate: {error}")
+    except OperationalError as error:
+        sys.exit(f"fgd migrate: the database does not answer: {error.orig}")
+    print("the database is at this version's tables")
+
+
+if __name__ == "__main__":
+    main()
