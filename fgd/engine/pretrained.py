@@ -71,8 +71,8 @@ class Loaded:
 
 
 def source_of(spec: DetectorSpec) -> Source | None:
-    """None for weights "none"."""
-    if spec.weights == "none":
+    """None for a training from scratch, or from weights of the user's own (fgd.engine.warm)."""
+    if spec.weights not in ("IMAGENET1K_V1", "COCO_V1"):
         return None
     builder = spec.backbone if spec.weights == "IMAGENET1K_V1" else coco_detector(spec)
     member = torchvision.models.get_model_weights(builder)[spec.weights]

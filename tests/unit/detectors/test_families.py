@@ -205,7 +205,6 @@ parse: Callable[[str], DetectorSpec] = partial(TypeAdapter(DetectorSpec).validat
         ({"kind": "retinanet", "fpn_channels": 20}, "multiple of 8"),
         ({"kind": "faster_rcnn", "version": 3}, "less than or equal to 2"),
         ({"kind": "fcos", "version": 2}, "Extra inputs"),
-        ({"kind": "retinanet", "norm": "frozen"}, "needs pretrained weights"),
         ({"kind": "retinanet", "norm": "group", "backbone": "mobilenet_v2"}, "layers of 16 channels"),
         ({"kind": "fcos", "norm": "group", "weights": "IMAGENET1K_V1"}, "trained with batch normalisation"),
         ({"kind": "faster_rcnn", "weights": "COCO_V1"}, "backbone resnet50 with fpn_channels 256 alone"),
