@@ -135,13 +135,17 @@ class Given:
             "models": ("lease_expires",),
             "workers": ("last_beat",),
         }
+        for table, columns in moves.items():
+            for column in columns:
+                self.earlier(table, column, seconds)
+
+    def earlier(self, table: str, column: str, seconds: float) -> None:
+        """Move a time of every row into the past."""
+        then = f"strftime('%Y-%m-%d %H:%M:%f000', {column}, -:by || ' seconds')"
+        if self.engine.dialect.name == "postgresql":
+            then = f"{column} - make_interval(secs => :by)"
         with db.transaction(self.engine) as s:
-            for table, columns in moves.items():
-                for column in columns:
-                    earlier = f"strftime('%Y-%m-%d %H:%M:%f000', {column}, -:by || ' seconds')"
-                    if self.engine.dialect.name == "postgresql":
-                        earlier = f"{column} - make_interval(secs => :by)"
-                    s.execute(text(f"UPDATE {table} SET {column} = {earlier}"), {"by": seconds})
+            s.execute(text(f"UPDATE {table} SET {column} = {then}"), {"by": seconds})
 
     def sweep(self) -> jobs.Swept:
         with db.transaction(self.engine) as s:

@@ -53,11 +53,7 @@ def rows_that_name(given: Any, id: str) -> dict[str, int]:
 
 def pass_time(given: Any, hours: float) -> None:
     """For blobs: in their rows and on disk."""
-    with db.transaction(given.engine) as s:
-        s.execute(
-            text("UPDATE blobs SET unused_since = strftime('%Y-%m-%d %H:%M:%f000', unused_since, :by)"),
-            {"by": f"-{hours} hours"},
-        )
+    given.earlier("blobs", "unused_since", hours * 3600)
     then = time.time() - hours * 3600
     for file in (given.store.root / "sha256").rglob("*"):
         if file.is_file():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from api.core import db, jobs
 from api.core.lifecycle import Requested
-from api.core.tables import DEFAULT_PROJECT
+from api.core.tables import DEFAULT_PROJECT, Job
 
 
 def ids(client: Any, **query: Any) -> set[str]:
@@ -65,9 +66,7 @@ def test_times_part_the_jobs_without_overlap_in_any_zone(client: Any, given: Any
     dataset = given.dataset()
     older, newer = given.job(dataset), given.job(dataset)
     with db.transaction(given.engine) as s:
-        s.connection().exec_driver_sql(
-            "UPDATE jobs SET created_at = '2026-01-01 12:00:00.000000' WHERE id = ?", (older,)
-        )
+        s.execute(update(Job).where(Job.id == older).values(created_at=datetime(2026, 1, 1, 12, tzinfo=UTC)))
     at = given.look(older).created_at
     elsewhere = "2026-01-01T14:00:00+02:00"
 

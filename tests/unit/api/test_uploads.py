@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -366,8 +367,10 @@ class Cutter:
                 left -= len(data)
             if not left:
                 self.cuts += 1
-                client.shutdown(socket.SHUT_RDWR)
-            server.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # the other side may have hung up first
+                if not left:
+                    client.shutdown(socket.SHUT_RDWR)
+                server.shutdown(socket.SHUT_WR)
             back.join(10)
 
     @staticmethod
