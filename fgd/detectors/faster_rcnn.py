@@ -39,7 +39,7 @@ class FasterRCNNDetector(Detector):
             shapes = anchors.num_anchors_per_location()[0]
             heads["rpn_head"] = RPNHead(channels, shapes, conv_depth=2)
             heads["box_head"] = FastRCNNConvFCHead((channels, 7, 7), [channels] * 4, [1024], norm_layer=nn.BatchNorm2d)
-        neck = trunks.build_neck(recipe, STRIDES, LastLevelMaxPool(), nn.BatchNorm2d if spec.version == 2 else None)
+        neck = trunks.build_neck(recipe, STRIDES, LastLevelMaxPool, nn.BatchNorm2d if spec.version == 2 else None)
         self.module: TorchvisionFasterRCNN = TorchvisionFasterRCNN(
             neck,
             len(recipe.classes) + 1,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -25,7 +26,7 @@ class FCOSDetector(Detector):
         super().__init__()
         self.recipe = recipe
         channels = recipe.detector.fpn_channels
-        neck = trunks.build_neck(recipe, STRIDES, trunks.ExtraLevels(channels, channels))
+        neck = trunks.build_neck(recipe, STRIDES, partial(trunks.ExtraLevels, channels, channels))
         self.module: TorchvisionFCOS = TorchvisionFCOS(
             neck,
             len(recipe.classes) + 1,

@@ -32,7 +32,7 @@ class RetinaNetDetector(Detector):
         spec = recipe.detector
         assert isinstance(spec, RetinaNet)
         channels = spec.fpn_channels
-        neck = trunks.build_neck(recipe, STRIDES, trunks.ExtraLevels(self._p6_from(), channels))
+        neck = trunks.build_neck(recipe, STRIDES, partial(trunks.ExtraLevels, self._p6_from(), channels))
         anchors = generator(recipe.anchor_sizes or THREE_FROM_P3.sizes(32))
         head = None
         if spec.version == 2:

@@ -86,16 +86,19 @@ def tapped(recipe: Recipe, strides: tuple[int, ...]) -> tuple[dict[str, str], li
 def build_neck(
     recipe: Recipe,
     strides: tuple[int, ...],
-    extra: ExtraFPNBlock,
+    extra: Callable[[], ExtraFPNBlock],
     norm: Callable[[int], nn.Module] | None = None,
 ) -> nn.Module:
-    """Trunk and pyramid with fresh weights. `norm`: of the pyramid's convolutions; None: none."""
+    """Trunk and pyramid with fresh weights. `norm`: of the pyramid's convolutions; None: none.
+
+    The trunk draws its weights before `extra` does: a seed then means the network that it meant in the first version.
+    """
     name = recipe.detector.backbone
     trunk = getattr(torchvision.models, name)(weights=None, norm_layer=norm_layer(recipe))
     if name.startswith("mobilenet"):
         trunk = trunk.features
     stages, widths = tapped(recipe, strides)
-    neck: nn.Module = BackboneWithFPN(trunk, stages, widths, recipe.detector.fpn_channels, extra, norm)
+    neck: nn.Module = BackboneWithFPN(trunk, stages, widths, recipe.detector.fpn_channels, extra(), norm)
     return neck
 
 

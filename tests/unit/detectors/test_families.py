@@ -263,3 +263,14 @@ def test_heads_of_another_family_or_version_are_not_inherited(source: DetectorSp
     with pytest.raises(SpecError, match=f"inherits from a network of kind {source.kind}"):
         job(RetinaNet()).refuse_inherit(source)
     job(RetinaNet()).refuse_inherit(RetinaNet(backbone="resnet50"))
+
+
+@pytest.mark.parametrize("kind", ["fcos", "retinanet", "faster_rcnn"])
+def test_a_seed_draws_the_trunk_first_so_it_means_the_same_network_in_every_family(kind: str) -> None:
+    torch.manual_seed(7)
+    alone = torchvision.models.resnet18(weights=None).state_dict()
+    torch.manual_seed(7)
+    detector = parse(json.dumps({"kind": kind, "backbone": "resnet18", "fpn_channels": 64}))
+    made = build(Recipe(detector=detector, classes=("a",), min_size=64, max_size=64)).module.state_dict()
+
+    assert torch.equal(made["backbone.body.layer4.1.conv2.weight"], alone["layer4.1.conv2.weight"])
