@@ -33,12 +33,12 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy.exc import OperationalError
 
-import fgd
 from api.core import db, workers
 from api.core.errors import DriverMissing, Unfit
 from api.core.settings import Settings, UnsafeBind, check_bind
 from api.core.storage import open_store
 from deploy import broker
+from fgd import children
 from fgd.lifeline import die_with_parent
 
 DRAIN_S = 5.0
@@ -61,7 +61,12 @@ class CannotStart(Exception):
     """In one line, for a person."""
 
 
-def serve(settings: Settings, say: Say = print, parent_fd: int | None = None) -> int:
+def say_at_once(line: str) -> None:
+    """Also into a file or pipe, where `print` would wait for more."""
+    print(line, flush=True)
+
+
+def serve(settings: Settings, say: Say = say_at_once, parent_fd: int | None = None) -> int:
     """Run until SIGINT or SIGTERM; call it in the main thread. Returns the exit status: 1 if it could not start.
 
     parent_fd: end with whoever holds the other end of this pipe.
@@ -253,18 +258,18 @@ class Server:
             listens = broker.socket_path(settings.home)
         except PermissionError as error:
             raise CannotStart(str(error)) from None
-        command = [sys.executable, "-m", "fgd.lifeline", str(self._lifeline_in)]
+        command = children.command("fgd.lifeline", str(self._lifeline_in))
         command += broker.command(program, folder, listens)
         self._parts.append(Part("valkey", lambda: self._spawn("valkey", command, {})))
         return settings.model_copy(update={"broker_url": broker.url(listens)})
 
     def _start_api(self) -> subprocess.Popen[bytes]:
         listener = self._listener.fileno()
-        command = [sys.executable, "-m", "deploy.api", "--fd", str(listener), "--parent-fd", str(self._lifeline_in)]
+        command = children.command("deploy.api", "--fd", str(listener), "--parent-fd", str(self._lifeline_in))
         return self._spawn("api", command, environment(self._settings), [listener])
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "worker", "--drain-s", str(DRAIN_S), "--parent-fd", str(self._lifeline_in)]
+        command = children.command("worker", "--drain-s", str(DRAIN_S), "--parent-fd", str(self._lifeline_in))
         told = environment(self._settings)
         told.pop("FGD_API_KEY", None)  # it serves nobody
         return self._spawn("worker", command, told)
@@ -273,13 +278,13 @@ class Server:
         self, name: str, command: Sequence[str], told: dict[str, str], fds: Sequence[int] = ()
     ) -> subprocess.Popen[bytes]:
         """In a session of its own, so that the terminal's Ctrl-C reaches us alone and things end in order."""
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("FGD_")}
+        inherited = {key: value for key, value in children.environment().items() if not key.startswith("FGD_")}
         log = self._logs / f"{name}.log"
         bound_log(log)
         with log.open("ab") as output:
             return subprocess.Popen(
                 command,
-                env=inherited | {"PYTHONPATH": python_path(), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"} | told,
+                env=inherited | {"PYTHONUNBUFFERED": "1"} | told,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -330,13 +335,6 @@ def environment(settings: Settings) -> dict[str, str]:
         if value is not None:
             told[f"FGD_{name.upper()}"] = str(value)
     return told
-
-
-def python_path() -> str:
-    """The children run the code that we run, wherever they are started."""
-    ours = str(Path(fgd.__path__[0]).parent)
-    theirs = os.environ.get("PYTHONPATH")
-    return f"{ours}{os.pathsep}{theirs}" if theirs else ours
 
 
 def describe(code: int) -> str:

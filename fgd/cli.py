@@ -820,8 +820,10 @@ def _settings(**given: Any) -> Settings:
 
 def _become(module: str, *arguments: str) -> NoReturn:
     """Replace this process: signals, exit code and terminal are then the trainer's own."""
+    from fgd import children
+
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+    os.execve(sys.executable, children.command(module, *arguments), children.environment())
 
 
 def _exit(code: int | None) -> NoReturn:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import TypeAdapter
 from rich import box
 from rich.table import Table
 
+from fgd import children
 from fgd.client import Job, Point
 from fgd.data.index import Report
 from fgd.errors import WeightsError
@@ -53,9 +53,11 @@ class Measured:
 
 def measure(folders: Sequence[Path], images: Sequence[Path]) -> Measured:
     """Load each folder's weights strictly into the plain torchvision network of its model.py, and time it."""
-    command = [sys.executable, "-m", "fgd.measure", *map(str, folders), "--images", *map(str, images)]
+    command = children.command("fgd.measure", *map(str, folders), "--images", *map(str, images))
     # A session of its own: Ctrl-C reaches this process only, which ends this child with itself.
-    child = subprocess.run(command, capture_output=True, text=True, start_new_session=True, check=False)
+    child = subprocess.run(
+        command, env=children.environment(), capture_output=True, text=True, start_new_session=True, check=False
+    )
     if child.returncode:
         raise WeightsError(f"the downloaded weights could not be loaded and run:\n{child.stderr.strip()[-2000:]}")
     said = json.loads(child.stdout)

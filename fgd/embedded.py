@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from fgd import children
 from fgd.client import Client
 from fgd.errors import FGDError
 
@@ -37,17 +37,16 @@ class Service:
         foreign = {f"FGD_{name}" for name in ("DATABASE_URL", "BROKER_URL", "BLOBS", "API_KEY", "DATA_ROOTS", "SLOTS")}
         foreign |= {name for name in os.environ if name.startswith("FGD_STORE_")}
         self._lifeline, self._held = os.pipe()
-        command = [sys.executable, "-m", "fgd.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
-        command += ["--home", str(home)]
+        command = children.command("fgd.cli", "serve", "--host", "127.0.0.1", "--port", str(port), "--home", str(home))
         command += [word for root in data_roots for word in ("--data-root", str(root))]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "fgd.lifeline", str(self._lifeline), *command],
+                children.command("fgd.lifeline", str(self._lifeline), *command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 pass_fds=(self._lifeline,),
-                env={name: value for name, value in os.environ.items() if name not in foreign}
+                env={name: value for name, value in children.environment().items() if name not in foreign}
                 | {"PYTHONUNBUFFERED": "1"},
                 # Ctrl-C on a terminal must reach this process only: it ends the service in order.
                 start_new_session=True,

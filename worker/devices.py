@@ -10,12 +10,13 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from fgd import children
 
 ASK_S = 20.0
 """A driver that answers later than this is not there."""
@@ -85,9 +86,11 @@ def look(home: Path) -> Host:
 
 
 def _gpus_by_child() -> tuple[Gpu, ...]:
-    command = [sys.executable, "-m", "worker.devices"]
+    command, env = children.command("worker.devices"), children.environment()
     try:
-        answer = subprocess.run(command, capture_output=True, timeout=ASK_S, check=True, stdin=subprocess.DEVNULL)
+        answer = subprocess.run(
+            command, env=env, capture_output=True, timeout=ASK_S, check=True, stdin=subprocess.DEVNULL
+        )
         gpus = tuple(Gpu(**gpu) for gpu in json.loads(answer.stdout))
     except (subprocess.SubprocessError, OSError, ValueError, TypeError):
         return ()

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from api.core.settings import Settings
 from deploy import broker, local
 from deploy.local import CannotStart, Part, environment, listen, only_server, serve
+from fgd import children
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +138,7 @@ def test_api_on_a_file_that_is_no_database_ends_with_one_line(tmp_path: Path) ->
     read, write = os.pipe()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         command = [sys.executable, "-m", "deploy.api", "--fd", str(listener.fileno()), "--parent-fd", str(read)]
-        environment = os.environ | {"FGD_HOME": str(tmp_path), "PYTHONPATH": local.python_path()}
+        environment = os.environ | {"FGD_HOME": str(tmp_path), "PYTHONPATH": children.python_path()}
         done = subprocess.run(
             command, env=environment, pass_fds=[read, listener.fileno()], capture_output=True, text=True, timeout=60
         )
