@@ -58,6 +58,8 @@ lock: $(READY) ## resolve the lock anew
 	@$(BIN)/pip install --quiet uv
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-header \
 		--output-file requirements.lock pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra postgres --extra s3 \
+		--no-header --constraint requirements.lock --output-file deploy/requirements.lock pyproject.toml
 
 clean: ## remove the environment and the demo's home, not the service's (.fgd)
 	rm -rf $(VENV) .fgd/demo build dist *.egg-info

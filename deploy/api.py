@@ -1,6 +1,7 @@
-"""The API as one process under `deploy.local`: `python -m deploy.api --fd N --parent-fd M`.
+"""The API as one process: `python -m deploy.api` binds FGD_HOST and FGD_PORT.
 
-The listening socket is inherited, so a restart of the API refuses nobody: callers wait in its queue.
+Under `deploy.local` it is `--fd N --parent-fd M`: the listening socket is inherited, so a restart of the API refuses
+nobody: callers wait in its queue.
 """
 
 from __future__ import annotations
@@ -20,34 +21,44 @@ GOODBYE_S = 3
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deploy.api", description=__doc__)
-    parser.add_argument("--fd", type=int, required=True)
-    parser.add_argument("--parent-fd", type=int, required=True)
+    parser.add_argument("--fd", type=int, help="a listening socket, instead of FGD_HOST and FGD_PORT")
+    parser.add_argument("--parent-fd", type=int, help="end with whoever holds the other end of this pipe")
     arguments = parser.parse_args()
-    die_with_parent(arguments.parent_fd)
+    if arguments.parent_fd is not None:
+        die_with_parent(arguments.parent_fd)
 
     import uvicorn
 
-    refuse_unfit_database()
+    from api.core.settings import Settings, UnsafeBind, check_bind
+
+    settings = Settings()
+    try:
+        check_bind(settings)
+    except UnsafeBind as error:
+        sys.exit(f"fgd api: {error}")
+    refuse_unfit_database(settings.database_url)
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
     logging.getLogger("api").setLevel(logging.INFO)
     config = uvicorn.Config(
         "api.main:create_app",
         factory=True,
+        host=settings.host,
+        port=settings.port,
         timeout_graceful_shutdown=GOODBYE_S,
         log_level="info",
         access_log=False,  # clients poll; api.border logs what changes something or goes wrong
         server_header=False,
     )
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=arguments.fd)])
+    inherited = None if arguments.fd is None else [socket.socket(fileno=arguments.fd)]
+    uvicorn.Server(config).run(sockets=inherited)
 
 
-def refuse_unfit_database() -> None:
+def refuse_unfit_database(url: str) -> None:
     """Exit with one line where the application would start with a traceback. One that is away may come back."""
     from api.core import db
     from api.core.errors import Unfit
-    from api.core.settings import Settings
 
-    engine = db.make_engine(Settings().database_url)
+    engine = db.make_engine(url)
     try:
         db.check_schema(engine)
     except Unfit as error:
