@@ -99,8 +99,9 @@ def test_example_has_no_password_that_works() -> None:
     assert [shown[name] for name in ("FGD_STORE_SECRET", "FGD_STORE_KEY_ID", "GARAGE_RPC_SECRET")] == [""] * 3
 
 
-def test_lines_that_fill_in_the_secrets_do(tmp_path: Path) -> None:
-    loop = re.search(r"^#   for name in .*?done$", EXAMPLE.read_text(), re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize("where", [EXAMPLE, ROOT / "README.md"], ids=["example.env", "README"])
+def test_lines_that_fill_in_the_secrets_do(where: Path, tmp_path: Path) -> None:
+    loop = re.search(r"^(#   )?for name in FGD_API_KEY .*?done$", where.read_text(), re.MULTILINE | re.DOTALL)
     assert loop is not None
     shutil.copy(EXAMPLE, tmp_path / ".env")
     script = re.sub(r"^#", "", loop[0], flags=re.MULTILINE)
@@ -174,9 +175,11 @@ def test_settings_understand_what_each_service_is_told(
     assert (settings.api_key is not None) == (name == "api")
     if name != "migrate":
         assert settings.store_url == told.get("FGD_STORE_URL")
-        mounts = [mount.split(":") for mount in services(told)[name]["volumes"]]
-        assert str(settings.blobs) in [mount[1] for mount in mounts if len(mount) > 1]
-        assert str(settings.home) in [mount[-1] for mount in mounts]
+        mounted = {mount.split(":")[1] for mount in services(told)[name]["volumes"]}
+        assert str(settings.blobs) in mounted
+        assert (str(settings.home) in mounted) == (name == "api")
+        assert {str(root) for root in settings.data_roots} <= mounted
+        assert settings.weights_dir is None or str(settings.weights_dir) in mounted
 
 
 def image_environment(path: Path) -> dict[str, str]:
