@@ -218,6 +218,22 @@ def test_everything_that_stays_has_a_health_check_and_starts_again() -> None:
             assert service["restart"] == "unless-stopped", name
 
 
+def test_commands_are_modules_of_ours_and_those_of_the_images() -> None:
+    for name, service in services().items():
+        if "build" in service:
+            image = ROOT / service["build"]["dockerfile"]
+            checks = [service["healthcheck"]["test"][1:]] if "healthcheck" in service else []
+            for command in (service["command"], *checks):
+                assert command[:2] == ["python", "-m"], name
+                package = command[2].split(".")
+                assert (
+                    ROOT.joinpath(*package).with_suffix(".py").exists()
+                    or ROOT.joinpath(*package, "__main__.py").exists()
+                )
+            (default,) = [json.loads(words) for instruction, words in compose.dockerfile(image) if instruction == "CMD"]
+            assert name == "migrate" or default == service["command"]
+
+
 def test_worker_is_not_killed_while_its_trainers_save() -> None:
     for name in ("worker", "worker-gpu"):
         service = services()[name]
