@@ -104,3 +104,69 @@ def test_an_evaluation_shared_out_has_the_figures_of_one_process(begun: JobSpec,
     assert one.values["ap50"] > 5.0
 
 
+def ranks_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return [child for child in psutil.Process(process.pid).children(recursive=True) if "fgd.train" in child.cmdline()]
+
+
+def wait_for(out: Path, kind: type[Any], process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + LIMIT_S
+    while not of(events(out), kind):
+        assert process.poll() is None, (out / "log").read_text()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def long_job(squares: Path, make_spec: MakeSpec) -> JobSpec:
+    return shared_by_two(
+        make_spec(
+            dataset={"path": str(squares)},
+            student={"kind": "fcos", "backbone": "mobilenet_v3_small", "fpn_channels": 64},
+            schedule={"epochs": 30, "evaluate_every": 10, "ema": {"decay": 0.9}},
+        )
+    )
+
+
+def test_a_rank_that_dies_takes_all_along(long_job: JobSpec, tmp_path: Path) -> None:
+    process = start(long_job.but(schedule=long_job.schedule.but(epochs=10_000)), tmp_path)
+    wait_for(tmp_path, Stepped, process)
+    first, second = ranks_of(process)
+    second.kill()
+    assert process.wait(60) == -signal.SIGKILL, "told as what it was"
+    assert not first.is_running() and not second.is_running()
+    assert not of(events(tmp_path), Failed), "what the others say of a lost neighbour is not the reason"
+
+
+def test_a_leader_that_dies_leaves_no_rank(long_job: JobSpec, tmp_path: Path) -> None:
+    process = start(long_job.but(schedule=long_job.schedule.but(epochs=10_000)), tmp_path)
+    wait_for(tmp_path, Started, process)
+    ranks = ranks_of(process)
+    process.kill()
+    process.wait()
+    psutil.wait_procs(ranks, timeout=20)
+    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+
+
+def test_two_processes_told_to_end_go_on_to_the_same_bytes(long_job: JobSpec, tmp_path: Path) -> None:
+    whole = run(long_job, tmp_path / "whole")
+    out = tmp_path / "cut"
+    process = start(long_job, out)
+    wait_for(out, Stepped, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75, (out / "log").read_text()
+    saved = of(events(out), Saved)[-1]
+    assert saved.step < 60, "it was told in time"
+    resumed = run(long_job, out, "--resume", saved.path)
+    assert of(resumed, Finished)[0].weights_digest == of(whole, Finished)[0].weights_digest
+
+
+def test_what_one_rank_refuses_is_told_once(long_job: JobSpec, tmp_path: Path) -> None:
+    process = start(long_job.but(dataset={"path": str(tmp_path / "nowhere")}), tmp_path / "out")
+    assert process.wait(LIMIT_S) == 1
+    (failed,) = of(events(tmp_path / "out"), Failed)
+    assert failed.code == "user_error" and "nowhere" in failed.message
+
+
+def test_devices_must_share_a_batch_equally(make_spec: MakeSpec) -> None:
+    with pytest.raises(ValidationError, match="schedule.batch_size 4 cannot be shared equally by devices 3"):
+        make_spec(resources={"devices": 3})
