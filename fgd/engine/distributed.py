@@ -31,7 +31,8 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device | None = None
+    """Where tensors that are agreed on lie. None: on the processor."""
 
     @property
     def first(self) -> bool:

@@ -168,7 +168,13 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
                 break
             if batches is None or done_in_epoch == 0:
                 batches = train_batches(
-                    parts.train, parts.transform, schedule, spec.seed, epoch, first_step=done_in_epoch, shard=ranks.shard
+                    parts.train,
+                    parts.transform,
+                    schedule,
+                    spec.seed,
+                    epoch,
+                    first_step=done_in_epoch,
+                    shard=ranks.shard,
                 )
             of_step = meter.waiting(itertools.islice(batches, schedule.accumulate))
             losses, rate = step(parts, optimizer, of_step, state.step, per_epoch)

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from fgd.data import archive, coco
 from fgd.data.digits import compose
-from fgd.events import Event, Evaluated, Failed, Finished, Saved, Started, Stepped, from_line
+from fgd.events import Evaluated, Event, Failed, Finished, Saved, Started, Stepped, from_line
 from fgd.spec import JobSpec
 
 pytestmark = pytest.mark.slow
@@ -133,7 +133,8 @@ def test_a_rank_that_dies_takes_all_along(long_job: JobSpec, tmp_path: Path) -> 
     first, second = ranks_of(process)
     second.kill()
     assert process.wait(60) == -signal.SIGKILL, "told as what it was"
-    assert not first.is_running() and not second.is_running()
+    assert not first.is_running()
+    assert not second.is_running()
     assert not of(events(tmp_path), Failed), "what the others say of a lost neighbour is not the reason"
 
 
@@ -164,9 +165,10 @@ def test_what_one_rank_refuses_is_told_once(long_job: JobSpec, tmp_path: Path) -
     process = start(long_job.but(dataset={"path": str(tmp_path / "nowhere")}), tmp_path / "out")
     assert process.wait(LIMIT_S) == 1
     (failed,) = of(events(tmp_path / "out"), Failed)
-    assert failed.code == "user_error" and "nowhere" in failed.message
+    assert failed.code == "user_error"
+    assert "nowhere" in failed.message
 
 
 def test_devices_must_share_a_batch_equally(make_spec: MakeSpec) -> None:
-    with pytest.raises(ValidationError, match="schedule.batch_size 4 cannot be shared equally by devices 3"):
+    with pytest.raises(ValidationError, match=r"schedule\.batch_size 4 cannot be shared equally by devices 3"):
         make_spec(resources={"devices": 3})
