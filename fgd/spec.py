@@ -462,6 +462,9 @@ class Resources(Spec):
     """"auto": a GPU where the worker has one, else the processor."""
     threads: Annotated[Int, Field(ge=1, le=1024)] | None = None
     """Processor threads. None: all the worker gives a slot. Part of what makes bytes reproducible."""
+    devices: Annotated[Int, Field(ge=1, le=64)] = 1
+    """GPUs of one host, or processes on its processor, that share each batch and each evaluation; `threads` are each
+    one's. `schedule.batch_size` stays the images of one batch over all of them, and must be a multiple."""
 
 
 # --- the job --------------------------------------------------------------------------------------------------
@@ -489,6 +492,17 @@ class JobSpec(Spec):
         if student.norm == "frozen" and student.weights == "none":
             raise ValueError('norm "frozen" needs pretrained weights; with weights "none" take "batch" or "group"')
         return student
+
+    @field_validator("resources")
+    @classmethod
+    def _devices_share_batches_equally(cls, resources: Resources, info: ValidationInfo) -> Resources:
+        schedule = info.data.get("schedule")
+        if schedule is not None and schedule.batch_size % resources.devices:
+            raise ValueError(
+                f"schedule.batch_size {schedule.batch_size} cannot be shared equally by devices {resources.devices}; "
+                "take a multiple"
+            )
+        return resources
 
     @field_validator("methods")
     @classmethod

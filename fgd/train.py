@@ -23,27 +23,44 @@ from pydantic import ValidationError
 
 from fgd import lifeline, strict_json
 from fgd.errors import FGDError, SpecError, Stopped
-from fgd.events import Emit, Event, Failed, to_line
+from fgd.events import Emit, Event, Failed, Note, to_line
 from fgd.pointers import faults_of_spec
 from fgd.printable import printable
 from fgd.spec import FromPath, JobSpec, TeacherFromPath
 
 EXIT_STOPPED = 75
 """EX_TEMPFAIL of sysexits.h: try again later."""
+RANK_EVENTS, RANK_EXIT = "FGD_RANK_EVENTS", "FGD_RANK_EXIT"
+"""Where one of several processes leaves its events and its exit code for fgd/engine/launch.py, which started it."""
 
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    if arguments.parent_fd is not None:
+    rank = os.environ.get("RANK") if RANK_EVENTS in os.environ else None
+    if rank is not None:
+        lifeline.die_with_parent(None)
+    elif arguments.parent_fd is not None:
         lifeline.die_with_parent(arguments.parent_fd)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     stop = StopFlag()
-    emit = events_to(arguments.events_fd)
+    emit = events_to(arguments.events_fd) if rank is None else events_of_rank(int(rank))
+    code = train(arguments, emit, stop, is_rank=rank is not None)
+    if rank == "0":  # torchrun tells no more than that somebody failed
+        Path(os.environ[RANK_EXIT]).write_text(str(code))
+    return code
+
+
+def train(arguments: argparse.Namespace, emit: Emit, stop: StopFlag, *, is_rank: bool) -> int:
     # Threads that spin while they wait starve everything else on the host, and each other: seen 3 times slower on two
     # shared cores. Must be set before torch loads its OpenMP.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         spec = read_spec(arguments.spec)
+        if spec.resources.devices > 1 and not is_rank:
+            from fgd.engine.launch import launch
+
+            resume = ["--resume", str(arguments.resume)] if arguments.resume else []
+            return launch([str(arguments.spec), "--out", str(arguments.out), *resume], spec.resources.devices, emit)
         from fgd.engine.loop import run  # torch takes seconds; a bad spec should be told at once
 
         run(spec, arguments.out, resume=arguments.resume, emit=emit, stop=stop)
@@ -52,6 +69,17 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         return report(error, emit)
     return 0
+
+
+def events_of_rank(rank: int) -> Emit:
+    """The first one speaks. Of the others only what the first cannot know: an image that it never read, an end."""
+    stream = open(os.environ[RANK_EVENTS], "wb", buffering=0)  # noqa: SIM115  # for as long as the process lives
+
+    def emit(event: Event) -> None:
+        if rank == 0 or isinstance(event, Failed) or (isinstance(event, Note) and event.code == "image_undecodable"):
+            stream.write(to_line(event))
+
+    return emit
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -51,7 +51,7 @@ DEATH_S = 10.0
 
 
 def scrubbed_env(mark: str, threads: int, gpu: str | None) -> dict[str, str]:
-    """The whole environment of a trainer. gpu: index or UUID; None hides every GPU."""
+    """The whole environment of a trainer. gpu: index or UUID, several by commas; None hides every GPU."""
     kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     kept |= {name: os.path.abspath(os.environ[name]) for name in FOLDERS_PASSED_ON if os.environ.get(name)}
     return kept | {
@@ -186,8 +186,10 @@ class Trainer:
 
     def freeze(self) -> None:
         self._signal(os.killpg, signal.SIGSTOP)
+        self._signal_those_outside(signal.SIGSTOP)
 
     def thaw(self) -> None:
+        self._signal_those_outside(signal.SIGCONT)
         self._signal(os.killpg, signal.SIGCONT)
 
     def kill(self) -> None:
@@ -217,6 +219,13 @@ class Trainer:
             if self._process.returncode is None:  # not reaped: the number is still its own
                 with contextlib.suppress(ProcessLookupError):
                     send(self.pid, number)
+
+    def _signal_those_outside(self, number: signal.Signals) -> None:
+        """To the processes of this run that lead groups of their own, as torchrun's ranks do."""
+        for process in _marked(self._mark):
+            with contextlib.suppress(psutil.Error, OSError):
+                if os.getpgid(process.pid) != self.pid:
+                    process.send_signal(number)
 
     def _write_run_file(self) -> None:
         run = RunFile(boot_id(), self.pid, _created(self.pid), self._mark, os.getpid(), _created(os.getpid()))

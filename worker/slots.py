@@ -17,10 +17,16 @@ Kind = Literal["cpu", "cuda", "import"]
 
 @dataclass(frozen=True)
 class Slot:
-    """Room for one thing. gpu: index of the card, for cuda only."""
+    """Room for one thing; for a training on several devices: that of as many slots."""
 
     kind: Kind
     gpu: str | None = None
+    """Index or UUID of the card, several separated by commas; for cuda only."""
+    count: int = 1
+
+    def each(self) -> list[Slot]:
+        gpus = self.gpu.split(",") if self.gpu else [None] * self.count
+        return [Slot(self.kind, gpu) for gpu in gpus]
 
 
 @dataclass
@@ -40,19 +46,21 @@ class Slots:
         return sum(slot.kind == kind for slot in self.slots)
 
     @contextmanager
-    def asking(self, *kinds: Kind) -> Iterator[Callable[[Kind], Slot] | None]:
-        """Gives the function that takes a slot, or None if no slot of `kinds` is free.
+    def asking(self, *kinds: Kind) -> Iterator[Callable[..., Slot] | None]:
+        """Gives the function that takes a slot of a kind, or several as one; None if no slot of `kinds` is free.
 
         Nobody else asks or takes meanwhile. What is taken must be given back with `give`.
         """
         with self._lock:
             yield self._take if any(self.free(kind) for kind in kinds) else None
 
-    def _take(self, kind: Kind) -> Slot:
-        slot = next(slot for slot in self.slots if slot.kind == kind)
-        self.slots.remove(slot)
-        return slot
+    def _take(self, kind: Kind, count: int = 1) -> Slot:
+        taken = [slot for slot in self.slots if slot.kind == kind][:count]
+        assert len(taken) == count, f"{count} slots of {kind} asked, {len(taken)} free"
+        for slot in taken:
+            self.slots.remove(slot)
+        return Slot(kind, ",".join(slot.gpu for slot in taken if slot.gpu) or None, count)
 
     def give(self, slot: Slot) -> None:
         with self._lock:
-            self.slots.append(slot)
+            self.slots.extend(slot.each())

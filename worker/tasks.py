@@ -52,11 +52,13 @@ def take(host: Host) -> Callable[[], None] | None:
             return None
         asked_at = time.monotonic()
         cpu, cuda = host.slots.free("cpu"), host.slots.free("cuda")
-        free = jobs.Free(cpu, cuda, gpu_host=bool(host.found.gpus), cores=host.found.cores)
+        gpus = len(host.found.gpus)
+        all_of_them = jobs.Free(host.settings.slots, gpus, gpu_host=gpus > 0)
+        free = jobs.Free(cpu, cuda, gpu_host=gpus > 0, cores=host.found.cores, of=all_of_them)
         job = host.write(lambda s: jobs.claim(s, host.id, free, host.settings.lease_s)) if free.devices() else None
         if job is not None:
             on_gpu = job.spec.resources.device != "cpu" and host.slots.free("cuda") > 0
-            slot = take_slot("cuda" if on_gpu else "cpu")
+            slot = take_slot("cuda" if on_gpu else "cpu", job.spec.resources.devices)
             return lambda: _and_give(host, slot, lambda: supervise(host, job, slot, asked_at))
         if rehearsal := claim_plan(host):
             claimed, lane = rehearsal

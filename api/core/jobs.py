@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, delete, func, not_, or_, select, true, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -48,6 +48,12 @@ BACK_OFF_S = 30.0
 MAX_BACK_OFF_S = 3600.0
 
 
+RESERVE_S = 600.0
+"""A job for several devices that has waited so long is overtaken no more."""
+DEVICES = func.coalesce(Job.spec[("resources", "devices")].as_integer(), 1)
+"""How many of a host's devices a job takes. Absent in what the first versions stored."""
+
+
 @dataclass(frozen=True)
 class Free:
     """What a worker can take now: jobs on the processor, jobs on a GPU.
@@ -60,10 +66,20 @@ class Free:
     gpu_host: bool = False
     cores: int | None = None
     """Processor cores of the host; a job that wants more threads is not for it. None: not told."""
+    of: Free | None = None
+    """The same with nothing taken, so that a job for several devices can be waited for. None: not told."""
+
+    def most(self) -> dict[str, int]:
+        """resources.device -> how many of them a job can have."""
+        return {"cpu": self.cpu, "cuda": self.cuda, "auto": self.cuda if self.gpu_host else max(self.cpu, self.cuda)}
 
     def devices(self) -> list[str]:
-        fits = {"cpu": self.cpu, "cuda": self.cuda, "auto": self.cuda if self.gpu_host else max(self.cpu, self.cuda)}
-        return [device for device, free in fits.items() if free > 0]
+        return [device for device, free in self.most().items() if free > 0]
+
+    def fits(self) -> ColumnElement[bool]:
+        """Whether a job's row fits in here."""
+        wanted = DEVICES
+        return or_(*(and_(Job.device == device, wanted <= free) for device, free in self.most().items()))
 
 
 @dataclass(frozen=True)
@@ -208,13 +224,18 @@ def request(s: Session, project_id: str, job_id: str, wish: Requested) -> Job:
 
 
 def claim(s: Session, worker_id: str, free: Free, lease_s: float = 20.0) -> Claim | None:
-    """Take the best queued job that fits `free` (priority, then age); None if there is none."""
+    """Take the best queued job that fits `free` (priority, then age); None if there is none.
+
+    A job for several devices that has waited long has a host's next free devices kept for it.
+    """
     at = db.now(s)
-    threads = Job.spec[("resources", "threads")].as_integer()
-    fits = true() if free.cores is None else or_(threads.is_(None), threads <= free.cores)
+    threads = Job.spec[("resources", "threads")].as_integer() * DEVICES
+    enough = true() if free.cores is None else or_(threads.is_(None), threads <= free.cores)
     best = (
         select(Job.id)
-        .where(Job.state == State.queued, Job.not_before <= at, Job.device.in_(free.devices()), fits)
+        .where(
+            Job.state == State.queued, Job.not_before <= at, free.fits(), enough, _not_after_the_starved(s, at, free)
+        )
         .order_by(Job.priority.desc(), Job.created_at, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -264,6 +285,25 @@ def claim(s: Session, worker_id: str, free: Free, lease_s: float = 20.0) -> Clai
         ),
         max_runtime_s=job.limits.get("max_runtime_s"),
         ran_s=_ran_s(s, job.id),
+    )
+
+
+def _not_after_the_starved(s: Session, at: datetime, free: Free) -> ColumnElement[bool]:
+    """Where a job that would fit this host, were it empty, has waited RESERVE_S: only what goes before it."""
+    if free.of is None or max(free.of.most().values()) < 2:
+        return true()
+    since = at - timedelta(seconds=RESERVE_S)
+    starved = s.scalars(
+        select(Job)
+        .where(Job.state == State.queued, Job.not_before <= since, DEVICES > 1, free.of.fits(), not_(free.fits()))
+        .order_by(Job.priority.desc(), Job.created_at, Job.id)
+        .limit(1)
+    ).first()
+    if starved is None:
+        return true()
+    return or_(
+        Job.priority > starved.priority,
+        and_(Job.priority == starved.priority, Job.created_at < starved.created_at),
     )
 
 

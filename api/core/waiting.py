@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
@@ -22,7 +23,16 @@ def waiting_reason(s: Session, job: Job, lease_s: float = 20.0, live: Sequence[W
         return "no worker is running; start one with `fgd worker` (`fgd serve` starts one by itself)"
     if job.device == "cuda" and not any(workers.has_cuda(worker) for worker in live):
         return f'{_count(live)}, none with a GPU, and resources.device is "cuda"; "auto" or "cpu" would run now'
-    threads, most = job.spec["resources"]["threads"] or 0, max(worker.facts.get("cores", 0) for worker in live)
+    asked, largest = _devices(job.spec), max(workers.slots_for(worker, job.device) for worker in live)
+    if asked > largest:
+        return (
+            f"{_count(live)}, none with {asked} {_kind(job, live)}slots, as resources.devices asks; "
+            f"the largest has {largest} (FGD_SLOTS sets those on the processor)"
+        )
+    threads, most = (
+        asked * (job.spec["resources"]["threads"] or 0),
+        max(worker.facts.get("cores", 0) for worker in live),
+    )
     if threads > most:
         return f"{_count(live)}, none with {threads} processor cores, as resources.threads asks; the largest has {most}"
     wait_s = (job.not_before - db.now(s)).total_seconds()
@@ -32,7 +42,7 @@ def waiting_reason(s: Session, job: Job, lease_s: float = 20.0, live: Sequence[W
     ahead = _ahead(s, job, live)
     slots = sum(workers.slots_for(worker, job.device) for worker in live)
     running = _running_where_it_could(s, job, live)
-    if running >= slots:
+    if running + asked > slots:
         return f"{_count(live)} and busy ({running} of {slots} {_kind(job, live)}slots in use); {_place(ahead)}"
     return f"{_place(ahead)}; a worker is about to take it" if ahead == 0 else f"behind others: {_place(ahead)}"
 
@@ -43,12 +53,16 @@ def queue_position(s: Session, job: Job, live: Sequence[WorkerRow]) -> int | Non
 
 
 def _running_where_it_could(s: Session, job: Job, live: Sequence[WorkerRow]) -> int:
-    """Running jobs that hold a slot this job fits."""
+    """Slots this job fits that running jobs hold."""
     owners = {worker.id: worker for worker in live}
-    query = select(Job.lease_owner, Job.device).where(Job.state == State.running, Job.lease_owner.in_(owners))
-    lanes = ((workers.lane(owners[owner], device), workers.lane(owners[owner], job.device))
-             for owner, device in s.execute(query) if owner is not None)  # fmt: skip
-    return sum(theirs == ours for theirs, ours in lanes)
+    query = select(Job.lease_owner, Job.device, Job.spec).where(Job.state == State.running, Job.lease_owner.in_(owners))
+    lanes = ((workers.lane(owners[owner], device), workers.lane(owners[owner], job.device), _devices(spec))
+             for owner, device, spec in s.execute(query) if owner is not None)  # fmt: skip
+    return sum(devices for theirs, ours, devices in lanes if theirs == ours)
+
+
+def _devices(spec: Mapping[str, Any]) -> int:
+    return int(spec["resources"].get("devices", 1))
 
 
 def _ahead(s: Session, job: Job, live: Sequence[WorkerRow]) -> int:

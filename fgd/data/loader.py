@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -122,6 +122,15 @@ class Dataset:
         """Ids of the images that do not decode, as far as they have been met."""
         return frozenset(self._broken)
 
+    def broken_reasons(self) -> dict[int, str]:
+        """Image id -> why it does not decode."""
+        return dict(self._broken)
+
+    def mark_broken(self, reasons: Mapping[int, str]) -> None:
+        """What another process, which reads other images of this set, found and told."""
+        with self._lock:
+            self._broken.update(reasons)
+
     def _pixels(self, position: int) -> Tensor:
         cached = self._cache.get(position)
         if cached is not None:
@@ -156,9 +165,17 @@ def epoch_order(dataset: Dataset, seed: int, epoch: int) -> list[int]:
 
 
 def train_batches(
-    dataset: Dataset, transform: Transform, schedule: Schedule, seed: int, epoch: int, first_step: int = 0
+    dataset: Dataset,
+    transform: Transform,
+    schedule: Schedule,
+    seed: int,
+    epoch: int,
+    first_step: int = 0,
+    shard: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """The epoch's batches from `first_step` on, `accumulate` of them a step; what is left over is left out.
+
+    shard: (k, n) gives the k-th of n equal parts of each batch, padded by itself.
 
     They are made in a background thread that ends when the iterator is exhausted, closed or collected. Raises
     SpecError at once if the batch is larger than the set, DatasetError for an image that cannot be used.
@@ -168,12 +185,14 @@ def train_batches(
     smallest = scaled[min(scaled)]
     _refuse_slivers(dataset, smallest)
     order = epoch_order(dataset, seed, epoch)
+    rank, share = shard[0], schedule.batch_size // shard[1]
 
     def fits(height: int, width: int) -> bool:
         return min(smallest.size_of(height, width)) >= 1
 
     def make(number: int) -> Batch:
-        chosen = order[number * schedule.batch_size : (number + 1) * schedule.batch_size]
+        first = number * schedule.batch_size + rank * share
+        chosen = order[first : first + share]
         samples = []
         for position in chosen:
             sample = augmented(dataset.sample(position), schedule.augment, seed, epoch, fits)
@@ -185,8 +204,12 @@ def train_batches(
     return _ahead(make, range(first_step * schedule.accumulate, steps * schedule.accumulate))
 
 
-def eval_batches(dataset: Dataset, transform: Transform, batch_size: int) -> Iterator[Batch]:
+def eval_batches(
+    dataset: Dataset, transform: Transform, batch_size: int, shard: tuple[int, int] = (0, 1)
+) -> Iterator[Batch]:
     """Every image once, unflipped, each with the padding it would have alone, so that batching changes no result.
+
+    shard: (k, n) gives each n-th batch from the k-th on.
 
     Targets lack crowd regions, as in training; score against `ground_truth_coco`, which has them.
     """
@@ -198,7 +221,7 @@ def eval_batches(dataset: Dataset, transform: Transform, batch_size: int) -> Ite
         members[start : start + batch_size]
         for members in groups.values()
         for start in range(0, len(members), batch_size)
-    ]
+    ][shard[0] :: shard[1]]
 
     def make(step: int) -> Batch | None:
         samples = [dataset.sample_if_decodable(position) for position in chunks[step]]

@@ -48,6 +48,9 @@ def choose(resources: Resources, precision: str) -> Machine:
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError("resources.device is cuda, but torch finds no CUDA device on this host")
     device = torch.device("cuda" if kind != "cpu" and torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:  # one of several processes, one card each
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
     threads = resources.threads or int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
     torch.set_num_threads(threads)
     make_repeatable(device)

@@ -13,6 +13,7 @@ from fgd.data.loader import Dataset, eval_batches, ground_truth_coco
 from fgd.data.transforms import Transform
 from fgd.detectors import Detector
 from fgd.engine.device import to_device
+from fgd.engine.distributed import ALONE, Ranks
 from fgd.types import Batch
 
 AREAS = {"ap_s": 3, "ap_m": 4, "ap_l": 5}
@@ -28,20 +29,24 @@ def evaluate(
     device: torch.device,
     features: Callable[[Batch], dict[str, Tensor]] | None = None,
     check_stop: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """ap, ap50, ap75, ap_s, ap_m, ap_l and ap/<class>, 0-100; NaN where there is no such box.
 
     Each image is padded as it would be alone, so the figures do not depend on the batch size. `features`: another
-    way to the detector's maps than its own. `check_stop` is called before each batch and may raise.
+    way to the detector's maps than its own. `check_stop` is called before each batch and may raise. Several processes
+    share the batches; what each found is merged in their order, so the figures are those of one process.
     """
     was_training = detector.training
     detector.eval()
-    found: list[dict[str, object]] = []
+    mine: list[tuple[int, list[dict[str, object]]]] = []
     try:
-        for batch in eval_batches(dataset, transform, batch_size):
+        batches = eval_batches(dataset, transform, batch_size, ranks.shard)
+        for number, batch in enumerate(batches):
             check_stop()
             batch = to_device(batch, device)
             detections = detector.detect(features(batch) if features else detector.features(batch.images_NCHW), batch)
+            found: list[dict[str, object]] = []
             for image_id, each in zip(batch.image_ids, detections, strict=True):
                 boxes = each.boxes_K4.cpu().double().numpy()
                 boxes[:, 2:] -= boxes[:, :2]
@@ -50,9 +55,15 @@ def evaluate(
                     {"image_id": image_id, "bbox": box, "score": score, "category_id": label}
                     for box, score, label in rows
                 ]
+            mine.append((number, found))
     finally:
         detector.train(was_training)
-    return average_precision(ground_truth_coco(dataset), found)
+    everyones = ranks.gathered((mine, dataset.broken_reasons()))
+    for _, broken in everyones:
+        dataset.mark_broken(broken)
+    # The n-th batch of each in turn, which is the order that they have in one process.
+    chunks = sorted((number, rank, found) for rank, (theirs, _) in enumerate(everyones) for number, found in theirs)
+    return average_precision(ground_truth_coco(dataset), [each for *_, found in chunks for each in found])
 
 
 def average_precision(truth: dict[str, object], found: list[dict[str, object]]) -> dict[str, float]:

@@ -15,6 +15,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,12 @@ from fgd.data.index import Index
 from fgd.data.loader import Dataset, Split, train_batches
 from fgd.data.transforms import Transform
 from fgd.detectors import DETECTORS, Detector, Recipe, anchors, build
-from fgd.engine import checkpoint, device, pretrained, weights
+from fgd.engine import checkpoint, device, distributed, pretrained, weights
 from fgd.engine.average import Average
 from fgd.engine.checkpoint import State
 from fgd.engine.device import Machine, seeded, to_device
 from fgd.engine.distill import Distill, Teacher
+from fgd.engine.distributed import ALONE, Ranks
 from fgd.engine.evaluate import evaluate
 from fgd.engine.gauge import Gauge, busy_s
 from fgd.engine.optimise import learning_rate, make_optimizer, set_learning_rate
@@ -67,6 +69,9 @@ class Parts:
     calibration: Calibration | None
     identity: dict[str, Any]
     """What a checkpoint belongs to: the spec without its paths, and digests of data, teacher and inherited weights."""
+    ranks: Ranks
+    model: nn.Module
+    """`distill`, wrapped where several processes train it."""
 
     @property
     def student(self) -> Detector:
@@ -81,10 +86,11 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
     """Train, and leave the result in `out`/result. Raises FGDError; Stopped after a checkpoint when stop was asked."""
     spec = resolve(spec)
     machine = device.choose(spec.resources, spec.schedule.precision)
+    ranks = distributed.join(machine.device)
     check_stop = alive(stop, emit)
-    if resume is None:  # what an earlier run left would be taken for this one's
+    if resume is None and ranks.first:  # what an earlier run left would be taken for this one's
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    parts, state, contents = prepare(spec, machine, resume, emit, check_stop)
+    parts, state, contents = prepare(spec, machine, resume, emit, check_stop, ranks=ranks)
     distill, student, schedule = parts.distill, parts.student, spec.schedule
     optimizer = make_optimizer([distill], schedule.optimizer)
     average = Average(student, schedule.ema) if schedule.ema else None
@@ -120,7 +126,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
 
     def save() -> None:
         nonlocal saved, saved_at
-        if saved == (state.step, state.evaluated_step):
+        if saved == (state.step, state.evaluated_step) or not ranks.first:
             return
         path = out / "checkpoints" / f"step-{state.step:08d}-{max(state.evaluated_step, 0):08d}.pt"
         everything = everything_of(distill, optimizer, best, average)
@@ -156,12 +162,19 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
                 emit(Phase(phase="training"))
             if time.monotonic() - saved_at > schedule.checkpoint_s:
                 save()
-            check_stop()
+            if ranks.any(stop()):
+                raise Stopped("asked to stop")
             if state.step == total or stale(state, schedule.early_stop):
                 break
             if batches is None or done_in_epoch == 0:
                 batches = train_batches(
-                    parts.train, parts.transform, schedule, spec.seed, epoch, first_step=done_in_epoch
+                    parts.train,
+                    parts.transform,
+                    schedule,
+                    spec.seed,
+                    epoch,
+                    first_step=done_in_epoch,
+                    shard=ranks.shard,
                 )
             of_step = meter.waiting(itertools.islice(batches, schedule.accumulate))
             losses, rate = step(parts, optimizer, of_step, state.step, per_epoch)
@@ -172,6 +185,8 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
             tell_undecodable(parts, emit)
     except Stopped:
         save()
+        with contextlib.suppress(RuntimeError):  # one that stopped elsewhere, and is gone
+            ranks.wait()  # a rank that ends early has the others killed after a while, also in the middle of a save
         raise
     finally:
         if batches is not None:
@@ -182,6 +197,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
         )
         emit(Note(code="early_stopped", message=message, data={"step": state.step, "total_steps": total}))
     finish(parts, shown, state, best, out, emit, check_stop, epoch=state.step // per_epoch)
+    distributed.leave()
 
 
 def step(
@@ -191,26 +207,28 @@ def step(
 
     Raises Diverged before a bad update is applied.
     """
-    spec, distill = parts.spec, parts.distill
+    spec, distill, ranks = parts.spec, parts.distill, parts.ranks
     rate = learning_rate(number, steps_per_epoch=per_epoch, schedule=spec.schedule)
     set_learning_rate(optimizer, rate)
     optimizer.zero_grad(set_to_none=True)
     summed: dict[str, Tensor] = {}
     for nth, (batch, share) in enumerate(shared(parts, batches)):
         # Anew for each batch: what a method draws for one must not change what the detector draws for the next.
-        torch.manual_seed(seeded(spec.seed, 2, number, *([nth] if nth else [])))
-        losses = {
-            name: loss * (share if name.startswith("detection/") else 1 / spec.schedule.accumulate)
-            for name, loss in forward(parts, to_device(batch, parts.machine.device)).items()
-        }
-        total = torch.stack(list(losses.values())).sum()
-        total.backward()  # type: ignore[no-untyped-call]
+        torch.manual_seed(seeded(spec.seed, 2, number, *([nth, ranks.rank] if ranks.rank else [nth] if nth else [])))
+        with distributed.quiet(parts.model, last=nth + 1 == spec.schedule.accumulate):
+            losses = {
+                name: loss * (share if name.startswith("detection/") else 1 / spec.schedule.accumulate)
+                for name, loss in forward(parts, to_device(batch, parts.machine.device)).items()
+            }
+            total = torch.stack(list(losses.values())).sum()
+            total.backward()  # type: ignore[no-untyped-call]
         summed = {name: summed.get(name, 0.0) + loss.detach() for name, loss in losses.items()}
     norms = {
         "the student's gradient": clip(parts.student, spec.schedule.clip_norm),
         "the methods' gradient": clip(distill.methods, spec.schedule.clip_norm),
     }
-    values = dict(zip(summed, torch.stack(list(summed.values())).tolist(), strict=True))
+    means = ranks.summed(torch.stack(list(summed.values()))) / ranks.size
+    values = dict(zip(summed, means.tolist(), strict=True))
     for name, value in [*values.items(), *((name, float(norm)) for name, norm in norms.items())]:
         if not math.isfinite(value):
             raise Diverged(number, name, value)
@@ -219,19 +237,22 @@ def step(
 
 
 def shared(parts: Parts, batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
-    """Each batch of a step and the share of its detection losses, by what they are means of. The methods' losses are
-    means over images, of which every batch has as many."""
-    if parts.spec.schedule.accumulate == 1:
+    """Each batch of a step and the share of its detection losses, by what they are means of, in all processes. The
+    methods' losses are means over images, of which every batch has as many."""
+    ranks = parts.ranks
+    if parts.spec.schedule.accumulate * ranks.size == 1:
         yield from ((batch, 1.0) for batch in batches)
         return
     whole = list(batches)
     counts = [parts.student.counted(batch) for batch in whole]
+    everyones = ranks.summed(torch.tensor(float(sum(counts)), device=ranks.device)).item()
     for batch, count in zip(whole, counts, strict=True):
-        yield batch, max(1, count) / max(1, sum(counts))
+        # Times their number, for the gradients' mean over the processes is taken.
+        yield batch, ranks.size * max(1, count) / max(1.0, everyones)
 
 
 def forward(parts: Parts, batch: Batch) -> dict[str, Tensor]:
-    losses: dict[str, Tensor] = parts.distill(batch, parts.teacher.shared_features(batch) if parts.teacher else None)
+    losses: dict[str, Tensor] = parts.model(batch, parts.teacher.shared_features(batch) if parts.teacher else None)
     return losses
 
 
@@ -252,6 +273,7 @@ def prepare(
     check_stop: Callable[[], None],
     *,
     rehearsal_images: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[Parts, State, dict[str, Any] | None]:
     """Data, networks, teacher's fitness and calibration; and what the checkpoint holds, if one is given.
 
@@ -308,8 +330,9 @@ def prepare(
         few = train.with_images(train.images[:rehearsal_images], train.classes)
         calibration = measure(teacher, spec, few, transform, machine, emit, check_stop)
     elif teacher is not None:
-        examine(teacher, spec, val, transform, machine, emit, check_stop)
-        calibration = measure(teacher, spec, train, transform, machine, emit, check_stop)
+        examine(teacher, spec, val, transform, machine, emit, check_stop, ranks)
+        of_first = partial(measure, teacher, spec, train, transform, machine, emit, check_stop)
+        calibration = ranks.of_first(of_first)
     methods: dict[str, Method] = {}
     if teacher is not None:
         assert calibration is not None
@@ -318,7 +341,8 @@ def prepare(
             torch.manual_seed(seeded(spec.seed, 1))
             methods = {m.kind: build_method(m, pair, calibration, schedule) for m in spec.methods}
     distill = Distill(student, methods).to(machine.device)
-    parts = Parts(spec, machine, train, val, test, transform, distill, teacher, calibration, identity)
+    model = ranks.wrap(distill)
+    parts = Parts(spec, machine, train, val, test, transform, distill, teacher, calibration, identity, ranks, model)
     return parts, state, contents
 
 
@@ -424,12 +448,19 @@ def examine(
     machine: Machine,
     emit: Emit,
     check_stop: Callable[[], None],
+    ranks: Ranks,
 ) -> None:
     """The teacher is checked before it teaches."""
     assert spec.teacher is not None
     emit(Phase(phase="checking_teacher"))
     found = check_teacher(
-        teacher, val, transform, batch_size=spec.schedule.batch_size, device=machine.device, check_stop=check_stop
+        teacher,
+        val,
+        transform,
+        batch_size=spec.schedule.batch_size,
+        device=machine.device,
+        check_stop=check_stop,
+        ranks=ranks,
     )
     own = "; it was trained at min_size {}, max_size {}".format(*found.own_size) if found.advice else ""
     emit(Note(code="teacher_checked", message=f"{found}{own}", data=found.data))
@@ -474,6 +505,7 @@ def stale(state: State, rule: EarlyStop | None) -> bool:
 
 
 def score(parts: Parts, detector: Detector, dataset: Dataset, check_stop: Callable[[], None]) -> dict[str, float]:
+    parts.ranks.share_buffers(detector.module)
     return evaluate(
         detector,
         dataset,
@@ -481,6 +513,7 @@ def score(parts: Parts, detector: Detector, dataset: Dataset, check_stop: Callab
         batch_size=parts.spec.schedule.batch_size,
         device=parts.machine.device,
         check_stop=check_stop,
+        ranks=parts.ranks,
     )
 
 
@@ -528,9 +561,12 @@ def finish(
         "ended_early": epoch < parts.spec.schedule.epochs,
         "weights_digest": weights_digest,
         "parameters": sum(p.numel() for p in parts.student.module.parameters()),
-        "machine": {"device": machine.device_name, "threads": machine.threads, "precision": machine.precision},
+        "machine": {"device": machine.device_name, "threads": machine.threads, "precision": machine.precision}
+        | ({"devices": parts.ranks.size} if parts.ranks.size > 1 else {}),
         "versions": device.versions(),
     }
+    if not parts.ranks.first:
+        return
     files = weights.export(out / "result", shown, manifest, best if state.best_step != state.step else None)
     emit(Finished(step=state.step, folder=str(out / "result"), files=files, weights_digest=weights_digest))
 

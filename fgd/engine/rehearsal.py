@@ -133,7 +133,11 @@ def some_sides(schedule: Schedule) -> tuple[int, ...]:
 def endless(parts: Parts, schedule: Schedule) -> Iterator[Batch]:
     """The job's batches, one epoch after another."""
     for epoch in itertools.count():
-        yield from train_batches(parts.train, parts.transform, schedule, parts.spec.seed, epoch)
+        shard = (
+            0,
+            parts.spec.resources.devices,
+        )  # what one of the devices does; how long they wait for each other is not known
+        yield from train_batches(parts.train, parts.transform, schedule, parts.spec.seed, epoch, shard=shard)
 
 
 def evaluation_seconds(parts: Parts, score: Callable[[Dataset], object]) -> float:

@@ -14,6 +14,7 @@ from fgd.data.loader import Dataset, eval_batches
 from fgd.data.transforms import Transform
 from fgd.engine.device import to_device
 from fgd.engine.distill import Teacher
+from fgd.engine.distributed import ALONE, Ranks
 from fgd.engine.evaluate import evaluate
 from fgd.errors import TeacherUnfit, UserError
 from fgd.methods.geometry import Layout, valid_cells
@@ -75,6 +76,7 @@ def check_teacher(
     batch_size: int,
     device: torch.device,
     check_stop: Callable[[], None],
+    ranks: Ranks = ALONE,
 ) -> Examined:
     """AP50 on 64 evenly spaced validation images, or all if fewer."""
     images = relabelled(evenly_spaced(val.images, CHECK_IMAGES), val.classes, teacher.detector.recipe.classes)
@@ -87,6 +89,7 @@ def check_teacher(
         device=device,
         features=teacher.features,
         check_stop=check_stop,
+        ranks=ranks,
     )
     own = teacher.detector.recipe
     return Examined(scores["ap50"], len(some), (transform.min_size, transform.max_size), (own.min_size, own.max_size))

@@ -85,3 +85,14 @@ def test_hundred_threads_never_hold_more_than_there_is() -> None:
         thread.join()
     assert 1 <= most <= 3
     assert slots.free("cpu") == 3
+
+
+def test_several_slots_are_taken_as_one_and_given_back_one_by_one() -> None:
+    slots = Slots.on_host(cpu=0, gpus=["GPU-a", "GPU-b", "GPU-c"])
+    with slots.asking("cuda") as take:
+        assert take is not None
+        pair = take("cuda", 2)
+    assert pair.gpu == "GPU-a,GPU-b"
+    assert slots.free("cuda") == 1
+    slots.give(pair)
+    assert {slot.gpu for slot in slots.slots if slot.kind == "cuda"} == {"GPU-a", "GPU-b", "GPU-c"}

@@ -87,6 +87,50 @@ def test_a_worker_takes_only_what_fits(given: Any, device: str, free: jobs.Free,
         assert (jobs.claim(s, "wrk_a", free) is not None) is fits
 
 
+def test_jobs_of_several_devices_share_a_host_with_others(given: Any) -> None:
+    dataset = given.dataset()
+    given.worker("wrk_a", cuda=4)
+    four, two, one = (given.job(dataset, resources={"device": "cuda", "devices": n}) for n in (4, 2, 1))
+    whole = jobs.Free(1, 4, gpu_host=True)
+
+    def claim(cuda: int) -> str | None:
+        with db.transaction(given.engine) as s:
+            found = jobs.claim(s, "wrk_a", jobs.Free(0, cuda, gpu_host=True, of=whole))
+            return found.job_id if found else None
+
+    assert claim(3) == two
+    assert claim(1) == one, "what does not fit is passed by"
+    assert "busy (3 of 4 GPU slots in use)" in (why(given, four) or "")
+    assert claim(0) is None
+    assert claim(4) == four
+
+
+def test_a_job_of_several_devices_is_not_overtaken_for_ever(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = given.dataset()
+    big = given.job(dataset, resources={"device": "cpu", "devices": 2})
+    given.job(dataset, resources={"device": "cpu"})
+    urgent = given.job(dataset, resources={"device": "cpu"}, priority=1)
+    monkeypatch.setattr(jobs, "RESERVE_S", 0.0)
+
+    def claim(cpu: int) -> str | None:
+        with db.transaction(given.engine) as s:
+            found = jobs.claim(s, "wrk_a", jobs.Free(cpu, 0, of=jobs.Free(2, 0)))
+            return found.job_id if found else None
+
+    assert claim(1) == urgent
+    assert claim(1) is None, "kept for the one that waits"
+    assert claim(2) == big
+
+
+def test_more_devices_than_any_host_has_are_told(given: Any) -> None:
+    id = given.job(resources={"device": "cpu", "devices": 2})
+    given.worker("wrk_a")
+    assert "none with 2 slots, as resources.devices asks; the largest has 1" in (why(given, id) or "")
+    with db.transaction(given.engine) as s:
+        assert jobs.claim(s, "wrk_a", jobs.Free(1, 0, of=jobs.Free(1, 0))) is None
+        assert jobs.claim(s, "wrk_a", jobs.Free(2, 0, cores=8, of=jobs.Free(2, 0))) is not None
+
+
 def test_a_cancelled_job_is_never_claimed(given: Any) -> None:
     id = given.job()
     ask(given, id)

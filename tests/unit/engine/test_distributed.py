@@ -1,0 +1,174 @@
+"""Two processes that share a training's batches, against one that has them all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pydantic import ValidationError
+
+from fgd.data import archive, coco
+from fgd.data.digits import compose
+from fgd.events import Evaluated, Event, Failed, Finished, Saved, Started, Stepped, from_line
+from fgd.spec import JobSpec
+
+pytestmark = pytest.mark.slow
+MakeSpec = Callable[..., JobSpec]
+ROOT = Path(__file__).parents[3]
+LIMIT_S = 240
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight images of one size: a batch is padded alike however it is shared. Validated on what it is trained on, for
+    an AP that is not 0."""
+    folder = tmp_path_factory.mktemp("data") / "squares"
+    counts = {"train": 8, "val": 1, "test": 1}
+    compose(folder, counts=counts, size=64, classes=("0", "7"), box_px=(24, 40), per_image=(1, 2))
+    index, _, sources = coco.read(folder)
+    train = index.splits["train"]
+    tar, kept = folder.with_suffix(".tar"), folder.with_name("kept")
+    twins = tuple(image.model_copy(update={"id": image.id + 100}) for image in train[:7])
+    archive.pack(index.model_copy(update={"splits": {"train": train, "val": twins}}), sources, tar)
+    archive.unpack(tar, kept)
+    return kept
+
+
+@pytest.fixture(scope="module", params=["retinanet", "fcos"])
+def begun(request: pytest.FixtureRequest, squares: Path, make_spec: MakeSpec, tmp_path_factory: Any) -> JobSpec:
+    """A job that goes on with a trained student whose norms are frozen, in float32."""
+    out = tmp_path_factory.mktemp(request.param)
+    student = {"kind": request.param, "backbone": "resnet18", "fpn_channels": 64}
+    schedule = {"epochs": 40, "optimizer": {"kind": "adamw", "lr": 1e-3}, "evaluate_every": 40}
+    run(make_spec(dataset={"path": str(squares)}, student=student, schedule=schedule), out)
+    return make_spec(
+        dataset={"path": str(squares)},
+        student={**student, "weights": {"path": str(out / "result")}, "norm": "frozen"},
+        schedule={"epochs": 10, "accumulate": 2, "precision": "float32", "evaluate_every": 10},
+    )
+
+
+def shared_by_two(spec: JobSpec) -> JobSpec:
+    return spec.but(resources=spec.resources.but(devices=2))
+
+
+def start(spec: JobSpec, out: Path, *more: str) -> subprocess.Popen[bytes]:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "spec.json").write_text(spec.model_dump_json())
+    command = [sys.executable, "-P", "-m", "fgd.train", str(out / "spec.json"), "--out", str(out), *more]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with (out / "events").open("ab") as lines, (out / "log").open("ab") as log:
+        return subprocess.Popen(command, env=environment, stdout=lines, stderr=log)
+
+
+def events(out: Path) -> list[Event]:
+    return [from_line(line) for line in (out / "events").read_bytes().splitlines()]
+
+
+def run(spec: JobSpec, out: Path, *more: str) -> list[Event]:
+    process = start(spec, out, *more)
+    assert process.wait(LIMIT_S) == 0, (out / "log").read_text()
+    return events(out)
+
+
+def of(events: list[Event], kind: type[Any]) -> list[Any]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def test_two_processes_have_the_losses_of_one(begun: JobSpec, tmp_path: Path) -> None:
+    """Of each of 10 steps, each of two accumulated batches."""
+    alone, shared = run(begun, tmp_path / "alone"), run(shared_by_two(begun), tmp_path / "shared")
+    losses = [[event.values for event in of(each, Stepped)] for each in (alone, shared)]
+    assert len(losses[0]) == len(losses[1]) == 10
+    for one, two in zip(*losses, strict=True):
+        for name in (name for name in one if name.startswith("loss/")):
+            assert two[name] == pytest.approx(one[name], rel=1e-5, abs=1e-5), name
+    manifest = json.loads((tmp_path / "shared" / "result" / "manifest.json").read_text())
+    assert manifest["machine"]["devices"] == 2
+
+
+def test_an_evaluation_shared_out_has_the_figures_of_one_process(begun: JobSpec, tmp_path: Path) -> None:
+    still = begun.but(schedule=begun.schedule.but(epochs=1, optimizer=begun.schedule.optimizer.but(lr=1e-30)))
+    alone, shared = run(still, tmp_path / "alone"), run(shared_by_two(still), tmp_path / "shared")
+    (one,), (two,) = of(alone, Evaluated), of(shared, Evaluated)
+    assert one.values == two.values
+    assert one.values["ap50"] > 5.0
+
+
+def ranks_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return [child for child in psutil.Process(process.pid).children(recursive=True) if "fgd.train" in child.cmdline()]
+
+
+def wait_for(out: Path, kind: type[Any], process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + LIMIT_S
+    while not of(events(out), kind):
+        assert process.poll() is None, (out / "log").read_text()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def long_job(squares: Path, make_spec: MakeSpec) -> JobSpec:
+    return shared_by_two(
+        make_spec(
+            dataset={"path": str(squares)},
+            student={"kind": "fcos", "backbone": "mobilenet_v3_small", "fpn_channels": 64},
+            schedule={"epochs": 30, "evaluate_every": 10, "ema": {"decay": 0.9}},
+        )
+    )
+
+
+def test_a_rank_that_dies_takes_all_along(long_job: JobSpec, tmp_path: Path) -> None:
+    process = start(long_job.but(schedule=long_job.schedule.but(epochs=10_000)), tmp_path)
+    wait_for(tmp_path, Stepped, process)
+    first, second = ranks_of(process)
+    second.kill()
+    assert process.wait(60) == -signal.SIGKILL, "told as what it was"
+    assert not first.is_running()
+    assert not second.is_running()
+    assert not of(events(tmp_path), Failed), "what the others say of a lost neighbour is not the reason"
+
+
+def test_a_leader_that_dies_leaves_no_rank(long_job: JobSpec, tmp_path: Path) -> None:
+    process = start(long_job.but(schedule=long_job.schedule.but(epochs=10_000)), tmp_path)
+    wait_for(tmp_path, Started, process)
+    ranks = ranks_of(process)
+    process.kill()
+    process.wait()
+    psutil.wait_procs(ranks, timeout=20)
+    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+
+
+def test_two_processes_told_to_end_go_on_to_the_same_bytes(long_job: JobSpec, tmp_path: Path) -> None:
+    whole = run(long_job, tmp_path / "whole")
+    out = tmp_path / "cut"
+    process = start(long_job, out)
+    wait_for(out, Stepped, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75, (out / "log").read_text()
+    saved = of(events(out), Saved)[-1]
+    assert saved.step < 60, "it was told in time"
+    resumed = run(long_job, out, "--resume", saved.path)
+    assert of(resumed, Finished)[0].weights_digest == of(whole, Finished)[0].weights_digest
+
+
+def test_what_one_rank_refuses_is_told_once(long_job: JobSpec, tmp_path: Path) -> None:
+    process = start(long_job.but(dataset={"path": str(tmp_path / "nowhere")}), tmp_path / "out")
+    assert process.wait(LIMIT_S) == 1
+    (failed,) = of(events(tmp_path / "out"), Failed)
+    assert failed.code == "user_error"
+    assert "nowhere" in failed.message
+
+
+def test_devices_must_share_a_batch_equally(make_spec: MakeSpec) -> None:
+    with pytest.raises(ValidationError, match=r"schedule\.batch_size 4 cannot be shared equally by devices 3"):
+        make_spec(resources={"devices": 3})
