@@ -27,6 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
+from fgd.asked import asked_to_finish
 from fgd.events import (
     Evaluated,
     Event,
@@ -91,7 +92,7 @@ def train(spec: JobSpec, words: dict[str, str], out: Path, resume: Path | None, 
         )
     )  # fmt: skip
     print(f"training from step {step} of {steps}", file=sys.stderr, flush=True)
-    while step < steps:
+    while step < steps and not (step and asked_to_finish(out)):
         if fault == "ignore-term" and step == at:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         elif fault and step >= at and (code := strike(fault, step, pipe, emit)) is not None:

@@ -27,6 +27,7 @@ from typing import BinaryIO, Self
 import psutil
 
 import fgd
+from fgd.asked import ask_to_finish
 from fgd.events import MAX_LINE, Event, from_line
 
 logger = logging.getLogger(__name__)
@@ -89,7 +90,9 @@ class Trainer:
     def __init__(
         self, argv: Sequence[str], folder: Path, run_file: Path, *, threads: int = 1, gpu: str | None = None
     ) -> None:
-        """Run `argv --events-fd N --parent-fd M` in `folder`; stderr and stdout are the log."""
+        """Run `argv --events-fd N --parent-fd M` in `folder`, its --out is `folder`/out; stderr and stdout are the
+        log."""
+        self._out = folder / "out"
         self._mark = uuid.uuid4().hex
         self._lock = threading.Lock()
         self._log = _Log()
@@ -179,6 +182,15 @@ class Trainer:
     def terminate(self) -> None:
         """Ask it to save and end. Only the leader hears it: its data loaders must live while it saves."""
         self._signal(os.kill, signal.SIGTERM)
+
+    def finish_early(self) -> bool:
+        """Ask it to end training and export what it has. False: its folder cannot be written to just now."""
+        try:
+            ask_to_finish(self._out)
+        except OSError as error:
+            logger.warning("the trainer could not be told to finish: %s", error)
+            return False
+        return True
 
     def dump_stacks(self) -> None:
         """Ask for the stacks of its threads, which `fgd.train` writes into the log; any other program may end of it."""

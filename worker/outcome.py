@@ -1,7 +1,7 @@
 """How an attempt ended, from what is known when its trainer is gone. Pure.
 
 succeeded   exit 0, and the last event names the result
-cancelled   someone asked for it, and the trainer did not finish before
+as asked    someone asked for a cancel or a pause, and the trainer did not finish before
 handed back the worker is going down, or the trainer was asked to make room: nobody's fault, not counted
 failed      everything else, with a code that says whether trying again makes sense; a job that used up its
             limits.max_runtime_s is `preempted`: it did nothing wrong, and another attempt would have no time left
@@ -16,7 +16,7 @@ from dataclasses import field as member
 from enum import Enum, auto
 from typing import Any
 
-from api.core.lifecycle import FailureCode
+from api.core.lifecycle import FailureCode, signal_name
 from fgd.events import Failed, Finished
 
 PREEMPTED_EXIT = 75
@@ -28,6 +28,7 @@ class Ended(Enum):
 
     by_itself = auto()
     cancelled = auto()
+    paused = auto()
     worker_stops = auto()
     stalled = auto()
     out_of_time = auto()
@@ -51,8 +52,8 @@ class Succeeded:
 
 
 @dataclass(frozen=True)
-class Cancelled:
-    pass
+class AsAsked:
+    """Cancelled or paused: the row knows what is asked by now."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Failure:
     data: dict[str, Any] = member(default_factory=dict)
 
 
-Verdict = Succeeded | Cancelled | HandedBack | Failure
+Verdict = Succeeded | AsAsked | HandedBack | Failure
 
 LOG_SIGNS: tuple[tuple[re.Pattern[str], FailureCode, str], ...] = (
     (
@@ -94,8 +95,8 @@ def verdict(end: End) -> Verdict:
     if end.returncode == 0 and isinstance(end.last, Finished):
         return Succeeded(end.last)
     match end.ended:
-        case Ended.cancelled:
-            return Cancelled()
+        case Ended.cancelled | Ended.paused:
+            return AsAsked()
         case Ended.worker_stops:
             return HandedBack("the worker is shutting down")
         case Ended.stalled:
@@ -128,14 +129,13 @@ def _own_end(end: End) -> Verdict:
 
 
 def _killed(end: End, number: int) -> Failure:
-    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
     if number == signal.SIGKILL and end.oom_kills:
         return Failure(
             FailureCode.host_out_of_memory,
             "the kernel killed the trainer for want of memory; lower schedule.batch_size or the sizes",
             {"signal": number},
         )
-    return Failure(FailureCode.trainer_killed, f"the trainer was ended by {name}", {"signal": number})
+    return Failure(FailureCode.trainer_killed, f"the trainer was ended by {signal_name(number)}", {"signal": number})
 
 
 def known_code(code: str) -> FailureCode:

@@ -27,7 +27,7 @@ from worker.imports import DatasetImport, Import, run_import
 from worker.launcher import Trainer
 from worker.lease import Lease
 from worker.model_imports import ModelImport
-from worker.outcome import Cancelled, End, Ended, Failure, HandedBack, Succeeded, Verdict, verdict
+from worker.outcome import AsAsked, End, Ended, Failure, HandedBack, Succeeded, Verdict, verdict
 from worker.plans import run_plan
 from worker.slots import Kind, Slot
 from worker.staging import InputGone, stage_checkpoint, staged, work_folder
@@ -209,7 +209,7 @@ def settle(
             case Succeeded(result):
                 jobs.finish(s, job, attempt, files, result.weights_digest, exit=exit)
                 return "succeeded"
-            case Cancelled():
+            case AsAsked():
                 return jobs.ended_as_requested(s, job, attempt, exit=exit)
             case HandedBack(reason):
                 return jobs.requeue(s, job, attempt, reason, exit=exit)
@@ -230,7 +230,7 @@ def blame(error: Exception) -> Failure:
     if trouble is None:
         return Failure(FailureCode.protocol, f"{type(error).__name__}: {error}")
     if trouble.errno in DISK_FULL:
-        return Failure(FailureCode.no_space, "the worker's disk is full; free some and submit again")
+        return Failure(FailureCode.no_space, f"the worker's disk is full: {trouble}")
     return Failure(FailureCode.host_wedged, f"the worker's host failed: {type(trouble).__name__}: {trouble}")
 
 
