@@ -93,7 +93,7 @@ class Trainer:
         """Run `argv --events-fd N --parent-fd M` in `folder`, its --out is `folder`/out; stderr and stdout are the
         log."""
         self._out = folder / "out"
-        self._mark = uuid.uuid4().hex
+        self.mark = uuid.uuid4().hex
         self._lock = threading.Lock()
         self._log = _Log()
         self._events: queue.Queue[Event | None] = queue.Queue(MAX_WAITING)
@@ -107,7 +107,7 @@ class Trainer:
             self._process = subprocess.Popen(
                 [*argv, "--events-fd", str(events_out), "--parent-fd", str(parent_in)],
                 cwd=folder,
-                env=scrubbed_env(self._mark, threads, gpu),
+                env=scrubbed_env(self.mark, threads, gpu),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -211,7 +211,7 @@ class Trainer:
         until = time.monotonic() + DEATH_S
         while self.returncode() is None and time.monotonic() < until:
             time.sleep(0.01)
-        gone = kill_marked(self._mark) and self.returncode() is not None
+        gone = kill_marked(self.mark) and self.returncode() is not None
         self._closed.set()
         for reader in self._readers:
             reader.join(timeout=1.0)
@@ -231,7 +231,7 @@ class Trainer:
                     send(self.pid, number)
 
     def _write_run_file(self) -> None:
-        run = RunFile(boot_id(), self.pid, _created(self.pid), self._mark, os.getpid(), _created(os.getpid()))
+        run = RunFile(boot_id(), self.pid, _created(self.pid), self.mark, os.getpid(), _created(os.getpid()))
         self._run_file.parent.mkdir(parents=True, exist_ok=True)
         self._run_file.write_text(json.dumps(asdict(run)))
 
@@ -340,6 +340,11 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return str(int(psutil.boot_time()))
+
+
+def is_marked(mark: str) -> bool:
+    """Whether a process that inherited `mark` is still there."""
+    return any(True for _ in _marked(mark))
 
 
 def _marked(mark: str) -> Iterator[psutil.Process]:

@@ -17,6 +17,7 @@ from enum import Enum, auto
 from typing import Any
 
 from api.core.lifecycle import FailureCode, signal_name
+from fgd import signs
 from fgd.events import Failed, Finished
 
 PREEMPTED_EXIT = 75
@@ -71,21 +72,9 @@ class Failure:
 Verdict = Succeeded | AsAsked | HandedBack | Failure
 
 LOG_SIGNS: tuple[tuple[re.Pattern[str], FailureCode, str], ...] = (
-    (
-        re.compile(r"CUDA out of memory|torch\.OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED"),
-        FailureCode.gpu_out_of_memory,
-        "the GPU ran out of memory; lower schedule.batch_size or the sizes",
-    ),
-    (
-        re.compile(r"No space left on device|\[Errno 28\]|Disk quota exceeded"),
-        FailureCode.no_space,
-        "the worker's disk is full; free some and submit again",
-    ),
-    (
-        re.compile(r"^MemoryError|std::bad_alloc|Cannot allocate memory|DefaultCPUAllocator: can't allocate", re.M),
-        FailureCode.host_out_of_memory,
-        "the worker's host ran out of memory; lower schedule.batch_size or the sizes",
-    ),
+    (re.compile(signs.GPU_MEMORY), FailureCode.gpu_out_of_memory, "the GPU ran out of memory"),
+    (re.compile(signs.NO_SPACE), FailureCode.no_space, "the worker's disk is full"),
+    (re.compile(signs.HOST_MEMORY, re.M), FailureCode.host_out_of_memory, "the worker's host ran out of memory"),
 )
 """What the last lines of a log give away, most telling first."""
 
@@ -115,9 +104,9 @@ def _own_end(end: End) -> Verdict:
         return Failure(known_code(end.last.code), end.last.message, end.last.data)
     if end.returncode == PREEMPTED_EXIT:
         return HandedBack("the trainer was told to make room")
-    for pattern, code, advice in LOG_SIGNS:
+    for pattern, code, message in LOG_SIGNS:
         if end.returncode != 0 and (found := pattern.search(end.tail)):
-            return Failure(code, advice, {"log": _line_around(end.tail, found.start())})
+            return Failure(code, message, {"log": _line_around(end.tail, found.start())})
     if end.returncode is not None and end.returncode < 0:
         return _killed(end, -end.returncode)
     if end.returncode == 0:
@@ -132,7 +121,7 @@ def _killed(end: End, number: int) -> Failure:
     if number == signal.SIGKILL and end.oom_kills:
         return Failure(
             FailureCode.host_out_of_memory,
-            "the kernel killed the trainer for want of memory; lower schedule.batch_size or the sizes",
+            "the kernel killed the trainer for want of memory",
             {"signal": number},
         )
     return Failure(FailureCode.trainer_killed, f"the trainer was ended by {signal_name(number)}", {"signal": number})

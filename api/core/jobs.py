@@ -548,7 +548,9 @@ def _give_up_waiting(s: Session, job: Job, at: datetime) -> None:
 
 
 def _drop_checkpoints_of_the_ended(s: Session) -> list[str]:
-    ended = select(Job.id).where(Job.id == Checkpoint.job_id, Job.state.in_(TERMINAL)).exists()
+    """All but the weights of the last finite step, which are all that a job whose loss was not finite has to show."""
+    shown = (Job.state == State.failed) & (Job.failure_code == FailureCode.loss_non_finite)
+    ended = select(Job.id).where(Job.id == Checkpoint.job_id, Job.state.in_(TERMINAL), ~shown).exists()
     return list(s.scalars(delete(Checkpoint).where(ended).returning(Checkpoint.key)))
 
 
