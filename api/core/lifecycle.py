@@ -155,7 +155,7 @@ FAILURES: dict[FailureCode, FailureClass] = {
     FailureCode.protocol: FailureClass(
         "The trainer ended in a way that it should not: an error of ours, or of the host's installation.",
         False,
-        "Read the end of the log, which has the traceback, and report it together with the job's `spec`; another "
+        "Read the end of the log, which has the traceback, and report it together with the job's spec; another "
         "`resources.device` may work meanwhile.",
     ),
     FailureCode.host_wedged: FailureClass(
