@@ -3,6 +3,8 @@
 The spec is a JobSpec whose references are paths, such as {"path": "cells"} for the data set.
 On a terminal it draws progress; otherwise, and with --events-fd, it writes one JSON event a line (fgd/events.py).
 
+A file named `finish` in the folder of --out ends the training after the current step; the best weights are the result.
+
 Exit codes: 0 finished; 1 failed, the last event says why; 2 wrong command line; 75 stopped by SIGTERM or SIGINT after
 writing a checkpoint, go on with --resume.
 """
