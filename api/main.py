@@ -28,6 +28,7 @@ from api.routes import (
     plans,
     samples,
     uploads,
+    workers,
 )
 
 DESCRIPTION = """\
@@ -82,7 +83,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for part in (jobs, job_history, plans, datasets, uploads, samples, models, artifacts, catalogue, health):
+    for part in (jobs, job_history, plans, datasets, uploads, samples, models, artifacts, catalogue, workers, health):
         app.include_router(part.router)
     docs.install(app)
     errors.install(app)

@@ -6,6 +6,7 @@ States are complete; a client must accept phases, event types and failure codes 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -14,10 +15,19 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from api.core.curves import FEWEST, Window
 from api.core.errors import Fault, Invalid
 from api.core.history import Point
-from api.core.lifecycle import DatasetState, ModelState, PlanState, Requested, State
+from api.core.lifecycle import (
+    DatasetState,
+    FailureCode,
+    ModelState,
+    PlanState,
+    Requested,
+    State,
+    advice,
+    signal_name,
+)
 from api.core.promotion import Kept
 from api.core.selection import Selection
-from api.core.tables import Artifact, Dataset, Job, JobEvent, Model, Plan
+from api.core.tables import Artifact, Attempt, Dataset, Job, JobEvent, Model, Plan, WorkerRow
 from fgd.data.index import Image
 from fgd.outline import Measured, Outline
 from fgd.spec import Name, Spec
@@ -40,9 +50,29 @@ class ProgressView(View):
 
 
 class FailureView(View):
-    code: str
+    code: FailureCode
+    """What kind of failure; docs/jobs.md has them all."""
     message: str
+    """What happened."""
+    advice: str
+    """What to change."""
     data: dict[str, Any]
+    """The message's figures."""
+    retryable: bool
+    """Another attempt may end otherwise without a change; `limits.max_retries` of them have been made."""
+
+    @classmethod
+    def of(cls, job: Job) -> Self | None:
+        if job.failure_code is None:
+            return None
+        code, data = FailureCode(job.failure_code), job.failure_data or {}
+        return cls(
+            code=code,
+            message=job.failure_message or "",
+            advice=advice(code, data),
+            data=data,
+            retryable=code.retryable,
+        )
 
 
 class JobView(View):
@@ -52,7 +82,7 @@ class JobView(View):
     phase: str | None
     """What the running attempt does just now: staging, loading, training, evaluating, exporting, ..."""
     requested: Requested | None
-    """What was asked of the running job and is not done yet."""
+    """What was asked of the job and is not done yet. A queued one may have "stop": its next attempt only exports."""
     spec: dict[str, Any]
     """The JobSpec as it runs: every number filled in."""
     metadata: dict[str, str]
@@ -62,7 +92,7 @@ class JobView(View):
     """Times a worker took the job."""
     progress: ProgressView | None
     waiting_reason: str | None
-    """Why a queued job does not run yet. Computed for each answer; it may change while the ETag does not."""
+    """Why a queued or paused job does not run. Computed for each answer; it may change while the ETag does not."""
     queue_position: int | None
     """1: the next to be taken, of the queued jobs that want the same slots. Computed for each answer, like the reason.
     null unless queued."""
@@ -77,9 +107,6 @@ class JobView(View):
 
     @classmethod
     def of(cls, job: Job, waiting_reason: str | None, queue_position: int | None = None) -> Self:
-        failure = None
-        if job.failure_code is not None:
-            failure = FailureView(code=job.failure_code, message=job.failure_message or "", data=job.failure_data or {})
         return cls(
             id=job.id,
             name=job.name,
@@ -94,7 +121,7 @@ class JobView(View):
             progress=ProgressView(**job.progress) if job.progress else None,
             waiting_reason=waiting_reason,
             queue_position=queue_position,
-            failure=failure,
+            failure=FailureView.of(job),
             weights_digest=job.weights_digest,
             created_at=job.created_at,
             started_at=job.started_at,
@@ -112,6 +139,63 @@ class JobPage(View):
 class Cancel(Spec):
     mode: Literal["graceful", "now"] = "graceful"
     """"graceful": the trainer writes a checkpoint first. "now": it is killed."""
+
+
+class AttemptView(View):
+    attempt: int
+    worker: str
+    host: str
+    device: str | None
+    """As the trainer names it; null until it stands."""
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: Literal["succeeded", "failed", "cancelled", "paused", "lost", "handed_back"] | None
+    """null: it runs. lost: its worker was not heard of any more. handed_back: its worker was told to end."""
+    code: FailureCode | None
+    """Why it failed or was lost."""
+    reason: str | None
+    """Why it ended, in words."""
+    exit: int | None
+    """The trainer's exit status; 75: it saved a checkpoint and ended as it was told to."""
+    signal: str | None
+    """The signal that ended the trainer."""
+    first_step: int | None
+    """The step it began after; null until training begins."""
+    last_step: int | None
+    """The last step it told of."""
+    steps_done: int
+    lost_steps: int
+    """Of those the ones that no checkpoint has, so that another attempt had to do them again."""
+    spec: dict[str, Any]
+    """The JobSpec it ran with: after a lack of memory its batches may be smaller than the job's."""
+
+    @classmethod
+    def of(cls, row: Attempt, job: Job) -> Self:
+        runs = row.finished_at is None
+        last = int((job.progress or {}).get("step", 0)) if runs and row.first_step is not None else row.last_step
+        killed = row.exit is not None and row.exit < 0
+        return cls(
+            attempt=row.attempt,
+            worker=row.worker_id,
+            host=row.host,
+            device=row.device,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+            outcome=row.outcome,
+            code=FailureCode(row.code) if row.code else None,
+            reason=row.reason,
+            exit=None if killed else row.exit,
+            signal=signal_name(-(row.exit or 0)) if killed else None,
+            first_step=row.first_step,
+            last_step=last,
+            steps_done=max(0, (last or 0) - (row.first_step or 0)),
+            lost_steps=row.lost_steps or 0,
+            spec=row.spec or job.spec,
+        )
+
+
+class Attempts(View):
+    items: list[AttemptView]
 
 
 class EventView(View):
@@ -165,6 +249,76 @@ class ArtifactView(View):
 
 class Artifacts(View):
     items: list[ArtifactView]
+
+
+# --- workers --------------------------------------------------------------------------------------------------
+
+
+class RunningView(View):
+    job: str
+    name: str
+    attempt: int
+    phase: str | None
+    device: str | None
+    """As the trainer names it; null until it stands."""
+    since: datetime
+
+
+class WorkerView(View):
+    id: str
+    host: str
+    pid: int
+    live: bool
+    """It was heard of within FGD_LEASE_S."""
+    complaint: str | None
+    """Why it takes no job just now: its disk is full, it is shutting down, ..."""
+    slots: int
+    """Trainings that it runs at once."""
+    free_slots: int
+    devices: list[dict[str, Any]]
+    """Its GPUs; none where the processor is all there is."""
+    versions: dict[str, str]
+    """Of this software, Python and torch."""
+    facts: dict[str, Any]
+    """Processor, memory, disk, system."""
+    started_at: datetime
+    last_beat: datetime
+    running: list[RunningView]
+
+    @classmethod
+    def of(cls, row: WorkerRow, live: bool, running: Sequence[tuple[Job, Attempt]], project: str) -> Self:
+        theirs = [(job, attempt) for job, attempt in running if job.lease_owner == row.id]
+        facts = {name: value for name, value in row.facts.items() if name not in ("versions", "found")}
+        return cls(
+            id=row.id,
+            host=row.host,
+            pid=row.pid,
+            live=live,
+            complaint=row.complaint,
+            slots=row.slots,
+            free_slots=max(0, row.slots - len(theirs)) if live and row.complaint is None else 0,
+            devices=row.devices,
+            versions=row.facts.get("versions", {}),
+            facts=facts,
+            started_at=row.started_at,
+            last_beat=row.last_beat,
+            running=[
+                RunningView(
+                    job=job.id,
+                    name=job.name,
+                    attempt=job.attempt,
+                    phase=job.phase,
+                    device=attempt.device,
+                    since=attempt.started_at,
+                )
+                for job, attempt in theirs
+                if job.project_id == project
+            ],
+        )
+
+
+class Workers(View):
+    items: list[WorkerView]
 
 
 # --- data sets ------------------------------------------------------------------------------------------------

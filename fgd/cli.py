@@ -21,6 +21,8 @@ from rich.text import Text
 from fgd.printable import printable
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from pydantic import BaseModel
 
     from api.core.settings import Settings
@@ -166,6 +168,35 @@ def parity(context: typer.Context) -> None:
     Prints the largest error of each quantity; exits 1 if one is off.
     """
     _become("fgd.parity", *context.args)
+
+
+@app.command(rich_help_panel="Use a service")
+def workers(as_json: AsJson = False, url: Url = URL) -> None:
+    """List the workers: what each has, whether it is there, and what it runs."""
+    with _client(url) as client:
+        found = client.workers()
+    if as_json:
+        _print_json(found)
+        return
+    _print_table(
+        {
+            "id": None, "host": None, "state": None, "slots": "right", "devices": None, "torch": None,
+            "last beat": None, "runs": None,
+        },
+        (
+            [
+                worker.id,
+                worker.host,
+                (worker.complaint or "ready") if worker.live else "silent",
+                f"{worker.free_slots} of {worker.slots} free",
+                ", ".join(str(device.get("name", "?")) for device in worker.devices) or worker.facts.get("cpu", "cpu"),
+                worker.versions.get("torch", "-"),
+                _clock(worker.last_beat),
+                ", ".join(f"{run.job} ({run.name})" for run in worker.running) or "-",
+            ]
+            for worker in found
+        ),
+    )  # fmt: skip
 
 
 # --- data sets ------------------------------------------------------------------------------------------------
@@ -433,6 +464,64 @@ def job_cancel(
     _line(f"{found.id}  {found.state if found.ended else 'cancelling'}")
 
 
+@job_app.command("pause")
+def job_pause(job: JobIdArgument, url: Url = URL) -> None:
+    """Let a job wait; a running one saves a checkpoint first, and gives its device free."""
+    with _client(url) as client:
+        found = client.pause(job)
+    _line(f"{found.id}  {'pausing' if found.state == 'running' else found.state}")
+
+
+@job_app.command("resume")
+def job_resume(job: JobIdArgument, url: Url = URL) -> None:
+    """Let a paused job go on, from its last checkpoint."""
+    with _client(url) as client:
+        found = client.resume(job)
+    _line(f"{found.id}  {found.state}")
+
+
+@job_app.command("stop")
+def job_stop(job: JobIdArgument, url: Url = URL) -> None:
+    """Finish a job early: its best weights until now become the result.
+
+    `cancel` ends a job without a result.
+    """
+    with _client(url) as client:
+        found = client.stop(job)
+    _line(f"{found.id}  {found.state if found.ended else 'finishing early'}")
+
+
+@job_app.command("attempts")
+def job_attempts(job: JobIdArgument, as_json: AsJson = False, url: Url = URL) -> None:
+    """List each time that a worker took the job: where, how it ended, what was lost with it."""
+    with _client(url) as client:
+        attempts = client.attempts(job)
+    if as_json:
+        _print_json(attempts)
+        return
+    _print_table(
+        {
+            "attempt": "right", "host": None, "device": None, "started": None, "ended": None, "outcome": None,
+            "exit": None, "steps": "right", "lost": "right", "reason": None,
+        },
+        (
+            [
+                str(found.attempt),
+                found.host,
+                found.device or "-",
+                _clock(found.started_at),
+                _clock(found.finished_at) if found.finished_at else "-",
+                found.outcome or "running",
+                found.signal or ("-" if found.exit is None else str(found.exit)),
+                str(found.steps_done),
+                str(found.lost_steps),
+                f"{found.code}: {found.reason}" if found.code else found.reason or "",
+            ]
+            for found in attempts
+        ),
+    )  # fmt: skip
+
+
 @job_app.command("events")
 def job_events(
     job: JobIdArgument,
@@ -698,6 +787,8 @@ def _watch(client: Client, job_id: str) -> int:
     reason = f": {job.failure.code}: {job.failure.message}" if job.failure else ""
     err.print(Text(printable(f"{job.id} {job.state}{reason}", keep="\n"), style="red"))
     if job.failure:
+        if job.failure.advice:
+            err.print(Text(printable(f"advice: {job.failure.advice}", keep="\n")), soft_wrap=True)
         err.print(Text(printable(f"next: fgd job logs {job.id}")))
     return FAILED
 
@@ -761,6 +852,10 @@ def _event_line(event: StoredEvent) -> str:
     data = " ".join(f"{key}={_short(value)}" for key, value in event.data.items())
     attempt = f"attempt {event.attempt}" if event.attempt else ""
     return f"{event.seq:>5}  {event.at.astimezone():%H:%M:%S}  {attempt:<10}  {event.type}  {data}".rstrip()
+
+
+def _clock(at: datetime) -> str:
+    return f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def _short(value: Any) -> str:

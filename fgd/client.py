@@ -144,7 +144,10 @@ class Progress(_Answer):
 class Failure(_Answer):
     code: str
     message: str
+    advice: str = ""
+    """What to change."""
     data: dict[str, Any] = {}
+    retryable: bool = False
 
 
 class Job(_Answer):
@@ -170,6 +173,55 @@ class Job(_Answer):
     @property
     def ended(self) -> bool:
         return self.state in ("succeeded", "failed", "cancelled")
+
+
+class Attempt(_Answer):
+    """One time that a worker took a job."""
+
+    attempt: int
+    worker: str = ""
+    host: str = ""
+    device: str | None = None
+    started_at: datetime
+    finished_at: datetime | None = None
+    outcome: str | None = None
+    """succeeded, failed, cancelled, paused, lost, handed_back; None: it runs."""
+    code: str | None = None
+    reason: str | None = None
+    exit: int | None = None
+    signal: str | None = None
+    first_step: int | None = None
+    last_step: int | None = None
+    steps_done: int = 0
+    lost_steps: int = 0
+    spec: dict[str, Any] = {}
+    """The JobSpec it ran with; after a lack of memory its batches may be smaller than the job's."""
+
+
+class Running(_Answer):
+    job: str
+    name: str = ""
+    attempt: int = 0
+    phase: str | None = None
+    device: str | None = None
+    since: datetime | None = None
+
+
+class Worker(_Answer):
+    id: str
+    host: str
+    pid: int = 0
+    live: bool
+    complaint: str | None = None
+    """Why it takes nothing just now."""
+    slots: int
+    free_slots: int = 0
+    devices: tuple[dict[str, Any], ...] = ()
+    versions: dict[str, str] = {}
+    facts: dict[str, Any] = {}
+    started_at: datetime
+    last_beat: datetime
+    running: tuple[Running, ...] = ()
 
 
 class StoredEvent(_Answer):
@@ -361,13 +413,38 @@ class Client:
 
     def cancel(self, job_id: str, mode: Literal["graceful", "now"] = "graceful") -> Job:
         """End a job. "graceful" lets the trainer write a checkpoint first. Cancelling twice is no error."""
+        return self._ask_to_end(job_id, "cancel", json.dumps({"mode": mode}), "cancelled")
+
+    def pause(self, job_id: str) -> Job:
+        """Let a job wait; a running one saves a checkpoint first. Pausing twice is no error."""
+        return _read(Job, self._post(_path("jobs", job_id, "pause"), "{}"))
+
+    def resume(self, job_id: str) -> Job:
+        """Let a paused job go on. Resuming twice is no error."""
+        return _read(Job, self._post(_path("jobs", job_id, "resume"), "{}"))
+
+    def stop(self, job_id: str) -> Job:
+        """Finish a job early: its best weights become the result. Twice is no error."""
+        return self._ask_to_end(job_id, "stop", "{}", "succeeded")
+
+    def _ask_to_end(self, job_id: str, verb: str, body: str, end: str) -> Job:
+        """The request may have been heard, and the job have ended, though the answer was lost on its way."""
         try:
-            return _read(Job, self._post(_path("jobs", job_id, "cancel"), json.dumps({"mode": mode})))
+            return _read(Job, self._post(_path("jobs", job_id, verb), body))
         except ApiError as error:
             job = self.job(job_id) if error.status == httpx.codes.CONFLICT else None
-            if job is None or job.state != "cancelled":
+            if job is None or job.state != end:
                 raise
             return job
+
+    def attempts(self, job_id: str) -> list[Attempt]:
+        """Each time that a worker took the job, the first one first."""
+        page = self._json(_path("jobs", job_id, "attempts"))
+        return [_check(Attempt, item) for item in page.get("items", [])]
+
+    def workers(self) -> list[Worker]:
+        page = self._json(_path("workers"))
+        return [_check(Worker, item) for item in page.get("items", [])]
 
     def events(self, job_id: str, after: int = 0) -> list[StoredEvent]:
         """All events with a `seq` above `after`, oldest first."""

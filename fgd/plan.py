@@ -21,8 +21,9 @@ from fgd import lifeline
 from fgd.errors import FGDError
 from fgd.events import Event
 from fgd.outline import outline
+from fgd.signs import code_of
 from fgd.spec import FromPath, JobSpec
-from fgd.train import code_of, read_spec
+from fgd.train import read_spec
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -410,13 +410,17 @@ class EarlyStop(Spec):
     """AP (0-100) by which an evaluation must exceed the one that counted last."""
 
 
+MOST_BATCHES = 1024
+"""To a step."""
+
+
 class Schedule(Spec):
     """How long, how fast, at what size. The control of a distilled run has the same."""
 
     epochs: Annotated[Int, Field(ge=1, le=10_000)] = 12
     batch_size: Annotated[Int, Field(ge=1, le=4096)] = 8
     """Images per forward pass; what is left of an epoch after its last whole step is left out."""
-    accumulate: Annotated[Int, Field(ge=1, le=1024)] = 1
+    accumulate: Annotated[Int, Field(ge=1, le=MOST_BATCHES)] = 1
     """Batches per step. A step equals one of batch_size x accumulate images, at the device memory of one batch; only
     padding, and the statistics of norm "batch", are each batch's own."""
     min_size: Annotated[Int, Field(ge=32, le=8192)] = 240
@@ -446,6 +450,11 @@ class Schedule(Spec):
     checkpoint_s: PositiveFloat = 60.0
     """Seconds of training between checkpoints at most; each evaluated epoch also ends with one."""
 
+    on_non_finite: Literal["fail", "skip"] = "fail"
+    """What a loss or gradient that is not finite does. "fail": it ends the job. "skip": that step changes nothing, an
+    event tells of it, `skipped_steps` counts them; ten in a row end the job all the same. Either way no weight takes
+    harm, and the weights of the last finite step are kept as a checkpoint."""
+
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
         if self.min_size > self.max_size:
@@ -453,6 +462,19 @@ class Schedule(Spec):
         if list(self.scales) != sorted(set(self.scales)):
             raise ValueError("scales must rise")
         return self
+
+    def in_batches_of(self, images: int) -> Self:
+        """The same steps from smaller batches; `images` divides a step's."""
+        return self.but(batch_size=images, accumulate=self.batch_size * self.accumulate // images)
+
+    def halved(self, devices: int = 1) -> Self | None:
+        """The same steps from batches of half the size, or the next smaller that divides it; None below an image for
+        each of the devices."""
+        sizes = range(self.batch_size // 2, 0, -1)
+        smaller = next((n for n in sizes if self.batch_size % n == 0 and n % devices == 0), None)
+        if smaller is None or self.batch_size * self.accumulate // smaller > MOST_BATCHES:
+            return None
+        return self.in_batches_of(smaller)
 
 
 class Resources(Spec):
@@ -465,6 +487,10 @@ class Resources(Spec):
     devices: Annotated[Int, Field(ge=1, le=64)] = 1
     """GPUs of one host, or processes on its processor, that share each batch and each evaluation; `threads` are each
     one's. `schedule.batch_size` stays the images of one batch over all of them, and must be a multiple."""
+    on_out_of_memory: Literal["fail", "halve"] = "fail"
+    """What a lack of memory, of the GPU or the host, does. "fail": it ends the job. "halve": the service tries again
+    from the last checkpoint with half of schedule.batch_size and twice schedule.accumulate, so that a step has as many
+    images as before, down to a batch of one; an event tells of it."""
 
 
 # --- the job --------------------------------------------------------------------------------------------------

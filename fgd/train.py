@@ -3,6 +3,8 @@
 The spec is a JobSpec whose references are paths, such as {"path": "cells"} for the data set.
 On a terminal it draws progress; otherwise, and with --events-fd, it writes one JSON event a line (fgd/events.py).
 
+A file named `finish` in the folder of --out ends the training after the current step; the best weights are the result.
+
 Exit codes: 0 finished; 1 failed, the last event says why; 2 wrong command line; 75 stopped by SIGTERM or SIGINT after
 writing a checkpoint, go on with --resume.
 """
@@ -26,6 +28,7 @@ from fgd.errors import FGDError, SpecError, Stopped
 from fgd.events import Emit, Event, Failed, Note, to_line
 from fgd.pointers import faults_of_spec
 from fgd.printable import printable
+from fgd.signs import code_of
 from fgd.spec import FromPath, JobSpec, TeacherFromPath
 
 EXIT_STOPPED = 75
@@ -129,16 +132,6 @@ def report(error: Exception, emit: Emit) -> int:
     traceback.print_exc()
     emit(Failed(code=code_of(error), message=f"{type(error).__name__}: {error}"[:4000]))
     return 1
-
-
-def code_of(error: Exception) -> str:
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return "host_out_of_memory"
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it for the name
-        return "gpu_out_of_memory"
-    if isinstance(error, OSError) and error.errno == 28:  # ENOSPC
-        return "no_space"
-    return "protocol"
 
 
 class StopFlag:

@@ -23,6 +23,10 @@ LINE_EVERY_S = 10.0
 """Between two plain lines about the same job, where there is no screen to draw on."""
 
 
+ASKED = {"cancel": "cancelling", "cancel_now": "cancelling", "pause": "pausing", "stop": "finishing early"}
+"""What was asked of a running job, as its status."""
+
+
 @dataclass(frozen=True)
 class Figures:
     """What one look at a job shows, as text; "" where it is not known yet."""
@@ -62,7 +66,10 @@ def status(job: Job) -> str:
     if job.state == "queued":
         return f"queued: {job.waiting_reason}" if job.waiting_reason else "queued"
     if job.state == "running":
-        return "cancelling" if job.requested in ("cancel", "cancel_now") else (job.phase or "running").replace("_", " ")
+        asked = ASKED.get(job.requested or "")
+        return asked or (job.phase or "running").replace("_", " ")
+    if job.state == "paused":
+        return "paused; `fgd job resume` lets it go on"
     return job.state
 
 
@@ -70,6 +77,10 @@ def told(event: StoredEvent) -> str | None:
     """A line for the events a watcher must not miss; None for the daily ones."""
     if event.type == "attempt_lost":
         return f"attempt {event.attempt} was lost ({event.data.get('reason', 'no reason given')}); the job goes on"
+    if event.type == "batch_halved":
+        return "out of memory; it goes on with batches of {batch_size}, {accumulate} to a step".format(**event.data)
+    if event.type in ("job_paused", "job_resumed", "note:finished_early"):
+        return str(event.data.get("message") or event.type.removeprefix("job_"))
     if event.type == "note:resumed":
         return str(event.data.get("message", "resumed from the last checkpoint"))
     if event.type.startswith("note:") and event.data.get("level") == "warning":

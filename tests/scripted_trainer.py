@@ -4,7 +4,8 @@ Every word `key=value` of the spec's name is an instruction:
 
     steps=40 ms=5 save=10     how many steps, how long each takes, steps between checkpoints
     fault=KIND at=N           from step N on: exit | segv | hang | ignore-term | nan | no-manifest | bad-lines |
-                              oom-text | flood | daemon | close-pipe
+                              oom-text | oom-over | no-space | flood | daemon | close-pipe
+    fits=N                    for oom-over: batches of more than N images are out of memory
     once=1                    the fault strikes the first attempt only
 
 The weights are a hash over all steps taken: a run resumed from a checkpoint ends with the same ones as a run that was
@@ -27,6 +28,7 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
+from fgd.asked import asked_to_finish
 from fgd.events import (
     Evaluated,
     Event,
@@ -79,7 +81,7 @@ def train(spec: JobSpec, words: dict[str, str], out: Path, resume: Path | None, 
         pipe.write(to_line(event))
 
     steps, step_s, save = int(words.get("steps", 40)), int(words.get("ms", 5)) / 1000, int(words.get("save", 10))
-    fault, at = words.get("fault"), int(words.get("at", 3))
+    fault, at, fits = words.get("fault"), int(words.get("at", 3)), int(words.get("fits", 1))
     step, history = load(resume)
     if step:
         emit(Note(code="resumed", message=f"goes on after step {step}", data={"step": step}))
@@ -91,10 +93,10 @@ def train(spec: JobSpec, words: dict[str, str], out: Path, resume: Path | None, 
         )
     )  # fmt: skip
     print(f"training from step {step} of {steps}", file=sys.stderr, flush=True)
-    while step < steps:
+    while step < steps and not (step and asked_to_finish(out)):
         if fault == "ignore-term" and step == at:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        elif fault and step >= at and (code := strike(fault, step, pipe, emit)) is not None:
+        elif fault and step >= at and (code := strike(fault, step, pipe, emit, spec, fits)) is not None:
             return code
         time.sleep(step_s)
         step, history = step + 1, hashlib.sha256(f"{history}{step}".encode()).hexdigest()
@@ -110,7 +112,7 @@ def train(spec: JobSpec, words: dict[str, str], out: Path, resume: Path | None, 
     return 0
 
 
-def strike(fault: str, step: int, pipe: BinaryIO, emit: object) -> int | None:
+def strike(fault: str, step: int, pipe: BinaryIO, emit: object, spec: JobSpec, fits: int) -> int | None:
     """Do the harm; None: go on training."""
     assert callable(emit)
     if fault == "exit":
@@ -118,6 +120,12 @@ def strike(fault: str, step: int, pipe: BinaryIO, emit: object) -> int | None:
         return 3
     if fault == "oom-text":
         print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", file=sys.stderr)
+        return 1
+    if fault == "oom-over" and spec.schedule.batch_size > fits:
+        emit(Failed(code="gpu_out_of_memory", message="CUDA out of memory"))
+        return 1
+    if fault == "no-space":
+        print("OSError: [Errno 28] No space left on device: 'step-20.partial'", file=sys.stderr)
         return 1
     if fault == "nan":
         emit(Failed(code="loss_non_finite", message=f"step {step}: loss/total is nan", data={"step": step}))

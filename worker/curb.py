@@ -22,6 +22,9 @@ DUMP_S = 1.0
 
 
 class Endable(Protocol):
+    def finish_early(self) -> bool:
+        """False: it could not be told; try again."""
+
     def dump_stacks(self) -> None: ...
     def terminate(self) -> None: ...
     def kill(self) -> None: ...
@@ -54,6 +57,7 @@ class Curb:
         self._intervals: deque[float] = deque(maxlen=100)
         self._dumped_at: float | None = None
         self._kill_at: float | None = None
+        self._finishing = False
         self.ended = Ended.by_itself
 
     def heard(self, events: Sequence[Event]) -> None:
@@ -77,6 +81,11 @@ class Curb:
             self._end(Ended.cancelled, now)
         elif requested == Requested.cancel:
             self._end(Ended.cancelled, now + self._grace_s)
+        elif requested == Requested.pause:
+            self._end(Ended.paused, now + self._grace_s)
+        elif requested == Requested.stop and not self._finishing:
+            logger.info("the trainer is told to finish early")
+            self._finishing = self._trainer.finish_early()
         if worker_stops:
             self._end(Ended.worker_stops, now + self._drain_s)
         if self._over_at is not None and now >= self._over_at:

@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from api.core import jobs
 from api.core.errors import Fenced
-from fgd.events import Event, Failed, Finished, Saved
-from worker.host import DATABASE_AWAY, Host
+from fgd.events import Event, Failed, Finished, Note, Saved
+from worker.host import DATABASE_AWAY, DISK_FULL, Host, os_error_behind
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,12 @@ class Diary:
                 raise ValueError(f"{path} is not below {self._out}")
             self._host.store.put_object(key, path)
         except (OSError, ValueError) as error:  # a full disk, or the trainer was faster: the one before still stands
-            self._log += f"[worker] checkpoint of step {saved.step} was not kept: {error}\n".encode()
+            message = f"the checkpoint of step {saved.step} was not kept: {error}"
+            self._log += f"[worker] {message}\n".encode()
+            data = {"step": saved.step}
+            self._events.append(Note(code="checkpoint_not_kept", message=message, data=data, level="warning"))
+            if getattr(os_error_behind(error), "errno", None) in DISK_FULL:
+                self._host.found_full()
             return
         self._saved.append((key, saved))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import shutil
 import socket
 import threading
 import time
@@ -23,6 +24,7 @@ from api.core.ids import new_id
 from api.core.settings import Settings
 from api.core.storage import BlobStore, open_store
 from worker import devices
+from worker.launcher import is_marked
 from worker.lease import Lease, Times
 from worker.slots import Slots
 from worker.staging import Cache
@@ -59,6 +61,10 @@ class Host:
     stopping: threading.Event = field(default_factory=threading.Event)
     announced: threading.Event = field(default_factory=threading.Event)
     """Its row exists: before that it takes nothing, for a job's events name the host."""
+    full_until: float = 0.0
+    """time.monotonic() until which the disk counts as full, for a job found it so."""
+    undead: set[str] = field(default_factory=set)
+    """Marks of trainers that survived SIGKILL: they may hold a device or memory still."""
 
     @classmethod
     def create(cls, settings: Settings, app: Celery | None, drain_s: float | None = None) -> Host:
@@ -73,7 +79,7 @@ class Host:
             found=found,
             slots=Slots.on_host(settings.slots, [gpu.uuid for gpu in found.gpus]),
             cache=Cache(settings.home / "cache", settings.cache_bytes, store),
-            drain_s=settings.grace_s if drain_s is None else drain_s,
+            drain_s=next(s for s in (drain_s, settings.drain_s, settings.grace_s) if s is not None),
         )
 
     @property
@@ -89,6 +95,23 @@ class Host:
     def running(self) -> int:
         """Trainings that run now."""
         return self.trainings - self.slots.free("cpu") - self.slots.free("cuda")
+
+    def complaint(self) -> str | None:
+        """Why nothing is taken just now; None: something is, if it fits."""
+        if self.stopping.is_set():
+            return "it is shutting down"
+        self.undead = {mark for mark in self.undead if is_marked(mark)}
+        if self.undead:
+            return "a trainer survives SIGKILL; its host needs a look"
+        free = shutil.disk_usage(self.settings.home).free
+        if free < self.settings.min_free_bytes:
+            return f"its disk is full: {devices.gib(free)} free below {self.settings.home}"
+        if time.monotonic() < self.full_until:
+            return f"a job found its disk full; it looks again within {self.settings.full_s:g} s"
+        return None
+
+    def found_full(self) -> None:
+        self.full_until = time.monotonic() + self.settings.full_s
 
     def run_folder(self) -> Path:
         return self.settings.home / "run"

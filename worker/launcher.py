@@ -27,6 +27,7 @@ from typing import BinaryIO, Self
 import psutil
 
 import fgd
+from fgd.asked import ask_to_finish
 from fgd.events import MAX_LINE, Event, from_line
 
 logger = logging.getLogger(__name__)
@@ -89,8 +90,10 @@ class Trainer:
     def __init__(
         self, argv: Sequence[str], folder: Path, run_file: Path, *, threads: int = 1, gpu: str | None = None
     ) -> None:
-        """Run `argv --events-fd N --parent-fd M` in `folder`; stderr and stdout are the log."""
-        self._mark = uuid.uuid4().hex
+        """Run `argv --events-fd N --parent-fd M` in `folder`, its --out is `folder`/out; stderr and stdout are the
+        log."""
+        self._out = folder / "out"
+        self.mark = uuid.uuid4().hex
         self._lock = threading.Lock()
         self._log = _Log()
         self._events: queue.Queue[Event | None] = queue.Queue(MAX_WAITING)
@@ -104,7 +107,7 @@ class Trainer:
             self._process = subprocess.Popen(
                 [*argv, "--events-fd", str(events_out), "--parent-fd", str(parent_in)],
                 cwd=folder,
-                env=scrubbed_env(self._mark, threads, gpu),
+                env=scrubbed_env(self.mark, threads, gpu),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -180,6 +183,15 @@ class Trainer:
         """Ask it to save and end. Only the leader hears it: its data loaders must live while it saves."""
         self._signal(os.kill, signal.SIGTERM)
 
+    def finish_early(self) -> bool:
+        """Ask it to end training and export what it has. False: its folder cannot be written to just now."""
+        try:
+            ask_to_finish(self._out)
+        except OSError as error:
+            logger.warning("the trainer could not be told to finish: %s", error)
+            return False
+        return True
+
     def dump_stacks(self) -> None:
         """Ask for the stacks of its threads, which `fgd.train` writes into the log; any other program may end of it."""
         self._signal(os.kill, signal.SIGUSR1)
@@ -201,7 +213,7 @@ class Trainer:
         until = time.monotonic() + DEATH_S
         while self.returncode() is None and time.monotonic() < until:
             time.sleep(0.01)
-        gone = kill_marked(self._mark) and self.returncode() is not None
+        gone = kill_marked(self.mark) and self.returncode() is not None
         self._closed.set()
         for reader in self._readers:
             reader.join(timeout=1.0)
@@ -228,7 +240,7 @@ class Trainer:
                     process.send_signal(number)
 
     def _write_run_file(self) -> None:
-        run = RunFile(boot_id(), self.pid, _created(self.pid), self._mark, os.getpid(), _created(os.getpid()))
+        run = RunFile(boot_id(), self.pid, _created(self.pid), self.mark, os.getpid(), _created(os.getpid()))
         self._run_file.parent.mkdir(parents=True, exist_ok=True)
         self._run_file.write_text(json.dumps(asdict(run)))
 
@@ -337,6 +349,11 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return str(int(psutil.boot_time()))
+
+
+def is_marked(mark: str) -> bool:
+    """Whether a process that inherited `mark` is still there."""
+    return any(True for _ in _marked(mark))
 
 
 def _marked(mark: str) -> Iterator[psutil.Process]:

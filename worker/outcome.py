@@ -1,7 +1,7 @@
 """How an attempt ended, from what is known when its trainer is gone. Pure.
 
 succeeded   exit 0, and the last event names the result
-cancelled   someone asked for it, and the trainer did not finish before
+as asked    someone asked for a cancel or a pause, and the trainer did not finish before
 handed back the worker is going down, or the trainer was asked to make room: nobody's fault, not counted
 failed      everything else, with a code that says whether trying again makes sense; a job that used up its
             limits.max_runtime_s is `preempted`: it did nothing wrong, and another attempt would have no time left
@@ -16,7 +16,8 @@ from dataclasses import field as member
 from enum import Enum, auto
 from typing import Any
 
-from api.core.lifecycle import FailureCode
+from api.core.lifecycle import FailureCode, signal_name
+from fgd import signs
 from fgd.events import Failed, Finished
 
 PREEMPTED_EXIT = 75
@@ -28,6 +29,7 @@ class Ended(Enum):
 
     by_itself = auto()
     cancelled = auto()
+    paused = auto()
     worker_stops = auto()
     stalled = auto()
     out_of_time = auto()
@@ -51,8 +53,8 @@ class Succeeded:
 
 
 @dataclass(frozen=True)
-class Cancelled:
-    pass
+class AsAsked:
+    """Cancelled or paused: the row knows what is asked by now."""
 
 
 @dataclass(frozen=True)
@@ -67,24 +69,12 @@ class Failure:
     data: dict[str, Any] = member(default_factory=dict)
 
 
-Verdict = Succeeded | Cancelled | HandedBack | Failure
+Verdict = Succeeded | AsAsked | HandedBack | Failure
 
 LOG_SIGNS: tuple[tuple[re.Pattern[str], FailureCode, str], ...] = (
-    (
-        re.compile(r"CUDA out of memory|torch\.OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED"),
-        FailureCode.gpu_out_of_memory,
-        "the GPU ran out of memory; lower schedule.batch_size or the sizes",
-    ),
-    (
-        re.compile(r"No space left on device|\[Errno 28\]|Disk quota exceeded"),
-        FailureCode.no_space,
-        "the worker's disk is full; free some and submit again",
-    ),
-    (
-        re.compile(r"^MemoryError|std::bad_alloc|Cannot allocate memory|DefaultCPUAllocator: can't allocate", re.M),
-        FailureCode.host_out_of_memory,
-        "the worker's host ran out of memory; lower schedule.batch_size or the sizes",
-    ),
+    (re.compile(signs.GPU_MEMORY), FailureCode.gpu_out_of_memory, "the GPU ran out of memory"),
+    (re.compile(signs.NO_SPACE), FailureCode.no_space, "the worker's disk is full"),
+    (re.compile(signs.HOST_MEMORY, re.M), FailureCode.host_out_of_memory, "the worker's host ran out of memory"),
 )
 """What the last lines of a log give away, most telling first."""
 
@@ -94,8 +84,8 @@ def verdict(end: End) -> Verdict:
     if end.returncode == 0 and isinstance(end.last, Finished):
         return Succeeded(end.last)
     match end.ended:
-        case Ended.cancelled:
-            return Cancelled()
+        case Ended.cancelled | Ended.paused:
+            return AsAsked()
         case Ended.worker_stops:
             return HandedBack("the worker is shutting down")
         case Ended.stalled:
@@ -114,9 +104,9 @@ def _own_end(end: End) -> Verdict:
         return Failure(known_code(end.last.code), end.last.message, end.last.data)
     if end.returncode == PREEMPTED_EXIT:
         return HandedBack("the trainer was told to make room")
-    for pattern, code, advice in LOG_SIGNS:
+    for pattern, code, message in LOG_SIGNS:
         if end.returncode != 0 and (found := pattern.search(end.tail)):
-            return Failure(code, advice, {"log": _line_around(end.tail, found.start())})
+            return Failure(code, message, {"log": _line_around(end.tail, found.start())})
     if end.returncode is not None and end.returncode < 0:
         return _killed(end, -end.returncode)
     if end.returncode == 0:
@@ -128,14 +118,13 @@ def _own_end(end: End) -> Verdict:
 
 
 def _killed(end: End, number: int) -> Failure:
-    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
     if number == signal.SIGKILL and end.oom_kills:
         return Failure(
             FailureCode.host_out_of_memory,
-            "the kernel killed the trainer for want of memory; lower schedule.batch_size or the sizes",
+            "the kernel killed the trainer for want of memory",
             {"signal": number},
         )
-    return Failure(FailureCode.trainer_killed, f"the trainer was ended by {name}", {"signal": number})
+    return Failure(FailureCode.trainer_killed, f"the trainer was ended by {signal_name(number)}", {"signal": number})
 
 
 def known_code(code: str) -> FailureCode:

@@ -6,8 +6,10 @@ A thread of its own, started before Celery connects to anything: without a broke
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import logging
 import os
+import platform
 import threading
 import time
 from collections.abc import Callable
@@ -102,8 +104,10 @@ class Poller:
                 chore.run(time.monotonic())
 
     def _beat(self) -> None:
+        complaint = self.host.complaint()
+
         def beat(s: Session) -> None:
-            if not workers.beat(s, self.host.id):
+            if not workers.beat(s, self.host.id, complaint):
                 register(s, self.host)
 
         self.host.write(beat)
@@ -137,8 +141,17 @@ def register(s: Session, host: Host) -> None:
         pid=os.getpid(),
         slots=host.trainings,
         devices=[{"kind": "cuda", **asdict(gpu)} for gpu in host.found.gpus],
-        facts={**host.found.facts(), "threads": host.threads, "found": found(host)},
+        facts={**host.found.facts(), "threads": host.threads, "found": found(host), "versions": versions()},
     )
+
+
+def versions() -> dict[str, str]:
+    """Read from the packages' own notes: a worker imports no torch."""
+    told = {"python": platform.python_version()}
+    for package in ("fgd-service", "torch", "torchvision"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            told["fgd" if package == "fgd-service" else package] = importlib.metadata.version(package)
+    return told
 
 
 def found(host: Host) -> list[str]:

@@ -26,8 +26,9 @@ from worker.host import DISK_FULL, Host, Lost, os_error_behind
 from worker.imports import DatasetImport, Import, run_import
 from worker.launcher import Trainer
 from worker.lease import Lease
+from worker.memory import oom_kills
 from worker.model_imports import ModelImport
-from worker.outcome import Cancelled, End, Ended, Failure, HandedBack, Succeeded, Verdict, verdict
+from worker.outcome import AsAsked, End, Ended, Failure, HandedBack, Succeeded, Verdict, verdict
 from worker.plans import run_plan
 from worker.slots import Kind, Slot
 from worker.staging import InputGone, stage_checkpoint, staged, work_folder
@@ -48,7 +49,7 @@ def look(host: Host) -> None:
 def take(host: Host) -> Callable[[], None] | None:
     """Claim a job or an import that fits a free slot. Call what it returns in a thread that has time."""
     with host.slots.asking("cuda", "cpu", "import") as take_slot:
-        if take_slot is None or host.stopping.is_set() or not host.announced.is_set():
+        if take_slot is None or not host.announced.is_set() or host.complaint() is not None:
             return None
         asked_at = time.monotonic()
         cpu, cuda = host.slots.free("cpu"), host.slots.free("cuda")
@@ -120,6 +121,8 @@ def supervise(host: Host, claim: jobs.Claim, slot: Slot, claimed_at: float) -> N
                 files = publish(host, came.result, folder / "out") if isinstance(came, Succeeded) else []
             except (OSError, InputGone, DigestMismatch, ValueError) as error:
                 came, files, end = blame(error), [], End(None)
+            if isinstance(came, Failure) and came.code == FailureCode.no_space:
+                host.found_full()  # before the job is queued again: it is to go elsewhere
             state = settle(host, lease, claim, came, files, end.returncode)
             logger.info("%s: %s", name, state)
     except (Fenced, Lost):
@@ -158,6 +161,8 @@ def train(host: Host, lease: Lease, claim: jobs.Claim, slot: Slot, spec_file: Pa
             raise Lost
     if lease.lost.is_set():
         raise Lost
+    if not gone:
+        host.undead.add(trainer.mark)
     ended = curb.ended if gone else Ended.survived_kill
     return End(trainer.returncode(), ended, diary.last, trainer.tail(), oom_kills() - oom_before)
 
@@ -211,7 +216,7 @@ def settle(
             case Succeeded(result):
                 jobs.finish(s, job, attempt, files, result.weights_digest, exit=exit)
                 return "succeeded"
-            case Cancelled():
+            case AsAsked():
                 return jobs.ended_as_requested(s, job, attempt, exit=exit)
             case HandedBack(reason):
                 return jobs.requeue(s, job, attempt, reason, exit=exit)
@@ -232,14 +237,5 @@ def blame(error: Exception) -> Failure:
     if trouble is None:
         return Failure(FailureCode.protocol, f"{type(error).__name__}: {error}")
     if trouble.errno in DISK_FULL:
-        return Failure(FailureCode.no_space, "the worker's disk is full; free some and submit again")
+        return Failure(FailureCode.no_space, f"the worker's disk is full: {trouble}")
     return Failure(FailureCode.host_wedged, f"the worker's host failed: {type(trouble).__name__}: {trouble}")
-
-
-def oom_kills() -> int:
-    """Processes of our control group that the kernel killed for want of memory, so far."""
-    try:
-        lines = Path("/sys/fs/cgroup/memory.events").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))

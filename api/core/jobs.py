@@ -1,6 +1,6 @@
 """The verbs of jobs. Each takes a Session inside an open transaction and never commits.
 
-    people     submit, get, page, request
+    people     submit, get, page, request, resume
     workers    claim, beat, record, checkpoint, finish, fail, requeue, ended_as_requested
     anyone     sweep, waiting_reason, queue_position
 
@@ -25,18 +25,18 @@ from api.core.cursor import Position, Slice, slice_of
 from api.core.errors import Conflict, NotFound
 from api.core.idempotency import forget_old_keys
 from api.core.ids import new_id
-from api.core.lifecycle import TERMINAL, FailureCode, Requested, State, allowed
+from api.core.lifecycle import OUT_OF_MEMORY, TERMINAL, FailureCode, Requested, State, allowed
 from api.core.record import add_event, held, record
 from api.core.selection import EVERY, Selection
 from api.core.storage import Blob
-from api.core.tables import Artifact, Attempt, Checkpoint, Job, WorkerRow
+from api.core.tables import Artifact, Attempt, Checkpoint, Job, JobEvent, WorkerRow
 from api.core.waiting import queue_position, waiting_reason
-from fgd.spec import FromJob, JobSpec, SubmitJob
+from fgd.spec import FromJob, JobSpec, Schedule, SubmitJob
 
 __all__ = [
     "ArtifactIn", "Claim", "Free", "Progress", "Saved", "Swept",
     "beat", "checkpoint", "claim", "ended_as_requested", "fail", "finish", "get", "page", "queue_position", "record",
-    "request", "requeue", "submit", "sweep", "waiting_reason",
+    "request", "requeue", "resume", "submit", "sweep", "waiting_reason",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -196,28 +196,95 @@ def page(s: Session, project_id: str, after: Position | None, limit: int, select
     return slice_of(s, selection.of(select(Job).where(Job.project_id == project_id)), Job, after, limit)
 
 
-def request(s: Session, project_id: str, job_id: str, wish: Requested) -> Job:
-    """Cancel a job: a queued one at once, a running one when its supervisor hears of it.
+CANCELS = (Requested.cancel, Requested.cancel_now)
 
-    The same again changes nothing; `cancel_now` after `cancel` hurries. Raises Conflict for a job that ended otherwise.
+
+def request(s: Session, project_id: str, job_id: str, wish: Requested) -> Job:
+    """Ask for an end, a pause or an early finish: a job that does not run obeys at once, a running one when its
+    supervisor hears of it.
+
+    The same again changes nothing. Of pause and stop the later counts; a cancel stands over both, and `cancel_now`
+    hurries it. Raises Conflict for a job that ended otherwise, that is being cancelled, or that has nothing to keep.
     """
-    if wish not in (Requested.cancel, Requested.cancel_now):
-        raise Conflict("not_supported", f"{wish} is not available yet")
-    job = s.scalar(select(Job).where(Job.project_id == project_id, Job.id == job_id).with_for_update())
-    if job is None:
-        raise NotFound("job", job_id)
-    if job.state == State.cancelled or job.requested in (wish, Requested.cancel_now):
+    job = _locked(s, project_id, job_id)
+    if _done_already(job, wish):
         return job
-    if State(job.state).terminal:
-        raise Conflict("job_finished", f"{job_id} has {job.state}; only a queued or running job can be cancelled")
+    _refuse_the_ended(job)
+    if job.requested in CANCELS and wish not in CANCELS:
+        raise Conflict("cancel_requested", f"{job_id} is being cancelled; it can neither be paused nor finished early")
+    if wish == Requested.stop and job.state != State.running and not _has_steps(s, job):
+        raise Conflict(
+            "nothing_to_keep",
+            f"{job_id} is {job.state} and has no checkpoint, so there are no weights to finish with; cancel it instead",
+        )
     at = db.now(s)
-    add_event(s, job, at, "cancel_requested", mode="graceful" if wish == Requested.cancel else "now")
+    if wish in CANCELS:
+        add_event(s, job, at, "cancel_requested", mode="graceful" if wish == Requested.cancel else "now")
+    else:
+        add_event(s, job, at, f"{wish}_requested")
     if job.state == State.running:
         job.requested = wish
-    else:
+    elif wish in CANCELS:
         _end(s, job, at, State.cancelled)
+    elif wish == Requested.pause:
+        _pause(s, job, at)
+    else:
+        _queue_to_finish(job, at)
     s.flush()
     return job
+
+
+def resume(s: Session, project_id: str, job_id: str) -> Job:
+    """paused -> queued; a pause that is not done yet is taken back. A job that was resumed before stays as it is.
+
+    Raises Conflict for any other.
+    """
+    job = _locked(s, project_id, job_id)
+    _refuse_the_ended(job)
+    at = db.now(s)
+    if job.state == State.paused:
+        add_event(s, job, at, "job_resumed")
+        _move(job, State.queued)
+        job.not_before = at
+    elif job.requested == Requested.pause:
+        add_event(s, job, at, "job_resumed")
+        job.requested = None
+    elif job.requested in CANCELS:
+        raise Conflict("cancel_requested", f"{job_id} is being cancelled; it can not be resumed")
+    elif not _was_resumed(s, job):
+        raise Conflict("not_paused", f"{job_id} is {job.state} and not paused; there is nothing to resume")
+    s.flush()
+    return job
+
+
+def _locked(s: Session, project_id: str, job_id: str) -> Job:
+    """The row as it is now, not as this session may have seen it before. Raises NotFound."""
+    query = select(Job).where(Job.project_id == project_id, Job.id == job_id).with_for_update()
+    job = s.scalar(query.execution_options(populate_existing=True))
+    if job is None:
+        raise NotFound("job", job_id)
+    return job
+
+
+def _done_already(job: Job, wish: Requested) -> bool:
+    if wish in CANCELS:
+        return job.state == State.cancelled or job.requested in (wish, Requested.cancel_now)
+    return job.requested == wish or (wish == Requested.pause and job.state == State.paused)
+
+
+def _refuse_the_ended(job: Job) -> None:
+    if State(job.state).terminal:
+        raise Conflict("job_finished", f"{job.id} has {job.state}; only a job that has not ended can be changed")
+
+
+def _has_steps(s: Session, job: Job) -> bool:
+    return s.scalar(select(Checkpoint.id).where(Checkpoint.job_id == job.id, Checkpoint.step > 0).limit(1)) is not None
+
+
+def _was_resumed(s: Session, job: Job) -> bool:
+    """Its last word of pauses is that one ended: a request that is sent again gets the same answer."""
+    told = select(JobEvent.type).where(JobEvent.job_id == job.id, JobEvent.type.in_(("pause_requested", "job_resumed")))
+    return s.scalar(told.order_by(JobEvent.seq.desc()).limit(1)) == "job_resumed"
 
 
 # --- workers --------------------------------------------------------------------------------------------------
@@ -261,6 +328,7 @@ def claim(s: Session, worker_id: str, free: Free, lease_s: float = 20.0) -> Clai
         return None
     job = s.get_one(Job, job_id, populate_existing=True)
     worker = s.get(WorkerRow, worker_id)
+    spec = _spec_now(job)
     s.add(
         Attempt(
             job_id=job.id,
@@ -270,6 +338,7 @@ def claim(s: Session, worker_id: str, free: Free, lease_s: float = 20.0) -> Clai
             host=worker.host if worker else "",
             started_at=at,
             log_bytes=0,
+            spec=None if job.batch_size is None else spec.model_dump(mode="json"),
         )
     )
     add_event(s, job, at, "job_claimed", worker=worker_id, host=worker.host if worker else "")
@@ -278,7 +347,7 @@ def claim(s: Session, worker_id: str, free: Free, lease_s: float = 20.0) -> Clai
         job_id=job.id,
         project_id=job.project_id,
         attempt=job.attempt,
-        spec=JobSpec.model_validate(job.spec),
+        spec=spec,
         inputs=job.inputs,
         checkpoints=tuple(
             Saved(row.step, row.key, row.sha256, row.size) for row in _checkpoints(s, job.id)[:KEPT_CHECKPOINTS]
@@ -305,6 +374,12 @@ def _not_after_the_starved(s: Session, at: datetime, free: Free) -> ColumnElemen
         Job.priority > starved.priority,
         and_(Job.priority == starved.priority, Job.created_at < starved.created_at),
     )
+
+
+def _spec_now(job: Job) -> JobSpec:
+    """The job's spec; after it ran out of memory with smaller batches, and more of them to a step."""
+    spec = JobSpec.model_validate(job.spec)
+    return spec if job.batch_size is None else spec.but(schedule=spec.schedule.in_batches_of(job.batch_size))
 
 
 def beat(
@@ -399,14 +474,17 @@ def fail(
 ) -> State:
     """The attempt went wrong: try again if that can help and retries are left, else running -> failed. Raises Fenced.
 
-    Returns the state the job is in now. A job whose cancel was asked for is cancelled rather than tried again.
+    Out of memory may be answered with smaller batches, if the spec says so. Returns the state the job is in now. A job
+    whose cancel or pause was asked for is cancelled or paused rather than tried again.
     """
     job = held(s, job_id, attempt)
     at = db.now(s)
     code = FailureCode(code)
-    _close_attempt(s, job, at, "failed", message, exit)
-    if code.retryable:
-        add_event(s, job, at, "attempt_lost", attempt=job.attempt, reason=message)
+    _close_attempt(s, job, at, "failed", message, exit, code)
+    if code in OUT_OF_MEMORY:
+        _out_of_memory(s, job, at, code, message, data)
+    elif code.retryable:
+        add_event(s, job, at, "attempt_lost", attempt=job.attempt, reason=message, code=code)
         _lose(s, job, at, code, message, data)
     else:
         _fail(s, job, at, code, message, data)
@@ -417,30 +495,30 @@ def fail(
 def requeue(s: Session, job_id: str, attempt: int, reason: str, *, exit: int | None = None) -> State:
     """The host hands the job back in good order: queued again, not counted as a retry. Raises Fenced.
 
-    A job whose cancel was asked for is cancelled instead. Returns the state the job is in now.
+    A job whose cancel or pause was asked for is cancelled or paused instead. Returns the state the job is in now.
     """
     job = held(s, job_id, attempt)
     at = db.now(s)
     _close_attempt(s, job, at, "handed_back", reason, exit)
-    if job.requested is not None:
-        _end(s, job, at, State.cancelled)
-    else:
+    if not _as_asked(s, job, at):
         _queue_again(s, job, at, at, reason=reason, counted=False)
     s.flush()
     return State(job.state)
 
 
 def ended_as_requested(s: Session, job_id: str, attempt: int, *, exit: int | None = None) -> State:
-    """The trainer ended because a person asked: cancel, cancel_now -> cancelled. Raises Fenced.
+    """The trainer ended because a person asked; what is asked now decides: cancel -> cancelled, pause -> paused.
 
-    Raises Conflict where nobody asked.
+    If that was taken back meanwhile, or is a stop by now, the job is queued again. Raises Fenced.
     """
     job = held(s, job_id, attempt)
-    if job.requested is None:
-        raise Conflict("nothing_requested", f"{job_id}: nobody asked the trainer to end; use requeue or fail")
     at = db.now(s)
-    _close_attempt(s, job, at, "cancelled", f"requested: {job.requested}", exit)
-    _end(s, job, at, State.cancelled)
+    outcome = {Requested.pause: "paused", Requested.cancel: "cancelled", Requested.cancel_now: "cancelled"}
+    wish = Requested(job.requested) if job.requested else None
+    reason = f"requested: {wish}" if wish else "a pause was asked for and taken back"
+    _close_attempt(s, job, at, outcome.get(wish, "handed_back") if wish else "handed_back", reason, exit)
+    if not _as_asked(s, job, at):
+        _queue_again(s, job, at, at, reason=reason, counted=False)
     s.flush()
     return State(job.state)
 
@@ -460,7 +538,7 @@ def sweep(s: Session, lease_s: float = 20.0) -> Swept:
     stuck += _each(s, _overdue(s, at), lambda job: _give_up_waiting(s, job, at))
     live = workers.live(s, lease_s)
     running = s.scalar(select(func.count()).select_from(Job).where(Job.state == State.running)) or 0
-    free = max(0, sum(worker.slots for worker in live) - running)
+    free = max(0, sum(worker.slots for worker in live if worker.complaint is None) - running)
     claimable = select(Job.id).where(Job.state == State.queued, Job.not_before <= at)
     ring = list(s.scalars(claimable.order_by(Job.priority.desc(), Job.created_at, Job.id).limit(free)))
     ring += [*datasets.sweep(s, at), *models.sweep(s, at)][: len(live)]
@@ -489,8 +567,8 @@ def _each(s: Session, found: Sequence[Job], act: Callable[[Job], None]) -> list[
 
 def _lose_silent(s: Session, job: Job, at: datetime) -> None:
     reason = f"no heartbeat from {job.lease_owner}"
-    _close_attempt(s, job, at, "lost", reason, None)
-    add_event(s, job, at, "attempt_lost", attempt=job.attempt, reason=reason)
+    _close_attempt(s, job, at, "lost", reason, None, FailureCode.worker_lost)
+    add_event(s, job, at, "attempt_lost", attempt=job.attempt, reason=reason, code=FailureCode.worker_lost)
     _lose(s, job, at, FailureCode.worker_lost, reason, None)
 
 
@@ -499,7 +577,8 @@ def _overdue(s: Session, at: datetime) -> list[Job]:
     limit_s = Job.limits["max_wait_s"].as_float()
     bounded = select(Job).where(Job.state == State.queued, Job.attempt == 0, limit_s.is_not(None))
     rows = s.scalars(bounded.with_for_update(skip_locked=True).execution_options(populate_existing=True))
-    return [job for job in rows if (at - job.created_at).total_seconds() >= float(job.limits["max_wait_s"])]
+    # since its submission; for one that was paused before it ever ran, since it was resumed
+    return [job for job in rows if (at - job.not_before).total_seconds() >= float(job.limits["max_wait_s"])]
 
 
 def _give_up_waiting(s: Session, job: Job, at: datetime) -> None:
@@ -509,17 +588,41 @@ def _give_up_waiting(s: Session, job: Job, at: datetime) -> None:
 
 
 def _drop_checkpoints_of_the_ended(s: Session) -> list[str]:
-    ended = select(Job.id).where(Job.id == Checkpoint.job_id, Job.state.in_(TERMINAL)).exists()
+    """All but the weights of the last finite step, which are all that a job whose loss was not finite has to show."""
+    shown = (Job.state == State.failed) & (Job.failure_code == FailureCode.loss_non_finite)
+    ended = select(Job.id).where(Job.id == Checkpoint.job_id, Job.state.in_(TERMINAL), ~shown).exists()
     return list(s.scalars(delete(Checkpoint).where(ended).returning(Checkpoint.key)))
 
 
 # --- moves ----------------------------------------------------------------------------------------------------
 
 
-def _lose(s: Session, job: Job, at: datetime, code: FailureCode, message: str, data: Mapping[str, Any] | None) -> None:
-    """After a loss that another attempt may mend: cancelled if asked, queued again, or failed for good."""
-    if job.requested is not None:
+def _as_asked(s: Session, job: Job, at: datetime) -> bool:
+    """Cancel or pause a job that lost its trainer, if that was asked for."""
+    if job.requested in CANCELS:
         _end(s, job, at, State.cancelled)
+    elif job.requested == Requested.pause:
+        _pause(s, job, at)
+    else:
+        return False
+    return True
+
+
+def _pause(s: Session, job: Job, at: datetime) -> None:
+    _move(job, State.paused)
+    add_event(s, job, at, "job_paused")
+
+
+def _queue_to_finish(job: Job, at: datetime) -> None:
+    """A job that does not run is queued only to export what its checkpoint has."""
+    if job.state != State.queued:
+        _move(job, State.queued)
+    job.requested, job.not_before = Requested.stop, at
+
+
+def _lose(s: Session, job: Job, at: datetime, code: FailureCode, message: str, data: Mapping[str, Any] | None) -> None:
+    """After a loss that another attempt may mend: as asked, queued again, or failed for good."""
+    if _as_asked(s, job, at):
         return
     limit = int(job.limits["max_retries"])
     if job.retries >= limit:
@@ -530,14 +633,34 @@ def _lose(s: Session, job: Job, at: datetime, code: FailureCode, message: str, d
     _queue_again(s, job, at, at + delay, reason=message, code=code, retry=job.retries, of=limit, counted=True)
 
 
+def _out_of_memory(
+    s: Session, job: Job, at: datetime, code: FailureCode, message: str, data: Mapping[str, Any] | None
+) -> None:
+    """With resources.on_out_of_memory "halve": again with half the batch, down to one image; else failed. Not counted
+    as a retry: it ends by itself."""
+    spec = _spec_now(job)
+    now: Schedule = spec.schedule
+    smaller = now.halved(spec.resources.devices) if spec.resources.on_out_of_memory == "halve" else None
+    if smaller is None:
+        _fail(s, job, at, code, message, {**(data or {}), "batch_size": now.batch_size})
+        return
+    told = {"code": code, "batch_size": smaller.batch_size, "accumulate": smaller.accumulate, "before": now.batch_size}
+    add_event(s, job, at, "batch_halved", **told)
+    job.batch_size = smaller.batch_size
+    if not _as_asked(s, job, at):
+        _queue_again(s, job, at, at, reason=message, code=code, counted=False)
+
+
 def back_off_s(retry: int) -> float:
     """Seconds before the n-th retry: 0, 30, 60, 120, ... up to an hour."""
     return 0.0 if retry <= 1 else min(BACK_OFF_S * 2.0 ** min(retry - 2, 32), MAX_BACK_OFF_S)
 
 
 def _queue_again(s: Session, job: Job, at: datetime, not_before: datetime, **why: Any) -> None:
+    """A stop is remembered: the next attempt has only to export."""
+    stops = job.requested == Requested.stop
     _move(job, State.queued)
-    job.not_before = not_before
+    job.not_before, job.requested = not_before, Requested.stop if stops else None
     add_event(s, job, at, "requeued", delay_s=(not_before - at).total_seconds(), **why)
 
 
@@ -559,9 +682,23 @@ def _move(job: Job, state: State) -> None:
     job.lease_owner = job.lease_expires = job.phase = job.requested = None
 
 
-def _close_attempt(s: Session, job: Job, at: datetime, outcome: str, reason: str | None, exit: int | None) -> None:
+def _close_attempt(
+    s: Session,
+    job: Job,
+    at: datetime,
+    outcome: str,
+    reason: str | None,
+    exit: int | None,
+    code: FailureCode | None = None,
+) -> None:
     row = s.get_one(Attempt, (job.id, job.attempt))
-    row.finished_at, row.outcome, row.reason, row.exit = at, outcome, reason, exit
+    row.finished_at, row.outcome, row.reason, row.exit, row.code = at, outcome, reason, exit, code
+    if row.first_step is None:
+        return
+    row.last_step = int((job.progress or {}).get("step") or row.first_step)
+    kept = _checkpoints(s, job.id)
+    begins_at = row.last_step if outcome == "succeeded" else kept[0].step if kept else 0
+    row.lost_steps = max(0, row.last_step - begins_at)
 
 
 def _ran_s(s: Session, job_id: str) -> float:

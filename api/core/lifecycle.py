@@ -1,19 +1,21 @@
-"""States of a job and the moves between them. Pure: knows no database, no HTTP, no torch.
+"""States of a job and the moves between them, and the ways to fail. Pure: knows no database, no HTTP, no torch.
 
-    queued --claim--> running --finish--> succeeded
-      ^ |               | |  \\--fail---> failed
-      | \\--cancel--+     | \\---cancel---> cancelled
-      |             +--> cancelled
-      +--requeue--------+  (worker lost, trainer killed, host handed back)
-      queued --fail--> failed (retries used up, inputs gone)
+    queued      claim -> running    pause -> paused    cancel -> cancelled    overdue -> failed
+    running     finish -> succeeded    fail -> failed    cancel -> cancelled    pause -> paused (after a checkpoint)
+                worker lost, trainer killed, handed back -> queued (cancelled or paused if that was asked)
+    paused      resume, stop -> queued    cancel -> cancelled
+    succeeded, failed, cancelled    never left
 
-`tables.py` mirrors this page as CHECK constraints. `paused` is part of the vocabulary from the start; the moves into
-and out of it come with pause and resume.
+`tables.py` mirrors this page as CHECK constraints; docs/jobs.md tells it to people.
 """
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class State(StrEnum):
@@ -33,9 +35,9 @@ TERMINAL = frozenset({State.succeeded, State.failed, State.cancelled})
 """Never left; the first terminal writer wins."""
 
 MOVES: dict[State, frozenset[State]] = {
-    State.queued: frozenset({State.running, State.cancelled, State.failed}),
-    State.running: frozenset({State.queued, State.succeeded, State.failed, State.cancelled}),
-    State.paused: frozenset(),
+    State.queued: frozenset({State.running, State.paused, State.cancelled, State.failed}),
+    State.running: frozenset({State.queued, State.paused, State.succeeded, State.failed, State.cancelled}),
+    State.paused: frozenset({State.queued, State.cancelled}),
     State.succeeded: frozenset(),
     State.failed: frozenset(),
     State.cancelled: frozenset(),
@@ -43,14 +45,17 @@ MOVES: dict[State, frozenset[State]] = {
 
 
 class Requested(StrEnum):
-    """What a person asked of a running job; the next heartbeat brings it to the supervisor."""
+    """What a person asked of a running job; the next heartbeat brings it to the supervisor. A queued job may carry
+    `stop`: its next attempt has only to export what there is."""
 
     pause = "pause"
+    """The trainer writes a checkpoint, then the job waits until it is resumed."""
     cancel = "cancel"
     """Gracefully: the trainer writes a checkpoint, then ends."""
     cancel_now = "cancel_now"
     """At once: the trainer is killed."""
     stop = "stop"
+    """Finish early: no further step, the best weights become the result."""
 
 
 class FailureCode(StrEnum):
@@ -74,9 +79,113 @@ class FailureCode(StrEnum):
         return self in RETRYABLE
 
 
-RETRYABLE = frozenset(
-    {FailureCode.worker_lost, FailureCode.trainer_killed, FailureCode.stalled, FailureCode.host_wedged}
-)
+@dataclass(frozen=True)
+class FailureClass:
+    """For people. `advice` names what to change."""
+
+    when: str
+    retried: bool
+    """Tried again by itself, `limits.max_retries` times, with growing pauses."""
+    advice: str
+
+
+FAILURES: dict[FailureCode, FailureClass] = {
+    FailureCode.user_error: FailureClass(
+        "What was asked for cannot be done: the spec, the data or the weights do not allow it.",
+        False,
+        "Change the field, file or box that the message names, and submit the job again.",
+    ),
+    FailureCode.teacher_unfit: FailureClass(
+        "The teacher detects next to nothing on the validation images (AP50 under 5).",
+        False,
+        "Name another `teacher`, or train at the sizes it was trained at (`schedule.min_size`, `schedule.max_size`); "
+        "`teacher.allow_unfit` lets it teach all the same.",
+    ),
+    FailureCode.loss_non_finite: FailureClass(
+        'A loss or gradient is NaN or infinite: once, or with `schedule.on_non_finite` "skip" ten steps in a row.',
+        False,
+        "Lower `schedule.optimizer.lr` or the weights in `methods`, or set `schedule.clip_norm`; if only a step now "
+        'and then is at fault, set `schedule.on_non_finite` to "skip". The weights of the last finite step are kept as '
+        "a checkpoint, which can be promoted to a model.",
+    ),
+    FailureCode.gpu_out_of_memory: FailureClass(
+        "The GPU has too little memory for the job.",
+        False,
+        "Lower `schedule.batch_size` and raise `schedule.accumulate` by the same factor, or lower `schedule.max_size`; "
+        'with `resources.on_out_of_memory` "halve" the service does the first by itself.',
+    ),
+    FailureCode.host_out_of_memory: FailureClass(
+        "The host has too little memory: an allocation failed, or the kernel killed the trainer for it.",
+        False,
+        "Lower `schedule.batch_size` and raise `schedule.accumulate` by the same factor, or lower `schedule.max_size`; "
+        'with `resources.on_out_of_memory` "halve" the service does the first by itself. Fewer jobs at once on the '
+        "host (FGD_SLOTS) leave more to each.",
+    ),
+    FailureCode.no_space: FailureClass(
+        "The disk of the worker is full. The checkpoint before stays whole; the worker takes nothing for a while, so "
+        "another one goes on, if there is one.",
+        True,
+        "Free space below FGD_HOME on the host that `GET /v1/workers` complains about, or start a worker with a larger "
+        "disk; then submit the job again.",
+    ),
+    FailureCode.stalled: FailureClass(
+        "The trainer said nothing for too long (FGD_STALL_S, or ten of its usual steps) and was killed.",
+        True,
+        "Read the stacks at the end of the log to see where it hangs; if its steps are just slow, lower "
+        "`schedule.batch_size`, or raise FGD_STALL_S of the worker.",
+    ),
+    FailureCode.worker_lost: FailureClass(
+        "The worker was not heard of for longer than its lease (FGD_LEASE_S): it died, or was cut off.",
+        True,
+        "See `GET /v1/workers` and the logs of the hosts in the job's attempts; raise `limits.max_retries` if workers "
+        "are expected to vanish, and submit the job again.",
+    ),
+    FailureCode.preempted: FailureClass(
+        "A limit that came with the job was reached; `data.limit` names it.",
+        False,
+        "Raise `limits.max_runtime_s` or `limits.max_wait_s`, whichever `data.limit` names, or leave it out; fewer "
+        "`schedule.epochs` take less time.",
+    ),
+    FailureCode.trainer_killed: FailureClass(
+        "A signal ended the trainer (`data.signal`): a crash in native code, or someone on the host.",
+        True,
+        "Read the end of the log; if nobody killed it and it crashes each time, lower `schedule.batch_size` or choose "
+        "another `resources.device`, and submit the job again.",
+    ),
+    FailureCode.protocol: FailureClass(
+        "The trainer ended in a way that it should not: an error of ours, or of the host's installation.",
+        False,
+        "Read the end of the log, which has the traceback, and report it together with the job's spec; another "
+        "`resources.device` may work meanwhile.",
+    ),
+    FailureCode.host_wedged: FailureClass(
+        "The worker's host does not do what it must: a trainer survives SIGKILL, or the system refuses files or "
+        "processes.",
+        True,
+        "Have the host looked at that the last attempt names, restart its worker, and submit the job again; raise "
+        "`limits.max_retries` if other hosts are sound.",
+    ),
+}
+
+RETRYABLE = frozenset(code for code, failure in FAILURES.items() if failure.retried)
+OUT_OF_MEMORY = frozenset({FailureCode.gpu_out_of_memory, FailureCode.host_out_of_memory})
+
+
+def advice(code: FailureCode, data: Mapping[str, Any]) -> str:
+    """What to change, for this failure; more to the point where `data` allows it."""
+    if code == FailureCode.preempted and (limit := data.get("limit")):
+        less = ", or ask for fewer `schedule.epochs`" if limit == "max_runtime_s" else ""
+        return f"Raise `limits.{limit}`, or leave it out{less}; then submit the job again."
+    if code in OUT_OF_MEMORY and data.get("batch_size") == 1:
+        return (
+            "One image at a time is too much already: lower `schedule.max_size` (and `schedule.min_size`), or take a "
+            "smaller `student`, a worker with more memory, or another `resources.device`."
+        )
+    return FAILURES[code].advice
+
+
+def signal_name(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 class DatasetState(StrEnum):

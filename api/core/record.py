@@ -68,6 +68,7 @@ def record(s: Session, job_id: str, attempt: int, events: Sequence[Event], log: 
                 _write_points(s, job, at, points)
                 points = []
                 _rewind(s, job, event.step)
+                _begin(s, job, event)
                 _advance(job, step=event.step, total_steps=event.total_steps, epochs=event.epochs)
                 add_event(s, job, at, "started", **event.model_dump(exclude={"type"}))
             case Phase():
@@ -87,6 +88,15 @@ def record(s: Session, job_id: str, attempt: int, events: Sequence[Event], log: 
     _write_points(s, job, at, points)
     append_log(s, job, at, log)
     s.flush()
+
+
+def _begin(s: Session, job: Job, event: Started) -> None:
+    """Where this attempt stands; and how much of the one before is to be done again, for a checkpoint may be torn."""
+    row = s.get_one(Attempt, (job.id, job.attempt))
+    row.first_step, row.device = event.step, event.device
+    before = s.get(Attempt, (job.id, job.attempt - 1))
+    if before is not None and before.last_step is not None:
+        before.lost_steps = max(0, before.last_step - event.step)
 
 
 def _advance(job: Job, values: Mapping[str, float | None] | None = None, **counters: int) -> None:

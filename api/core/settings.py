@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     """Between a worker's own looks for jobs, bell or not."""
     grace_s: PositiveFloat = 120.0
     """Between asking a trainer to end and killing it."""
+    drain_s: PositiveFloat | None = None
+    """What trainers get to save in when their worker is told to end; then they are killed, and their jobs go on
+    elsewhere all the same. None: grace_s."""
     stall_s: PositiveFloat = 300.0
     """Without a step for so long (or ten median steps) a trainer counts as stalled."""
     changes_s: PositiveFloat = 1.0
@@ -91,6 +94,10 @@ class Settings(BaseSettings):
     """Size of a worker host's cache of staged inputs."""
     max_model_bytes: PositiveInt = 2 * 1024**3
     """Size of an uploaded model at most."""
+    min_free_bytes: Annotated[int, Field(ge=0)] = 256 * 1024**2
+    """A worker with less free disk below `home` takes no job."""
+    full_s: PositiveFloat = 60.0
+    """A worker on which a job found the disk full takes none for so long: another worker is to have it."""
     weights_dir: Path | None = None
     """Folder on a worker's host with torchvision's weight files, for hosts without internet. None: torch hub's cache,
     and downloads into it."""

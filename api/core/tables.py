@@ -249,6 +249,8 @@ class Job(Base):
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    batch_size: Mapped[int | None]
+    """Images per forward pass since it ran out of memory; null: as the spec says."""
 
     __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
     __table_args__ = (
@@ -257,7 +259,12 @@ class Job(Base):
         ForeignKeyConstraint(["project_id", "teacher_job_id"], ["jobs.project_id", "jobs.id"]),
         ForeignKeyConstraint(["project_id", "inherit_job_id"], ["jobs.project_id", "jobs.id"]),
         CheckConstraint(_one_of("state", State), "state"),
-        CheckConstraint(f"requested IS NULL OR (state = 'running' AND {_one_of('requested', Requested)})", "requested"),
+        CheckConstraint(
+            f"requested IS NULL OR (state = 'running' AND {_one_of('requested', Requested)})"
+            " OR (state = 'queued' AND requested = 'stop')",
+            "requested",
+        ),
+        CheckConstraint("batch_size IS NULL OR batch_size > 0", "batch_size"),
         CheckConstraint("(state = 'succeeded') = (weights_digest IS NOT NULL)", "succeeded_has_weights"),
         CheckConstraint("(state = 'failed') = (failure_code IS NOT NULL)", "failed_has_code"),
         CheckConstraint("(failure_code IS NULL) = (failure_message IS NULL)", "failure_whole"),
@@ -319,13 +326,26 @@ class Attempt(Base):
     exit: Mapped[int | None]
     """The trainer's exit status; negative: the signal that killed it."""
     log_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    code: Mapped[str | None] = mapped_column(String(32))
+    """FailureCode, if it failed or was lost."""
+    device: Mapped[str | None]
+    """As the trainer names it; null until it stands."""
+    spec: Mapped[dict[str, Any] | None]
+    """The JobSpec it ran with; null: the job's own."""
+    first_step: Mapped[int | None] = mapped_column(BigInteger)
+    """Where it began."""
+    last_step: Mapped[int | None] = mapped_column(BigInteger)
+    """The last step it told of."""
+    lost_steps: Mapped[int | None] = mapped_column(BigInteger)
+    """Of its steps those that no checkpoint or result has."""
 
     __table_args__ = (
         ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
         CheckConstraint("attempt > 0", "attempt"),
         CheckConstraint("(outcome IS NULL) = (finished_at IS NULL)", "ended_whole"),
         CheckConstraint(
-            "outcome IS NULL OR outcome IN ('succeeded', 'failed', 'cancelled', 'lost', 'handed_back')", "outcome"
+            "outcome IS NULL OR outcome IN ('succeeded', 'failed', 'cancelled', 'lost', 'handed_back', 'paused')",
+            "outcome",
         ),
         Index("uq_job_attempts_live", "job_id", unique=True, sqlite_where=text("finished_at IS NULL"),
               postgresql_where=text("finished_at IS NULL")),
@@ -521,6 +541,8 @@ class WorkerRow(Base):
     facts: Mapped[dict[str, Any]]
     started_at: Mapped[datetime]
     last_beat: Mapped[datetime]
+    complaint: Mapped[str | None]
+    """Why it takes nothing just now; null: it does."""
 
     __table_args__ = (CheckConstraint("slots > 0", "slots"),)
 

@@ -15,12 +15,18 @@ from api.core.tables import Job, WorkerRow
 
 
 def waiting_reason(s: Session, job: Job, lease_s: float = 20.0, live: Sequence[WorkerRow] | None = None) -> str | None:
-    """None unless the job is queued. `live`: the live workers, if the caller has them already."""
+    """None unless the job is queued or paused. `live`: the live workers, if the caller has them already."""
+    if job.state == State.paused:
+        step = (job.progress or {}).get("step", 0)
+        return f"paused after step {step}; `fgd job resume {job.id}` lets it go on, from its last checkpoint"
     if job.state != State.queued:
         return None
     live = workers.live(s, lease_s) if live is None else live
     if not live:
         return "no worker is running; start one with `fgd worker` (`fgd serve` starts one by itself)"
+    if not (willing := [worker for worker in live if worker.complaint is None]):
+        return f"{_count(live)} and {'takes' if len(live) == 1 else 'take'} nothing: {live[0].complaint}"
+    live = willing
     if job.device == "cuda" and not any(workers.has_cuda(worker) for worker in live):
         return f'{_count(live)}, none with a GPU, and resources.device is "cuda"; "auto" or "cpu" would run now'
     asked, largest = _devices(job.spec), max(workers.slots_for(worker, job.device) for worker in live)

@@ -39,12 +39,12 @@ def register(
     s.flush()
 
 
-def beat(s: Session, worker_id: str) -> bool:
-    """False: the service has forgotten this worker; register again."""
+def beat(s: Session, worker_id: str, complaint: str | None = None) -> bool:
+    """False: the service has forgotten this worker; register again. complaint: why it takes nothing just now."""
     row = s.get(WorkerRow, worker_id)
     if row is None:
         return False
-    row.last_beat = db.now(s)
+    row.last_beat, row.complaint = db.now(s), complaint
     s.flush()
     return True
 
@@ -53,6 +53,11 @@ def live(s: Session, lease_s: float = 20.0) -> list[WorkerRow]:
     """Workers heard of within `lease_s` seconds."""
     since = db.now(s) - timedelta(seconds=lease_s)
     return list(s.scalars(select(WorkerRow).where(WorkerRow.last_beat > since).order_by(WorkerRow.id)))
+
+
+def everyone(s: Session) -> list[WorkerRow]:
+    """Also those not heard of lately, until they are forgotten."""
+    return list(s.scalars(select(WorkerRow).order_by(WorkerRow.host, WorkerRow.started_at, WorkerRow.id)))
 
 
 def forget(s: Session, worker_id: str) -> None:

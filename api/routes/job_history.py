@@ -18,6 +18,8 @@ from api.errors import Responses, documented
 from api.schemas import (
     Artifacts,
     ArtifactView,
+    Attempts,
+    AttemptView,
     EventPage,
     EventQuery,
     EventView,
@@ -113,6 +115,14 @@ def _page(service: Service, project: str, job_id: str, query: EventQuery) -> Eve
     with service.reading() as s:
         items = history.events(s, jobs.get(s, project, job_id), query.after, query.limit)
     return EventPage(items=[EventView.of(event) for event in items], next_after=items[-1].seq if items else query.after)
+
+
+@router.get("/{job_id}/attempts", responses=documented(404))
+def list_attempts(job_id: str, service: ServiceDep, project: ProjectDep) -> Attempts:
+    """Each time a worker took the job: where, with what, how it ended, and what was lost with it."""
+    with service.reading() as s:
+        job = jobs.get(s, project, job_id)
+        return Attempts(items=[AttemptView.of(row, job) for row in history.attempts(s, job)])
 
 
 @router.get("/{job_id}/metrics", response_model=Points, responses={**_METRICS, **documented(404, 422)})

@@ -1,4 +1,4 @@
-"""/v1/jobs: submit, look, cancel, delete."""
+"""/v1/jobs: submit, look, cancel, pause, resume, finish early, delete."""
 
 from __future__ import annotations
 
@@ -183,6 +183,39 @@ def cancel_job(
         return _tagged(response, _view(s, service, job))
 
 
+@router.post("/{job_id}/pause", status_code=202, responses=documented(404, 409))
+def pause_job(job_id: str, service: ServiceDep, project: ProjectDep, response: Response) -> JobView:
+    """Let it wait: a queued job at once, a running one as soon as it has saved a checkpoint (see `requested`). It gives
+    its device free."""
+    with service.transaction() as s:
+        return _tagged(response, _view(s, service, jobs.request(s, project, job_id, Requested.pause)))
+
+
+@router.post("/{job_id}/resume", status_code=202, responses=documented(404, 409))
+def resume_job(
+    job_id: str, service: ServiceDep, project: ProjectDep, response: Response, after: BackgroundTasks
+) -> JobView:
+    """Queue a paused job again: it goes on from its last checkpoint. A pause that is not done yet is taken back."""
+    with service.transaction() as s:
+        job = jobs.resume(s, project, job_id)
+        after.add_task(service.ring, job.id)
+        return _tagged(response, _view(s, service, job))
+
+
+@router.post("/{job_id}/stop", status_code=202, responses=documented(404, 409))
+def stop_job(
+    job_id: str, service: ServiceDep, project: ProjectDep, response: Response, after: BackgroundTasks
+) -> JobView:
+    """Finish early: no step after the current one, and the weights of the best evaluation become the result (those of
+    the last step if nothing was evaluated); the job succeeds. A job that does not run is queued just to export what
+    its checkpoint has; 409 nothing_to_keep if it has none."""
+    with service.transaction() as s:
+        job = jobs.request(s, project, job_id, Requested.stop)
+        if job.state == State.queued:
+            after.add_task(service.ring, job.id)
+        return _tagged(response, _view(s, service, job))
+
+
 @router.delete(
     "/{job_id}", status_code=202, response_description="It was this; it is gone now.", responses=documented(404, 409)
 )
@@ -211,7 +244,7 @@ def _plan(body: SubmitJob, service: Service, project: str, response: Response, p
 
 
 def _view(s: Session, service: Service, job: Job, live: Sequence[WorkerRow] | None = None) -> JobView:
-    if job.state != State.queued:
+    if job.state not in (State.queued, State.paused):
         return JobView.of(job, None)
     live = workers.live(s, service.settings.lease_s) if live is None else live
     return JobView.of(job, jobs.waiting_reason(s, job, live=live), jobs.queue_position(s, job, live))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,10 @@ class State:
     """Of that evaluation."""
     best_ap: float = -1.0
     best_step: int = -1
+    best_scores: dict[str, float] = field(default_factory=dict)
+    skipped: int = 0
+    """Steps that were not finite and left out."""
+    skipped_in_a_row: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     """Of every logged value over this epoch's steps."""
     summed_steps: int = 0
@@ -53,10 +58,14 @@ def save(path: Path, contents: dict[str, Any], state: State, calibration: Calibr
         "calibration": asdict(calibration) if calibration else None,
         **contents,
     }
-    with partial.open("wb") as file:
-        torch.save(whole, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with partial.open("wb") as file:
+            torch.save(whole, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:  # a full disk: what was written would only keep it full
+        partial.unlink(missing_ok=True)
+        raise
     with partial.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     partial.rename(path)
@@ -64,8 +73,10 @@ def save(path: Path, contents: dict[str, Any], state: State, calibration: Calibr
     return digest
 
 
-def load(path: Path, spec_digest: str, device: torch.device) -> tuple[dict[str, Any], State, Calibration | None]:
-    """Raises UserError for a file that is no checkpoint of this spec."""
+def load(
+    path: Path, spec_digests: Collection[str], device: torch.device
+) -> tuple[dict[str, Any], State, Calibration | None]:
+    """Raises UserError for a file that is no checkpoint of this spec, by any of its digests."""
     try:
         whole = torch.load(path, map_location=device, weights_only=True)
         known = whole["format"] == FORMAT
@@ -73,7 +84,7 @@ def load(path: Path, spec_digest: str, device: torch.device) -> tuple[dict[str, 
         raise UserError(f"{path.name}: not a readable checkpoint ({type(error).__name__}: {error})") from error
     if not known:
         raise UserError(f"{path.name}: checkpoint format {whole['format']!r}; this version reads {FORMAT!r}")
-    if whole["spec_digest"] != spec_digest:
+    if whole["spec_digest"] not in spec_digests:
         raise UserError(f"{path.name}: belongs to another spec; start without --resume, or give the spec it came from")
     calibration = Calibration(**whole["calibration"]) if whole["calibration"] else None
     return whole, State(**whole["state"]), calibration

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fgd.asked import asked_to_finish, forget
 from fgd.data import open_index
 from fgd.data.index import Index
 from fgd.data.loader import Dataset, Split, train_batches
@@ -44,7 +45,7 @@ from fgd.methods import build as build_method
 from fgd.methods.base import Method, Pair
 from fgd.outline import whole_steps, without_effect
 from fgd.presets import resolve
-from fgd.spec import DetectorSpec, EarlyStop, FromPath, JobSpec, Spec, TeacherFromPath
+from fgd.spec import DetectorSpec, EarlyStop, FromPath, JobSpec, Schedule, Spec, TeacherFromPath
 from fgd.types import Batch, Calibration
 
 ALIVE_S = 10.0
@@ -52,6 +53,8 @@ ALIVE_S = 10.0
 REPORT_S = 1.0
 """Seconds between reports of the running means."""
 KEEP_CHECKPOINTS = 2
+MOST_SKIPPED = 10
+"""Steps in a row that are not finite; then `on_non_finite` "skip" gives up: the weights themselves are at fault."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +144,8 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
         saved, saved_at = (state.step, state.evaluated_step), time.monotonic()
 
     batches: Iterator[Batch] | None = None
+    statistics = Statistics(distill)
+    early = False
     emit(Phase(phase="training"))
     distill.train()
     try:
@@ -155,6 +160,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
                 emit(Evaluated(step=state.step, epoch=epoch, split="val", values=dict(state.scores)))
                 if state.scores["ap"] > state.best_ap:
                     state.best_ap, state.best_step = state.scores["ap"], state.step
+                    state.best_scores = dict(state.scores)
                     best = {key: value.clone() for key, value in shown.module.state_dict().items()}
                 if schedule.early_stop is not None:
                     count(state, schedule.early_stop)
@@ -165,6 +171,9 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
             if ranks.any(stop()):
                 raise Stopped("asked to stop")
             if state.step == total or stale(state, schedule.early_stop):
+                break
+            if early := state.step > 0 and ranks.any(asked_to_finish(out)):
+                save()
                 break
             if batches is None or done_in_epoch == 0:
                 batches = train_batches(
@@ -177,9 +186,20 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
                     shard=ranks.shard,
                 )
             of_step = meter.waiting(itertools.islice(batches, schedule.accumulate))
-            losses, rate = step(parts, optimizer, of_step, state.step, per_epoch)
+            statistics.remember()
+            try:
+                losses, rate = step(parts, optimizer, of_step, state.step, per_epoch)
+            except Diverged as diverged:  # nothing was applied; only running statistics took harm
+                statistics.restore()
+                if gives_up(state, schedule):
+                    if all_finite(distill):
+                        save()
+                    raise
+                losses, rate = {}, skip(diverged, state, schedule, per_epoch, emit)
+            else:
+                state.skipped_in_a_row = 0
             state.step += 1
-            if average is not None:
+            if average is not None and losses:
                 average.update(student, state.step)
             meter.add(losses, rate, epoch + 1, last_of_epoch=done_in_epoch + 1 == per_epoch)
             tell_undecodable(parts, emit)
@@ -191,13 +211,83 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
     finally:
         if batches is not None:
             batches.close()  # type: ignore[attr-defined]  # a generator: ends its reader thread
-    if state.step < total:
+    if early:
+        choose_best(parts, shown, state, best, total, emit, check_stop, epoch=state.step // per_epoch)
+        best = None
+    elif state.step < total:
         message = (
             f"{state.stale} evaluations in a row without an improvement: ended after epoch {state.step // per_epoch}"
         )
         emit(Note(code="early_stopped", message=message, data={"step": state.step, "total_steps": total}))
-    finish(parts, shown, state, best, out, emit, check_stop, epoch=state.step // per_epoch)
+    finish(parts, shown, state, best, out, emit, check_stop, epoch=state.step // per_epoch, stopped=early)
+    forget(out)
     distributed.leave()
+
+
+def gives_up(state: State, schedule: Schedule) -> bool:
+    """Whether a step that is not finite ends the training."""
+    return schedule.on_non_finite == "fail" or state.skipped_in_a_row + 1 >= MOST_SKIPPED
+
+
+def skip(diverged: Diverged, state: State, schedule: Schedule, per_epoch: int, emit: Emit) -> float:
+    """A step goes by without a change; the learning rate it would have had."""
+    state.skipped_in_a_row += 1
+    state.skipped += 1
+    message = f"{diverged}. The step is skipped ({state.skipped} until now, {state.skipped_in_a_row} in a row)"
+    data = diverged.data | {"skipped": state.skipped, "in_a_row": state.skipped_in_a_row}
+    emit(Note(code="loss_non_finite", message=message, data=data, level="warning"))
+    return learning_rate(diverged.step, steps_per_epoch=per_epoch, schedule=schedule)
+
+
+def all_finite(module: nn.Module) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in module.state_dict().values())
+
+
+class Statistics:
+    """Running statistics of batch norm as they were before a step: a step that is not finite spoils them at once."""
+
+    def __init__(self, module: nn.Module) -> None:
+        norms = (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+        self.live = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+        self.kept = [buffer.clone() for buffer in self.live]
+
+    def remember(self) -> None:
+        if self.live:
+            torch._foreach_copy_(self.kept, self.live)
+
+    def restore(self) -> None:
+        if self.live:
+            torch._foreach_copy_(self.live, self.kept)
+
+
+def choose_best(
+    parts: Parts,
+    shown: Detector,
+    state: State,
+    best: dict[str, Tensor] | None,
+    total: int,
+    emit: Emit,
+    check_stop: Callable[[], None],
+    epoch: int,
+) -> None:
+    """Asked to finish early: `shown` becomes the best that was evaluated; the last weights are, if nothing was yet."""
+    if best is not None:
+        shown.module.load_state_dict(best, strict=True)
+    measured = state.best_scores if best is not None else state.scores if state.evaluated_step == state.step else {}
+    if not measured:
+        emit(Phase(phase="evaluating"))
+        measured = score(parts, shown, parts.val, check_stop)
+        tell_undecodable(parts, emit)
+        emit(Evaluated(step=state.step, epoch=epoch, split="val", values=dict(measured)))
+    state.scores = dict(measured)
+    if best is None:
+        state.best_ap, state.best_step = measured["ap"], state.step
+    message = (
+        f"asked to finish early: ended after step {state.step} of {total}; the result has the weights of step "
+        f"{state.best_step}, AP {state.best_ap:.1f}"
+    )
+    data = {"step": state.step, "total_steps": total, "weights_of_step": state.best_step}
+    emit(Note(code="finished_early", message=message, data=data))
 
 
 def step(
@@ -324,7 +414,8 @@ def prepare(
 
     state, contents, calibration = State(), None, None
     if resume is not None:
-        contents, state, calibration = checkpoint.load(resume, checkpoint_digest(spec, identity), machine.device)
+        digests = {checkpoint_digest(spec, identity, by_batches=by_batches) for by_batches in (False, True)}
+        contents, state, calibration = checkpoint.load(resume, digests, machine.device)
         emit(Note(code="resumed", message=f"going on from step {state.step}", data={"step": state.step}))
     elif teacher is not None and rehearsal_images is not None:
         few = train.with_images(train.images[:rehearsal_images], train.classes)
@@ -537,9 +628,10 @@ def finish(
     emit: Emit,
     check_stop: Callable[[], None],
     epoch: int,
+    stopped: bool = False,
 ) -> None:
     """Score the test images, write the result, say so. The last weights, or their average, are the result; nothing is
-    selected."""
+    selected. stopped: someone asked for an early finish, and `shown` holds the best."""
     metrics = {"val": state.scores}
     if parts.test is not None:
         emit(Phase(phase="testing"))
@@ -557,8 +649,10 @@ def finish(
         "metrics": {name: {k: finite(v) for k, v in values.items()} for name, values in metrics.items()},
         "best": {"step": state.best_step, "val_ap": state.best_ap},
         "steps": state.step,
-        "weights": "average of the steps' weights (ema)" if parts.spec.schedule.ema else "of the last step",
+        "weights": told_weights(parts.spec.schedule, state, stopped),
         "ended_early": epoch < parts.spec.schedule.epochs,
+        "stopped_by_request": stopped,
+        "skipped_steps": state.skipped,
         "weights_digest": weights_digest,
         "parameters": sum(p.numel() for p in parts.student.module.parameters()),
         "machine": {"device": machine.device_name, "threads": machine.threads, "precision": machine.precision}
@@ -569,6 +663,13 @@ def finish(
         return
     files = weights.export(out / "result", shown, manifest, best if state.best_step != state.step else None)
     emit(Finished(step=state.step, folder=str(out / "result"), files=files, weights_digest=weights_digest))
+
+
+def told_weights(schedule: Schedule, state: State, stopped: bool) -> str:
+    what = "average of the steps' weights (ema)" if schedule.ema else "weights"
+    if stopped:
+        return f"{what} of the best evaluation, step {state.best_step}; the training was asked to finish early"
+    return what if schedule.ema else "of the last step"
 
 
 def finite(value: float) -> float | None:
@@ -604,12 +705,13 @@ class Meter:
             yield batch
 
     def add(self, losses: dict[str, float], rate: float, epoch: int, *, last_of_epoch: bool) -> None:
-        values = named(losses)
+        """No losses: the step was skipped, and is in no mean."""
+        values = named(losses) if losses else {}
         for sums in (self.window, self.state.sums):
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value
-        self.steps += 1
-        self.state.summed_steps += 1
+        self.steps += bool(losses)
+        self.state.summed_steps += bool(losses)
         elapsed = time.monotonic() - self.since
         if elapsed >= REPORT_S or last_of_epoch:
             means = {name: total / self.steps for name, total in self.window.items()}
@@ -619,6 +721,8 @@ class Meter:
                 count = self.state.summed_steps
                 means |= {f"epoch/{name}": total / count for name, total in self.state.sums.items()}
                 self.state.sums, self.state.summed_steps = {}, 0
+            if self.state.skipped:
+                means["skipped_steps"] = self.state.skipped
             self.emit(Stepped(step=self.state.step, epoch=epoch, values=dict(means)))
             self.window, self.steps, self.waited_s = {}, 0, 0.0
             self.since, self.busy_since = time.monotonic(), busy_s()
@@ -669,11 +773,24 @@ def everything_of(
     return contents | ({"average": average.state_dict()} if average is not None else {})
 
 
-def checkpoint_digest(spec: JobSpec, identity: dict[str, Any]) -> str:
-    """What a checkpoint must agree with. Defaults are left out: a later version's new field is no other spec."""
+def checkpoint_digest(spec: JobSpec, identity: dict[str, Any], *, by_batches: bool = False) -> str:
+    """What a checkpoint must agree with. Defaults are left out: a later version's new field is no other spec.
+
+    by_batches: as versions before `on_out_of_memory` told it, to which four batches of 2 were no step of 8.
+    """
     lean = without_defaults(spec, leave_out={"name", "teacher", "dataset", "resources"})
     lean["student"] = student_alone(lean["student"])
+    if not by_batches and (schedule := steps_alone(lean.pop("schedule", {}), spec.schedule)):
+        lean["schedule"] = schedule
     return digest_of_json({**identity, "spec": lean})
+
+
+def steps_alone(lean: dict[str, Any], schedule: Schedule) -> dict[str, Any]:
+    """With the images of a step, however many batches it takes: a job that ran out of memory goes on in smaller ones.
+    As if unsaid where they are as many as by default."""
+    images = schedule.batch_size * schedule.accumulate
+    rest = {name: value for name, value in lean.items() if name not in ("batch_size", "accumulate")}
+    return rest if images == type(schedule).model_fields["batch_size"].default else rest | {"batch_size": images}
 
 
 def without_defaults(spec: Spec, leave_out: Collection[str] = ()) -> dict[str, Any]:

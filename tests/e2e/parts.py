@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,11 @@ class Bench:
         self.processes.append(process)
         return process
 
-    def submit(self, words: str = "", retries: int = 3, **limits: float) -> str:
-        bounds = {"limits": {"max_retries": retries, **limits}}
+    def submit(
+        self, words: str = "", retries: int = 3, changes: Mapping[str, Any] | None = None, **limits: float
+    ) -> str:
+        """changes: of the spec."""
+        bounds = {"limits": {"max_retries": retries, **limits}, **(changes or {})}
         spec = SubmitJob.model_validate(spec_of(self.dataset, words) | bounds)
         with db.transaction(self.engine) as s:
             dataset = datasets.get(s, DEFAULT_PROJECT, self.dataset)

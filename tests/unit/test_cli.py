@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -426,3 +426,61 @@ def test_a_job_is_promoted_and_models_are_listed_and_removed(fgd: Command, serve
     refused = fgd("model", "remove", MODEL, url=server.url)
     assert refused.code == 2
     assert f"used by {JOB}" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("verb", "answer", "says"),
+    [
+        ("pause", job_json("running", requested="pause"), "pausing"),
+        ("pause", job_json("paused"), "paused"),
+        ("resume", job_json("queued"), "queued"),
+        ("stop", job_json("running", requested="stop"), "finishing early"),
+        ("stop", job_json("queued", requested="stop"), "finishing early"),
+    ],
+)
+def test_a_job_is_paused_resumed_and_finished_early(
+    fgd: Command, server: Server, verb: str, answer: dict[str, Any], says: str
+) -> None:
+    server.routes[("POST", f"/v1/jobs/{JOB}/{verb}")] = Answer(202, body=answer)
+    done = fgd("job", verb, JOB, url=server.url)
+    assert (done.code, done.out) == (0, f"{JOB}  {says}\n")
+
+
+def test_a_job_that_cannot_finish_early_says_why(fgd: Command, server: Server) -> None:
+    server.routes[("POST", f"/v1/jobs/{JOB}/stop")] = problem(409, "nothing_to_keep", "it has no checkpoint")
+    server.routes[("GET", f"/v1/jobs/{JOB}")] = Answer(body=job_json("queued"))
+    done = fgd("job", "stop", JOB, url=server.url)
+    assert done.code == 2
+    assert "it has no checkpoint (409 nothing_to_keep)" in done.err
+
+
+def test_attempts_and_workers_are_listed(fgd: Command, server: Server) -> None:
+    at = "2026-11-22T10:00:00Z"
+    attempt = {
+        "attempt": 1, "worker": "wrk_a", "host": "gpu-1", "device": "a GPU", "started_at": at, "finished_at": at,
+        "outcome": "failed", "code": "trainer_killed", "reason": "killed", "exit": None, "signal": "SIGKILL",
+        "steps_done": 40, "lost_steps": 7, "spec": {},
+    }  # fmt: skip
+    worker = {
+        "id": "wrk_a", "host": "gpu-1", "live": True, "slots": 2, "free_slots": 1, "started_at": at, "last_beat": at,
+        "devices": [{"name": "a GPU"}], "versions": {"torch": "2.14"}, "running": [{"job": JOB, "name": "cells"}],
+    }  # fmt: skip
+    server.routes[("GET", f"/v1/jobs/{JOB}/attempts")] = Answer(body={"items": [attempt]})
+    server.routes[("GET", "/v1/workers")] = Answer(body={"items": [worker, {**worker, "complaint": "disk full"}]})
+    row = fgd("job", "attempts", JOB, url=server.url).out.rstrip("\n").split("\t")
+    assert [row[n] for n in (0, 1, 2, 5, 6, 7, 8, 9)] == [
+        "1", "gpu-1", "a GPU", "failed", "SIGKILL", "40", "7", "trainer_killed: killed",
+    ]  # fmt: skip
+    first, second = (line.split("\t") for line in fgd("workers", url=server.url).out.splitlines())
+    assert [first[n] for n in (0, 2, 3, 4, 5, 7)] == [
+        "wrk_a", "ready", "1 of 2 free", "a GPU", "2.14", f"{JOB} (cells)",
+    ]  # fmt: skip
+    assert second[2] == "disk full"
+    assert json.loads(fgd("workers", "--json", url=server.url).out)[1]["complaint"] == "disk full"
+
+
+def test_a_failed_job_is_watched_to_its_advice(fgd: Command, server: Server) -> None:
+    failure = {"code": "stalled", "message": "it hung", "advice": "lower `schedule.batch_size`", "retryable": True}
+    server.routes[("GET", f"/v1/jobs/{JOB}")] = Answer(body=job_json("failed", failure=failure))
+    server.routes[("GET", f"/v1/jobs/{JOB}/events")] = Answer(body={"items": [], "next_after": 0})
+    assert "advice: lower `schedule.batch_size`" in fgd("job", "watch", JOB, url=server.url).err

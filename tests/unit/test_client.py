@@ -198,6 +198,14 @@ def test_cancelling_a_cancelled_job_is_no_error(client: Client, server: Server) 
     assert json.loads(server.asked[0].body) == {"mode": "now"}
 
 
+def test_a_stop_whose_answer_was_lost_is_no_error(client: Client, server: Server) -> None:
+    server.routes[("POST", f"/v1/jobs/{JOB}/stop")] = problem(409, "job_finished", "it has ended")
+    server.routes[("GET", f"/v1/jobs/{JOB}")] = [Answer(body=job_json("succeeded")), Answer(body=job_json("cancelled"))]
+    assert client.stop(JOB).state == "succeeded"
+    with pytest.raises(ApiError, match="it has ended"):
+        client.stop(JOB)
+
+
 def test_cancelling_a_finished_job_is_an_error(client: Client, server: Server) -> None:
     server.routes[("POST", f"/v1/jobs/{JOB}/cancel")] = problem(409, "ended", "it has ended")
     server.routes[("GET", f"/v1/jobs/{JOB}")] = Answer(body=job_json("succeeded"))

@@ -114,3 +114,16 @@ def test_a_report_names_the_defects_and_how_many_more_there_are() -> None:
     lines = report_lines(report)
     assert "  30 x box_outside" in lines
     assert lines[-1].strip() == "and 10 more"
+
+
+def test_what_was_asked_is_shown_until_it_is_done() -> None:
+    assert figures(job("running", phase="training", requested="pause")).status == "pausing"
+    assert figures(job("running", phase="training", requested="stop")).status == "finishing early"
+    assert figures(job("paused")).status.startswith("paused")
+
+
+def test_halved_batches_are_told() -> None:
+    event = StoredEvent.model_validate(
+        {"seq": 1, "type": "batch_halved", "at": "2026-11-22T10:00:00Z", "data": {"batch_size": 4, "accumulate": 2}}
+    )
+    assert told(event) == "out of memory; it goes on with batches of 4, 2 to a step"

@@ -141,7 +141,7 @@ def test_longer_log_than_allowed_is_cut_and_training_goes_on(start: Start, monke
 
 def test_daemon_that_left_the_group_dies_with_the_run(start: Start) -> None:
     trainer = start("steps=10 ms=1 fault=daemon at=3")
-    mark = trainer._mark
+    mark = trainer.mark
     read_all(trainer)
     strays = list(launcher._marked(mark))
     assert trainer.close()

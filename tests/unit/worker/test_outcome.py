@@ -6,7 +6,7 @@ import pytest
 
 from api.core.lifecycle import FailureCode
 from fgd.events import Failed, Finished
-from worker.outcome import Cancelled, End, Ended, Failure, HandedBack, Succeeded, verdict
+from worker.outcome import AsAsked, End, Ended, Failure, HandedBack, Succeeded, verdict
 
 RESULT = Finished(step=10, folder="/out/result", files={}, weights_digest="0" * 64)
 
@@ -23,8 +23,9 @@ def test_finished_training_is_a_success_whatever_was_asked_meanwhile(ended: Ende
 
 
 @pytest.mark.parametrize("code", [75, -signal.SIGKILL, -signal.SIGTERM, 1, None])
-def test_trainer_ended_for_a_person_is_cancelled_however_it_went(code: int | None) -> None:
-    assert verdict(End(code, Ended.cancelled)) == Cancelled()
+@pytest.mark.parametrize("ended", [Ended.cancelled, Ended.paused])
+def test_trainer_ended_for_a_person_is_as_asked_however_it_went(code: int | None, ended: Ended) -> None:
+    assert verdict(End(code, ended)) == AsAsked()
 
 
 @pytest.mark.parametrize("code", [75, -signal.SIGKILL])

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from api.core import db, jobs, workers
-from api.core.errors import Conflict, Fenced, NotFound
+from api.core.errors import Fenced, NotFound
 from api.core.lifecycle import FailureCode, Requested, State
 from api.core.tables import DEFAULT_PROJECT
 from fgd.events import Phase, Stepped
@@ -240,14 +240,6 @@ def test_a_job_of_another_project_is_not_there(given: Any) -> None:
         assert jobs.page(s, "prj_other", None, 10).items == []
 
 
-@pytest.mark.parametrize("wish", [Requested.pause, Requested.stop])
-def test_pause_and_stop_are_refused_until_they_exist(given: Any, wish: Requested) -> None:
-    id = given.running()
-
-    with pytest.raises(Conflict, match="not available"):
-        ask(given, id, wish)
-
-
 # --- ends -----------------------------------------------------------------------------------------------------
 
 
@@ -324,11 +316,13 @@ def test_a_job_whose_cancel_was_asked_is_cancelled_by_any_end_but_success(given:
     assert given.events(id)[-1] == "cancelled"
 
 
-def test_nobody_asked_so_nothing_ends_as_requested(given: Any) -> None:
+def test_an_end_for_a_wish_that_was_taken_back_is_no_end(given: Any) -> None:
     id = given.running()
 
-    with pytest.raises(Conflict, match="nobody asked"), db.transaction(given.engine) as s:
-        jobs.ended_as_requested(s, id, 1)
+    with db.transaction(given.engine) as s:
+        assert jobs.ended_as_requested(s, id, 1) == State.queued
+
+    assert (given.look(id).retries, given.attempts(id)) == (0, ["handed_back"])
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------
@@ -473,7 +467,7 @@ def test_a_job_that_nobody_takes_in_its_time_fails_and_says_so(given: Any) -> No
     assert given.look(hasty).state == State.queued
 
     with given.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE jobs SET created_at = '2020-01-01 00:00:00.000000'")
+        connection.exec_driver_sql("UPDATE jobs SET not_before = '2020-01-01 00:00:00.000000'")
     given.sweep()
 
     job = given.look(hasty)

@@ -42,6 +42,7 @@ class Life(RuleBasedStateMachine):
         self.given = type(self).begin(self.folder)
         self.id = self.given.job(limits={"max_retries": MAX_RETRIES})
         self.state, self.attempt, self.asked, self.losses, self.wait = "queued", 0, None, 0, False
+        self.saved = self.resumed = False
         self.end: str | None = None
 
     def teardown(self) -> None:
@@ -52,13 +53,20 @@ class Life(RuleBasedStateMachine):
     # --- the model's moves
 
     def _free(self, state: str) -> None:
-        self.state, self.asked = state, None
+        keeps = state == "queued" and self.asked == Requested.stop
+        self.state, self.asked = state, Requested.stop if keeps else None
         if state in ENDED:
             self.end = state
 
+    def _as_asked(self) -> bool:
+        if self.asked in (None, Requested.stop):
+            return False
+        self._free("paused" if self.asked == Requested.pause else "cancelled")
+        return True
+
     def _lose(self) -> None:
-        if self.asked:
-            self._free("cancelled")
+        if self._as_asked():
+            pass
         elif self.losses >= MAX_RETRIES:
             self._free("failed")
         else:
@@ -78,18 +86,68 @@ class Life(RuleBasedStateMachine):
             self.state, self.worker = "running", worker
             assert claim.attempt == self.attempt
 
-    @rule(wish=st.sampled_from([Requested.cancel, Requested.cancel_now]))
-    def ask(self, wish: Requested) -> None:
+    def _refused(self, act: Callable[[Session], Any]) -> str | None:
         try:
             with db.transaction(self.given.engine) as s:
-                jobs.request(s, DEFAULT_PROJECT, self.id, wish)
-        except Conflict:
-            assert self.state in ("succeeded", "failed")
+                act(s)
+        except Conflict as conflict:
+            return conflict.code
+        return None
+
+    def _refusal(self, wish: Requested) -> str | None:
+        """Why this may not be asked now."""
+        cancels = wish in (Requested.cancel, Requested.cancel_now)
+        if self.state in ENDED:
+            return None if cancels and self.state == "cancelled" else "job_finished"
+        if self.asked in (Requested.cancel, Requested.cancel_now) and not cancels:
+            return "cancel_requested"
+        if wish == Requested.stop and self.state != "running" and self.asked != wish and not self.saved:
+            return "nothing_to_keep"
+        return None
+
+    @rule(wish=st.sampled_from(Requested))
+    def ask(self, wish: Requested) -> None:
+        refusal = self._refusal(wish)
+        assert self._refused(lambda s: jobs.request(s, DEFAULT_PROJECT, self.id, wish)) == refusal
+        if refusal:
             return
-        if self.state == "queued":
-            self._free("cancelled")
-        elif self.state == "running":
+        if wish == Requested.pause and self.state != "paused" and self.asked != wish:
+            self.resumed = False
+        if self.state == "running":
             self.asked = self.asked if self.asked == Requested.cancel_now else wish
+        elif self.state not in ENDED and wish == Requested.stop:
+            self.wait = self.wait and self.asked == wish  # it need not wait for its next retry any more
+            self.state, self.asked = "queued", wish
+        elif self.state not in ENDED:
+            self._free("paused" if wish == Requested.pause else "cancelled")
+
+    @rule()
+    def resume(self) -> None:
+        refusal = None
+        if self.state in ENDED:
+            refusal = "job_finished"
+        elif self.asked in (Requested.cancel, Requested.cancel_now):
+            refusal = "cancel_requested"
+        elif self.state != "paused" and self.asked != Requested.pause and not self.resumed:
+            refusal = "not_paused"
+        assert self._refused(lambda s: jobs.resume(s, DEFAULT_PROJECT, self.id)) == refusal
+        if self.state == "paused":
+            self.state, self.wait, self.resumed = "queued", False, True
+        elif self.asked == Requested.pause:
+            self.asked, self.resumed = None, True
+
+    @rule(behind=st.integers(0, 1))
+    def save(self, behind: int) -> None:
+        attempt = self.attempt - behind
+        key = f"{self.id}-{attempt}"
+        self.saved |= self._write(attempt, lambda s: jobs.checkpoint(s, self.id, attempt, 5, key, "c" * 64, 1))
+
+    @rule(behind=st.integers(0, 1))
+    def end_as_asked(self, behind: int) -> None:
+        attempt = self.attempt - behind
+        if self._write(attempt, lambda s: jobs.ended_as_requested(s, self.id, attempt)) and not self._as_asked():
+            self.wait = False
+            self._free("queued")
 
     def _write(self, attempt: int, write: Callable[[Session], Any]) -> bool:
         """Whether the write went through; the model says whether it had to."""
@@ -126,7 +184,8 @@ class Life(RuleBasedStateMachine):
         attempt = self.attempt - behind
         if self._write(attempt, lambda s: jobs.requeue(s, self.id, attempt, "x")):
             self.wait = False
-            self._free("cancelled" if self.asked else "queued")
+            if not self._as_asked():
+                self._free("queued")
 
     @rule()
     def sweep(self) -> None:

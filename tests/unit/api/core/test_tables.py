@@ -75,8 +75,8 @@ def test_an_impossible_data_set_is_refused(given: Any, change: str) -> None:
 def test_a_job_has_one_live_attempt_and_one_end(given: Any) -> None:
     id = given.running()
     copy_attempt = (
-        "INSERT INTO job_attempts SELECT job_id, 2, project_id, worker_id, host, started_at, NULL, NULL, NULL, NULL, 0"
-        " FROM job_attempts"
+        "INSERT INTO job_attempts SELECT job_id, 2, project_id, worker_id, host, started_at, NULL, NULL, NULL, NULL, 0,"
+        " NULL, NULL, NULL, NULL, NULL, NULL FROM job_attempts"
     )
     end = "INSERT INTO job_events SELECT job_id, seq + {}, project_id, 'cancelled', at, 1, '{{}}' FROM job_events"
 
