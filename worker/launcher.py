@@ -234,7 +234,7 @@ class Trainer:
 
     def _signal_those_outside(self, number: signal.Signals) -> None:
         """To the processes of this run that lead groups of their own, as torchrun's ranks do."""
-        for process in _marked(self._mark):
+        for process in _marked(self.mark):
             with contextlib.suppress(psutil.Error, OSError):
                 if os.getpgid(process.pid) != self.pid:
                     process.send_signal(number)
