@@ -153,11 +153,12 @@ def services(dataset: str) -> Iterator[Callable[..., Service]]:
 
 
 @contextmanager
-def real_services(home: Path, data_root: Path) -> Iterator[Service]:
+def real_services(home: Path, data_root: Path, **more: str) -> Iterator[Service]:
     """A service with the real trainer and an empty database; times that suit it."""
     home.mkdir()
     trainer = json.dumps([sys.executable, "-m", "fgd.train"])
     with services("") as start:
         yield start(
             home, FGD_TRAINER=trainer, FGD_STALL_S="200", FGD_GRACE_S="60", FGD_DATA_ROOTS=str(data_root),
+            **more,
         )  # fmt: skip
