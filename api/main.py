@@ -29,6 +29,7 @@ from api.routes import (
     samples,
     uploads,
 )
+from api.startup import PlainStart
 
 DESCRIPTION = """\
 Compress object detectors by knowledge distillation: POST a job, poll its status, download the student's weights.
@@ -87,6 +88,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     docs.install(app)
     errors.install(app)
     app.add_middleware(Border, settings=settings)
+    app.add_middleware(PlainStart)
     app.openapi = lambda: _openapi(app, settings)  # type: ignore[method-assign]
     return app
 

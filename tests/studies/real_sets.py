@@ -17,7 +17,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ def main() -> None:
         for name, read in READERS.items():
             expected = read(data / name)
             for way, imported in ways(service, data / name, out).items():
-                right &= tell(service, name, way, imported, expected)
+                zipped = Counter(members_skipped=int(way != "folder" and bool(strange_files(data / name))))
+                right &= tell(service, name, way, imported, replace(expected, defects=+(expected.defects + zipped)))
             trained.append((name, train(service, imported)))
         print("\n| set | job | steps | AP after one epoch at 64 px |\n|---|---|---|---|")
         for name, job in trained:
@@ -163,6 +164,12 @@ class Counted:
         self.defects["image_unlisted"] = unlisted
         self.defects = +self.defects  # without zeros
         return self
+
+
+def strange_files(root: Path) -> list[Path]:
+    """What no data set needs, such as a licence: it is not taken out of a zip, which is told once."""
+    wanted = (".jpg", ".jpeg", ".png", ".json", ".xml", ".txt", ".yaml")
+    return [file for file in root.rglob("*") if file.is_file() and file.suffix.lower() not in wanted]
 
 
 def read_voc(root: Path) -> Counted:
