@@ -3,9 +3,9 @@
     FGD_WEIGHTS_DIR=FOLDER python tests/studies/pretrained_trunk.py DATA --teacher RESULT --out runs/trunk
 
 FOLDER holds torchvision's own `mobilenet_v2-b0353104.pth`; DATA is COCO data with train and val; RESULT is the result
-folder of a training on it, such as `runs/families/faster_rcnn_v2-resnet18/result` of families.py. Faster R-CNN 2
-with MobileNetV2 is trained four times on the same batches: from IMAGENET1K_V1 and from scratch, distilled and alone.
-One after the other, of one thread; finished runs are kept. Prints a table in Markdown.
+folder of a training on it, such as `runs/families/faster_rcnn_v2-resnet18/result` of families.py. RetinaNet with
+MobileNetV2 is trained on the same batches from each of --weights, distilled and alone. Two trainings of one thread go
+side by side; finished runs are kept. Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ from fgd.spec import (
     FGD,
     AdamW,
     DetectorSpec,
-    FasterRCNN,
     FromPath,
     JobSpec,
     Resources,
+    RetinaNet,
     Schedule,
     TeacherFromPath,
     WeightsName,
@@ -34,8 +35,7 @@ from fgd.spec import (
 
 
 def student(weights: WeightsName) -> DetectorSpec:
-    # norm "batch" for both, so that they differ in the weights alone; frozen is the default with IMAGENET1K_V1
-    return FasterRCNN(version=2, backbone="mobilenet_v2", fpn_channels=64, weights=weights, norm="batch")
+    return RetinaNet(backbone="mobilenet_v2", fpn_channels=64, weights=weights)  # norm: frozen with weights, else batch
 
 
 def main() -> None:
@@ -64,11 +64,15 @@ def main() -> None:
     recipe = json.loads((arguments.teacher / "recipe.json").read_text())["detector"]
     print("| network | weights | method | AP | AP50 | AP75 |\n|---|---|---|---|---|---|")
     row(f"teacher: {recipe['kind']}, {recipe['backbone']}", recipe["weights"], "", arguments.teacher)
-    for weights in ("IMAGENET1K_V1", "none"):
-        for taught in (True, False):
-            name = f"{weights}-{'fgd' if taught else 'alone'}"
-            result = trained(name, student(weights), arguments.teacher if taught else None)
-            row("faster_rcnn, mobilenet_v2", weights, "FGD" if taught else "none", result)
+    runs = [(weights, taught) for weights in arguments.weights for taught in (True, False)]
+
+    def run(weights: WeightsName, taught: bool) -> Path:
+        name = f"{weights}-{'fgd' if taught else 'alone'}"
+        return trained(name, student(weights), arguments.teacher if taught else None)
+
+    with ThreadPoolExecutor(2) as pool:
+        for (weights, taught), result in zip(runs, pool.map(run, *zip(*runs, strict=True)), strict=True):
+            row("retinanet, mobilenet_v2", weights, "FGD" if taught else "none", result)
     print(f"\nloaded: {json.dumps(loaded(arguments.out / 'IMAGENET1K_V1-fgd'))}")
 
 
@@ -84,7 +88,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("data", type=Path, help="a COCO folder")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True, help="a folder with student.safetensors and recipe.json")
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--weights", nargs="+", default=["IMAGENET1K_V1", "none"], choices=["IMAGENET1K_V1", "none"])
     parser.add_argument("--min-size", type=int, default=96)
     parser.add_argument("--max-size", type=int, default=128)
     return parser.parse_args()
