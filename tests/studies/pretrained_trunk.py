@@ -35,7 +35,8 @@ from fgd.spec import (
 
 
 def student(weights: WeightsName) -> DetectorSpec:
-    return RetinaNet(backbone="mobilenet_v2", fpn_channels=64, weights=weights)  # norm: frozen with weights, else batch
+    # norm "batch" for both, so that they differ in the weights alone; frozen is the default with IMAGENET1K_V1
+    return RetinaNet(backbone="mobilenet_v2", fpn_channels=64, weights=weights, norm="batch")
 
 
 def main() -> None:
@@ -88,7 +89,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("data", type=Path, help="a COCO folder")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True, help="a folder with student.safetensors and recipe.json")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--weights", nargs="+", default=["IMAGENET1K_V1", "none"], choices=["IMAGENET1K_V1", "none"])
     parser.add_argument("--min-size", type=int, default=96)
     parser.add_argument("--max-size", type=int, default=128)
