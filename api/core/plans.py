@@ -13,13 +13,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from api.core import db, leases, workers
-from api.core.errors import NotFound
 from api.core.ids import new_id
 from api.core.lifecycle import PlanState
+from api.core.owned import owned
 from api.core.tables import Plan
 from fgd.outline import Measured, Outline
 from fgd.spec import JobSpec
@@ -67,10 +67,7 @@ def submit(
 
 def get(s: Session, project_id: str, plan_id: str) -> Plan:
     """Raises NotFound, for another project's plan too."""
-    plan = s.scalar(select(Plan).where(Plan.project_id == project_id, Plan.id == plan_id))
-    if plan is None:
-        raise NotFound("plan", plan_id)
-    return plan
+    return owned(s, Plan, project_id, plan_id)
 
 
 def waiting_reason(s: Session, plan: Plan, lease_s: float = 20.0) -> str | None:
