@@ -612,6 +612,14 @@ def model_add(
     norm: Annotated[str | None, typer.Option(help="Normalisation of the trunk: batch, group, frozen.")] = None,
     min_size: Annotated[int | None, typer.Option(help="Shorter side it was trained with. [default: 800]")] = None,
     max_size: Annotated[int | None, typer.Option(help="Longer side at most. [default: 1333]")] = None,
+    anchors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help='Anchors it was trained with: {"anchor_sizes": [[32], [64], ...], "anchor_ratios": [0.5, 1, 2]}. '
+            "[default: torchvision's]",
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Wait until it is checked.")] = True,
     as_json: AsJson = False,
     url: Url = URL,
@@ -632,6 +640,7 @@ def model_add(
     sizes: dict[str, Any] = {
         key: value for key, value in {"min_size": min_size, "max_size": max_size}.items() if value is not None
     }
+    sizes |= _read_object(anchors, "--anchors") if anchors is not None else {}
     with _client(url) as client:
         with err.status(f"uploading {file.name}"):
             names = [each.strip() for each in text if each.strip()]
@@ -823,7 +832,8 @@ def _read_object(text: str, option: str) -> Mapping[str, Any]:
         body = json.loads(text)
     except ValueError as error:
         _fail(f"{option}: not JSON: {error}", REFUSED)
-    assert isinstance(body, dict), "it begins with a brace"
+    if not isinstance(body, dict):
+        _fail(f"{option}: an object is expected, {{...}}", REFUSED)
     return body
 
 

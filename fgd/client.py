@@ -675,7 +675,8 @@ class Client:
     ) -> Model:
         """Upload weights, safetensors or .pth, that fit `detector`. Follow it with wait_model.
 
-        recipe: min_size, max_size, image_mean, image_std. on_bytes hears how many bytes were sent.
+        recipe: min_size, max_size, image_mean, image_std, anchor_sizes, anchor_ratios. on_bytes hears how many bytes
+        were sent.
         """
         digest, size = _sha256(file), file.stat().st_size  # before anything is made: the file may not be there
         body = {"name": name, "detector": dict(detector), "classes": list(classes), **recipe}

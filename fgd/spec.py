@@ -625,6 +625,10 @@ class SubmitDataset(Spec):
 
 ClassName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=rf"^[^{INVISIBLE}]+$")]
 Channels = tuple[Float, Float, Float]
+AnchorSizes = Annotated[tuple[Annotated[Int, Field(ge=1, le=8192)], ...], Field(min_length=1, max_length=16)]
+"""Of one level."""
+ANCHOR_LEVELS = 5
+"""P3-P7 of RetinaNet, P2-P6 of Faster R-CNN."""
 
 
 class UploadModel(Spec):
@@ -642,6 +646,30 @@ class UploadModel(Spec):
     image_mean: Channels = (0.485, 0.456, 0.406)
     image_std: Channels = (0.229, 0.224, 0.225)
     """Of RGB in 0..1, as the network was trained; a teacher sees its pixels so."""
+    anchor_sizes: Annotated[tuple[AnchorSizes, ...], Field(min_length=1, max_length=16)] | None = None
+    """Of RetinaNet and Faster R-CNN: square roots of the anchors' areas in pixels, for each of the five levels, finest
+    first, as torchvision's AnchorGenerator has them. A state dict does not say. Default: torchvision's."""
+    anchor_ratios: Annotated[tuple[PositiveFloat, ...], Field(min_length=1, max_length=16)] | None = None
+    """Height by width of the anchors, the same at each level: aspect_ratios[0] of the AnchorGenerator. Default: 0.5, 1
+    and 2."""
+
+    @field_validator("anchor_sizes", "anchor_ratios", mode="after")
+    @classmethod
+    def _are_of_a_family_with_anchors(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and getattr(info.data.get("detector"), "kind", "") == "fcos":
+            raise ValueError("fcos has no anchors; leave it out")
+        return value
+
+    @field_validator("anchor_sizes", mode="after")
+    @classmethod
+    def _make_equal_heads(cls, sizes: tuple[AnchorSizes, ...] | None) -> tuple[AnchorSizes, ...] | None:
+        if sizes is not None and len(sizes) != ANCHOR_LEVELS:
+            raise ValueError(f"{ANCHOR_LEVELS} levels have anchors, {len(sizes)} are named")
+        if sizes is not None and len({len(level) for level in sizes}) > 1:
+            raise ValueError(
+                f"all levels share one head, so each has as many sizes; these have {[len(level) for level in sizes]}"
+            )
+        return sizes
 
     @field_validator("detector", mode="after")
     @classmethod

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -60,7 +59,8 @@ class Import(Protocol):
     def attempt(self) -> int: ...
 
     def command(self, host: Host, folder: Path) -> AbstractContextManager[list[str]]:
-        """What reads it; its files go into `folder`. What it reads is there as long as the context. Raises OSError."""
+        """What reads it; its files go into `folder`. What it reads is there as long as the context. Raises OSError,
+        InputGone."""
 
     def refusal(self, code: int, folder: Path) -> Rejected | Broken | None:
         """Why it is refused, or this try was in vain; None: it is good. `folder` also has tail.txt, the log's end."""
@@ -103,6 +103,8 @@ def read_and_store(host: Host, lease: Lease, work: Import, folder: Path) -> Reje
         if refused := work.refusal(code, folder):
             return refused
         write = work.stored(host, folder)
+    except InputGone as error:  # no other try would find it
+        return Rejected(f"the upload is no longer in the store, or changed there; upload it again: {error}")
     except OSError as error:
         return Broken(f"the worker's host failed: {error}")
     lease.closing()
@@ -193,26 +195,13 @@ class DatasetImport:
 
 @contextmanager
 def source_of(host: Host, claim: datasets.DatasetClaim, scratch: Path) -> Iterator[Path]:
-    """The folder or zip to read. Raises OSError if the zip is gone."""
+    """The folder or zip to read. Raises InputGone if the zip is."""
     if claim.upload_digest is None:
         assert claim.path is not None, "a data set has a path or an upload"
         yield Path(claim.path)
         return
-    with uploaded(host, claim.upload_digest, scratch) as zip:
+    with fetched(host.store, claim.upload_digest, scratch) as zip:
         yield zip
-
-
-@contextmanager
-def uploaded(host: Host, digest: str, scratch: Path) -> Iterator[Path]:
-    """The uploaded file, checked. Raises OSError if it is gone."""
-    with contextlib.ExitStack() as held:
-        try:
-            file = held.enter_context(fetched(host.store, digest, scratch))
-        except InputGone as error:
-            raise OSError(
-                f"the upload is no longer in the store, or changed there; upload it again: {error}"
-            ) from error
-        yield file
 
 
 def refusal(code: int, folder: Path) -> Rejected | Broken | None:

@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 from api.core import models
 from api.core.tables import Model
 from worker.host import Host
-from worker.imports import MAX_ERROR, Broken, Rejected, ended_badly, uploaded
+from worker.imports import MAX_ERROR, Broken, Rejected, ended_badly
+from worker.staging import fetched
 
 WEIGHTS, RECIPE, REPORT = "student.safetensors", "recipe.json", "report.json"
 """What the child leaves in its folder."""
@@ -39,7 +40,7 @@ class ModelImport:
         wanted = folder / "wanted.json"
         wanted.write_text(json.dumps(self.claim.recipe))
         which = ["--checkpoint", self.claim.which] if self.claim.which else []
-        with uploaded(host, self.claim.upload, folder) as upload:
+        with fetched(host.store, self.claim.upload, folder) as upload:
             yield [sys.executable, "-m", "worker.model_importer", str(upload), str(wanted), str(folder), *which]
 
     def refusal(self, code: int, folder: Path) -> Rejected | Broken | None:

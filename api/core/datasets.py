@@ -16,10 +16,11 @@ from sqlalchemy.orm import Session
 
 from api.core import db, imports
 from api.core.cursor import Position, Slice, slice_of
-from api.core.errors import Conflict, NotFound
+from api.core.errors import Conflict
 from api.core.ids import new_id
 from api.core.imports import MAX_IMPORTS, remember_blobs
 from api.core.lifecycle import DatasetState
+from api.core.owned import owned
 from api.core.storage import Blob
 from api.core.tables import Dataset, Job
 from fgd.data.index import Report
@@ -77,10 +78,8 @@ def submit(s: Session, project_id: str, submit: SubmitDataset) -> Dataset:
 
 
 def get(s: Session, project_id: str, dataset_id: str) -> Dataset:
-    dataset = s.scalar(select(Dataset).where(Dataset.project_id == project_id, Dataset.id == dataset_id))
-    if dataset is None:
-        raise NotFound("dataset", dataset_id)
-    return dataset
+    """Raises NotFound, for another project's data set too."""
+    return owned(s, Dataset, project_id, dataset_id)
 
 
 def report_of(dataset: Dataset) -> Report:
@@ -92,10 +91,7 @@ def report_of(dataset: Dataset) -> Report:
 
 def expect_upload(s: Session, project_id: str, dataset_id: str, length: int | None = None) -> Dataset:
     """The data set whose zip is coming; `length` is the zip's, if it has been said. Raises NotFound, Conflict."""
-    query = select(Dataset).where(Dataset.project_id == project_id, Dataset.id == dataset_id)
-    dataset = s.scalar(query.with_for_update())
-    if dataset is None:
-        raise NotFound("dataset", dataset_id)
+    dataset = owned(s, Dataset, project_id, dataset_id, locked=True)
     if dataset.state != DatasetState.awaiting_upload:
         raise Conflict("upload_not_expected", f"{dataset_id} is {dataset.state}; it takes no more content")
     if length is not None:
@@ -120,10 +116,7 @@ def awaiting(s: Session) -> set[str]:
 
 def delete(s: Session, project_id: str, dataset_id: str) -> None:
     """Raises NotFound; Conflict naming the jobs that use it. Its blobs stay until nothing refers to them."""
-    query = select(Dataset).where(Dataset.project_id == project_id, Dataset.id == dataset_id)
-    dataset = s.scalar(query.with_for_update())
-    if dataset is None:
-        raise NotFound("dataset", dataset_id)
+    dataset = owned(s, Dataset, project_id, dataset_id, locked=True)
     users = select(Job.id).where(Job.project_id == project_id, Job.dataset_id == dataset_id).order_by(Job.id)
     jobs = list(s.scalars(users.limit(_USERS_TOLD + 1)))
     if jobs:

@@ -19,9 +19,10 @@ from sqlalchemy.orm import Session
 
 from api.core import db, imports
 from api.core.cursor import Position, Slice, slice_of
-from api.core.errors import Conflict, NotFound
+from api.core.errors import Conflict
 from api.core.ids import new_id
 from api.core.lifecycle import TERMINAL, ModelState
+from api.core.owned import owned
 from api.core.storage import Blob
 from api.core.tables import Job, JobModel, Model
 from fgd.spec import FromModel, JobSpec, UploadModel
@@ -61,7 +62,7 @@ def create(s: Session, project_id: str, body: UploadModel) -> Model:
 
 def arrived(s: Session, project_id: str, model_id: str, upload: Blob) -> Model:
     """awaiting_upload -> verifying. Raises Conflict if something came before."""
-    model = _locked(s, project_id, model_id)
+    model = owned(s, Model, project_id, model_id, locked=True)
     refuse_content(model)
     at = db.now(s)
     imports.remember_blobs(s, project_id, at, upload)
@@ -97,10 +98,7 @@ def promote_checkpoint(
 
 def get(s: Session, project_id: str, model_id: str) -> Model:
     """Raises NotFound, for another project's model too."""
-    model = s.scalar(select(Model).where(Model.project_id == project_id, Model.id == model_id))
-    if model is None:
-        raise NotFound("model", model_id)
-    return model
+    return owned(s, Model, project_id, model_id)
 
 
 def page(s: Session, project_id: str, after: Position | None, limit: int) -> Slice[Model]:
@@ -110,7 +108,7 @@ def page(s: Session, project_id: str, after: Position | None, limit: int) -> Sli
 
 def remove(s: Session, project_id: str, model_id: str) -> None:
     """Forget a model; its files are collected later. Raises Conflict while jobs that have not ended refer to it."""
-    model = _locked(s, project_id, model_id)
+    model = owned(s, Model, project_id, model_id, locked=True)
     waiting = (
         select(Job.id)
         .join(JobModel, JobModel.job_id == Job.id)
@@ -211,11 +209,3 @@ def _finish(s: Session, model: Model, made: Finished, report: Report | None) -> 
     model.weights_digest, model.recipe_digest = made.weights.digest, made.recipe.digest
     model.tensors_digest, model.size = made.tensors_digest, made.weights.size
     imports.end(model, ModelState.ready, at, report)
-
-
-def _locked(s: Session, project_id: str, model_id: str) -> Model:
-    query = select(Model).where(Model.project_id == project_id, Model.id == model_id)
-    model = s.scalar(query.with_for_update().execution_options(populate_existing=True))
-    if model is None:
-        raise NotFound("model", model_id)
-    return model

@@ -13,13 +13,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from api.core import db, workers
-from api.core.errors import Fenced, NotFound
+from api.core import db, leases, workers
 from api.core.ids import new_id
 from api.core.lifecycle import PlanState
+from api.core.owned import owned
 from api.core.tables import Plan
 from fgd.outline import Measured, Outline
 from fgd.spec import JobSpec
@@ -67,10 +67,7 @@ def submit(
 
 def get(s: Session, project_id: str, plan_id: str) -> Plan:
     """Raises NotFound, for another project's plan too."""
-    plan = s.scalar(select(Plan).where(Plan.project_id == project_id, Plan.id == plan_id))
-    if plan is None:
-        raise NotFound("plan", plan_id)
-    return plan
+    return owned(s, Plan, project_id, plan_id)
 
 
 def waiting_reason(s: Session, plan: Plan, lease_s: float = 20.0) -> str | None:
@@ -87,16 +84,10 @@ def waiting_reason(s: Session, plan: Plan, lease_s: float = 20.0) -> str | None:
 
 def claim(s: Session, worker_id: str, devices: Collection[str], lease_s: float = 20.0) -> PlanClaim | None:
     """Take the oldest plan whose resources.device is one of `devices`; None if there is none."""
-    at = db.now(s)
-    waiting = select(Plan).where(
-        Plan.state == PlanState.measuring, Plan.lease_owner.is_(None), Plan.device.in_(devices)
-    )
-    plan = s.scalar(waiting.order_by(Plan.created_at, Plan.id).limit(1).with_for_update(skip_locked=True))
+    waiting = leases.waiting(Plan, PlanState.measuring).where(Plan.device.in_(devices))
+    plan = leases.claim(s, Plan, waiting, worker_id, lease_s)
     if plan is None:
         return None
-    plan.attempt += 1
-    plan.lease_owner, plan.lease_expires = worker_id, at + timedelta(seconds=lease_s)
-    s.flush()
     return PlanClaim(
         plan_id=plan.id,
         project_id=plan.project_id,
@@ -109,64 +100,44 @@ def claim(s: Session, worker_id: str, devices: Collection[str], lease_s: float =
 
 def beat(s: Session, plan_id: str, attempt: int, worker_id: str, lease_s: float = 20.0) -> None:
     """Keep the lease. Raises Fenced if it was lost."""
-    plan = _held(s, plan_id, attempt)
-    if plan.lease_owner != worker_id:
-        raise Fenced(plan_id, attempt)
-    plan.lease_expires = db.now(s) + timedelta(seconds=lease_s)
-    s.flush()
+    leases.beat(s, Plan, plan_id, attempt, worker_id, lease_s)
 
 
 def finish(s: Session, plan_id: str, attempt: int, measured: Measured, trainings_beside: int) -> None:
     """measuring -> measured. trainings_beside: that ran on the host meanwhile, and made it slower. Raises Fenced."""
-    plan = _held(s, plan_id, attempt)
+    plan = leases.held(s, Plan, plan_id, attempt)
     plan.measured = measured.model_dump(mode="json") | {"trainings_beside": trainings_beside}
     _end(s, plan, PlanState.measured)
 
 
 def fail(s: Session, plan_id: str, attempt: int, code: str, message: str, pointer: str = "") -> None:
     """measuring -> failed: it would come out so again. Raises Fenced."""
-    plan = _held(s, plan_id, attempt)
+    plan = leases.held(s, Plan, plan_id, attempt)
     plan.error = {"code": code, "message": message, "pointer": pointer}
     _end(s, plan, PlanState.failed)
 
 
 def hand_back(s: Session, plan_id: str, attempt: int) -> None:
     """The worker goes down in good order: another may measure, and the try does not count. Raises Fenced."""
-    plan = _held(s, plan_id, attempt)
-    plan.lease_owner = plan.lease_expires = None
-    s.flush()
+    leases.hand_back(s, Plan, plan_id, attempt)
 
 
 def lose(s: Session, plan_id: str, attempt: int, reason: str) -> None:
     """The rehearsal died or its host failed: measuring again, or failed if that happened too often. Raises Fenced."""
-    _lose(s, _held(s, plan_id, attempt), reason)
+    _lose(s, leases.held(s, Plan, plan_id, attempt), reason)
 
 
 def sweep(s: Session, at: datetime) -> list[str]:
     """Free expired leases, forget old plans; the ids that wait for a worker."""
-    query = select(Plan).where(Plan.state == PlanState.measuring).with_for_update(skip_locked=True)
-    waiting = []
-    for plan in s.scalars(query.execution_options(populate_existing=True)):
-        if plan.lease_expires is not None and plan.lease_expires <= at:
-            _lose(s, plan, f"no heartbeat from {plan.lease_owner}")
-        if plan.state == PlanState.measuring and plan.lease_owner is None:
-            waiting.append(plan.id)
+    waiting = leases.sweep(s, Plan, PlanState.measuring, at, lambda plan, reason: _lose(s, plan, reason))
     s.execute(delete(Plan).where(Plan.created_at < at - KEEP, Plan.lease_owner.is_(None)))
     return waiting
-
-
-def _held(s: Session, plan_id: str, attempt: int) -> Plan:
-    query = select(Plan).where(Plan.id == plan_id, Plan.attempt == attempt, Plan.lease_owner.is_not(None))
-    plan = s.scalar(query.with_for_update().execution_options(populate_existing=True))
-    if plan is None:
-        raise Fenced(plan_id, attempt)
-    return plan
 
 
 def _lose(s: Session, plan: Plan, reason: str) -> None:
     plan.losses += 1
     if plan.losses < MAX_TRIES:
-        plan.lease_owner = plan.lease_expires = None
+        leases.let_go(plan)
         s.flush()
         return
     message = f"given up after {plan.losses} tries that did not come to their end; the last: {reason}"
@@ -176,7 +147,7 @@ def _lose(s: Session, plan: Plan, reason: str) -> None:
 
 def _end(s: Session, plan: Plan, state: PlanState) -> None:
     plan.state, plan.finished_at = state, db.now(s)
-    plan.lease_owner = plan.lease_expires = None
+    leases.let_go(plan)
     s.flush()
 
 

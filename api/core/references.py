@@ -185,7 +185,7 @@ def _dataset(s: Session, project_id: str, spec: JobSpec, found: Findings, inputs
         found.fault("/dataset", "dataset_rejected", f"{dataset.id} was rejected at import: {dataset.error}")
     elif dataset.state == DatasetState.awaiting_upload:
         detail = f"{dataset.id} waits for its zip; send it to /v1/datasets/{dataset.id}/content"
-        found.conflicts.append(Conflict("dataset_not_ready", detail, retryable=True))
+        found.conflicts.append(Conflict("dataset_not_ready", detail, True, "/dataset"))
     elif dataset.state == DatasetState.verifying:
         detail = f"{dataset.id} is still being imported; try again when GET /v1/datasets/{dataset.id} says ready"
         found.conflicts.append(Conflict("dataset_not_ready", detail, True, "/dataset"))

@@ -16,8 +16,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from api.core import db
-from api.core.errors import Conflict, NotFound
+from api.core.errors import Conflict
 from api.core.lifecycle import TERMINAL, State
+from api.core.owned import owned
 from api.core.storage import BlobStore
 from api.core.tables import (
     Artifact,
@@ -47,9 +48,7 @@ def delete_job(s: Session, project_id: str, job_id: str) -> tuple[Job, list[str]
     Raises Conflict for a job that has not ended, or to which an unfinished job refers. Finished jobs that learned from
     it stay, with its id in their spec and the digests of its files in their inputs.
     """
-    job = s.scalar(select(Job).where(Job.project_id == project_id, Job.id == job_id).with_for_update())
-    if job is None:
-        raise NotFound("job", job_id)
+    job = owned(s, Job, project_id, job_id, locked=True)
     if not State(job.state).terminal:
         raise Conflict("job_running", f"{job_id} is {job.state}; only an ended job can be deleted, so cancel it first")
     refers = or_(Job.teacher_job_id == job_id, Job.inherit_job_id == job_id)

@@ -69,7 +69,7 @@ UploadComplete = Annotated[
 @router.put(
     "/{dataset_id}/content",
     status_code=202,
-    responses=documented(404, 409, 411, 413, 415, 422, 507),
+    responses=documented(400, 404, 409, 411, 413, 415, 422, 507),
     openapi_extra=_BODY,
 )
 async def put_content(
@@ -118,7 +118,7 @@ def head_content(dataset_id: str, service: ServiceDep, project: ProjectDep) -> R
 @router.patch(
     "/{dataset_id}/content",
     status_code=204,
-    responses={**_OFFSET, **documented(404, 409, 411, 413, 415, 422, 507)},
+    responses={**_OFFSET, **documented(400, 404, 409, 411, 413, 415, 422, 507)},
     openapi_extra=_PIECE_BODY,
 )
 async def patch_content(

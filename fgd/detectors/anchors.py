@@ -58,8 +58,8 @@ def best_base(recalls: Mapping[int, float]) -> int:
     return max(recalls, key=lambda base: (recalls[base], base))
 
 
-def generator(sizes: Sizes) -> AnchorGenerator:
-    return AnchorGenerator(sizes, (RATIOS,) * len(sizes))
+def generator(sizes: Sizes, ratios: tuple[float, ...] = RATIOS) -> AnchorGenerator:
+    return AnchorGenerator(sizes, (ratios,) * len(sizes))
 
 
 def recall(images: Iterable[Image], transform: Transform, sizes: Sizes, strides: Sequence[int]) -> float:

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fgd.detectors.anchors import AnchorLayout
-from fgd.spec import DetectorSpec, Float, PositiveInt, Spec
+from fgd.spec import DetectorSpec, Float, PositiveFloat, PositiveInt, Spec
 from fgd.types import Batch, Detections
 
 SCORE_THRESH = 0.05
@@ -38,6 +38,8 @@ class Recipe(Spec):
     anchor_sizes: tuple[tuple[PositiveInt, ...], ...] | None = None
     """Square roots of the anchors' areas at each level, pixels of the padded input. None: the family's own, or it has
     no anchors."""
+    anchor_ratios: tuple[PositiveFloat, ...] | None = None
+    """Height by width of the anchors, the same at each level. None: the family's own, or it has no anchors."""
     score_thresh: Float = Field(default=SCORE_THRESH)
     detections_per_img: PositiveInt = Field(default=DETECTIONS_PER_IMG)
 

@@ -33,7 +33,7 @@ class FasterRCNNDetector(Detector):
         spec = recipe.detector
         assert isinstance(spec, FasterRCNN)
         channels = spec.fpn_channels
-        anchors = generator(recipe.anchor_sizes or ONE_FROM_P2.sizes(32))
+        anchors = generator(recipe.anchor_sizes or ONE_FROM_P2.sizes(32), recipe.anchor_ratios or RATIOS)
         heads: dict[str, Any] = {}
         if spec.version == 2:
             shapes = anchors.num_anchors_per_location()[0]
@@ -82,13 +82,13 @@ class FasterRCNNDetector(Detector):
     def model_source(self) -> str:
         recipe, spec = self.recipe, self.recipe.detector
         assert isinstance(spec, FasterRCNN)
-        sizes = recipe.anchor_sizes or ONE_FROM_P2.sizes(32)
+        sizes, ratios = recipe.anchor_sizes or ONE_FROM_P2.sizes(32), recipe.anchor_ratios or RATIOS
         pool = "feature_pyramid_network.LastLevelMaxPool()"
         build = trunks.neck_source(recipe, STRIDES, pool, "nn.BatchNorm2d" if spec.version == 2 else "None")
-        build += f"    anchors = detection.anchor_utils.AnchorGenerator({sizes}, ({RATIOS},) * {len(sizes)})\n"
+        build += f"    anchors = detection.anchor_utils.AnchorGenerator({sizes}, ({ratios},) * {len(sizes)})\n"
         heads = ""
         if spec.version == 2:
-            build += HEADS_2.format(channels=spec.fpn_channels, shapes=len(sizes[0]) * len(RATIOS))
+            build += HEADS_2.format(channels=spec.fpn_channels, shapes=len(sizes[0]) * len(ratios))
             heads = "rpn_head=rpn_head, box_head=box_head, "
         build += (
             f"    return detection.FasterRCNN(neck, len(CLASSES) + 1, {trunks.sizes_source(recipe)},\n"

@@ -33,7 +33,7 @@ class RetinaNetDetector(Detector):
         assert isinstance(spec, RetinaNet)
         channels = spec.fpn_channels
         neck = trunks.build_neck(recipe, STRIDES, partial(trunks.ExtraLevels, self._p6_from(), channels))
-        anchors = generator(recipe.anchor_sizes or THREE_FROM_P3.sizes(32))
+        anchors = generator(recipe.anchor_sizes or THREE_FROM_P3.sizes(32), recipe.anchor_ratios or RATIOS)
         head = None
         if spec.version == 2:
             shapes = anchors.num_anchors_per_location()[0]
@@ -91,13 +91,13 @@ class RetinaNetDetector(Detector):
     def model_source(self) -> str:
         recipe, spec = self.recipe, self.recipe.detector
         assert isinstance(spec, RetinaNet)
-        sizes = recipe.anchor_sizes or THREE_FROM_P3.sizes(32)
+        sizes, ratios = recipe.anchor_sizes or THREE_FROM_P3.sizes(32), recipe.anchor_ratios or RATIOS
         extra = trunks.P6P7_SOURCE.format(self._p6_from(), spec.fpn_channels)
         build = trunks.neck_source(recipe, STRIDES, extra)
-        build += f"    anchors = detection.anchor_utils.AnchorGenerator({sizes}, ({RATIOS},) * {len(sizes)})\n"
+        build += f"    anchors = detection.anchor_utils.AnchorGenerator({sizes}, ({ratios},) * {len(sizes)})\n"
         head = ""
         if spec.version == 2:
-            build += HEAD_2.format(channels=spec.fpn_channels, shapes=len(sizes[0]) * len(RATIOS))
+            build += HEAD_2.format(channels=spec.fpn_channels, shapes=len(sizes[0]) * len(ratios))
             head = "head=head, "
         build += (
             f"    return detection.RetinaNet(neck, len(CLASSES) + 1, {trunks.sizes_source(recipe)},\n"

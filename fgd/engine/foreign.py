@@ -32,6 +32,8 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DistributedDataParallel, torch.compile and Lightning put before every key."""
 STUDENT = "student.module."
 """Before the network's keys in a checkpoint of our own trainer."""
+BOXES_OF_ANCHORS = ("regression_head.bbox_reg.weight", "rpn.head.bbox_pred.weight")
+"""Their first dimension is the anchors at each place times the four numbers of a box."""
 MAX_KEYS = 100
 """Named in a report, of each kind; the counts are whole."""
 
@@ -202,7 +204,7 @@ def _refuse_odd(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
 
 
 def _misfit(difference: Difference, recipe: Recipe, found: Found) -> Misfit:
-    hints = _hints(difference, recipe)
+    hints, pointer = _hints(difference, recipe)
     sentence = f"The file does not fit {weights.described(recipe)}: {difference.sentence()}"
     report = {
         "format": found.format,
@@ -216,21 +218,36 @@ def _misfit(difference: Difference, recipe: Recipe, found: Found) -> Misfit:
         "not_finite": difference.not_finite[:MAX_KEYS],
         "notes": found.notes,
         "hints": hints,
+        "pointer": pointer,
     }
     return Misfit(". ".join([*hints, sentence]), report)
 
 
-def _hints(difference: Difference, recipe: Recipe) -> list[str]:
-    """What the user most likely has to change."""
-    hints = []
+def _hints(difference: Difference, recipe: Recipe) -> tuple[list[str], str]:
+    """What the user most likely has to change, and where: a pointer into the body that named the network."""
+    if (anchors := _anchors_of_head(difference)) is not None:
+        theirs, ours = anchors
+        words = f"The file's head has {theirs} anchors at each place, anchor_sizes and anchor_ratios make {ours}"
+        return [words], "/anchor_sizes"
+    hints, pointer = [], "/detector"
     classes = _classes_of_head(difference, len(recipe.classes))
     if classes is not None and not difference.missing and not difference.unexpected:
         hints.append(f"The file's head has {classes} classes + background, you named {len(recipe.classes)}")
+        pointer = "/classes"
     counters = "num_batches_tracked"
     for keys, norm in ((difference.unexpected, "batch"), (difference.missing, "frozen")):
         if keys and all(key.endswith(counters) for key in keys):
             hints.append(f'The file looks like one with "norm": "{norm}"')
-    return hints
+            pointer = "/detector/norm"
+    return hints, pointer
+
+
+def _anchors_of_head(difference: Difference) -> tuple[int, int] | None:
+    """Anchors at each place in the file and in the network, where they differ: four numbers of a box for each."""
+    for key, (theirs, ours) in difference.shapes.items():
+        if key.endswith(BOXES_OF_ANCHORS) and theirs[:1] != ours[:1] and theirs:
+            return theirs[0] // 4, ours[0] // 4
+    return None
 
 
 def _classes_of_head(difference: Difference, named: int) -> int | None:

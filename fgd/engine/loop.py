@@ -401,6 +401,8 @@ def prepare(
         identity["weights"] = warm_start(spec.student.weights, student, emit)
     if recipe.anchor_sizes is not None:
         identity["anchor_sizes"] = recipe.anchor_sizes
+    if recipe.anchor_ratios is not None:
+        identity["anchor_ratios"] = recipe.anchor_ratios
     source = pretrained.source_of(spec.student)
     if source is not None:
         identity["pretrained"] = pretrained_start(source, student, emit, check_stop)
@@ -473,7 +475,7 @@ def with_anchors(recipe: Recipe, student: DetectorSpec, train: Dataset, transfor
             sizes = source.anchor_sizes or layout.sizes(anchors.BASES[0])
             message = f"anchors from {sizes[0][0]} px, as in the network that it begins from"
             emit(Note(code="anchors", message=message, data={"anchor_sizes": sizes}))
-            return recipe.but(anchor_sizes=sizes)
+            return recipe.but(anchor_sizes=sizes, anchor_ratios=source.anchor_ratios)
     recalls = anchors.fit(layout, train.images, transform)
     base = anchors.best_base(recalls)
     told = ", ".join(f"{size}: {100 * share:.1f} %" for size, share in recalls.items())

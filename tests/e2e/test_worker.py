@@ -282,18 +282,23 @@ def test_uploaded_zip_is_imported_like_its_folder_and_let_go(bench: Bench, pictu
         datasets.uploaded(s, DEFAULT_PROJECT, upload, store.put_file(tmp_path / "set.zip"))
         evil = datasets.submit(s, DEFAULT_PROJECT, SubmitDataset(name="evil")).id
         datasets.uploaded(s, DEFAULT_PROJECT, evil, store.put_bytes(b"no zip"))
+        gone = datasets.submit(s, DEFAULT_PROJECT, SubmitDataset(name="gone")).id
+        lost = store.put_bytes(b"a zip that the store loses")
+        datasets.uploaded(s, DEFAULT_PROJECT, gone, lost)
+    store.delete(lost.digest)
     bench.worker()
 
     def ended() -> object:
         with db.reading(bench.engine) as s:
-            rows = [datasets.get(s, DEFAULT_PROJECT, id) for id in (folder, upload, evil)]
+            rows = [datasets.get(s, DEFAULT_PROJECT, id) for id in (folder, upload, evil, gone)]
             return rows if all(row.finished_at for row in rows) else None
 
     rows = until(ended, what="the imports")
-    assert [row.state for row in rows] == ["ready", "ready", "rejected"], bench.log()
+    assert [row.state for row in rows] == ["ready", "ready", "rejected", "rejected"], bench.log()
     assert rows[0].archive_digest == rows[1].archive_digest
     assert rows[2].error == "the upload is not a zip, or its end is missing"
-    assert [row.upload_digest for row in rows] == [None, None, None]
+    assert rows[3].error.startswith("the upload is no longer in the store, or changed there; upload it again: ")
+    assert [(row.attempt, row.losses, row.upload_digest) for row in rows] == [(1, 0, None)] * 4
     assert not list((bench.home / "work").iterdir())
 
 

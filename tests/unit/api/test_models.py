@@ -93,6 +93,12 @@ def test_an_upload_is_begun_sent_verified_and_ready(client: Any, given: Any) -> 
         ({"detector": {"kind": "fcos", "inherit": {"path": "/x"}}}, "/detector", "value_error"),
         ({"min_size": 900, "max_size": 800}, "", "value_error"),
         ({"image_std": [0, 1, 1]}, "/image_std", "value_error"),
+        ({"anchor_sizes": [[32]] * 5}, "/anchor_sizes", "value_error"),
+        ({"anchor_ratios": [1.0]}, "/anchor_ratios", "value_error"),
+        ({"detector": {"kind": "retinanet"}, "anchor_sizes": [[32]] * 4}, "/anchor_sizes", "value_error"),
+        ({"detector": {"kind": "retinanet"}, "anchor_sizes": [[1]] * 4 + [[1, 2]]}, "/anchor_sizes", "value_error"),
+        ({"detector": {"kind": "retinanet"}, "anchor_sizes": [[0]] * 5}, "/anchor_sizes/0/0", "greater_than_equal"),
+        ({"detector": {"kind": "retinanet"}, "anchor_ratios": [0]}, "/anchor_ratios/0", "greater_than"),
         ({"bogus": 1}, "/bogus", "extra_forbidden"),
         ({"name": ""}, "/name", "string_too_short"),
         ({"job": "job_1"}, "/job", "string_pattern_mismatch"),
@@ -105,6 +111,15 @@ def test_a_wrong_body_names_its_field(client: Any, change: dict[str, Any], point
     errors = {error["pointer"]: error["code"] for error in answer.json()["errors"]}
     assert pointer in errors, errors
     assert code in (None, errors[pointer])
+
+
+def test_anchors_of_a_network_that_was_trained_elsewhere_stand_in_its_recipe(client: Any) -> None:
+    anchors = {"anchor_sizes": [[8], [16], [32], [64], [128]], "anchor_ratios": [0.5, 1]}
+
+    made = client.post("/v1/models", json=UPLOAD | {"detector": {"kind": "faster_rcnn"}} | anchors)
+
+    assert made.status_code == 201, made.text
+    assert {key: made.json()["recipe"][key] for key in anchors} == anchors
 
 
 def test_frozen_layers_may_be_named_for_a_finished_network(client: Any) -> None:

@@ -149,6 +149,17 @@ def test_api_on_a_file_that_is_no_database_ends_with_one_line(tmp_path: Path) ->
     assert line.startswith(f"fgd api: {tmp_path}/fgd.db: file is not a database")
 
 
+def test_any_server_of_the_application_tells_an_unfit_database_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "fgd.db").write_bytes(LETTER)
+    command = [sys.executable, "-m", "uvicorn", "--factory", "api.main:create_app", "--port", "0"]
+    environment = os.environ | {"FGD_HOME": str(tmp_path), "PYTHONPATH": local.python_path()}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert f"fgd api: {tmp_path}/fgd.db: file is not a database" in done.stderr
+    assert "put a backup of it in its place" in done.stderr
+
+
 def test_part_that_dies_young_is_started_again_ever_later() -> None:
     said: list[str] = []
     started: list[float] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fgd.detectors import Recipe, build
 from fgd.engine import checkpoint, foreign, weights
 from fgd.engine.foreign import Misfit, convert
 from fgd.errors import WeightsError
-from fgd.spec import FCOS
+from fgd.spec import FCOS, FasterRCNN, RetinaNet
 
 RECIPE = Recipe(detector=FCOS(fpn_channels=64), classes=("cat", "dog"), min_size=96, max_size=128)
 HEAD = "head.classification_head.cls_logits."
@@ -70,7 +71,56 @@ def test_torchvision_s_own_detector_fits_the_one_of_that_name(tmp_path: Path) ->
     assert convert(saved(theirs, tmp_path / "in.pth"), recipe, tmp_path)["tensors"] == len(theirs)
 
 
+def trained_elsewhere(kind: str, sizes: Any, ratios: tuple[float, ...]) -> Any:
+    """A torchvision detector with anchors of its own, built by torchvision's classes alone."""
+    from torchvision.models import detection
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+    from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+    anchors = AnchorGenerator(sizes, (ratios,) * 5)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        if kind == "faster_rcnn":
+            neck = resnet_fpn_backbone(backbone_name="resnet18", weights=None, norm_layer=torch.nn.BatchNorm2d)
+            return detection.FasterRCNN(neck, 3, rpn_anchor_generator=anchors, min_size=96, max_size=128)
+        neck = resnet_fpn_backbone(
+            backbone_name="resnet18", weights=None, norm_layer=torch.nn.BatchNorm2d, returned_layers=[2, 3, 4],
+            extra_blocks=LastLevelP6P7(256, 256),
+        )  # fmt: skip
+        return detection.RetinaNet(neck, 3, anchor_generator=anchors, min_size=96, max_size=128, score_thresh=0.005)
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "faster_rcnn"])
+def test_a_network_with_anchors_of_its_own_finds_the_same_boxes_when_they_are_named(tmp_path: Path, kind: str) -> None:
+    sizes, ratios = ((16, 20), (32, 40), (64, 80), (100, 128), (200, 256)), (1.0, 3.0)
+    theirs = trained_elsewhere(kind, sizes, ratios).eval()
+    spec = RetinaNet() if kind == "retinanet" else FasterRCNN()
+    recipe = RECIPE.but(detector=spec, anchor_sizes=sizes, anchor_ratios=ratios, score_thresh=0.005)
+    file = saved(theirs.state_dict(), tmp_path / "in.pth")
+
+    convert(file, recipe, tmp_path)
+
+    ours = weights.load_detector(tmp_path)
+    (tmp_path / "model.py").write_text(ours.model_source())
+    exported = runpy.run_path(str(tmp_path / "model.py"))["load"]()
+    if kind == "faster_rcnn":
+        theirs.roi_heads.score_thresh = 0.005
+    with torch.no_grad():
+        image = torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(1))
+        expected, found = theirs([image])[0], exported([image])[0]
+    assert len(expected["boxes"]) > 0
+    assert torch.allclose(expected["boxes"][:50], found["boxes"][:50])
+
+    error = misfit(theirs.state_dict(), tmp_path / "again", recipe.but(anchor_sizes=None, anchor_ratios=None))
+    made = 9 if kind == "retinanet" else 3
+    assert f"The file's head has 4 anchors at each place, anchor_sizes and anchor_ratios make {made}" in str(error)
+    assert error.report["pointer"] == "/anchor_sizes"
+    assert "classes" not in str(error).partition(".")[0]
+
+
 def misfit(tensors: Any, tmp_path: Path, recipe: Recipe = RECIPE) -> Misfit:
+    tmp_path.mkdir(exist_ok=True)
     with pytest.raises(Misfit) as caught:
         convert(saved(tensors, tmp_path / "in.pth"), recipe, tmp_path)
     assert not (tmp_path / weights.WEIGHTS).exists()
@@ -83,6 +133,7 @@ def test_another_number_of_classes_is_said_in_classes(tensors: dict[str, Tensor]
     error = misfit(tensors, tmp_path, RECIPE.but(classes=named))
 
     assert "The file's head has 2 classes + background, you named 5" in str(error)
+    assert error.report["pointer"] == "/classes"
     assert error.report["counts"]["shapes"] == 2
     assert error.report["shapes"][f"{HEAD}bias"] == {"file": (3,), "network": (6,)}
 

@@ -1,0 +1,77 @@
+"""Work that a worker takes for a while, whatever it is: the import of a data set or a model, the measuring of a plan.
+
+Each claim raises `attempt`, the fencing token; each write carries it, as with jobs. What a row becomes when its worker
+was lost, its own module says. Jobs have verbs of their own (`jobs`, `record`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from api.core import db
+from api.core.errors import Fenced
+from api.core.tables import Dataset, Model, Plan
+
+Row = TypeVar("Row", bound=Dataset | Model | Plan)
+
+
+def waiting(kind: type[Row], state: str) -> Select[Row]:
+    """Rows in `state` that no worker holds."""
+    return select(kind).where(kind.state == state, kind.lease_owner.is_(None))
+
+
+def claim(s: Session, kind: type[Row], waiting: Select[Row], worker_id: str, lease_s: float) -> Row | None:
+    """Take the oldest of those that wait; None if there is none."""
+    row = s.scalar(waiting.order_by(kind.created_at, kind.id).limit(1).with_for_update(skip_locked=True))
+    if row is None:
+        return None
+    row.attempt += 1
+    row.lease_owner, row.lease_expires = worker_id, db.now(s) + timedelta(seconds=lease_s)
+    s.flush()
+    return row
+
+
+def beat(s: Session, kind: type[Row], id: str, attempt: int, worker_id: str, lease_s: float) -> None:
+    """Keep the lease. Raises Fenced if it was lost."""
+    row = held(s, kind, id, attempt)
+    if row.lease_owner != worker_id:
+        raise Fenced(id, attempt)
+    row.lease_expires = db.now(s) + timedelta(seconds=lease_s)
+    s.flush()
+
+
+def hand_back(s: Session, kind: type[Row], id: str, attempt: int) -> None:
+    """The worker goes down in good order: another may take it, and the try does not count. Raises Fenced."""
+    let_go(held(s, kind, id, attempt))
+    s.flush()
+
+
+def let_go(row: Dataset | Model | Plan) -> None:
+    row.lease_owner = row.lease_expires = None
+
+
+def held(s: Session, kind: type[Row], id: str, attempt: int) -> Row:
+    """The row, locked, if this attempt still holds it; Fenced otherwise."""
+    query = select(kind).where(kind.id == id, kind.attempt == attempt, kind.lease_owner.is_not(None))
+    row = s.scalar(query.with_for_update().execution_options(populate_existing=True))
+    if row is None:
+        raise Fenced(id, attempt)
+    return row
+
+
+def sweep(s: Session, kind: type[Row], state: str, at: datetime, lose: Callable[[Row, str], None]) -> list[str]:
+    """`lose` the rows in `state` whose lease has expired, with the reason; the ids that wait for a worker."""
+    query = select(kind).where(kind.state == state).with_for_update(skip_locked=True)
+    free = []
+    for row in s.scalars(query.execution_options(populate_existing=True)):
+        if row.lease_expires is not None and row.lease_expires <= at:
+            lose(row, f"no heartbeat from {row.lease_owner}")
+        if row.state == state and row.lease_owner is None:
+            free.append(row.id)
+    s.flush()
+    return free

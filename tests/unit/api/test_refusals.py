@@ -1,0 +1,671 @@
+"""Every 4xx that the routes of data sets, models, plans, results and jobs can answer: its code, and the place at fault.
+
+Each route has a function that provokes all of its refusals in the real application. What it meets is held
+against the OpenAPI document, and the table against the codes in the source: a new refusal without a line here is told.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import hashlib
+import json
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+import api
+from api.bodies import MAX_BODY_BYTES
+from api.core import datasets, db, jobs, models, uploads
+from api.core.ids import new_id
+from api.core.lifecycle import FailureCode
+from api.routes import artifacts, plans, samples
+from api.routes import datasets as dataset_routes
+from api.routes import models as model_routes
+from api.routes import uploads as upload_routes
+from fgd.data.index import Index
+
+JSON = {"Content-Type": "application/json"}
+ZIP = {"Content-Type": "application/zip"}
+PIECE = {"Content-Type": "application/partial-upload", "Upload-Offset": "0"}
+RAW = {"Content-Type": "application/octet-stream"}
+UPLOAD = {"name": "t", "detector": {"kind": "fcos", "fpn_channels": 64}, "classes": ["cat", "dog"]}
+FGD = [{"kind": "fgd"}]
+
+
+def safetensors(header: Any, data: bytes) -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+GOOD = safetensors({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, b"\0" * 8)
+
+
+@dataclass
+class World:
+    client: Any
+    given: Any
+    serving: Any
+    settings: Any
+    patch: pytest.MonkeyPatch
+
+
+@dataclass(frozen=True)
+class Refusal:
+    answer: Any
+    status: int
+    code: str
+    at: str | None = None
+    """A JSON pointer; "?name" for a parameter or header; None where no place in the request is at fault."""
+
+
+Provoke = Callable[[World], Iterator[Refusal]]
+REFUSALS: dict[str, Provoke] = {}
+"""Route -> what provokes all of its refusals."""
+
+
+def of(*routes: str) -> Callable[[Provoke], Provoke]:
+    def remember(provoke: Provoke) -> Provoke:
+        REFUSALS.update(dict.fromkeys(routes, provoke))
+        return provoke
+
+    return remember
+
+
+@pytest.fixture
+def database(migrated: Path, tmp_path: Path) -> str:
+    """SQLite alone: what is refused does not depend on the database, and other tests run on both."""
+    (tmp_path / "fgd.db").write_bytes(migrated.read_bytes())
+    return f"sqlite:///{tmp_path}/fgd.db"
+
+
+@pytest.fixture
+def world(client: Any, given: Any, serving: Any, settings: Any, monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(client, given, serving, settings, monkeypatch)
+
+
+# --- what many routes share -----------------------------------------------------------------------------------
+
+
+def bad_json(w: World, url: str, field: str = "/nmae") -> Iterator[Refusal]:
+    """The refusals of every route with a JSON body."""
+    large = b" " * (MAX_BODY_BYTES + 1)
+    yield Refusal(w.client.post(url, content=b"{", headers=JSON), 400, "malformed_json")
+    yield Refusal(w.client.post(url, content=large, headers=JSON), 413, "body_too_large")
+    yield Refusal(w.client.post(url, content=b"{}", headers={"Content-Type": "text/plain"}), 415, "not_json_type")
+    yield Refusal(w.client.post(url, content=b"[]", headers=JSON), 422, "invalid_request", "")
+    yield Refusal(w.client.post(url, json={"nmae": 1}), 422, "invalid_request", field)
+
+
+def bad_keys(w: World, url: str, body: dict[str, Any], verb: Any, name: str) -> Iterator[Refusal]:
+    """The refusals of every route that takes an Idempotency-Key."""
+    once = {"Idempotency-Key": "once"}
+    assert w.client.post(url, json=body, headers=once).status_code in (201, 202)
+    other = body | {"name": "another"}
+    reused = w.client.post(url, json=other, headers=once)
+    yield Refusal(reused, 422, "idempotency_key_reused", "?Idempotency-Key")
+    odd = w.client.post(url, json=body, headers={"Idempotency-Key": "a b"})
+    yield Refusal(odd, 422, "invalid_request", "?idempotency-key")
+
+    def beaten(*_: Any, **__: Any) -> None:
+        raise IntegrityError("INSERT", {}, Exception("as PostgreSQL tells the second of two that run side by side"))
+
+    with w.patch.context() as patch:
+        patch.setattr(verb, name, beaten)
+        raced = w.client.post(url, json=body, headers={"Idempotency-Key": "raced"})
+    yield Refusal(raced, 409, "idempotency_key_in_use")
+
+
+def bad_pages(w: World, url: str) -> Iterator[Refusal]:
+    yield Refusal(w.client.get(f"{url}?cursor=abc"), 400, "bad_cursor")
+    yield Refusal(w.client.get(f"{url}?limit=0"), 422, "invalid_request", "?limit")
+    yield Refusal(w.client.get(f"{url}?limit=x"), 422, "invalid_request", "?limit")
+
+
+def digest(data: bytes) -> str:
+    return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
+
+
+def cut(w: World, method: str, url: str, headers: dict[str, str], *messages: dict[str, Any]) -> Any:
+    """The answer to a request whose body comes as `messages`: what a server tells of a connection that breaks, or of a
+    caller that sends more than it said, which no well-behaved client does."""
+    waiting, answer = list(messages), {"body": b""}
+
+    async def receive() -> dict[str, Any]:
+        return waiting.pop(0) if waiting else {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            answer["status"] = message["status"]
+            answer["headers"] = dict(message["headers"])
+        else:
+            answer["body"] += message.get("body", b"")
+
+    told = {"host": "127.0.0.1", **headers}
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+        "path": url, "raw_path": url.encode(), "query_string": b"", "root_path": "", "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 8000), "headers": [(k.lower().encode(), v.encode()) for k, v in told.items()],
+    }  # fmt: skip
+    w.client.portal.call(w.client.app, scope, receive, send)
+    return Answered(answer["status"], answer["headers"][b"content-type"].decode(), answer["body"])
+
+
+@dataclass
+class Answered:
+    status_code: int
+    content_type: str
+    content: bytes
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"content-type": self.content_type}
+
+    @property
+    def text(self) -> str:
+        return self.content.decode()
+
+    def json(self) -> Any:
+        return json.loads(self.content)
+
+
+SOME = {"type": "http.request", "body": b"abc", "more_body": True}
+
+
+# --- data sets ------------------------------------------------------------------------------------------------
+
+
+@of("POST /v1/datasets")
+def submit_dataset(w: World) -> Iterator[Refusal]:
+    url, post = "/v1/datasets", w.client.post
+    yield from bad_json(w, url)
+    yield from bad_keys(w, url, {"name": "cells"}, datasets, "submit")
+    yield Refusal(post(url, json={"name": "d", "format": "tfrecord"}), 422, "invalid_request", "/format")
+    yield Refusal(post(url, json={"name": "d", "path": "cells"}), 422, "path_not_absolute", "/path")
+    yield Refusal(post(url, json={"name": "d", "path": "/etc"}), 422, "path_not_allowed", "/path")
+    missing = str(w.given.roots / "missing")
+    yield Refusal(post(url, json={"name": "d", "path": missing}), 422, "path_not_found", "/path")
+
+
+@of("GET /v1/datasets")
+def list_datasets(w: World) -> Iterator[Refusal]:
+    yield from bad_pages(w, "/v1/datasets")
+
+
+@of("GET /v1/datasets/{dataset_id}")
+def get_dataset(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.get(f"/v1/datasets/{new_id('ds')}"), 404, "dataset_not_found")
+
+
+@of("GET /v1/datasets/{dataset_id}/report")
+def get_report(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.get(f"/v1/datasets/{new_id('ds')}/report"), 404, "dataset_not_found")
+    yield Refusal(w.client.get(f"/v1/datasets/{w.given.dataset('verifying').id}/report"), 409, "dataset_not_ready")
+    waiting = w.client.post("/v1/datasets", json={"name": "d"}).json()["id"]
+    yield Refusal(w.client.get(f"/v1/datasets/{waiting}/report"), 409, "dataset_not_ready")
+
+
+@of("DELETE /v1/datasets/{dataset_id}")
+def delete_dataset(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.delete(f"/v1/datasets/{new_id('ds')}"), 404, "dataset_not_found")
+    used = w.given.dataset()
+    w.given.job(used)
+    yield Refusal(w.client.delete(f"/v1/datasets/{used.id}"), 409, "dataset_in_use")
+
+
+@of("PUT /v1/datasets/{dataset_id}/content")
+def put_content(w: World) -> Iterator[Refusal]:
+    url = w.client.post("/v1/datasets", json={"name": "d"}).json()["upload_url"]
+    yield from content(w, "PUT", url, ZIP)
+    yield Refusal(w.client.put(url, content=b"", headers=ZIP), 422, "upload_empty", "")
+    promised = ZIP | {"Repr-Digest": digest(b"y")}
+    yield Refusal(w.client.put(url, content=b"x", headers=promised), 422, "digest_mismatch", "?Content-Digest")
+
+
+@of("PATCH /v1/datasets/{dataset_id}/content")
+def patch_content(w: World) -> Iterator[Refusal]:
+    url = w.client.post("/v1/datasets", json={"name": "d"}).json()["upload_url"]
+
+    def patch(data: bytes = b"x", **headers: str) -> Any:
+        return w.client.patch(url, content=data, headers=PIECE | {k.replace("_", "-"): v for k, v in headers.items()})
+
+    yield Refusal(patch(Upload_Offset="9"), 409, "upload_offset_mismatch")
+    yield Refusal(patch(Upload_Offset="-1"), 422, "invalid_request", "?upload-offset")
+    yield Refusal(patch(b"abc", Upload_Length="2"), 422, "upload_length_exceeded", "?Upload-Length")
+    both = {"Upload_Length": "9", "Upload_Complete": "?1"}
+    yield Refusal(patch(**both), 422, "upload_length_differs", "?Upload-Length")
+    yield Refusal(patch(Content_Digest=digest(b"y")), 422, "digest_mismatch", "?Content-Digest")
+    yield from content(w, "PATCH", url, PIECE)
+
+
+def content(w: World, method: str, url: str, headers: dict[str, str]) -> Iterator[Refusal]:
+    """What PUT and PATCH refuse alike. Leaves three bytes behind."""
+
+    def ask(client: Any = w.client, to: str = url, data: Any = b"x", **more: str) -> Any:
+        return client.request(
+            method, to, content=data, headers=headers | {k.replace("_", "-"): v for k, v in more.items()}
+        )
+
+    yield Refusal(ask(to=f"/v1/datasets/{new_id('ds')}/content"), 404, "dataset_not_found")
+    ready = w.given.dataset()
+    yield Refusal(ask(to=f"/v1/datasets/{ready.id}/content"), 409, "upload_not_expected")
+    with uploads.writing(w.settings.uploads, url.split("/")[3]):
+        yield Refusal(ask(), 409, "upload_in_progress")
+    yield Refusal(ask(data=iter([b"x"])), 411, "length_required")
+    with w.serving(w.settings.model_copy(update={"upload_bytes": 10})) as small:
+        yield Refusal(ask(small, data=b"x" * 11), 413, "upload_too_large")
+    yield Refusal(ask(Content_Type="multipart/form-data"), 415, "not_a_zip_type")
+    yield Refusal(ask(Content_Digest="sha-256=x"), 422, "digest_unreadable", "?Content-Digest")
+    said = headers | {"Content-Length": "2"}
+    yield Refusal(cut(w, method, url, said, SOME), 400, "length_differs")
+    kept = int(w.client.head(url).headers["upload-offset"])
+    said = headers | {"Content-Length": "9", **({"Upload-Offset": str(kept)} if method == "PATCH" else {})}
+    yield Refusal(cut(w, method, url, said, SOME), 400, "upload_cut")
+
+
+@of("HEAD /v1/datasets/{dataset_id}/content")
+def head_content(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.head(f"/v1/datasets/{new_id('ds')}/content"), 404, "dataset_not_found")
+
+
+@of("GET /v1/datasets/{dataset_id}/samples/{n}")
+def get_sample(w: World) -> Iterator[Refusal]:
+    yield from sample(w, "")
+
+
+@of("GET /v1/datasets/{dataset_id}/samples/{n}/image")
+def get_sample_image(w: World) -> Iterator[Refusal]:
+    yield from sample(w, "/image")
+
+
+def sample(w: World, image: str) -> Iterator[Refusal]:
+    index = Index(classes=("cat",), splits={"train": (), "val": ()})
+    with w.patch.context() as patch:  # a data set with a real index, of no images
+        put_bytes = w.given.store.put_bytes
+        patch.setattr(w.given.store, "put_bytes", lambda data: put_bytes(index.model_dump_json().encode()))
+        dataset = w.given.dataset()
+    waiting = w.client.post("/v1/datasets", json={"name": "d"}).json()["id"]
+    rejected = w.given.dataset("rejected")
+
+    def get(id: str, n: str = "0", query: str = "") -> Any:
+        return w.client.get(f"/v1/datasets/{id}/samples/{n}{image}{query}")
+
+    yield Refusal(get(new_id("ds")), 404, "dataset_not_found")
+    yield Refusal(get(dataset.id), 404, "sample_not_found")
+    yield Refusal(get(rejected.id), 404, "sample_not_found")
+    yield Refusal(get(waiting), 409, "dataset_not_ready")
+    yield Refusal(get(dataset.id, "x"), 422, "invalid_request", "?n")
+    yield Refusal(get(dataset.id, query="?split=all"), 422, "invalid_request", "?split")
+
+
+# --- models ---------------------------------------------------------------------------------------------------
+
+
+@of("POST /v1/models")
+def submit_model(w: World) -> Iterator[Refusal]:
+    url = "/v1/models"
+    yield from bad_json(w, url)
+    yield from bad_keys(w, url, UPLOAD, models, "create")
+    for change, at in ({"classes": []}, "/classes"), ({"min_size": 900, "max_size": 800}, ""):
+        yield Refusal(w.client.post(url, json=UPLOAD | change), 422, "invalid_request", at)
+    running = w.given.running()
+    yield Refusal(w.client.post(url, json={"name": "m", "job": running}), 409, "job_not_ready", "/job")
+    unknown = w.client.post(url, json={"name": "m", "job": new_id("job")})
+    yield Refusal(unknown, 422, "job_not_found", "/job")
+    failed = failed_job(w, running)
+    yield Refusal(w.client.post(url, json={"name": "m", "job": failed}), 422, "job_has_no_weights", "/job")
+
+
+def failed_job(w: World, running: str) -> str:
+    with db.transaction(w.given.engine) as s:
+        jobs.fail(s, running, 1, FailureCode.loss_non_finite, "nan")
+    return running
+
+
+@of("GET /v1/models")
+def list_models(w: World) -> Iterator[Refusal]:
+    yield from bad_pages(w, "/v1/models")
+
+
+@of("GET /v1/models/{model_id}")
+def get_model(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.get(f"/v1/models/{new_id('mdl')}"), 404, "model_not_found")
+
+
+@of("DELETE /v1/models/{model_id}")
+def remove_model(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.delete(f"/v1/models/{new_id('mdl')}"), 404, "model_not_found")
+    model = w.client.post("/v1/models", json={"name": "m", "job": w.given.succeeded()}).json()["id"]
+    assert w.client.post("/v1/jobs", json=w.given.body(student={"weights": {"model": model}})).status_code == 201
+    yield Refusal(w.client.delete(f"/v1/models/{model}"), 409, "model_in_use")
+
+
+@of("PUT /v1/models/{model_id}/content")
+def upload_content(w: World) -> Iterator[Refusal]:
+    model = w.client.post("/v1/models", json=UPLOAD).json()["id"]
+    url = f"/v1/models/{model}/content"
+
+    def put(data: Any = GOOD, client: Any = w.client, **headers: str) -> Any:
+        return client.put(url, content=data, headers=RAW | {k.replace("_", "-"): v for k, v in headers.items()})
+
+    yield Refusal(w.client.put(f"/v1/models/{new_id('mdl')}/content", content=GOOD), 404, "model_not_found")
+    yield Refusal(put(Content_Digest="sha-256=x"), 400, "bad_content_digest")
+    said = RAW | {"Content-Length": "9"}
+    yield Refusal(cut(w, "PUT", url, said, SOME), 400, "upload_interrupted")
+    yield Refusal(cut(w, "PUT", url, said | {"Content-Length": "2"}, SOME), 400, "bad_length")
+    yield Refusal(put(iter([GOOD])), 411, "length_required")
+    with w.serving(w.settings.model_copy(update={"max_model_bytes": 10})) as small:
+        yield Refusal(put(client=small), 413, "body_too_large")
+    yield Refusal(put(Content_Type="multipart/form-data; boundary=x"), 415, "not_raw")
+    yield Refusal(put(Content_Encoding="gzip"), 415, "not_raw")
+    yield Refusal(put(b"hello, this is text"), 415, "not_weights")
+    yield Refusal(put(b""), 422, "empty_upload", "")
+    yield Refusal(put(GOOD[:-1]), 422, "weights_damaged", "")
+    yield Refusal(put(Content_Digest=digest(b"other")), 422, "digest_mismatch", "?Content-Digest")
+    assert put().status_code == 202
+    yield Refusal(put(), 409, "model_has_content")
+
+
+@of("GET /v1/jobs/{job_id}/checkpoints")
+def list_checkpoints(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.get(f"/v1/jobs/{new_id('job')}/checkpoints"), 404, "job_not_found")
+
+
+@of("POST /v1/jobs/{job_id}/checkpoints/{checkpoint_id}/promote")
+def promote_checkpoint(w: World) -> Iterator[Refusal]:
+    done = w.given.succeeded()
+    url = f"/v1/jobs/{done}/checkpoints/last/promote"
+    yield from bad_json(w, url)
+    yield from bad_keys(w, url, {"name": "m"}, models, "promote")
+    running = w.given.running()
+    post = w.client.post
+    yield Refusal(post(f"/v1/jobs/{new_id('job')}/checkpoints/last/promote"), 404, "job_not_found")
+    yield Refusal(post(f"/v1/jobs/{running}/checkpoints/last/promote"), 409, "no_checkpoint")
+    unknown = f"/v1/jobs/{running}/checkpoints/{new_id('ckpt')}/promote"
+    yield Refusal(post(unknown), 404, "checkpoint_not_found")
+    with db.transaction(w.given.engine) as s:
+        jobs.checkpoint(s, running, 1, 40, "jobs/never-written.pt", "0" * 64, 10)
+    yield Refusal(post(f"/v1/jobs/{running}/checkpoints/last/promote"), 409, "checkpoint_gone")
+
+
+# --- jobs -----------------------------------------------------------------------------------------------------
+
+
+@of("POST /v1/jobs")
+def submit_job(w: World) -> Iterator[Refusal]:
+    url, given = "/v1/jobs", w.given
+    yield from bad_json(w, url)
+    ready = given.dataset()
+
+    def job(dataset: Any = ready, **changes: Any) -> Any:
+        return w.client.post(url, json=given.body(dataset, **changes))
+
+    def on(dataset: Any) -> Any:
+        return w.client.post(url, json=given.body(ready) | {"dataset": dataset})
+
+    yield Refusal(on(new_id("ds")), 422, "dataset_not_found", "/dataset")
+    yield Refusal(on({"path": "/x"}), 422, "dataset_not_registered", "/dataset")
+    yield Refusal(on(given.dataset("rejected").id), 422, "dataset_rejected", "/dataset")
+    waiting = w.client.post("/v1/datasets", json={"name": "d"}).json()["id"]
+    yield Refusal(on(waiting), 409, "dataset_not_ready", "/dataset")
+    yield Refusal(on(given.dataset("verifying").id), 409, "dataset_not_ready", "/dataset")
+    given.claim_import()
+    yield Refusal(job(schedule={"batch_size": 41}), 422, "batch_too_large", "/schedule/batch_size")
+    many = {"batch_size": 40, "accumulate": 2}
+    yield Refusal(job(schedule=many), 422, "batch_too_large", "/schedule/accumulate")
+    yield Refusal(w.client.post(f"{url}?dry_run=maybe", json=given.body(ready)), 422, "invalid_request", "?dry_run")
+    other = given.succeeded(("cow",))
+    yield Refusal(job(teacher={"job": other}, methods=FGD), 422, "classes_differ", "/teacher")
+    yield Refusal(job(student={"inherit": {"job": other}}), 422, "classes_differ", "/student/inherit")
+    retinanet = {"kind": "retinanet", "inherit": {"job": given.succeeded()}}
+    yield Refusal(job(student=retinanet), 422, "impossible_inheritance", "/student/inherit")
+    yield from bad_references(w, job)
+    yield from bad_keys(w, url, given.body(ready), jobs, "submit")
+
+
+def bad_references(w: World, job: Callable[..., Any]) -> Iterator[Refusal]:
+    """Teacher, inherited and beginning weights, each as a job, a model and a path."""
+    waiting = w.client.post("/v1/models", json=UPLOAD).json()["id"]
+    rejected = w.client.post("/v1/models", json=UPLOAD).json()["id"]
+    assert w.client.put(f"/v1/models/{rejected}/content", content=GOOD, headers=RAW).status_code == 202
+    with db.transaction(w.given.engine) as s:
+        claim = models.claim_import(s, "wrk_a")
+        assert claim is not None
+        models.reject(s, rejected, claim.attempt, None, "it does not fit")
+    running, failed = w.given.running(), failed_job(w, w.given.running())
+    folders = {name: w.given.roots / name for name in ("bare", "no_recipe", "no_weights")}
+    for name, folder in folders.items():
+        folder.mkdir()
+        if name != "bare":
+            (folder / "recipe.json").write_text("{")
+            (folder / "student.safetensors").write_bytes(GOOD)
+    recipe = {"format": "fgd-recipe/1", "detector": {"kind": "fcos"}, "classes": ["cat", "dog"], "min_size": 64}
+    (folders["no_weights"] / "recipe.json").write_text(json.dumps(recipe | {"max_size": 64}))
+    (folders["no_weights"] / "student.safetensors").write_bytes(b"no weights")
+
+    for role, pointer in (("teacher", "/teacher"), ("inherit", "/student/inherit"), ("weights", "/student/weights")):
+        for ref, status, code in (
+            ({"job": new_id("job")}, 422, f"{role}_not_found"),
+            ({"job": failed}, 422, f"{role}_has_no_weights"),
+            ({"job": running}, 409, f"{role}_not_ready"),
+            ({"model": new_id("mdl")}, 422, f"{role}_not_found"),
+            ({"model": rejected}, 422, f"{role}_rejected"),
+            ({"model": waiting}, 409, f"{role}_not_ready"),
+            ({"path": "/etc"}, 422, "path_not_allowed"),
+            ({"path": str(folders["bare"])}, 422, "weights_incomplete"),
+            ({"path": str(folders["no_recipe"])}, 422, "recipe_unreadable"),
+            ({"path": str(folders["no_weights"])}, 422, "weights_unreadable"),
+        ):
+            body = {"teacher": ref, "methods": FGD} if role == "teacher" else {"student": {role: ref}}
+            yield Refusal(job(**body), status, code, f"{pointer}/{next(iter(ref))}")
+
+
+@of("GET /v1/jobs")
+def list_jobs(w: World) -> Iterator[Refusal]:
+    yield from bad_pages(w, "/v1/jobs")
+    for _ in range(2):
+        w.given.job()
+    cursor = w.client.get("/v1/jobs?limit=1").json()["next"]
+    yield Refusal(w.client.get(f"/v1/jobs?cursor={cursor}&name=x"), 400, "cursor_of_other_filters")
+    for query, code, parameter in (
+        ("nmae=x", "extra_forbidden", "nmae"),
+        ("metadata.a=1&metadata.a=2", "given_twice", "metadata.a"),
+        ("metadata.a%20b=1", "bad_label", "metadata.a b"),
+        ("state=asleep", "invalid_request", "state"),
+        ("created_after=yesterday", "invalid_request", "created_after"),
+    ):
+        yield Refusal(w.client.get(f"/v1/jobs?{query}"), 422, code, f"?{parameter}")
+
+
+@of("GET /v1/jobs/{job_id}")
+def get_job(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.get(f"/v1/jobs/{new_id('job')}"), 404, "job_not_found")
+    id = w.given.job()
+    with w.serving(w.settings.model_copy(update={"max_waiters": 1})) as narrow:
+        narrow.app.state.service.waiters.take()
+        yield Refusal(narrow.get(f"/v1/jobs/{id}", headers={"Prefer": "wait=9"}), 429, "too_many_waiters")
+
+
+@of("DELETE /v1/jobs/{job_id}")
+def delete_job(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.delete(f"/v1/jobs/{new_id('job')}"), 404, "job_not_found")
+    teacher = w.given.succeeded()
+    yield Refusal(w.client.delete(f"/v1/jobs/{w.given.job()}"), 409, "job_running")
+    taught = w.client.post("/v1/jobs", json=w.given.body(teacher={"job": teacher}, methods=FGD))
+    assert taught.status_code == 201, taught.text
+    yield Refusal(w.client.delete(f"/v1/jobs/{teacher}"), 409, "job_in_use")
+
+
+@of("POST /v1/jobs/{job_id}/cancel")
+def cancel_job(w: World) -> Iterator[Refusal]:
+    yield from bad_json(w, f"/v1/jobs/{w.given.job()}/cancel")
+    yield Refusal(w.client.post(f"/v1/jobs/{new_id('job')}/cancel"), 404, "job_not_found")
+    yield Refusal(
+        w.client.post(f"/v1/jobs/{w.given.job()}/cancel", json={"mode": "x"}), 422, "invalid_request", "/mode"
+    )
+    for each in w.client.get("/v1/jobs").json()["items"]:
+        w.client.post(f"/v1/jobs/{each['id']}/cancel")
+    yield Refusal(w.client.post(f"/v1/jobs/{w.given.succeeded()}/cancel"), 409, "job_finished")
+
+
+# --- what jobs leave behind, and plans ------------------------------------------------------------------------
+
+
+@of("GET /v1/jobs/{job_id}/events")
+def list_events(w: World) -> Iterator[Refusal]:
+    id = w.given.job()
+    url = f"/v1/jobs/{id}/events"
+    yield Refusal(w.client.get(f"/v1/jobs/{new_id('job')}/events"), 404, "job_not_found")
+    yield Refusal(w.client.get(f"{url}?after=-1"), 422, "invalid_request", "?after")
+    yield Refusal(w.client.get(f"{url}?aftr=1"), 422, "invalid_request", "?aftr")
+    yield Refusal(w.client.get(url, headers={"Last-Event-ID": "x"}), 422, "invalid_request", "?last-event-id")
+    with w.serving(w.settings.model_copy(update={"max_streams": 1})) as narrow:
+        narrow.app.state.service.streams.take()
+        yield Refusal(narrow.get(url, headers={"Accept": "text/event-stream"}), 429, "too_many_streams")
+
+
+@of("GET /v1/jobs/{job_id}/metrics")
+def list_metrics(w: World) -> Iterator[Refusal]:
+    url = f"/v1/jobs/{w.given.job()}/metrics"
+    yield Refusal(w.client.get(f"/v1/jobs/{new_id('job')}/metrics"), 404, "job_not_found")
+    yield Refusal(w.client.get(f"{url}?from=2&to=1"), 422, "empty_range", "?from")
+    yield Refusal(w.client.get(f"{url}?max_points=1"), 422, "invalid_request", "?max_points")
+    yield Refusal(w.client.get(f"{url}?first=1"), 422, "invalid_request", "?first")
+
+
+@of("GET /v1/jobs/{job_id}/metrics/latest")
+def latest_metrics(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.get(f"/v1/jobs/{new_id('job')}/metrics/latest"), 404, "job_not_found")
+
+
+@of("GET /v1/jobs/{job_id}/logs")
+def read_log(w: World) -> Iterator[Refusal]:
+    url = f"/v1/jobs/{w.given.running()}/logs"
+    yield Refusal(w.client.get(f"/v1/jobs/{new_id('job')}/logs"), 404, "job_not_found")
+    yield Refusal(w.client.get(f"{url}?attempt=9"), 404, "attempt_not_found")
+    yield Refusal(w.client.get(f"{url}?attempt=0"), 422, "invalid_request", "?attempt")
+    ranged = {"Range": "bytes=5-"}
+    yield Refusal(w.client.get(f"{url}?after_offset=1", headers=ranged), 400, "range_and_offset")
+    yield Refusal(w.client.get(url, headers=ranged), 416, "range_not_satisfiable")
+
+
+@of("HEAD /v1/jobs/{job_id}/logs")
+def describe_log(w: World) -> Iterator[Refusal]:
+    url = f"/v1/jobs/{w.given.running()}/logs"
+    yield Refusal(w.client.head(f"/v1/jobs/{new_id('job')}/logs"), 404, "job_not_found")
+    yield Refusal(w.client.head(f"{url}?attempt=0"), 422, "invalid_request")
+
+
+@of("GET /v1/jobs/{job_id}/artifacts")
+def list_artifacts(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.get(f"/v1/jobs/{new_id('job')}/artifacts"), 404, "job_not_found")
+
+
+@of("GET /v1/artifacts/{artifact_id}/content")
+def download(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.get(f"/v1/artifacts/{new_id('art')}/content"), 404, "artifact_not_found")
+    job, _ = w.given.artifact(b"weights")
+    (file,) = w.client.get(f"/v1/jobs/{job}/artifacts").json()["items"]
+    beyond = w.client.get(f"/v1/artifacts/{file['id']}/content", headers={"Range": "bytes=99-"})
+    yield Refusal(beyond, 416, "range_not_satisfiable")
+
+
+@of("HEAD /v1/artifacts/{artifact_id}/content")
+def describe(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.head(f"/v1/artifacts/{new_id('art')}/content"), 404, "artifact_not_found")
+
+
+@of("GET /v1/plans/{plan_id}")
+def get_plan(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.get(f"/v1/plans/{new_id('plan')}"), 404, "plan_not_found")
+
+
+# --- the tests ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("route", REFUSALS)
+def test_each_refusal_has_its_code_and_names_the_place_at_fault(world: World, route: str) -> None:
+    met: set[str] = set()
+    for refusal in REFUSALS[route](world):
+        answer = refusal.answer
+        assert answer.status_code == refusal.status, answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+        met.add(str(refusal.status))
+        if route.startswith("HEAD"):
+            continue
+        told = answer.json()
+        assert told["code"] == refusal.code, told
+        places = [
+            error["pointer"] if error["parameter"] is None else f"?{error['parameter']}" for error in told["errors"]
+        ]
+        assert refusal.at in places if refusal.at is not None else places == [], told
+        assert is_of(route, told["instance"])
+    assert met == documented(world, route), "the OpenAPI document names other refusals than were met"
+
+
+def is_of(route: str, address: str) -> bool:
+    pattern, parts = route.partition(" ")[2].split("/"), address.split("/")
+    return len(pattern) == len(parts) and all(p.startswith("{") or p == q for p, q in zip(pattern, parts, strict=True))
+
+
+def documented(world: World, route: str) -> set[str]:
+    method, _, path = route.partition(" ")
+    return {
+        status for status in world.client.app.openapi()["paths"][path][method.lower()]["responses"] if status[0] == "4"
+    }
+
+
+def test_every_route_of_these_modules_stands_in_the_table() -> None:
+    parts = (dataset_routes, upload_routes, samples, model_routes, plans, artifacts)
+    found = {f"{method} {route.path}" for part in parts for route in part.router.routes for method in route.methods}
+    assert len(found) > 15
+    assert found <= REFUSALS.keys()
+
+
+CALLS = {"Conflict": 0, "Refused": 0, "Busy": 0, "NotFound": 0, "Fault": 1, "fault": 1, "Places": 1}
+"""What makes a refusal -> which argument is its code."""
+ROLES = ("teacher", "inherit", "weights")
+ELSEWHERE = {
+    "no_space": "507; see test_uploads",
+    "not_supported": "wishes that no route sends",
+    "nothing_requested": "for workers",
+    "route_not_found": "no route; see test_server",
+    "impossible_pair": "all families share strides; for the first that does not",
+    "impossible_spec": "references find the same before; for what they do not know",
+}
+
+
+def test_every_code_in_the_source_has_a_line_in_the_table() -> None:
+    """The lines are run above; here it is enough that the code is written in one."""
+    files = [file for file in Path(api.__path__[0]).rglob("*.py") if file.name not in OTHERS]
+    made = {code for file in files for code in codes_made(ast.parse(file.read_text()))}
+    assert len(made) > 50
+    table = ast.parse(Path(__file__).read_text())
+    written = {code for node in ast.walk(table) for code in words(node)}
+    assert made - ELSEWHERE.keys() <= written, sorted(made - written)
+
+
+OTHERS = {"lifecycle.py", "jobs.py", "workers.py"}
+"""With refusals of their own kind, which stand in other tests: what may be asked of a job, and of a worker."""
+
+
+def codes_made(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "id", None) or getattr(node.func, "attr", "")
+            for argument in node.args[CALLS.get(name, len(node.args)) :][:1]:
+                yield from (f"{word}_not_found" if name == "NotFound" else word for word in words(argument))
+
+
+def words(node: ast.AST) -> Iterator[str]:
+    """The text of a literal; of f"{role}_not_found" that of each role."""
+    match node:
+        case ast.Constant(str(text)):
+            yield text
+        case ast.JoinedStr([ast.FormattedValue(ast.Name("role")), ast.Constant(str(rest))]):
+            yield from (role + rest for role in ROLES)
