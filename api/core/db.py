@@ -36,6 +36,8 @@ SILENCE_S = 10.0
 _CLIENT = {"application_name": "fgd", "keepalives_interval": 2, "keepalives_count": 3}
 """libpq's; seconds."""
 UPGRADE_WAIT_S = 120
+UPGRADE_S = 86_400.0
+"""A change of a large table may take as long as it takes."""
 _UPGRADE_LOCK = 0x666764  # any constant of our own: serialises concurrent upgrades on PostgreSQL
 
 
@@ -59,15 +61,16 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def make_engine(url: str, silence_s: float = SILENCE_S) -> Engine:
+def make_engine(url: str, silence_s: float = SILENCE_S, answer_s: float | None = None) -> Engine:
     """SQLite in WAL with foreign keys, or PostgreSQL. Creates the folder of a SQLite file; connects to nothing.
 
     Every call comes back: at once where the server refuses, after about `silence_s` where its host says nothing, after
-    ANSWER_S where the host lives and the server does not answer. A lease needs `silence_s` shorter than its freeze.
+    `answer_s` (ANSWER_S) where the host lives and the server does not answer. A lease needs `silence_s` shorter than
+    its freeze.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
-        return _make_postgresql(parsed, silence_s)
+        return _make_postgresql(parsed, silence_s, ANSWER_S if answer_s is None else answer_s)
     if parsed.database and parsed.database != ":memory:":
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(parsed, pool_size=10, max_overflow=40)
@@ -76,7 +79,7 @@ def make_engine(url: str, silence_s: float = SILENCE_S) -> Engine:
     return engine
 
 
-def _make_postgresql(url: URL, silence_s: float) -> Engine:
+def _make_postgresql(url: URL, silence_s: float, answer_s: float) -> Engine:
     if importlib.util.find_spec("psycopg") is None:
         raise DriverMissing("PostgreSQL needs its driver: pip install 'fgd-service[postgres]'")
     idle_s, silence_ms = max(2, int(silence_s / 2)), int(silence_s * 1000)
@@ -91,26 +94,26 @@ def _make_postgresql(url: URL, silence_s: float) -> Engine:
         told["options"] = " ".join(f"-c {name}={value}" for name, value in session.items())
     url = url.set(drivername="postgresql+psycopg")
     engine = create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=40, connect_args=told)
-    event.listen(engine, "do_connect", _connect_postgresql)
+    event.listen(engine, "do_connect", lambda _dialect, _record, given, options: _connect(answer_s, *given, **options))
     event.listen(engine, "connect", _prepare_postgresql)
     return engine
 
 
-def _connect_postgresql(_dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
-    """A connection whose every wait ends."""
+def _connect(answer_s: float, *given: Any, **options: Any) -> Any:
+    """A connection of psycopg's whose every wait ends."""
     import psycopg
 
     class Impatient(psycopg.Connection):  # type: ignore[misc]
         def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
             try:
-                return super().wait(gen, interval, ANSWER_S if timeout is None else timeout)
+                return super().wait(gen, interval, answer_s if timeout is None else timeout)
             except psycopg.errors._WaitTimeout:
                 if timeout is not None:
                     raise
                 self.pgconn.finish()  # what it would still say is the answer to a question nobody asks any more
-                raise psycopg.OperationalError(f"the server did not answer within {ANSWER_S:g} s") from None
+                raise psycopg.OperationalError(f"the server did not answer within {answer_s:g} s") from None
 
-    return Impatient.connect(*arguments, **options)
+    return Impatient.connect(*given, **options)
 
 
 def _prepare_postgresql(connection: Any, _record: Any) -> None:
@@ -207,7 +210,7 @@ def upgrade(url: str) -> None:
 
     Raises SchemaTooNew, or NotADatabase, which has left the file as it was.
     """
-    engine = make_engine(url)
+    engine = make_engine(url, answer_s=UPGRADE_S)
     try:
         with _file_named(engine), migrating(engine) as connection:
             if connection.dialect.name == "postgresql":
