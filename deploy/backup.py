@@ -5,8 +5,8 @@
     FOLDER/manifest.json                 written last: every file with its SHA-256; without it there is no backup
 
 A logical dump through the tables of this version: it needs no program of the database's, and a backup of SQLite can be
-restored into PostgreSQL. The service may run meanwhile. Blobs are copied before the database, so that the second look
-is short; what rows of the moment name is complete afterwards. Knows rows and files; knows nothing of HTTP.
+restored into PostgreSQL. The service may run meanwhile. Blobs are copied before the database, so that what came meanwhile
+is little, and again after it, so that no row of the moment lacks its file. Knows rows and files. Knows no HTTP.
 """
 
 from __future__ import annotations
@@ -87,6 +87,18 @@ class Manifest:
     """What rows named and the store had not, when the backup was made."""
 
 
+@dataclass(frozen=True)
+class Moment:
+    """What the database said at one moment, and what of it is copied already."""
+
+    taken_at: str
+    tables: Mapping[str, Mapping[str, Any]]
+    blobs: Mapping[str, int]
+    objects: Mapping[str, str]
+    gone: Collection[str]
+    """Checkpoints that rows name, and that were not in the store any more."""
+
+
 # --- backup ---------------------------------------------------------------------------------------------------
 
 
@@ -103,21 +115,27 @@ def backup(settings: Settings, folder: Path, say: Say = logger.info) -> Manifest
             known = list(s.scalars(select(BlobRow.digest).distinct()))
         say(f"copying {len(known)} blobs")
         copy_blobs(store, kept, known, scratch)
-        for left in reversed(range(ROUNDS)):
-            tables, taken_at, checkpoints, blobs = write_rows(engine, folder / "database")
-            gone = copy_objects(store, kept, checkpoints, scratch)
-            if not gone:
+        for _ in range(ROUNDS):
+            moment = copy_moment(engine, store, kept, folder / "database", scratch)
+            if not moment.gone:
                 break
-            say(f"{len(gone)} checkpoints were replaced while they were copied; looking again")
-            if not left:
-                _check_each_job_has_one(gone, checkpoints)
-        missing = copy_blobs(store, kept, blobs, scratch)
-        for key in set(kept.objects(0.0)) - checkpoints.keys():
+            say(f"{len(moment.gone)} checkpoints are gone, or were replaced while they were copied; looking again")
+        _check_each_job_has_one(moment)
+        missing = copy_blobs(store, kept, moment.blobs, scratch)
+        for key in set(kept.objects(0.0)) - moment.objects.keys():
             kept.delete_object(key)  # of an earlier round
+        for digest in set(kept.blobs(0.0)) - moment.blobs.keys():
+            kept.delete(digest)  # its row went meanwhile
         shutil.rmtree(scratch)
-        objects = {key: digest for key, digest in checkpoints.items() if key not in gone}
-        sizes = {digest: blobs[digest] for digest in blobs if digest not in missing}
-        manifest = Manifest(_version(), _head(), taken_at, tables, sizes, objects, tuple(sorted([*missing, *gone])))
+        manifest = Manifest(
+            _version(),
+            _head(),
+            moment.taken_at,
+            moment.tables,
+            {digest: size for digest, size in moment.blobs.items() if digest not in missing},
+            moment.objects,
+            tuple(sorted([*missing, *moment.gone])),
+        )
         _write_manifest(folder, manifest)
     return manifest
 
@@ -157,18 +175,21 @@ def copy_objects(store: BlobStore, kept: BlobStore, named: Mapping[str, str], sc
     return gone
 
 
-def write_rows(engine: Engine, folder: Path) -> tuple[dict[str, dict[str, Any]], str, dict[str, str], dict[str, int]]:
-    """All rows of one moment. Returns the tables, the moment, its checkpoints and its blobs."""
+def copy_moment(engine: Engine, store: BlobStore, kept: BlobStore, folder: Path, scratch: Path) -> Moment:
+    """All rows of one moment, and at once, before they are replaced, the checkpoints that they name."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     with db.reading(engine) as s:
         if engine.dialect.name == "postgresql":
-            s.execute(text("SET LOCAL statement_timeout = 0"))
-        taken_at = db.now(s).isoformat()
+            for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
+                s.execute(text(f"SET LOCAL {limit} = 0"))
+        newest_first = select(Checkpoint.key, Checkpoint.sha256).order_by(Checkpoint.created_at.desc())
+        named = {row.key: row.sha256 for row in s.execute(newest_first)}
+        gone = copy_objects(store, kept, named, scratch)
         tables = {table.name: _write_table(s, table, folder) for table in _tables()}
-        checkpoints = {row.key: row.sha256 for row in s.execute(select(Checkpoint.key, Checkpoint.sha256))}
         blobs = {row.digest: row.size for row in s.execute(select(BlobRow.digest, BlobRow.size))}
-    return tables, taken_at, checkpoints, blobs
+        there = {key: digest for key, digest in named.items() if key not in gone}
+        return Moment(db.now(s).isoformat(), tables, blobs, there, gone)
 
 
 def _write_table(s: Session, table: Table, folder: Path) -> dict[str, Any]:
@@ -186,12 +207,12 @@ def _write_table(s: Session, table: Table, folder: Path) -> dict[str, Any]:
     return {"rows": rows, "sha256": sha256_file(path)}
 
 
-def _check_each_job_has_one(gone: Collection[str], checkpoints: Mapping[str, str]) -> None:
+def _check_each_job_has_one(moment: Moment) -> None:
     """A job that would begin again from nothing after the restore is no backup of it."""
-    saved = {key.split("/")[1] for key in checkpoints if key not in gone}  # jobs/<job>/a<attempt>/<file>
-    bare = sorted({key.split("/")[1] for key in gone} - saved)
-    if bare:
-        raise BackupError(f"the checkpoints of {', '.join(bare[:5])} are gone, or change faster than they are copied")
+    jobs, bare = ({key.split("/")[1] for key in keys} for keys in (moment.objects, moment.gone))  # jobs/<job>/a1/...
+    if bare - jobs:
+        told = ", ".join(sorted(bare - jobs)[:5])
+        raise BackupError(f"the checkpoints of {told} are gone, or are replaced faster than they can be copied")
 
 
 # --- restore --------------------------------------------------------------------------------------------------
