@@ -5,7 +5,7 @@
     FOLDER/manifest.json                 written last: every file with its SHA-256; without it there is no backup
 
 A logical dump through the tables of this version: it needs no program of the database's, and a backup of SQLite can be
-restored into PostgreSQL. The service may run meanwhile. Blobs are copied before the database, so that what came meanwhile
+restored into PostgreSQL. The service may run meanwhile. Blobs are copied before the database, so that what came later
 is little, and again after it, so that no row of the moment lacks its file. Knows rows and files. Knows no HTTP.
 """
 

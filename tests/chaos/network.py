@@ -84,7 +84,7 @@ class Network:
         _do("ip", "-n", self.namespace("hub"), "neigh", "del", ADDRESS[host], "dev", "bridge")
 
     def slow(self, host: str) -> str | None:
-        """50 to 200 ms each way and 1 % loss on its cable; the reason why not where the kernel has no netem."""
+        """25 to 100 ms each way and 1 % loss on its cable; the reason why not where the kernel has no netem."""
         netem = ["root", "netem", "delay", "125ms", "75ms", "loss", "1%"]
         try:
             _do("tc", "-n", self.namespace(host), "qdisc", "add", "dev", "eth0", *netem)

@@ -58,7 +58,7 @@ def test_what_was_lost_is_restored_and_the_job_of_then_ends_with_its_weights(
         done = submitted(service, trainer)
         digest = service.until_state(done, "succeeded", 240)["weights_digest"]
         if trainer == "scripted":
-            assert digest == weights_digest_after(300)
+            assert digest == weights_digest_after(900)
         running = submitted(service, trainer)
         until(lambda: "checkpoint_saved" in service.story(running), 60, "a checkpoint")
         called("backup", folder, first, places[0] | more)
@@ -89,7 +89,7 @@ def imported(service: Service, folder: Path) -> str:
 
 def submitted(service: Service, trainer: str) -> str:
     changes = {"name": "drill", **TINY} if trainer == "real" else {}
-    body = spec_of(service.dataset, "steps=300 ms=20 save=20") | changes
+    body = spec_of(service.dataset, "steps=900 ms=20 save=20") | changes
     answer = service.http.post("/v1/jobs", json=body)
     assert answer.status_code == 201, answer.text
     return str(answer.json()["id"])
