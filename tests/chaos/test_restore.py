@@ -70,7 +70,8 @@ def test_what_was_lost_is_restored_and_the_job_of_then_ends_with_its_weights(
     said = called("restore", folder, second, places[1] | more)
     assert "missing" not in said
     with e2e.services("") as start:
-        service = start(second, **places[1], **more)
+        dataset, service = service.dataset, start(second, **places[1], **more)
+        service.dataset = dataset
         assert told(service, done) == kept
         view = service.until_state(running, "succeeded", 240)
         assert (view["attempt"], view["weights_digest"]) == (2, digest)
@@ -97,10 +98,11 @@ def submitted(service: Service, trainer: str) -> str:
 
 def told(service: Service, job: str) -> dict[str, Any]:
     """All that the API says of a job, and every byte of its files, of its log and of its data set's pictures."""
-    paths = ["", "/events?limit=200", "/metrics", "/artifacts", "/attempts"]
-    said = {path: service.http.get(f"/v1/jobs/{job}{path}").text for path in paths}
-    said["log"] = service.http.get(f"/v1/jobs/{job}/logs").text
-    said["dataset"] = service.http.get(f"/v1/datasets/{service.job(job)['spec']['dataset']}").text
+    paths = ["", "/events?limit=200", "/metrics", "/artifacts", "/logs"]
+    addresses = [f"/v1/jobs/{job}{path}" for path in paths] + [f"/v1/datasets/{service.dataset}"]
+    answers = {address: service.http.get(address) for address in addresses}
+    assert {answer.status_code for answer in answers.values()} == {200}
+    said = {address: answer.text for address, answer in answers.items()}
     files = {}
     for file in service.http.get(f"/v1/jobs/{job}/artifacts").json()["items"]:
         files[file["name"]] = service.http.get(f"/v1/artifacts/{file['id']}/content").content
