@@ -393,14 +393,16 @@ def test_database_that_is_stopped_hangs_no_worker_for_ever(hosts: Hosts) -> None
     for backend in backends:
         backend.send_signal(signal.SIGSTOP)  # these connections only: a new one finds a server that is well
     try:
-        began = time.monotonic()
         until(lambda: "the trainer is killed" in hosts.log("a"), LEASE_S, "the guard")
-        until(lambda: len(hosts.attempts(job)) == 2, db.ANSWER_S + 20, "a new claim by the same worker")
-        assert time.monotonic() - began < db.ANSWER_S + 20
-        assert hosts.succeeded(job).weights_digest == weights_digest_after(400)
+        other = hosts.submit("steps=20 ms=5")
+        hosts.succeeded(other, db.ANSWER_S + 40)  # by the same worker, once its calls have given up
+        assert "the server did not answer within" in hosts.log("a")
     finally:
         for backend in backends:
             backend.send_signal(signal.SIGCONT)
+    # One of them may have held the job's row; now it is free.
+    assert hosts.succeeded(job).weights_digest == weights_digest_after(400)
+    assert hosts.attempts(job) == [("a", "lost"), ("a", "succeeded")]
 
 
 def test_without_the_broker_jobs_start_a_poll_later(hosts: Hosts) -> None:
