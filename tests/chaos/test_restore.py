@@ -16,7 +16,8 @@ from tests.e2e import conftest as e2e
 from tests.e2e.parts import Service, environment, spec_of, until, weights_digest_after
 
 pictures = e2e.pictures
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
+PATIENT_S = 400.0
 
 REAL = {
     "FGD_TRAINER": json.dumps([sys.executable, "-m", "fgd.train"]), "FGD_STALL_S": "200", "FGD_GRACE_S": "60",
@@ -25,7 +26,7 @@ REAL = {
 TINY = {
     "student": {"kind": "fcos", "backbone": "resnet18", "fpn_channels": 64},
     "schedule": {
-        "epochs": 60, "batch_size": 4, "min_size": 64, "max_size": 64, "evaluate_every": 60, "checkpoint_s": 1.0,
+        "epochs": 30, "batch_size": 4, "min_size": 64, "max_size": 64, "evaluate_every": 30, "checkpoint_s": 1.0,
     },
     "resources": {"threads": 1},
 }  # fmt: skip
@@ -56,7 +57,7 @@ def test_what_was_lost_is_restored_and_the_job_of_then_ends_with_its_weights(
         service = start(first, **places[0], **more)
         service.dataset = imported(service, pictures)
         done = submitted(service, trainer)
-        digest = service.until_state(done, "succeeded", 240)["weights_digest"]
+        digest = service.until_state(done, "succeeded", PATIENT_S)["weights_digest"]
         if trainer == "scripted":
             assert digest == weights_digest_after(900)
         running = submitted(service, trainer)
@@ -64,7 +65,7 @@ def test_what_was_lost_is_restored_and_the_job_of_then_ends_with_its_weights(
         called("backup", folder, first, places[0] | more)
         assert service.job(running)["state"] == "running", "the backup was of a running job"
         kept = told(service, done)
-        service.until_state(running, "succeeded", 240)  # the future that will be lost
+        service.until_state(running, "succeeded", PATIENT_S)  # the future that will be lost
     shutil.rmtree(first)
 
     said = called("restore", folder, second, places[1] | more)
@@ -73,7 +74,7 @@ def test_what_was_lost_is_restored_and_the_job_of_then_ends_with_its_weights(
         dataset, service = service.dataset, start(second, **places[1], **more)
         service.dataset = dataset
         assert told(service, done) == kept
-        view = service.until_state(running, "succeeded", 240)
+        view = service.until_state(running, "succeeded", PATIENT_S)
         assert (view["attempt"], view["weights_digest"]) == (2, digest)
         story = service.story(running)
         assert story.index("attempt_lost") < story.index("note:resumed") < story.index("succeeded")
