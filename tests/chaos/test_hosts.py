@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -367,6 +368,36 @@ def written_by(hosts: Hosts, job: str, attempt: int) -> tuple[int, ...]:
                 select(Attempt.log_bytes).where(Attempt.job_id == job, Attempt.attempt == attempt),
             )
         )
+
+
+def test_clocks_that_jump_by_an_hour_lose_no_lease(hosts: Hosts, tmp_path: Path) -> None:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler for the clock that jumps")
+    library, shift = tmp_path / "shifted_clock.so", tmp_path / "shift"
+    source = ROOT / "tests" / "chaos" / "shifted_clock.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
+    shift.write_text("3600")
+    clock = {"LD_PRELOAD": str(library), "SHIFT_FILE": str(shift)}
+    now = subprocess.check_output([sys.executable, "-c", "import time; print(time.time())"], env=os.environ | clock)
+    assert 3500 < float(now) - time.time() < 3700
+    hosts.start("a", **clock)
+    hosts.start("b")
+    submitted = [hosts.submit("steps=500 ms=30 save=50") for _ in range(2)]
+    with watching(hosts, submitted[0]) as watch:
+        for job in submitted:
+            hosts.until_step(job, 50)
+        for seconds in ("-3600", "3600", "0"):
+            shift.write_text(seconds)
+            time.sleep(2)
+        for job in submitted:
+            assert hosts.succeeded(job).weights_digest == weights_digest_after(500)
+    assert watch.most == 1
+    assert {hosts.runs_on(job) for job in submitted} == {"a", "b"}
+    assert [outcome for job in submitted for _, outcome in hosts.attempts(job)] == ["succeeded", "succeeded"]
+    assert "no heartbeat" not in hosts.log("a")
+    waiting = hosts.submit("steps=10 ms=5")
+    hosts.succeeded(waiting)
 
 
 def test_short_cut_is_a_gap_and_nothing_else(hosts: Hosts) -> None:
