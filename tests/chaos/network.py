@@ -34,7 +34,7 @@ def why_not() -> str | None:
     """The reason why there are no such hosts here; None: there are."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    missing = [program for program in ("ip", "nsenter", "unshare") if shutil.which(program) is None]
+    missing = [program for program in ("ip", "tc", "nsenter", "unshare") if shutil.which(program) is None]
     if missing:
         return f"not installed: {', '.join(missing)}"
     name = f"fgd-{uuid.uuid4().hex[:6]}"
@@ -92,6 +92,11 @@ class Network:
         except (OSError, subprocess.CalledProcessError):
             return "this kernel has no netem"
         return None
+
+    def hasten(self, host: str) -> None:
+        for namespace, device in ((host, "eth0"), ("hub", f"to-{host}")):
+            command = ["tc", "-n", self.namespace(namespace), "qdisc", "del", "dev", device, "root"]
+            subprocess.run(command, capture_output=True, check=False)  # most often there is nothing to delete
 
     def as_on(self, host: str, call: Callable[[], T]) -> T:
         """`call` in a thread that stands on this host's network."""

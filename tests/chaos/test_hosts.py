@@ -228,6 +228,7 @@ def hosts(hub: Hosts, tmp_path: Path) -> Iterator[Hosts]:
     finally:
         for host in network.ADDRESS:
             fresh.net.mend(host)
+            fresh.net.hasten(host)
         for worker in fresh.workers.values():
             worker.kill()
             worker.wait()
@@ -283,21 +284,22 @@ def api(hosts: Hosts, folder: Path) -> Iterator[httpx.Client]:
         server.wait(20)
 
 
-def test_slow_lines_fence_nobody(hosts: Hosts, tmp_path: Path) -> None:
-    netem = hosts.net.slow("a") is None
-    with late_database(hosts, tmp_path, needed=not netem) as url:
+@pytest.mark.parametrize("by", ["a relay", "netem"])
+def test_slow_lines_fence_nobody(hosts: Hosts, tmp_path: Path, by: str) -> None:
+    """Each round trip takes 50 to 200 ms, at the times that are the default; with netem one packet of 100 is lost."""
+    if by == "netem" and (reason := hosts.net.slow("a")):
+        pytest.skip(reason)
+    with late_database(hosts, needed=by == "a relay") as url:
         hosts.start("a", **AS_BY_DEFAULT, FGD_DATABASE_URL=url)
         job = hosts.submit("steps=600 ms=50 save=50")
         assert hosts.succeeded(job, 150).weights_digest == weights_digest_after(600)
         assert hosts.attempts(job) == [("a", "succeeded")]
     assert "no heartbeat" not in hosts.log("a")
     assert "stopped until" not in hosts.log("a")
-    if not netem:
-        pytest.skip("each round trip to the database took 50 to 200 ms by a relay: all went well. Loss needs netem")
 
 
 @contextmanager
-def late_database(hosts: Hosts, folder: Path, needed: bool) -> Iterator[str]:
+def late_database(hosts: Hosts, needed: bool) -> Iterator[str]:
     if not needed:
         yield hosts.database_url
         return
@@ -429,7 +431,6 @@ def test_database_that_is_stopped_hangs_no_worker_for_ever(hosts: Hosts) -> None
         until(lambda: "the trainer is killed" in hosts.log("a"), LEASE_S, "the guard")
         other = hosts.submit("steps=20 ms=5")
         hosts.succeeded(other, db.ANSWER_S + 40)  # by the same worker, once its calls have given up
-        assert "the server did not answer within" in hosts.log("a")
     finally:
         for backend in backends:
             backend.send_signal(signal.SIGCONT)
