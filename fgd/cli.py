@@ -134,6 +134,67 @@ def worker(home: Home = None) -> None:
     _become("worker")
 
 
+@app.command(rich_help_panel="Look after a service")
+def backup(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],
+    home: Home = None,
+) -> None:
+    """Copy database, blobs and checkpoints into a folder, while the service runs.
+
+    For the database and store that the FGD_* variables name. Exits 1 if rows name files that the store has lost.
+    """
+    from deploy.backup import backup as run
+
+    made = run(_settings(home=home), folder, say=err.print)
+    _line(f"{folder}  {made.taken_at}  {len(made.blobs)} blobs, {len(made.objects)} checkpoints")
+    for missing in made.missing:
+        _line(f"missing from the store, and so from the backup: {missing}")
+    _exit(FAILED if made.missing else DONE)
+
+
+@app.command(rich_help_panel="Look after a service")
+def restore(
+    folder: Annotated[Path, typer.Argument(help="What `fgd backup` wrote.", exists=True, file_okay=False)],
+    keep_store: Annotated[
+        bool, typer.Option("--keep-store", help="The store still has its files; all stay, what is missing is added.")
+    ] = False,
+    home: Home = None,
+) -> None:
+    """Bring a backup back into the empty database and store that the FGD_* variables name, checked to the last byte.
+
+    Jobs that ran when it was made go on from their last checkpoint as soon as a worker runs.
+    """
+    from deploy.backup import restore as run
+
+    found = run(_settings(home=home), folder, keep_store, say=err.print)
+    for line in found.lines():
+        _line(line)
+    _exit(FAILED if found.missing else DONE)
+
+
+@app.command(rich_help_panel="Look after a service")
+def doctor(
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete the files that no row names. No worker may run.")
+    ] = False,
+    older_than_h: Annotated[
+        float, typer.Option(min=1.0, help="Only files at least so many hours old; younger ones may get a row.")
+    ] = 24.0,
+    home: Home = None,
+) -> None:
+    """Compare database and store: files that no row names, and rows whose files are gone (exit code 1)."""
+    from deploy.doctor import examine
+
+    found = examine(_settings(home=home), older_than_h * 3600.0, delete)
+    for line in found.lines():
+        _line(line)
+    if found.whole:
+        _line("database and store agree")
+    elif delete:
+        _line(f"deleted {len(found.stray_blobs)} blobs and {len(found.stray_objects)} checkpoints")
+    _exit(FAILED if found.missing else DONE)
+
+
 @app.command(
     rich_help_panel="Without a service",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},

@@ -118,8 +118,11 @@ def emptied(url: str) -> bool:
 
 
 @contextmanager
-def running() -> Iterator[Postgres]:
-    """The server, stopped and forgotten at the end."""
+def running(namespace: str | None = None, network: str = "") -> Iterator[Postgres]:
+    """The server, stopped and forgotten at the end.
+
+    namespace, network: for root, it listens inside a network namespace on TCP too, and trusts an address range.
+    """
     folder = Path(tempfile.mkdtemp(prefix="fgd-pg-"))  # short: a socket's path has 107 bytes at most
     who: dict[str, Any] = {}
     if os.geteuid() == 0:
@@ -132,10 +135,17 @@ def running() -> Iterator[Postgres]:
         init = [programs / "initdb", "-D", data, "-U", "fgd", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
         made = subprocess.run(init, cwd=folder, capture_output=True, text=True, check=False, **who)
         assert made.returncode == 0, made.stderr
+        inside: list[str] = []
+        if namespace is not None:
+            with (data / "pg_hba.conf").open("a") as access:
+                access.write(f"host all all {network} trust\n")
+            inside = ["nsenter", f"--net=/run/netns/{namespace}", f"-S{who['user']}", f"-G{who['group']}", "--"]
+            who = {}
         with (folder / "log").open("wb") as log:
-            options = {"listen_addresses": "", "unix_socket_directories": str(folder), **UNSAFE, **SIZE}
+            addresses = "*" if namespace else ""
+            options = {"listen_addresses": addresses, "unix_socket_directories": str(folder), **UNSAFE, **SIZE}
             server = subprocess.Popen(
-                [programs / "postgres", "-D", data, *(f"--{name}={value}" for name, value in options.items())],
+                [*inside, programs / "postgres", "-D", data, *(f"--{name}={value}" for name, value in options.items())],
                 cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 preexec_fn=_end_with_us, **who,
             )  # fmt: skip

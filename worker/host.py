@@ -36,7 +36,7 @@ DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout, O
 """Worth asking again (InternalError: PostgreSQL that became a standby). Anything else is a mistake of ours."""
 RETRY_S = 0.5
 STORE_PATIENCE_S = 30.0
-"""A result is tried again for so long while the store is away; then the attempt fails, and another takes it up."""
+"""One call tries again for so long while an S3 server is away."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -73,7 +73,7 @@ class Host:
         found = devices.look(settings.home)
         return cls(
             settings=settings,
-            engine=db.make_engine(settings.database_url),
+            engine=db.make_engine(settings.database_url, silence_s=min(db.SILENCE_S, settings.freeze_s / 2)),
             store=store,
             app=app,
             found=found,

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 GUARD_S = 0.1
 """Between two looks at the clock."""
+AGAIN_S = 0.5
+"""After a heartbeat that failed: a connection that was cut must cost no more than itself."""
 
 
 class Frozen(Protocol):
@@ -80,7 +82,7 @@ class Lease:
 
     def _beats(self) -> None:
         while not self._left.is_set() and not self.lost.is_set():
-            asked_at = time.monotonic()
+            asked_at, pause_s = time.monotonic(), self._times.beat_s
             try:
                 self.requested = self._beat() or self.requested
             except Fenced as fenced:
@@ -90,9 +92,10 @@ class Lease:
                 return
             except Exception as error:  # any trouble with the database: the guard counts the time
                 logger.warning("no heartbeat for %.0f s: %s", time.monotonic() - self._good_at, error)
+                pause_s = min(AGAIN_S, pause_s)
             else:
                 self._good_at = asked_at
-            self._left.wait(self._times.beat_s)
+            self._left.wait(pause_s)
 
     def _guards(self) -> None:
         while not self._left.wait(GUARD_S) and not self.lost.is_set():

@@ -177,6 +177,7 @@ def staged(spec: JobSpec, inputs: Inputs, folder: Path, cache: Cache) -> Iterato
 
 
 def _folder_of(store: BlobStore, files: Mapping[str, str], folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)  # of a try that the store broke off
     folder.mkdir()
     for name, digest in files.items():
         with fetched(store, digest, folder) as file:
@@ -193,12 +194,15 @@ def link(source: Path, target: Path) -> None:
 
 
 def stage_checkpoint(store: BlobStore, key: str, sha256: str, folder: Path) -> Path | None:
-    """The checkpoint as a file of this attempt; None if it is gone or its bytes are not those that were saved."""
+    """The checkpoint as a file of this attempt; None if it is gone or its bytes are not those that were saved.
+
+    Raises OSError where the store fails: a checkpoint that cannot be read now is not one that is gone.
+    """
     target = folder / "checkpoint.pt"
     target.unlink(missing_ok=True)
     try:
         with store.local_object(key, folder) as file:
             link(file, target)
-    except (KeyError, OSError):
+    except (KeyError, FileNotFoundError):
         return None
     return target if sha256_file(target) == sha256 else None

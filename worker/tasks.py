@@ -10,6 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -29,6 +30,7 @@ from worker.lease import Lease
 from worker.memory import oom_kills
 from worker.model_imports import ModelImport
 from worker.outcome import AsAsked, End, Ended, Failure, HandedBack, Succeeded, Verdict, verdict
+from worker.patience import Interrupted, asked_to_end, patiently
 from worker.plans import run_plan
 from worker.slots import Kind, Slot
 from worker.staging import InputGone, stage_checkpoint, staged, work_folder
@@ -115,10 +117,15 @@ def supervise(host: Host, claim: jobs.Claim, slot: Slot, claimed_at: float) -> N
             work_folder(host.settings.home, claim.job_id, claim.attempt) as folder,
         ):
             try:
-                with staged(claim.spec, claim.inputs, folder, host.cache) as spec_file:
+                with ExitStack() as held:
+                    stage = functools.partial(staged, claim.spec, claim.inputs, folder, host.cache)
+                    spec_file = patiently(host, lease, claim, "inputs", lambda: held.enter_context(stage()))
                     end = train(host, lease, claim, slot, spec_file, claimed_at)
                 came = verdict(end)
-                files = publish(host, came.result, folder / "out") if isinstance(came, Succeeded) else []
+                files = publish(host, lease, claim, came.result, folder / "out") if isinstance(came, Succeeded) else []
+            except Interrupted:
+                came = AsAsked() if asked_to_end(lease) else HandedBack("the worker is shutting down")
+                files, end = [], End(None)
             except (OSError, InputGone, DigestMismatch, ValueError) as error:
                 came, files, end = blame(error), [], End(None)
             if isinstance(came, Failure) and came.code == FailureCode.no_space:
@@ -133,7 +140,13 @@ def train(host: Host, lease: Lease, claim: jobs.Claim, slot: Slot, spec_file: Pa
     """Run the trainer to its end and tell what it says. Raises Lost or Fenced, and then it is dead."""
     folder = spec_file.parent
     diary = Diary(host, claim, folder / "out")
-    argv = [*trainer_command(host), str(spec_file), "--out", str(folder / "out"), *resume(host, claim, folder, diary)]
+    argv = [
+        *trainer_command(host),
+        str(spec_file),
+        "--out",
+        str(folder / "out"),
+        *resume(host, lease, claim, folder, diary),
+    ]
     oom_before = oom_kills()
     threads = claim.spec.resources.threads or host.threads
     run_file = host.run_folder() / f"{claim.job_id}.a{claim.attempt}.json"
@@ -179,18 +192,22 @@ def trainer_command(host: Host) -> list[str]:
     return list(host.settings.trainer or (sys.executable, "-m", "fgd.train"))
 
 
-def resume(host: Host, claim: jobs.Claim, folder: Path, diary: Diary) -> list[str]:
+def resume(host: Host, lease: Lease, claim: jobs.Claim, folder: Path, diary: Diary) -> list[str]:
     """Arguments that name the newest checkpoint whose bytes are whole; none: from the start."""
     for saved in claim.checkpoints:
-        if file := stage_checkpoint(host.store, saved.key, saved.sha256, folder):
+        stage = functools.partial(stage_checkpoint, host.store, saved.key, saved.sha256, folder)
+        if file := patiently(host, lease, claim, f"checkpoint of step {saved.step}", stage):
             return ["--resume", str(file)]
         message = f"the checkpoint of step {saved.step} is torn or gone; an older one is tried"
         diary.add([Note(code="checkpoint_corrupt", message=message, data={"step": saved.step}, level="warning")])
     return []
 
 
-def publish(host: Host, result: Finished, out: Path) -> list[jobs.ArtifactIn]:
-    """The files of the result, in the store under their digests. Raises DigestMismatch, OSError, ValueError."""
+def publish(host: Host, lease: Lease, claim: jobs.Claim, result: Finished, out: Path) -> list[jobs.ArtifactIn]:
+    """The files of the result, in the store under their digests, as soon as it answers.
+
+    Raises DigestMismatch, OSError, ValueError; Lost and Interrupted where the store stays away for too long.
+    """
     folder = Path(result.folder).resolve()
     if not folder.is_relative_to(out.resolve()) or "student.safetensors" not in result.files:
         raise ValueError(f"the trainer's result is not one: {sorted(result.files)} in {folder}")
@@ -199,7 +216,8 @@ def publish(host: Host, result: Finished, out: Path) -> list[jobs.ArtifactIn]:
         path = folder / name
         if path.name != name or path.is_symlink() or not path.is_file():
             raise ValueError(f"the trainer's result holds {name!r}, which is no plain file")
-        blob = host.store.put_file(path, expected=digest)
+        put = functools.partial(host.store.put_file, path, expected=digest)
+        blob = patiently(host, lease, claim, f"result {name}", put)
         media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
         files.append(jobs.ArtifactIn(name, blob.digest, blob.size, media_type))
     return files

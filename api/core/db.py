@@ -28,16 +28,16 @@ BUSY_MS = 5000
 STATEMENT_MS = 30_000
 IDLE_MS = 60_000
 """A transaction of ours that does nothing for so long is a process that hangs; its locks must not stay."""
-_CLIENT = {
-    "application_name": "fgd",
-    "connect_timeout": 5,
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
-}
-"""libpq's, in seconds and milliseconds: a server that went away in silence is noticed before a lease ends."""
+ANSWER_S = STATEMENT_MS / 1000 + 10
+"""No call waits longer for its answer. A server that is stopped, or hangs behind a proxy, keeps its connections alive:
+neither TCP nor the server's own limit would ever end the wait."""
+SILENCE_S = 10.0
+"""A server whose host sends nothing at all for so long is gone."""
+_CLIENT = {"application_name": "fgd", "keepalives_interval": 2, "keepalives_count": 3}
+"""libpq's; seconds."""
 UPGRADE_WAIT_S = 120
+UPGRADE_S = 86_400.0
+"""A change of a large table may take as long as it takes."""
 _UPGRADE_LOCK = 0x666764  # any constant of our own: serialises concurrent upgrades on PostgreSQL
 
 
@@ -61,11 +61,16 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def make_engine(url: str) -> Engine:
-    """SQLite in WAL with foreign keys, or PostgreSQL. Creates the folder of a SQLite file; connects to nothing."""
+def make_engine(url: str, silence_s: float = SILENCE_S, answer_s: float | None = None) -> Engine:
+    """SQLite in WAL with foreign keys, or PostgreSQL. Creates the folder of a SQLite file; connects to nothing.
+
+    Every call comes back: at once where the server refuses, after about `silence_s` where its host says nothing, after
+    `answer_s` (ANSWER_S) where the host lives and the server does not answer. A lease needs `silence_s` shorter than
+    its freeze.
+    """
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
-        return _make_postgresql(parsed)
+        return _make_postgresql(parsed, silence_s, ANSWER_S if answer_s is None else answer_s)
     if parsed.database and parsed.database != ":memory:":
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(parsed, pool_size=10, max_overflow=40)
@@ -74,17 +79,41 @@ def make_engine(url: str) -> Engine:
     return engine
 
 
-def _make_postgresql(url: URL) -> Engine:
+def _make_postgresql(url: URL, silence_s: float, answer_s: float) -> Engine:
     if importlib.util.find_spec("psycopg") is None:
         raise DriverMissing("PostgreSQL needs its driver: pip install 'fgd-service[postgres]'")
-    told: dict[str, Any] = {name: value for name, value in _CLIENT.items() if name not in url.query}
+    idle_s, silence_ms = max(2, int(silence_s / 2)), int(silence_s * 1000)
+    silence = {"tcp_user_timeout": silence_ms, "keepalives_idle": idle_s, "connect_timeout": idle_s}
+    told: dict[str, Any] = {name: value for name, value in (_CLIENT | silence).items() if name not in url.query}
     if "options" not in url.query:
         limits = {"statement": STATEMENT_MS, "lock": BUSY_MS, "idle_in_transaction_session": IDLE_MS}
-        told["options"] = " ".join(f"-c {name}_timeout={value}" for name, value in limits.items())
+        session = {f"{name}_timeout": value for name, value in limits.items()}
+        # The server's side too: a host that was cut off in a transaction must not keep its job's row locked.
+        session |= {"tcp_user_timeout": silence_ms, "tcp_keepalives_idle": idle_s}
+        session |= {"tcp_keepalives_interval": 2, "tcp_keepalives_count": 3}
+        told["options"] = " ".join(f"-c {name}={value}" for name, value in session.items())
     url = url.set(drivername="postgresql+psycopg")
     engine = create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=40, connect_args=told)
+    event.listen(engine, "do_connect", lambda _dialect, _record, given, options: _connect(answer_s, *given, **options))
     event.listen(engine, "connect", _prepare_postgresql)
     return engine
+
+
+def _connect(answer_s: float, *given: Any, **options: Any) -> Any:
+    """A connection of psycopg's whose every wait ends."""
+    import psycopg
+
+    class Impatient(psycopg.Connection):  # type: ignore[misc]
+        def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+            try:
+                return super().wait(gen, interval, answer_s if timeout is None else timeout)
+            except psycopg.errors._WaitTimeout:
+                if timeout is not None:
+                    raise
+                self.pgconn.finish()  # what it would still say is the answer to a question nobody asks any more
+                raise psycopg.OperationalError(f"the server did not answer within {answer_s:g} s") from None
+
+    return Impatient.connect(*given, **options)
 
 
 def _prepare_postgresql(connection: Any, _record: Any) -> None:
@@ -181,7 +210,7 @@ def upgrade(url: str) -> None:
 
     Raises SchemaTooNew, or NotADatabase, which has left the file as it was.
     """
-    engine = make_engine(url)
+    engine = make_engine(url, answer_s=UPGRADE_S)
     try:
         with _file_named(engine), migrating(engine) as connection:
             if connection.dialect.name == "postgresql":

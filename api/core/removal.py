@@ -133,12 +133,12 @@ def _in_a_column(digest: ColumnElement[str] | InstrumentedAttribute[str]) -> Col
         for table in Base.metadata.sorted_tables
         if table is not BlobRow.__table__
         for column in table.columns
-        if _holds_a_digest(column)
+        if holds_a_digest(column)
     ]
     return or_(*(exists().where(column == digest) for column in columns))
 
 
-def _holds_a_digest(column: Column[Any]) -> bool:
+def holds_a_digest(column: Column[Any]) -> bool:
     if any(key.column.table is BlobRow.__table__ and key.column.name == "digest" for key in column.foreign_keys):
         return True
     # A column without a foreign key may name one too; `weights_digest` is over tensors, not over a file.

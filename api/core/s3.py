@@ -168,12 +168,13 @@ class S3Store:
 
     def objects(self, older_than_s: float) -> Iterator[str]:
         """Keys of the objects that were put at least so long ago, by the server's clock."""
-        with _answered("objects"):
-            latest = self._clock() - timedelta(seconds=older_than_s)
-            for batch in obstore.list(self._s3, prefix="objects"):
-                for found in batch:
-                    if found["last_modified"] <= latest:
-                        yield str(found["path"]).removeprefix("objects/")
+        for path in self._listed("objects", older_than_s):
+            yield path.removeprefix("objects/")
+
+    def blobs(self, older_than_s: float) -> Iterator[str]:
+        """Digests of the blobs that were put at least so long ago, by the server's clock."""
+        for path in self._listed("sha256", older_than_s):
+            yield path.rpartition("/")[2]
 
     def drop_partial(self, older_than_s: float) -> None:
         """Nothing: the bucket's own rule does it."""
@@ -191,6 +192,14 @@ class S3Store:
         at = obstore.head(self._s3, "probe")["last_modified"]
         assert isinstance(at, datetime)
         return at
+
+    def _listed(self, prefix: str, older_than_s: float) -> Iterator[str]:
+        with _answered(prefix):
+            latest = self._clock() - timedelta(seconds=older_than_s)
+            for batch in obstore.list(self._s3, prefix=prefix):
+                for found in batch:
+                    if found["last_modified"] <= latest:
+                        yield str(found["path"])
 
     def _has(self, digest: str, size: int) -> bool:
         try:

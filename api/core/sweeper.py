@@ -18,10 +18,10 @@ from celery import Celery
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from api.core import datasets, db, jobs, removal, uploads
+from api.core import datasets, db, inventory, jobs, removal, uploads
 from api.core.queue import ring_all
 from api.core.storage import BlobStore
-from api.core.tables import Checkpoint
+from api.core.tables import BlobRow, Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class Sweeper:
     uploads: Path | None = None
     """Folder of unfinished uploads of this process's host."""
     _collect_at: float = 0.0
+    _told: bool = False
 
     def sweep(self) -> Sequence[str]:
         """Ids of the jobs that could not be put right; the others are."""
@@ -61,13 +62,20 @@ class Sweeper:
         """Delete objects that no row names: put by an attempt that died before its commit, or left by a crash here.
         And the blobs that have a row, to which nothing has referred for a while.
 
-        Blobs without a row are left alone: after the restore of an older database they are all that is left of newer
-        results.
+        Blobs without a row are left alone, and so are objects that may be newer than the database: after the restore of
+        an older one they are all that is left of newer results. The log tells how many.
         """
         old = list(self.store.objects(older_than_s=ORPHAN_S))  # before the rows: a row that comes later names none
+        blobs = [] if self._told else list(self.store.blobs(older_than_s=ORPHAN_S))
+        with db.reading(self.engine) as s:
+            restored_s = inventory.since_restore_s(s)
+        before = set(self.store.objects(max(0.0, restored_s - inventory.MARGIN_S))) if restored_s is not None else set()
         with db.reading(self.engine) as s:
             named = set(s.scalars(select(Checkpoint.key)))
-        self._delete(key for key in old if key not in named)
+            rubbish, stays = inventory.rubbish(s, (key for key in old if key not in named), before)
+            strays = len(set(blobs) - set(s.scalars(select(BlobRow.digest)))) if blobs else 0
+        self._delete(rubbish)
+        self._tell(strays, len(stays))
         self.store.drop_partial(older_than_s=PARTIAL_S)
         self._collect_blobs()
         if self.uploads is not None:
@@ -75,6 +83,17 @@ class Sweeper:
             with db.reading(self.engine) as s:
                 awaited = datasets.awaiting(s)
             uploads.drop_others(parts, awaited)
+
+    def _tell(self, blobs: int, objects: int) -> None:
+        """Once in the life of a process."""
+        if (blobs or objects) and not self._told:
+            logger.warning(
+                "the store holds %d blobs and %d checkpoints that no row names; they may be newer than the database "
+                "and stay: `fgd doctor` lists them",
+                blobs,
+                objects,
+            )
+        self._told = True
 
     def _collect_blobs(self) -> None:
         with db.reading(self.engine) as s:

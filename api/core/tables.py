@@ -547,6 +547,18 @@ class WorkerRow(Base):
     __table_args__ = (CheckConstraint("slots > 0", "slots"),)
 
 
+class Restore(Base):
+    """The database was brought back from a backup. What lies in the store since before may be its lost future's."""
+
+    __tablename__ = "restores"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[ProjectId] = mapped_column(ForeignKey("projects.id"))
+    at: Mapped[datetime]
+    taken_at: Mapped[datetime]
+    """When the backup was made."""
+
+
 class IdempotencyKey(Base):
     """A request that was answered: the same key with the same body gets the same job, data set or model."""
 

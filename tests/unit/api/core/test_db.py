@@ -267,6 +267,20 @@ def test_a_row_that_is_held_is_waited_for_only_so_long(
 
 
 @on_postgresql
+def test_a_server_that_never_answers_is_not_waited_for_and_the_next_call_has_a_new_connection(database: str) -> None:
+    engine = db.make_engine(database, answer_s=0.5)
+    with db.reading(engine) as s:
+        before = s.scalar(text("SELECT pg_backend_pid()"))
+    began = time.monotonic()
+    with pytest.raises(OperationalError, match="did not answer within"), db.reading(engine) as s:
+        s.execute(text("SELECT pg_sleep(4)"))  # to the client the same as a server that is stopped
+    assert time.monotonic() - began < 2
+    with db.reading(engine) as s:
+        assert s.scalar(text("SELECT pg_backend_pid()")) != before
+    engine.dispose()
+
+
+@on_postgresql
 def test_a_connection_that_the_server_dropped_is_replaced(engine: Engine, database: str) -> None:
     with engine.connect() as connection:
         pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()

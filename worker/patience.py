@@ -1,0 +1,75 @@
+"""Waiting for a store that is away: an outage must not cost what was trained for a week. Knows no files of its own."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from api.core import jobs
+from api.core.lifecycle import Requested
+from api.core.storage import StoreAway
+from fgd.events import Note
+from worker.host import DATABASE_AWAY, Host, Lost
+from worker.lease import Lease
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+RETRY_S = 2.0
+SHARE_AWAY = (
+    errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH,
+    errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO,
+)  # fmt: skip
+"""What a shared folder says whose server is away."""
+
+
+class Interrupted(Exception):
+    """Whoever waited for the store was asked to end: by a person, or because the worker goes down."""
+
+
+def patiently(host: Host, lease: Lease, claim: jobs.Claim, what: str, call: Callable[[], T]) -> T:
+    """`call` again and again while the store is away; the job's events say so.
+
+    Raises Lost when the lease is, Interrupted when a cancel or a pause is asked for, or the worker is told to stop.
+    """
+    away_at: float | None = None
+    while not lease.lost.is_set():
+        try:
+            result = call()
+        except OSError as error:
+            if not is_away(error):
+                raise
+            if away_at is None:
+                away_at = time.monotonic()
+                _tell(host, claim, "store_away", f"{what}: the store does not answer, and is asked again: {error}")
+            logger.warning("%s: %s: the store is away: %s", claim.job_id, what, error)
+        else:
+            if away_at is not None:
+                away_s = time.monotonic() - away_at
+                _tell(host, claim, "store_back", f"{what}: the store answers again, after {away_s:.0f} s")
+            return result
+        if asked_to_end(lease) or host.stopping.is_set():
+            raise Interrupted
+        lease.lost.wait(RETRY_S)
+    raise Lost
+
+
+def asked_to_end(lease: Lease) -> bool:
+    return lease.requested in (Requested.cancel, Requested.cancel_now, Requested.pause)
+
+
+def is_away(error: OSError) -> bool:
+    """True for what may pass by itself: no answer, a share that is gone. Not for a full disk or a forbidden folder."""
+    return isinstance(error, StoreAway) or error.errno in SHARE_AWAY
+
+
+def _tell(host: Host, claim: jobs.Claim, code: str, message: str) -> None:
+    """Best effort: the database may be away as well."""
+    note = Note(code=code, message=message[:1000], level="warning")
+    try:
+        host.write(lambda s: jobs.record(s, claim.job_id, claim.attempt, [note]))
+    except DATABASE_AWAY as error:
+        logger.warning("%s: %s: %s", claim.job_id, message, error)
