@@ -33,7 +33,7 @@ class Interrupted(Exception):
 def patiently(host: Host, lease: Lease, claim: jobs.Claim, what: str, call: Callable[[], T]) -> T:
     """`call` again and again while the store is away; the job's events say so.
 
-    Raises Lost when the lease is, Interrupted when a cancel or a pause is asked for, or the worker is told to stop.
+    Raises Lost when the lease is, Interrupted when a cancel is asked for or the worker is told to stop.
     """
     away_at: float | None = None
     while not lease.lost.is_set():
@@ -51,14 +51,14 @@ def patiently(host: Host, lease: Lease, claim: jobs.Claim, what: str, call: Call
                 away_s = time.monotonic() - away_at
                 _tell(host, claim, "store_back", f"{what}: the store answers again, after {away_s:.0f} s")
             return result
-        if asked_to_end(lease) or host.stopping.is_set():
+        if cancelled(lease) or host.stopping.is_set():
             raise Interrupted
         lease.lost.wait(RETRY_S)
     raise Lost
 
 
-def asked_to_end(lease: Lease) -> bool:
-    return lease.requested in (Requested.cancel, Requested.cancel_now, Requested.pause)
+def cancelled(lease: Lease) -> bool:
+    return lease.requested in (Requested.cancel, Requested.cancel_now)
 
 
 def is_away(error: OSError) -> bool:

@@ -30,7 +30,7 @@ from worker.lease import Lease
 from worker.memory import oom_kills
 from worker.model_imports import ModelImport
 from worker.outcome import AsAsked, End, Ended, Failure, HandedBack, Succeeded, Verdict, verdict
-from worker.patience import Interrupted, asked_to_end, patiently
+from worker.patience import Interrupted, cancelled, patiently
 from worker.plans import run_plan
 from worker.slots import Kind, Slot
 from worker.staging import InputGone, stage_checkpoint, staged, work_folder
@@ -124,7 +124,7 @@ def supervise(host: Host, claim: jobs.Claim, slot: Slot, claimed_at: float) -> N
                 came = verdict(end)
                 files = publish(host, lease, claim, came.result, folder / "out") if isinstance(came, Succeeded) else []
             except Interrupted:
-                came = AsAsked() if asked_to_end(lease) else HandedBack("the worker is shutting down")
+                came = AsAsked() if cancelled(lease) else HandedBack("the worker is shutting down")
                 files, end = [], End(None)
             except (OSError, InputGone, DigestMismatch, ValueError) as error:
                 came, files, end = blame(error), [], End(None)
