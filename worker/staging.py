@@ -193,12 +193,19 @@ def link(source: Path, target: Path) -> None:
 
 
 def stage_checkpoint(store: BlobStore, key: str, sha256: str, folder: Path) -> Path | None:
-    """The checkpoint as a file of this attempt; None if it is gone or its bytes are not those that were saved."""
+    """The checkpoint as a file of this attempt; None if it is gone or its bytes are not those that were saved.
+
+    Raises OSError where the store does not answer or the disk is full: then it may well be whole.
+    """
     target = folder / "checkpoint.pt"
     target.unlink(missing_ok=True)
     try:
         with store.local_object(key, folder) as file:
             link(file, target)
-    except (KeyError, OSError):
+        return target if sha256_file(target) == sha256 else None
+    except KeyError:
         return None
-    return target if sha256_file(target) == sha256 else None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EIO):  # deleted this moment; a bad sector
+            return None
+        raise

@@ -32,6 +32,8 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DistributedDataParallel, torch.compile and Lightning put before every key."""
 STUDENT = "student.module."
 """Before the network's keys in a checkpoint of our own trainer."""
+AVERAGED = "module."
+"""Before them in the averaged weights that it holds, if any."""
 MAX_KEYS = 100
 """Named in a report, of each kind; the counts are whole."""
 
@@ -176,6 +178,8 @@ def _of_checkpoint(loaded: Any, which: Which, recipe: Recipe) -> tuple[dict[str,
         if loaded.get("best") is None:
             raise WeightsError("the checkpoint has no best weights: the validation images were not scored before it")
         return dict(loaded["best"]), recipe
+    if "average" in loaded:  # what the job evaluates and will export
+        return {key.removeprefix(AVERAGED): value for key, value in loaded["average"].items()}, recipe
     model = loaded["model"]
     return {key.removeprefix(STUDENT): value for key, value in model.items() if key.startswith(STUDENT)}, recipe
 
