@@ -3,9 +3,9 @@
     python tests/studies/resume.py --out runs/resume --interruptions 20
 
 One small distillation with everything that has a state (averaged weights, several batches a step, several sizes, crops
-and colours, early stop) runs undisturbed; then the same job is submitted again, and whenever it has gone on for a random
-number of steps, its trainer is killed, its worker is killed, or its worker is told to stop. Each job is interrupted some
-times; at its end every file is compared with the undisturbed one's, and so are the epochs' means and the scores.
+and colours, early stop) runs undisturbed; then the same job is submitted again, and whenever it has gone on for
+a random number of steps, its trainer is killed, its worker is killed, or its worker is told to stop. Each job is
+interrupted some times; at its end every file is compared with the undisturbed one's, and so are the epochs' means and the scores.
 Ends with a table for docs/studies.md; exit code 1 if a single byte differs.
 """
 
@@ -140,8 +140,6 @@ def disturbed(bench: Bench, dice: random.Random, most: int) -> tuple[str, list[I
     """A job that is interrupted up to `most` times, then left alone."""
     job, struck = bench.submit(), []
     for _ in range(most):
-        begun = len(bench.starts(job)) if struck else 0
-        until(lambda begun=begun: bench.over(job) or len(bench.starts(job)) > begun or begun == 0, PATIENT_S, "a start")
         until(lambda: bench.over(job) or bench.service.job(job)["phase"] == "training", PATIENT_S, "training")
         goal = bench.step(job) + dice.randint(1, 6)
         until(lambda goal=goal: bench.over(job) or bench.step(job) >= goal, PATIENT_S, f"step {goal}")

@@ -23,7 +23,7 @@ from fgd.spec import JobSpec
 
 MakeSpec = Callable[..., JobSpec]
 EVERYTHING = {
-    "epochs": 4,
+    "epochs": 3,
     "batch_size": 2,
     "accumulate": 2,
     "scales": [64, 96],
