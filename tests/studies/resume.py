@@ -5,7 +5,8 @@
 One small distillation with everything that has a state (averaged weights, several batches a step, several sizes, crops
 and colours, early stop) runs undisturbed; then the same job is submitted again, and whenever it has gone on for
 a random number of steps, its trainer is killed, its worker is killed, or its worker is told to stop. Each job is
-interrupted some times; at its end every file is compared with the undisturbed one's, and so are the epochs' means and the scores.
+interrupted some times; at its end every file is compared with the undisturbed one's, and so are the epochs' means and
+the scores.
 Ends with a table for docs/studies.md; exit code 1 if a single byte differs.
 """
 
