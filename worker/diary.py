@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 MAX_KEPT = 20_000
 """Events waiting for the database; then the trainer's pipe fills, and it waits."""
 
+PROMPT_S = 0.1
+"""A fast store has a checkpoint after so long, and its row is written at once; a slow one is not waited for."""
+
 
 class Diary:
     def __init__(self, host: Host, claim: jobs.Claim, out: Path) -> None:
@@ -47,6 +50,7 @@ class Diary:
 
     def write(self) -> bool:
         """One transaction for all that waits. False: the database is away, nothing was lost. Raises Fenced."""
+        self._keeper.wait(PROMPT_S)
         self._log += "".join(self._keeper.complaints()).encode()
         self._saved += self._keeper.taken()
         if not (self._events or self._log or self._saved):

@@ -82,6 +82,11 @@ class Keeper:
         with self._changed:
             return not (self._busy or self._waiting)
 
+    def wait(self, seconds: float) -> None:
+        """Until nothing is on its way, but no longer."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._busy or self._waiting), seconds)
+
     def close(self) -> None:
         """Give up what is still on its way: nobody will name it in a row. Waits for nothing."""
         with self._changed:
