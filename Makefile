@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-unit lint format lock parity study families images clean
+.PHONY: help install demo serve test test-unit lint format lock parity study families resume images clean
 
 help: ## what you can ask for
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ study: $(READY) ## FGD against its control on the demo's data, seeds 0 1 2; abou
 
 families: $(READY) ## whether each family's and trunk's export keeps its AP; DATA=folder is COCO data
 	@$(BIN)/python tests/studies/families.py "$(DATA)" --out runs/families
+
+resume: $(READY) ## 20 interruptions at random steps of a small job through the real service: the same bytes?
+	@OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/studies/resume.py --out runs/resume --interruptions 20
 
 lock: $(READY) ## resolve the lock anew
 	@$(BIN)/pip install --quiet uv

@@ -448,7 +448,7 @@ class Promote(Spec):
 
 class CheckpointView(View):
     id: str
-    """For POST .../checkpoints/{id}/promote; "last" and "best" of a finished job."""
+    """For POST .../checkpoints/{id}/promote and /pin; "last" and "best" are the weights of a finished job's result."""
     step: int | None
     """Steps done; null where the result does not say."""
     attempt: int
@@ -457,6 +457,10 @@ class CheckpointView(View):
     """Bytes."""
     sha256: str
     created_at: datetime
+    best: bool
+    """The best validation AP of the job so far: kept while the job runs."""
+    pinned: bool
+    """Kept until it is unpinned or the job deleted. Others go when two newer ones are there, or the job has ended."""
 
     @classmethod
     def of(cls, kept: Kept) -> Self:

@@ -583,6 +583,42 @@ def job_attempts(job: JobIdArgument, as_json: AsJson = False, url: Url = URL) ->
     )  # fmt: skip
 
 
+@job_app.command("checkpoints")
+def job_checkpoints(job: JobIdArgument, as_json: AsJson = False, url: Url = URL) -> None:
+    """List the weights of a job that can be promoted to a model: the last, the best, and the pinned checkpoints."""
+    with _client(url) as client:
+        found = client.checkpoints(job)
+    if as_json:
+        _print_json(found)
+        return
+    _print_table(
+        {"id": None, "step": "right", "MB": "right", "kept as": None, "created": None},
+        (
+            [
+                each.id,
+                "-" if each.step is None else str(each.step),
+                f"{each.size / 1e6:.1f}",
+                " ".join(word for word, true in (("best", each.best), ("pinned", each.pinned)) if true) or "-",
+                f"{each.created_at.astimezone():%Y-%m-%d %H:%M}",
+            ]
+            for each in found
+        ),
+    )
+
+
+@job_app.command("pin")
+def job_pin(
+    job: JobIdArgument,
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Its id: ckpt_...", show_default=False)],
+    off: Annotated[bool, typer.Option("--off", help="Unpin it: keep it no longer than others.")] = False,
+    url: Url = URL,
+) -> None:
+    """Keep a checkpoint when newer ones come, and after the job's end."""
+    with _client(url) as client:
+        found = client.unpin(job, checkpoint) if off else client.pin(job, checkpoint)
+    _line(f"{found.id}  {'pinned' if found.pinned else 'not pinned'}")
+
+
 @job_app.command("events")
 def job_events(
     job: JobIdArgument,

@@ -319,6 +319,8 @@ class Kept(_Answer):
     step: int | None = None
     size: int
     created_at: datetime
+    best: bool = False
+    pinned: bool = False
 
 
 @dataclass(frozen=True)
@@ -699,6 +701,14 @@ class Client:
     def checkpoints(self, job_id: str) -> list[Kept]:
         page = self._json(_path("jobs", job_id, "checkpoints"))
         return [_check(Kept, item) for item in page.get("items", [])]
+
+    def pin(self, job_id: str, checkpoint: str) -> Kept:
+        """Keep a checkpoint when newer ones come, and after the job's end."""
+        return _read(Kept, self._request("POST", _path("jobs", job_id, "checkpoints", checkpoint, "pin")))
+
+    def unpin(self, job_id: str, checkpoint: str) -> Kept:
+        """Keep it no longer than others are."""
+        return _read(Kept, self._request("DELETE", _path("jobs", job_id, "checkpoints", checkpoint, "pin")))
 
     def model(self, model_id: str) -> Model:
         return _read(Model, self._get(_path("models", model_id)))

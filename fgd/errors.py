@@ -5,6 +5,7 @@
     |   +-- SpecError             a spec, or a pair of specs, that makes no sense
     |   +-- DatasetError          a data set, an image or a box
     |   +-- WeightsError          weights that do not fit the network they were named for
+    |   +-- CheckpointUnreadable  a file that this training cannot go on from
     +-- TeacherUnfit              the teacher detects next to nothing on the validation images teacher_unfit
     +-- Diverged                  a loss is not finite                                        loss_non_finite
     +-- Stopped                   asked to stop; a checkpoint was written                     preempted
@@ -49,6 +50,14 @@ class DatasetError(UserError, ValueError):
 
 class WeightsError(UserError, ValueError):
     pass
+
+
+class CheckpointUnreadable(UserError):
+    """`data` tells the supervisor, which then tries an older one."""
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return {"checkpoint": "unreadable"}
 
 
 class TeacherUnfit(FGDError):

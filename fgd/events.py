@@ -62,7 +62,8 @@ class Stepped(Event_):
     epoch: int
     values: dict[str, float | None]
     """loss/total, loss/detection, loss/<method>/<term>, share/<method>/<term>, lr, images_per_s,
-    device/memory_peak_mb (MiB since the start), device/utilisation (per cent), data/wait_share (of the time), ..."""
+    device/memory_peak_mb (MiB since the start), device/utilisation (per cent), data/wait_share (of the time),
+    checkpoint/share (of the training time since this attempt began), ..."""
 
     _finite = field_validator("values", mode="before")(
         lambda values: {name: finite_or_none(value) for name, value in values.items()}
@@ -97,6 +98,8 @@ class Saved(Event_):
     path: str
     sha256: str
     size: int
+    best: bool = False
+    """Its step has the best validation AP so far."""
 
 
 class Finished(Event_):

@@ -449,6 +449,8 @@ class Schedule(Spec):
     """End before `epochs` if nothing is gained any more; the learning rate still follows the whole schedule."""
     checkpoint_s: PositiveFloat = 60.0
     """Seconds of training between checkpoints at most; each evaluated epoch also ends with one."""
+    checkpoint_steps: PositiveInt | None = None
+    """Steps between checkpoints at most, if there shall be a bound besides the seconds."""
 
     on_non_finite: Literal["fail", "skip"] = "fail"
     """What a loss or gradient that is not finite does. "fail": it ends the job. "skip": that step changes nothing, an

@@ -12,21 +12,25 @@ from api.core import jobs
 from api.core.errors import Fenced
 from fgd.events import Event, Failed, Finished, Note, Saved
 from worker.host import DATABASE_AWAY, DISK_FULL, Host, os_error_behind
+from worker.keeper import Complaint, Keeper, Stored
 
 logger = logging.getLogger(__name__)
 
 MAX_KEPT = 20_000
 """Events waiting for the database; then the trainer's pipe fills, and it waits."""
 
+PROMPT_S = 0.1
+"""A fast store has a checkpoint after so long, and its row is written at once; a slow one is not waited for."""
+
 
 class Diary:
     def __init__(self, host: Host, claim: jobs.Claim, out: Path) -> None:
         self._host = host
         self._claim = claim
-        self._out = out.resolve()
+        self._keeper = Keeper(host.store, out, f"jobs/{claim.job_id}/a{claim.attempt}")
         self._events: list[Event] = []
         self._log = b""
-        self._saved: list[tuple[str, Saved]] = []
+        self._saved: list[Stored] = []
         self.last: Finished | Failed | None = None
         """How the trainer says that it ended."""
 
@@ -37,7 +41,7 @@ class Diary:
     def add(self, events: Sequence[Event], log: bytes = b"") -> None:
         for event in events:
             if isinstance(event, Saved):
-                self._keep(event)
+                self._keeper.keep(event)
             elif isinstance(event, Finished | Failed):
                 self.last = event
             else:
@@ -46,6 +50,10 @@ class Diary:
 
     def write(self) -> bool:
         """One transaction for all that waits. False: the database is away, nothing was lost. Raises Fenced."""
+        self._keeper.wait(PROMPT_S)
+        for complaint in self._keeper.complaints():
+            self._complain(complaint)
+        self._saved += self._keeper.taken()
         if not (self._events or self._log or self._saved):
             return True
         try:
@@ -54,38 +62,39 @@ class Diary:
             logger.warning("%d events wait for the database: %s", len(self._events), error)
             return False
         except Fenced:
-            self._drop([key for key, _ in self._saved])  # no row will ever name them
+            self._drop([stored.key for stored in self._saved])  # no row will ever name them
             raise
         self._events, self._log, self._saved = [], b"", []
         self._drop(superseded)
         return True
+
+    @property
+    def keeping(self) -> bool:
+        """A checkpoint is on its way into the store."""
+        return not self._keeper.idle
+
+    def close(self) -> None:
+        """Nothing more will be written. What no write ever named goes; what one may have named is the collector's."""
+        self._keeper.close()
+        self._drop([stored.key for stored in self._keeper.taken()])
 
     def _store(self, s: Session) -> list[str]:
         job, attempt = self._claim.job_id, self._claim.attempt
         jobs.record(s, job, attempt, self._events, self._log)
         return [
             old
-            for key, saved in self._saved
-            for old in jobs.checkpoint(s, job, attempt, saved.step, key, saved.sha256, saved.size)
+            for each in self._saved
+            for saved in [each.saved]
+            for old in jobs.checkpoint(s, job, attempt, saved.step, each.key, saved.sha256, saved.size, best=saved.best)
         ]
 
-    def _keep(self, saved: Saved) -> None:
-        """Put the file into the store before the trainer deletes it; a row will name it later."""
-        key = f"jobs/{self._claim.job_id}/a{self._claim.attempt}/ckpt-{saved.step}.pt"
-        path = Path(saved.path).resolve()
-        try:
-            if not path.is_relative_to(self._out):
-                raise ValueError(f"{path} is not below {self._out}")
-            self._host.store.put_object(key, path)
-        except (OSError, ValueError) as error:  # a full disk, or the trainer was faster: the one before still stands
-            message = f"the checkpoint of step {saved.step} was not kept: {error}"
-            self._log += f"[worker] {message}\n".encode()
-            data = {"step": saved.step}
-            self._events.append(Note(code="checkpoint_not_kept", message=message, data=data, level="warning"))
-            if getattr(os_error_behind(error), "errno", None) in DISK_FULL:
-                self._host.found_full()
-            return
-        self._saved.append((key, saved))
+    def _complain(self, complaint: Complaint) -> None:
+        message = f"the checkpoint of step {complaint.step} was not kept: {complaint.error}"
+        self._log += f"[worker] {message}\n".encode()
+        data = {"step": complaint.step}
+        self._events.append(Note(code="checkpoint_not_kept", message=message[:1000], data=data, level="warning"))
+        if getattr(os_error_behind(complaint.error), "errno", None) in DISK_FULL:
+            self._host.found_full()
 
     def _drop(self, keys: Sequence[str]) -> None:
         for key in keys:

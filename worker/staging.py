@@ -203,6 +203,6 @@ def stage_checkpoint(store: BlobStore, key: str, sha256: str, folder: Path) -> P
     try:
         with store.local_object(key, folder) as file:
             link(file, target)
+        return target if sha256_file(target) == sha256 else None
     except (KeyError, FileNotFoundError):
         return None
-    return target if sha256_file(target) == sha256 else None

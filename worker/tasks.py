@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -20,7 +21,7 @@ from api.core.errors import Fenced
 from api.core.lifecycle import FailureCode, Requested
 from api.core.queue import ring
 from api.core.storage import DigestMismatch
-from fgd.events import Finished, Note
+from fgd.events import Failed, Finished, Note
 from worker.curb import Curb
 from worker.diary import Diary
 from worker.host import DISK_FULL, Host, Lost, os_error_behind
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 FLUSH_S = 0.5
 """Between two batches into the database."""
+KEEPING_S = 0.05
+"""Between two looks whether the last checkpoint is in the store."""
 MEDIA_TYPES = {".json": "application/json", ".py": "text/x-python"}
 
 
@@ -120,7 +123,7 @@ def supervise(host: Host, claim: jobs.Claim, slot: Slot, claimed_at: float) -> N
                 with ExitStack() as held:
                     stage = functools.partial(staged, claim.spec, claim.inputs, folder, host.cache)
                     spec_file = patiently(host, lease, claim, "inputs", lambda: held.enter_context(stage()))
-                    end = train(host, lease, claim, slot, spec_file, claimed_at)
+                    end = train_from_newest(host, lease, claim, slot, spec_file, claimed_at)
                 came = verdict(end)
                 files = publish(host, lease, claim, came.result, folder / "out") if isinstance(came, Succeeded) else []
             except Interrupted:
@@ -136,17 +139,41 @@ def supervise(host: Host, claim: jobs.Claim, slot: Slot, claimed_at: float) -> N
         logger.warning("%s: no longer ours, nothing more was written", name)
 
 
-def train(host: Host, lease: Lease, claim: jobs.Claim, slot: Slot, spec_file: Path, claimed_at: float) -> End:
+def train_from_newest(
+    host: Host, lease: Lease, claim: jobs.Claim, slot: Slot, spec_file: Path, claimed_at: float
+) -> End:
+    """`train`; and where the trainer cannot read a checkpoint whose bytes are whole (another version's, say), again
+    from the one before it, at last from the start: no attempt meets the same one twice."""
+    diary = Diary(host, claim, spec_file.parent / "out")
+    try:
+        while True:
+            file, older = newest_whole(host, lease, claim, spec_file.parent, diary)
+            end = train(host, lease, claim, slot, spec_file, claimed_at, diary, file)
+            if file is None or not (isinstance(end.last, Failed) and end.last.data.get("checkpoint") == "unreadable"):
+                return end
+            what = "an older one is tried" if older else "training begins anew"
+            message = f"the trainer cannot go on from it, {what}: {end.last.message}"
+            diary.add([Note(code="checkpoint_corrupt", message=message, level="warning")])
+            diary.last = None
+            claim = replace(claim, checkpoints=older)
+    finally:
+        diary.close()
+
+
+def train(
+    host: Host,
+    lease: Lease,
+    claim: jobs.Claim,
+    slot: Slot,
+    spec_file: Path,
+    claimed_at: float,
+    diary: Diary,
+    checkpoint: Path | None,
+) -> End:
     """Run the trainer to its end and tell what it says. Raises Lost or Fenced, and then it is dead."""
     folder = spec_file.parent
-    diary = Diary(host, claim, folder / "out")
-    argv = [
-        *trainer_command(host),
-        str(spec_file),
-        "--out",
-        str(folder / "out"),
-        *resume(host, lease, claim, folder, diary),
-    ]
+    resume = ["--resume", str(checkpoint)] if checkpoint else []
+    argv = [*trainer_command(host), str(spec_file), "--out", str(folder / "out"), *resume]
     oom_before = oom_kills()
     threads = claim.spec.resources.threads or host.threads
     run_file = host.run_folder() / f"{claim.job_id}.a{claim.attempt}.json"
@@ -169,14 +196,18 @@ def train(host: Host, lease: Lease, claim: jobs.Claim, slot: Slot, spec_file: Pa
         lease.guard(None)
         gone = trainer.close()
     diary.add(*trainer.read(0.0))
-    while not diary.write():
-        if lease.lost.wait(FLUSH_S):
+    ended = curb.ended if gone else Ended.survived_kill
+    needless = ended == Ended.cancelled or isinstance(diary.last, Finished)  # nobody goes on from there
+    while True:
+        keeping = diary.keeping and not needless and lease.requested != Requested.cancel_now
+        if diary.write() and not keeping:
+            break
+        if lease.lost.wait(KEEPING_S if keeping else FLUSH_S):
             raise Lost
     if lease.lost.is_set():
         raise Lost
     if not gone:
         host.undead.add(trainer.mark)
-    ended = curb.ended if gone else Ended.survived_kill
     return End(trainer.returncode(), ended, diary.last, trainer.tail(), oom_kills() - oom_before)
 
 
@@ -192,15 +223,20 @@ def trainer_command(host: Host) -> list[str]:
     return list(host.settings.trainer or (sys.executable, "-m", "fgd.train"))
 
 
-def resume(host: Host, lease: Lease, claim: jobs.Claim, folder: Path, diary: Diary) -> list[str]:
-    """Arguments that name the newest checkpoint whose bytes are whole; none: from the start."""
-    for saved in claim.checkpoints:
+def newest_whole(
+    host: Host, lease: Lease, claim: jobs.Claim, folder: Path, diary: Diary
+) -> tuple[Path | None, tuple[jobs.Saved, ...]]:
+    """The newest checkpoint whose bytes are whole, as a file, and those that are older; None: from the start."""
+    older = list(claim.checkpoints)
+    while older:
+        saved = older.pop(0)
         stage = functools.partial(stage_checkpoint, host.store, saved.key, saved.sha256, folder)
         if file := patiently(host, lease, claim, f"checkpoint of step {saved.step}", stage):
-            return ["--resume", str(file)]
-        message = f"the checkpoint of step {saved.step} is torn or gone; an older one is tried"
+            return file, tuple(older)
+        what = "an older one is tried" if older else "no other is left, training begins anew"
+        message = f"the checkpoint of step {saved.step} is torn or gone; {what}"
         diary.add([Note(code="checkpoint_corrupt", message=message, data={"step": saved.step}, level="warning")])
-    return []
+    return None, ()
 
 
 def publish(host: Host, lease: Lease, claim: jobs.Claim, result: Finished, out: Path) -> list[jobs.ArtifactIn]:

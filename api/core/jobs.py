@@ -16,16 +16,16 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, not_, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, func, not_, or_, select, true, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from api.core import datasets, db, models, plans, workers
+from api.core import checkpoints, datasets, db, models, plans, workers
 from api.core.cursor import Position, Slice, slice_of
 from api.core.errors import Conflict, NotFound
 from api.core.idempotency import forget_old_keys
 from api.core.ids import new_id
-from api.core.lifecycle import OUT_OF_MEMORY, TERMINAL, FailureCode, Requested, State, allowed
+from api.core.lifecycle import OUT_OF_MEMORY, FailureCode, Requested, State, allowed
 from api.core.record import add_event, held, record
 from api.core.selection import EVERY, Selection
 from api.core.storage import Blob
@@ -41,8 +41,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-KEPT_CHECKPOINTS = 2
-"""The last, and the one before it in case the last is torn."""
 BACK_OFF_S = 30.0
 """Wait before the second retry; it doubles with each further one. The first retry is at once."""
 MAX_BACK_OFF_S = 3600.0
@@ -103,7 +101,7 @@ class Claim:
     inputs: Mapping[str, Mapping[str, str]]
     """Blobs to stage: {"dataset": {"archive": sha256, "index": sha256}, "teacher": {file: sha256}, "inherit": ...}"""
     checkpoints: tuple[Saved, ...] = ()
-    """Newest first; the second is for when the first is torn."""
+    """Newest first; the others are for when the first is torn."""
     max_runtime_s: float | None = None
     """limits.max_runtime_s."""
     ran_s: float = 0.0
@@ -350,7 +348,7 @@ def claim(s: Session, worker_id: str, free: Free, lease_s: float = 20.0) -> Clai
         spec=spec,
         inputs=job.inputs,
         checkpoints=tuple(
-            Saved(row.step, row.key, row.sha256, row.size) for row in _checkpoints(s, job.id)[:KEPT_CHECKPOINTS]
+            Saved(row.step, row.key, row.sha256, row.size) for row in checkpoints.newest_first(s, job.id)
         ),
         max_runtime_s=job.limits.get("max_runtime_s"),
         ran_s=_ran_s(s, job.id),
@@ -401,15 +399,22 @@ def beat(
     return Requested(job.requested) if job.requested else None
 
 
-def checkpoint(s: Session, job_id: str, attempt: int, step: int, key: str, sha256: str, size: int) -> list[str]:
+def checkpoint(
+    s: Session, job_id: str, attempt: int, step: int, key: str, sha256: str, size: int, *, best: bool = False
+) -> list[str]:
     """Commit a checkpoint that lies in the store under `key`. Raises Fenced.
 
-    Returns the keys of checkpoints that are no longer needed: delete those objects after the commit.
+    best: none before it had so good an AP. Returns the keys of checkpoints that are no longer needed: delete those
+    objects after the commit.
     """
     job = held(s, job_id, attempt)
     at = db.now(s)
+    if best:
+        checkpoints.dethrone(s, job_id)
     again = s.scalar(select(Checkpoint).where(Checkpoint.key == key))
-    if again is None:
+    if again is not None:
+        again.sha256, again.size, again.best = sha256, size, best or again.best
+    else:
         s.add(
             Checkpoint(
                 id=new_id("ckpt"),
@@ -420,14 +425,13 @@ def checkpoint(s: Session, job_id: str, attempt: int, step: int, key: str, sha25
                 key=key,
                 sha256=sha256,
                 size=size,
+                best=best,
                 created_at=at,
             )
         )
-        add_event(s, job, at, "checkpoint_saved", step=step, size=size)
-        s.flush()
-    superseded = _checkpoints(s, job_id)[KEPT_CHECKPOINTS:]
-    s.execute(delete(Checkpoint).where(Checkpoint.id.in_([row.id for row in superseded])))
-    return [row.key for row in superseded]
+        add_event(s, job, at, "checkpoint_saved", step=step, size=size, best=best)
+    s.flush()
+    return checkpoints.drop_superseded(s, job_id)
 
 
 def finish(
@@ -546,7 +550,7 @@ def sweep(s: Session, lease_s: float = 20.0) -> Swept:
     forget_old_keys(s, at)
     workers.forget_silent(s)
     swept = [job.id for job in lost if job.id not in stuck]
-    return Swept(ring, swept, _drop_checkpoints_of_the_ended(s), stuck)
+    return Swept(ring, swept, checkpoints.drop_of_the_ended(s), stuck)
 
 
 def _each(s: Session, found: Sequence[Job], act: Callable[[Job], None]) -> list[str]:
@@ -585,13 +589,6 @@ def _give_up_waiting(s: Session, job: Job, at: datetime) -> None:
     allowed_s = float(job.limits["max_wait_s"])
     message = f"no worker took it within limits.max_wait_s ({allowed_s:g} s)"
     _fail(s, job, at, FailureCode.preempted, message, {"limit": "max_wait_s", "limit_s": allowed_s})
-
-
-def _drop_checkpoints_of_the_ended(s: Session) -> list[str]:
-    """All but the weights of the last finite step, which are all that a job whose loss was not finite has to show."""
-    shown = (Job.state == State.failed) & (Job.failure_code == FailureCode.loss_non_finite)
-    ended = select(Job.id).where(Job.id == Checkpoint.job_id, Job.state.in_(TERMINAL), ~shown).exists()
-    return list(s.scalars(delete(Checkpoint).where(ended).returning(Checkpoint.key)))
 
 
 # --- moves ----------------------------------------------------------------------------------------------------
@@ -696,7 +693,7 @@ def _close_attempt(
     if row.first_step is None:
         return
     row.last_step = int((job.progress or {}).get("step") or row.first_step)
-    kept = _checkpoints(s, job.id)
+    kept = checkpoints.newest_first(s, job.id)
     begins_at = row.last_step if outcome == "succeeded" else kept[0].step if kept else 0
     row.lost_steps = max(0, row.last_step - begins_at)
 
@@ -705,9 +702,3 @@ def _ran_s(s: Session, job_id: str) -> float:
     """Seconds that the ended attempts of a job took."""
     query = select(Attempt.started_at, Attempt.finished_at).where(Attempt.job_id == job_id)
     return sum((ended - began).total_seconds() for began, ended in s.execute(query) if ended is not None)
-
-
-def _checkpoints(s: Session, job_id: str) -> Sequence[Checkpoint]:
-    """Newest first: by attempt, for an attempt that fell back to an older step goes on from there."""
-    query = select(Checkpoint).where(Checkpoint.job_id == job_id)
-    return s.scalars(query.order_by(Checkpoint.attempt.desc(), Checkpoint.step.desc())).all()

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
@@ -43,6 +43,14 @@ class Kept:
     size: int
     sha256: str
     created_at: datetime
+    best: bool = False
+    """It has the best validation AP of the job so far."""
+    pinned: bool = False
+    """Kept until it is unpinned."""
+
+    @classmethod
+    def of(cls, row: Checkpoint) -> Self:
+        return cls(row.id, row.step, row.attempt, row.size, row.sha256, row.created_at, row.best, row.pinned)
 
 
 def submit_model(
@@ -85,20 +93,20 @@ def promote(
 
 
 def promotable(s: Session, job: Job) -> list[Kept]:
-    """What `promote` takes, newest first: a running job's checkpoints, the last and the best weights of a result."""
+    """What `promote` takes: the last and the best weights of a result, then the checkpoints that are kept, newest
+    first."""
+    saved = [Kept.of(row) for row in history.checkpoints(s, job)]
     if job.state != State.succeeded:
-        return [
-            Kept(row.id, row.step, row.attempt, row.size, row.sha256, row.created_at)
-            for row in history.checkpoints(s, job)
-        ]
+        return saved
     found = {row.name: row for row in s.scalars(select(Artifact).where(Artifact.job_id == job.id))}
     if (last := found.get(WEIGHTS)) is None:
-        return []
+        return saved
     best = found.get(references.BEST, last)
     step = (job.progress or {}).get("step")
     return [
         Kept("last", step, job.attempt, last.size, last.digest, last.created_at),
-        Kept("best", step if best is last else None, job.attempt, best.size, best.digest, best.created_at),
+        Kept("best", step if best is last else None, job.attempt, best.size, best.digest, best.created_at, best=True),
+        *saved,
     ]
 
 

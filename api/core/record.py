@@ -67,10 +67,12 @@ def record(s: Session, job_id: str, attempt: int, events: Sequence[Event], log: 
             case Started():
                 _write_points(s, job, at, points)
                 points = []
+                reached = int((job.progress or {}).get("step") or 0)
                 _rewind(s, job, event.step)
                 _begin(s, job, event)
                 _advance(job, step=event.step, total_steps=event.total_steps, epochs=event.epochs)
-                add_event(s, job, at, "started", **event.model_dump(exclude={"type"}))
+                lost = {"steps_lost": max(0, reached - event.step)}  # that were reported; of the last second none were
+                add_event(s, job, at, "started", **event.model_dump(exclude={"type"}), **lost)
             case Phase():
                 job.phase = event.phase
                 add_event(s, job, at, "phase", phase=event.phase)

@@ -162,7 +162,8 @@ class LocalStore:
             _fsync(temporary)
             _replace(temporary, target)
             with suppress(FileNotFoundError):  # already deleted again
-                _fsync(target.parent)
+                for folder in target.parents[: len(key.split("/"))]:  # the job's folders may be new themselves
+                    _fsync(folder)
 
     def object_path(self, key: str) -> Path:
         target = self._object(key)

@@ -23,6 +23,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column
@@ -436,7 +437,8 @@ class LogChunk(Base):
 
 
 class Checkpoint(Base):
-    """A checkpoint that was committed; a file that no row names does not exist. The last two are kept."""
+    """A checkpoint that was committed; a file that no row names does not exist. The last two are kept, the best one
+    and those that somebody pinned."""
 
     __tablename__ = "checkpoints"
 
@@ -450,6 +452,10 @@ class Checkpoint(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     size: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
+    best: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Of its job's checkpoints the one with the best validation AP; of one at most."""
+    pinned: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Somebody wants it kept, also after the job's end."""
 
     __table_args__ = (
         ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
@@ -9,9 +11,11 @@ from starlette.concurrency import run_in_threadpool
 
 from api import etag
 from api.bodies import StrictRoute
-from api.core import cursor, jobs, models, promotion
+from api.core import checkpoints, cursor, jobs, models, promotion
 from api.core.errors import Fault, Invalid, Refused
 from api.core.lifecycle import ModelState
+from api.core.promotion import Kept
+from api.core.storage import BlobStore
 from api.core.tables import Model, Project
 from api.deps import IdempotencyKey, IfNoneMatch, ProjectDep, Service, ServiceDep
 from api.errors import NOT_MODIFIED, Responses, documented
@@ -111,7 +115,8 @@ def remove_model(model_id: str, service: ServiceDep, project: ProjectDep) -> Rem
 
 @router.get("/v1/jobs/{job_id}/checkpoints", responses=documented(404), tags=["jobs"])
 def list_checkpoints(job_id: str, service: ServiceDep, project: ProjectDep) -> Checkpoints:
-    """Weights that can be promoted to a model: checkpoints of a running job; `last` and `best` of a finished one."""
+    """Weights that can be promoted to a model: `last` and `best` of a finished job; of one that has not ended the last
+    two checkpoints and the best one; and the pinned ones of any."""
     with service.reading() as s:
         kept = promotion.promotable(s, jobs.get(s, project, job_id))
     return Checkpoints(items=[CheckpointView.of(each) for each in kept])
@@ -141,6 +146,31 @@ def promote_checkpoint(
     if new and verifying:
         after.add_task(service.ring, model.id)
     return _made(response, model, 200 if not new else 202 if verifying else 201)
+
+
+@router.post("/v1/jobs/{job_id}/checkpoints/{checkpoint_id}/pin", responses=documented(404, 409), tags=["jobs"])
+def pin_checkpoint(job_id: str, checkpoint_id: str, service: ServiceDep, project: ProjectDep) -> CheckpointView:
+    """Keep a checkpoint, also when newer ones come and after the job's end. Pinning twice is no error. A job may have
+    ten pinned ones; `last` and `best` of a finished job are artifacts, which are kept anyway."""
+    with service.transaction() as s:
+        return CheckpointView.of(Kept.of(checkpoints.pin(s, project, job_id, checkpoint_id)))
+
+
+@router.delete("/v1/jobs/{job_id}/checkpoints/{checkpoint_id}/pin", responses=documented(404), tags=["jobs"])
+def unpin_checkpoint(
+    job_id: str, checkpoint_id: str, service: ServiceDep, project: ProjectDep, after: BackgroundTasks
+) -> CheckpointView:
+    """Keep it no longer than others are: it may be gone at once. Unpinning what is not pinned is no error."""
+    with service.transaction() as s:
+        row, dropped = checkpoints.unpin(s, project, job_id, checkpoint_id)
+    after.add_task(_delete_objects, service.store, dropped)
+    return CheckpointView.of(Kept.of(row))
+
+
+def _delete_objects(store: BlobStore, keys: Sequence[str]) -> None:
+    for key in keys:
+        with suppress(OSError):  # the collector tries again
+            store.delete_object(key)
 
 
 def _made(response: Response, model: Model, status: int) -> ModelView:

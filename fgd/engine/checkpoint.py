@@ -6,17 +6,18 @@ step, so the step number is all the position there is.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from fgd.errors import UserError
+from fgd.errors import CheckpointUnreadable
 from fgd.types import Calibration
 
 FORMAT = "fgd-checkpoint/1"
@@ -48,7 +49,10 @@ class State:
 
 
 def save(path: Path, contents: dict[str, Any], state: State, calibration: Calibration | None, spec_digest: str) -> str:
-    """Write atomically (temporary, fsync, rename, fsync of the folder); the file's sha256."""
+    """Write atomically (temporary, fsync, rename, fsync of the folder).
+
+    The sha256 is of what was handed to the disk, not of what was read back: a page that went bad on its way is found.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     whole = {
@@ -60,34 +64,63 @@ def save(path: Path, contents: dict[str, Any], state: State, calibration: Calibr
     }
     try:
         with partial.open("wb") as file:
-            torch.save(whole, file)
+            hashed = Hashed(file)
+            torch.save(whole, hashed)  # type: ignore[arg-type]  # write and flush are all that it calls
             file.flush()
             os.fsync(file.fileno())
     except BaseException:  # a full disk: what was written would only keep it full
         partial.unlink(missing_ok=True)
         raise
-    with partial.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     partial.rename(path)
     sync_folder(path.parent)
-    return digest
+    return hashed.sha256.hexdigest()
+
+
+class Hashed:
+    """A file that is hashed while it is written; torch writes front to back."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def load(
     path: Path, spec_digests: Collection[str], device: torch.device
 ) -> tuple[dict[str, Any], State, Calibration | None]:
-    """Raises UserError for a file that is no checkpoint of this spec, by any of its digests."""
-    try:
+    """Raises CheckpointUnreadable for a file that is no checkpoint of this spec, by any of its digests."""
+    with reading(path):
         whole = torch.load(path, map_location=device, weights_only=True)
-        known = whole["format"] == FORMAT
-    except Exception as error:  # torch.load raises whatever the damaged bytes lead it to
-        raise UserError(f"{path.name}: not a readable checkpoint ({type(error).__name__}: {error})") from error
-    if not known:
-        raise UserError(f"{path.name}: checkpoint format {whole['format']!r}; this version reads {FORMAT!r}")
-    if whole["spec_digest"] not in spec_digests:
-        raise UserError(f"{path.name}: belongs to another spec; start without --resume, or give the spec it came from")
-    calibration = Calibration(**whole["calibration"]) if whole["calibration"] else None
-    return whole, State(**whole["state"]), calibration
+        format, belongs_to = whole["format"], whole["spec_digest"]
+    if format != FORMAT:
+        raise CheckpointUnreadable(f"{path.name}: checkpoint format {format!r}; this version reads {FORMAT!r}")
+    if belongs_to not in spec_digests:
+        message = "belongs to another spec; start without --resume, or give the spec it came from"
+        raise CheckpointUnreadable(f"{path.name}: {message}")
+    with reading(path):
+        calibration = Calibration(**whole["calibration"]) if whole["calibration"] else None
+        return whole, State(**whole["state"]), calibration
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever goes wrong inside is the file's fault, but for a want of memory, which is the host's."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # torch raises whatever the damaged bytes lead it to
+        if "can't allocate memory" in str(error):
+            raise
+        raise CheckpointUnreadable(
+            f"{path.name}: not a readable checkpoint ({type(error).__name__}: {error})"
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -34,6 +34,8 @@ STUDENT = "student.module."
 """Before the network's keys in a checkpoint of our own trainer."""
 BOXES_OF_ANCHORS = ("regression_head.bbox_reg.weight", "rpn.head.bbox_pred.weight")
 """Their first dimension is the anchors at each place times the four numbers of a box."""
+AVERAGED = "module."
+"""Before them in the averaged weights that it holds, if any."""
 MAX_KEYS = 100
 """Named in a report, of each kind; the counts are whole."""
 
@@ -178,6 +180,8 @@ def _of_checkpoint(loaded: Any, which: Which, recipe: Recipe) -> tuple[dict[str,
         if loaded.get("best") is None:
             raise WeightsError("the checkpoint has no best weights: the validation images were not scored before it")
         return dict(loaded["best"]), recipe
+    if "average" in loaded:  # what the job evaluates and will export
+        return {key.removeprefix(AVERAGED): value for key, value in loaded["average"].items()}, recipe
     model = loaded["model"]
     return {key.removeprefix(STUDENT): value for key, value in model.items() if key.startswith(STUDENT)}, recipe
 

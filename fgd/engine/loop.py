@@ -99,11 +99,14 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
     average = Average(student, schedule.ema) if schedule.ema else None
     best: dict[str, Tensor] | None = None
     if contents is not None:
-        distill.load_state_dict(contents["model"], strict=True)
-        optimizer.load_state_dict(contents["optimizer"])
-        best = contents["best"]
-        if average is not None:
-            average.load_state_dict(contents["average"])
+        assert resume is not None
+        with checkpoint.reading(resume):
+            distill.load_state_dict(contents["model"], strict=True)
+            optimizer.load_state_dict(contents["optimizer"])
+            best = contents["best"]
+            if average is not None:
+                average.load_state_dict(contents["average"])
+        contents = None  # or its copies would take room as long as the training
     shown = average.detector if average else student  # what is evaluated, and becomes the result
     per_epoch = whole_steps(len(parts.train), schedule.batch_size, schedule.accumulate)
     total = per_epoch * schedule.epochs
@@ -132,11 +135,12 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
         if saved == (state.step, state.evaluated_step) or not ranks.first:
             return
         path = out / "checkpoints" / f"step-{state.step:08d}-{max(state.evaluated_step, 0):08d}.pt"
-        everything = everything_of(distill, optimizer, best, average)
+        is_best = state.best_step == state.step  # then `best` is what is there anyway, and need not be written twice
+        everything = everything_of(distill, optimizer, shown.module.state_dict() if is_best else best, average)
         everything["recipe"] = student.recipe.model_dump(mode="json")  # a promoted checkpoint needs nothing else
-        with meter.pause():
+        with meter.saving():
             digest = checkpoint.save(path, everything, state, parts.calibration, parts.digest)
-        emit(Saved(step=state.step, path=str(path), sha256=digest, size=path.stat().st_size))
+        emit(Saved(step=state.step, path=str(path), sha256=digest, size=path.stat().st_size, best=is_best))
         kept.append(path)
         for old in kept[:-KEEP_CHECKPOINTS]:
             old.unlink(missing_ok=True)
@@ -166,7 +170,8 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
                     count(state, schedule.early_stop)
                 save()
                 emit(Phase(phase="training"))
-            if time.monotonic() - saved_at > schedule.checkpoint_s:
+            every = schedule.checkpoint_steps or math.inf
+            if time.monotonic() - saved_at > schedule.checkpoint_s or state.step - saved[0] >= every:
                 save()
             if ranks.any(stop()):
                 raise Stopped("asked to stop")
@@ -219,6 +224,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
             f"{state.stale} evaluations in a row without an improvement: ended after epoch {state.step // per_epoch}"
         )
         emit(Note(code="early_stopped", message=message, data={"step": state.step, "total_steps": total}))
+    emit(meter.cost())
     finish(parts, shown, state, best, out, emit, check_stop, epoch=state.step // per_epoch, stopped=early)
     forget(out)
     distributed.leave()
@@ -687,6 +693,19 @@ class Meter:
         self.steps = 0
         self.waited_s = 0.0
         self.since, self.busy_since = time.monotonic(), busy_s()
+        self.rate, self.epoch = 0.0, 0
+        self.stepping_s, self.saving_s, self.saves = 0.0, 0.0, 0
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """What was not reported yet is, for whoever goes on from the checkpoint does not know these steps."""
+        if self.steps:
+            self.report(last_of_epoch=False)
+        began = time.monotonic()
+        with self.pause():
+            yield
+        self.saving_s += time.monotonic() - began
+        self.saves += 1
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
@@ -714,20 +733,37 @@ class Meter:
                 sums[name] = sums.get(name, 0.0) + value
         self.steps += bool(losses)
         self.state.summed_steps += bool(losses)
+        self.rate, self.epoch = rate, epoch
+        if time.monotonic() - self.since >= REPORT_S or last_of_epoch:
+            self.report(last_of_epoch)
+
+    def report(self, last_of_epoch: bool) -> None:
         elapsed = time.monotonic() - self.since
-        if elapsed >= REPORT_S or last_of_epoch:
-            means = {name: total / self.steps for name, total in self.window.items()}
-            speed = self.steps * self.images_per_step / elapsed
-            means |= {"lr": rate, "images_per_s": speed} | self.device(elapsed)
-            if last_of_epoch:
-                count = self.state.summed_steps
-                means |= {f"epoch/{name}": total / count for name, total in self.state.sums.items()}
-                self.state.sums, self.state.summed_steps = {}, 0
-            if self.state.skipped:
-                means["skipped_steps"] = self.state.skipped
-            self.emit(Stepped(step=self.state.step, epoch=epoch, values=dict(means)))
-            self.window, self.steps, self.waited_s = {}, 0, 0.0
-            self.since, self.busy_since = time.monotonic(), busy_s()
+        self.stepping_s += elapsed
+        means = {name: total / self.steps for name, total in self.window.items()}
+        speed = self.steps * self.images_per_step / elapsed
+        means |= {"lr": self.rate, "images_per_s": speed, "checkpoint/share": self.share()} | self.device(elapsed)
+        if last_of_epoch:
+            count = self.state.summed_steps
+            means |= {f"epoch/{name}": total / count for name, total in self.state.sums.items()}
+            self.state.sums, self.state.summed_steps = {}, 0
+        if self.state.skipped:
+            means["skipped_steps"] = self.state.skipped
+        self.emit(Stepped(step=self.state.step, epoch=self.epoch, values=dict(means)))
+        self.window, self.steps, self.waited_s = {}, 0, 0.0
+        self.since, self.busy_since = time.monotonic(), busy_s()
+
+    def share(self) -> float:
+        """Of the time of steps and checkpoints, what the checkpoints took."""
+        return self.saving_s / (self.stepping_s + self.saving_s) if self.saving_s else 0.0
+
+    def cost(self) -> Note:
+        """Told as an event and not in the manifest, whose bytes are the same however fast the disk was."""
+        message = (
+            f"{self.saves} checkpoints took {self.saving_s:.1f} s, {100 * self.share():.1f} % of the training time"
+        )
+        data = {"checkpoints": self.saves, "seconds": self.saving_s, "share": self.share()}
+        return Note(code="checkpoint_cost", message=message, data=data)
 
     def device(self, elapsed_s: float) -> dict[str, float]:
         """What device and data did in this window; memory since the start."""

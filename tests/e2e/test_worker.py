@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from api.core import datasets, db, jobs
+from api.core import checkpoints, datasets, db, jobs
 from api.core.lifecycle import Requested
-from api.core.storage import LocalStore
+from api.core.storage import LocalStore, object_name
 from api.core.tables import DEFAULT_PROJECT
 from fgd.data import zips
 from fgd.spec import SubmitDataset
@@ -205,7 +205,9 @@ def test_torn_checkpoint_is_passed_over_for_the_one_before(bench: Bench) -> None
     first = bench.worker()
     bench.until_step(job, 70)
     first.kill()
-    newest = max((bench.home / "blobs" / "objects").rglob("*.pt"), key=lambda path: int(path.stem[5:]))
+    first.wait()
+    with db.reading(bench.engine) as s:  # not the newest file: one that no row names yet does not exist
+        newest = bench.home / "blobs" / object_name(checkpoints.newest_first(s, job)[0].key)
     content = newest.read_bytes()
     newest.unlink()
     newest.write_bytes(content[:-3])

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image as Picture
 
 from api.core.settings import Settings
-from api.core.storage import BlobStore, LocalStore, open_store
+from api.core.storage import BlobStore, LocalStore, StoreAway, open_store
 from fgd.data import archive
 from fgd.data.index import Image, Index
 from fgd.spec import FCOS, FGD, FromJob, FromPath, JobSpec, TeacherFromJob, TeacherFromPath
@@ -222,3 +222,26 @@ def test_disk_without_room_for_a_data_set_is_the_host_s_trouble(
     with pytest.raises(OSError) as caught, cache_of(store, tmp_path).dataset(digest):
         pass
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_store_that_does_not_answer_is_not_taken_for_a_torn_checkpoint(tmp_path: Path) -> None:
+    class Away(LocalStore):
+        def local_object(self, key: str, scratch: Path | None = None) -> Any:
+            raise StoreAway("no answer")
+
+    with pytest.raises(StoreAway):
+        stage_checkpoint(Away(tmp_path), "jobs/x/a1/ckpt-1.pt", "0" * 64, tmp_path)
+
+
+@pytest.mark.parametrize("harm", ["a flipped byte", "truncated", "empty"])
+def test_a_checkpoint_harmed_on_disk_is_not_staged(store: LocalStore, tmp_path: Path, harm: str) -> None:
+    content = bytearray(b"checkpoint" * 1000)
+    (tmp_path / "c.pt").write_bytes(content)
+    store.put_object("jobs/x/a1/ckpt-1.pt", tmp_path / "c.pt")
+    sha256 = hashlib.sha256(content).hexdigest()
+    content[5000] ^= 1
+    harmed = {"a flipped byte": bytes(content), "truncated": bytes(content[:4000]), "empty": b""}[harm]
+    store.object_path("jobs/x/a1/ckpt-1.pt").write_bytes(harmed)
+    work = tmp_path / "staged"
+    work.mkdir()
+    assert stage_checkpoint(store, "jobs/x/a1/ckpt-1.pt", sha256, work) is None

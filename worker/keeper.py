@@ -1,0 +1,135 @@
+"""Brings checkpoints into the store in a thread of its own, so that a slow store keeps nobody from hearing, beating or
+cancelling. Knows files and the store. Knows no rows.
+
+A file is linked aside at once, for the trainer deletes its older ones; who comes while one is on its way waits, and is
+given up when a newer one comes, unless it is the best so far.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+from api.core.storage import BlobStore
+from fgd.events import Saved
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stored:
+    key: str
+    saved: Saved
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """A checkpoint that was not kept; the one before it still stands."""
+
+    step: int
+    error: Exception
+
+
+class Keeper:
+    def __init__(self, store: BlobStore, out: Path, prefix: str) -> None:
+        """out: the trainer's folder, outside of which nothing is read. prefix: of the keys."""
+        self._store = store
+        self._out = out.resolve()
+        self._aside = self._out.parent / "keeping"
+        self._prefix = prefix
+        self._waiting: deque[tuple[Path, Saved]] = deque()
+        self._stored: list[Stored] = []
+        self._complaints: list[Complaint] = []
+        self._changed = threading.Condition()
+        self._busy = self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def keep(self, saved: Saved) -> None:
+        """Returns at once; `taken` gives it back when it is in the store."""
+        path = Path(saved.path).resolve()
+        try:
+            if not path.is_relative_to(self._out):
+                raise ValueError(f"{path} is not below {self._out}")
+            self._aside.mkdir(exist_ok=True)
+            linked = self._aside / f"{saved.step}.pt"
+            linked.unlink(missing_ok=True)
+            os.link(path, linked)
+        except (OSError, ValueError) as error:  # the trainer was faster: the one before still stands
+            self._complain(saved, error)
+            return
+        with self._changed:
+            given_up = [each for each in self._waiting if not each[1].best]
+            for each in given_up:
+                self._waiting.remove(each)
+                each[0].unlink(missing_ok=True)
+            self._waiting.append((linked, saved))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def taken(self) -> list[Stored]:
+        """What has come into the store since this was asked last, in order."""
+        with self._changed:
+            stored, self._stored = self._stored, []
+            return stored
+
+    def complaints(self) -> list[Complaint]:
+        """What was not kept since this was asked last."""
+        with self._changed:
+            told, self._complaints = self._complaints, []
+            return told
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is on its way. What is stored may still be there to be taken."""
+        with self._changed:
+            return not (self._busy or self._waiting)
+
+    def wait(self, seconds: float) -> None:
+        """Until nothing is on its way, but no longer."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._busy or self._waiting), seconds)
+
+    def close(self) -> None:
+        """Give up what is still on its way: nobody will name it in a row. Waits for nothing."""
+        with self._changed:
+            self._closed = True
+            self._waiting.clear()
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+                while not self._waiting and not self._closed:
+                    self._changed.wait()
+                if self._closed:
+                    return
+                linked, saved = self._waiting.popleft()
+                self._busy = True
+            key = f"{self._prefix}/ckpt-{saved.step}.pt"
+            try:
+                self._store.put_object(key, linked)
+            except Exception as error:  # a full disk, a store that is away: the one before still stands
+                self._complain(saved, error)
+                continue
+            finally:
+                linked.unlink(missing_ok=True)
+            with self._changed:
+                if not self._closed:
+                    self._stored.append(Stored(key, saved))
+                    continue
+            try:
+                self._store.delete_object(key)
+            except OSError as error:  # the collector finds it
+                logger.warning("could not delete %s: %s", key, error)
+
+    def _complain(self, saved: Saved, error: Exception) -> None:
+        with self._changed:
+            self._complaints.append(Complaint(saved.step, error))
