@@ -449,7 +449,8 @@ def job_events(
 
     with _client(url) as client:
         if follow:
-            client.wait(job, on_event=show)
+            for event in client.follow(job, after):
+                show(event)
             return
         for event in client.events(job, after):
             show(event)
