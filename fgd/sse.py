@@ -50,7 +50,9 @@ def lines(chunks: Iterable[bytes]) -> Iterator[str]:
 
 def parse(chunks: Iterable[bytes]) -> Iterator[ServerSent | None]:
     """Each event when its blank line has come; None for a comment, which says that the other side lives."""
-    event, data, id, retry_ms, size = "", [], "", None, 0
+    data: list[str] = []
+    retry_ms: int | None = None
+    event, id, size = "", "", 0
     for line in lines(chunks):
         if not line:
             if data:
