@@ -178,9 +178,11 @@ def _intern(s: Session, job: Job, keys: set[tuple[str, str]]) -> dict[tuple[str,
 
 
 def _series(s: Session, job_id: str) -> dict[tuple[str, str], blocks.Extent]:
-    extent = (Series.id, Series.latest_step, Series.covered, Series.loose)
-    rows = s.execute(select(Series.name, Series.split, *extent).where(Series.job_id == job_id))
-    return {(name, split): blocks.Extent(*extent) for name, split, *extent in rows}
+    columns = (Series.name, Series.split, Series.id, Series.latest_step, Series.covered, Series.loose)
+    rows = s.execute(select(*columns).where(Series.job_id == job_id))
+    return {
+        (name, split): blocks.Extent(id, latest, covered, loose) for name, split, id, latest, covered, loose in rows
+    }
 
 
 def _set_latest(s: Session, rows: Iterable[tuple[int, int, float | None, datetime]]) -> None:
