@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -74,6 +75,8 @@ DatasetIdArgument = Annotated[
 ]
 
 ModelIdArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Id of a model: mdl_...", show_default=False)]
+
+TIMES = ["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
 
 URL = "http://127.0.0.1:8000"
 """`fgd.client.DEFAULT_URL`, which would cost the help its speed."""
@@ -470,15 +473,44 @@ def job_plan(
 
 @job_app.command("list")
 def job_list(
-    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(help="queued, running, paused, succeeded, failed, cancelled; may be given several times."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Whole name; with * at the end, how it begins: 'cells*'.")] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Metadata says so; may be given several times.")
+    ] = None,
+    created_after: Annotated[
+        datetime | None, typer.Option(formats=TIMES, metavar="TIME", help="Submitted then or later; local time.")
+    ] = None,
+    created_before: Annotated[
+        datetime | None, typer.Option(formats=TIMES, metavar="TIME", help="Submitted earlier than that.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first; any number.")] = 20,
     as_json: AsJson = False,
     url: Url = URL,
 ) -> None:
-    """List jobs."""
+    """List jobs, the newest first. Of several filters all must hold; of several states one.
+
+    Examples:
+
+    - `fgd job list --state running --state queued`
+    - `fgd job list --name 'cells*' --metadata owner=ada --limit 500 --json`
+    - `fgd job list --created-after 2026-11-01 --created-before 2026-12-01`
+    """
     from fgd.watch import figures
 
+    labels = dict(_label(text) for text in metadata or ())
     with _client(url) as client:
-        jobs = client.jobs(limit)
+        jobs = client.jobs(
+            limit,
+            states=state or (),
+            name=name,
+            metadata=labels,
+            created_after=created_after,
+            created_before=created_before,
+        )
     if as_json:
         _print_json(jobs)
         return
@@ -508,7 +540,10 @@ def job_show(job: JobIdArgument, url: Url = URL) -> None:
 
 @job_app.command("watch")
 def job_watch(job: JobIdArgument, url: Url = URL) -> None:
-    """Follow a job to its end. Ctrl-C stops the watching, not the job."""
+    """Follow a job to its end. Ctrl-C stops the watching, not the job; the same command goes on with it.
+
+    A service that restarts meanwhile is waited for. Exits 0 if the job succeeded, 1 if it failed or was cancelled.
+    """
     with _client(url) as client:
         _exit(_watch(client, job))
 
@@ -627,7 +662,10 @@ def job_events(
     as_json: AsJson = False,
     url: Url = URL,
 ) -> None:
-    """Print the history of a job, one event a line."""
+    """Print the history of a job, one event a line.
+
+    Examples: `fgd job events JOB --follow`; `fgd job events JOB --follow --after 17 --json | jq .type`
+    """
 
     def show(event: StoredEvent) -> None:
         if event.seq > after:
@@ -635,7 +673,8 @@ def job_events(
 
     with _client(url) as client:
         if follow:
-            client.wait(job, on_event=show)
+            for event in client.follow(job, after):
+                show(event)
             return
         for event in client.events(job, after):
             show(event)
@@ -922,6 +961,13 @@ def _read_json(source: str) -> Mapping[str, Any]:
     if not isinstance(body, dict):
         _fail(f"{source}: a spec is an object, {{...}}", REFUSED)
     return body
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        _fail(f"--metadata {text}: write KEY=VALUE, as in --metadata owner=ada", REFUSED)
+    return key, value
 
 
 def _read_object(text: str, option: str) -> Mapping[str, Any]:

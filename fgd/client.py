@@ -18,10 +18,14 @@ import binascii
 import hashlib
 import json
 import os
+import queue
 import random
+import socket
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +41,7 @@ from fgd.errors import FGDError
 from fgd.outline import Measured, Outline
 from fgd.printable import printable
 from fgd.spec import JobSpec
+from fgd.sse import NotAStream, parse
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -48,6 +53,20 @@ UPLOAD_TIMEOUT_S = 300.0
 
 LONGEST_PAUSE_S = 10.0
 """Between two tries; also bounds what a Retry-After may ask for."""
+
+EVENT_STREAM = "text/event-stream"
+
+SILENCE_S = 35.0
+"""The service pings every 15 s. A stream that is silent for longer is dead, or kept back by a proxy."""
+
+LONGEST_LOOK_S = 20
+"""A look at a job may wait so long for a change: less than proxies and we wait for an answer."""
+
+LOOK_S = 2
+"""The same, where events are told meanwhile."""
+
+FAREWELL_S = 2.0
+"""For a stream to say its last words once the job has ended."""
 
 
 # --- errors ---------------------------------------------------------------------------------------------------
@@ -122,6 +141,10 @@ class DigestMismatch(ClientError):
     def __str__(self) -> str:
         _, expected, got = self.args
         return f"{self.name}: sha256 {got}, but {expected} was promised; nothing was kept, download it again"
+
+
+class _NoStream(ClientError):
+    """The service, or what stands before it, gives no stream: events are to be had by the page."""
 
 
 # --- what the service answers ---------------------------------------------------------------------------------
@@ -409,9 +432,29 @@ class Client:
     def job(self, job_id: str) -> Job:
         return _read(Job, self._get(_path("jobs", job_id)))
 
-    def jobs(self, most: int = 50) -> list[Job]:
-        """The newest first, at most `most` of them."""
-        return self._list(Job, "/v1/jobs", most)
+    def jobs(
+        self,
+        most: int = 50,
+        *,
+        states: Sequence[str] = (),
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+    ) -> list[Job]:
+        """The newest first, at most `most` of those that every filter lets through; as many pages as it takes.
+
+        states: any of these. name: the whole name, or with * at the end how it begins. metadata: each key has this
+        value. created_after is inclusive, created_before is not; a time without a zone is this machine's local one.
+        """
+        filters: dict[str, Any] = {
+            "state": list(states) or None,
+            "name": name,
+            "created_after": created_after and created_after.astimezone().isoformat(),
+            "created_before": created_before and created_before.astimezone().isoformat(),
+            **{f"metadata.{key}": value for key, value in (metadata or {}).items()},
+        }
+        return self._list(Job, "/v1/jobs", most, **filters)
 
     def cancel(self, job_id: str, mode: Literal["graceful", "now"] = "graceful") -> Job:
         """End a job. "graceful" lets the trainer write a checkpoint first. Cancelling twice is no error."""
@@ -459,9 +502,35 @@ class Client:
             found += items
             after = items[-1].seq
 
-    def metrics(self, job_id: str, name: str | None = None, split: str | None = None) -> list[Point]:
-        """All points, of one series if named."""
-        page = self._json(_path("jobs", job_id, "metrics"), name=name, split=split)
+    def follow(
+        self, job_id: str, after: int = 0, *, poll_s: float = 1.0, patience_s: float = 600.0
+    ) -> Iterator[StoredEvent]:
+        """Each event above `after`, once and in order, as soon as it happens, until the job has ended.
+
+        A stream that breaks off goes on after the last event that came, at whichever server answers then; where there
+        is no stream to be had, the service is asked again and again. `patience_s`: how long nobody may answer.
+        """
+        try:
+            for event in self._streamed(job_id, after, patience_s):
+                yield event
+                after = event.seq
+            return
+        except _NoStream:
+            pass
+        look = _Look(self, job_id, poll_s, LOOK_S)
+        while True:
+            job = self._until(look, lambda _: True, None, poll_s, patience_s)
+            for event in self.events(job_id, after):  # after the job: those of an ended one are all there
+                yield event
+                after = event.seq
+            if job.ended:
+                return
+
+    def metrics(
+        self, job_id: str, name: str | None = None, split: str | None = None, max_points: int | None = None
+    ) -> list[Point]:
+        """All points, of one series if named; or at most `max_points` of each, chosen so that every peak is seen."""
+        page = self._json(_path("jobs", job_id, "metrics"), name=name, split=split, max_points=max_points)
         return [_check(Point, item) for item in page.get("items", [])]
 
     def latest(self, job_id: str) -> list[Point]:
@@ -502,18 +571,93 @@ class Client:
         on_event hears each event above `after` once, in order; on_job hears every look at the job, None when nobody
         answered. A service that restarts meanwhile is waited for, `patience_s` at most.
         """
+        ear = _Ear(lambda line: self._streamed(job_id, after, patience_s, line)) if on_event else None
+        look = _Look(self, job_id, poll_s, LOOK_S if on_event else LONGEST_LOOK_S)
         seq = after
 
-        def look() -> Job:
+        def tell(events: Iterator[StoredEvent] | list[StoredEvent]) -> None:
             nonlocal seq
-            job = self.job(job_id)  # before the events: then those of an ended job are all there
-            for event in self.events(job_id, after=seq) if on_event else []:
-                seq = event.seq
-                assert on_event is not None
-                on_event(event)
+            for event in events:
+                if event.seq > seq and on_event:
+                    seq = event.seq
+                    on_event(event)
+
+        def looked() -> Job:
+            job = look()
+            if ear is None:
+                return job
+            if job.ended:
+                ear.wait(FAREWELL_S)
+            tell(ear.heard())
+            if job.ended or not ear.listens:  # after the job: the events of an ended one are all there
+                tell(self.events(job_id, after=seq))
             return job
 
-        return self._until(look, lambda job: job.ended, on_job, poll_s, patience_s)
+        try:
+            return self._until(looked, lambda job: job.ended, on_job, 0.0, patience_s)
+        finally:
+            if ear is not None:
+                ear.hang_up()
+
+    def _streamed(
+        self, job_id: str, after: int, patience_s: float, line: _Line | None = None
+    ) -> Generator[StoredEvent, None, None]:
+        """The events after `after` from the service's stream, over as many connections as it takes, until the end.
+
+        Raises _NoStream if there is no stream, ApiError if there is no job, Unreachable if nobody answers any more.
+        """
+        line = line or _Line()
+        heard, fruitless = time.monotonic(), 0
+        while not line.ended:
+            reason: ApiError | Unreachable = Unreachable(self.url, "the stream broke off")
+            try:
+                for event in self._listen(job_id, after, line):
+                    heard, fruitless = time.monotonic(), 0
+                    if event == "end":
+                        return
+                    if isinstance(event, StoredEvent) and event.seq > after:
+                        after = event.seq
+                        yield event
+            except httpx.ReadTimeout as error:
+                raise _NoStream(f"nothing came for {SILENCE_S:g} s") from error
+            except httpx.TransportError as error:
+                reason = Unreachable(self.url, str(error) or type(error).__name__)
+            except NotAStream as error:
+                raise _NoStream(str(error)) from error
+            except ApiError as error:
+                if error.status in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.NOT_ACCEPTABLE):
+                    raise _NoStream(str(error)) from error
+                if not _passing(error):
+                    raise
+                reason = error
+            if time.monotonic() - heard > patience_s:
+                raise reason
+            fruitless += 1
+            line.pause(self._backoff_s * 2 ** min(fruitless - 1, 5) * random.uniform(0.5, 1.0))
+
+    def _listen(self, job_id: str, after: int, line: _Line) -> Iterator[StoredEvent | Literal["end"] | None]:
+        """One connection: its events, None for a sign of life, "end" at the end of the job."""
+        headers = {"Accept": EVENT_STREAM, "Accept-Encoding": "identity", "Last-Event-ID": str(after)}
+        timeout = httpx.Timeout(SILENCE_S, connect=5.0)
+        url = _path("jobs", job_id, "events")
+        with self._http.stream("GET", url, headers=headers, timeout=timeout) as response, line.open(response):
+            if response.status_code == httpx.codes.NO_CONTENT:
+                yield "end"
+                return
+            if not response.is_success:
+                response.read()
+                raise _problem(response)
+            if response.headers.get("content-type", "").partition(";")[0].strip().lower() != EVENT_STREAM:
+                raise NotAStream("the answer is a page, not a stream")
+            yield None
+            for sent in parse(response.iter_bytes()):
+                if sent is None:
+                    yield None
+                elif sent.event == "end":
+                    yield "end"
+                    return
+                elif sent.event == "message":
+                    yield _check(StoredEvent, _json_of(sent.data))
 
     # artifacts
 
@@ -756,11 +900,11 @@ class Client:
             raise _foreign(response, ValueError("not an object"))
         return answer
 
-    def _list(self, kind: type[A], path: str, most: int) -> list[A]:
+    def _list(self, kind: type[A], path: str, most: int, **filters: Any) -> list[A]:
         found: list[A] = []
         cursor: str | None = None
         while len(found) < most:
-            page = self._json(path, limit=min(200, most - len(found)), cursor=cursor)
+            page = self._json(path, limit=min(200, most - len(found)), cursor=cursor, **filters)
             found += [_check(kind, item) for item in page.get("items", [])]
             if (cursor := page.get("next")) is None:
                 break
@@ -770,22 +914,22 @@ class Client:
         headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         return self._request("POST", path, content=body, headers=headers)
 
-    def _request(self, method: str, path: str, **how: Any) -> httpx.Response:
+    def _request(self, method: str, path: str, *, attempts: int | None = None, **how: Any) -> httpx.Response:
         """Send until there is an answer worth having; ApiError or Unreachable otherwise."""
-        attempt, content = 0, how.pop("content", None)
+        attempt, content, attempts = 0, how.pop("content", None), attempts or self._attempts
         while True:
             attempt += 1
             try:
                 response = self._http.request(method, path, content=content() if callable(content) else content, **how)
             except httpx.TransportError as error:
-                if attempt >= self._attempts:
+                if attempt >= attempts:
                     raise Unreachable(self.url, str(error) or type(error).__name__) from error
                 self._pause(attempt)
                 continue
-            if response.is_success:
+            if response.is_success or response.status_code == httpx.codes.NOT_MODIFIED:
                 return response
             problem = _problem(response)
-            if attempt >= self._attempts or not _passing(problem):
+            if attempt >= attempts or not _passing(problem):
                 raise problem
             self._pause(attempt, response.headers.get("retry-after"))
 
@@ -881,6 +1025,111 @@ class Client:
                 os.fsync(file.fileno())
 
 
+# --- waiting --------------------------------------------------------------------------------------------------
+
+
+class _Look:
+    """Looks at a job again and again. The service is asked to answer when something has changed (Prefer: wait); where
+    it does not do that, we wait `poll_s` ourselves."""
+
+    def __init__(self, client: Client, job_id: str, poll_s: float, wait_s: int) -> None:
+        self._client, self._path, self._poll_s, self._wait_s = client, _path("jobs", job_id), poll_s, wait_s
+        self._seen: tuple[Job, str] | None = None
+        """The job, and its ETag."""
+        self._pauses = False
+
+    def __call__(self) -> Job:
+        if self._pauses:
+            time.sleep(self._poll_s)
+        self._pauses = True
+        response = self._ask()
+        if response.status_code == httpx.codes.NOT_MODIFIED and self._seen is not None:
+            return self._seen[0]
+        job = _read(Job, response)
+        etag = response.headers.get("etag")
+        self._seen = (job, etag) if etag else None
+        return job
+
+    def _ask(self) -> httpx.Response:
+        if self._seen is None:
+            response = self._client._request("GET", self._path)
+            self._pauses = "etag" not in response.headers
+            return response
+        headers = {"If-None-Match": self._seen[1], "Prefer": f"wait={self._wait_s}"}
+        try:
+            response = self._client._request("GET", self._path, headers=headers, attempts=1)
+        except ApiError as error:
+            if error.status != httpx.codes.TOO_MANY_REQUESTS:  # as many wait as may
+                raise
+            return self._client._request("GET", self._path)
+        self._pauses = "preference-applied" not in response.headers
+        return response
+
+
+class _Line:
+    """The connection of a stream, which another thread may cut."""
+
+    def __init__(self) -> None:
+        self._cut = threading.Event()
+        self._socket: socket.socket | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self._cut.is_set()
+
+    def pause(self, seconds: float) -> None:
+        self._cut.wait(seconds)
+
+    @contextmanager
+    def open(self, response: httpx.Response) -> Iterator[None]:
+        stream = response.extensions.get("network_stream")
+        found = stream.get_extra_info("socket") if stream is not None else None
+        self._socket = found if isinstance(found, socket.socket) else None
+        try:
+            yield
+        finally:
+            self._socket = None
+
+    def cut(self) -> None:
+        self._cut.set()
+        if (open_socket := self._socket) is not None:
+            with suppress(OSError):  # it has ended by itself
+                open_socket.shutdown(socket.SHUT_RDWR)
+
+
+class _Ear:
+    """Listens to a stream while its owner does something else."""
+
+    def __init__(self, stream: Callable[[_Line], Iterator[StoredEvent]]) -> None:
+        self._line = _Line()
+        self._stream = stream
+        self._heard: queue.SimpleQueue[StoredEvent] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._listen, name="events", daemon=True)
+        self._thread.start()
+
+    @property
+    def listens(self) -> bool:
+        return self._thread.is_alive()
+
+    def _listen(self) -> None:
+        # Whatever ends it, its owner sees that, asks by himself, and meets the reason if it is still there.
+        with suppress(FGDError, httpx.HTTPError, RuntimeError, OSError):
+            for event in self._stream(self._line):
+                self._heard.put(event)
+
+    def heard(self) -> Iterator[StoredEvent]:
+        with suppress(queue.Empty):
+            while True:
+                yield self._heard.get_nowait()
+
+    def wait(self, seconds: float) -> None:
+        self._thread.join(seconds)
+
+    def hang_up(self) -> None:
+        self._line.cut()
+        self._thread.join(FAREWELL_S)
+
+
 # --- helpers --------------------------------------------------------------------------------------------------
 
 
@@ -893,6 +1142,13 @@ def _check(kind: type[A], item: Any) -> A:
         return kind.model_validate(item)
     except ValidationError as error:
         raise ClientError(f"the service's answer is not a {kind.__name__}: {error}") from error
+
+
+def _json_of(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise NotAStream(f"an event is not JSON: {error}") from error
 
 
 def _read(kind: type[A], response: httpx.Response) -> A:

@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import BigInteger, Engine, Select, literal, select
 from sqlalchemy.orm import Session, aliased
 
 from api.core import db
 from api.core.history import Point
-from api.core.tables import MetricPoint, Series
+from api.core.tables import MetricBlock, MetricPoint, Series
 
 Rows = Select[int, float | None, datetime]
 """Step, value, time."""
 PIECE = 5000
 """Points read at once."""
+_BATCH = 500
+"""Blocks whose points are read at once: databases bound the number of parameters."""
 FEWEST = 4
 """The first, the last, and one bucket's least and greatest."""
 
@@ -78,22 +81,29 @@ def _all(engine: Engine, curve: Curve, window: Window) -> Iterator[list[Point]]:
 
 def _few(engine: Engine, curve: Curve, window: Window, most: int) -> list[Point]:
     """At most `most` points: first and last, and of each of equally wide buckets of steps the least and the greatest,
-    so that no peak is lost. Which the database finds by itself: a million rows would be too many to move."""
+    so that no peak is lost. Blocks say where those are: a million points would be too many to read."""
     with db.reading(engine) as s:
         rows = _rows(curve, window.first, window.last)
-        whole = _read(s, curve, rows.limit(most + 1))
-        if len(whole) <= most:
-            return whole
-        first = whole[0].step
+        some = s.scalars(_only_steps(rows).order_by(MetricPoint.step).limit(most + 1)).all()
+        if len(some) <= most:
+            return _read(s, curve, rows)
         last = s.scalars(_only_steps(rows).order_by(MetricPoint.step.desc()).limit(1)).one()
-        steps = sorted({first, last, *_extremes(s, curve, first, last, (most - 2) // 2)})
-        found = _rows(curve, first, last).where(MetricPoint.step.in_(steps))
-        return _read(s, curve, found)
+        steps = sorted({some[0], last, *_extremes(s, curve, some[0], last, (most - 2) // 2)})
+        # With a range besides, SQLite would go through the range.
+        return _read(s, curve, _rows(curve, None, None).where(MetricPoint.step.in_(steps)))
 
 
 def _extremes(s: Session, curve: Curve, first: int, last: int, buckets: int) -> set[int]:
     """The steps of the least and the greatest value of each bucket. Values that are not finite are neither."""
     width = -(-(last - first + 1) // buckets)
+    blocks = s.execute(_blocks(curve, first, last)).all()
+    if len(blocks) < 2 * buckets:  # most of them would lie across a border
+        return _of_points(s, curve, first, last, width)
+    return _of_blocks(s, curve, first, last, width, blocks)
+
+
+def _of_points(s: Session, curve: Curve, first: int, last: int, width: int) -> set[int]:
+    """The database finds them by itself."""
     bucket = select(literal(first, BigInteger).label("start")).cte("bucket", recursive=True)
     bucket = bucket.union_all(select(bucket.c.start + width).where(bucket.c.start + width <= last))
     inner = aliased(MetricPoint)
@@ -110,6 +120,98 @@ def _extremes(s: Session, curve: Curve, first: int, last: int, buckets: int) -> 
     return {
         step for pair in s.execute(select(least, greatest).select_from(bucket)) for step in pair if step is not None
     }
+
+
+def _of_blocks(s: Session, curve: Curve, first: int, last: int, width: int, blocks: Sequence[Any]) -> set[int]:
+    """Of whole blocks, of the points beside them, and of those blocks across a border whose points may matter."""
+    peaks = _Peaks(first, width)
+    for _, _, least, least_step, greatest, greatest_step in blocks:
+        if least is not None:
+            peaks.offer(least_step, least)
+            peaks.offer(greatest_step, greatest)
+    for beside in ((first, blocks[0].first_step - 1), (blocks[-1].last_step + 1, last)):
+        for step, value in s.execute(_values(curve).where(MetricPoint.step.between(*beside))):
+            peaks.offer(step, value)
+    across = [block.last_step for block in blocks if peaks.may_hide(block)]
+    for start in range(0, len(across), _BATCH):
+        for step, value in s.execute(_within(curve, across[start : start + _BATCH])):
+            peaks.offer(step, value)
+    return peaks.steps()
+
+
+class _Peaks:
+    """The least and the greatest of each bucket, of what was offered until now."""
+
+    def __init__(self, first: int, width: int) -> None:
+        self._first, self._width = first, width
+        self._least: dict[int, tuple[float, int]] = {}
+        self._greatest: dict[int, tuple[float, int]] = {}
+
+    def offer(self, step: int, value: float | None) -> None:
+        if value is None:
+            return
+        bucket = (step - self._first) // self._width
+        known = self._least.get(bucket)
+        if known is None or (value, step) < known:
+            self._least[bucket] = value, step
+        known = self._greatest.get(bucket)
+        if known is None or value > known[0] or (value == known[0] and step < known[1]):
+            self._greatest[bucket] = value, step
+
+    def may_hide(self, block: Any) -> bool:
+        """Does the block lie across a border, and may its part on one side hold a peak there? Its own extremes are
+        peaks of the buckets they lie in; in another, they bound what is there."""
+        begin, end = ((step - self._first) // self._width for step in (block.first_step, block.last_step))
+        if begin == end or block.least is None:
+            return False
+        for bucket in range(begin, end + 1):
+            least, greatest = self._least.get(bucket), self._greatest.get(bucket)
+            if least is None or greatest is None or block.least < least[0] or block.greatest > greatest[0]:
+                return True
+        return False
+
+    def steps(self) -> set[int]:
+        return {step for _, step in (*self._least.values(), *self._greatest.values())}
+
+
+def _blocks(
+    curve: Curve, first: int, last: int
+) -> Select[int, int, float | None, int | None, float | None, int | None]:
+    """Those that lie wholly between two steps, in order."""
+    return (
+        select(
+            MetricBlock.first_step,
+            MetricBlock.last_step,
+            MetricBlock.least,
+            MetricBlock.least_step,
+            MetricBlock.greatest,
+            MetricBlock.greatest_step,
+        )
+        .where(
+            MetricBlock.job_id == curve.job_id,
+            MetricBlock.series_id == curve.series_id,
+            MetricBlock.last_step.between(first, last),
+            MetricBlock.first_step >= first,
+        )
+        .order_by(MetricBlock.last_step)
+    )
+
+
+def _within(curve: Curve, last_steps: Sequence[int]) -> Select[int, float | None]:
+    """The points of these blocks."""
+    return _values(curve).join(
+        MetricBlock,
+        (MetricBlock.job_id == MetricPoint.job_id)
+        & (MetricBlock.series_id == MetricPoint.series_id)
+        & MetricPoint.step.between(MetricBlock.first_step, MetricBlock.last_step)
+        & MetricBlock.last_step.in_(last_steps),
+    )
+
+
+def _values(curve: Curve) -> Select[int, float | None]:
+    return select(MetricPoint.step, MetricPoint.value).where(
+        MetricPoint.job_id == curve.job_id, MetricPoint.series_id == curve.series_id
+    )
 
 
 def _rows(curve: Curve, first: int | None, last: int | None) -> Rows:

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from api.core import db
+from api.core import blocks, db
 from api.core.errors import Fenced
 from api.core.lifecycle import State
 from api.core.tables import Attempt, Base, Job, JobEvent, LogChunk, MetricPoint, Series
@@ -111,6 +111,7 @@ def _rewind(s: Session, job: Job, step: int) -> None:
     removed = delete(MetricPoint).where(MetricPoint.job_id == job.id, MetricPoint.step > step)
     if s.scalars(removed.returning(MetricPoint.step)).all():
         _find_latest_again(s, job.id)
+        blocks.rewind(s, job.id, step)
     if job.progress is not None:
         job.progress = {**job.progress, "step": step, "epoch": 0, "values": _latest_values(s, job.id)}
 
@@ -148,7 +149,8 @@ def _write_points(s: Session, job: Job, at: datetime, points: Sequence[Point]) -
     """Upsert: a batch that is sent twice is stored once."""
     if not points:
         return
-    ids = _intern(s, job, {key for key, _, _ in points})
+    series = _intern(s, job, {key for key, _, _ in points})
+    ids = {key: extent.id for key, extent in series.items()}
     rows = [
         {
             "job_id": job.id,
@@ -164,12 +166,17 @@ def _write_points(s: Session, job: Job, at: datetime, points: Sequence[Point]) -
     ]
     statement = insert_for(s, MetricPoint)
     changed = {name: statement.excluded[name] for name in ("attempt", "value", "finite", "at")}
-    s.execute(statement.on_conflict_do_update(index_elements=["job_id", "series_id", "step"], set_=changed), rows)
+    upsert = statement.on_conflict_do_update(index_elements=["job_id", "series_id", "step"], set_=changed)
+    s.connection().execute(upsert, rows)  # past the mapper, which would take as long as the database
     newest = {key: (ids[key], step, value, at) for key, step, value in sorted(points, key=lambda point: point[1])}
     _set_latest(s, newest.values())
+    written: dict[int, set[int]] = {}
+    for key, step, _ in points:
+        written.setdefault(ids[key], set()).add(step)
+    blocks.keep(s, job, written, {extent.id: extent for extent in series.values()})
 
 
-def _intern(s: Session, job: Job, keys: set[tuple[str, str]]) -> dict[tuple[str, str], int]:
+def _intern(s: Session, job: Job, keys: set[tuple[str, str]]) -> dict[tuple[str, str], blocks.Extent]:
     known = _series(s, job.id)
     missing = sorted(keys - known.keys())
     if not missing:
@@ -182,19 +189,25 @@ def _intern(s: Session, job: Job, keys: set[tuple[str, str]]) -> dict[tuple[str,
     return _series(s, job.id)
 
 
-def _series(s: Session, job_id: str) -> dict[tuple[str, str], int]:
-    rows = s.execute(select(Series.name, Series.split, Series.id).where(Series.job_id == job_id))
-    return {(name, split): id for name, split, id in rows}
+def _series(s: Session, job_id: str) -> dict[tuple[str, str], blocks.Extent]:
+    columns = (Series.name, Series.split, Series.id, Series.latest_step, Series.covered, Series.loose)
+    rows = s.execute(select(*columns).where(Series.job_id == job_id))
+    return {
+        (name, split): blocks.Extent(id, latest, covered, loose) for name, split, id, latest, covered, loose in rows
+    }
 
 
 def _set_latest(s: Session, rows: Iterable[tuple[int, int, float | None, datetime]]) -> None:
-    for id, step, value, at in rows:
-        s.execute(
-            update(Series)
-            .where(Series.id == id, (Series.latest_step.is_(None)) | (Series.latest_step <= step))
-            .values(latest_step=step, latest_value=value, latest_at=at)
-            .execution_options(synchronize_session=False)
-        )
+    told = [{"of": id, "step": step, "value": value, "at": at} for id, step, value, at in rows]
+    if told:
+        s.connection().execute(_LATEST, told)
+
+
+_LATEST = (
+    update(Series)
+    .where(Series.id == bindparam("of"), Series.latest_step.is_(None) | (Series.latest_step <= bindparam("step")))
+    .values(latest_step=bindparam("step"), latest_value=bindparam("value"), latest_at=bindparam("at"))
+)
 
 
 def append_log(s: Session, job: Job, at: datetime, log: bytes) -> None:

@@ -30,6 +30,7 @@ from api.core.tables import (
     JobEvent,
     JobModel,
     LogChunk,
+    MetricBlock,
     MetricPoint,
     Plan,
     Series,
@@ -37,7 +38,7 @@ from api.core.tables import (
 
 UNUSED_S = 3600.0
 """A blob goes when nothing has referred to it for so long: far longer than a request that will."""
-_OF_A_JOB = (MetricPoint, Series, LogChunk, Checkpoint, Artifact, JobModel, JobEvent, Attempt)
+_OF_A_JOB = (MetricBlock, MetricPoint, Series, LogChunk, Checkpoint, Artifact, JobModel, JobEvent, Attempt)
 """What goes with a job; before it, for one statement a table is faster than a cascade row by row."""
 
 

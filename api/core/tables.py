@@ -389,6 +389,10 @@ class Series(Base):
     latest_step: Mapped[int | None] = mapped_column(BigInteger)
     latest_value: Mapped[float | None]
     latest_at: Mapped[datetime | None]
+    covered: Mapped[int | None] = mapped_column(BigInteger)
+    """Last step of its last block."""
+    loose: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Points behind that, in no block yet."""
 
     __table_args__ = (
         ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
@@ -415,6 +419,29 @@ class MetricPoint(Base):
         ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
         ForeignKeyConstraint(["job_id", "series_id"], ["series.job_id", "series.id"], ondelete="CASCADE"),
         CheckConstraint("finite = (value IS NOT NULL)", "finite_has_value"),
+    )
+
+
+class MetricBlock(Base):
+    """The least and the greatest of some dozens of neighbouring points of a series, so that a plot reads few rows."""
+
+    __tablename__ = "metric_blocks"
+
+    job_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    series_id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    last_step: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    project_id: Mapped[ProjectId]
+    first_step: Mapped[int] = mapped_column(BigInteger)
+    least: Mapped[float | None]
+    """Null, as the other three: none of the points has a value."""
+    least_step: Mapped[int | None] = mapped_column(BigInteger)
+    greatest: Mapped[float | None]
+    greatest_step: Mapped[int | None] = mapped_column(BigInteger)
+
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
+        ForeignKeyConstraint(["job_id", "series_id"], ["series.job_id", "series.id"], ondelete="CASCADE"),
+        CheckConstraint("first_step <= last_step", "steps"),
     )
 
 

@@ -55,7 +55,7 @@ class Server:
 
     def __post_init__(self) -> None:
         host, port = self.listener.getsockname()
-        self.http = httpx.Client(base_url=f"http://{host}:{port}", timeout=20, trust_env=False)
+        self.http = httpx.Client(base_url=f"http://{host}:{port}", timeout=60, trust_env=False)
 
     def start(self) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FGD_")}
