@@ -52,6 +52,14 @@ def align_convs(pair: Pair) -> nn.ModuleDict:
     )
 
 
+def aligned(align: nn.Module, student_NCHW: Tensor) -> Tensor:
+    """The student's map at the teacher's width: as it is, or what its adapter makes of it in float32."""
+    if isinstance(align, nn.Identity):
+        return student_NCHW
+    wide_NCHW: Tensor = align(student_NCHW.float())
+    return wide_NCHW
+
+
 def same_size(level: str, student_NCHW: Tensor, teacher_NCHW: Tensor) -> None:
     """Both networks must have seen the very same padded input; else broadcasting could hide the mistake."""
     (images, _, *size), (teacher_images, _, *teacher_size) = student_NCHW.shape, teacher_NCHW.shape

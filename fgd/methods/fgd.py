@@ -4,7 +4,7 @@
 departs from it in scale and geometry only; each departure is told where it is made.
 """
 
-# N images, C channels of the teacher, H x W cells of one level
+# N images, C channels of the teacher, P cells of one level, or of all levels together
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from fgd.errors import TeacherUnfit
-from fgd.methods.base import Method, Pair, align_convs, resolved, same_size
+from fgd.methods.base import Method, Pair, align_convs, aligned, resolved, same_size
 from fgd.methods.context import ContextBlock
-from fgd.methods.geometry import BoxCells, Layout, inclusive, official, scale_masks, tight, valid_cells
+from fgd.methods.geometry import BoxCells, Grid, Layout, inclusive, official, scale_masks, tight, valid_cells
+from fgd.methods.maps import Attend, Wanted, channel_attention, compare
 from fgd.spec import FGD, Schedule
 from fgd.types import Batch, Calibration
 
@@ -101,62 +102,99 @@ class FGDLoss(Method):
         self.teacher_context.requires_grad_(not spec.freeze_teacher_gc)
 
     def forward(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        totals: dict[str, Tensor] = {}
+        if not self.weights.any_on:
+            return {}
         device = batch.images_NCHW.device
-        layout = Layout.of(batch, device)
+        grid = Grid.of(tuple(tuple(teacher[level].shape[-2:]) for level in self.scales), device)
+        totals: dict[str, Tensor] = {}
         # Sums over C, H and W of squares exceed float16 and lose digits in bfloat16.
         with torch.autocast(device.type, enabled=False):
-            for level in self.scales:
+            cells = self._cells(Layout.of(batch, device), grid)
+            for level, *of_level in zip(self.scales, *map(grid.split, cells), strict=True):
                 same_size(level, student[level], teacher[level])
-                terms = self._level(level, student[level].float(), teacher[level].detach().float(), layout)
+                terms = self._level(level, student[level], teacher[level].detach(), *of_level)
                 totals = {name: totals[name] + term if totals else term for name, term in terms.items()}
         return totals
 
-    def _level(self, level: str, student_NCHW: Tensor, teacher_NCHW: Tensor, layout: Layout) -> dict[str, Tensor]:
-        """The weighted terms of one level."""
-        student_NCHW = self.align[level](student_NCHW) * self.scales[level]
-        teacher_NCHW = teacher_NCHW * self.scales[level]
-        difference_NCHW = student_NCHW - teacher_NCHW
-        images, _, height, width = teacher_NCHW.shape
-        valid_NHW = valid_cells(layout, height, width)
+    def _cells(self, layout: Layout, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+        """NP of all levels: which cells are valid, foreground and background of equations 2 and 3."""
+        valid_NP = valid_cells(layout, grid)
         if self.official:  # the reference takes the padding for background
-            valid_NHW = torch.ones_like(valid_NHW)
+            valid_NP = torch.ones_like(valid_NP)
+        return valid_NP, *scale_masks(self.box_cells(layout, grid), valid_NP, grid)
 
-        sums: dict[str, Tensor] = {}
-        on = self.weights
-        if on.foreground or on.background or on.spatial:
-            spatial_NHW, channel_NC = attentions(teacher_NCHW, self.temperature, valid_NHW)
-        if on.foreground or on.background:
-            error_NHW = spatial_NHW * torch.einsum("nchw,nc->nhw", difference_NCHW.square(), channel_NC)
-            foreground_NHW, background_NHW = scale_masks(self.box_cells(layout, height, width), valid_NHW)
+    def _level(
+        self,
+        level: str,
+        student_NCHW: Tensor,
+        teacher_NCHW: Tensor,
+        valid_NP: Tensor,
+        foreground_NP: Tensor,
+        background_NP: Tensor,
+    ) -> dict[str, Tensor]:
+        """The weighted terms of one level, from sums over its maps.
+
+        The maps stay as they are; their common scale goes into the temperature and in front of the sums.
+        """
+        on, scale = self.weights, self.scales[level]
+        aligned_NCHW = aligned(self.align[level], student_NCHW)
+        images, channels = teacher_NCHW.shape[:2]
+        temperature = self.temperature / scale
+        wanted = Wanted(
+            feature=bool(on.foreground or on.background),
+            magnitude=bool(on.spatial),
+            context=bool(on.global_),
+        )
+        sums = compare(
+            aligned_NCHW.flatten(2),
+            teacher_NCHW.flatten(2),
+            valid_NP,
+            wanted,
+            temperature=temperature,
+            attend=self._attend(level, scale) if on.global_ else None,
+        )
+        cells_N = valid_NP.sum(1)
+
+        terms: dict[str, Tensor] = {}
+        if wanted.feature or wanted.magnitude:
+            spatial_NP = spatial_attention(sums.teacher_cells_NP / channels, temperature, valid_NP, cells_N)
+        if wanted.feature:
+            error_NP = scale**2 * spatial_NP * sums.feature_NP
             if on.foreground:
-                sums["fg"] = on.foreground * (foreground_NHW * error_NHW).sum()
+                terms["fg"] = on.foreground * (foreground_NP * error_NP).sum()
             if on.background:
-                sums["bg"] = on.background * (background_NHW * error_NHW).sum()
-        if on.spatial:
+                terms["bg"] = on.background * (background_NP * error_NP).sum()
+        if wanted.magnitude:
             # After the adapter; the paper leaves it open, the reference does so.
-            student_spatial_NHW, student_channel_NC = attentions(student_NCHW, self.temperature, valid_NHW)
-            sums["attention"] = (
-                on.spatial * (spatial_NHW - student_spatial_NHW).abs().sum()
+            student_spatial_NP = spatial_attention(sums.student_cells_NP / channels, temperature, valid_NP, cells_N)
+            student_channel_NC = channel_attention(sums.student_channels_NC, cells_N, temperature)
+            channel_NC = channel_attention(sums.teacher_channels_NC, cells_N, temperature)
+            terms["attention"] = (
+                on.spatial * (spatial_NP - student_spatial_NP).abs().sum()
                 + on.channel * (channel_NC - student_channel_NC).abs().sum()
             )
-        if on.global_:
-            student_added_NC11 = self.student_context[level](student_NCHW, valid_NHW)
-            teacher_added_NC11 = self.teacher_context[level](teacher_NCHW, valid_NHW)
-            related_NCHW = difference_NCHW + (student_added_NC11 - teacher_added_NC11)
-            sums["global"] = on.global_ * (related_NCHW.square().sum(1) * valid_NHW).sum()
-        return {name: value / images for name, value in sums.items()}
+        if wanted.context:
+            # (R_S - R_T)^2 with R_S - R_T = scale d + b, b the same at every cell: three sums instead of a map.
+            added_NC = self.student_context[level](scale * sums.student_context_NC) - self.teacher_context[level](
+                scale * sums.teacher_context_NC
+            )
+            terms["global"] = on.global_ * (
+                scale**2 * (sums.error_NP * valid_NP).sum()
+                + 2 * scale * (added_NC * sums.difference_NC).sum()
+                + (cells_N[:, None] * added_NC.square()).sum()
+            )
+        return {name: value / images for name, value in terms.items()}
+
+    def _attend(self, level: str, scale: float) -> Attend:
+        """The weights of the context's logits, for maps that are not yet brought to the common scale."""
+        student, teacher = self.student_context[level].attend, self.teacher_context[level].attend
+        return Attend(scale * student.weight, student.bias, scale * teacher.weight, teacher.bias)
 
 
-def attentions(feature_NCHW: Tensor, temperature: float, valid_NHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Spatial attention NHW and channel attention NC, equations 4-7.
+def spatial_attention(mean_NP: Tensor, temperature: float, valid_NP: Tensor, cells_N: Tensor) -> Tensor:
+    """A^S = HW softmax_ij(mean_c |F| / T), equations 4 and 6, of mean 1.
 
-    A^S = HW softmax_ij(mean_c |F| / T), A^C = C softmax_c(mean_ij |F| / T): each has mean 1. HW, mean and softmax
-    run over the valid cells only (the reference: over all); outside them A^S is 0.
+    HW and softmax run over the valid cells only (the reference: over all); outside them A^S is 0.
     """
-    magnitude_NCHW = feature_NCHW.abs()
-    cells_N = valid_NHW.sum((1, 2))
-    logits_NHW = (magnitude_NCHW.mean(1) / temperature).masked_fill(~valid_NHW, float("-inf"))
-    spatial_NHW = cells_N[:, None, None] * logits_NHW.flatten(1).softmax(1).view_as(logits_NHW)
-    mean_NC = torch.einsum("nchw,nhw->nc", magnitude_NCHW, valid_NHW.float()) / cells_N[:, None]
-    return spatial_NHW, feature_NCHW.shape[1] * (mean_NC / temperature).softmax(1)
+    logits_NP = (mean_NP / temperature).masked_fill(~valid_NP, float("-inf"))
+    return cells_N[:, None] * logits_NP.softmax(1)
