@@ -121,7 +121,8 @@ def calibrate(
         layout = Layout.of(batch, device)
         for level, map_NCHW in teacher.shared_features(batch).items():
             images, _, height, width = map_NCHW.shape
-            valid_NHW = valid_cells(layout, Grid.of(((height, width),), device)).view(images, height, width)
+            valid_NP, _ = valid_cells(layout, Grid.of(((height, width),), device))
+            valid_NHW = valid_NP.view(images, height, width)
             energy = (map_NCHW.double().square().sum(dim=1) * valid_NHW).sum()
             squares[level] = squares.get(level, 0.0) + float(energy)
             counts[level] = counts.get(level, 0) + int(valid_NHW.sum()) * map_NCHW.shape[1]

@@ -35,5 +35,12 @@ class ContextBlock(nn.Module):
 
     def forward(self, context_NC: Tensor) -> Tensor:
         """context_NC -> what is added to every cell, NC."""
-        added_NC11: Tensor = self.transform(context_NC[:, :, None, None])
-        return added_NC11.flatten(1)
+        narrow, norm, relu, widen = self.transform
+        hidden = linear(context_NC, narrow)[:, :, None, None]
+        return linear(relu(norm(hidden)).flatten(1), widen)
+
+
+def linear(x_NC: Tensor, convolution: nn.Module) -> Tensor:
+    """A 1x1 convolution of one cell, without a convolution's preparations."""
+    assert isinstance(convolution, nn.Conv2d)
+    return nn.functional.linear(x_NC, convolution.weight.flatten(1), convolution.bias)

@@ -19,7 +19,7 @@ from fgd.errors import TeacherUnfit
 from fgd.methods.base import Method, Pair, align_convs, aligned, resolved, same_size
 from fgd.methods.context import ContextBlock
 from fgd.methods.geometry import BoxCells, Grid, Layout, inclusive, official, scale_masks, tight, valid_cells
-from fgd.methods.maps import Attend, Wanted, channel_attention, compare
+from fgd.methods.maps import Attend, Sums, Wanted, compare
 from fgd.spec import FGD, Schedule
 from fgd.types import Batch, Calibration
 
@@ -42,6 +42,10 @@ class Weights:
     spatial: float
     channel: float
     global_: float
+
+    @property
+    def feature(self) -> bool:
+        return bool(self.foreground or self.background)
 
     @property
     def any_on(self) -> bool:
@@ -106,95 +110,112 @@ class FGDLoss(Method):
             return {}
         device = batch.images_NCHW.device
         grid = Grid.of(tuple(tuple(teacher[level].shape[-2:]) for level in self.scales), device)
-        totals: dict[str, Tensor] = {}
         # Sums over C, H and W of squares exceed float16 and lose digits in bfloat16.
         with torch.autocast(device.type, enabled=False):
             cells = self._cells(Layout.of(batch, device), grid)
-            for level, *of_level in zip(self.scales, *map(grid.split, cells), strict=True):
+            of_levels = []
+            for level, valid_NP in zip(self.scales, grid.split(cells.valid_NP), strict=True):
                 same_size(level, student[level], teacher[level])
-                terms = self._level(level, student[level], teacher[level].detach(), *of_level)
-                totals = {name: totals[name] + term if totals else term for name, term in terms.items()}
-        return totals
+                of_levels.append(self._sums(level, student[level], teacher[level], valid_NP))
+            terms = self._terms(of_levels, cells)
+        return {name: value / len(batch.targets) for name, value in terms.items()}
 
-    def _cells(self, layout: Layout, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-        """NP of all levels: which cells are valid, foreground and background of equations 2 and 3."""
-        valid_NP = valid_cells(layout, grid)
+    def _cells(self, layout: Layout, grid: Grid) -> Cells:
+        valid_NP, counts_NL = valid_cells(layout, grid)
         if self.official:  # the reference takes the padding for background
             valid_NP = torch.ones_like(valid_NP)
-        return valid_NP, *scale_masks(self.box_cells(layout, grid), valid_NP, grid)
+            counts_NL = (grid.lines.size_L1 * grid.columns.size_L1).T.expand_as(counts_NL)
+        foreground_NP, background_NP = scale_masks(self.box_cells(layout, grid), valid_NP, grid)
+        return Cells(grid, valid_NP, counts_NL, foreground_NP, background_NP)
 
-    def _level(
-        self,
-        level: str,
-        student_NCHW: Tensor,
-        teacher_NCHW: Tensor,
-        valid_NP: Tensor,
-        foreground_NP: Tensor,
-        background_NP: Tensor,
-    ) -> dict[str, Tensor]:
-        """The weighted terms of one level, from sums over its maps.
+    def _sums(self, level: str, student_NCHW: Tensor, teacher_NCHW: Tensor, valid_NP: Tensor) -> Sums:
+        """The sums over one level's maps.
 
-        The maps stay as they are; their common scale goes into the temperature and in front of the sums.
+        The maps stay as they are: their common scale goes into temperature and weights, and in front of the sums.
         """
         on, scale = self.weights, self.scales[level]
-        aligned_NCHW = aligned(self.align[level], student_NCHW)
-        images, channels = teacher_NCHW.shape[:2]
-        temperature = self.temperature / scale
-        wanted = Wanted(
-            feature=bool(on.foreground or on.background),
-            magnitude=bool(on.spatial),
-            context=bool(on.global_),
-        )
-        sums = compare(
-            aligned_NCHW.flatten(2),
+        return compare(
+            aligned(self.align[level], student_NCHW).flatten(2),
             teacher_NCHW.flatten(2),
             valid_NP,
-            wanted,
-            temperature=temperature,
+            Wanted(feature=on.feature, magnitude=bool(on.spatial), context=bool(on.global_)),
+            temperature=self.temperature / scale,
             attend=self._attend(level, scale) if on.global_ else None,
         )
-        cells_N = valid_NP.sum(1)
-
-        terms: dict[str, Tensor] = {}
-        if wanted.feature or wanted.magnitude:
-            spatial_NP = spatial_attention(sums.teacher_cells_NP / channels, temperature, valid_NP, cells_N)
-        if wanted.feature:
-            error_NP = scale**2 * spatial_NP * sums.feature_NP
-            if on.foreground:
-                terms["fg"] = on.foreground * (foreground_NP * error_NP).sum()
-            if on.background:
-                terms["bg"] = on.background * (background_NP * error_NP).sum()
-        if wanted.magnitude:
-            # After the adapter; the paper leaves it open, the reference does so.
-            student_spatial_NP = spatial_attention(sums.student_cells_NP / channels, temperature, valid_NP, cells_N)
-            student_channel_NC = channel_attention(sums.student_channels_NC, cells_N, temperature)
-            channel_NC = channel_attention(sums.teacher_channels_NC, cells_N, temperature)
-            terms["attention"] = (
-                on.spatial * (spatial_NP - student_spatial_NP).abs().sum()
-                + on.channel * (channel_NC - student_channel_NC).abs().sum()
-            )
-        if wanted.context:
-            # (R_S - R_T)^2 with R_S - R_T = scale d + b, b the same at every cell: three sums instead of a map.
-            added_NC = self.student_context[level](scale * sums.student_context_NC) - self.teacher_context[level](
-                scale * sums.teacher_context_NC
-            )
-            terms["global"] = on.global_ * (
-                scale**2 * (sums.error_NP * valid_NP).sum()
-                + 2 * scale * (added_NC * sums.difference_NC).sum()
-                + (cells_N[:, None] * added_NC.square()).sum()
-            )
-        return {name: value / images for name, value in terms.items()}
 
     def _attend(self, level: str, scale: float) -> Attend:
-        """The weights of the context's logits, for maps that are not yet brought to the common scale."""
         student, teacher = self.student_context[level].attend, self.teacher_context[level].attend
         return Attend(scale * student.weight, student.bias, scale * teacher.weight, teacher.bias)
 
+    def _terms(self, sums: list[Sums], cells: Cells) -> dict[str, Tensor]:
+        """The weighted terms of all levels, not yet divided by N."""
+        on, channels = self.weights, sums[0].difference_NC.shape[1]
+        scale_L = sums[0].feature_NP.new_tensor(list(self.scales.values()))
+        scale_P, scale_L1 = scale_L[cells.grid.level_P], scale_L[:, None]
+        spatial_sharpness_P = scale_P / (channels * self.temperature)
+        channel_sharpness_NL1 = scale_L1 / (cells.counts_NL[..., None] * self.temperature)
 
-def spatial_attention(mean_NP: Tensor, temperature: float, valid_NP: Tensor, cells_N: Tensor) -> Tensor:
-    """A^S = HW softmax_ij(mean_c |F| / T), equations 4 and 6, of mean 1.
+        terms: dict[str, Tensor] = {}
+        if on.feature or on.spatial:
+            teacher_cells_NP = torch.cat([each.teacher_cells_NP for each in sums], 1)
+            spatial_NP = spatial_attention(teacher_cells_NP * spatial_sharpness_P, cells)
+        if on.feature:
+            error_NP = spatial_NP * scale_P.square() * torch.cat([each.feature_NP for each in sums], 1)
+            if on.foreground:
+                terms["fg"] = on.foreground * (cells.foreground_NP * error_NP).sum()
+            if on.background:
+                terms["bg"] = on.background * (cells.background_NP * error_NP).sum()
+        if on.spatial:
+            # The student's after the adapter; the paper leaves it open, the reference does so.
+            student_cells_NP = torch.cat([each.student_cells_NP for each in sums], 1)
+            student_spatial_NP = spatial_attention(student_cells_NP * spatial_sharpness_P, cells)
+            channel_NLC, student_channel_NLC = (
+                channel_attention(torch.stack(each, 1) * channel_sharpness_NL1)
+                for each in ([each.teacher_channels_NC for each in sums], [each.student_channels_NC for each in sums])
+            )
+            terms["attention"] = (
+                on.spatial * (spatial_NP - student_spatial_NP).abs().sum()
+                + on.channel * (channel_NLC - student_channel_NLC).abs().sum()
+            )
+        if on.global_:
+            # R_S - R_T = scale d + b with b the same at every cell: its square is three sums instead of a map.
+            added_NLC = torch.stack([self._added(*each) for each in zip(self.scales, sums, strict=True)], 1)
+            difference_NLC = scale_L1 * torch.stack([each.difference_NC for each in sums], 1)
+            error_NP = scale_P.square() * cells.valid_NP * torch.cat([each.error_NP for each in sums], 1)
+            b_NLC = cells.counts_NL[..., None] * added_NLC + 2 * difference_NLC
+            terms["global"] = on.global_ * (error_NP.sum() + (added_NLC * b_NLC).sum())
+        return terms
+
+    def _added(self, level: str, sums: Sums) -> Tensor:
+        """NC: what the student's context block adds to every cell, less what the teacher's adds."""
+        scale = self.scales[level]
+        student_NC = self.student_context[level](scale * sums.student_context_NC)
+        teacher_NC = self.teacher_context[level](scale * sums.teacher_context_NC)
+        difference_NC: Tensor = student_NC - teacher_NC
+        return difference_NC
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Of all levels in a row: which cells count, how many a level, and the scale masks of equations 2 and 3."""
+
+    grid: Grid
+    valid_NP: Tensor
+    counts_NL: Tensor
+    foreground_NP: Tensor
+    background_NP: Tensor
+
+
+def spatial_attention(logits_NP: Tensor, cells: Cells) -> Tensor:
+    """A^S = HW softmax_ij(mean_c |F| / T), equation 6, of mean 1 on each level.
 
     HW and softmax run over the valid cells only (the reference: over all); outside them A^S is 0.
     """
-    logits_NP = (mean_NP / temperature).masked_fill(~valid_NP, float("-inf"))
-    return cells_N[:, None] * logits_NP.softmax(1)
+    masked_NP = logits_NP.masked_fill(~cells.valid_NP, float("-inf"))
+    levels = zip(cells.counts_NL.split(1, 1), cells.grid.split(masked_NP), strict=True)
+    return torch.cat([count_N1 * logits_Np.softmax(1) for count_N1, logits_Np in levels], 1)
+
+
+def channel_attention(logits_NLC: Tensor) -> Tensor:
+    """A^C = C softmax_c(mean_ij |F| / T), equation 7, of mean 1."""
+    return logits_NLC.shape[2] * logits_NLC.softmax(2)

@@ -57,8 +57,12 @@ class Axis:
     """int64: the level each is of."""
     place_R: Tensor
     """int64: where each lies on its level, from 0."""
-    of_cell_P: Tensor
-    """int64: which of all each cell lies on."""
+
+    @classmethod
+    def of(cls, sizes_L: Tensor, device: torch.device) -> Axis:
+        level_R = torch.arange(len(sizes_L)).repeat_interleave(sizes_L)
+        place_R = torch.arange(len(level_R)) - (sizes_L.cumsum(0) - sizes_L)[level_R]
+        return cls(*(each.to(device, non_blocking=True) for each in (sizes_L[:, None], level_R, place_R)))
 
 
 @dataclass(frozen=True)
@@ -76,28 +80,12 @@ class Grid:
     @lru_cache(maxsize=64)  # training at many scales meets few sizes
     def of(sizes: tuple[tuple[int, int], ...], device: torch.device) -> Grid:
         heights_L, widths_L = torch.tensor(sizes).unbind(1)
-        areas_L = heights_L * widths_L
-        level_P = torch.arange(len(sizes)).repeat_interleave(areas_L)
-        within_P = _places(areas_L)
-        y_P, x_P = within_P // widths_L[level_P], within_P % widths_L[level_P]
-        axes = (_axis(heights_L, y_P, level_P, device), _axis(widths_L, x_P, level_P, device))
-        return Grid(sizes, level_P.to(device, non_blocking=True), *axes)
+        level_P = torch.arange(len(sizes)).repeat_interleave(heights_L * widths_L).to(device, non_blocking=True)
+        return Grid(sizes, level_P, Axis.of(heights_L, device), Axis.of(widths_L, device))
 
     def split(self, values_NP: Tensor) -> tuple[Tensor, ...]:
         """The cells' values of each level."""
         return values_NP.split([height * width for height, width in self.sizes], 1)
-
-
-def _places(sizes_L: Tensor) -> Tensor:
-    """0 .. size - 1 for each level, one after the other."""
-    return torch.arange(int(sizes_L.sum())) - (sizes_L.cumsum(0) - sizes_L).repeat_interleave(sizes_L)
-
-
-def _axis(sizes_L: Tensor, place_P: Tensor, level_P: Tensor, device: torch.device) -> Axis:
-    level_R = torch.arange(len(sizes_L)).repeat_interleave(sizes_L)
-    of_cell_P = place_P + (sizes_L.cumsum(0) - sizes_L)[level_P]
-    parts = (sizes_L[:, None], level_R, _places(sizes_L), of_cell_P)
-    return Axis(*(part.to(device, non_blocking=True) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -123,14 +111,16 @@ def valid_counts(layout: Layout, grid: Grid) -> tuple[Tensor, Tensor]:
     return -(-lines_NL1 // padded_height), -(-columns_NL1 // padded_width)
 
 
-def valid_cells(layout: Layout, grid: Grid) -> Tensor:
-    """NP, true where a cell overlaps the un-padded image."""
+def valid_cells(layout: Layout, grid: Grid) -> tuple[Tensor, Tensor]:
+    """NP, true where a cell overlaps the un-padded image; NL, how many do."""
     lines_NL1, columns_NL1 = valid_counts(layout, grid)
     in_lines_NR, in_columns_NR = (
         axis.place_R < count_NL1[:, axis.level_R, 0]
         for axis, count_NL1 in ((grid.lines, lines_NL1), (grid.columns, columns_NL1))
     )
-    return in_lines_NR[:, grid.lines.of_cell_P] & in_columns_NR[:, grid.columns.of_cell_P]
+    valid_NP = torch.empty(len(in_lines_NR), len(grid.level_P), dtype=torch.bool, device=in_lines_NR.device)
+    _cross(in_lines_NR, in_columns_NR, grid, valid_NP)
+    return valid_NP, (lines_NL1 * columns_NL1)[..., 0]
 
 
 def tight(layout: Layout, grid: Grid) -> Rectangles:
@@ -208,18 +198,33 @@ def scale_masks(rectangles: Rectangles, valid_NP: Tensor, grid: Grid) -> tuple[T
     columns_WNR = _words(rectangles.left_NLK, rectangles.right_NLK, rank_NLK, grid.columns)
 
     images, _, boxes = share_NLK.shape
-    winner_NP = torch.full((images, len(grid.level_P)), boxes, device=valid_NP.device)  # no box, of share 0
+    cells = len(grid.level_P)
+    first_NP = torch.zeros(images, cells, dtype=torch.int64, device=valid_NP.device)
+    word_NP = torch.zeros_like(first_NP)
+    common_NP = torch.empty_like(first_NP)
     for word in reversed(range(len(lines_WNR))):
-        common_NP = lines_WNR[word][:, grid.lines.of_cell_P] & columns_WNR[word][:, grid.columns.of_cell_P]
-        lowest_NP = (common_NP & -common_NP).double().frexp().exponent - 1
-        winner_NP = torch.where(common_NP == 0, winner_NP, lowest_NP + word * WORD)
+        _cross(lines_WNR[word], columns_WNR[word], grid, common_NP)
+        covered_NP = common_NP != 0
+        first_NP = torch.where(covered_NP, common_NP, first_NP)
+        word_NP = torch.where(covered_NP, word, word_NP)
+    lowest_NP = (first_NP & -first_NP).double().view(torch.int64).bitwise_right_shift_(52).sub_(1023)  # the exponent
+    winner_NP = torch.where(first_NP == 0, boxes, word_NP * WORD + lowest_NP)  # beyond the boxes: the share 0
     shares_NLK = torch.nn.functional.pad(share_NLK, (0, 1))
     foreground_NP = shares_NLK.flatten(1).gather(1, winner_NP + grid.level_P * (boxes + 1))
 
-    background_NP = valid_NP & (foreground_NP == 0)
-    level_PL = (grid.level_P[:, None] == torch.arange(len(grid.sizes), device=valid_NP.device)).float()
-    count_NL = (background_NP.float() @ level_PL).clamp(min=1)  # whole numbers, so exact
-    return foreground_NP, background_NP / count_NL[:, grid.level_P]
+    background_NP = (valid_NP & (foreground_NP == 0)).float()
+    for background_Np in grid.split(background_NP):
+        background_Np /= background_Np.sum(1, keepdim=True).clamp(min=1)  # whole numbers, so exact
+    return foreground_NP, background_NP
+
+
+def _cross(lines_NR: Tensor, columns_NR: Tensor, grid: Grid, out_NP: Tensor) -> None:
+    """out = the bits that each cell's line and column have in common."""
+    heights, widths = zip(*grid.sizes, strict=True)
+    parts = zip(lines_NR.split(heights, 1), columns_NR.split(widths, 1), grid.split(out_NP), strict=True)
+    for lines_NH, columns_NW, out_Np in parts:
+        out_NHW = out_Np.unflatten(1, (lines_NH.shape[1], columns_NW.shape[1]))
+        torch.bitwise_and(lines_NH[:, :, None], columns_NW[:, None, :], out=out_NHW)
 
 
 def _words(first_NLK: Tensor, beyond_NLK: Tensor, rank_NLK: Tensor, axis: Axis) -> Tensor:

@@ -185,7 +185,8 @@ def _weigh(n: slice, wanted: Wanted, temperature: float, weights: Weights, sums:
     """The teacher's channel attention (FGD's equation 7) and the shares of the contexts (in 11) of images n."""
     valid_NP = weights.valid_NP[n]
     if wanted.feature:
-        weights.attention_NC[n] = channel_attention(sums.teacher_channels_NC[n], valid_NP.sum(1), temperature)
+        logits_NC = sums.teacher_channels_NC[n] / (valid_NP.sum(1, keepdim=True) * temperature)
+        weights.attention_NC[n] = logits_NC.shape[1] * logits_NC.softmax(1)
     if wanted.context:
         for share_NP in (weights.student_share_NP, weights.teacher_share_NP):
             share_NP[n] = share_NP[n].masked_fill(valid_NP == 0, float("-inf")).softmax(1)
@@ -208,11 +209,6 @@ def _differences(maps: Maps, blocks: list[Block], wanted: Wanted, weights: Weigh
             add_over_channels(sums.feature_NP[n, p], square, weights.attention_NC[n, c])
         if wanted.context or wanted.error:
             add_over_channels(sums.error_NP[n, p], square, weights.one_NC[n, c])
-
-
-def channel_attention(sum_NC: Tensor, cells_N: Tensor, temperature: float) -> Tensor:
-    """FGD's equation 7 from the sum over cells of |F|: C softmax_c(mean_p |F| / T), of mean 1."""
-    return sum_NC.shape[1] * (sum_NC / (cells_N[:, None] * temperature)).softmax(1)
 
 
 # --- the gradient -----------------------------------------------------------------------------------------------

@@ -32,14 +32,14 @@ class MimicLoss(Method):
             return {}
         device = batch.images_NCHW.device
         grid = Grid.of(tuple(tuple(teacher[level].shape[-2:]) for level in self.align), device)
-        losses = []
+        valid_NP, cells_NL = valid_cells(Layout.of(batch, device), grid)
+        errors_N = []
         # Sums over C and H x W of squares exceed float16 and lose digits in bfloat16.
         with torch.autocast(device.type, enabled=False):
-            valid_cells_NP = grid.split(valid_cells(Layout.of(batch, device), grid))
-            for (level, align), valid_NP in zip(self.align.items(), valid_cells_NP, strict=True):
+            for level, of_level_NP in zip(self.align, grid.split(valid_NP), strict=True):
                 same_size(level, student[level], teacher[level])
-                aligned_NCHW = aligned(align, student[level])
-                sums = compare(aligned_NCHW.flatten(2), teacher[level].flatten(2), valid_NP, Wanted(error=True))
-                error_N = (sums.error_NP * valid_NP).sum(1)
-                losses.append((error_N / valid_NP.sum(1)).mean())
-        return {"feature": self.weight * torch.stack(losses).sum()}
+                aligned_NCHW = aligned(self.align[level], student[level])
+                sums = compare(aligned_NCHW.flatten(2), teacher[level].flatten(2), of_level_NP, Wanted(error=True))
+                errors_N.append((sums.error_NP * of_level_NP).sum(1))
+        means_NL = torch.stack(errors_N, 1) / cells_NL
+        return {"feature": self.weight * means_NL.sum(1).mean()}

@@ -75,7 +75,7 @@ def masks(
 ) -> tuple[Tensor, Tensor]:
     """Foreground and background of one level, NHW."""
     grid = Grid.of((size,), CPU)
-    valid_NP = valid_cells(layout, grid) if valid is None else valid
+    valid_NP = valid_cells(layout, grid)[0] if valid is None else valid
     foreground_NP, background_NP = scale_masks(cells(layout, grid), valid_NP, grid)
     return foreground_NP.view(-1, *size), background_NP.view(-1, *size)
 
@@ -210,7 +210,8 @@ def test_valid_cells_are_those_that_overlap_the_image(make_batch: MakeBatch) -> 
     # A level of 3 columns under 320 padded pixels has cells of 106.67 pixels.
     layout = Layout.of(make_batch((256, 320), [(256, 213), (256, 214), (1, 1)], [[], [], []]), CPU)
 
-    assert valid_cells(layout, Grid.of(((2, 3),), CPU)).sum(1).tolist() == [4, 6, 1]
+    valid_NP, counts_N1 = valid_cells(layout, Grid.of(((2, 3),), CPU))
+    assert valid_NP.sum(1).tolist() == counts_N1.flatten().tolist() == [4, 6, 1]
 
 
 def crowd(count: int) -> list[Box]:
@@ -231,7 +232,7 @@ def test_all_levels_at_once_are_each_level_alone(make_batch: MakeBatch, cells: B
     sizes = ((16, 24), (8, 12), (4, 6), (2, 3), (1, 2))
     layout = Layout.of(make_batch((128, 192), [(100, 192), (128, 130)], [crowd(70), [(3, 3, 100, 90)]]), CPU)
     grid = Grid.of(sizes, CPU)
-    together = scale_masks(cells(layout, grid), valid_cells(layout, grid), grid)
+    together = scale_masks(cells(layout, grid), valid_cells(layout, grid)[0], grid)
 
     for which in (0, 1):
         alone = [masks(layout, size, cells)[which].flatten(1) for size in sizes]
