@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from fgd.spec import DetectorSpec
@@ -53,10 +54,10 @@ def align_convs(pair: Pair) -> nn.ModuleDict:
 
 
 def aligned(align: nn.Module, student_NCHW: Tensor) -> Tensor:
-    """The student's map at the teacher's width: as it is, or what its adapter makes of it in float32."""
+    """The student's map at the teacher's width: as it is, or what its adapter makes of it, in float32 at least."""
     if isinstance(align, nn.Identity):
         return student_NCHW
-    wide_NCHW: Tensor = align(student_NCHW.float())
+    wide_NCHW: Tensor = align(student_NCHW.to(torch.promote_types(student_NCHW.dtype, torch.float32)))
     return wide_NCHW
 
 

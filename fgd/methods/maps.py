@@ -374,5 +374,7 @@ def outer(factors: tuple[Tensor, Tensor], block: Block, out_NCP: Tensor, *, add:
     """out = (or +=) left x right, written along the memory of out."""
     left, right = factors[0][block[:2]], factors[1][block[0], :, block[2]]
     if out_NCP.stride(1) < out_NCP.stride(2):
-        out_NCP, left, right = out_NCP.mT, right.mT, left.mT
-    return torch.baddbmm(out_NCP, left, right, beta=int(add), out=out_NCP)
+        torch.baddbmm(out_NCP.mT, right.mT, left.mT, beta=int(add), out=out_NCP.mT)
+    else:
+        torch.baddbmm(out_NCP, left, right, beta=int(add), out=out_NCP)
+    return out_NCP
