@@ -150,7 +150,7 @@ class FGDLoss(Method):
     def _terms(self, sums: list[Sums], cells: Cells) -> dict[str, Tensor]:
         """The weighted terms of all levels, not yet divided by N."""
         on, channels = self.weights, sums[0].difference_NC.shape[1]
-        scale_L = sums[0].feature_NP.new_tensor(list(self.scales.values()))
+        scale_L = torch.tensor(list(self.scales.values())).to(sums[0].feature_NP, non_blocking=True)
         scale_P, scale_L1 = scale_L[cells.grid.level_P], scale_L[:, None]
         spatial_sharpness_P = scale_P / (channels * self.temperature)
         channel_sharpness_NL1 = scale_L1 / (cells.counts_NL[..., None] * self.temperature)
