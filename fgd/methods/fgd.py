@@ -144,8 +144,13 @@ class FGDLoss(Method):
         )
 
     def _attend(self, level: str, scale: float) -> Attend:
-        student, teacher = self.student_context[level].attend, self.teacher_context[level].attend
-        return Attend(scale * student.weight, student.bias, scale * teacher.weight, teacher.bias)
+        student, teacher = self.student_context[level], self.teacher_context[level]
+        assert isinstance(student, ContextBlock)
+        assert isinstance(teacher, ContextBlock)
+        student_bias, teacher_bias = student.attend.bias, teacher.attend.bias
+        assert student_bias is not None
+        assert teacher_bias is not None
+        return Attend(scale * student.attend.weight, student_bias, scale * teacher.attend.weight, teacher_bias)
 
     def _terms(self, sums: list[Sums], cells: Cells) -> dict[str, Tensor]:
         """The weighted terms of all levels, not yet divided by N."""
@@ -212,7 +217,7 @@ def spatial_attention(logits_NP: Tensor, cells: Cells) -> Tensor:
     HW and softmax run over the valid cells only (the reference: over all); outside them A^S is 0.
     """
     masked_NP = logits_NP.masked_fill(~cells.valid_NP, float("-inf"))
-    levels = zip(cells.counts_NL.split(1, 1), cells.grid.split(masked_NP), strict=True)
+    levels = zip(cells.counts_NL[..., None].unbind(1), cells.grid.split(masked_NP), strict=True)
     return torch.cat([count_N1 * logits_Np.softmax(1) for count_N1, logits_Np in levels], 1)
 
 

@@ -85,7 +85,7 @@ class Grid:
 
     def split(self, values_NP: Tensor) -> tuple[Tensor, ...]:
         """The cells' values of each level."""
-        return values_NP.split([height * width for height, width in self.sizes], 1)
+        return torch.split_with_sizes(values_NP, [height * width for height, width in self.sizes], 1)
 
 
 @dataclass(frozen=True)
@@ -220,10 +220,10 @@ def scale_masks(rectangles: Rectangles, valid_NP: Tensor, grid: Grid) -> tuple[T
 
 def _cross(lines_NR: Tensor, columns_NR: Tensor, grid: Grid, out_NP: Tensor) -> None:
     """out = the bits that each cell's line and column have in common."""
-    heights, widths = zip(*grid.sizes, strict=True)
-    parts = zip(lines_NR.split(heights, 1), columns_NR.split(widths, 1), grid.split(out_NP), strict=True)
-    for lines_NH, columns_NW, out_Np in parts:
-        out_NHW = out_Np.unflatten(1, (lines_NH.shape[1], columns_NW.shape[1]))
+    lines = torch.split_with_sizes(lines_NR, [height for height, _ in grid.sizes], 1)
+    columns = torch.split_with_sizes(columns_NR, [width for _, width in grid.sizes], 1)
+    for lines_NH, columns_NW, out_Np in zip(lines, columns, grid.split(out_NP), strict=True):
+        out_NHW = out_Np.view(-1, lines_NH.shape[1], columns_NW.shape[1])
         torch.bitwise_and(lines_NH[:, :, None], columns_NW[:, None, :], out=out_NHW)
 
 
@@ -234,7 +234,8 @@ def _words(first_NLK: Tensor, beyond_NLK: Tensor, rank_NLK: Tensor, axis: Axis) 
     covers_NRK = (first_NRK <= place_R1) & (place_R1 < beyond_NRK)
     padded_NRK = torch.nn.functional.pad(covers_NRK, (0, -covers_NRK.shape[2] % WORD))
     bits = torch.arange(WORD, device=padded_NRK.device)
-    return (padded_NRK.unflatten(2, (-1, WORD)).long() << bits).sum(3).permute(2, 0, 1)
+    words_NRWK = padded_NRK.view(*padded_NRK.shape[:2], padded_NRK.shape[2] // WORD, WORD)
+    return (words_NRWK.long() << bits).sum(3).permute(2, 0, 1)
 
 
 def _visible_parts(layout: Layout, grid: Grid) -> tuple[tuple[Tensor, ...], Tensor]:

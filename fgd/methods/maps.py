@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CPU_BLOCK = 2**20
-"""Values worked on at a time: 4 MiB, so that blocks and buffers stay in cache and starting an operation costs little."""
+"""Values worked on at a time: 4 MiB, so that blocks and buffers stay in cache and each operation is worth starting."""
 GPU_BLOCK = 2**23
 """Bounds the buffers to 32 MiB each; larger ones would only save a few kernels."""
 
@@ -99,7 +99,9 @@ class _Compare(torch.autograd.Function):
         *attend: Tensor | None,
     ) -> tuple[Tensor, ...]:
         weights = Weights.of(student_NCP, valid_NP, *attend[::2])
-        sums = Sums(*(valid_NP.new_zeros(len(valid_NP), student_NCP.shape[2 if "NP" in f else 1]) for f in Sums._fields))
+        sums = Sums(
+            *(valid_NP.new_zeros(len(valid_NP), student_NCP.shape[2 if "NP" in f else 1]) for f in Sums._fields)
+        )
         maps = Maps(student_NCP, teacher_NCP, valid_NP.dtype)
         with torch.autocast(valid_NP.device.type, enabled=False):
             for blocks in maps.groups:
@@ -123,7 +125,7 @@ class _Compare(torch.autograd.Function):
             for blocks in maps.groups:
                 if wanted.context:
                     _logits_gradients(maps, blocks, weights, parts)
-                _gradients(maps, blocks[::-1], wanted, weights, parts, gradient_NCP)
+                _gradients(maps, blocks[::-1], parts, gradient_NCP)
         attend = [
             parts.student_attend_NC.sum(0),
             parts.student_attend_NC.new_zeros(1),
@@ -152,9 +154,17 @@ class Weights:
     def of(cls, student_NCP: Tensor, valid_NP: Tensor, student: Tensor | None, teacher: Tensor | None) -> Weights:
         images, channels, _ = student_NCP.shape
         one_NC = valid_NP.new_ones(images, channels)
-        attend_NC = [one_NC if each is None else each.detach().view(1, -1).expand_as(one_NC) for each in (student, teacher)]
+        attend_NC = [
+            one_NC if each is None else each.detach().view(1, -1).expand_as(one_NC) for each in (student, teacher)
+        ]
         return cls(
-            valid_NP, one_NC, torch.zeros_like(one_NC), *attend_NC, torch.zeros_like(valid_NP), torch.zeros_like(valid_NP)
+            valid_NP=valid_NP,
+            one_NC=one_NC,
+            attention_NC=torch.zeros_like(one_NC),
+            student_attend_NC=attend_NC[0],
+            teacher_attend_NC=attend_NC[1],
+            student_share_NP=torch.zeros_like(valid_NP),
+            teacher_share_NP=torch.zeros_like(valid_NP),
         )
 
 
@@ -283,9 +293,7 @@ def _logits_gradients(maps: Maps, blocks: list[Block], weights: Weights, parts: 
         logits_NP.sub_((logits_NP * share_NP).sum(1, keepdim=True)).mul_(share_NP)
 
 
-def _gradients(
-    maps: Maps, blocks: list[Block], wanted: Wanted, weights: Weights, parts: Parts, gradient_NCP: Tensor
-) -> None:
+def _gradients(maps: Maps, blocks: list[Block], parts: Parts, gradient_NCP: Tensor) -> None:
     """Writes the gradient of the student's map, and adds up those of the attending weights."""
     for block in blocks:
         n, c, p = block

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from reference_structure import reference_structure
 from torch import Tensor
 
 from fgd.engine.device import keep_freed_memory, processor_name
@@ -26,7 +27,6 @@ from fgd.methods.base import Pair
 from fgd.methods.fgd import FGDLoss
 from fgd.spec import FGD, Schedule
 from fgd.types import Batch, Calibration, Target
-from reference_structure import reference_structure
 
 HEIGHT, WIDTH, CHANNELS, IMAGES = 800, 1344, 256, 2
 LEVELS = {"p3": 8, "p4": 16, "p5": 32, "p6": 64, "p7": 128}
@@ -46,7 +46,9 @@ def main() -> None:
     keep_freed_memory()
 
     print(f"{processor_name()}, torch {torch.__version__}, commit {commit()}, {arguments.rounds} rounds\n")
-    print("| threads | boxes | layout | reference, ms | ours, ms | two reads, ms | reference / ours | ours / two reads |")
+    print(
+        "| threads | boxes | layout | reference, ms | ours, ms | two reads, ms | reference / ours | ours / two reads |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for threads in arguments.threads:
         torch.set_num_threads(threads)

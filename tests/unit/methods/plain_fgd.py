@@ -33,7 +33,7 @@ def plain_fgd(
 def plain_level(
     method: FGDLoss, level: str, student_NCHW: Tensor, teacher_NCHW: Tensor, batch: Batch
 ) -> dict[str, Tensor]:
-    images, channels, *size = teacher_NCHW.shape
+    images, _, *size = teacher_NCHW.shape
     student_NCHW = method.align[level](student_NCHW) * method.scales[level]
     teacher_NCHW = teacher_NCHW * method.scales[level]
     valid_NHW, foreground_NHW, background_NHW = plain_masks(method, batch, (size[0], size[1]), teacher_NCHW.device)

@@ -70,9 +70,7 @@ def slow_image(
     return slow_masks([(cells, 1 / len(cells)) for cells in claims if cells], valid, size)
 
 
-def masks(
-    layout: Layout, size: tuple[int, int], cells: BoxCells, valid: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def masks(layout: Layout, size: tuple[int, int], cells: BoxCells, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Foreground and background of one level, NHW."""
     grid = Grid.of((size,), CPU)
     valid_NP = valid_cells(layout, grid)[0] if valid is None else valid
@@ -126,7 +124,9 @@ def test_official_masks_equal_python_slices(
 ) -> None:
     padded, images, boxes, size = scene
     layout = Layout.of(make_batch(padded, images, boxes), CPU)
-    foreground_NHW, background_NHW = masks(layout, size, official, valid=torch.ones(len(images), size[0] * size[1]).bool())
+    foreground_NHW, background_NHW = masks(
+        layout, size, official, valid=torch.ones(len(images), size[0] * size[1]).bool()
+    )
 
     everywhere = {(i, j) for i in range(size[0]) for j in range(size[1])}
     for n, (image_height, image_width) in enumerate(images):

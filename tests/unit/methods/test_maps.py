@@ -1,4 +1,4 @@
-"""The sums over blocks of the maps: equal to the formulas, exact gradients, any layout and type, and how little they cost."""
+"""The sums over blocks of the maps: equal to the formulas, exact gradients, any layout and type; what they cost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ BOXES = [
 
 
 def build(
-    spec: FGD = SPEC, channels: tuple[int, int] = (8, 8), dtype: torch.dtype = torch.float32, strides: dict[str, int] = STRIDES
+    spec: FGD = SPEC,
+    channels: tuple[int, int] = (8, 8),
+    dtype: torch.dtype = torch.float32,
+    strides: dict[str, int] = STRIDES,
 ) -> FGDLoss:
     """A method whose context blocks look trained: at their start they add nothing."""
     torch.manual_seed(0)
@@ -78,7 +81,9 @@ def outcome(
     student = {level: feature.detach().requires_grad_() for level, feature in student.items()}
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         terms = (how or FGDLoss.__call__)(method, student, teacher, batch)
-    total = torch.stack([weight * term for weight, term in zip((1.0, 0.7, 1.3, 0.4), terms.values(), strict=False)]).sum()
+    total = torch.stack(
+        [weight * term for weight, term in zip((1.0, 0.7, 1.3, 0.4), terms.values(), strict=False)]
+    ).sum()
     wanted = {**student, **{name: value for name, value in method.named_parameters() if value.requires_grad}}
     return terms, dict(zip(wanted, torch.autograd.grad(total, list(wanted.values())), strict=True))
 
@@ -136,7 +141,9 @@ def channels_last(features: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def strided(features: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same values, with gaps between lines and between cells."""
-    holes = {level: torch.zeros(*f.shape[:2], 2 * f.shape[2], 3 * f.shape[3], dtype=f.dtype) for level, f in features.items()}
+    holes = {
+        level: torch.zeros(*f.shape[:2], 2 * f.shape[2], 3 * f.shape[3], dtype=f.dtype) for level, f in features.items()
+    }
     for level, feature in features.items():
         holes[level][:, :, ::2, ::3] = feature
     return {level: hole[:, :, ::2, ::3] for level, hole in holes.items()}
