@@ -44,10 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         spec = read_spec(arguments.spec)
-        from fgd.engine.device import keep_freed_memory
         from fgd.engine.loop import run  # torch takes seconds; a bad spec should be told at once
 
-        keep_freed_memory()
         run(spec, arguments.out, resume=arguments.resume, emit=emit, stop=stop)
     except Stopped:
         return EXIT_STOPPED

@@ -5,7 +5,7 @@
 Five levels of 800x1344 (P3-P7), 256 channels, 2 images. In each round every candidate runs once, in random order, so
 that whatever else runs on the machine meets them all alike; ratios are of the same round. Three sets of boxes, since
 the reference paints its masks box by box. Prints a table in Markdown: medians, and the ratios' medians with the 95 %
-interval of a bootstrap over the rounds. Freed memory is kept by the process, as a training does.
+interval of a bootstrap over the rounds. The process keeps freed memory, or fresh pages would drown the rest.
 """
 
 from __future__ import annotations
