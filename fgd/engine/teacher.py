@@ -17,7 +17,7 @@ from fgd.engine.distill import Teacher
 from fgd.engine.distributed import ALONE, Ranks
 from fgd.engine.evaluate import evaluate
 from fgd.errors import TeacherUnfit, UserError
-from fgd.methods.geometry import Layout, valid_cells
+from fgd.methods.geometry import Grid, Layout, valid_cells
 from fgd.types import Calibration
 
 CHECK_IMAGES = 64
@@ -123,7 +123,9 @@ def calibrate(
         batch = to_device(batch, device)
         layout = Layout.of(batch, device)
         for level, map_NCHW in teacher.shared_features(batch).items():
-            valid_NHW = valid_cells(layout, *map_NCHW.shape[-2:])
+            images, _, height, width = map_NCHW.shape
+            valid_NP, _ = valid_cells(layout, Grid.of(((height, width),), device))
+            valid_NHW = valid_NP.view(images, height, width)
             energy = (map_NCHW.double().square().sum(dim=1) * valid_NHW).sum()
             squares[level] = squares.get(level, 0.0) + float(energy)
             counts[level] = counts.get(level, 0) + int(valid_NHW.sum()) * map_NCHW.shape[1]

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from fgd.spec import DetectorSpec
@@ -50,6 +51,14 @@ def align_convs(pair: Pair) -> nn.ModuleDict:
     return nn.ModuleDict(
         {level: nn.Conv2d(pair.student_channels, pair.teacher_channels, kernel_size=1) for level in pair.levels}
     )
+
+
+def aligned(align: nn.Module, student_NCHW: Tensor) -> Tensor:
+    """The student's map at the teacher's width: as it is, or what its adapter makes of it, in float32 at least."""
+    if isinstance(align, nn.Identity):
+        return student_NCHW
+    wide_NCHW: Tensor = align(student_NCHW.to(torch.promote_types(student_NCHW.dtype, torch.float32)))
+    return wide_NCHW
 
 
 def same_size(level: str, student_NCHW: Tensor, teacher_NCHW: Tensor) -> None:

@@ -1,6 +1,6 @@
 """The context block of GCNet (arXiv 1904.11492) in the form FGD uses it."""
 
-# N images, C channels, H x W cells
+# N images, C channels
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 class ContextBlock(nn.Module):
     """Equation 11 of FGD (arXiv 2111.11837): R(F) = F + W_v2 ReLU(LN(W_v1 sum_j softmax_j(W_k F)_j F_j)).
 
-    `forward` returns what is added to F, NC11, the same at every cell. It starts at zero (W_v2 = 0), so R is the
-    identity before step 0.
+    `forward` makes of the context, the sum over j, what is added to F, the same at every cell. It starts at zero
+    (W_v2 = 0), so R is the identity before step 0. The context itself is summed in `fgd.methods.maps`, beside all else
+    that is summed over the map, with the weights `attend` (W_k).
     """
 
     def __init__(self, channels: int) -> None:
@@ -32,10 +33,14 @@ class ContextBlock(nn.Module):
                 assert zero is not None
                 zero.zero_()
 
-    def forward(self, feature_NCHW: Tensor, valid_NHW: Tensor) -> Tensor:
-        """valid_NHW: the cells the context is gathered from, at least one an image."""
-        logits_NHW = self.attend(feature_NCHW).squeeze(1).masked_fill(~valid_NHW, float("-inf"))
-        share_NHW = logits_NHW.flatten(1).softmax(1).view_as(logits_NHW)
-        context_NC = torch.einsum("nchw,nhw->nc", feature_NCHW, share_NHW)
-        added_NC11: Tensor = self.transform(context_NC[:, :, None, None])
-        return added_NC11
+    def forward(self, context_NC: Tensor) -> Tensor:
+        """context_NC -> what is added to every cell, NC."""
+        narrow, norm, relu, widen = self.transform
+        hidden = linear(context_NC, narrow)[:, :, None, None]
+        return linear(relu(norm(hidden)).flatten(1), widen)
+
+
+def linear(x_NC: Tensor, convolution: nn.Module) -> Tensor:
+    """A 1x1 convolution of one cell, without a convolution's preparations."""
+    assert isinstance(convolution, nn.Conv2d)
+    return nn.functional.linear(x_NC, convolution.weight.flatten(1), convolution.bias)

@@ -4,7 +4,7 @@
 departs from it in scale and geometry only; each departure is told where it is made.
 """
 
-# N images, C channels of the teacher, H x W cells of one level
+# N images, C channels of the teacher, P cells of one level, or of all levels together
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from fgd.errors import TeacherUnfit
-from fgd.methods.base import Method, Pair, align_convs, resolved, same_size
+from fgd.methods.base import Method, Pair, align_convs, aligned, resolved, same_size
 from fgd.methods.context import ContextBlock
-from fgd.methods.geometry import BoxCells, Layout, inclusive, official, scale_masks, tight, valid_cells
+from fgd.methods.geometry import BoxCells, Grid, Layout, inclusive, official, scale_masks, tight, valid_cells
+from fgd.methods.maps import Attend, Sums, Wanted, compare
 from fgd.spec import FGD, Schedule
 from fgd.types import Batch, Calibration
 
@@ -41,6 +42,10 @@ class Weights:
     spatial: float
     channel: float
     global_: float
+
+    @property
+    def feature(self) -> bool:
+        return bool(self.foreground or self.background)
 
     @property
     def any_on(self) -> bool:
@@ -101,62 +106,121 @@ class FGDLoss(Method):
         self.teacher_context.requires_grad_(not spec.freeze_teacher_gc)
 
     def forward(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        totals: dict[str, Tensor] = {}
+        if not self.weights.any_on:
+            return {}
         device = batch.images_NCHW.device
-        layout = Layout.of(batch, device)
+        grid = Grid.of(tuple(tuple(teacher[level].shape[-2:]) for level in self.scales), device)
         # Sums over C, H and W of squares exceed float16 and lose digits in bfloat16.
         with torch.autocast(device.type, enabled=False):
-            for level in self.scales:
+            cells = self._cells(Layout.of(batch, device), grid)
+            of_levels = []
+            for level, valid_NP in zip(self.scales, grid.split(cells.valid_NP), strict=True):
                 same_size(level, student[level], teacher[level])
-                terms = self._level(level, student[level].float(), teacher[level].detach().float(), layout)
-                totals = {name: totals[name] + term if totals else term for name, term in terms.items()}
-        return totals
+                of_levels.append(self._sums(level, student[level], teacher[level], valid_NP))
+            terms = self._terms(of_levels, cells)
+        return {name: value / len(batch.targets) for name, value in terms.items()}
 
-    def _level(self, level: str, student_NCHW: Tensor, teacher_NCHW: Tensor, layout: Layout) -> dict[str, Tensor]:
-        """The weighted terms of one level."""
-        student_NCHW = self.align[level](student_NCHW) * self.scales[level]
-        teacher_NCHW = teacher_NCHW * self.scales[level]
-        difference_NCHW = student_NCHW - teacher_NCHW
-        images, _, height, width = teacher_NCHW.shape
-        valid_NHW = valid_cells(layout, height, width)
+    def _cells(self, layout: Layout, grid: Grid) -> Cells:
+        valid_NP, counts_NL = valid_cells(layout, grid)
         if self.official:  # the reference takes the padding for background
-            valid_NHW = torch.ones_like(valid_NHW)
+            valid_NP = torch.ones_like(valid_NP)
+            counts_NL = (grid.lines.size_L1 * grid.columns.size_L1).T.expand_as(counts_NL)
+        foreground_NP, background_NP = scale_masks(self.box_cells(layout, grid), valid_NP, grid)
+        return Cells(grid, valid_NP, counts_NL, foreground_NP, background_NP)
 
-        sums: dict[str, Tensor] = {}
-        on = self.weights
-        if on.foreground or on.background or on.spatial:
-            spatial_NHW, channel_NC = attentions(teacher_NCHW, self.temperature, valid_NHW)
-        if on.foreground or on.background:
-            error_NHW = spatial_NHW * torch.einsum("nchw,nc->nhw", difference_NCHW.square(), channel_NC)
-            foreground_NHW, background_NHW = scale_masks(self.box_cells(layout, height, width), valid_NHW)
+    def _sums(self, level: str, student_NCHW: Tensor, teacher_NCHW: Tensor, valid_NP: Tensor) -> Sums:
+        """The sums over one level's maps.
+
+        The maps stay as they are: their common scale goes into temperature and weights, and in front of the sums.
+        """
+        on, scale = self.weights, self.scales[level]
+        return compare(
+            aligned(self.align[level], student_NCHW).flatten(2),
+            teacher_NCHW.flatten(2),
+            valid_NP,
+            Wanted(feature=on.feature, magnitude=bool(on.spatial), context=bool(on.global_)),
+            temperature=self.temperature / scale,
+            attend=self._attend(level, scale) if on.global_ else None,
+        )
+
+    def _attend(self, level: str, scale: float) -> Attend:
+        student, teacher = self.student_context[level], self.teacher_context[level]
+        assert isinstance(student, ContextBlock)
+        assert isinstance(teacher, ContextBlock)
+        student_bias, teacher_bias = student.attend.bias, teacher.attend.bias
+        assert student_bias is not None
+        assert teacher_bias is not None
+        return Attend(scale * student.attend.weight, student_bias, scale * teacher.attend.weight, teacher_bias)
+
+    def _terms(self, sums: list[Sums], cells: Cells) -> dict[str, Tensor]:
+        """The weighted terms of all levels, not yet divided by N."""
+        on, channels = self.weights, sums[0].difference_NC.shape[1]
+        scale_L = torch.tensor(list(self.scales.values())).to(sums[0].feature_NP, non_blocking=True)
+        scale_P, scale_L1 = scale_L[cells.grid.level_P], scale_L[:, None]
+        spatial_sharpness_P = scale_P / (channels * self.temperature)
+        channel_sharpness_NL1 = scale_L1 / (cells.counts_NL[..., None] * self.temperature)
+
+        terms: dict[str, Tensor] = {}
+        if on.feature or on.spatial:
+            teacher_cells_NP = torch.cat([each.teacher_cells_NP for each in sums], 1)
+            spatial_NP = spatial_attention(teacher_cells_NP * spatial_sharpness_P, cells)
+        if on.feature:
+            error_NP = spatial_NP * scale_P.square() * torch.cat([each.feature_NP for each in sums], 1)
             if on.foreground:
-                sums["fg"] = on.foreground * (foreground_NHW * error_NHW).sum()
+                terms["fg"] = on.foreground * (cells.foreground_NP * error_NP).sum()
             if on.background:
-                sums["bg"] = on.background * (background_NHW * error_NHW).sum()
+                terms["bg"] = on.background * (cells.background_NP * error_NP).sum()
         if on.spatial:
-            # After the adapter; the paper leaves it open, the reference does so.
-            student_spatial_NHW, student_channel_NC = attentions(student_NCHW, self.temperature, valid_NHW)
-            sums["attention"] = (
-                on.spatial * (spatial_NHW - student_spatial_NHW).abs().sum()
-                + on.channel * (channel_NC - student_channel_NC).abs().sum()
+            # The student's after the adapter; the paper leaves it open, the reference does so.
+            student_cells_NP = torch.cat([each.student_cells_NP for each in sums], 1)
+            student_spatial_NP = spatial_attention(student_cells_NP * spatial_sharpness_P, cells)
+            channel_NLC, student_channel_NLC = (
+                channel_attention(torch.stack(each, 1) * channel_sharpness_NL1)
+                for each in ([each.teacher_channels_NC for each in sums], [each.student_channels_NC for each in sums])
+            )
+            terms["attention"] = (
+                on.spatial * (spatial_NP - student_spatial_NP).abs().sum()
+                + on.channel * (channel_NLC - student_channel_NLC).abs().sum()
             )
         if on.global_:
-            student_added_NC11 = self.student_context[level](student_NCHW, valid_NHW)
-            teacher_added_NC11 = self.teacher_context[level](teacher_NCHW, valid_NHW)
-            related_NCHW = difference_NCHW + (student_added_NC11 - teacher_added_NC11)
-            sums["global"] = on.global_ * (related_NCHW.square().sum(1) * valid_NHW).sum()
-        return {name: value / images for name, value in sums.items()}
+            # R_S - R_T = scale d + b with b the same at every cell: its square is three sums instead of a map.
+            added_NLC = torch.stack([self._added(*each) for each in zip(self.scales, sums, strict=True)], 1)
+            difference_NLC = scale_L1 * torch.stack([each.difference_NC for each in sums], 1)
+            error_NP = scale_P.square() * cells.valid_NP * torch.cat([each.error_NP for each in sums], 1)
+            b_NLC = cells.counts_NL[..., None] * added_NLC + 2 * difference_NLC
+            terms["global"] = on.global_ * (error_NP.sum() + (added_NLC * b_NLC).sum())
+        return terms
+
+    def _added(self, level: str, sums: Sums) -> Tensor:
+        """NC: what the student's context block adds to every cell, less what the teacher's adds."""
+        scale = self.scales[level]
+        student_NC = self.student_context[level](scale * sums.student_context_NC)
+        teacher_NC = self.teacher_context[level](scale * sums.teacher_context_NC)
+        difference_NC: Tensor = student_NC - teacher_NC
+        return difference_NC
 
 
-def attentions(feature_NCHW: Tensor, temperature: float, valid_NHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Spatial attention NHW and channel attention NC, equations 4-7.
+@dataclass(frozen=True)
+class Cells:
+    """Of all levels in a row: which cells count, how many a level, and the scale masks of equations 2 and 3."""
 
-    A^S = HW softmax_ij(mean_c |F| / T), A^C = C softmax_c(mean_ij |F| / T): each has mean 1. HW, mean and softmax
-    run over the valid cells only (the reference: over all); outside them A^S is 0.
+    grid: Grid
+    valid_NP: Tensor
+    counts_NL: Tensor
+    foreground_NP: Tensor
+    background_NP: Tensor
+
+
+def spatial_attention(logits_NP: Tensor, cells: Cells) -> Tensor:
+    """A^S = HW softmax_ij(mean_c |F| / T), equation 6, of mean 1 on each level.
+
+    HW and softmax run over the valid cells only (the reference: over all); outside them A^S is 0.
     """
-    magnitude_NCHW = feature_NCHW.abs()
-    cells_N = valid_NHW.sum((1, 2))
-    logits_NHW = (magnitude_NCHW.mean(1) / temperature).masked_fill(~valid_NHW, float("-inf"))
-    spatial_NHW = cells_N[:, None, None] * logits_NHW.flatten(1).softmax(1).view_as(logits_NHW)
-    mean_NC = torch.einsum("nchw,nhw->nc", magnitude_NCHW, valid_NHW.float()) / cells_N[:, None]
-    return spatial_NHW, feature_NCHW.shape[1] * (mean_NC / temperature).softmax(1)
+    masked_NP = logits_NP.masked_fill(~cells.valid_NP, float("-inf"))
+    levels = zip(cells.counts_NL[..., None].unbind(1), cells.grid.split(masked_NP), strict=True)
+    return torch.cat([count_N1 * logits_Np.softmax(1) for count_N1, logits_Np in levels], 1)
+
+
+def channel_attention(logits_NLC: Tensor) -> Tensor:
+    """A^C = C softmax_c(mean_ij |F| / T), equation 7, of mean 1."""
+    return logits_NLC.shape[2] * logits_NLC.softmax(2)

@@ -1,6 +1,6 @@
 """Plain imitation of the neck's maps: FitNets' hint (arXiv 1412.6550) on a detector's pyramid."""
 
-# N images, C channels of the teacher, H x W cells of one level
+# N images, C channels of the teacher, P cells of one level
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fgd.methods.base import Method, Pair, align_convs, resolved, same_size
-from fgd.methods.geometry import Layout, valid_cells
+from fgd.methods.base import Method, Pair, align_convs, aligned, resolved, same_size
+from fgd.methods.geometry import Grid, Layout, valid_cells
+from fgd.methods.maps import Wanted, compare
 from fgd.spec import Mimic, Schedule
 from fgd.types import Batch, Calibration
 
@@ -30,14 +31,15 @@ class MimicLoss(Method):
         if not self.weight:
             return {}
         device = batch.images_NCHW.device
-        layout = Layout.of(batch, device)
-        losses = []
+        grid = Grid.of(tuple(tuple(teacher[level].shape[-2:]) for level in self.align), device)
+        valid_NP, cells_NL = valid_cells(Layout.of(batch, device), grid)
+        errors_N = []
         # Sums over C and H x W of squares exceed float16 and lose digits in bfloat16.
         with torch.autocast(device.type, enabled=False):
-            for level, align in self.align.items():
+            for level, of_level_NP in zip(self.align, grid.split(valid_NP), strict=True):
                 same_size(level, student[level], teacher[level])
-                difference_NCHW = align(student[level].float()) - teacher[level].detach().float()
-                valid_NHW = valid_cells(layout, *difference_NCHW.shape[-2:])
-                error_N = (difference_NCHW.square().sum(1) * valid_NHW).sum((1, 2))
-                losses.append((error_N / valid_NHW.sum((1, 2))).mean())
-        return {"feature": self.weight * torch.stack(losses).sum()}
+                aligned_NCHW = aligned(self.align[level], student[level])
+                sums = compare(aligned_NCHW.flatten(2), teacher[level].flatten(2), of_level_NP, Wanted(error=True))
+                errors_N.append((sums.error_NP * of_level_NP).sum(1))
+        means_NL = torch.stack(errors_N, 1) / cells_NL
+        return {"feature": self.weight * means_NL.sum(1).mean()}

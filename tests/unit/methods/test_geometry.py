@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fgd.methods import geometry
-from fgd.methods.geometry import BoxCells, Layout, inclusive, official, scale_masks, tight, valid_cells
+from fgd.methods.geometry import BoxCells, Grid, Layout, inclusive, official, scale_masks, tight, valid_cells
 from fgd.types import Batch
 
 MakeBatch = Callable[[tuple[int, int], Sequence[tuple[int, int]], Sequence[Sequence[Sequence[float]]]], Batch]
@@ -71,6 +70,14 @@ def slow_image(
     return slow_masks([(cells, 1 / len(cells)) for cells in claims if cells], valid, size)
 
 
+def masks(layout: Layout, size: tuple[int, int], cells: BoxCells, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Foreground and background of one level, NHW."""
+    grid = Grid.of((size,), CPU)
+    valid_NP = valid_cells(layout, grid)[0] if valid is None else valid
+    foreground_NP, background_NP = scale_masks(cells(layout, grid), valid_NP, grid)
+    return foreground_NP.view(-1, *size), background_NP.view(-1, *size)
+
+
 # --- scenes ---------------------------------------------------------------------------------------------------
 
 
@@ -103,7 +110,7 @@ def test_masks_equal_a_slow_loop(
 ) -> None:
     padded, images, boxes, size = scene
     layout = Layout.of(make_batch(padded, images, boxes), CPU)
-    foreground_NHW, background_NHW = scale_masks(cells(layout, *size), valid_cells(layout, *size))
+    foreground_NHW, background_NHW = masks(layout, size, cells)
 
     expected = [slow_image(boxes[n], padded, images[n], size, how) for n in range(len(images))]
     torch.testing.assert_close(foreground_NHW, torch.stack([pair[0] for pair in expected]))
@@ -117,7 +124,9 @@ def test_official_masks_equal_python_slices(
 ) -> None:
     padded, images, boxes, size = scene
     layout = Layout.of(make_batch(padded, images, boxes), CPU)
-    foreground_NHW, background_NHW = scale_masks(official(layout, *size), torch.ones(len(images), *size).bool())
+    foreground_NHW, background_NHW = masks(
+        layout, size, official, valid=torch.ones(len(images), size[0] * size[1]).bool()
+    )
 
     everywhere = {(i, j) for i in range(size[0]) for j in range(size[1])}
     for n, (image_height, image_width) in enumerate(images):
@@ -138,7 +147,7 @@ def test_official_masks_equal_python_slices(
 
 def foreground(make_batch: MakeBatch, boxes: Sequence[Box], cells: BoxCells = tight) -> Tensor:
     layout = Layout.of(make_batch((32, 48), [(32, 48)], [boxes]), CPU)
-    return scale_masks(cells(layout, 4, 6), valid_cells(layout, 4, 6))[0][0]
+    return masks(layout, (4, 6), cells)[0][0]
 
 
 def test_a_box_claims_the_cells_whose_centre_it_holds(make_batch: MakeBatch) -> None:
@@ -181,7 +190,7 @@ def test_the_smallest_of_nested_boxes_wins_whatever_the_order(make_batch: MakeBa
 
 def test_a_box_over_the_whole_image_leaves_no_background(make_batch: MakeBatch) -> None:
     layout = Layout.of(make_batch((32, 48), [(32, 48)], [[(0, 0, 48, 32)]]), CPU)
-    foreground_NHW, background_NHW = scale_masks(tight(layout, 4, 6), valid_cells(layout, 4, 6))
+    foreground_NHW, background_NHW = masks(layout, (4, 6), tight)
 
     assert foreground_NHW.sum() == pytest.approx(1)
     assert not background_NHW.any()
@@ -189,7 +198,7 @@ def test_a_box_over_the_whole_image_leaves_no_background(make_batch: MakeBatch) 
 
 def test_without_boxes_all_valid_cells_are_background(make_batch: MakeBatch) -> None:
     layout = Layout.of(make_batch((32, 48), [(20, 30), (32, 48)], [[], []]), CPU)
-    foreground_NHW, background_NHW = scale_masks(tight(layout, 4, 6), valid_cells(layout, 4, 6))
+    foreground_NHW, background_NHW = masks(layout, (4, 6), tight)
 
     assert not foreground_NHW.any()
     # 20 x 30 pixels reach into 3 x 4 cells.
@@ -201,13 +210,30 @@ def test_valid_cells_are_those_that_overlap_the_image(make_batch: MakeBatch) -> 
     # A level of 3 columns under 320 padded pixels has cells of 106.67 pixels.
     layout = Layout.of(make_batch((256, 320), [(256, 213), (256, 214), (1, 1)], [[], [], []]), CPU)
 
-    assert valid_cells(layout, 2, 3).sum((1, 2)).tolist() == [4, 6, 1]
+    valid_NP, counts_N1 = valid_cells(layout, Grid.of(((2, 3),), CPU))
+    assert valid_NP.sum(1).tolist() == counts_N1.flatten().tolist() == [4, 6, 1]
 
 
-def test_crowds_painted_in_chunks_give_the_same_mask(make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch) -> None:
-    corners = torch.rand(300, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([40.0, 24.0, 8.0, 8.0])
-    boxes = [(x, y, x + w, y + h) for x, y, w, h in corners.tolist()]
-    whole_HW = foreground(make_batch, boxes)
+def crowd(count: int) -> list[Box]:
+    corners = torch.rand(count, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([40.0, 24.0, 8.0, 8.0])
+    return [(x, y, x + w, y + h) for x, y, w, h in corners.tolist()]
 
-    monkeypatch.setattr(geometry, "CHUNK_CELLS", 24 * 7)
-    assert torch.equal(foreground(make_batch, boxes), whole_HW)
+
+@pytest.mark.parametrize("count", [61, 62, 63, 124, 125, 300])
+def test_crowds_of_more_boxes_than_a_word_has_bits(make_batch: MakeBatch, count: int) -> None:
+    boxes = crowd(count)
+    mask_HW = foreground(make_batch, boxes)
+
+    torch.testing.assert_close(mask_HW, slow_image(boxes, (32, 48), (32, 48), (4, 6), "tight")[0])
+
+
+@pytest.mark.parametrize("cells", [tight, inclusive, official])
+def test_all_levels_at_once_are_each_level_alone(make_batch: MakeBatch, cells: BoxCells) -> None:
+    sizes = ((16, 24), (8, 12), (4, 6), (2, 3), (1, 2))
+    layout = Layout.of(make_batch((128, 192), [(100, 192), (128, 130)], [crowd(70), [(3, 3, 100, 90)]]), CPU)
+    grid = Grid.of(sizes, CPU)
+    together = scale_masks(cells(layout, grid), valid_cells(layout, grid)[0], grid)
+
+    for which in (0, 1):
+        alone = [masks(layout, size, cells)[which].flatten(1) for size in sizes]
+        assert all(map(torch.equal, grid.split(together[which]), alone))
