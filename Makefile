@@ -29,11 +29,11 @@ serve: $(READY) ## API and a worker on 127.0.0.1:8000; DATA_ROOTS=/a:/b allows d
 	@$(if $(DATA_ROOTS),FGD_DATA_ROOTS="$(DATA_ROOTS)") $(BIN)/fgd serve
 
 test: $(READY) ## everything but gpu: unit, parity, real servers and real trainings
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not e2e"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "e2e and not gpu"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not e2e and not chaos"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "e2e and not gpu and not chaos"
 
 test-unit: $(READY) ## the fast part, under a minute
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not e2e and not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not e2e and not slow and not chaos"
 
 lint: $(READY) ## format check, ruff, types, import contracts
 	@$(BIN)/ruff format --check .

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,9 @@ from api.core.errors import SchemaOutOfDate, SchemaTooNew
 from api.core.tables import DEFAULT_PROJECT, Base
 
 UNSAFE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "autovacuum": "off"}
-"""Faster; what is in it may be lost with the machine."""
+"""Faster; what is in it may be lost with the machine, and the last of it with the server."""
+DURABLE = UNSAFE | {"full_page_writes": "on", "synchronous_commit": "on"}
+"""Survives a kill of the server, not of the machine."""
 SIZE = {"max_connections": "200", "shared_buffers": "32MB"}
 START_S = 30.0
 
@@ -60,8 +62,25 @@ class Postgres:
 
     socket: Path
     """The folder of its socket."""
+    _launch: Callable[[], subprocess.Popen[bytes]] | None = None
+    _server: subprocess.Popen[bytes] | None = None
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _migrated: bool = False
+
+    def start(self) -> None:
+        """Come back after `stop`, or after a crash."""
+        assert self._launch is not None
+        self._server = self._launch()
+        _await(self, self._server)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """SIGINT: in order, but at once. SIGQUIT: as if it had crashed; it recovers when it is started again."""
+        assert self._server is not None
+        self._server.send_signal(how)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._server.wait(10)
+        self._server.kill()
+        self._server.wait()
 
     def url(self, database: str) -> str:
         return f"postgresql+psycopg://fgd@/{database}?host={self.socket}"
@@ -118,7 +137,7 @@ def emptied(url: str) -> bool:
 
 
 @contextmanager
-def running() -> Iterator[Postgres]:
+def running(options: dict[str, str] = UNSAFE) -> Iterator[Postgres]:
     """The server, stopped and forgotten at the end."""
     folder = Path(tempfile.mkdtemp(prefix="fgd-pg-"))  # short: a socket's path has 107 bytes at most
     who: dict[str, Any] = {}
@@ -132,22 +151,22 @@ def running() -> Iterator[Postgres]:
         init = [programs / "initdb", "-D", data, "-U", "fgd", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
         made = subprocess.run(init, cwd=folder, capture_output=True, text=True, check=False, **who)
         assert made.returncode == 0, made.stderr
-        with (folder / "log").open("wb") as log:
-            options = {"listen_addresses": "", "unix_socket_directories": str(folder), **UNSAFE, **SIZE}
-            server = subprocess.Popen(
-                [programs / "postgres", "-D", data, *(f"--{name}={value}" for name, value in options.items())],
-                cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                preexec_fn=_end_with_us, **who,
-            )  # fmt: skip
+        told = {"listen_addresses": "", "unix_socket_directories": str(folder), **options, **SIZE}
+
+        def launch() -> subprocess.Popen[bytes]:
+            with (folder / "log").open("ab") as log:
+                return subprocess.Popen(
+                    [programs / "postgres", "-D", data, *(f"--{name}={value}" for name, value in told.items())],
+                    cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                    preexec_fn=_end_with_us, **who,
+                )  # fmt: skip
+
+        server = Postgres(folder, launch)
         try:
-            _await(Postgres(folder), server)
-            yield Postgres(folder)
+            server.start()
+            yield server
         finally:
-            server.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                server.wait(10)
-            server.kill()
-            server.wait()
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

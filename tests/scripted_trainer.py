@@ -39,6 +39,7 @@ from fgd.events import (
     Stepped,
     to_line,
 )
+from fgd.failpoint import reach
 from fgd.lifeline import die_with_parent
 from fgd.spec import JobSpec
 
@@ -151,8 +152,11 @@ def checkpoint(out: Path, step: int, history: str) -> Saved:
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps({"step": step, "history": history}).encode()
     path = folder / f"step-{step}.pt"
+    reach("before_checkpoint_file")
     path.with_suffix(".tmp").write_bytes(content)
+    reach("checkpoint_file_unnamed")
     path.with_suffix(".tmp").rename(path)
+    reach("after_checkpoint_file")
     for old in sorted(folder.glob("*.pt"), key=lambda p: int(p.stem[5:]))[:-2]:
         old.unlink()
     return Saved(step=step, path=str(path), sha256=hashlib.sha256(content).hexdigest(), size=len(content))

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from api.core import jobs
 from api.core.errors import Fenced
 from fgd.events import Event, Failed, Finished, Saved
+from fgd.failpoint import reach
 from worker.host import DATABASE_AWAY, Host
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class Diary:
         except Fenced:
             self._drop([key for key, _ in self._saved])  # no row will ever name them
             raise
+        if self._saved:
+            reach("after_checkpoint_row")
         self._events, self._log, self._saved = [], b"", []
         self._drop(superseded)
         return True
@@ -63,11 +66,16 @@ class Diary:
     def _store(self, s: Session) -> list[str]:
         job, attempt = self._claim.job_id, self._claim.attempt
         jobs.record(s, job, attempt, self._events, self._log)
-        return [
+        if self._saved:
+            reach("before_checkpoint_row")
+        superseded = [
             old
             for key, saved in self._saved
             for old in jobs.checkpoint(s, job, attempt, saved.step, key, saved.sha256, saved.size)
         ]
+        if self._saved:
+            reach("checkpoint_row_uncommitted")
+        return superseded
 
     def _keep(self, saved: Saved) -> None:
         """Put the file into the store before the trainer deletes it; a row will name it later."""
@@ -76,7 +84,9 @@ class Diary:
         try:
             if not path.is_relative_to(self._out):
                 raise ValueError(f"{path} is not below {self._out}")
+            reach("before_checkpoint_blob")
             self._host.store.put_object(key, path)
+            reach("after_checkpoint_blob")
         except (OSError, ValueError) as error:  # a full disk, or the trainer was faster: the one before still stands
             self._log += f"[worker] checkpoint of step {saved.step} was not kept: {error}\n".encode()
             return

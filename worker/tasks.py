@@ -20,6 +20,7 @@ from api.core.lifecycle import FailureCode, Requested
 from api.core.queue import ring
 from api.core.storage import DigestMismatch
 from fgd.events import Finished, Note
+from fgd.failpoint import reach
 from worker.curb import Curb
 from worker.diary import Diary
 from worker.host import DISK_FULL, Host, Lost, os_error_behind
@@ -53,8 +54,9 @@ def take(host: Host) -> Callable[[], None] | None:
         asked_at = time.monotonic()
         cpu, cuda = host.slots.free("cpu"), host.slots.free("cuda")
         free = jobs.Free(cpu, cuda, gpu_host=bool(host.found.gpus), cores=host.found.cores)
-        job = host.write(lambda s: jobs.claim(s, host.id, free, host.settings.lease_s)) if free.devices() else None
+        job = host.write(lambda s: claim_job(s, host, free)) if free.devices() else None
         if job is not None:
+            reach("after_claim")
             on_gpu = job.spec.resources.device != "cpu" and host.slots.free("cuda") > 0
             slot = take_slot("cuda" if on_gpu else "cpu")
             return lambda: _and_give(host, slot, lambda: supervise(host, job, slot, asked_at))
@@ -69,6 +71,14 @@ def take(host: Host) -> Callable[[], None] | None:
             return None
         slot = take_slot("import")
         return lambda: _and_give(host, slot, lambda: run_import(host, work, asked_at))
+
+
+def claim_job(s: Session, host: Host, free: jobs.Free) -> jobs.Claim | None:
+    reach("before_claim")
+    claim = jobs.claim(s, host.id, free, host.settings.lease_s)
+    if claim is not None:
+        reach("claim_uncommitted")
+    return claim
 
 
 def claim_import(s: Session, host: Host) -> Import | None:
@@ -112,7 +122,9 @@ def supervise(host: Host, claim: jobs.Claim, slot: Slot, claimed_at: float) -> N
             work_folder(host.settings.home, claim.job_id, claim.attempt) as folder,
         ):
             try:
+                reach("before_staging")
                 with staged(claim.spec, claim.inputs, folder, host.cache) as spec_file:
+                    reach("after_staging")
                     end = train(host, lease, claim, slot, spec_file, claimed_at)
                 came = verdict(end)
                 files = publish(host, came.result, folder / "out") if isinstance(came, Succeeded) else []
@@ -132,7 +144,7 @@ def train(host: Host, lease: Lease, claim: jobs.Claim, slot: Slot, spec_file: Pa
     oom_before = oom_kills()
     threads = claim.spec.resources.threads or host.threads
     run_file = host.run_folder() / f"{claim.job_id}.a{claim.attempt}.json"
-    trainer = Trainer(argv, folder, run_file, threads=threads, gpu=slot.gpu)
+    trainer = Trainer(argv, folder, run_file, threads=threads, gpu=slot.gpu, until=lease.ends_at())
     settings = host.settings
     left_s = time_left_s(claim, staged_s=time.monotonic() - claimed_at)
     curb = Curb(trainer, grace_s=settings.grace_s, drain_s=host.drain_s, stall_s=settings.stall_s, run_s=left_s)
@@ -192,7 +204,9 @@ def publish(host: Host, result: Finished, out: Path) -> list[jobs.ArtifactIn]:
         path = folder / name
         if path.name != name or path.is_symlink() or not path.is_file():
             raise ValueError(f"the trainer's result holds {name!r}, which is no plain file")
+        reach("before_artifact_blob")
         blob = host.store.put_file(path, expected=digest)
+        reach("after_artifact_blob")
         media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
         files.append(jobs.ArtifactIn(name, blob.digest, blob.size, media_type))
     return files
@@ -205,6 +219,12 @@ def settle(
     job, attempt = claim.job_id, claim.attempt
 
     def write(s: Session) -> str:
+        reach("before_final_state" if isinstance(came, Succeeded) else "before_requeue")
+        state = put(s)
+        reach("requeue_uncommitted" if state == "queued" else "final_state_uncommitted")
+        return state
+
+    def put(s: Session) -> str:
         match came:
             case Succeeded(result):
                 jobs.finish(s, job, attempt, files, result.weights_digest, exit=exit)
@@ -218,6 +238,7 @@ def settle(
 
     lease.closing()
     state = host.insist(lease, write)
+    reach("after_requeue" if state == "queued" else "after_final_state")
     if state == "queued":
         ring(host.app, job)
     return state

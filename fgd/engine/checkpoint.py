@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fgd.errors import UserError
+from fgd.failpoint import reach
 from fgd.types import Calibration
 
 FORMAT = "fgd-checkpoint/1"
@@ -44,6 +45,7 @@ class State:
 
 def save(path: Path, contents: dict[str, Any], state: State, calibration: Calibration | None, spec_digest: str) -> str:
     """Write atomically (temporary, fsync, rename, fsync of the folder); the file's sha256."""
+    reach("before_checkpoint_file")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     whole = {
@@ -59,8 +61,10 @@ def save(path: Path, contents: dict[str, Any], state: State, calibration: Calibr
         os.fsync(file.fileno())
     with partial.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    reach("checkpoint_file_unnamed")
     partial.rename(path)
     sync_folder(path.parent)
+    reach("after_checkpoint_file")
     return digest
 
 
