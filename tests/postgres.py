@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
@@ -81,6 +82,14 @@ class Postgres:
             self._server.wait(10)
         self._server.kill()
         self._server.wait()
+
+    def pids(self) -> list[int]:
+        """Of all its processes."""
+        assert self._server is not None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            server = psutil.Process(self._server.pid)
+            return [server.pid, *(child.pid for child in server.children(recursive=True))]
+        return []
 
     def url(self, database: str) -> str:
         return f"postgresql+psycopg://fgd@/{database}?host={self.socket}"

@@ -18,7 +18,7 @@ from api.core import datasets, jobs, models, plans
 from api.core.errors import Fenced
 from api.core.lifecycle import FailureCode, Requested
 from api.core.queue import ring
-from api.core.storage import DigestMismatch
+from api.core.storage import Blob, DigestMismatch, blob_name
 from fgd.events import Finished, Note
 from fgd.failpoint import reach
 from worker.curb import Curb
@@ -127,7 +127,7 @@ def supervise(host: Host, claim: jobs.Claim, slot: Slot, claimed_at: float) -> N
                     reach("after_staging")
                     end = train(host, lease, claim, slot, spec_file, claimed_at)
                 came = verdict(end)
-                files = publish(host, came.result, folder / "out") if isinstance(came, Succeeded) else []
+                files = publish(host, lease, claim, came.result, folder / "out") if isinstance(came, Succeeded) else []
             except (OSError, InputGone, DigestMismatch, ValueError) as error:
                 came, files, end = blame(error), [], End(None)
             state = settle(host, lease, claim, came, files, end.returncode)
@@ -194,8 +194,11 @@ def resume(host: Host, claim: jobs.Claim, folder: Path, diary: Diary) -> list[st
     return []
 
 
-def publish(host: Host, result: Finished, out: Path) -> list[jobs.ArtifactIn]:
-    """The files of the result, in the store under their digests. Raises DigestMismatch, OSError, ValueError."""
+def publish(host: Host, lease: Lease, claim: jobs.Claim, result: Finished, out: Path) -> list[jobs.ArtifactIn]:
+    """The files of the result, in the store under their digests.
+
+    Raises DigestMismatch, OSError, ValueError; Lost or Fenced if the attempt is not ours any more.
+    """
     folder = Path(result.folder).resolve()
     if not folder.is_relative_to(out.resolve()) or "student.safetensors" not in result.files:
         raise ValueError(f"the trainer's result is not one: {sorted(result.files)} in {folder}")
@@ -204,6 +207,9 @@ def publish(host: Host, result: Finished, out: Path) -> list[jobs.ArtifactIn]:
         path = folder / name
         if path.name != name or path.is_symlink() or not path.is_file():
             raise ValueError(f"the trainer's result holds {name!r}, which is no plain file")
+        blob_name(digest)  # ValueError for what is no digest
+        expected = Blob(digest, path.stat().st_size)
+        host.insist(lease, functools.partial(jobs.expect, job_id=claim.job_id, attempt=claim.attempt, blob=expected))
         reach("before_artifact_blob")
         blob = host.store.put_file(path, expected=digest)
         reach("after_artifact_blob")

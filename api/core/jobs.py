@@ -1,7 +1,7 @@
 """The verbs of jobs. Each takes a Session inside an open transaction and never commits.
 
     people     submit, get, page, request
-    workers    claim, beat, record, checkpoint, finish, fail, requeue, ended_as_requested
+    workers    claim, beat, record, checkpoint, expect, finish, fail, requeue, ended_as_requested
     anyone     sweep, waiting_reason, queue_position
 
 The queue is a bell, the row is the truth: a claim is one conditional update, and it raises `attempt`, the fencing
@@ -35,8 +35,8 @@ from fgd.spec import FromJob, JobSpec, SubmitJob
 
 __all__ = [
     "ArtifactIn", "Claim", "Free", "Progress", "Saved", "Swept",
-    "beat", "checkpoint", "claim", "ended_as_requested", "fail", "finish", "get", "page", "queue_position", "record",
-    "request", "requeue", "submit", "sweep", "waiting_reason",
+    "beat", "checkpoint", "claim", "ended_as_requested", "expect", "fail", "finish", "get", "page", "queue_position",
+    "record", "request", "requeue", "submit", "sweep", "waiting_reason",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -313,6 +313,15 @@ def checkpoint(s: Session, job_id: str, attempt: int, step: int, key: str, sha25
     superseded = _checkpoints(s, job_id)[KEPT_CHECKPOINTS:]
     s.execute(delete(Checkpoint).where(Checkpoint.id.in_([row.id for row in superseded])))
     return [row.key for row in superseded]
+
+
+def expect(s: Session, job_id: str, attempt: int, blob: Blob) -> None:
+    """A file of the result is about to be put into the store. Raises Fenced.
+
+    The collector deletes only what has a row, so one that dies between the put and `finish` must have left one.
+    """
+    job = held(s, job_id, attempt)
+    datasets.remember_blobs(s, job.project_id, db.now(s), blob)
 
 
 def finish(

@@ -15,6 +15,7 @@ from api.core import db
 from tests.chaos.parts import Rig, copy_rows
 from tests.e2e.conftest import home, pictures, template  # noqa: F401
 from tests.e2e.parts import processes_of, until
+from tests.postgres import DURABLE, Postgres, running
 
 DATABASES = ("sqlite", "postgres")
 
@@ -37,6 +38,16 @@ def rig_on(database: str, request: pytest.FixtureRequest, dataset: str, home: Pa
         filled(sqlite, url)
         with opened(home, dataset, url) as rig:
             yield rig
+
+
+@pytest.fixture
+def durable_rig(template: tuple[Path, str], home: Path) -> Iterator[tuple[Rig, Postgres]]:  # noqa: F811
+    """A PostgreSQL server of this test's own, which it may stop, crash and start again."""
+    with running(DURABLE) as server, server.empty() as url:
+        db.upgrade(url)
+        filled(f"sqlite:///{home}/fgd.db", url)
+        with opened(home, template[1], url) as rig:
+            yield rig, server
 
 
 def filled(source: str, target: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -98,8 +99,8 @@ class Rig(Bench):
         """What a broker without persistence keeps when it is started again."""
         shutil.rmtree(self.home / "valkey")
 
-    def api(self, **more: str) -> Replica:
-        replica = Replica.start(self.home, {"FGD_DATABASE_URL": self.url, **SHORT, **self.told, **more})
+    def api(self, port: int = 0, **more: str) -> Replica:
+        replica = Replica.start(self.home, {"FGD_DATABASE_URL": self.url, **SHORT, **self.told, **more}, port)
         self.processes.append(replica.process)
         self._lifelines += [replica.lifeline]
         return replica
@@ -223,22 +224,42 @@ def answers(unix_socket: Path) -> bool:
             return False
 
 
-def trainers_of(home: Path, job: str = "") -> list[int]:
-    """Processes that train a job, from /proc alone: they bear the mark of a run and the job's spec. Not the stopped."""
-    found = []
+@dataclass(frozen=True)
+class Training:
+    """A process that trains: it bears the mark of a run, and its spec is a job's."""
+
+    pid: int
+    job: str
+    mark: str
+
+
+def trainings(home: Path) -> Iterator[Training]:
+    """From /proc alone; not those that are stopped, which do no harm."""
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         try:
-            command = (folder / "cmdline").read_bytes().split(b"\0")
-            if not any(word.endswith(b"/spec.json") and f"{home}/work/{job}".encode() in word for word in command):
+            command = (folder / "cmdline").read_bytes().decode(errors="replace")
+            spec = re.search(rf"{re.escape(str(home))}/work/(job_[^/]+)/a\d+/spec\.json", command)
+            if spec is None:
                 continue
             state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-            marked = b"FGD_RUN=" in (folder / "environ").read_bytes()
+            mark = re.search(rb"FGD_RUN=(\w+)", (folder / "environ").read_bytes())
         except (OSError, IndexError):
             continue
-        if marked and state not in "TtZX":
-            found.append(int(folder.name))
+        if mark is not None and state not in "TtZX":
+            yield Training(int(folder.name), spec[1], mark[1].decode())
+
+
+def trainers_of(home: Path, job: str = "") -> list[int]:
+    return sorted(each.pid for each in trainings(home) if job in ("", each.job))
+
+
+def marks_of(home: Path) -> dict[str, set[str]]:
+    """Job -> the runs of it that are alive. A run may be several processes."""
+    found: dict[str, set[str]] = {}
+    for each in trainings(home):
+        found.setdefault(each.job, set()).add(each.mark)
     return found
 
 
