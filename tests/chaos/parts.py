@@ -64,7 +64,7 @@ class Rig(Bench):
     url: str = ""
     told: dict[str, str] = field(default_factory=dict)
     """Settings of every process from now on."""
-    _lifelines: list[int] = field(default_factory=list)
+    _replicas: list[Replica] = field(default_factory=list)
 
     @property
     def struck_folder(self) -> Path:
@@ -102,7 +102,7 @@ class Rig(Bench):
     def api(self, port: int = 0, **more: str) -> Replica:
         replica = Replica.start(self.home, {"FGD_DATABASE_URL": self.url, **SHORT, **self.told, **more}, port)
         self.processes.append(replica.process)
-        self._lifelines += [replica.lifeline]
+        self._replicas.append(replica)
         return replica
 
     def submit_real(self) -> str:
@@ -167,9 +167,10 @@ class Rig(Bench):
 
     def close(self) -> None:
         super().close()
-        for lifeline in self._lifelines:
-            os.close(lifeline)
-        self._lifelines.clear()
+        for replica in self._replicas:
+            os.close(replica.lifeline)
+            replica.http.close()
+        self._replicas.clear()
 
 
 @dataclass

@@ -269,7 +269,7 @@ def watched(look: Callable[[], object]) -> Iterator[None]:
 
 def test_f10_crash_between_checkpoint_file_and_row(rig: Rig) -> None:
     """The file is ignored and collected; the next attempt goes on from the one before."""
-    job = rig.submit("steps=60 ms=5 save=20")
+    job = rig.submit("steps=60 ms=40 save=20")
     first = rig.worker(**rig.armed("after_checkpoint_blob=kill@2"))
     first.wait(30)
     kept = sorted(path.name for path in (rig.home / "blobs" / "objects").rglob("*.pt"))
