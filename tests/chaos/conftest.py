@@ -72,6 +72,12 @@ def database(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def not_on_sqlite(reason: str) -> pytest.MarkDecorator:
+    """On PostgreSQL only; SQLite is told as skipped."""
+    sqlite = pytest.param("sqlite", marks=pytest.mark.skip(reason=f"not applicable on SQLite: {reason}"))
+    return pytest.mark.parametrize("database", [sqlite, "postgres"])
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Counts by case and database."""

@@ -23,6 +23,7 @@ from api.core import db
 from api.core.tables import Attempt, Dataset, Job, JobEvent
 from fgd.spec import SubmitJob
 from tests.chaos import invariants
+from tests.chaos.conftest import not_on_sqlite
 from tests.chaos.parts import Rig
 from tests.e2e.parts import environment, spec_of, until
 
@@ -34,7 +35,7 @@ WORKERS = 8
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("database", ["postgres"])
+@not_on_sqlite("a SQLite file is for one host and its one API process")
 def test_f26_ten_thousand_jobs(rig: Rig, record_property: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """10 000 queued jobs, 4 API replicas, 8 workers (without trainers): every one is claimed once, by priority and age,
     and nothing dead-locks. How long a claim took is printed. (Fair share between projects comes with the projects.)"""
