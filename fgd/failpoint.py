@@ -4,8 +4,9 @@
     FGD_FAILPOINTS_TEST=folder                                      says that this is a test, and keeps what struck
 
 `kill` is SIGKILL to the process itself: nothing is cleaned up, as when the machine dies. `stop` is SIGSTOP: whoever
-tests does something meanwhile and sends SIGCONT. Each place strikes once per folder, whatever process reaches it first.
-Without the second variable a process that has the first refuses to run. Knows no torch and no job.
+tests does something meanwhile and sends SIGCONT. `wait` holds one thread only, until PLACE.go is in the folder.
+Each place strikes once per folder, whatever process reaches it first. Without the second variable a process that has
+the first refuses to run. Knows no torch and no job.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +35,7 @@ POINTS = frozenset(
 )  # fmt: skip
 """Every place there is. `uncommitted`: written in a transaction that is still open. The rows of a result and the
 job's final state are one transaction."""
-_DEEDS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+_DEEDS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "wait": None}
 
 
 class NotATest(RuntimeError):
@@ -42,7 +44,7 @@ class NotATest(RuntimeError):
 
 @dataclass
 class _Armed:
-    deed: signal.Signals
+    deed: signal.Signals | None
     nth: int
     folder: Path
     reached: int = 0
@@ -58,7 +60,11 @@ class _Armed:
             (self.folder / name).open("x").close()
         except FileExistsError:  # it struck before
             return
-        os.kill(os.getpid(), self.deed)
+        if self.deed is not None:
+            os.kill(os.getpid(), self.deed)
+            return
+        while not (self.folder / f"{name}.go").exists():
+            time.sleep(0.01)
 
 
 def reach(name: str) -> None:
@@ -82,7 +88,9 @@ def _arm(places: str, test: str) -> dict[str, _Armed]:
         name, _, what = place.partition("=")
         deed, _, nth = what.partition("@")
         if name not in POINTS or deed not in _DEEDS or not (nth or "1").isdigit():
-            raise NotATest(f"{PLACES}: {place!r} is not PLACE=kill or PLACE=stop, with @N; places: {sorted(POINTS)}")
+            raise NotATest(
+                f"{PLACES}: {place!r} is not PLACE=kill, PLACE=stop or PLACE=wait, with @N; places: {sorted(POINTS)}"
+            )
         armed[name] = _Armed(_DEEDS[deed], int(nth or 1), Path(test))
     return armed
 

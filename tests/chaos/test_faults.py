@@ -112,8 +112,9 @@ def test_f03_zombie(rig: Rig) -> None:
 def test_f04_hundred_bells(rig: Rig) -> None:
     """Duplicate wake x100 to 4 workers: exactly one attempt, one trainer ever alive."""
     rig.valkey()
+    patient = {"FGD_POLL_S": "600", "FGD_LEASE_S": "20", "FGD_KILL_S": "16", "FGD_FREEZE_S": "12"}
     for _ in range(4):
-        rig.worker(FGD_POLL_S="600")
+        rig.worker(**patient)
     until(lambda: len(live(rig)) == 4, timeout_s=120, what="four workers")
     job = rig.submit("steps=100 ms=20")
     app = make_app(rig.told["FGD_BROKER_URL"])
@@ -175,7 +176,7 @@ def test_f06_broker_forgets(rig: Rig, how: str) -> None:
 
 
 def test_f07_broker_killed_for_long(rig: Rig) -> None:
-    """Redis killed in mid-training and gone for long (8 s, which is 25 polls and 3 leases here; the row says 10 min):
+    """Redis killed in mid-training and gone for long (8 s, which is 25 polls and 2 leases here; the row says 10 min):
     training and metrics go on, the event stream too, and a cancel works within 5 s."""
     server = rig.valkey()
     api = rig.api().ready()
@@ -237,7 +238,7 @@ def test_f08_database_down(
     with watched(lambda: most.append(len(rig.trainers(job)))):
         server.stop(how)
         time.sleep(down_s)
-        if down_s > 2.6:
+        if down_s > 3.4:
             assert not rig.trainers(job)
         server.start()
         rig.engine.dispose()
@@ -445,31 +446,23 @@ def test_f19_loss_is_not_finite(rig: Rig) -> None:
     [
         ("before_staging", "cancelled"),
         ("after_staging", "cancelled"),
-        ("before_checkpoint_row", "cancelled"),
-        ("before_final_state", "succeeded"),
+        ("after_checkpoint_blob", "cancelled"),
+        ("before_artifact_blob", "succeeded"),
+        ("after_artifact_blob", "succeeded"),
     ],
 )
 def test_f20_cancel_races(rig: Rig, place: str, ends: str) -> None:
     """Cancel while the worker stands at `place`. Artifacts committed is succeeded, whatever was asked meanwhile; never
     an event of both."""
-    held = "SQLite's one write lock is held there" if rig.url.startswith("sqlite") and "_row" in place else ""
-    if place == "before_final_state" or held:
-        place = "after_artifact_blob" if place == "before_final_state" else "after_checkpoint_blob"
-    job = rig.submit("steps=60 ms=10 save=20")
-    worker = rig.worker(**rig.armed(f"{place}=stop@{4 if place == 'after_artifact_blob' else 1}"))
-    until(lambda: rig.struck(place) and psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED, what=place)
-    api = rig.api()
-    try:
-        if "row" in place:  # the row is locked: who asks waits for the worker
-            later = threading.Timer(0.5, os.kill, (worker.pid, signal.SIGCONT))
-            later.start()
-        rig.ask(job, Requested.cancel)
-    finally:
-        os.kill(worker.pid, signal.SIGCONT)
+    job = rig.submit("steps=60 ms=20 save=20")
+    rig.worker(**rig.armed(f"{place}=wait"))
+    until(lambda: rig.struck(place), timeout_s=60, what=place)
+    rig.ask(job, Requested.cancel)
+    rig.go_on(place)
     rig.until_state(job, ends)
     story = rig.story(job)
     assert [type for type in story if type in ("succeeded", "failed", "cancelled")] == [ends]
-    again = api.ready().http.post(f"/v1/jobs/{job}/cancel", json={"mode": "graceful"})
+    again = rig.api().ready().http.post(f"/v1/jobs/{job}/cancel", json={"mode": "graceful"})
     assert again.status_code == (409 if ends == "succeeded" else 202)
     settled(rig, job, steps=60)
 
