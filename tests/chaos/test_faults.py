@@ -118,13 +118,12 @@ def test_f04_hundred_bells(rig: Rig) -> None:
     until(lambda: len(live(rig)) == 4, timeout_s=120, what="four workers")
     job = rig.submit("steps=100 ms=20")
     app = make_app(rig.told["FGD_BROKER_URL"])
-    for _ in range(100):
-        assert ring(app, job)
-    assert ring(app, "job_of_a_forger")
     seen: set[int] = set()
-    while rig.state(job) != "succeeded":
-        seen |= set(rig.trainers(job))
-        time.sleep(0.05)
+    with watched(lambda: seen.update(rig.trainers(job))):
+        for _ in range(100):
+            assert ring(app, job)
+        assert ring(app, "job_of_a_forger")
+        rig.until_state(job, "succeeded", timeout_s=90)
     assert len(seen) == 1
     assert rig.story(job).count("job_claimed") == 1
     settled(rig, job, steps=100)
@@ -210,8 +209,8 @@ def stream(api: Replica, job: str, *, after: int = 0, until_s: float = 30.0, mos
                 if line.startswith("id:"):
                     number = line[3:].strip()
                 if line.startswith("data:") and number:
-                    heard.append(json.loads(line[5:]) | {"seq": int(number)})
-                    number = ""
+                    told, number = json.loads(line[5:]) | {"seq": int(number)}, ""
+                    heard += [told] if "type" in told else []  # the last says that the stream is over
                 if time.monotonic() > end or len(heard) >= most:
                     break
     except httpx.TransportError:
@@ -454,7 +453,7 @@ def test_f19_loss_is_not_finite(rig: Rig) -> None:
 def test_f20_cancel_races(rig: Rig, place: str, ends: str) -> None:
     """Cancel while the worker stands at `place`. Artifacts committed is succeeded, whatever was asked meanwhile; never
     an event of both."""
-    job = rig.submit("steps=60 ms=20 save=20")
+    job = rig.submit(f"steps={10**5 if ends == 'cancelled' else 60} ms=20 save=20")
     rig.worker(**rig.armed(f"{place}=wait"))
     until(lambda: rig.struck(place), timeout_s=60, what=place)
     rig.ask(job, Requested.cancel)
