@@ -1,7 +1,8 @@
 """Shifts the clock of the process it is started in, as an administrator or a bad time server would: by the seconds that
 the file FGD_TEST_CLOCK holds, which may change at any time. Wall clock only; the monotonic one is nobody's to set.
 
-`datetime.now` asks the system itself and is not shifted; libfaketime, where it is installed, shifts that too.
+`datetime.now` asks the system itself and is not shifted; our code asks the database, or `time`. (Under libfaketime
+0.9.10 a worker on Python 3.11 took no job at all, clock shifted or not, so this hook has to do.)
 """
 
 import os
