@@ -17,12 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
@@ -31,7 +32,9 @@ from api.core.errors import SchemaOutOfDate, SchemaTooNew
 from api.core.tables import DEFAULT_PROJECT, Base
 
 UNSAFE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "autovacuum": "off"}
-"""Faster; what is in it may be lost with the machine."""
+"""Faster; what is in it may be lost with the machine, and the last of it with the server."""
+DURABLE = UNSAFE | {"full_page_writes": "on", "synchronous_commit": "on"}
+"""Survives a kill of the server, not of the machine."""
 SIZE = {"max_connections": "200", "shared_buffers": "32MB"}
 START_S = 30.0
 
@@ -60,8 +63,33 @@ class Postgres:
 
     socket: Path
     """The folder of its socket."""
+    _launch: Callable[[], subprocess.Popen[bytes]] | None = None
+    _server: subprocess.Popen[bytes] | None = None
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _migrated: bool = False
+
+    def start(self) -> None:
+        """Come back after `stop`, or after a crash."""
+        assert self._launch is not None
+        self._server = self._launch()
+        _await(self, self._server)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """SIGINT: in order, but at once. SIGQUIT: as if it had crashed; it recovers when it is started again."""
+        assert self._server is not None
+        self._server.send_signal(how)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._server.wait(10)
+        self._server.kill()
+        self._server.wait()
+
+    def pids(self) -> list[int]:
+        """Of all its processes."""
+        assert self._server is not None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            server = psutil.Process(self._server.pid)
+            return [server.pid, *(child.pid for child in server.children(recursive=True))]
+        return []
 
     def url(self, database: str) -> str:
         return f"postgresql+psycopg://fgd@/{database}?host={self.socket}"
@@ -118,7 +146,7 @@ def emptied(url: str) -> bool:
 
 
 @contextmanager
-def running(namespace: str | None = None, network: str = "") -> Iterator[Postgres]:
+def running(options: dict[str, str] = UNSAFE, namespace: str | None = None, network: str = "") -> Iterator[Postgres]:
     """The server, stopped and forgotten at the end.
 
     namespace, network: for root, it listens inside a network namespace on TCP too, and trusts an address range.
@@ -141,23 +169,24 @@ def running(namespace: str | None = None, network: str = "") -> Iterator[Postgre
                 access.write(f"host all all {network} trust\n")
             inside = ["nsenter", f"--net=/run/netns/{namespace}", f"-S{who['user']}", f"-G{who['group']}", "--"]
             who = {}
-        with (folder / "log").open("wb") as log:
-            addresses = "*" if namespace else ""
-            options = {"listen_addresses": addresses, "unix_socket_directories": str(folder), **UNSAFE, **SIZE}
-            server = subprocess.Popen(
-                [*inside, programs / "postgres", "-D", data, *(f"--{name}={value}" for name, value in options.items())],
-                cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                preexec_fn=_end_with_us, **who,
-            )  # fmt: skip
+        addresses = "*" if namespace else ""
+        told = {"listen_addresses": addresses, "unix_socket_directories": str(folder), **options, **SIZE}
+
+        def launch() -> subprocess.Popen[bytes]:
+            with (folder / "log").open("ab") as log:
+                arguments = ("-D", data, *(f"--{name}={value}" for name, value in told.items()))
+                return subprocess.Popen(
+                    [*inside, programs / "postgres", *arguments],
+                    cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                    preexec_fn=_end_with_us, **who,
+                )  # fmt: skip
+
+        server = Postgres(folder, launch)
         try:
-            _await(Postgres(folder), server)
-            yield Postgres(folder)
+            server.start()
+            yield server
         finally:
-            server.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                server.wait(10)
-            server.kill()
-            server.wait()
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

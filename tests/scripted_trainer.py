@@ -6,6 +6,7 @@ Every word `key=value` of the spec's name is an instruction:
     fault=KIND at=N           from step N on: exit | segv | hang | ignore-term | nan | no-manifest | bad-lines |
                               oom-text | oom-over | no-space | flood | daemon | close-pipe
     fits=N                    for oom-over: batches of more than N images are out of memory
+    pad=0                     KiB that each checkpoint is larger than it need be
     once=1                    the fault strikes the first attempt only
 
 The weights are a hash over all steps taken: a run resumed from a checkpoint ends with the same ones as a run that was
@@ -41,6 +42,7 @@ from fgd.events import (
     Stepped,
     to_line,
 )
+from fgd.failpoint import reach
 from fgd.lifeline import die_with_parent
 from fgd.spec import JobSpec
 
@@ -102,7 +104,7 @@ def train(spec: JobSpec, words: dict[str, str], out: Path, resume: Path | None, 
         step, history = step + 1, hashlib.sha256(f"{history}{step}".encode()).hexdigest()
         emit(Stepped(step=step, epoch=1, values={"loss/total": 1.0 / step, "images_per_s": 100.0}))
         if stopping or step % save == 0:
-            emit(checkpoint(out, step, history))
+            emit(checkpoint(out, step, history, int(words.get("pad", 0))))
         if stopping:
             return 75
     emit(Evaluated(step=step, epoch=1, split="val", values={"ap": 40.0, "ap50": 70.0}))
@@ -154,13 +156,16 @@ def load(resume: Path | None) -> tuple[int, str]:
     return saved["step"], saved["history"]
 
 
-def checkpoint(out: Path, step: int, history: str) -> Saved:
+def checkpoint(out: Path, step: int, history: str, pad_kib: int = 0) -> Saved:
     folder = out / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps({"step": step, "history": history}).encode()
+    content = json.dumps({"step": step, "history": history}).encode() + b" " * pad_kib * 1024
     path = folder / f"step-{step}.pt"
+    reach("before_checkpoint_file")
     path.with_suffix(".tmp").write_bytes(content)
+    reach("checkpoint_file_unnamed")
     path.with_suffix(".tmp").rename(path)
+    reach("after_checkpoint_file")
     for old in sorted(folder.glob("*.pt"), key=lambda p: int(p.stem[5:]))[:-2]:
         old.unlink()
     return Saved(step=step, path=str(path), sha256=hashlib.sha256(content).hexdigest(), size=len(content))

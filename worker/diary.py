@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from api.core import jobs
 from api.core.errors import Fenced
 from fgd.events import Event, Failed, Finished, Note, Saved
+from fgd.failpoint import reach
 from worker.host import DATABASE_AWAY, DISK_FULL, Host, os_error_behind
 from worker.keeper import Complaint, Keeper, Stored
 
@@ -64,6 +65,8 @@ class Diary:
         except Fenced:
             self._drop([stored.key for stored in self._saved])  # no row will ever name them
             raise
+        if self._saved:
+            reach("after_checkpoint_row")
         self._events, self._log, self._saved = [], b"", []
         self._drop(superseded)
         return True
@@ -81,12 +84,17 @@ class Diary:
     def _store(self, s: Session) -> list[str]:
         job, attempt = self._claim.job_id, self._claim.attempt
         jobs.record(s, job, attempt, self._events, self._log)
-        return [
+        if self._saved:
+            reach("before_checkpoint_row")
+        superseded = [
             old
             for each in self._saved
             for saved in [each.saved]
             for old in jobs.checkpoint(s, job, attempt, saved.step, each.key, saved.sha256, saved.size, best=saved.best)
         ]
+        if self._saved:
+            reach("checkpoint_row_uncommitted")
+        return superseded
 
     def _complain(self, complaint: Complaint) -> None:
         message = f"the checkpoint of step {complaint.step} was not kept: {complaint.error}"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from api.core.storage import BlobStore
 from fgd.events import Saved
+from fgd.failpoint import reach
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,9 @@ class Keeper:
                 self._busy = True
             key = f"{self._prefix}/ckpt-{saved.step}.pt"
             try:
+                reach("before_checkpoint_blob")
                 self._store.put_object(key, linked)
+                reach("after_checkpoint_blob")
             except Exception as error:  # a full disk, a store that is away: the one before still stands
                 self._complain(saved, error)
                 continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import queue
 import resource
@@ -27,8 +28,10 @@ from typing import BinaryIO, Self
 import psutil
 
 import fgd
+from fgd import failpoint
 from fgd.asked import ask_to_finish
 from fgd.events import MAX_LINE, Event, from_line
+from fgd.lifeline import DEADLINE, Deadline
 
 logger = logging.getLogger(__name__)
 
@@ -55,15 +58,19 @@ def scrubbed_env(mark: str, threads: int, gpu: str | None) -> dict[str, str]:
     """The whole environment of a trainer. gpu: index or UUID, several by commas; None hides every GPU."""
     kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     kept |= {name: os.path.abspath(os.environ[name]) for name in FOLDERS_PASSED_ON if os.environ.get(name)}
-    return kept | {
-        MARK: mark,
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "CUDA_VISIBLE_DEVICES": gpu or "",
-        "PYTHONPATH": str(Path(fgd.__path__[0]).parent),  # the same code as ours, from any cwd
-        "PYTHONSAFEPATH": "1",  # the folder that it runs in holds no code
-        "PYTHONUNBUFFERED": "1",
-    }
+    return (
+        kept
+        | failpoint.environment()
+        | {
+            MARK: mark,
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+            "CUDA_VISIBLE_DEVICES": gpu or "",
+            "PYTHONPATH": str(Path(fgd.__path__[0]).parent),  # the same code as ours, from any cwd
+            "PYTHONSAFEPATH": "1",  # the folder that it runs in holds no code
+            "PYTHONUNBUFFERED": "1",
+        }
+    )
 
 
 @dataclass(frozen=True)
@@ -88,10 +95,19 @@ class Trainer:
     """
 
     def __init__(
-        self, argv: Sequence[str], folder: Path, run_file: Path, *, threads: int = 1, gpu: str | None = None
+        self,
+        argv: Sequence[str],
+        folder: Path,
+        run_file: Path,
+        *,
+        threads: int = 1,
+        gpu: str | None = None,
+        until: float = math.inf,
     ) -> None:
-        """Run `argv --events-fd N --parent-fd M` in `folder`, its --out is `folder`/out; stderr and stdout are the
-        log."""
+        """Run `argv --events-fd N --parent-fd M` in `folder`, its --out is `folder`/out; stderr and stdout are the log.
+
+        until: it ends itself when time.monotonic() is past this, unless `allow` has put it off.
+        """
         self._out = folder / "out"
         self.mark = uuid.uuid4().hex
         self._lock = threading.Lock()
@@ -101,13 +117,14 @@ class Trainer:
         self._exited_at: float | None = None
         self._closed = threading.Event()
         self._run_file = run_file
+        self._deadline = Deadline(folder / "deadline", until)
         events_in, events_out = os.pipe()
         parent_in, self._lifeline = os.pipe()
         try:
             self._process = subprocess.Popen(
                 [*argv, "--events-fd", str(events_out), "--parent-fd", str(parent_in)],
                 cwd=folder,
-                env=scrubbed_env(self.mark, threads, gpu),
+                env=scrubbed_env(self.mark, threads, gpu) | {DEADLINE: str(folder / "deadline")},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -117,6 +134,7 @@ class Trainer:
         except OSError:
             os.close(events_in)
             os.close(self._lifeline)
+            self._deadline.close()
             raise
         finally:
             os.close(events_out)
@@ -196,6 +214,12 @@ class Trainer:
         """Ask for the stacks of its threads, which `fgd.train` writes into the log; any other program may end of it."""
         self._signal(os.kill, signal.SIGUSR1)
 
+    def allow(self, until: float) -> None:
+        """It may live until then: our lease was prolonged. If we are stopped, it ends by itself."""
+        with self._lock:
+            if not self._closed.is_set():
+                self._deadline.put_off(until)
+
     def freeze(self) -> None:
         self._signal(os.killpg, signal.SIGSTOP)
         self._signal_those_outside(signal.SIGSTOP)
@@ -214,7 +238,10 @@ class Trainer:
         while self.returncode() is None and time.monotonic() < until:
             time.sleep(0.01)
         gone = kill_marked(self.mark) and self.returncode() is not None
-        self._closed.set()
+        with self._lock:
+            if not self._closed.is_set():
+                self._deadline.close()
+            self._closed.set()
         for reader in self._readers:
             reader.join(timeout=1.0)
         if self._lifeline >= 0:

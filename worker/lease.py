@@ -3,6 +3,7 @@
 At most one trainer of a job is ever alive, even if the database cannot be reached: whoever waits for our lease to
 expire counts `lease_s` by the database's clock; we stop the trainer after `freeze_s` without a successful beat and kill
 it after `kill_s`, both shorter, by a clock that nobody sets. Two threads, because a beat may hang in the network.
+If this whole process is stopped, the trainer ends by itself: each beat tells it how long it may live (`allow`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ AGAIN_S = 0.5
 class Frozen(Protocol):
     """What the guard needs of a trainer."""
 
+    def allow(self, until: float) -> None: ...
     def freeze(self) -> None: ...
     def thaw(self) -> None: ...
     def kill(self) -> None: ...
@@ -73,8 +75,15 @@ class Lease:
         """From now on freeze and kill this one. None: there is none any more."""
         with self._lock:
             self._trainer = trainer
-            if trainer is not None and self.lost.is_set():
+            if trainer is None:
+                return
+            trainer.allow(self.ends_at())
+            if self.lost.is_set():
                 trainer.kill()
+
+    def ends_at(self) -> float:
+        """When, by time.monotonic(), nothing of the attempt may live any more, unless a beat comes before."""
+        return self._good_at + self._times.kill_s
 
     def closing(self) -> None:
         """The last write comes now: after it a heartbeat finds no lease, and that is as it should be."""
@@ -94,7 +103,10 @@ class Lease:
                 logger.warning("no heartbeat for %.0f s: %s", time.monotonic() - self._good_at, error)
                 pause_s = min(AGAIN_S, pause_s)
             else:
-                self._good_at = asked_at
+                with self._lock:  # the trainer hears of it before it is let go on
+                    self._good_at = asked_at
+                    if self._trainer is not None:
+                        self._trainer.allow(self.ends_at())
             self._left.wait(pause_s)
 
     def _guards(self) -> None:

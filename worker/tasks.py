@@ -20,8 +20,9 @@ from api.core import datasets, jobs, models, plans
 from api.core.errors import Fenced
 from api.core.lifecycle import FailureCode, Requested
 from api.core.queue import ring
-from api.core.storage import DigestMismatch
+from api.core.storage import Blob, DigestMismatch, blob_name
 from fgd.events import Failed, Finished, Note
+from fgd.failpoint import reach
 from worker.curb import Curb
 from worker.diary import Diary
 from worker.host import DISK_FULL, Host, Lost, os_error_behind
@@ -61,8 +62,9 @@ def take(host: Host) -> Callable[[], None] | None:
         gpus = len(host.found.gpus)
         all_of_them = jobs.Free(host.settings.slots, gpus, gpu_host=gpus > 0)
         free = jobs.Free(cpu, cuda, gpu_host=gpus > 0, cores=host.found.cores, of=all_of_them)
-        job = host.write(lambda s: jobs.claim(s, host.id, free, host.settings.lease_s)) if free.devices() else None
+        job = host.write(lambda s: claim_job(s, host, free)) if free.devices() else None
         if job is not None:
+            reach("after_claim")
             on_gpu = job.spec.resources.device != "cpu" and host.slots.free("cuda") > 0
             slot = take_slot("cuda" if on_gpu else "cpu", job.spec.resources.devices)
             return lambda: _and_give(host, slot, lambda: supervise(host, job, slot, asked_at))
@@ -77,6 +79,14 @@ def take(host: Host) -> Callable[[], None] | None:
             return None
         slot = take_slot("import")
         return lambda: _and_give(host, slot, lambda: run_import(host, work, asked_at))
+
+
+def claim_job(s: Session, host: Host, free: jobs.Free) -> jobs.Claim | None:
+    reach("before_claim")
+    claim = jobs.claim(s, host.id, free, host.settings.lease_s)
+    if claim is not None:
+        reach("claim_uncommitted")
+    return claim
 
 
 def claim_import(s: Session, host: Host) -> Import | None:
@@ -120,9 +130,11 @@ def supervise(host: Host, claim: jobs.Claim, slot: Slot, claimed_at: float) -> N
             work_folder(host.settings.home, claim.job_id, claim.attempt) as folder,
         ):
             try:
+                reach("before_staging")
                 with ExitStack() as held:
                     stage = functools.partial(staged, claim.spec, claim.inputs, folder, host.cache)
                     spec_file = patiently(host, lease, claim, "inputs", lambda: held.enter_context(stage()))
+                    reach("after_staging")
                     end = train_from_newest(host, lease, claim, slot, spec_file, claimed_at)
                 came = verdict(end)
                 files = publish(host, lease, claim, came.result, folder / "out") if isinstance(came, Succeeded) else []
@@ -177,7 +189,7 @@ def train(
     oom_before = oom_kills()
     threads = claim.spec.resources.threads or host.threads
     run_file = host.run_folder() / f"{claim.job_id}.a{claim.attempt}.json"
-    trainer = Trainer(argv, folder, run_file, threads=threads, gpu=slot.gpu)
+    trainer = Trainer(argv, folder, run_file, threads=threads, gpu=slot.gpu, until=lease.ends_at())
     settings = host.settings
     left_s = time_left_s(claim, staged_s=time.monotonic() - claimed_at)
     curb = Curb(trainer, grace_s=settings.grace_s, drain_s=host.drain_s, stall_s=settings.stall_s, run_s=left_s)
@@ -242,7 +254,8 @@ def newest_whole(
 def publish(host: Host, lease: Lease, claim: jobs.Claim, result: Finished, out: Path) -> list[jobs.ArtifactIn]:
     """The files of the result, in the store under their digests, as soon as it answers.
 
-    Raises DigestMismatch, OSError, ValueError; Lost and Interrupted where the store stays away for too long.
+    Raises DigestMismatch, OSError, ValueError; Lost or Fenced if the attempt is not ours any more, Interrupted where
+    the store stays away for too long.
     """
     folder = Path(result.folder).resolve()
     if not folder.is_relative_to(out.resolve()) or "student.safetensors" not in result.files:
@@ -252,8 +265,13 @@ def publish(host: Host, lease: Lease, claim: jobs.Claim, result: Finished, out: 
         path = folder / name
         if path.name != name or path.is_symlink() or not path.is_file():
             raise ValueError(f"the trainer's result holds {name!r}, which is no plain file")
+        blob_name(digest)  # ValueError for what is no digest
+        expected = Blob(digest, path.stat().st_size)
+        host.insist(lease, functools.partial(jobs.expect, job_id=claim.job_id, attempt=claim.attempt, blob=expected))
+        reach("before_artifact_blob")
         put = functools.partial(host.store.put_file, path, expected=digest)
         blob = patiently(host, lease, claim, f"result {name}", put)
+        reach("after_artifact_blob")
         media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
         files.append(jobs.ArtifactIn(name, blob.digest, blob.size, media_type))
     return files
@@ -266,6 +284,12 @@ def settle(
     job, attempt = claim.job_id, claim.attempt
 
     def write(s: Session) -> str:
+        reach("before_final_state" if isinstance(came, Succeeded) else "before_requeue")
+        state = put(s)
+        reach("requeue_uncommitted" if state == "queued" else "final_state_uncommitted")
+        return state
+
+    def put(s: Session) -> str:
         match came:
             case Succeeded(result):
                 jobs.finish(s, job, attempt, files, result.weights_digest, exit=exit)
@@ -279,6 +303,7 @@ def settle(
 
     lease.closing()
     state = host.insist(lease, write)
+    reach("after_requeue" if state == "queued" else "after_final_state")
     if state == "queued":
         ring(host.app, job)
     return state

@@ -1,7 +1,7 @@
 """The verbs of jobs. Each takes a Session inside an open transaction and never commits.
 
     people     submit, get, page, request, resume
-    workers    claim, beat, record, checkpoint, finish, fail, requeue, ended_as_requested
+    workers    claim, beat, record, checkpoint, expect, finish, fail, requeue, ended_as_requested
     anyone     sweep, waiting_reason, queue_position
 
 The queue is a bell, the row is the truth: a claim is one conditional update, and it raises `attempt`, the fencing
@@ -35,8 +35,8 @@ from fgd.spec import FromJob, JobSpec, Schedule, SubmitJob
 
 __all__ = [
     "ArtifactIn", "Claim", "Free", "Progress", "Saved", "Swept",
-    "beat", "checkpoint", "claim", "ended_as_requested", "fail", "finish", "get", "page", "queue_position", "record",
-    "request", "requeue", "resume", "submit", "sweep", "waiting_reason",
+    "beat", "checkpoint", "claim", "ended_as_requested", "expect", "fail", "finish", "get", "page", "queue_position",
+    "record", "request", "requeue", "resume", "submit", "sweep", "waiting_reason",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -432,6 +432,15 @@ def checkpoint(
         add_event(s, job, at, "checkpoint_saved", step=step, size=size, best=best)
     s.flush()
     return checkpoints.drop_superseded(s, job_id)
+
+
+def expect(s: Session, job_id: str, attempt: int, blob: Blob) -> None:
+    """A file of the result is about to be put into the store. Raises Fenced.
+
+    The collector deletes only what has a row, so one that dies between the put and `finish` must have left one.
+    """
+    job = held(s, job_id, attempt)
+    datasets.remember_blobs(s, job.project_id, db.now(s), blob)
 
 
 def finish(

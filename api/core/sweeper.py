@@ -22,6 +22,7 @@ from api.core import datasets, db, inventory, jobs, removal, uploads
 from api.core.queue import ring_all
 from api.core.storage import BlobStore
 from api.core.tables import BlobRow, Checkpoint
+from fgd.failpoint import reach
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,10 @@ class Sweeper:
         """Ids of the jobs that could not be put right; the others are."""
         with db.transaction(self.engine) as s:
             swept = jobs.sweep(s, self.lease_s)
+            if swept.lost:
+                reach("before_sweep_requeue")
+        if swept.lost:
+            reach("after_sweep_requeue")
         for job in swept.lost:
             logger.warning("%s: its worker was lost", job)
         self._delete(swept.rubbish)

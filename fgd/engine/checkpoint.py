@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fgd.errors import CheckpointUnreadable
+from fgd.failpoint import reach
 from fgd.types import Calibration
 
 FORMAT = "fgd-checkpoint/1"
@@ -53,6 +54,7 @@ def save(path: Path, contents: dict[str, Any], state: State, calibration: Calibr
 
     The sha256 is of what was handed to the disk, not of what was read back: a page that went bad on its way is found.
     """
+    reach("before_checkpoint_file")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     whole = {
@@ -71,8 +73,10 @@ def save(path: Path, contents: dict[str, Any], state: State, calibration: Calibr
     except BaseException:  # a full disk: what was written would only keep it full
         partial.unlink(missing_ok=True)
         raise
+    reach("checkpoint_file_unnamed")
     partial.rename(path)
     sync_folder(path.parent)
+    reach("after_checkpoint_file")
     return hashed.sha256.hexdigest()
 
 

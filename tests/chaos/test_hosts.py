@@ -201,7 +201,10 @@ def hub(net: network.Network, pictures: Path, tmp_path_factory: pytest.TempPathF
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        with databases.running(net.namespace("hub"), network.RANGE) as postgres, postgres.empty() as url:
+        with (
+            databases.running(namespace=net.namespace("hub"), network=network.RANGE) as postgres,
+            postgres.empty() as url,
+        ):
             db.upgrade(url)
             engine = db.make_engine(url)
             name = url.partition("@/")[2].partition("?")[0]

@@ -23,8 +23,11 @@ from tests.e2e.parts import Bench, Service, environment, processes_of, until
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A COCO folder of a few small images."""
-    root = tmp_path_factory.mktemp("pictures")
-    (root / "annotations").mkdir()
+    return drawn(tmp_path_factory.mktemp("pictures"))
+
+
+def drawn(root: Path) -> Path:
+    (root / "annotations").mkdir(parents=True)
     for split, count in (("train", 8), ("val", 2)):
         (root / split).mkdir()
         images, boxes = [], []

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import fgd
+from fgd.lifeline import DEADLINE, Deadline
 
 ROOT = Path(fgd.__path__[0]).parent
 WAIT = "import sys, time; print('up', flush=True); time.sleep(3600)"
@@ -104,3 +105,28 @@ def test_tied_program_hears_what_its_keeper_is_told() -> None:
         process.terminate()
         assert end(process) == -signal.SIGTERM % 256
         os.close(write)
+
+
+def late(file: Path) -> subprocess.Popen[bytes]:
+    program = f"from fgd.lifeline import die_with_parent; die_with_parent(None); {WAIT}"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), DEADLINE: str(file)}
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, start_new_session=True, env=env)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    return process
+
+
+def test_child_of_a_parent_that_is_stopped_ends_at_its_deadline_and_not_before(tmp_path: Path) -> None:
+    deadline = Deadline(tmp_path / "deadline", time.monotonic() + 60)
+    process = late(tmp_path / "deadline")
+    try:
+        deadline.put_off(time.monotonic() + 1.0)
+        (tmp_path / "deadline").unlink()
+        time.sleep(0.5)
+        assert process.poll() is None
+        deadline.put_off(until := time.monotonic() + 1.0)
+        assert end(process) == -signal.SIGKILL
+        assert time.monotonic() >= until
+    finally:
+        deadline.close()
+        process.kill()

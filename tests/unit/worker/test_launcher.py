@@ -16,6 +16,7 @@ import pytest
 
 import fgd
 from fgd.events import Event, Failed, Finished, Saved, Stepped
+from fgd.lifeline import DEADLINE
 from fgd.spec import FCOS, FromPath, JobSpec
 from worker import launcher
 from worker.launcher import MARK, Trainer, bounded_lines, kill_stale
@@ -183,6 +184,7 @@ def test_environment_of_a_trainer_holds_no_secret(start: Start, monkeypatch: pyt
         *launcher.PASSED_ON,
         *launcher.FOLDERS_PASSED_ON,
         MARK,
+        DEADLINE,
         "OMP_NUM_THREADS",
         "MKL_NUM_THREADS",
         "CUDA_VISIBLE_DEVICES",

@@ -24,6 +24,10 @@ def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
 class Told:
     def __init__(self) -> None:
         self.signals: list[str] = []
+        self.until = 0.0
+
+    def allow(self, until: float) -> None:
+        self.until = until
 
     def freeze(self) -> None:
         self.signals.append("freeze")
