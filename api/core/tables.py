@@ -283,7 +283,7 @@ class Job(Base):
         Index("ix_jobs_page_by_name", "project_id", "name", "created_at", "id"),
         Index("ix_jobs_teacher", "project_id", "teacher_job_id"),
         Index("ix_jobs_inherit", "project_id", "inherit_job_id"),
-        Index("ix_jobs_queued", "priority", "created_at", "id", sqlite_where=text("state = 'queued'"),
+        Index("ix_jobs_queued", text("priority DESC"), "created_at", "id", sqlite_where=text("state = 'queued'"),
               postgresql_where=text("state = 'queued'")),
         Index("ix_jobs_running", "lease_expires", sqlite_where=text("state = 'running'"),
               postgresql_where=text("state = 'running'")),
