@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import base64
 import hashlib
+import itertools
 import json
 import struct
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from sqlalchemy.exc import IntegrityError
 
 import api
 from api.bodies import MAX_BODY_BYTES
-from api.core import datasets, db, jobs, models, uploads
+from api.core import checkpoints, datasets, db, jobs, models, uploads
 from api.core.ids import new_id
 from api.core.lifecycle import FailureCode
 from api.routes import artifacts, plans, samples
@@ -376,6 +377,33 @@ def list_checkpoints(w: World) -> Iterator[Refusal]:
     yield Refusal(w.client.get(f"/v1/jobs/{new_id('job')}/checkpoints"), 404, "job_not_found")
 
 
+@of("POST /v1/jobs/{job_id}/checkpoints/{checkpoint_id}/pin")
+def pin(w: World) -> Iterator[Refusal]:
+    job, step = w.given.running(), itertools.count(1)
+
+    def saved() -> str:
+        nth = next(step)
+        with db.transaction(w.given.engine) as s:
+            jobs.checkpoint(s, job, 1, nth, f"jobs/{job}/a1/ckpt-{nth}.pt", "c" * 64, 1)
+            return str(checkpoints.newest_first(s, job)[0].id)
+
+    def pin(checkpoint: str, of: str = job) -> Any:
+        return w.client.post(f"/v1/jobs/{of}/checkpoints/{checkpoint}/pin")
+
+    yield Refusal(pin(new_id("ckpt"), new_id("job")), 404, "job_not_found")
+    yield Refusal(pin(new_id("ckpt")), 404, "checkpoint_not_found")
+    for _ in range(checkpoints.MAX_PINNED):
+        assert pin(saved()).status_code == 200
+    yield Refusal(pin(saved()), 409, "too_many_pinned")
+
+
+@of("DELETE /v1/jobs/{job_id}/checkpoints/{checkpoint_id}/pin")
+def unpin(w: World) -> Iterator[Refusal]:
+    job = w.given.running()
+    yield Refusal(w.client.delete(f"/v1/jobs/{new_id('job')}/checkpoints/{new_id('ckpt')}/pin"), 404, "job_not_found")
+    yield Refusal(w.client.delete(f"/v1/jobs/{job}/checkpoints/{new_id('ckpt')}/pin"), 404, "checkpoint_not_found")
+
+
 @of("POST /v1/jobs/{job_id}/checkpoints/{checkpoint_id}/promote")
 def promote_checkpoint(w: World) -> Iterator[Refusal]:
     done = w.given.succeeded()
@@ -634,6 +662,7 @@ ELSEWHERE = {
     "no_space": "507; see test_uploads",
     "not_supported": "wishes that no route sends",
     "nothing_requested": "for workers",
+    "workers_alive": "of the commands backup, restore and doctor; see test_backup",
     "route_not_found": "no route; see test_server",
     "impossible_pair": "all families share strides; for the first that does not",
     "impossible_spec": "references find the same before; for what they do not know",

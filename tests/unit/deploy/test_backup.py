@@ -191,7 +191,7 @@ def test_a_backup_while_the_service_works_is_of_one_moment_and_whole(place: Any,
         finally:
             over.set()
             worker.join()
-        assert len(steps) > 3
+        assert len(steps) > 1, "it worked meanwhile"
         assert all(each.objects for each in made)
     found = restore(theirs, tmp_path / "backup-2")
     assert {each.what for each in found.missing} == set(made[2].missing)

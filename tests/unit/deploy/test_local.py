@@ -152,7 +152,7 @@ def test_api_on_a_file_that_is_no_database_ends_with_one_line(tmp_path: Path) ->
 def test_any_server_of_the_application_tells_an_unfit_database_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "fgd.db").write_bytes(LETTER)
     command = [sys.executable, "-m", "uvicorn", "--factory", "api.main:create_app", "--port", "0"]
-    environment = os.environ | {"FGD_HOME": str(tmp_path), "PYTHONPATH": local.python_path()}
+    environment = os.environ | {"FGD_HOME": str(tmp_path), "PYTHONPATH": children.python_path()}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr

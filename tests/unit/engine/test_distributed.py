@@ -43,7 +43,7 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return kept
 
 
-@pytest.fixture(scope="module", params=["retinanet", "fcos"])
+@pytest.fixture(scope="module", params=["retinanet", pytest.param("fcos", marks=pytest.mark.chaos)])
 def begun(request: pytest.FixtureRequest, squares: Path, make_spec: MakeSpec, tmp_path_factory: Any) -> JobSpec:
     """A job that goes on with a trained student whose norms are frozen, in float32."""
     out = tmp_path_factory.mktemp(request.param)
@@ -122,7 +122,7 @@ def long_job(squares: Path, make_spec: MakeSpec) -> JobSpec:
         make_spec(
             dataset={"path": str(squares)},
             student={"kind": "fcos", "backbone": "mobilenet_v3_small", "fpn_channels": 64},
-            schedule={"epochs": 30, "evaluate_every": 10, "ema": {"decay": 0.9}},
+            schedule={"epochs": 12, "evaluate_every": 6, "ema": {"decay": 0.9}},
         )
     )
 
@@ -156,7 +156,7 @@ def test_two_processes_told_to_end_go_on_to_the_same_bytes(long_job: JobSpec, tm
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 75, (out / "log").read_text()
     saved = of(events(out), Saved)[-1]
-    assert saved.step < 60, "it was told in time"
+    assert saved.step < 24, "it was told in time"
     resumed = run(long_job, out, "--resume", saved.path)
     assert of(resumed, Finished)[0].weights_digest == of(whole, Finished)[0].weights_digest
 
