@@ -48,8 +48,17 @@ class Times:
 class Lease:
     """A context manager around an attempt. After it was `lost` nothing may be written for the attempt."""
 
-    def __init__(self, beat: Callable[[], Requested | None], times: Times, taken_at: float) -> None:
-        """beat: one heartbeat in a transaction of its own. taken_at: time.monotonic() before the lease was taken."""
+    def __init__(
+        self,
+        beat: Callable[[], Requested | None],
+        times: Times,
+        taken_at: float,
+        requested: Requested | None = None,
+    ) -> None:
+        """beat: one heartbeat in a transaction of its own. taken_at: time.monotonic() before the lease was taken.
+
+        requested: what was asked before.
+        """
         self._beat = beat
         self._times = times
         self._good_at = taken_at
@@ -59,7 +68,7 @@ class Lease:
         self._left = threading.Event()
         self._closing = False
         self.lost = threading.Event()
-        self.requested: Requested | None = None
+        self.requested = requested
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._beats, self._guards)]
 
     def __enter__(self) -> Self:

@@ -21,6 +21,7 @@ from api.core.errors import Fenced
 from api.core.lifecycle import FailureCode, Requested
 from api.core.queue import ring
 from api.core.storage import Blob, DigestMismatch, blob_name
+from fgd.asked import ask_to_finish
 from fgd.events import Failed, Finished, Note
 from fgd.failpoint import reach
 from worker.curb import Curb
@@ -126,7 +127,7 @@ def supervise(host: Host, claim: jobs.Claim, slot: Slot, claimed_at: float) -> N
 
     try:
         with (
-            Lease(lambda: host.write(beat), host.times(), claimed_at) as lease,
+            Lease(lambda: host.write(beat), host.times(), claimed_at, claim.requested) as lease,
             work_folder(host.settings.home, claim.job_id, claim.attempt) as folder,
         ):
             try:
@@ -189,6 +190,8 @@ def train(
     oom_before = oom_kills()
     threads = claim.spec.resources.threads or host.threads
     run_file = host.run_folder() / f"{claim.job_id}.a{claim.attempt}.json"
+    if lease.requested == Requested.stop:  # before it starts, so that it makes no step
+        ask_to_finish(folder / "out")
     trainer = Trainer(argv, folder, run_file, threads=threads, gpu=slot.gpu, until=lease.ends_at())
     settings = host.settings
     left_s = time_left_s(claim, staged_s=time.monotonic() - claimed_at)

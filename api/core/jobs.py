@@ -104,6 +104,8 @@ class Claim:
     """Newest first; the others are for when the first is torn."""
     max_runtime_s: float | None = None
     """limits.max_runtime_s."""
+    requested: Requested | None = None
+    """A stop that was asked for while the job was queued: this attempt only exports."""
     ran_s: float = 0.0
     """Seconds that earlier attempts took of it."""
 
@@ -351,6 +353,7 @@ def claim(s: Session, worker_id: str, free: Free, lease_s: float = 20.0) -> Clai
             Saved(row.step, row.key, row.sha256, row.size) for row in checkpoints.newest_first(s, job.id)
         ),
         max_runtime_s=job.limits.get("max_runtime_s"),
+        requested=Requested(job.requested) if job.requested else None,
         ran_s=_ran_s(s, job.id),
     )
 
