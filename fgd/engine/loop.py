@@ -435,6 +435,8 @@ def prepare(
     methods: dict[str, Method] = {}
     if teacher is not None:
         assert calibration is not None
+        if machine.bf16:  # only now: what is checked and measured of it is float32
+            teacher.quicken()
         pair = Pair.of(student.recipe.detector, teacher.detector.recipe.detector)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeded(spec.seed, 1))
