@@ -177,7 +177,8 @@ def train(
     oom_before = oom_kills()
     threads = claim.spec.resources.threads or host.threads
     run_file = host.run_folder() / f"{claim.job_id}.a{claim.attempt}.json"
-    trainer = Trainer(argv, folder, run_file, threads=threads, gpu=slot.gpu)
+    teachers = host.cache.folder / "teachers"
+    trainer = Trainer(argv, folder, run_file, threads=threads, gpu=slot.gpu, teachers=teachers)
     settings = host.settings
     left_s = time_left_s(claim, staged_s=time.monotonic() - claimed_at)
     curb = Curb(trainer, grace_s=settings.grace_s, drain_s=host.drain_s, stall_s=settings.stall_s, run_s=left_s)

@@ -45,7 +45,7 @@ class Teacher:
         self.dtype = torch.float32
         """Of trunk and neck."""
         fold(self.trunk)
-        self.trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.trunk.to(memory_format=torch.channels_last)
         recipe = detector.recipe
         self.same_pixels = (recipe.image_mean, recipe.image_std) == (student.image_mean, student.image_std)
         mean, std = torch.tensor(recipe.image_mean), torch.tensor(recipe.image_std)
@@ -59,8 +59,7 @@ class Teacher:
     @property
     def trunk(self) -> nn.Module:
         """Trunk and neck: all that teaches."""
-        trunk: nn.Module = self.detector.module.backbone
-        return trunk
+        return self.detector.module.get_submodule("backbone")
 
     def quicken(self) -> None:
         """Trunk and neck compute in bf16 from now on; the maps come out float32 all the same."""

@@ -1,4 +1,4 @@
-"""What a step of a distillation computes, counted and not timed: nothing is done twice, and the teacher costs little."""
+"""What a step of a distillation computes, counted and not timed: the teacher costs little, and nothing waits."""
 
 from __future__ import annotations
 
