@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-unit lint format lock parity study families resume images clean
+.PHONY: help install demo serve test test-unit lint format lock parity study families resume bench images clean
 
 help: ## what you can ask for
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ families: $(READY) ## whether each family's and trunk's export keeps its AP; DAT
 
 resume: $(READY) ## 20 interruptions at random steps of a small job through the real service: the same bytes?
 	@OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/studies/resume.py --out runs/resume --interruptions 20
+
+bench: $(READY) ## loss, step, pipeline and start beside the least they could cost; ARGS=--quick takes under 5 minutes
+	@PYTHONPATH=. $(BIN)/python tests/studies/bench.py $(ARGS)
 
 lock: $(READY) ## resolve the lock anew
 	@$(BIN)/pip install --quiet uv

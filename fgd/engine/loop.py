@@ -174,7 +174,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
             epoch, done_in_epoch = divmod(state.step, per_epoch)
             if done_in_epoch == 0 and state.step > 0 and evaluation_due(state, epoch, spec):
                 emit(Phase(phase="evaluating"))
-                with meter.pause():
+                with meter.evaluating():
                     state.scores = score(parts, shown, parts.val, check_stop)
                 tell_undecodable(parts, emit)
                 state.evaluated_step = state.step
@@ -242,6 +242,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
         )
         emit(Note(code="early_stopped", message=message, data={"step": state.step, "total_steps": total}))
     emit(meter.cost())
+    emit(meter.evaluation_cost())
     finish(parts, shown, state, best, out, emit, check_stop, epoch=state.step // per_epoch, stopped=early)
     forget(out)
     distributed.leave()
@@ -761,6 +762,7 @@ class Meter:
         self.since, self.busy_since = time.monotonic(), busy_s()
         self.rate, self.epoch = 0.0, 0
         self.stepping_s, self.saving_s, self.saves = 0.0, 0.0, 0
+        self.evaluating_s = 0.0
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
@@ -772,6 +774,13 @@ class Meter:
             yield
         self.saving_s += time.monotonic() - began
         self.saves += 1
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        began = time.monotonic()
+        with self.pause():
+            yield
+        self.evaluating_s += time.monotonic() - began
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
@@ -809,6 +818,7 @@ class Meter:
         means = {name: total / self.steps for name, total in self.window.items()}
         speed = self.steps * self.images_per_step / elapsed
         means |= {"lr": self.rate, "images_per_s": speed, "checkpoint/share": self.share()} | self.device(elapsed)
+        means["evaluate/share"] = self.evaluating_share()
         if last_of_epoch:
             count = self.state.summed_steps
             means |= {f"epoch/{name}": total / count for name, total in self.state.sums.items()}
@@ -822,6 +832,16 @@ class Meter:
     def share(self) -> float:
         """Of the time of steps and checkpoints, what the checkpoints took."""
         return self.saving_s / (self.stepping_s + self.saving_s) if self.saving_s else 0.0
+
+    def evaluating_share(self) -> float:
+        """Of the time of steps, checkpoints and evaluations, what the evaluations took."""
+        whole_s = self.stepping_s + self.saving_s + self.evaluating_s
+        return self.evaluating_s / whole_s if self.evaluating_s else 0.0
+
+    def evaluation_cost(self) -> Note:
+        share = self.evaluating_share()
+        message = f"evaluations took {self.evaluating_s:.1f} s, {100 * share:.1f} % of the training time"
+        return Note(code="evaluation_cost", message=message, data={"seconds": self.evaluating_s, "share": share})
 
     def cost(self) -> Note:
         """Told as an event and not in the manifest, whose bytes are the same however fast the disk was."""
