@@ -59,10 +59,12 @@ def main() -> None:
     parser.add_argument("--max-size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--images", type=int, default=200, help="of an epoch of the pipeline, at most")
+    parser.add_argument("--precisions", nargs="+", default=["float32", "auto"], help="of the pipeline")
     parser.add_argument("--quick", action="store_true", help="few rounds: under five minutes on two cores")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.rounds = min(arguments.rounds, 5)
+        arguments.rounds, arguments.images = min(arguments.rounds, 5), min(arguments.images, 32)
     torch.set_num_threads(arguments.threads)
     load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
     print(f"{device.processor_name()}, torch {torch.__version__}, commit {commit()}, {arguments.threads} threads,")
@@ -143,8 +145,10 @@ class Bench:
         title("The whole job: plain training of R18, images per second against torchvision's tutorial loop")
         print("| precision | ours, img/s | tutorial, img/s | ours / tutorial, clock | cpu | wait for data |")
         print("|---|---|---|---|---|---|")
-        for precision in dict.fromkeys(("float32", "auto")):
+        for precision in self.arguments.precisions:
             parts, optimizer = self.parts(self.spec(distilled=False, precision=precision))
+            some = parts.train.with_images(parts.train.images[: self.arguments.images], parts.train.classes)
+            parts = dataclasses.replace(parts, train=some)
             waits: list[float] = []
             epochs = iter(range(10_000))
             tutorial = Tutorial(parts, self.recipe("resnet18", 128))
@@ -157,10 +161,10 @@ class Bench:
             images = len(parts.train) // self.arguments.batch * self.arguments.batch
             rates = [f"{images / statistics.median(clock for clock, _ in times[name]):.1f}" for name in candidates]
             by_clock, by_cpu = (
-                ratio([each[k] for each in times["tutorial"]], [each[k] for each in times["ours"]]) for k in (0, 1)
+                fine([each[k] for each in times["tutorial"]], [each[k] for each in times["ours"]]) for k in (0, 1)
             )
             wait = f"{100 * statistics.median(waits[1:]):.1f} %"
-            print(f"| {parts.machine.precision} | {' | '.join(rates)} | {by_clock} | {by_cpu} | {wait} |")
+            print(f"| {parts.machine.precision} | {' | '.join(rates)} | {by_clock} | {by_cpu} | {wait} |", flush=True)
         print()
 
     def start(self) -> None:
