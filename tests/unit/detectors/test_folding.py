@@ -90,6 +90,10 @@ def test_group_norms_depend_on_their_input_and_stay() -> None:
     assert any(isinstance(each, nn.GroupNorm) for each in teacher.trunk.modules())
     for level, map_NCHW in teacher.features(batch()).items():
         assert apart(map_NCHW, plain[level]) < 1e-4
+    teacher.quicken()
+    for level, map_NCHW in teacher.features(batch()).items():
+        assert map_NCHW.dtype == torch.float32
+        assert float((map_NCHW - plain[level]).norm() / plain[level].norm()) < 0.1
 
 
 def test_frozen_norms_are_folded_too() -> None:
