@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-unit lint format lock parity study families resume images chaos soak clean
+.PHONY: help install demo serve test test-unit lint format lock parity study families resume bench images chaos soak clean
 
 help: ## what you can ask for
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ chaos: $(READY) ## every fault of the list and a kill at every failpoint, on SQL
 soak: $(READY) ## jobs while random parts are killed and frozen: MINUTES=30 DATABASE=sqlite|postgres SEED=number
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),30) \
 		--database $(or $(DATABASE),sqlite) $(if $(SEED),--seed $(SEED))
+
+bench: $(READY) ## loss, step, pipeline and start beside the least they could cost; ARGS=--quick takes under 5 minutes
+	@PYTHONPATH=. $(BIN)/python tests/studies/bench.py $(ARGS)
 
 lock: $(READY) ## resolve the lock anew
 	@$(BIN)/pip install --quiet uv

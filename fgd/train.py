@@ -64,8 +64,10 @@ def train(arguments: argparse.Namespace, emit: Emit, stop: StopFlag, *, is_rank:
 
             resume = ["--resume", str(arguments.resume)] if arguments.resume else []
             return launch([str(arguments.spec), "--out", str(arguments.out), *resume], spec.resources.devices, emit)
+        from fgd.engine.device import keep_freed_memory
         from fgd.engine.loop import run  # torch takes seconds; a bad spec should be told at once
 
+        keep_freed_memory()
         run(spec, arguments.out, resume=arguments.resume, emit=emit, stop=stop)
     except Stopped:
         return EXIT_STOPPED

@@ -54,10 +54,12 @@ DEATH_S = 10.0
 """A SIGKILLed process that is still there after this hangs in the kernel."""
 
 
-def scrubbed_env(mark: str, threads: int, gpu: str | None) -> dict[str, str]:
-    """The whole environment of a trainer. gpu: index or UUID, several by commas; None hides every GPU."""
+def scrubbed_env(mark: str, threads: int, gpu: str | None, teachers: Path | None = None) -> dict[str, str]:
+    """The whole environment of a trainer. gpu: index or UUID, several by commas; None hides every GPU. teachers: where
+    it remembers what it found out about them."""
     kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     kept |= {name: os.path.abspath(os.environ[name]) for name in FOLDERS_PASSED_ON if os.environ.get(name)}
+    kept |= {"FGD_TEACHER_CACHE": os.path.abspath(teachers)} if teachers is not None else {}
     return (
         kept
         | failpoint.environment()
@@ -103,6 +105,7 @@ class Trainer:
         threads: int = 1,
         gpu: str | None = None,
         until: float = math.inf,
+        teachers: Path | None = None,
     ) -> None:
         """Run `argv --events-fd N --parent-fd M` in `folder`, its --out is `folder`/out; stderr and stdout are the log.
 
@@ -124,7 +127,7 @@ class Trainer:
             self._process = subprocess.Popen(
                 [*argv, "--events-fd", str(events_out), "--parent-fd", str(parent_in)],
                 cwd=folder,
-                env=scrubbed_env(self.mark, threads, gpu) | {DEADLINE: str(folder / "deadline")},
+                env=scrubbed_env(self.mark, threads, gpu, teachers) | {DEADLINE: str(folder / "deadline")},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -192,7 +192,15 @@ def train(
     run_file = host.run_folder() / f"{claim.job_id}.a{claim.attempt}.json"
     if lease.requested == Requested.stop:  # before it starts, so that it makes no step
         ask_to_finish(folder / "out")
-    trainer = Trainer(argv, folder, run_file, threads=threads, gpu=slot.gpu, until=lease.ends_at())
+    trainer = Trainer(
+        argv,
+        folder,
+        run_file,
+        threads=threads,
+        gpu=slot.gpu,
+        until=lease.ends_at(),
+        teachers=host.cache.folder / "teachers",
+    )
     settings = host.settings
     left_s = time_left_s(claim, staged_s=time.monotonic() - claimed_at)
     curb = Curb(trainer, grace_s=settings.grace_s, drain_s=host.drain_s, stall_s=settings.stall_s, run_s=left_s)

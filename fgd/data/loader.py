@@ -60,7 +60,7 @@ class Dataset:
         self.split: Final = split
         self.classes: Final = index.classes
         self.images: Final = images
-        self._root = root
+        self.root: Final = root
         self._cache: dict[int, Tensor] = {}
         self._room = cache_bytes
         self._broken: dict[int, str] = {}
@@ -71,7 +71,7 @@ class Dataset:
     def with_images(self, images: Sequence[Image], classes: Sequence[str]) -> Dataset:
         """Another set over the same folder: some of the images, or the images labelled otherwise."""
         index = Index(classes=tuple(classes), splits={self.split: tuple(images)})
-        other = Dataset(index, self.split, self._root)
+        other = Dataset(index, self.split, self.root)
         other._broken, other._untold = self._broken, self._untold
         return other
 
@@ -135,7 +135,7 @@ class Dataset:
         cached = self._cache.get(position)
         if cached is not None:
             return cached
-        pixels_CHW = _decoded(self.images[position], self._root)
+        pixels_CHW = _decoded(self.images[position], self.root)
         with self._lock:
             if position not in self._cache and pixels_CHW.nbytes <= self._room:
                 self._room -= pixels_CHW.nbytes

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fgd.detectors import Detector, Recipe
+from fgd.detectors.folding import fold, to_bf16
 from fgd.methods.base import Method
 from fgd.types import Batch
 
@@ -32,10 +33,19 @@ class Distill(nn.Module):
 
 
 class Teacher:
-    """A frozen detector, run to its neck on the student's own input, normalised as the teacher knows it."""
+    """A frozen detector, run to its neck on the student's own input, normalised as the teacher knows it.
+
+    It takes the detector over: batch norms are folded into the convolutions, and these are laid out channels last.
+    """
 
     def __init__(self, detector: Detector, student: Recipe) -> None:
+        self.parameters = sum(parameter.numel() for parameter in detector.parameters())
+        """As the detector came; folding changes their number."""
         self.detector = detector.eval().requires_grad_(False)
+        self.dtype = torch.float32
+        """Of trunk and neck."""
+        fold(self.trunk)
+        self.trunk.to(memory_format=torch.channels_last)
         recipe = detector.recipe
         self.same_pixels = (recipe.image_mean, recipe.image_std) == (student.image_mean, student.image_std)
         mean, std = torch.tensor(recipe.image_mean), torch.tensor(recipe.image_std)
@@ -46,6 +56,16 @@ class Teacher:
         self.scale_C = torch.tensor(student.image_std) / std
         self.shift_C = (torch.tensor(student.image_mean) - mean) / std
 
+    @property
+    def trunk(self) -> nn.Module:
+        """Trunk and neck: all that teaches."""
+        return self.detector.module.get_submodule("backbone")
+
+    def quicken(self) -> None:
+        """Trunk and neck compute in bf16 from now on; the maps come out float32 all the same."""
+        to_bf16(self.trunk)
+        self.dtype = torch.bfloat16
+
     def shared_features(self, batch: Batch) -> dict[str, Tensor]:
         """The teacher's maps of the levels that the student has too, by the student's names."""
         maps = self.features(batch)
@@ -53,9 +73,11 @@ class Teacher:
 
     @torch.no_grad()
     def features(self, batch: Batch) -> dict[str, Tensor]:
-        """All of its maps, by its own names."""
+        """All of its maps, by its own names; contiguous, as the student's are that they are compared with."""
         # no_grad and not inference_mode: the losses save these maps for their backward pass
-        return self.detector.features(batch.images_NCHW if self.same_pixels else self.renormalised(batch))
+        images_NCHW = batch.images_NCHW if self.same_pixels else self.renormalised(batch)
+        maps = self.detector.features(images_NCHW.to(self.dtype))
+        return {level: map_NCHW.contiguous() for level, map_NCHW in maps.items()}
 
     def renormalised(self, batch: Batch) -> Tensor:
         """The same pixels with the teacher's mean and std; padding stays zero, as the teacher was trained."""

@@ -36,8 +36,19 @@ from fgd.engine.distill import Distill, Teacher
 from fgd.engine.distributed import ALONE, Ranks
 from fgd.engine.evaluate import evaluate
 from fgd.engine.gauge import Gauge, busy_s
+from fgd.engine.known import Known, Question, content_of
 from fgd.engine.optimise import learning_rate, make_optimizer, set_learning_rate
-from fgd.engine.teacher import calibrate, check_classes, check_teacher, refuse_unfit
+from fgd.engine.start import Laps
+from fgd.engine.teacher import (
+    CALIBRATION_IMAGES,
+    CHECK_IMAGES,
+    Examined,
+    calibrate,
+    check_classes,
+    check_teacher,
+    evenly_spaced,
+    refuse_unfit,
+)
 from fgd.engine.warm import start_from
 from fgd.errors import DatasetError, Diverged, SpecError, Stopped
 from fgd.events import Alive, Emit, Evaluated, Finished, Note, Phase, Saved, Started, Stepped
@@ -53,6 +64,7 @@ ALIVE_S = 10.0
 REPORT_S = 1.0
 """Seconds between reports of the running means."""
 KEEP_CHECKPOINTS = 2
+NOTHING_KNOWN = Known(None)
 MOST_SKIPPED = 10
 """Steps in a row that are not finite; then `on_non_finite` "skip" gives up: the weights themselves are at fault."""
 
@@ -87,13 +99,16 @@ class Parts:
 
 def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Callable[[], bool]) -> None:
     """Train, and leave the result in `out`/result. Raises FGDError; Stopped after a checkpoint when stop was asked."""
+    laps = Laps()
+    laps.end("imports")
     spec = resolve(spec)
     machine = device.choose(spec.resources, spec.schedule.precision)
     ranks = distributed.join(machine.device)
+    laps.end("device")
     check_stop = alive(stop, emit)
     if resume is None and ranks.first:  # what an earlier run left would be taken for this one's
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    parts, state, contents = prepare(spec, machine, resume, emit, check_stop, ranks=ranks)
+    parts, state, contents = prepare(spec, machine, resume, emit, check_stop, ranks=ranks, laps=laps)
     distill, student, schedule = parts.distill, parts.student, spec.schedule
     optimizer = make_optimizer([distill], schedule.optimizer)
     average = Average(student, schedule.ema) if schedule.ema else None
@@ -150,6 +165,8 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
     batches: Iterator[Batch] | None = None
     statistics = Statistics(distill)
     early = False
+    laps.end("optimiser")
+    emit(laps.note())
     emit(Phase(phase="training"))
     distill.train()
     try:
@@ -157,7 +174,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
             epoch, done_in_epoch = divmod(state.step, per_epoch)
             if done_in_epoch == 0 and state.step > 0 and evaluation_due(state, epoch, spec):
                 emit(Phase(phase="evaluating"))
-                with meter.pause():
+                with meter.evaluating():
                     state.scores = score(parts, shown, parts.val, check_stop)
                 tell_undecodable(parts, emit)
                 state.evaluated_step = state.step
@@ -225,6 +242,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
         )
         emit(Note(code="early_stopped", message=message, data={"step": state.step, "total_steps": total}))
     emit(meter.cost())
+    emit(meter.evaluation_cost())
     finish(parts, shown, state, best, out, emit, check_stop, epoch=state.step // per_epoch, stopped=early)
     forget(out)
     distributed.leave()
@@ -370,12 +388,14 @@ def prepare(
     *,
     rehearsal_images: int | None = None,
     ranks: Ranks = ALONE,
+    laps: Laps | None = None,
 ) -> tuple[Parts, State, dict[str, Any] | None]:
     """Data, networks, teacher's fitness and calibration; and what the checkpoint holds, if one is given.
 
     rehearsal_images: the teacher is not checked, and calibrated on so many images only: enough to see how fast it is.
     """
     emit(Phase(phase="loading"))
+    laps = laps or Laps()
     schedule = spec.schedule
     assert isinstance(spec.dataset, FromPath)
     index, root = open_index(Path(spec.dataset.path))
@@ -395,6 +415,7 @@ def prepare(
     )
     transform = Transform(recipe.min_size, recipe.max_size, recipe.image_mean, recipe.image_std)
     recipe = with_anchors(recipe, spec.student, train, transform, emit)
+    laps.end("data")
     torch.manual_seed(seeded(spec.seed, 0))
     student = build(recipe)
     student.bf16 = machine.bf16
@@ -415,10 +436,12 @@ def prepare(
     if spec.student.inherit is not None:
         identity["inherit"] = inherit_from(spec, student, emit)
     student.to(machine.device)
+    laps.end("student")
     teacher = None
     if spec.teacher is not None:
         teacher, identity["teacher"] = load_teacher(spec, student, machine)
         pair_up(spec, teacher, emit)
+        laps.end("teacher")
 
     state, contents, calibration = State(), None, None
     if resume is not None:
@@ -429,12 +452,28 @@ def prepare(
         few = train.with_images(train.images[:rehearsal_images], train.classes)
         calibration = measure(teacher, spec, few, transform, machine, emit, check_stop)
     elif teacher is not None:
-        examine(teacher, spec, val, transform, machine, emit, check_stop, ranks)
-        of_first = partial(measure, teacher, spec, train, transform, machine, emit, check_stop)
+        about = {
+            "teacher": [identity["teacher"], teacher.detector.recipe.model_dump(mode="json")],
+            "student": [
+                recipe.min_size,
+                recipe.max_size,
+                recipe.image_mean,
+                recipe.image_std,
+                student.recipe.detector.levels(),
+            ],
+            "machine": [machine.device_name, machine.threads, schedule.batch_size, ranks.size, device.versions()],
+        }
+        known = Known.from_environment()
+        examine(teacher, spec, val, transform, machine, emit, check_stop, ranks, known, about)
+        laps.end("teacher check")
+        of_first = partial(measure, teacher, spec, train, transform, machine, emit, check_stop, known, about)
         calibration = ranks.of_first(of_first)
+        laps.end("calibration")
     methods: dict[str, Method] = {}
     if teacher is not None:
         assert calibration is not None
+        if machine.bf16:  # only now: what is checked and measured of it is float32
+            teacher.quicken()
         pair = Pair.of(student.recipe.detector, teacher.detector.recipe.detector)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeded(spec.seed, 1))
@@ -548,21 +587,32 @@ def examine(
     emit: Emit,
     check_stop: Callable[[], None],
     ranks: Ranks,
+    known: Known,
+    about: Question,
 ) -> None:
-    """The teacher is checked before it teaches."""
+    """The teacher is checked before it teaches, unless an earlier training did on the same images."""
     assert spec.teacher is not None
     emit(Phase(phase="checking_teacher"))
-    found = check_teacher(
-        teacher,
-        val,
-        transform,
-        batch_size=spec.schedule.batch_size,
-        device=machine.device,
-        check_stop=check_stop,
-        ranks=ranks,
-    )
+    images = evenly_spaced(val.images, CHECK_IMAGES)
+    question = about | {"check": [content_of(images, val.root), val.classes]} if known.folder else {}
+    answer = ranks.of_first(lambda: known.answer(question))
+    if answer is not None:
+        found = Examined.from_json(answer)
+    else:
+        found = check_teacher(
+            teacher,
+            val,
+            transform,
+            batch_size=spec.schedule.batch_size,
+            device=machine.device,
+            check_stop=check_stop,
+            ranks=ranks,
+        )
+        if ranks.first:
+            known.keep(question, dataclasses.asdict(found))
     own = "; it was trained at min_size {}, max_size {}".format(*found.own_size) if found.advice else ""
-    emit(Note(code="teacher_checked", message=f"{found}{own}", data=found.data))
+    message, cached = as_known(f"{found}{own}", known=answer is not None)
+    emit(Note(code="teacher_checked", message=message, data=found.data | cached))
     refuse_unfit(found, allow_unfit=spec.teacher.allow_unfit)
 
 
@@ -574,15 +624,32 @@ def measure(
     machine: Machine,
     emit: Emit,
     check_stop: Callable[[], None],
+    known: Known = NOTHING_KNOWN,
+    about: Question | None = None,
 ) -> Calibration:
+    """The calibration, or what an earlier training made of the same images and the same count of boxes."""
     emit(Phase(phase="calibrating"))
-    calibration = calibrate(
-        teacher, train, transform, batch_size=spec.schedule.batch_size, device=machine.device, check_stop=check_stop
-    )
+    images = evenly_spaced(train.images, CALIBRATION_IMAGES)
+    counts = [len(train), sum(len(image.crowd) - sum(image.crowd) for image in train.images)]
+    question = (about or {}) | {"calibration": [content_of(images, train.root), counts]} if known.folder else {}
+    answer = known.answer(question)
+    if answer is not None:
+        calibration = Calibration(**answer)
+    else:
+        calibration = calibrate(
+            teacher, train, transform, batch_size=spec.schedule.batch_size, device=machine.device, check_stop=check_stop
+        )
+        known.keep(question, dataclasses.asdict(calibration))
     scales = ", ".join(f"{level} {rms:.2f}" for level, rms in calibration.teacher_rms.items())
     message = f"RMS of the teacher's maps: {scales}; {calibration.boxes_per_image:.1f} boxes per image"
-    emit(Note(code="calibration", message=message, data=dataclasses.asdict(calibration)))
+    message, cached = as_known(message, known=answer is not None)
+    emit(Note(code="calibration", message=message, data=dataclasses.asdict(calibration) | cached))
     return calibration
+
+
+def as_known(message: str, *, known: bool) -> tuple[str, dict[str, Any]]:
+    """The message, and what is added to its data, where an earlier training has found it out."""
+    return (f"{message} (as an earlier training on this host found)", {"cached": True}) if known else (message, {})
 
 
 def evaluation_due(state: State, epoch: int, spec: JobSpec) -> bool:
@@ -695,6 +762,7 @@ class Meter:
         self.since, self.busy_since = time.monotonic(), busy_s()
         self.rate, self.epoch = 0.0, 0
         self.stepping_s, self.saving_s, self.saves = 0.0, 0.0, 0
+        self.evaluating_s = 0.0
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
@@ -706,6 +774,13 @@ class Meter:
             yield
         self.saving_s += time.monotonic() - began
         self.saves += 1
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        began = time.monotonic()
+        with self.pause():
+            yield
+        self.evaluating_s += time.monotonic() - began
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
@@ -743,6 +818,7 @@ class Meter:
         means = {name: total / self.steps for name, total in self.window.items()}
         speed = self.steps * self.images_per_step / elapsed
         means |= {"lr": self.rate, "images_per_s": speed, "checkpoint/share": self.share()} | self.device(elapsed)
+        means["evaluate/share"] = self.evaluating_share()
         if last_of_epoch:
             count = self.state.summed_steps
             means |= {f"epoch/{name}": total / count for name, total in self.state.sums.items()}
@@ -756,6 +832,16 @@ class Meter:
     def share(self) -> float:
         """Of the time of steps and checkpoints, what the checkpoints took."""
         return self.saving_s / (self.stepping_s + self.saving_s) if self.saving_s else 0.0
+
+    def evaluating_share(self) -> float:
+        """Of the time of steps, checkpoints and evaluations, what the evaluations took."""
+        whole_s = self.stepping_s + self.saving_s + self.evaluating_s
+        return self.evaluating_s / whole_s if self.evaluating_s else 0.0
+
+    def evaluation_cost(self) -> Note:
+        share = self.evaluating_share()
+        message = f"evaluations took {self.evaluating_s:.1f} s, {100 * share:.1f} % of the training time"
+        return Note(code="evaluation_cost", message=message, data={"seconds": self.evaluating_s, "share": share})
 
     def cost(self) -> Note:
         """Told as an event and not in the manifest, whose bytes are the same however fast the disk was."""

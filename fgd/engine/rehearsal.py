@@ -70,7 +70,7 @@ def rehearse(spec: JobSpec, emit: Emit) -> Measured:
         threads=machine.threads,
         precision=machine.precision,
         student_parameters=parameters(parts.student),
-        teacher_parameters=parameters(parts.teacher.detector) if parts.teacher is not None else None,
+        teacher_parameters=parts.teacher.parameters if parts.teacher is not None else None,
         method_parameters=parameters(parts.distill.methods),
         memory_peak_mb=memory_peak_mb,
         cache_mb=sum(cache_bytes(each) for each in (parts.train, parts.val, parts.test) if each is not None) / MIB,

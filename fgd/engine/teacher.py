@@ -36,6 +36,10 @@ class Examined:
     own_size: tuple[int, int]
     """Of its recipe: what it was trained at."""
 
+    @classmethod
+    def from_json(cls, kept: dict[str, Any]) -> Examined:
+        return cls(kept["ap50"], kept["images"], tuple(kept["size"]), tuple(kept["own_size"]))
+
     def __str__(self) -> str:
         size = "at min_size {}, max_size {}".format(*self.size)
         return f"the teacher's AP50 on {self.images} validation images {size} is {self.ap50:.1f}"

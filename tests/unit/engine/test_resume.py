@@ -160,6 +160,12 @@ def test_steps_bound_the_interval_and_the_cost_is_told(train: Any, make_spec: Ma
     note = next(event for event in run.events if getattr(event, "code", "") == "checkpoint_cost")
     assert note.data["checkpoints"] == 6
     assert 0 < note.data["share"] < 1
+    evaluated = [event.values["evaluate/share"] for event in run.of(Stepped)]
+    assert evaluated[0] == 0, "no evaluation was made yet"
+    assert 0 < evaluated[-1] < 1
+    note = next(event for event in run.events if getattr(event, "code", "") == "evaluation_cost")
+    assert note.data["seconds"] > 0
+    assert 0 < note.data["share"] < 1
 
 
 def test_best_weights_that_are_the_present_ones_are_written_once(train: Any, make_spec: MakeSpec) -> None:

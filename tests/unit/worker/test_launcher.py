@@ -194,6 +194,13 @@ def test_environment_of_a_trainer_holds_no_secret(start: Start, monkeypatch: pyt
     assert environment["FGD_WEIGHTS_DIR"] == str(Path.cwd() / "weights")  # the trainer runs elsewhere
 
 
+def test_a_trainer_is_told_where_it_remembers_teachers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = launcher.scrubbed_env("mark", 1, None, teachers=Path("home/cache/teachers"))
+    assert told["FGD_TEACHER_CACHE"] == str(tmp_path / "home" / "cache" / "teachers")  # the trainer runs elsewhere
+    assert "FGD_TEACHER_CACHE" not in launcher.scrubbed_env("mark", 1, None)
+
+
 def test_program_that_does_not_exist_raises_and_leaks_nothing(tmp_path: Path) -> None:
     before = psutil.Process().num_fds()
     with pytest.raises(FileNotFoundError):

@@ -1,0 +1,353 @@
+"""What a distillation costs beside the least it could: one table an item, in Markdown, all from one run.
+
+    python tests/studies/bench.py --data path/to/coco --quick
+
+Items: loss, step, pipeline, start (with evaluation's share and memory). Candidates of an item run in turn, in random
+order, within each round, so that whatever else runs on the machine meets them alike; ratios are of the same round,
+medians with the 95 % interval of a bootstrap. "cpu" is processor time of the process: it depends less on neighbours
+than the clock. The teacher has random weights, which cost as much as trained ones. Without --data,
+digits are composed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_loss import commit, ratio, row
+from bench_loss import measure as measure_loss
+from PIL import Image as Pillow
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.transforms.functional import to_tensor
+
+from fgd.data import open_index
+from fgd.data.digits import compose
+from fgd.data.loader import Dataset, train_batches
+from fgd.detectors import Detector, Recipe, build
+from fgd.engine import device, loop, weights
+from fgd.engine.loop import Parts
+from fgd.engine.optimise import make_optimizer
+from fgd.presets import resolve
+from fgd.spec import FCOS, JobSpec
+from fgd.types import Batch
+
+ITEMS = ("loss", "step", "pipeline", "start")
+Times = dict[str, list[tuple[float, float]]]
+"""Candidate -> (seconds on the clock, seconds of the processor) of each round."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", nargs="+", choices=ITEMS, default=ITEMS)
+    parser.add_argument("--data", type=Path, help="a COCO folder")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--min-size", type=int, default=160)
+    parser.add_argument("--max-size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--images", type=int, default=200, help="of an epoch of the pipeline, at most")
+    parser.add_argument("--precisions", nargs="+", default=["float32", "auto"], help="of the pipeline")
+    parser.add_argument("--quick", action="store_true", help="few rounds: under five minutes on two cores")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rounds, arguments.images = min(arguments.rounds, 5), min(arguments.images, 32)
+    torch.set_num_threads(arguments.threads)
+    load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
+    print(f"{device.processor_name()}, torch {torch.__version__}, commit {commit()}, {arguments.threads} threads,")
+    print(f"{arguments.rounds} rounds, load before the run {load}\n")
+    with tempfile.TemporaryDirectory(prefix="fgd-bench-") as folder:
+        bench = Bench(arguments, Path(folder))
+        for item in arguments.items:
+            getattr(bench, item)()
+    print("load after the run " + ", ".join(f"{each:.1f}" for each in os.getloadavg()))
+
+
+class Bench:
+    """The items, on one set of data and one teacher."""
+
+    def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
+        self.arguments, self.folder, self.rounds = arguments, folder, int(arguments.rounds)
+        self.data = arguments.data or folder / "digits"
+        if arguments.data is None:
+            compose(self.data, counts={"train": 64, "val": 16, "test": 8}, size=arguments.max_size)
+        self.classes = open_index(self.data)[0].classes
+        self.teacher = folder / "teacher"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            weights.export(self.teacher, build(self.recipe("resnet50", 256)), {}, None)
+
+    def recipe(self, backbone: Any, channels: int) -> Recipe:
+        detector = FCOS(backbone=backbone, fpn_channels=channels)
+        a = self.arguments
+        return Recipe(detector=detector, classes=self.classes, min_size=a.min_size, max_size=a.max_size)
+
+    def spec(self, *, distilled: bool, epochs: int = 2, **schedule: Any) -> JobSpec:
+        a = self.arguments
+        sizes = {"epochs": epochs, "batch_size": a.batch, "min_size": a.min_size, "max_size": a.max_size}
+        plain = {
+            "name": "bench",
+            "teacher": {"path": str(self.teacher), "allow_unfit": True} if distilled else None,
+            "methods": [{"kind": "fgd"}] if distilled else [],
+            "student": {"kind": "fcos", "backbone": "resnet18", "fpn_channels": 128},
+            "dataset": {"path": str(self.data.resolve())},
+            "schedule": sizes | schedule,
+            "resources": {"device": "cpu", "threads": a.threads},
+        }
+        return resolve(JobSpec.model_validate_json(json.dumps(plain)))
+
+    def parts(self, spec: JobSpec) -> tuple[Parts, torch.optim.Optimizer]:
+        machine = device.choose(spec.resources, spec.schedule.precision)
+        parts, _, _ = loop.prepare(spec, machine, None, lambda _: None, lambda: None, rehearsal_images=4)
+        parts.distill.train()
+        return parts, make_optimizer([parts.distill], spec.schedule.optimizer)
+
+    # --- the items ---
+
+    def loss(self) -> None:
+        title("The loss: five levels of 800x1344, 256 channels, 2 images, 60 boxes each")
+        print("| reference's structure, ms | ours, ms | floor: two reads, ms | reference / ours | ours / floor |")
+        print("|---|---|---|---|---|")
+        print(f"| {row(measure_loss(60, 'contiguous', min(self.rounds, 15)))} |\n")
+
+    def step(self) -> None:
+        a = self.arguments
+        parts, optimizer = self.parts(self.spec(distilled=True))
+        title(f"The step: FCOS R50 to R18, {a.min_size}x{a.max_size}, batch {a.batch}, {parts.machine.precision}")
+        bare, bare_optimizer = self.parts(self.spec(distilled=True))
+        loaded, loaded_optimizer = self.parts(self.spec(distilled=True))
+        loaded = dataclasses.replace(loaded, teacher=AsLoaded(self.teacher))
+        batches = list(some_batches(parts, 4))
+        candidates: dict[str, Callable[[Batch], object]] = {
+            "ours": lambda batch: loop.step(parts, optimizer, [batch], 1, 100),
+            "comparison": lambda batch: loop.step(loaded, loaded_optimizer, [batch], 1, 100),
+            "floor": lambda batch: bare_step(bare, bare_optimizer, batch),
+            "student": lambda batch: student_step(bare, bare_optimizer, batch),
+        }
+        times = in_turn(candidates, batches, self.rounds)
+        table(times, "teacher as loaded (float32, not folded)", "teacher's neck, student, update")
+        print(f"\nOf the floor the student alone: {cells(times['student'])} (clock / cpu).\n")
+
+    def pipeline(self) -> None:
+        title("The whole job: plain training of R18, images per second against torchvision's tutorial loop")
+        print("| precision | ours, img/s | tutorial, img/s | ours / tutorial, clock | cpu | wait for data |")
+        print("|---|---|---|---|---|---|")
+        for precision in self.arguments.precisions:
+            parts, optimizer = self.parts(self.spec(distilled=False, precision=precision))
+            some = parts.train.with_images(parts.train.images[: self.arguments.images], parts.train.classes)
+            parts = dataclasses.replace(parts, train=some)
+            waits: list[float] = []
+            epochs = iter(range(10_000))
+            tutorial = Tutorial(parts, self.recipe("resnet18", 128))
+            candidates: dict[str, Callable[[Batch], object]] = {
+                "ours": lambda _, p=parts, o=optimizer, w=waits, e=epochs: w.append(one_epoch(p, o, next(e))),
+                "tutorial": lambda _, t=tutorial: t.one_epoch(),
+            }
+            first = next(iter(some_batches(parts, 1)))
+            times = in_turn(candidates, [first], max(2, self.rounds // 5))
+            images = len(parts.train) // self.arguments.batch * self.arguments.batch
+            rates = [f"{images / statistics.median(clock for clock, _ in times[name]):.1f}" for name in candidates]
+            by_clock, by_cpu = (
+                fine([each[k] for each in times["tutorial"]], [each[k] for each in times["ours"]]) for k in (0, 1)
+            )
+            wait = f"{100 * statistics.median(waits[1:]):.1f} %"
+            print(f"| {parts.machine.precision} | {' | '.join(rates)} | {by_clock} | {by_cpu} | {wait} |", flush=True)
+        print()
+
+    def start(self) -> None:
+        """Real trainings in processes of their own: their start, memory and evaluation."""
+        os.environ["FGD_TEACHER_CACHE"] = str(self.folder / "known")
+        bare_s = took(lambda: subprocess.run([sys.executable, "-c", "import torch, torchvision"], check=True))
+        plain, first, again = (self.train(self.spec(distilled=each)) for each in (False, True, True))
+        title("Start: seconds from the process to the first step")
+        names = list(first.start)
+        print(f"| | {' | '.join(names)} | over a bare import ({bare_s:.1f} s) + data + check + calibration |")
+        print("|---" * (len(names) + 2) + "|")
+        for name, run in (("plain", plain), ("distillation", first), ("the same again", again)):
+            asked = ("data", "teacher check", "calibration")
+            over = run.start["total"] - bare_s - sum(run.start.get(each, 0.0) for each in asked)
+            print(f"| {name} | " + " | ".join(f"{run.start.get(each, 0.0):.2f}" for each in names) + f" | {over:.2f} |")
+        print()
+        title("Memory, evaluation and data of these trainings")
+        teacher_mb = (self.teacher / weights.WEIGHTS).stat().st_size / 2**20
+        print(
+            f"Peak: plain {plain.peak_mb:.0f} MiB, distillation {first.peak_mb:.0f}; "
+            f"the teacher's file {teacher_mb:.0f}.\n"
+        )
+        print("| distillation, MiB | plain + teacher, MiB | ratio | evaluation's share | wait for data after epoch 1 |")
+        print("|---|---|---|---|---|")
+        room = plain.peak_mb + teacher_mb
+        shares = f"{100 * first.evaluation:.1f} % | {100 * first.wait:.1f} %"
+        print(f"| {first.peak_mb:.0f} | {room:.0f} | {first.peak_mb / room:.2f} | {shares} |\n")
+
+    def train(self, spec: JobSpec) -> Told:
+        file = self.folder / "spec.json"
+        file.write_text(spec.model_dump_json())
+        argv = [sys.executable, "-m", "fgd.train", str(file), "--out", str(self.folder / "out")]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(done.stderr[-2000:])
+        return Told.of([json.loads(line) for line in done.stdout.splitlines()])
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What a training said of itself."""
+
+    start: dict[str, float]
+    peak_mb: float
+    evaluation: float
+    wait: float
+
+    @classmethod
+    def of(cls, events: list[dict[str, Any]]) -> Told:
+        notes = {event["code"]: event["data"] for event in events if event["type"] == "note"}
+        stepped = [event for event in events if event["type"] == "stepped"]
+        later = [event["values"]["data/wait_share"] for event in stepped if event["epoch"] > 1]
+        peak = max(event["values"]["device/memory_peak_mb"] for event in stepped)
+        return cls(notes["started_in"], peak, notes["evaluation_cost"]["share"], statistics.median(later))
+
+
+# --- what is compared -----------------------------------------------------------------------------------------
+
+
+class AsLoaded:
+    """A teacher as it lies in its file: float32, batch norms apart, torch's own layout."""
+
+    def __init__(self, folder: Path) -> None:
+        self.detector: Detector = weights.load_detector(folder).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def shared_features(self, batch: Batch) -> dict[str, Tensor]:
+        return self.detector.features(batch.images_NCHW)
+
+
+def bare_step(parts: Parts, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
+    assert parts.teacher is not None
+    with torch.no_grad():
+        parts.teacher.features(batch)
+    student_step(parts, optimizer, batch)
+
+
+def student_step(parts: Parts, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    features = parts.student.features(batch.images_NCHW)
+    torch.stack(list(parts.student.losses(features, batch).values())).sum().backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def one_epoch(parts: Parts, optimizer: torch.optim.Optimizer, epoch: int) -> float:
+    """As the loop does it; the share of the time that it waited for data."""
+    waited_s, began = 0.0, time.perf_counter()
+    batches = train_batches(parts.train, parts.transform, parts.spec.schedule, 0, epoch)
+    while True:
+        asked = time.perf_counter()
+        batch = next(batches, None)
+        waited_s += time.perf_counter() - asked
+        if batch is None:
+            return waited_s / (time.perf_counter() - began)
+        loop.step(parts, optimizer, [batch], 1, 100)
+
+
+class Tutorial:
+    """The plain loop: a data set that opens each image, a loader in the training's own process, torchvision's model."""
+
+    def __init__(self, parts: Parts, recipe: Recipe) -> None:
+        self.data = parts.train
+        self.model = build(recipe).module.train()
+        self.optimizer = make_optimizer([self.model], parts.spec.schedule.optimizer)
+        self.loader: DataLoader[Any] = DataLoader(
+            Opened(self.data),  # type: ignore[arg-type]
+            batch_size=parts.spec.schedule.batch_size,
+            shuffle=True,
+            drop_last=True,
+            collate_fn=lambda pairs: tuple(zip(*pairs, strict=True)),
+        )
+
+    def one_epoch(self) -> None:
+        for images, targets in self.loader:
+            losses = self.model(list(images), list(targets))
+            total = sum(losses.values())
+            self.optimizer.zero_grad()
+            total.backward()
+            self.optimizer.step()
+
+
+class Opened:
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, dict[str, Tensor]]:
+        image = self.data.images[position]
+        with Pillow.open(self.data.root / image.file) as opened:
+            pixels = to_tensor(opened.convert("RGB"))
+        boxes = torch.tensor(image.boxes, dtype=torch.float32).reshape(-1, 4)
+        return pixels, {"boxes": boxes, "labels": torch.tensor(image.labels, dtype=torch.int64)}
+
+
+# --- measuring ------------------------------------------------------------------------------------------------
+
+
+def some_batches(parts: Parts, count: int) -> Iterator[Batch]:
+    with contextlib.closing(train_batches(parts.train, parts.transform, parts.spec.schedule, 0, 0)) as batches:  # type: ignore[type-var]
+        for _ in range(count):
+            yield next(batches)
+
+
+def in_turn(candidates: dict[str, Callable[[Batch], object]], batches: list[Batch], rounds: int) -> Times:
+    times: Times = {name: [] for name in candidates}
+    for round_ in range(-1, rounds):  # the first only warms up
+        for name in random.Random(round_).sample(list(candidates), len(candidates)):
+            clock, processor = time.perf_counter(), time.process_time()
+            candidates[name](batches[round_ % len(batches)])
+            if round_ >= 0:
+                times[name].append((time.perf_counter() - clock, time.process_time() - processor))
+    return times
+
+
+def table(times: Times, comparison: str, floor: str) -> None:
+    print(f"| time | ours, ms | {comparison}, ms | floor: {floor}, ms | comparison / ours | ours / floor |")
+    print("|---|---|---|---|---|---|")
+    for k, kind in enumerate(("clock", "cpu")):
+        each = {name: [pair[k] for pair in pairs] for name, pairs in times.items()}
+        medians = [f"{1000 * statistics.median(each[name]):.1f}" for name in ("ours", "comparison", "floor")]
+        ratios = [fine(each["comparison"], each["ours"]), fine(each["ours"], each["floor"])]
+        print("| " + " | ".join([kind, *medians, *ratios]) + " |")
+
+
+def fine(numerator: list[float], denominator: list[float]) -> str:
+    return ratio([100 * each for each in numerator], denominator) + " %"
+
+
+def cells(pairs: list[tuple[float, float]]) -> str:
+    return " / ".join(f"{1000 * statistics.median(each[k] for each in pairs):.1f} ms" for k in (0, 1))
+
+
+def took(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def title(text: str) -> None:
+    print(f"### {text}\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

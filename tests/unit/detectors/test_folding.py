@@ -1,0 +1,102 @@
+"""A frozen trunk computes the same without its batch norms, and nearly the same in bf16."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from fgd.detectors import Detector, Recipe, build
+from fgd.detectors.folding import NORMS, fold
+from fgd.engine.distill import Teacher
+from fgd.spec import FCOS, DetectorSpec, FasterRCNN, RetinaNet
+from fgd.types import Batch
+
+IMAGES_NCHW = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+SPECS: dict[str, DetectorSpec] = {
+    "basic blocks": FCOS(backbone="resnet18", fpn_channels=64),
+    "bottlenecks": FCOS(backbone="resnet50", fpn_channels=64),
+    "grouped": RetinaNet(backbone="resnext50_32x4d", fpn_channels=64),
+    "inverted residuals": FasterRCNN(backbone="mobilenet_v2", fpn_channels=64),
+    "an eps of its own": FCOS(backbone="mobilenet_v3_large", fpn_channels=64),
+    "norms in the pyramid": FasterRCNN(backbone="resnet18", fpn_channels=64, version=2),
+    "frozen norms": FCOS(backbone="resnet18", fpn_channels=64, norm="frozen", weights="IMAGENET1K_V1"),
+}
+
+
+def trained(spec: DetectorSpec) -> Detector:
+    """With batch norms that do something, as after a training."""
+    torch.manual_seed(1)
+    detector = build(Recipe(detector=spec, classes=("a", "b"), min_size=64, max_size=96))
+    for module in detector.modules():
+        if isinstance(module, NORMS):
+            for name, low in (("weight", 0.5), ("bias", -0.3), ("running_mean", -0.3), ("running_var", 0.5)):
+                values: Any = getattr(module, name)
+                nn.init.uniform_(values.data, low, low + 0.8)
+    return detector.eval().requires_grad_(False)
+
+
+def batch() -> Batch:
+    return Batch(IMAGES_NCHW, ((64, 96),) * 2, ((64, 96),) * 2, (), (0, 1))
+
+
+def norms(module: nn.Module) -> Iterator[nn.Module]:
+    return (each for each in module.modules() if isinstance(each, NORMS))
+
+
+def apart(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+def test_folded_maps_are_the_same_but_for_rounding(spec: DetectorSpec) -> None:
+    detector = trained(spec)
+    plain = detector.features(IMAGES_NCHW)
+    assert any(norms(detector.module.backbone))
+    teacher = Teacher(detector, detector.recipe)
+    assert not any(norms(teacher.trunk)), "each of them follows a convolution"
+    for level, map_NCHW in teacher.features(batch()).items():
+        assert apart(map_NCHW, plain[level]) < 1e-4
+        assert map_NCHW.is_contiguous()
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+def test_bf16_maps_come_out_float32_and_close(spec: DetectorSpec) -> None:
+    teacher = Teacher(detector := trained(spec), detector.recipe)
+    exact = teacher.features(batch())
+    teacher.quicken()
+    for level, map_NCHW in teacher.features(batch()).items():
+        assert map_NCHW.dtype == torch.float32
+        # Rounding to 8 bits adds up over a trunk; a level of one value a channel shows the worst of it.
+        assert float((map_NCHW - exact[level]).norm() / exact[level].norm()) < 0.1
+        assert not torch.equal(map_NCHW, exact[level])
+
+
+def test_a_trunk_that_still_learns_is_not_folded() -> None:
+    detector = trained(SPECS["basic blocks"]).train()
+    with pytest.raises(ValueError, match="eval mode"):
+        fold(detector.module.backbone)
+    assert any(isinstance(each, nn.BatchNorm2d) for each in norms(detector))
+
+
+def test_group_norms_depend_on_their_input_and_stay() -> None:
+    detector = trained(FCOS(backbone="resnet18", fpn_channels=64, norm="group"))
+    plain = detector.features(IMAGES_NCHW)
+    teacher = Teacher(detector, detector.recipe)
+    assert any(isinstance(each, nn.GroupNorm) for each in teacher.trunk.modules())
+    for level, map_NCHW in teacher.features(batch()).items():
+        assert apart(map_NCHW, plain[level]) < 1e-4
+    teacher.quicken()
+    for level, map_NCHW in teacher.features(batch()).items():
+        assert map_NCHW.dtype == torch.float32
+        assert float((map_NCHW - plain[level]).norm() / plain[level].norm()) < 0.1
+
+
+def test_frozen_norms_are_folded_too() -> None:
+    detector = trained(SPECS["frozen norms"])
+    assert any(isinstance(each, FrozenBatchNorm2d) for each in norms(detector))
+    assert not any(norms(Teacher(detector, detector.recipe).trunk))
