@@ -301,7 +301,11 @@ def claim(s: Session, worker_id: str, free: Free, lease_s: float = 20.0) -> Clai
     best = (
         select(Job.id)
         .where(
-            Job.state == State.queued, Job.not_before <= at, free.fits(), enough, _not_after_the_starved(s, at, free)
+            Job.state == State.queued,
+            Job.not_before <= at,
+            free.fits(),
+            enough,
+            _not_after_the_starved(s, at, free, enough),
         )
         .order_by(Job.priority.desc(), Job.created_at, Job.id)
         .limit(1)
@@ -358,20 +362,26 @@ def claim(s: Session, worker_id: str, free: Free, lease_s: float = 20.0) -> Clai
     )
 
 
-def _not_after_the_starved(s: Session, at: datetime, free: Free) -> ColumnElement[bool]:
-    """Where a job that would fit this host, were it empty, has waited RESERVE_S: only what goes before it."""
+def _not_after_the_starved(s: Session, at: datetime, free: Free, enough: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Where a job that would fit this host, were it empty, has waited RESERVE_S: of those that take the same kind of
+    device, only what goes before it. enough: whether the host has the cores for a job."""
     if free.of is None or max(free.of.most().values()) < 2:
         return true()
     since = at - timedelta(seconds=RESERVE_S)
-    starved = s.scalars(
-        select(Job)
-        .where(Job.state == State.queued, Job.not_before <= since, DEVICES > 1, free.of.fits(), not_(free.fits()))
-        .order_by(Job.priority.desc(), Job.created_at, Job.id)
-        .limit(1)
-    ).first()
+    waits = and_(
+        Job.state == State.queued, Job.not_before <= since, DEVICES > 1, free.of.fits(), not_(free.fits()), enough
+    )
+    lanes = (("cpu",), ("cuda", "auto")) if free.gpu_host else (("cpu", "cuda", "auto"),)
+    return and_(true(), *(_not_after_one_that(s, waits, lane) for lane in lanes))
+
+
+def _not_after_one_that(s: Session, waits: ColumnElement[bool], lane: Sequence[str]) -> ColumnElement[bool]:
+    first = select(Job).where(waits, Job.device.in_(lane)).order_by(Job.priority.desc(), Job.created_at, Job.id)
+    starved = s.scalars(first.limit(1)).first()
     if starved is None:
         return true()
     return or_(
+        Job.device.not_in(lane),
         Job.priority > starved.priority,
         and_(Job.priority == starved.priority, Job.created_at < starved.created_at),
     )
@@ -553,8 +563,9 @@ def sweep(s: Session, lease_s: float = 20.0) -> Swept:
     stuck = _each(s, lost, lambda job: _lose_silent(s, job, at))
     stuck += _each(s, _overdue(s, at), lambda job: _give_up_waiting(s, job, at))
     live = workers.live(s, lease_s)
-    running = s.scalar(select(func.count()).select_from(Job).where(Job.state == State.running)) or 0
-    free = max(0, sum(worker.slots for worker in live if worker.complaint is None) - running)
+    willing = {worker.id: worker.slots for worker in live if worker.complaint is None}
+    theirs = select(func.count()).select_from(Job).where(Job.state == State.running, Job.lease_owner.in_(willing))
+    free = max(0, sum(willing.values()) - (s.scalar(theirs) or 0))
     claimable = select(Job.id).where(Job.state == State.queued, Job.not_before <= at)
     ring = list(s.scalars(claimable.order_by(Job.priority.desc(), Job.created_at, Job.id).limit(free)))
     ring += [*datasets.sweep(s, at), *models.sweep(s, at)][: len(live)]

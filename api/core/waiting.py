@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,9 +48,12 @@ def waiting_reason(s: Session, job: Job, lease_s: float = 20.0, live: Sequence[W
         return f"waits {math.ceil(wait_s)} s, until {until}, before retry {job.retries} of {job.limits['max_retries']}"
     ahead = _ahead(s, job, live)
     slots = sum(workers.slots_for(worker, job.device) for worker in live)
-    running = _running_where_it_could(s, job, live)
-    if running + asked > slots:
-        return f"{_count(live)} and busy ({running} of {slots} {_kind(job, live)}slots in use); {_place(ahead)}"
+    taken = _running_where_it_could(s, job, live)
+    running = sum(taken.values())
+    if asked > max(workers.slots_for(worker, job.device) - taken[worker.id] for worker in live):
+        scattered = f", no host has {asked} free at once" if running + asked <= slots else ""
+        in_use = f"{running} of {slots} {_kind(job, live)}slots in use{scattered}"
+        return f"{_count(live)} and busy ({in_use}); {_place(ahead)}"
     return f"{_place(ahead)}; a worker is about to take it" if ahead == 0 else f"behind others: {_place(ahead)}"
 
 
@@ -58,13 +62,15 @@ def queue_position(s: Session, job: Job, live: Sequence[WorkerRow]) -> int | Non
     return _ahead(s, job, live) + 1 if job.state == State.queued else None
 
 
-def _running_where_it_could(s: Session, job: Job, live: Sequence[WorkerRow]) -> int:
-    """Slots this job fits that running jobs hold."""
+def _running_where_it_could(s: Session, job: Job, live: Sequence[WorkerRow]) -> Counter[str]:
+    """Slots this job fits that running jobs hold, of each worker."""
     owners = {worker.id: worker for worker in live}
     query = select(Job.lease_owner, Job.device, Job.spec).where(Job.state == State.running, Job.lease_owner.in_(owners))
-    lanes = ((workers.lane(owners[owner], device), workers.lane(owners[owner], job.device), _devices(spec))
-             for owner, device, spec in s.execute(query) if owner is not None)  # fmt: skip
-    return sum(devices for theirs, ours, devices in lanes if theirs == ours)
+    taken: Counter[str] = Counter()
+    for owner, device, spec in s.execute(query):
+        if owner is not None and workers.lane(owners[owner], device) == workers.lane(owners[owner], job.device):
+            taken[owner] += _devices(spec)
+    return taken
 
 
 def _devices(spec: Mapping[str, Any]) -> int:

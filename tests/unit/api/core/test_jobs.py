@@ -122,6 +122,54 @@ def test_a_job_of_several_devices_is_not_overtaken_for_ever(given: Any, monkeypa
     assert claim(2) == big
 
 
+@pytest.mark.parametrize(
+    "waits",
+    [
+        pytest.param({"device": "cpu", "devices": 2, "threads": 64}, id="for more cores than the host will ever have"),
+        pytest.param({"device": "cuda", "devices": 2}, id="for devices of another kind"),
+    ],
+)
+def test_nothing_is_kept_for_one_that_would_not_take_it(
+    given: Any, monkeypatch: pytest.MonkeyPatch, waits: dict[str, Any]
+) -> None:
+    dataset = given.dataset()
+    given.job(dataset, resources=waits)
+    small = given.job(dataset, resources={"device": "cpu"})
+    monkeypatch.setattr(jobs, "RESERVE_S", 0.0)
+    free = jobs.Free(1, 1, gpu_host=True, cores=8, of=jobs.Free(2, 2, gpu_host=True))
+
+    with db.transaction(given.engine) as s:
+        found = jobs.claim(s, "wrk_a", free)
+
+    assert found is not None
+    assert found.job_id == small
+
+
+def test_devices_that_lie_scattered_over_hosts_are_not_enough(given: Any) -> None:
+    dataset = given.dataset()
+    for worker in ("wrk_a", "wrk_b"):
+        given.worker(worker, cuda=2)
+        given.job(dataset, resources={"device": "cuda"})
+        with db.transaction(given.engine) as s:
+            assert jobs.claim(s, worker, jobs.Free(0, 2, gpu_host=True)) is not None
+    two = given.job(dataset, resources={"device": "cuda", "devices": 2})
+
+    assert "busy (2 of 4 GPU slots in use, no host has 2 free at once)" in (why(given, two) or "")
+
+
+def test_jobs_of_a_worker_that_takes_nothing_silence_no_bell_of_another(given: Any) -> None:
+    dataset = given.dataset()
+    given.worker("wrk_full")
+    given.job(dataset)
+    assert given.claim("wrk_full") is not None
+    with db.transaction(given.engine) as s:
+        workers.beat(s, "wrk_full", "its disk is full")
+    given.worker("wrk_sound")
+    waits = given.job(dataset)
+
+    assert given.sweep().ring == [waits]
+
+
 def test_more_devices_than_any_host_has_are_told(given: Any) -> None:
     id = given.job(resources={"device": "cpu", "devices": 2})
     given.worker("wrk_a")
