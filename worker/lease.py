@@ -83,7 +83,7 @@ class Lease:
     def guard(self, trainer: Frozen | None) -> None:
         """From now on freeze and kill this one. None: there is none any more."""
         with self._lock:
-            self._trainer = trainer
+            self._trainer, self._frozen = trainer, False
             if trainer is None:
                 return
             trainer.allow(self.ends_at())

@@ -87,7 +87,8 @@ def rehearse(host: Host, lease: Lease, claim: plans.PlanClaim, slot: Slot, spec_
     run_file = host.run_folder() / f"{claim.plan_id}.a{claim.attempt}.json"
     threads = claim.spec.resources.threads or host.threads
     until = time.monotonic() + MAX_S
-    with Trainer(argv, spec_file.parent, run_file, threads=threads, gpu=slot.gpu) as child:
+    lives_until = lease.ends_at()
+    with Trainer(argv, spec_file.parent, run_file, threads=threads, gpu=slot.gpu, until=lives_until) as child:
         lease.guard(child)
         try:
             while not child.over():

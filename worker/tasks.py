@@ -164,6 +164,8 @@ def train_from_newest(
             end = train(host, lease, claim, slot, spec_file, claimed_at, diary, file)
             if file is None or not (isinstance(end.last, Failed) and end.last.data.get("checkpoint") == "unreadable"):
                 return end
+            if end.ended != Ended.by_itself:  # told to end; or it lives on, and a second one must not begin beside it
+                return end
             what = "an older one is tried" if older else "training begins anew"
             message = f"the trainer cannot go on from it, {what}: {end.last.message}"
             diary.add([Note(code="checkpoint_corrupt", message=message, level="warning")])

@@ -140,3 +140,23 @@ def test_heartbeat_after_the_last_write_is_no_loss() -> None:
         closed.set()
         time.sleep(0.1)
         assert not lease.lost.is_set()
+
+
+def test_second_trainer_of_an_attempt_is_frozen_too() -> None:
+    """The first one's end came while the database was away and it was frozen."""
+    away = threading.Event()
+
+    def beat() -> None:
+        if away.is_set():
+            raise ConnectionError
+
+    first, second = Told(), Told()
+    with Lease(beat, Times(beat_s=0.02, freeze_s=0.3, kill_s=5.0), time.monotonic()) as lease:
+        lease.guard(first)
+        away.set()
+        until(lambda: first.signals == ["freeze"])
+        lease.guard(None)
+        lease.guard(second)
+        until(lambda: second.signals == ["freeze"], 2.0)
+        away.clear()
+        until(lambda: second.signals == ["freeze", "thaw"], 2.0)
