@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, func, inspect, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import OperationalError, StatementError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from api.core import db
+from api.core import db, jobs
 from api.core.errors import DriverMissing, SchemaOutOfDate, SchemaTooNew
-from api.core.tables import Base, Project
+from api.core.tables import Attempt, Base, Checkpoint, Job, JobEvent, MetricBlock, MetricPoint, Project, Series
+from fgd.events import Stepped
 
 
 def migrate(engine: Engine, work: Any, *arguments: str) -> None:
@@ -90,6 +91,36 @@ def test_a_key_kept_by_an_older_version_still_replays_its_job(client: Any, given
 
     again = client.post("/v1/jobs", json=body, headers=headers)
     assert (again.status_code, again.json()["id"]) == (200, job)
+
+
+def test_rows_outlive_every_step_down_and_up_again(given: Any, engine: Engine) -> None:
+    """Back to the tables before pauses, kept checkpoints, blocks and restores, one step at a time."""
+    runs = given.running()
+    waits = given.job()
+    with db.transaction(engine) as s:
+        jobs.record(s, runs, 1, [Stepped(step=n, epoch=1, values={"loss": float(n % 50)}) for n in range(1, 201)])
+        jobs.checkpoint(s, runs, 1, 200, f"jobs/{runs}/a1/ckpt-200.pt", "c" * 64, 1)
+    counted = (Job, Attempt, JobEvent, Checkpoint, MetricPoint, MetricBlock, Series)
+
+    def state() -> tuple[list[int | None], list[Any]]:
+        blocks = select(MetricBlock.last_step, MetricBlock.least, MetricBlock.greatest_step)
+        with db.reading(engine) as s:
+            counts = [s.scalar(select(func.count()).select_from(table)) for table in counted]
+            return counts, list(s.execute(blocks.order_by(MetricBlock.last_step)))
+
+    before = state()
+    for revision in ("0010", "0009", "0008", "0007", "0006"):
+        migrate(engine, command.downgrade, revision)
+    migrate(engine, command.upgrade, "head")
+
+    assert state() == before
+    with db.transaction(engine) as s:
+        assert [row.best or row.pinned for row in s.scalars(select(Checkpoint))] == [False]
+        assert s.scalars(select(Series.loose)).all() == [200 - 3 * 64]
+        jobs.beat(s, runs, 1, "wrk_a")
+    claimed = given.claim("wrk_b")
+    assert claimed is not None
+    assert claimed.job_id == waits
 
 
 def test_the_tables_compile_for_postgresql_too() -> None:
