@@ -14,6 +14,7 @@ from fgd.data.transforms import Transform
 from fgd.detectors import Detector
 from fgd.engine.device import to_device
 from fgd.engine.distributed import ALONE, Ranks
+from fgd.errors import Stopped
 from fgd.types import Batch
 
 AREAS = {"ap_s": 3, "ap_m": 4, "ap_l": 5}
@@ -35,11 +36,13 @@ def evaluate(
 
     Each image is padded as it would be alone, so the figures do not depend on the batch size. `features`: another
     way to the detector's maps than its own. `check_stop` is called before each batch and may raise. Several processes
-    share the batches; what each found is merged in their order, so the figures are those of one process.
+    share the batches; what each found is merged in their order, so the figures are those of one process. Where one of
+    them is stopped all are, at the place where they meet: one that ended alone would leave the others waiting.
     """
     was_training = detector.training
     detector.eval()
     mine: list[tuple[int, list[dict[str, object]]]] = []
+    stopped: str | None = None
     try:
         batches = eval_batches(dataset, transform, batch_size, ranks.shard)
         for number, batch in enumerate(batches):
@@ -56,13 +59,17 @@ def evaluate(
                     for box, score, label in rows
                 ]
             mine.append((number, found))
+    except Stopped as error:
+        stopped = str(error)
     finally:
         detector.train(was_training)
-    everyones = ranks.gathered((mine, dataset.broken_reasons()))
-    for _, broken in everyones:
+    everyones = ranks.gathered((mine, dataset.broken_reasons(), stopped))
+    for _, broken, stopped in everyones:
+        if stopped is not None:
+            raise Stopped(stopped)
         dataset.mark_broken(broken)
     # The n-th batch of each in turn, which is the order that they have in one process.
-    chunks = sorted((number, rank, found) for rank, (theirs, _) in enumerate(everyones) for number, found in theirs)
+    chunks = sorted((number, rank, found) for rank, (theirs, _, _) in enumerate(everyones) for number, found in theirs)
     return average_precision(ground_truth_coco(dataset), [each for *_, found in chunks for each in found])
 
 

@@ -25,8 +25,9 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from fgd.events import Emit, Failed, from_line
 
-SHUTDOWN_S = 45
-"""Ranks that were told to end, or whose neighbour died, get so long to save; then they are killed."""
+SHUTDOWN_S = 3600
+"""Ranks that were told to end get so long to save: longer than anybody waits, for whoever told us counts the time, and
+kills us, with whom they die. Those whose neighbour died get torchrun's own 30 s."""
 PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 
 

@@ -104,6 +104,59 @@ def test_an_evaluation_shared_out_has_the_figures_of_one_process(begun: JobSpec,
     assert one.values["ap50"] > 5.0
 
 
+SCORE = """
+import sys
+from pathlib import Path
+import torch
+from torch import distributed
+from fgd.data import open_index
+from fgd.data.transforms import Transform
+from fgd.detectors import Recipe, build
+from fgd.engine.distributed import Ranks
+from fgd.engine.evaluate import evaluate
+from fgd.engine.loop import split
+from fgd.errors import Stopped
+from fgd.spec import JobSpec
+
+rank, file, meet = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+spec = JobSpec.model_validate_json(file.read_text())
+distributed.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
+index, root = open_index(Path(spec.dataset.path))
+recipe = Recipe(detector=spec.student, classes=index.classes, min_size=64, max_size=64)
+transform = Transform(64, 64, recipe.image_mean, recipe.image_std)
+
+def check() -> None:
+    if rank == 1:
+        raise Stopped("asked to stop")
+
+try:
+    val, device = split(index, root, "val"), torch.device("cpu")
+    evaluate(build(recipe), val, transform, batch_size=2, device=device, check_stop=check, ranks=Ranks(rank, 2))
+except Stopped:
+    distributed.barrier()  # as the loop does when it has saved
+    sys.exit(75)
+"""
+
+
+def test_an_evaluation_that_one_process_is_stopped_in_ends_for_both(
+    squares: Path, make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """One that ended alone would leave the other waiting for its share, and it could not save."""
+    student = {"kind": "fcos", "backbone": "mobilenet_v3_small", "fpn_channels": 64}
+    (tmp_path / "spec.json").write_text(make_spec(dataset={"path": str(squares)}, student=student).model_dump_json())
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, "-P", "-c", SCORE]
+    both = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "spec.json"), str(tmp_path / "meet")], env=environment)
+        for rank in (0, 1)
+    ]
+    try:
+        assert [process.wait(60) for process in both] == [75, 75]
+    finally:
+        for process in both:
+            process.kill()
+
+
 def ranks_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return [child for child in psutil.Process(process.pid).children(recursive=True) if "fgd.train" in child.cmdline()]
 
