@@ -722,7 +722,7 @@ def finish(
         **parts.identity,
         "calibration": dataclasses.asdict(parts.calibration) if parts.calibration else None,
         "metrics": {name: {k: finite(v) for k, v in values.items()} for name, values in metrics.items()},
-        "best": {"step": state.best_step, "val_ap": state.best_ap},
+        "best": {"step": state.best_step, "val_ap": finite(state.best_ap)},
         "steps": state.step,
         "weights": told_weights(parts.spec.schedule, state, stopped),
         "ended_early": epoch < parts.spec.schedule.epochs,

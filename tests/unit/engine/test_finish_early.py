@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from fgd.asked import FINISH, ask_to_finish
+from fgd.engine import loop
 from fgd.engine.loop import checkpoint_digest
 from fgd.errors import Stopped
 from fgd.events import Evaluated, Finished, Note, Saved, Started
@@ -67,6 +69,23 @@ def test_what_was_never_evaluated_is_evaluated_once(train: Train, make_spec: Mak
     assert finished.step == 1, "one step is the least that can be called a training"
     assert [event.split for event in run.of(Evaluated)] == ["val", "test"]
     assert manifest(run)["best"]["step"] == 1
+
+
+@pytest.mark.slow
+def test_no_ap_at_all_leaves_a_manifest_that_is_json(
+    train: Train, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where no validation image has a box."""
+    real = loop.score
+    monkeypatch.setattr(loop, "score", lambda *told: real(*told) | {"ap": math.nan})
+
+    def at_once(run: Any) -> bool:
+        ask_to_finish(run.out)
+        return False
+
+    run = train(make_spec(schedule=SAVED_OFTEN), stop=at_once)
+    assert "NaN" not in (run.result / "manifest.json").read_text()
+    assert manifest(run)["best"] == {"step": 1, "val_ap": None}
 
 
 @pytest.mark.slow
