@@ -63,7 +63,9 @@ def train(arguments: argparse.Namespace, emit: Emit, stop: StopFlag, *, is_rank:
             from fgd.engine.launch import launch
 
             resume = ["--resume", str(arguments.resume)] if arguments.resume else []
-            return launch([str(arguments.spec), "--out", str(arguments.out), *resume], spec.resources.devices, emit)
+            return launch(
+                [str(arguments.spec), "--out", str(arguments.out), *resume], spec.resources.devices, emit, stop
+            )
         from fgd.engine.device import keep_freed_memory
         from fgd.engine.loop import run  # torch takes seconds; a bad spec should be told at once
 

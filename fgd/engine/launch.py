@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
@@ -28,11 +28,17 @@ from fgd.events import Emit, Failed, from_line
 SHUTDOWN_S = 3600
 """Ranks that were told to end get so long to save: longer than anybody waits, for whoever told us counts the time, and
 kills us, with whom they die. Those whose neighbour died get torchrun's own 30 s."""
+STOPPED = 75
+"""Exit code of a trainer that was told to end."""
 PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 
 
-def launch(argv: Sequence[str], devices: int, emit: Emit) -> int:
-    """Run `python -m fgd.train argv` once a device; the exit code of the whole."""
+def launch(argv: Sequence[str], devices: int, emit: Emit, stop: Callable[[], bool]) -> int:
+    """Run `python -m fgd.train argv` once a device; the exit code of the whole. stop: whether an end was asked for."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end_at_once)  # until torchrun listens, which it does before it starts a rank
+    if stop():
+        return STOPPED
     with tempfile.TemporaryDirectory(prefix="fgd-ranks-") as folder:
         pipe, exit_file = Path(folder) / "events", Path(folder) / "exit"
         os.mkfifo(pipe)
@@ -67,7 +73,7 @@ def launch(argv: Sequence[str], devices: int, emit: Emit) -> int:
         reader.join()
         os.close(ours)
         code = int(exit_file.read_text()) if exit_file.exists() else 1
-    if code in (0, 75):
+    if code in (0, STOPPED):
         return code
     if killed_by is not None:  # the others only say that they lost it
         end_by(killed_by)
@@ -97,6 +103,11 @@ def pass_on(number: int, _frame: FrameType | None) -> None:
         with contextlib.suppress(psutil.Error):
             if "fgd.train" in child.cmdline():
                 child.send_signal(number)
+
+
+def end_at_once(_number: int, _frame: FrameType | None) -> None:
+    """Nothing has begun, so there is nothing to save."""
+    sys.exit(STOPPED)
 
 
 def end_by(number: int) -> None:

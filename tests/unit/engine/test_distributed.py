@@ -157,6 +157,22 @@ def test_an_evaluation_that_one_process_is_stopped_in_ends_for_both(
             process.kill()
 
 
+LAUNCH = """
+import os, signal, sys
+from fgd.engine.launch import launch
+told = {"before": lambda: True, "now": lambda: bool(os.kill(os.getpid(), signal.SIGTERM))}[sys.argv[1]]
+sys.exit(launch(["spec.json"], 2, print, told))
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "now"])
+def test_an_end_asked_for_before_torchrun_listens_is_heard(when: str, tmp_path: Path) -> None:
+    """It was lost, and the training went on until it was killed."""
+    command = [sys.executable, "-P", "-c", LAUNCH, when]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    assert subprocess.run(command, env=environment, cwd=tmp_path, timeout=60).returncode == 75
+
+
 def ranks_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return [child for child in psutil.Process(process.pid).children(recursive=True) if "fgd.train" in child.cmdline()]
 
