@@ -14,11 +14,15 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from api.core.storage import BlobStore
+from api.core.storage import BlobStore, StoreAway
 from fgd.events import Saved
 from fgd.failpoint import reach
+from worker.patience import is_away
 
 logger = logging.getLogger(__name__)
+
+AGAIN_S = 2.0
+"""Between two tries while the store is away."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Keeper:
         self._stored: list[Stored] = []
         self._complaints: list[Complaint] = []
         self._changed = threading.Condition()
+        self._late: Saved | None = None
+        """The one that the store did not take."""
         self._busy = self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -67,6 +73,8 @@ class Keeper:
             for each in given_up:
                 self._waiting.remove(each)
                 each[0].unlink(missing_ok=True)
+                if each[1] is self._late:
+                    self._complaints.append(Complaint(each[1].step, StoreAway("the store was away until a newer came")))
             self._waiting.append((linked, saved))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
@@ -119,11 +127,12 @@ class Keeper:
                 reach("before_checkpoint_blob")
                 self._store.put_object(key, linked)
                 reach("after_checkpoint_blob")
-            except Exception as error:  # a full disk, a store that is away: the one before still stands
-                self._complain(saved, error)
+            except Exception as error:
+                if not self._waits_for_the_store(linked, saved, error):
+                    linked.unlink(missing_ok=True)
+                    self._complain(saved, error)  # a full disk, or a newer one has come: the one before still stands
                 continue
-            finally:
-                linked.unlink(missing_ok=True)
+            linked.unlink(missing_ok=True)
             with self._changed:
                 if not self._closed:
                     self._stored.append(Stored(key, saved))
@@ -132,6 +141,21 @@ class Keeper:
                 self._store.delete_object(key)
             except OSError as error:  # the collector finds it
                 logger.warning("could not delete %s: %s", key, error)
+
+    def _waits_for_the_store(self, linked: Path, saved: Saved, error: Exception) -> bool:
+        """The newest and the best are brought as soon as a store that is away answers again."""
+        with self._changed:
+            if (
+                not (isinstance(error, OSError) and is_away(error))
+                or self._closed
+                or (self._waiting and not saved.best)
+            ):
+                return False
+            logger.warning("the checkpoint of step %d waits for the store: %s", saved.step, error)
+            self._waiting.appendleft((linked, saved))
+            self._late = saved
+            self._changed.wait_for(lambda: self._closed, AGAIN_S)
+            return True
 
     def _complain(self, saved: Saved, error: Exception) -> None:
         with self._changed:

@@ -223,8 +223,10 @@ def train(
     diary.add(*trainer.read(0.0))
     ended = curb.ended if gone else Ended.survived_kill
     needless = ended == Ended.cancelled or isinstance(diary.last, Finished)  # nobody goes on from there
+    ended_at = time.monotonic()
     while True:
-        keeping = diary.keeping and not needless and lease.requested != Requested.cancel_now
+        in_time = not host.stopping.is_set() or time.monotonic() < ended_at + host.drain_s
+        keeping = diary.keeping and not needless and in_time and lease.requested != Requested.cancel_now
         if diary.write() and not keeping:
             break
         if lease.lost.wait(KEEPING_S if keeping else FLUSH_S):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from api.core.storage import LocalStore
+from api.core.storage import LocalStore, StoreAway
 from fgd.events import Saved
 from worker.keeper import Keeper
 
@@ -78,6 +78,31 @@ def test_those_that_wait_are_given_up_for_a_newer_one_but_not_the_best(
     store.may.set()
     until_idle(keeper)
     assert [stored.saved.step for stored in keeper.taken()] == [1, 3, 5]
+
+
+class AwayStore(LocalStore):
+    """Does not answer at first."""
+
+    tries = 0
+
+    def put_object(self, key: str, path: Path) -> None:
+        self.tries += 1
+        if self.tries < 3:
+            raise StoreAway("no answer")
+        super().put_object(key, path)
+
+
+def test_the_newest_waits_for_a_store_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.keeper.AGAIN_S", 0.05)
+    (tmp_path / "work" / "out").mkdir(parents=True)
+    store = AwayStore(tmp_path / "store")
+    keeper = Keeper(store, tmp_path / "work" / "out", "jobs/j/a1")
+    keeper.keep(saved(tmp_path, 7))
+    until_idle(keeper)
+    (stored,) = keeper.taken()
+    assert store.object_path(stored.key).read_bytes() == b"checkpoint 7"
+    assert keeper.complaints() == []
+    assert not list((tmp_path / "work" / "keeping").iterdir())
 
 
 def test_what_arrives_after_the_end_leaves_nothing_in_the_store(
