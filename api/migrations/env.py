@@ -7,11 +7,15 @@ from alembic import context
 from api.core.tables import Base
 
 connection = context.config.attributes["connection"]
+COMPARED_NOT = {"ix_jobs_queued"} if connection.dialect.name == "sqlite" else set[str]()
+"""Alembic reads an index's order back from PostgreSQL, not from SQLite."""
 context.configure(
     connection=connection,
     target_metadata=Base.metadata,
     render_as_batch=connection.dialect.name == "sqlite",  # SQLite changes a table by writing it anew
     compare_type=True,
+    include_name=lambda name, kind, _: not (kind == "index" and name in COMPARED_NOT),
+    include_object=lambda _, name, kind, *__: not (kind == "index" and name in COMPARED_NOT),
 )
 with context.begin_transaction():
     context.run_migrations()

@@ -302,7 +302,7 @@ def test_uploaded_zip_is_imported_like_its_folder_and_let_go(bench: Bench, pictu
     assert rows[2].error == "the upload is not a zip, or its end is missing"
     assert rows[3].error.startswith("the upload is no longer in the store, or changed there; upload it again: ")
     assert [(row.attempt, row.losses, row.upload_digest) for row in rows] == [(1, 0, None)] * 4
-    assert not list((bench.home / "work").iterdir())
+    until(lambda: not list((bench.home / "work").iterdir()), what="the end of the work folder")
 
 
 def test_import_does_not_wait_for_a_training(bench: Bench, pictures: object) -> None:

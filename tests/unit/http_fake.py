@@ -48,8 +48,10 @@ Responder = Callable[[Asked], Answer]
 class Server:
     """`routes`: what answers a method and path: one Answer, several in turn (the last stays), or a function."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, *, prepare: Callable[[Server], None] = lambda _: None) -> None:
+        """prepare: gives it its routes before it answers."""
         self.routes: dict[tuple[str, str], Answer | list[Answer] | Responder] = {}
+        prepare(self)
         self.asked: list[Asked] = []
         self._server = _Quiet(("127.0.0.1", port), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -152,8 +154,8 @@ def problem(status: int, code: str, detail: str, **more: Any) -> Answer:
 
 
 @contextmanager
-def serving(port: int = 0) -> Iterator[Server]:
-    server = Server(port)
+def serving(port: int = 0, *, prepare: Callable[[Server], None] = lambda _: None) -> Iterator[Server]:
+    server = Server(port, prepare=prepare)
     try:
         yield server
     finally:

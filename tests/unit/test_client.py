@@ -311,8 +311,7 @@ def test_waiting_outlives_a_restart_of_the_service() -> None:
         until(lambda: len(looks) >= 2)
         first.close()
         until(lambda: None in looks)
-        with serving(first.port) as second:
-            story(second, ["running", "running", "succeeded"])
+        with serving(first.port, prepare=lambda second: story(second, ["running", "running", "succeeded"])):
             waiter.join(20)
     assert looks[-1] is not None
     assert looks[-1].state == "succeeded"
