@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from alembic import context
 
 from api.core.tables import Base
@@ -9,6 +11,7 @@ from api.core.tables import Base
 connection = context.config.attributes["connection"]
 COMPARED_NOT = {"ix_jobs_queued"} if connection.dialect.name == "sqlite" else set[str]()
 """Alembic reads an index's order back from PostgreSQL, not from SQLite."""
+warnings.filterwarnings("ignore", message="autogenerate skipping metadata-specified expression-based index")
 context.configure(
     connection=connection,
     target_metadata=Base.metadata,
