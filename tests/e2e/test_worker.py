@@ -31,7 +31,7 @@ def test_worker_without_a_broker_runs_a_job(bench: Bench) -> None:
     row = bench.until_state(job, "succeeded")
     assert bench.attempts(job) == ["succeeded"]
     assert row.weights_digest
-    assert not (bench.home / "work" / job).exists()
+    until(lambda: not (bench.home / "work" / job).exists(), what="the end of the work folder")  # after the last write
     assert not list((bench.home / "run").iterdir())
 
 
@@ -50,7 +50,7 @@ def test_killed_worker_takes_its_trainer_along_and_the_next_goes_on_from_the_che
         story.index("attempt_lost") < story.index("requeued") < story.index("note:resumed") < story.index("succeeded")
     )
     assert row.weights_digest == weights_digest_after(60)
-    assert not list((bench.home / "work").iterdir())
+    until(lambda: not list((bench.home / "work").iterdir()), what="the end of the work folder")
 
 
 def test_killed_trainer_is_started_again(busy: Bench) -> None:
