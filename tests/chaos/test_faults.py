@@ -356,16 +356,24 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_f13_full_disk(rig: Rig, small_disk: Path) -> None:
     """Disk full while saving: the attempt fails with no_space, the checkpoint before is whole, the worker says that it
     is not well, and the job goes on at another."""
-    if not hasattr(WorkerRow, "complaint"):
-        pytest.skip("workers do not tell yet that they are not well")
-    job = rig.submit("steps=60 ms=20 save=10 pad=300")
-    cramped = rig.worker(FGD_HOME=str(small_disk), FGD_BLOBS=str(rig.home / "blobs"), FGD_CACHE_BYTES="1000000")
+    job = rig.submit("steps=60 ms=20 save=10 pad=450")
+    cramped = rig.worker(
+        FGD_HOME=str(small_disk),
+        FGD_BLOBS=str(rig.home / "blobs"),
+        FGD_CACHE_BYTES="1000000",
+        FGD_MIN_FREE_BYTES="0",  # else it takes nothing to begin with
+    )
     until(lambda: rig.attempts(job)[:1] == ["failed"], what="the full disk")
     with db.reading(rig.engine) as s:
         [first] = s.scalars(select(Attempt).where(Attempt.job_id == job, Attempt.attempt == 1))
-        [worker] = s.scalars(select(WorkerRow))
     assert "disk is full" in str(first.reason)
-    assert worker.complaint
+
+    def complaint() -> str | None:
+        with db.reading(rig.engine) as s:
+            [worker] = s.scalars(select(WorkerRow))
+            return worker.complaint
+
+    until(complaint, what="the worker's complaint")  # with its next heartbeat
     rig.worker()
     rig.until_state(job, "succeeded")
     assert cramped.poll() is None

@@ -2,7 +2,7 @@
 the file FGD_TEST_CLOCK holds, which may change at any time. Wall clock only; the monotonic one is nobody's to set.
 
 `datetime.now` asks the system itself and is not shifted; our code asks the database, or `time`. (Under libfaketime
-0.9.10 a worker on Python 3.11 took no job at all, clock shifted or not, so this hook has to do.)
+0.9.10 a worker did not get far in 20 s, clock shifted or not, and nobody found out why; so this hook has to do.)
 """
 
 import os
