@@ -10,10 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
-from fgd.data.digits import compose
-from tests.e2e.conftest import real_services
 from tests.e2e.parts import processes_of, until
-from tests.e2e.test_real_training import PATIENT_S, SCHEDULE, Real
+from tests.e2e.test_real_training import PATIENT_S, SCHEDULE, Real, real_in
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 PAIR = {"threads": 1, "devices": 2}
@@ -21,13 +19,8 @@ PAIR = {"threads": 1, "devices": 2}
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
-    root = tmp_path_factory.mktemp("devices")
-    compose(
-        root / "data" / "digits",
-        counts={"train": 12, "val": 6, "test": 5}, size=64, classes=("0", "7"), box_px=(16, 40), per_image=(1, 2),
-    )  # fmt: skip
-    with real_services(root / "home", root / "data", FGD_SLOTS="2") as service:
-        yield Real(service, root / "data" / "digits")
+    with real_in(tmp_path_factory.mktemp("devices"), FGD_SLOTS="2") as real:
+        yield real
 
 
 def submit(real: Real, **more: Any) -> str:

@@ -24,6 +24,7 @@ from api.core import datasets, db, jobs, plans, submission
 from api.core.lifecycle import State
 from api.core.storage import LocalStore
 from api.core.tables import DEFAULT_PROJECT, Attempt, JobEvent, LogChunk
+from fgd.data.digits import compose
 from fgd.spec import FCOS, JobSpec, SubmitJob
 
 ROOT = Path(fgd.__path__[0]).parent
@@ -180,6 +181,33 @@ class Bench:
 def spec_of(dataset: str, words: str) -> dict[str, Any]:
     spec = JobSpec(name=f"scripted {words}", teacher=None, methods=(), dataset=dataset, student=FCOS())
     return dict(spec.model_dump(mode="json"))
+
+
+def small_digits(folder: Path) -> Path:
+    """A data set that a test trains on in seconds."""
+    compose(
+        folder,
+        counts={"train": 12, "val": 6, "test": 5}, size=64, classes=("0", "7"), box_px=(16, 40), per_image=(1, 2),
+    )  # fmt: skip
+    return folder
+
+
+class Api:
+    """What a test asks of a service over HTTP, and may count on."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.http = service.http
+
+    def get(self, path: str) -> Any:
+        answer = self.http.get(path)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        answer = self.http.post(path, json=body)
+        assert answer.status_code in (201, 202), answer.text
+        return answer.json()
 
 
 @dataclass

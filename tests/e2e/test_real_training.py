@@ -10,15 +10,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from fgd.data.digits import compose
 from tests.e2e.conftest import real_services
-from tests.e2e.parts import Service, until
+from tests.e2e.parts import Api, Service, small_digits, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -27,28 +27,17 @@ STUDENT = {"kind": "fcos", "backbone": "resnet18", "fpn_channels": 64}
 PATIENT_S = 240.0
 
 
-class Real:
+class Real(Api):
     """A service whose trainer is the real one, a data set, and a teacher that it trained."""
 
     def __init__(self, service: Service, data: Path) -> None:
-        self.service = service
-        self.http = service.http
+        super().__init__(service)
         posted = self.post("/v1/datasets", {"name": "digits", "path": str(data)})
         self.dataset = posted["id"]
         until(lambda: self.get(f"/v1/datasets/{self.dataset}")["state"] != "verifying", what="the import")
         assert self.get(f"/v1/datasets/{self.dataset}")["state"] == "ready"
         teacher = {"fpn_channels": 96}
         self.teacher = self.done(self.submit(teacher=None, methods=[], student=STUDENT | teacher))["id"]
-
-    def get(self, path: str) -> Any:
-        answer = self.http.get(path)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        answer = self.http.post(path, json=body)
-        assert answer.status_code in (201, 202), answer.text
-        return answer.json()
 
     def submit(self, **changes: Any) -> str:
         return str(self.post("/v1/jobs", self.body(**changes))["id"])
@@ -84,15 +73,18 @@ class Real:
         return folder
 
 
+@contextmanager
+def real_in(root: Path, **more: str) -> Iterator[Real]:
+    """With its home and its data in `root`, and `more` in its environment."""
+    digits = small_digits(root / "data" / "digits")
+    with real_services(root / "home", root / "data", **more) as service:
+        yield Real(service, digits)
+
+
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
-    root = tmp_path_factory.mktemp("real")
-    compose(
-        root / "data" / "digits",
-        counts={"train": 12, "val": 6, "test": 5}, size=64, classes=("0", "7"), box_px=(16, 40), per_image=(1, 2),
-    )  # fmt: skip
-    with real_services(root / "home", root / "data") as service:
-        yield Real(service, root / "data" / "digits")
+    with real_in(tmp_path_factory.mktemp("real")) as real:
+        yield real
 
 
 def test_a_student_is_distilled_downloaded_and_runs_in_plain_torchvision(real: Real, tmp_path: Path) -> None:

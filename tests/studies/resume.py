@@ -26,7 +26,7 @@ from typing import Any
 
 from fgd.data.digits import compose
 from tests.e2e.conftest import real_services
-from tests.e2e.parts import Service, pids, until
+from tests.e2e.parts import Api, Service, pids, until
 
 STUDENT = {"kind": "fcos", "backbone": "resnet18", "fpn_channels": 64}
 SCHEDULE = {
@@ -61,25 +61,15 @@ class Ended:
     attempts: int
 
 
-class Bench:
+class Bench(Api):
     def __init__(self, service: Service, data: Path) -> None:
-        self.service, self.http = service, service.http
+        super().__init__(service)
         self.dataset = self.post("/v1/datasets", {"name": "digits", "path": str(data)})["id"]
         until(lambda: self.get(f"/v1/datasets/{self.dataset}")["state"] == "ready", PATIENT_S, "the import")
         short = {"epochs": 1, "batch_size": 4, "min_size": 64, "max_size": 64}
         wide = STUDENT | {"fpn_channels": 96}
         self.teacher = self.submit(teacher=None, methods=[], student=wide, schedule=short)
         self.ended(self.teacher)
-
-    def get(self, path: str) -> Any:
-        answer = self.http.get(path)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        answer = self.http.post(path, json=body)
-        assert answer.status_code in (201, 202), answer.text
-        return answer.json()
 
     def submit(self, **changes: Any) -> str:
         body = {
