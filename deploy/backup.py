@@ -45,7 +45,7 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from api.core import db, inventory, workers
+from api.core import db, inventory, version, workers
 from api.core.errors import DriverMissing, Unfit
 from api.core.ids import new_id
 from api.core.settings import Settings
@@ -128,7 +128,7 @@ def backup(settings: Settings, folder: Path, say: Say = logger.info) -> Manifest
             kept.delete(digest)  # its row went meanwhile
         shutil.rmtree(scratch)
         manifest = Manifest(
-            _version(),
+            version.ours(),
             _head(),
             moment.taken_at,
             moment.tables,
@@ -287,7 +287,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
     if manifest.revision != head:
         raise BackupError(
             f"the backup is of revision {manifest.revision}, made by version {manifest.version}; this version "
-            f"({_version()}) has {head}. Restore it with that version, and upgrade the database afterwards"
+            f"({version.ours()}) has {head}. Restore it with that version, and upgrade the database afterwards"
         )
     wanted = {table.name for table in _tables()}
     if set(manifest.tables) != wanted:
@@ -382,15 +382,6 @@ def _tables() -> list[Table]:
 
 def _head() -> str:
     return str(ScriptDirectory.from_config(db.alembic_config()).get_current_head())
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("fgd-service")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 @contextmanager

@@ -23,8 +23,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": python_path(), "PYTHONSAFEPATH": "1"}
 
 
+def our_folder() -> str:
+    """Where the code that we run lies."""
+    return str(Path(fgd.__path__[0]).parent)
+
+
 def python_path() -> str:
-    """Where our own code lies comes first, wherever a child runs."""
-    ours = str(Path(fgd.__path__[0]).parent)
-    theirs = os.environ.get("PYTHONPATH")
+    """Our own code comes first, wherever a child runs."""
+    ours, theirs = our_folder(), os.environ.get("PYTHONPATH")
     return f"{ours}{os.pathsep}{theirs}" if theirs else ours

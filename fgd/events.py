@@ -11,6 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
+EXIT_STOPPED = 75
+"""Exit code of a trainer that was told to end and saved a checkpoint; EX_TEMPFAIL of sysexits.h: try again later."""
+RANK_EVENTS, RANK_EXIT = "FGD_RANK_EVENTS", "FGD_RANK_EXIT"
+"""Environment variables: where one of several processes leaves its event lines, and its exit code, for
+fgd/engine/launch.py, which started it."""
 MAX_LINE = 64 * 1024
 """Bytes of one line at most; a longer one is not an event."""
 

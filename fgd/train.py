@@ -25,16 +25,11 @@ from pydantic import ValidationError
 
 from fgd import lifeline, strict_json
 from fgd.errors import FGDError, SpecError, Stopped
-from fgd.events import Emit, Event, Failed, Note, to_line
+from fgd.events import EXIT_STOPPED, RANK_EVENTS, RANK_EXIT, Emit, Event, Failed, Note, to_line
 from fgd.pointers import faults_of_spec
 from fgd.printable import printable
 from fgd.signs import code_of
 from fgd.spec import FromPath, JobSpec, TeacherFromPath
-
-EXIT_STOPPED = 75
-"""EX_TEMPFAIL of sysexits.h: try again later."""
-RANK_EVENTS, RANK_EXIT = "FGD_RANK_EVENTS", "FGD_RANK_EXIT"
-"""Where one of several processes leaves its events and its exit code for fgd/engine/launch.py, which started it."""
 
 
 def main(argv: list[str] | None = None) -> int:

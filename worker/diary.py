@@ -86,12 +86,12 @@ class Diary:
         jobs.record(s, job, attempt, self._events, self._log)
         if self._saved:
             reach("before_checkpoint_row")
-        superseded = [
-            old
-            for each in self._saved
-            for saved in [each.saved]
-            for old in jobs.checkpoint(s, job, attempt, saved.step, each.key, saved.sha256, saved.size, best=saved.best)
-        ]
+        superseded: list[str] = []
+        for each in self._saved:
+            saved = each.saved
+            superseded += jobs.checkpoint(
+                s, job, attempt, saved.step, each.key, saved.sha256, saved.size, best=saved.best
+            )
         if self._saved:
             reach("checkpoint_row_uncommitted")
         return superseded

@@ -27,8 +27,7 @@ from typing import BinaryIO, Self
 
 import psutil
 
-import fgd
-from fgd import failpoint
+from fgd import children, failpoint
 from fgd.asked import ask_to_finish
 from fgd.events import MAX_LINE, Event, from_line
 from fgd.lifeline import DEADLINE, Deadline
@@ -68,7 +67,7 @@ def scrubbed_env(mark: str, threads: int, gpu: str | None, teachers: Path | None
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
             "CUDA_VISIBLE_DEVICES": gpu or "",
-            "PYTHONPATH": str(Path(fgd.__path__[0]).parent),  # the same code as ours, from any cwd
+            "PYTHONPATH": children.our_folder(),  # the same code as ours, from any cwd
             "PYTHONSAFEPATH": "1",  # the folder that it runs in holds no code
             "PYTHONUNBUFFERED": "1",
         }

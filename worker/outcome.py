@@ -18,10 +18,7 @@ from typing import Any
 
 from api.core.lifecycle import FailureCode, signal_name
 from fgd import signs
-from fgd.events import Failed, Finished
-
-PREEMPTED_EXIT = 75
-"""The trainer saved a checkpoint because it was told to end (sysexits.h: EX_TEMPFAIL)."""
+from fgd.events import EXIT_STOPPED, Failed, Finished
 
 
 class Ended(Enum):
@@ -102,7 +99,7 @@ def verdict(end: End) -> Verdict:
 def _own_end(end: End) -> Verdict:
     if isinstance(end.last, Failed):
         return Failure(known_code(end.last.code), end.last.message, end.last.data)
-    if end.returncode == PREEMPTED_EXIT:
+    if end.returncode == EXIT_STOPPED:
         return HandedBack("the trainer was told to make room")
     for pattern, code, message in LOG_SIGNS:
         if end.returncode != 0 and (found := pattern.search(end.tail)):

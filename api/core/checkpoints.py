@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from api.core.errors import Conflict, NotFound
 from api.core.lifecycle import TERMINAL, FailureCode, State
+from api.core.owned import owned
 from api.core.tables import Checkpoint, Job
 
 KEPT = 2
@@ -70,9 +71,7 @@ def unpin(s: Session, project_id: str, job_id: str, checkpoint_id: str) -> tuple
 
 def _locked(s: Session, project_id: str, job_id: str, checkpoint_id: str) -> Checkpoint:
     """The row, with its job's locked, as the attempt that supersedes checkpoints does."""
-    job = s.scalar(select(Job.id).where(Job.project_id == project_id, Job.id == job_id).with_for_update())
-    if job is None:
-        raise NotFound("job", job_id)
+    owned(s, Job, project_id, job_id, locked=True)
     query = select(Checkpoint).where(Checkpoint.job_id == job_id, Checkpoint.id == checkpoint_id)
     row = s.scalar(query.execution_options(populate_existing=True))
     if row is None:

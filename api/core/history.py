@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from api.core import db
 from api.core.errors import NotFound
 from api.core.lifecycle import State
-from api.core.tables import Artifact, Attempt, Checkpoint, Job, JobEvent, LogChunk, Series
+from api.core.tables import Artifact, Attempt, Job, JobEvent, LogChunk, Series
 
 MAX_LOG_ANSWER = 1 << 20
 """Bytes of one answer, about: whole chunks are read."""
@@ -121,9 +121,3 @@ def running(s: Session) -> Sequence[tuple[Job, Attempt]]:
     query = select(Job, Attempt).join(Attempt, (Attempt.job_id == Job.id) & (Attempt.attempt == Job.attempt))
     rows = s.execute(query.where(Job.state == State.running).order_by(Attempt.started_at, Job.id))
     return [(job, attempt) for job, attempt in rows]
-
-
-def checkpoints(s: Session, job: Job) -> Sequence[Checkpoint]:
-    """Those that are kept, newest first: while the job has not ended, or after a loss that was not finite."""
-    query = select(Checkpoint).where(Checkpoint.job_id == job.id)
-    return s.scalars(query.order_by(Checkpoint.attempt.desc(), Checkpoint.step.desc())).all()

@@ -22,10 +22,11 @@ from sqlalchemy.orm import Session
 
 from api.core import checkpoints, datasets, db, models, plans, workers
 from api.core.cursor import Position, Slice, slice_of
-from api.core.errors import Conflict, NotFound
+from api.core.errors import Conflict
 from api.core.idempotency import forget_old_keys
 from api.core.ids import new_id
 from api.core.lifecycle import OUT_OF_MEMORY, FailureCode, Requested, State, allowed
+from api.core.owned import owned
 from api.core.record import add_event, held, record
 from api.core.selection import EVERY, Selection
 from api.core.storage import Blob
@@ -76,8 +77,7 @@ class Free:
 
     def fits(self) -> ColumnElement[bool]:
         """Whether a job's row fits in here."""
-        wanted = DEVICES
-        return or_(*(and_(Job.device == device, wanted <= free) for device, free in self.most().items()))
+        return or_(*(and_(Job.device == device, free >= DEVICES) for device, free in self.most().items()))
 
 
 @dataclass(frozen=True)
@@ -185,10 +185,7 @@ def submit(
 
 def get(s: Session, project_id: str, job_id: str) -> Job:
     """Raises NotFound, for another project's job too."""
-    job = s.scalar(select(Job).where(Job.project_id == project_id, Job.id == job_id))
-    if job is None:
-        raise NotFound("job", job_id)
-    return job
+    return owned(s, Job, project_id, job_id)
 
 
 def page(s: Session, project_id: str, after: Position | None, limit: int, selection: Selection = EVERY) -> Slice[Job]:
@@ -206,7 +203,7 @@ def request(s: Session, project_id: str, job_id: str, wish: Requested) -> Job:
     The same again changes nothing. Of pause and stop the later counts; a cancel stands over both, and `cancel_now`
     hurries it. Raises Conflict for a job that ended otherwise, that is being cancelled, or that has nothing to keep.
     """
-    job = _locked(s, project_id, job_id)
+    job = owned(s, Job, project_id, job_id, locked=True)
     if _done_already(job, wish):
         return job
     _refuse_the_ended(job)
@@ -239,7 +236,7 @@ def resume(s: Session, project_id: str, job_id: str) -> Job:
 
     Raises Conflict for any other.
     """
-    job = _locked(s, project_id, job_id)
+    job = owned(s, Job, project_id, job_id, locked=True)
     _refuse_the_ended(job)
     at = db.now(s)
     if job.state == State.paused:
@@ -254,15 +251,6 @@ def resume(s: Session, project_id: str, job_id: str) -> Job:
     elif not _was_resumed(s, job):
         raise Conflict("not_paused", f"{job_id} is {job.state} and not paused; there is nothing to resume")
     s.flush()
-    return job
-
-
-def _locked(s: Session, project_id: str, job_id: str) -> Job:
-    """The row as it is now, not as this session may have seen it before. Raises NotFound."""
-    query = select(Job).where(Job.project_id == project_id, Job.id == job_id).with_for_update()
-    job = s.scalar(query.execution_options(populate_existing=True))
-    if job is None:
-        raise NotFound("job", job_id)
     return job
 
 
@@ -539,10 +527,10 @@ def ended_as_requested(s: Session, job_id: str, attempt: int, *, exit: int | Non
     """
     job = held(s, job_id, attempt)
     at = db.now(s)
-    outcome = {Requested.pause: "paused", Requested.cancel: "cancelled", Requested.cancel_now: "cancelled"}
-    wish = Requested(job.requested) if job.requested else None
+    wish = job.requested
+    outcome = "cancelled" if wish in CANCELS else "paused" if wish == Requested.pause else "handed_back"
     reason = f"requested: {wish}" if wish else "a pause was asked for and taken back"
-    _close_attempt(s, job, at, outcome.get(wish, "handed_back") if wish else "handed_back", reason, exit)
+    _close_attempt(s, job, at, outcome, reason, exit)
     if not _as_asked(s, job, at):
         _queue_again(s, job, at, at, reason=reason, counted=False)
     s.flush()

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from api.core import datasets, db, history, jobs, models, references
+from api.core import checkpoints, datasets, db, jobs, models, references
 from api.core.errors import Conflict, Fault, Invalid, NotFound
 from api.core.idempotency import Once
 from api.core.lifecycle import State
@@ -80,7 +80,7 @@ def promote(
         if (model := once.replayed(s)) is not None:
             return model, False
         job = jobs.get(s, project_id, job_id)
-        saved = history.checkpoints(s, job)
+        saved = checkpoints.newest_first(s, job.id)
         classes = datasets.get(s, project_id, job.dataset_id).classes or []
     wish = wish.but(name=name or f"{job.name[: MAX_NAME - 7]} ({wish.which})")
     if job.state == State.succeeded and checkpoint in ("last", "best"):
@@ -95,7 +95,7 @@ def promote(
 def promotable(s: Session, job: Job) -> list[Kept]:
     """What `promote` takes: the last and the best weights of a result, then the checkpoints that are kept, newest
     first."""
-    saved = [Kept.of(row) for row in history.checkpoints(s, job)]
+    saved = [Kept.of(row) for row in checkpoints.newest_first(s, job.id)]
     if job.state != State.succeeded:
         return saved
     found = {row.name: row for row in s.scalars(select(Artifact).where(Artifact.job_id == job.id))}

@@ -36,10 +36,8 @@ def waiting_reason(s: Session, job: Job, lease_s: float = 20.0, live: Sequence[W
             f"{_count(live)}, none with {asked} {_kind(job, live)}slots, as resources.devices asks; "
             f"the largest has {largest} (FGD_SLOTS sets those on the processor)"
         )
-    threads, most = (
-        asked * (job.spec["resources"]["threads"] or 0),
-        max(worker.facts.get("cores", 0) for worker in live),
-    )
+    threads = asked * (job.spec["resources"]["threads"] or 0)
+    most = max(worker.facts.get("cores", 0) for worker in live)
     if threads > most:
         return f"{_count(live)}, none with {threads} processor cores, as resources.threads asks; the largest has {most}"
     wait_s = (job.not_before - db.now(s)).total_seconds()

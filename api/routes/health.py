@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import APIRouter, Response
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.core import db, queue
+from api.core import db, queue, version
 from api.core.errors import SchemaOutOfDate, SchemaTooNew
 from api.deps import Service, ServiceDep
 from api.schemas import View
@@ -58,11 +57,7 @@ def readyz(service: ServiceDep, response: Response) -> Readiness:
 
 @router.get("/version")
 def get_version() -> Version:
-    try:
-        ours = version("fgd-service")
-    except PackageNotFoundError:  # run from a checkout that was never installed
-        ours = "unknown"
-    return Version(version=ours, api="v1", python=platform.python_version())
+    return Version(version=version.ours(), api="v1", python=platform.python_version())
 
 
 def _database(service: Service) -> Check:

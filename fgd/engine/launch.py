@@ -23,14 +23,11 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from fgd.events import Emit, Failed, from_line
+from fgd.events import EXIT_STOPPED, RANK_EVENTS, RANK_EXIT, Emit, Failed, from_line
 
 SHUTDOWN_S = 3600
 """Ranks that were told to end get so long to save: longer than anybody waits, for whoever told us counts the time, and
 kills us, with whom they die. Those whose neighbour died get torchrun's own 30 s."""
-STOPPED = 75
-"""Exit code of a trainer that was told to end."""
-PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 def launch(argv: Sequence[str], devices: int, emit: Emit, stop: Callable[[], bool]) -> int:
@@ -38,18 +35,17 @@ def launch(argv: Sequence[str], devices: int, emit: Emit, stop: Callable[[], boo
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end_at_once)  # until torchrun listens, which it does before it starts a rank
     if stop():
-        return STOPPED
+        return EXIT_STOPPED
     with tempfile.TemporaryDirectory(prefix="fgd-ranks-") as folder:
         pipe, exit_file = Path(folder) / "events", Path(folder) / "exit"
         os.mkfifo(pipe)
-        os.environ |= {"FGD_RANK_EVENTS": str(pipe), "FGD_RANK_EXIT": str(exit_file)}
+        os.environ |= {RANK_EVENTS: str(pipe), RANK_EXIT: str(exit_file)}
         # Both ends, so that opening does not wait and the stream ends when we say so, not when a rank does.
         ours = os.open(pipe, os.O_RDWR)
         failed: list[Failed] = []
         reader = threading.Thread(target=pass_events, args=(os.fdopen(os.dup(ours), "rb"), emit, failed), daemon=True)
         reader.start()
-        for number in PASSED_ON:
-            signal.signal(number, pass_on)
+        signal.signal(signal.SIGUSR1, pass_on)  # the stacks that are asked for are theirs
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -73,7 +69,7 @@ def launch(argv: Sequence[str], devices: int, emit: Emit, stop: Callable[[], boo
         reader.join()
         os.close(ours)
         code = int(exit_file.read_text()) if exit_file.exists() else 1
-    if code in (0, STOPPED):
+    if code in (0, EXIT_STOPPED):
         return code
     if killed_by is not None:  # the others only say that they lost it
         end_by(killed_by)
@@ -98,7 +94,7 @@ def pass_events(pipe: BinaryIO, emit: Emit, failed: list[Failed]) -> None:
 
 
 def pass_on(number: int, _frame: FrameType | None) -> None:
-    """A signal that is for the trainers."""
+    """To the trainers."""
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):
             if "fgd.train" in child.cmdline():
@@ -107,7 +103,7 @@ def pass_on(number: int, _frame: FrameType | None) -> None:
 
 def end_at_once(_number: int, _frame: FrameType | None) -> None:
     """Nothing has begun, so there is nothing to save."""
-    sys.exit(STOPPED)
+    sys.exit(EXIT_STOPPED)
 
 
 def end_by(number: int) -> None:

@@ -43,6 +43,7 @@ from fgd.engine.teacher import (
     CALIBRATION_IMAGES,
     CHECK_IMAGES,
     Examined,
+    box_count,
     calibrate,
     check_classes,
     check_teacher,
@@ -630,7 +631,7 @@ def measure(
     """The calibration, or what an earlier training made of the same images and the same count of boxes."""
     emit(Phase(phase="calibrating"))
     images = evenly_spaced(train.images, CALIBRATION_IMAGES)
-    counts = [len(train), sum(len(image.crowd) - sum(image.crowd) for image in train.images)]
+    counts = [len(train), box_count(train.images)]
     question = (about or {}) | {"calibration": [content_of(images, train.root), counts]} if known.folder else {}
     answer = known.answer(question)
     if answer is not None:
@@ -713,6 +714,8 @@ def finish(
         metrics["test"] = score(parts, shown, parts.test, check_stop)
         tell_undecodable(parts, emit)
         emit(Evaluated(step=state.step, epoch=epoch, split="test", values=dict(metrics["test"])))
+    if not parts.ranks.first:
+        return
     emit(Phase(phase="exporting"))
     tensors = shown.module.state_dict()
     weights_digest = checkpoint.digest_of_tensors(tensors)
@@ -734,8 +737,6 @@ def finish(
         | ({"devices": parts.ranks.size} if parts.ranks.size > 1 else {}),
         "versions": device.versions(),
     }
-    if not parts.ranks.first:
-        return
     files = weights.export(out / "result", shown, manifest, best if state.best_step != state.step else None)
     emit(Finished(step=state.step, folder=str(out / "result"), files=files, weights_digest=weights_digest))
 

@@ -132,11 +132,8 @@ def some_sides(schedule: Schedule) -> tuple[int, ...]:
 
 def endless(parts: Parts, schedule: Schedule) -> Iterator[Batch]:
     """The job's batches, one epoch after another."""
+    shard = (0, parts.spec.resources.devices)  # what one device does; how long they wait for each other is not known
     for epoch in itertools.count():
-        shard = (
-            0,
-            parts.spec.resources.devices,
-        )  # what one of the devices does; how long they wait for each other is not known
         yield from train_batches(parts.train, parts.transform, schedule, parts.spec.seed, epoch, shard=shard)
 
 

@@ -134,8 +134,12 @@ def calibrate(
             squares[level] = squares.get(level, 0.0) + float(energy)
             counts[level] = counts.get(level, 0) + int(valid_NHW.sum()) * map_NCHW.shape[1]
     rms = {level: (squares[level] / counts[level]) ** 0.5 for level in squares}
-    boxes = sum(len(image.crowd) - sum(image.crowd) for image in train.images)
-    return Calibration(rms, boxes / len(train))
+    return Calibration(rms, box_count(train.images) / len(train))
+
+
+def box_count(images: Sequence[Image]) -> int:
+    """Boxes that are trained on: crowd regions are not."""
+    return sum(len(image.crowd) - sum(image.crowd) for image in images)
 
 
 def evenly_spaced(images: Sequence[Image], count: int) -> tuple[Image, ...]:

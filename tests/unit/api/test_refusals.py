@@ -660,8 +660,6 @@ CALLS = {"Conflict": 0, "Refused": 0, "Busy": 0, "NotFound": 0, "Fault": 1, "fau
 ROLES = ("teacher", "inherit", "weights")
 ELSEWHERE = {
     "no_space": "507; see test_uploads",
-    "not_supported": "wishes that no route sends",
-    "nothing_requested": "for workers",
     "workers_alive": "of the commands backup, restore and doctor; see test_backup",
     "route_not_found": "no route; see test_server",
     "impossible_pair": "all families share strides; for the first that does not",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from api.core import db, history, jobs
+from api.core import checkpoints, db, history, jobs
 from api.core.errors import Conflict, Fenced
 from api.core.lifecycle import FailureCode, Requested, State
 from api.core.tables import DEFAULT_PROJECT, Attempt
@@ -396,4 +396,4 @@ def test_the_weights_of_the_last_finite_step_outlive_the_failure(given: Any) -> 
 
     assert given.sweep().rubbish == [f"jobs/{other}/a1/5"]
     with db.reading(given.engine) as s:
-        assert [row.step for row in history.checkpoints(s, jobs.get(s, DEFAULT_PROJECT, id))] == [5]
+        assert [row.step for row in checkpoints.newest_first(s, jobs.get(s, DEFAULT_PROJECT, id).id)] == [5]
