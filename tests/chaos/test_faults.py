@@ -417,7 +417,7 @@ def test_f17_out_of_device_memory(rig: Rig) -> None:
     rig.worker()
     row = rig.until_state(job, "failed")
     assert row.failure_code == "gpu_out_of_memory"
-    assert "batch_size" in row.failure_message
+    assert "batch_size" in rig.api().ready().http.get(f"/v1/jobs/{job}").json()["failure"]["advice"]
     assert rig.attempts(job) == ["failed"]
     settled(rig, job)
 
