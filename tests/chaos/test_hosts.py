@@ -319,7 +319,7 @@ def late_database(hosts: Hosts, needed: bool) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("how", ["the cable is cut", "answers are lost"])
-def test_host_that_is_cut_off_ends_its_trainer_before_the_other_goes_on(hosts: Hosts, how: str) -> None:
+def test_f09_host_that_is_cut_off_ends_its_trainer_before_the_other_goes_on(hosts: Hosts, how: str) -> None:
     hosts.start("a", "b")
     job = hosts.submit("steps=600 ms=50 save=40")
     hosts.until_step(job, 100)

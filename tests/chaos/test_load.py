@@ -1,9 +1,10 @@
-"""Many jobs at once (F26), and an upload that breaks at every megabyte (F28)."""
+"""Many jobs at once (F26), a long curve (F27), and an upload that breaks at every megabyte (F28)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import random
 import socket
@@ -19,8 +20,10 @@ import httpx
 import pytest
 from sqlalchemy import func, select
 
-from api.core import db
+from api.core import db, jobs, workers
+from api.core.ids import new_id
 from api.core.tables import Attempt, Dataset, Job, JobEvent
+from fgd.events import Stepped
 from fgd.spec import SubmitJob
 from tests.chaos import invariants
 from tests.chaos.conftest import not_on_sqlite
@@ -32,6 +35,8 @@ pytestmark = pytest.mark.chaos
 JOBS = int(os.environ.get("CHAOS_JOBS", "10000"))
 POSTED = 200
 WORKERS = 8
+POINTS = 1_000_000
+PIECE = 5000
 
 
 @pytest.mark.timeout(1200)
@@ -109,6 +114,49 @@ def in_order(rig: Rig, among: set[str]) -> None:
     place = {row.id: n for n, row in enumerate(right)}
     off = [abs(place[row.id] - n) for n, row in enumerate(rows)]
     assert max(off) <= 4 * WORKERS, f"a job was claimed {max(off)} places from where it belongs"
+
+
+@pytest.mark.timeout(600)
+def test_f27_a_million_points(rig: Rig, record_property: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A curve of 10^6 points comes as at most `max_points`, with its ends, its peak and its pit among them, and all of
+    it as CSV. How long the plot took over HTTP is printed."""
+    peak, pit = 123_456, 765_432
+    values = [math.exp(-step / 1e5) for step in range(POINTS)]
+    values[peak], values[pit] = 7.5, -7.5
+    job = claimed(rig)
+    for start in range(0, POINTS, PIECE):
+        steps = range(start, min(start + PIECE, POINTS))
+        events = [Stepped(step=step, epoch=1, values={"loss/total": values[step]}) for step in steps]
+        with db.transaction(rig.engine) as s:
+            jobs.record(s, job, 1, events)
+    api, took_ms = rig.api().ready(), []
+    url = f"/v1/jobs/{job}/metrics?name=loss/total"
+    for _ in range(11):
+        began = time.perf_counter()
+        points = api.http.get(f"{url}&max_points=1000").raise_for_status().json()["items"]
+        took_ms.append(1000 * (time.perf_counter() - began))
+    found = {point["step"]: point["value"] for point in points}
+    assert len(points) <= 1000
+    assert found == {step: values[step] for step in found}
+    assert {0, peak, pit, POINTS - 1} <= set(found)
+    with api.http.stream("GET", url, headers={"Accept": "text/csv"}, timeout=300) as answer:
+        assert sum(1 for _ in answer.iter_lines()) == POINTS + 1, "a header, and every point"
+    told = f"F27: {POINTS} points as {len(points)}: median {statistics.median(took_ms):.0f} ms over HTTP"
+    record_property("F27", told)
+    with capsys.disabled():
+        print(f"\n{told}, longest {max(took_ms):.0f} ms, {os.cpu_count()} cores")
+
+
+def claimed(rig: Rig) -> str:
+    """A job that this process has taken."""
+    worker = new_id("wrk")
+    rig.submit("by hand")
+    with db.transaction(rig.engine) as s:
+        workers.register(s, worker, host="by hand", pid=0, slots=1)
+    with db.transaction(rig.engine) as s:
+        claim = jobs.claim(s, worker, jobs.Free(1, 0), lease_s=600.0)
+    assert claim is not None
+    return claim.job_id
 
 
 def test_f28_upload_broken_at_every_megabyte(rig: Rig) -> None:
