@@ -15,6 +15,7 @@ from sqlalchemy import BigInteger, Engine, Select, literal, select
 from sqlalchemy.orm import Session, aliased
 
 from api.core import db
+from api.core.blocks import SIZE
 from api.core.history import Point
 from api.core.tables import MetricBlock, MetricPoint, Series
 
@@ -84,19 +85,23 @@ def _few(engine: Engine, curve: Curve, window: Window, most: int) -> list[Point]
     so that no peak is lost. Blocks say where those are: a million points would be too many to read."""
     with db.reading(engine) as s:
         rows = _rows(curve, window.first, window.last)
-        some = s.scalars(_only_steps(rows).order_by(MetricPoint.step).limit(most + 1)).all()
-        if len(some) <= most:
-            return _read(s, curve, rows)
+        in_order = _only_steps(rows).order_by(MetricPoint.step)
+        first = s.scalar(in_order.limit(1))
+        if first is None:
+            return []
         last = s.scalars(_only_steps(rows).order_by(MetricPoint.step.desc()).limit(1)).one()
-        steps = sorted({some[0], last, *_extremes(s, curve, some[0], last, (most - 2) // 2)})
+        blocks = s.execute(_blocks(curve, first, last)).all()
+        # Blocks tell of many points at once; counting them is dear for a planner that has not seen the table of late.
+        if len(blocks) * SIZE <= most and len(s.scalars(in_order.limit(most + 1)).all()) <= most:
+            return _read(s, curve, rows)
+        steps = sorted({first, last, *_extremes(s, curve, first, last, (most - 2) // 2, blocks)})
         # With a range besides, SQLite would go through the range.
         return _read(s, curve, _rows(curve, None, None).where(MetricPoint.step.in_(steps)))
 
 
-def _extremes(s: Session, curve: Curve, first: int, last: int, buckets: int) -> set[int]:
+def _extremes(s: Session, curve: Curve, first: int, last: int, buckets: int, blocks: Sequence[Any]) -> set[int]:
     """The steps of the least and the greatest value of each bucket. Values that are not finite are neither."""
     width = -(-(last - first + 1) // buckets)
-    blocks = s.execute(_blocks(curve, first, last)).all()
     if len(blocks) < 2 * buckets:  # most of them would lie across a border
         return _of_points(s, curve, first, last, width)
     return _of_blocks(s, curve, first, last, width, blocks)
