@@ -3,7 +3,7 @@
     FGD_WEIGHTS_DIR=FOLDER python tests/studies/pretrained_trunk.py DATA --teacher RESULT --out runs/trunk
 
 FOLDER holds torchvision's own `mobilenet_v2-b0353104.pth`; DATA is COCO data with train and val; RESULT is the result
-folder of a training on it, such as `runs/families/faster_rcnn_v2-resnet18/result` of families.py. RetinaNet with
+folder of a training on it, such as `runs/families/faster_rcnn-resnet18/result` of families.py. Faster R-CNN with
 MobileNetV2 is trained on the same batches from each of --weights, distilled and alone. Two trainings of one thread go
 side by side; finished runs are kept. Prints a table in Markdown.
 """
@@ -24,10 +24,10 @@ from fgd.spec import (
     FGD,
     AdamW,
     DetectorSpec,
+    FasterRCNN,
     FromPath,
     JobSpec,
     Resources,
-    RetinaNet,
     Schedule,
     TeacherFromPath,
     WeightsName,
@@ -36,7 +36,7 @@ from fgd.spec import (
 
 def student(weights: WeightsName) -> DetectorSpec:
     # norm "batch" for both, so that they differ in the weights alone; frozen is the default with IMAGENET1K_V1
-    return RetinaNet(backbone="mobilenet_v2", fpn_channels=64, weights=weights, norm="batch")
+    return FasterRCNN(backbone="mobilenet_v2", fpn_channels=64, weights=weights, norm="batch")
 
 
 def main() -> None:
@@ -73,7 +73,7 @@ def main() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         for (weights, taught), result in zip(runs, pool.map(run, *zip(*runs, strict=True)), strict=True):
-            row("retinanet, mobilenet_v2", weights, "FGD" if taught else "none", result)
+            row("faster_rcnn, mobilenet_v2", weights, "FGD" if taught else "none", result)
     print(f"\nloaded: {json.dumps(loaded(arguments.out / 'IMAGENET1K_V1-fgd'))}")
 
 
