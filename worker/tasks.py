@@ -267,7 +267,8 @@ def newest_whole(
 
 
 def publish(host: Host, lease: Lease, claim: jobs.Claim, result: Finished, out: Path) -> list[jobs.ArtifactIn]:
-    """The files of the result, in the store under their digests, as soon as it answers.
+    """The files of the result, in the store under their digests, as soon as it answers; all of them again where the
+    collector took one for unused while another was waited for.
 
     Raises DigestMismatch, OSError, ValueError; Lost or Fenced if the attempt is not ours any more, Interrupted where
     the store stays away for too long.
@@ -275,21 +276,35 @@ def publish(host: Host, lease: Lease, claim: jobs.Claim, result: Finished, out: 
     folder = Path(result.folder).resolve()
     if not folder.is_relative_to(out.resolve()) or "student.safetensors" not in result.files:
         raise ValueError(f"the trainer's result is not one: {sorted(result.files)} in {folder}")
-    files = []
-    for name, digest in result.files.items():
-        path = folder / name
-        if path.name != name or path.is_symlink() or not path.is_file():
-            raise ValueError(f"the trainer's result holds {name!r}, which is no plain file")
-        blob_name(digest)  # ValueError for what is no digest
-        expected = Blob(digest, path.stat().st_size)
-        host.insist(lease, functools.partial(jobs.expect, job_id=claim.job_id, attempt=claim.attempt, blob=expected))
-        reach("before_artifact_blob")
-        put = functools.partial(host.store.put_file, path, expected=digest)
-        blob = patiently(host, lease, claim, f"result {name}", put)
-        reach("after_artifact_blob")
-        media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
-        files.append(jobs.ArtifactIn(name, blob.digest, blob.size, media_type))
-    return files
+    files = [file_of_result(folder, name, digest) for name, digest in result.files.items()]
+    digests = {file.digest for file in files}
+    expected = functools.partial(jobs.expected, job_id=claim.job_id, attempt=claim.attempt, digests=digests)
+    while True:
+        for file in files:
+            put = functools.partial(put_expected, host, lease, claim, folder / file.name, file)
+            patiently(host, lease, claim, f"result {file.name}", put)
+        if host.insist(lease, expected):
+            return files
+        logger.warning("%s: the store was waited for so long that files of the result went; again", claim.job_id)
+
+
+def file_of_result(folder: Path, name: str, digest: str) -> jobs.ArtifactIn:
+    """Raises ValueError for what is no plain file of the folder, or no digest."""
+    path = folder / name
+    if path.name != name or path.is_symlink() or not path.is_file():
+        raise ValueError(f"the trainer's result holds {name!r}, which is no plain file")
+    blob_name(digest)
+    media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
+    return jobs.ArtifactIn(path.name, digest, path.stat().st_size, media_type)
+
+
+def put_expected(host: Host, lease: Lease, claim: jobs.Claim, path: Path, file: jobs.ArtifactIn) -> None:
+    """Its row first, each time anew: while the store was away the collector may have taken it."""
+    blob = Blob(file.digest, file.size)
+    host.insist(lease, functools.partial(jobs.expect, job_id=claim.job_id, attempt=claim.attempt, blob=blob))
+    reach("before_artifact_blob")
+    host.store.put_file(path, expected=file.digest)
+    reach("after_artifact_blob")
 
 
 def settle(

@@ -1,7 +1,7 @@
 """The verbs of jobs. Each takes a Session inside an open transaction and never commits.
 
     people     submit, get, page, request, resume
-    workers    claim, beat, record, checkpoint, expect, finish, fail, requeue, ended_as_requested
+    workers    claim, beat, record, checkpoint, expect, expected, finish, fail, requeue, ended_as_requested
     anyone     sweep, waiting_reason, queue_position
 
 The queue is a bell, the row is the truth: a claim is one conditional update, and it raises `attempt`, the fencing
@@ -11,7 +11,7 @@ token that every later write carries. Knows jobs and rows. Knows nothing of HTTP
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,7 +20,7 @@ from sqlalchemy import ColumnElement, and_, func, not_, or_, select, true, updat
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from api.core import checkpoints, datasets, db, models, plans, workers
+from api.core import checkpoints, datasets, db, models, plans, removal, workers
 from api.core.cursor import Position, Slice, slice_of
 from api.core.errors import Conflict
 from api.core.idempotency import forget_old_keys
@@ -36,8 +36,8 @@ from fgd.spec import FromJob, JobSpec, Schedule, SubmitJob
 
 __all__ = [
     "ArtifactIn", "Claim", "Free", "Progress", "Saved", "Swept",
-    "beat", "checkpoint", "claim", "ended_as_requested", "expect", "fail", "finish", "get", "page", "queue_position",
-    "record", "request", "requeue", "resume", "submit", "sweep", "waiting_reason",
+    "beat", "checkpoint", "claim", "ended_as_requested", "expect", "expected", "fail", "finish", "get", "page",
+    "queue_position", "record", "request", "requeue", "resume", "submit", "sweep", "waiting_reason",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -442,6 +442,12 @@ def expect(s: Session, job_id: str, attempt: int, blob: Blob) -> None:
     """
     job = held(s, job_id, attempt)
     datasets.remember_blobs(s, job.project_id, db.now(s), blob)
+
+
+def expected(s: Session, job_id: str, attempt: int, digests: Collection[str]) -> bool:
+    """The files of the result are all in the store, and stay until `finish` names them. False: the collector took one
+    while others were waited for, so `expect` and put them again. Raises Fenced."""
+    return removal.keep(s, held(s, job_id, attempt).project_id, digests)
 
 
 def finish(

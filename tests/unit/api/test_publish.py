@@ -1,0 +1,116 @@
+"""A worker brings a finished training's files into a store that is away meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.core import db, jobs
+from api.core.storage import Blob, LocalStore, StoreAway
+from api.core.sweeper import Sweeper
+from api.core.tables import DEFAULT_PROJECT
+from fgd.events import Finished
+from worker import devices, patience, tasks
+from worker.host import Host
+from worker.lease import Lease, Times
+from worker.slots import Slots
+from worker.staging import Cache
+
+CONTENTS = {"student.safetensors": b"weights", "model.py": b"def build(): ...", "manifest.json": b"{}"}
+
+
+class Flaky(LocalStore):
+    """Puts no blob while `away` says so; it is called before each put, with the file's name."""
+
+    away: Callable[[str], bool] = staticmethod(lambda _name: False)
+
+    def put_file(self, path: Path, expected: str | None = None) -> Blob:
+        if self.away(path.name):
+            raise StoreAway("no answer")
+        return super().put_file(path, expected)
+
+
+@pytest.fixture
+def host(given: Any, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Host:
+    monkeypatch.setattr(patience, "RETRY_S", 0.01)
+    store = Flaky(settings.blobs)
+    found = devices.Host((), "a processor", 1, False, 1, 1)
+    cache = Cache(settings.home / "cache", 1, store)
+    return Host(settings, given.engine, store, None, found, Slots.on_host(1, []), cache, drain_s=0.3)
+
+
+@pytest.fixture
+def lease() -> Lease:
+    return Lease(lambda: None, Times(3, 12, 16), time.monotonic())
+
+
+def trained(out: Path) -> Finished:
+    """What a trainer left."""
+    (out / "result").mkdir(parents=True)
+    for name, content in CONTENTS.items():
+        (out / "result" / name).write_bytes(content)
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENTS.items()}
+    return Finished(step=9, folder=str(out / "result"), files=digests, weights_digest="e" * 64)
+
+
+def running(given: Any) -> jobs.Claim:
+    nothing: Any = None
+    return jobs.Claim(given.running(), DEFAULT_PROJECT, 1, nothing, {})
+
+
+def hours_pass(given: Any, store: LocalStore) -> None:
+    """The collector comes by every hour."""
+    collector = Sweeper(given.engine, store, None, lease_s=20.0)
+    for _ in range(2):
+        collector.collect()
+        given.earlier("blobs", "unused_since", 7200)
+        then = time.time() - 7200
+        for file in (store.root / "sha256").rglob("*"):
+            if file.is_file():
+                os.utime(file, (then, then))
+
+
+@pytest.mark.parametrize("last", list(CONTENTS))
+def test_files_that_the_collector_took_while_the_store_was_away_are_brought_again(
+    given: Any, host: Host, lease: Lease, tmp_path: Path, last: str
+) -> None:
+    claim = running(given)
+    tries: list[str] = []
+    result = trained(tmp_path / "out")
+
+    def away(name: str) -> bool:
+        tries.append(name)
+        if name != last or tries.count(name) > 1:
+            return False
+        hours_pass(given, host.store)  # type: ignore[arg-type]
+        return True
+
+    host.store.away = away  # type: ignore[attr-defined]
+    files = tasks.publish(host, lease, claim, result, tmp_path / "out")
+    with db.transaction(given.engine) as s:
+        jobs.finish(s, claim.job_id, 1, files, result.weights_digest)
+    hours_pass(given, host.store)  # type: ignore[arg-type]
+
+    assert {file.name for file in files} == CONTENTS.keys()
+    for file in files:
+        assert host.store.exists(file.digest), file.name
+
+
+def test_a_row_whose_file_a_collector_may_have_taken_before_it_died_is_not_trusted(given: Any) -> None:
+    claim, blob = running(given), given.store.put_bytes(b"weights")
+    with db.transaction(given.engine) as s:
+        jobs.expect(s, claim.job_id, 1, blob)
+        assert jobs.expected(s, claim.job_id, 1, {blob.digest})
+        assert not jobs.expected(s, claim.job_id, 1, {blob.digest, "f" * 64})
+
+    Sweeper(given.engine, given.store, None, lease_s=20.0).collect()  # notes it as unused
+    given.earlier("blobs", "unused_since", 3700)
+
+    with db.transaction(given.engine) as s:
+        assert not jobs.expected(s, claim.job_id, 1, {blob.digest})
