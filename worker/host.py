@@ -59,6 +59,8 @@ class Host:
     id: str = field(default_factory=lambda: new_id("wrk"))
     name: str = field(default_factory=socket.gethostname)
     stopping: threading.Event = field(default_factory=threading.Event)
+    stopped_at: float = 0.0
+    """time.monotonic() when it was told to stop."""
     announced: threading.Event = field(default_factory=threading.Event)
     """Its row exists: before that it takes nothing, for a job's events name the host."""
     full_until: float = 0.0
@@ -109,6 +111,16 @@ class Host:
         if time.monotonic() < self.full_until:
             return f"a job found its disk full; it looks again within {self.settings.full_s:g} s"
         return None
+
+    def stop(self) -> None:
+        """Nothing new is taken, trainers are asked to save, their jobs are handed back. Returns at once."""
+        if not self.stopping.is_set():
+            self.stopped_at = time.monotonic()
+            self.stopping.set()
+
+    def drains(self) -> bool:
+        """It was told to stop, and there is still time to bring home what there is."""
+        return self.stopping.is_set() and time.monotonic() < self.stopped_at + self.drain_s
 
     def found_full(self) -> None:
         self.full_until = time.monotonic() + self.settings.full_s

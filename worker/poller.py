@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from api.core import workers
 from api.core.sweeper import Sweeper
-from worker import tasks
+from worker import results, tasks
 from worker.host import DATABASE_AWAY, Host
 from worker.launcher import kill_stale
 from worker.staging import clear_stale_work
@@ -68,14 +68,14 @@ class Poller:
         for pid in kill_stale(self.host.run_folder()):
             logger.warning("ended the trainer %d, which a worker that died had left behind", pid)
         clear_stale_work(self.host.settings.home)
+        results.forget_old(self.host.settings.home)
         for line in introduction(self.host):
             logger.info(line)
         self._thread = threading.Thread(target=self._run, name="poller")
         self._thread.start()
 
     def stop(self) -> None:
-        """Nothing new is taken, trainers are asked to save, their jobs are handed back. Returns at once."""
-        self.host.stopping.set()
+        self.host.stop()
 
     def join(self) -> None:
         """Wait for stop() and for all that follows from it; says goodbye then."""

@@ -18,12 +18,13 @@ from sqlalchemy.orm import Session
 
 from api.core import datasets, jobs, models, plans
 from api.core.errors import Fenced
-from api.core.lifecycle import FailureCode, Requested
+from api.core.lifecycle import FailureCode, Requested, State
 from api.core.queue import ring
 from api.core.storage import Blob, DigestMismatch, blob_name
 from fgd.asked import ask_to_finish
 from fgd.events import Failed, Finished, Note
 from fgd.failpoint import reach
+from worker import results
 from worker.curb import Curb
 from worker.diary import Diary
 from worker.host import DISK_FULL, Host, Lost, os_error_behind
@@ -33,7 +34,7 @@ from worker.lease import Lease
 from worker.memory import oom_kills
 from worker.model_imports import ModelImport
 from worker.outcome import AsAsked, End, Ended, Failure, HandedBack, Succeeded, Verdict, verdict
-from worker.patience import Interrupted, cancelled, patiently
+from worker.patience import Interrupted, cancelled, patiently, tell
 from worker.plans import run_plan
 from worker.slots import Kind, Slot
 from worker.staging import InputGone, stage_checkpoint, staged, work_folder
@@ -131,14 +132,12 @@ def supervise(host: Host, claim: jobs.Claim, slot: Slot, claimed_at: float) -> N
             work_folder(host.settings.home, claim.job_id, claim.attempt) as folder,
         ):
             try:
-                reach("before_staging")
-                with ExitStack() as held:
-                    stage = functools.partial(staged, claim.spec, claim.inputs, folder, host.cache)
-                    spec_file = patiently(host, lease, claim, "inputs", lambda: held.enter_context(stage()))
-                    reach("after_staging")
-                    end = train_from_newest(host, lease, claim, slot, spec_file, claimed_at)
+                if result := results.kept(host.settings.home, claim.job_id):
+                    end, out = end_of_kept(host, claim, result), Path(result.folder)
+                else:
+                    end, out = staged_and_trained(host, lease, claim, slot, folder, claimed_at), folder / "out"
                 came = verdict(end)
-                files = publish(host, lease, claim, came.result, folder / "out") if isinstance(came, Succeeded) else []
+                files = publish(host, lease, claim, came.result, out) if isinstance(came, Succeeded) else []
             except Interrupted:
                 came = AsAsked() if cancelled(lease) else HandedBack("the worker is shutting down")
                 files, end = [], End(None)
@@ -147,9 +146,26 @@ def supervise(host: Host, claim: jobs.Claim, slot: Slot, claimed_at: float) -> N
             if isinstance(came, Failure) and came.code == FailureCode.no_space:
                 host.found_full()  # before the job is queued again: it is to go elsewhere
             state = settle(host, lease, claim, came, files, end.returncode)
+            if State(state).terminal:
+                results.forget(host.settings.home, claim.job_id)
             logger.info("%s: %s", name, state)
     except (Fenced, Lost):
         logger.warning("%s: no longer ours, nothing more was written", name)
+
+
+def staged_and_trained(host: Host, lease: Lease, claim: jobs.Claim, slot: Slot, folder: Path, claimed_at: float) -> End:
+    reach("before_staging")
+    with ExitStack() as held:
+        stage = functools.partial(staged, claim.spec, claim.inputs, folder, host.cache)
+        spec_file = patiently(host, lease, claim, "inputs", lambda: held.enter_context(stage()))
+        reach("after_staging")
+        return train_from_newest(host, lease, claim, slot, spec_file, claimed_at)
+
+
+def end_of_kept(host: Host, claim: jobs.Claim, result: Finished) -> End:
+    """An earlier attempt came to its end on this host, and not into the store."""
+    tell(host, claim, "result_found", "an earlier attempt finished the training on this host; its result is published")
+    return End(0, last=result)
 
 
 def train_from_newest(
@@ -279,10 +295,17 @@ def publish(host: Host, lease: Lease, claim: jobs.Claim, result: Finished, out: 
     files = [file_of_result(folder, name, digest) for name, digest in result.files.items()]
     digests = {file.digest for file in files}
     expected = functools.partial(jobs.expected, job_id=claim.job_id, attempt=claim.attempt, digests=digests)
+
+    def keep() -> None:
+        if keep_result(host, claim, result):
+            tell(host, claim, "result_kept", f"the finished training is kept on {host.name} until the store has it")
+
+    if host.stopping.is_set():  # whoever told it to stop may not wait for the store
+        keep()
     while True:
         for file in files:
             put = functools.partial(put_expected, host, lease, claim, folder / file.name, file)
-            patiently(host, lease, claim, f"result {file.name}", put)
+            patiently(host, lease, claim, f"result {file.name}", put, at_first=keep, drains=True)
         if host.insist(lease, expected):
             return files
         logger.warning("%s: the store was waited for so long that files of the result went; again", claim.job_id)
@@ -296,6 +319,16 @@ def file_of_result(folder: Path, name: str, digest: str) -> jobs.ArtifactIn:
     blob_name(digest)
     media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
     return jobs.ArtifactIn(path.name, digest, path.stat().st_size, media_type)
+
+
+def keep_result(host: Host, claim: jobs.Claim, result: Finished) -> bool:
+    """Hours of training must not hang on a store that is away: the next attempt on this host only publishes them.
+    True: it is kept since now."""
+    try:
+        return results.keep(host.settings.home, claim.job_id, result)
+    except OSError as error:
+        logger.warning("%s: its result could not be kept on this host: %s", claim.job_id, error)
+        return False
 
 
 def put_expected(host: Host, lease: Lease, claim: jobs.Claim, path: Path, file: jobs.ArtifactIn) -> None:
@@ -332,7 +365,12 @@ def settle(
                 return jobs.fail(s, job, attempt, code, message, data, exit=exit)
 
     lease.closing()
-    state = host.insist(lease, write)
+    try:
+        state = host.insist(lease, write)
+    except Lost:
+        if isinstance(came, Succeeded):
+            keep_result(host, claim, came.result)
+        raise
     reach("after_requeue" if state == "queued" else "after_final_state")
     if state == "queued":
         ring(host.app, job)

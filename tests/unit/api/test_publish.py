@@ -16,10 +16,11 @@ from api.core.storage import Blob, LocalStore, StoreAway
 from api.core.sweeper import Sweeper
 from api.core.tables import DEFAULT_PROJECT
 from fgd.events import Finished
-from worker import devices, patience, tasks
-from worker.host import Host
+from worker import devices, patience, results, tasks
+from worker.host import Host, Lost
 from worker.lease import Lease, Times
-from worker.slots import Slots
+from worker.outcome import End
+from worker.slots import Slot, Slots
 from worker.staging import Cache
 
 CONTENTS = {"student.safetensors": b"weights", "model.py": b"def build(): ...", "manifest.json": b"{}"}
@@ -114,3 +115,105 @@ def test_a_row_whose_file_a_collector_may_have_taken_before_it_died_is_not_trust
 
     with db.transaction(given.engine) as s:
         assert not jobs.expected(s, claim.job_id, 1, {blob.digest})
+
+
+# --- the result outlives its attempt ----------------------------------------------------------------------------
+
+
+def supervised(given: Any, host: Host, monkeypatch: pytest.MonkeyPatch, trained_at: list[int]) -> str:
+    """One attempt of the oldest job that waits, on this host; the state it leaves the job in. Only the training is
+    played: what a trainer leaves is there at once."""
+
+    def train(_host: Host, _lease: Lease, claim: jobs.Claim, _slot: Any, folder: Path, _at: float) -> End:
+        trained_at.append(claim.attempt)
+        return End(0, last=trained(folder / "out"))
+
+    monkeypatch.setattr(tasks, "staged_and_trained", train)
+    claim = given.claim(host.id)
+    tasks.supervise(host, claim, Slot("cpu"), time.monotonic())
+    return str(given.look(claim.job_id).state)
+
+
+def notes(given: Any, id: str) -> list[str]:
+    return [type for type in given.events(id) if type.startswith("note:")]
+
+
+def test_a_worker_told_to_stop_while_the_store_is_away_leaves_the_finished_training_to_the_next_attempt(
+    given: Any, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id, trained_at = given.job(), list[int]()
+
+    def away(_name: str) -> bool:
+        host.stop()
+        return True
+
+    host.store.away = away  # type: ignore[attr-defined]
+    assert supervised(given, host, monkeypatch, trained_at) == "queued"
+    assert given.attempts(id) == ["handed_back"]
+
+    host.store.away = lambda _name: False  # type: ignore[attr-defined]
+    host.stopping.clear()  # the worker that is started next
+    assert supervised(given, host, monkeypatch, trained_at) == "succeeded"
+    assert trained_at == [1]
+    assert notes(given, id) == ["note:result_kept", "note:store_away", "note:result_found"]
+    assert not list(host.settings.home.glob("finished/*"))
+    assert not list(host.settings.home.glob("work/*"))
+
+
+def test_a_worker_told_to_stop_waits_for_the_store_as_long_as_its_grace_lasts(
+    given: Any, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given.job()
+    host.drain_s, tries = 30.0, list[str]()
+
+    def away(name: str) -> bool:
+        host.stop()
+        tries.append(name)
+        return len(tries) < 5
+
+    host.store.away = away  # type: ignore[attr-defined]
+    assert supervised(given, host, monkeypatch, []) == "succeeded"
+
+
+def test_a_finished_training_outlives_a_database_that_is_lost(
+    given: Any, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id, trained_at, finish = given.job(), list[int](), jobs.finish
+
+    def gone(*_: Any, **__: Any) -> None:
+        raise Lost
+
+    monkeypatch.setattr(jobs, "finish", gone)
+    assert supervised(given, host, monkeypatch, trained_at) == "running"
+    monkeypatch.setattr(jobs, "finish", finish)
+    given.later(60)
+    given.sweep()
+    assert supervised(given, host, monkeypatch, trained_at) == "succeeded"
+    assert (given.attempts(id), trained_at) == (["lost", "succeeded"], [1])
+
+
+@pytest.mark.parametrize("harm", ["bytes", "missing", "untold"])
+def test_half_of_a_kept_result_is_none(tmp_path: Path, harm: str) -> None:
+    result = trained(tmp_path / "out")
+    assert results.keep(tmp_path, "job_1", result)
+    assert not results.keep(tmp_path, "job_1", result)
+    found = results.kept(tmp_path, "job_1")
+    assert found is not None
+    assert found.files == result.files
+    file = tmp_path / "finished" / "job_1" / ("finished.json" if harm == "untold" else "model.py")
+    file.unlink()
+    if harm == "bytes":
+        file.write_bytes(b"other")
+
+    assert results.kept(tmp_path, "job_1") is None
+    assert not list((tmp_path / "finished").iterdir())
+    assert results.keep(tmp_path, "job_1", result)
+
+
+def test_what_is_kept_for_nobody_goes_after_a_while(tmp_path: Path) -> None:
+    for job in ("job_1", "job_2"):
+        results.keep(tmp_path, job, trained(tmp_path / job))
+    then = time.time() - results.KEPT_S - 1
+    os.utime(tmp_path / "finished" / "job_1", (then, then))
+    results.forget_old(tmp_path)
+    assert [folder.name for folder in (tmp_path / "finished").iterdir()] == ["job_2"]
