@@ -63,12 +63,12 @@ class Diary:
             logger.warning("%d events wait for the database: %s", len(self._events), error)
             return False
         except Fenced:
-            self._drop([stored.key for stored in self._saved])  # no row will ever name them
+            self._keeper.drop(stored.key for stored in self._saved)  # no row will ever name them
             raise
         if self._saved:
             reach("after_checkpoint_row")
         self._events, self._log, self._saved = [], b"", []
-        self._drop(superseded)
+        self._keeper.drop(superseded)
         return True
 
     @property
@@ -79,7 +79,6 @@ class Diary:
     def close(self) -> None:
         """Nothing more will be written. What no write ever named goes; what one may have named is the collector's."""
         self._keeper.close()
-        self._drop([stored.key for stored in self._keeper.taken()])
 
     def _store(self, s: Session) -> list[str]:
         job, attempt = self._claim.job_id, self._claim.attempt
@@ -103,10 +102,3 @@ class Diary:
         self._events.append(Note(code="checkpoint_not_kept", message=message[:1000], data=data, level="warning"))
         if getattr(os_error_behind(complaint.error), "errno", None) in DISK_FULL:
             self._host.found_full()
-
-    def _drop(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            try:
-                self._host.store.delete_object(key)
-            except OSError as error:
-                logger.warning("could not delete %s: %s", key, error)

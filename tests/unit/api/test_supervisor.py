@@ -1,9 +1,10 @@
-"""A worker brings a finished training's files into a store that is away meanwhile."""
+"""One attempt's supervisor and a store that is away meanwhile; only the training is played."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,9 @@ from api.core import db, jobs
 from api.core.storage import Blob, LocalStore, StoreAway
 from api.core.sweeper import Sweeper
 from api.core.tables import DEFAULT_PROJECT
-from fgd.events import Finished
+from fgd.events import Finished, Saved
 from worker import devices, patience, results, tasks
+from worker.diary import Diary
 from worker.host import Host, Lost
 from worker.lease import Lease, Times
 from worker.outcome import End
@@ -36,11 +38,19 @@ class Flaky(LocalStore):
             raise StoreAway("no answer")
         return super().put_file(path, expected)
 
+    may_delete = threading.Event()
+
+    def delete_object(self, key: str) -> None:
+        """As long as a store takes that does not answer."""
+        assert self.may_delete.wait(20)
+        super().delete_object(key)
+
 
 @pytest.fixture
 def host(given: Any, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(patience, "RETRY_S", 0.01)
     store = Flaky(settings.blobs)
+    store.may_delete = threading.Event()
     found = devices.Host((), "a processor", 1, False, 1, 1)
     cache = Cache(settings.home / "cache", 1, store)
     return Host(settings, given.engine, store, None, found, Slots.on_host(1, []), cache, drain_s=0.3)
@@ -217,3 +227,43 @@ def test_what_is_kept_for_nobody_goes_after_a_while(tmp_path: Path) -> None:
     os.utime(tmp_path / "finished" / "job_1", (then, then))
     results.forget_old(tmp_path)
     assert [folder.name for folder in (tmp_path / "finished").iterdir()] == ["job_2"]
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------
+
+
+def saved(out: Path, step: int, best: bool = False) -> Saved:
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{step}.pt"
+    path.write_bytes(f"checkpoint {step}".encode())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Saved(step=step, path=str(path), sha256=digest, size=path.stat().st_size, best=best)
+
+
+def until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def write(diary: Diary, *saved: Saved) -> None:
+    """Until all of it is in rows."""
+    diary.add(saved)
+    until(lambda: diary.write() and not diary.keeping)
+    assert diary.write()
+
+
+def test_a_store_that_takes_long_to_delete_keeps_no_supervisor_from_beating(
+    given: Any, host: Host, tmp_path: Path
+) -> None:
+    diary = Diary(host, running(given), tmp_path / "work" / "out")
+    began = time.monotonic()
+    for step in (1, 2, 3):
+        write(diary, saved(tmp_path / "work" / "out", step))
+    diary.close()
+    assert time.monotonic() - began < 5
+    assert len(list(host.store.objects(0))) == 3
+
+    host.store.may_delete.set()  # type: ignore[attr-defined]
+    until(lambda: len(list(host.store.objects(0))) == 2)
