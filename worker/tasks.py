@@ -172,23 +172,45 @@ def train_from_newest(
     host: Host, lease: Lease, claim: jobs.Claim, slot: Slot, spec_file: Path, claimed_at: float
 ) -> End:
     """`train`; and where the trainer cannot read a checkpoint whose bytes are whole (another version's, say), again
-    from the one before it, at last from the start: no attempt meets the same one twice."""
+    from the one before it, at last from the start: no attempt meets the same one twice.
+
+    Not from the start where all that it looked into are of another spec: they are whole, so it is the job that is not
+    what it was, and to throw away what was trained is not ours to decide."""
     diary = Diary(host, claim, spec_file.parent / "out")
+    refused: list[End] = []
     try:
         while True:
             file, older = newest_whole(host, lease, claim, spec_file.parent, diary)
+            if file is None and refused and all(map(of_another_spec, refused)):
+                diary.write()
+                return foreign(refused)
             end = train(host, lease, claim, slot, spec_file, claimed_at, diary, file)
             if file is None or not (isinstance(end.last, Failed) and end.last.data.get("checkpoint") == "unreadable"):
                 return end
             if end.ended != Ended.by_itself:  # told to end; or it lives on, and a second one must not begin beside it
                 return end
-            what = "an older one is tried" if older else "training begins anew"
+            refused.append(end)
+            what = "an older one is tried" if older else "no other is left"
             message = f"the trainer cannot go on from it, {what}: {end.last.message}"
             diary.add([Note(code="checkpoint_corrupt", message=message, level="warning")])
             diary.last = None
             claim = replace(claim, checkpoints=older)
     finally:
         diary.close()
+
+
+def of_another_spec(end: End) -> bool:
+    return isinstance(end.last, Failed) and end.last.data.get("why") == "another_spec"
+
+
+def foreign(refused: Sequence[End]) -> End:
+    last = refused[-1].last
+    assert isinstance(last, Failed), "it refused the checkpoint"
+    message = (
+        f"the checkpoints are whole and not of this spec ({len(refused)} tried); the job cannot go on from them, and "
+        f"does not begin anew by itself. {last.message}"
+    )
+    return replace(refused[-1], last=Failed(code=last.code, message=message, data={"checkpoint": "another_spec"}))
 
 
 def train(

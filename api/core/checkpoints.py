@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from api.core.errors import Conflict, NotFound
@@ -41,8 +41,9 @@ def drop_superseded(s: Session, job_id: str) -> list[str]:
 
 def drop_of_the_ended(s: Session) -> list[str]:
     """What ended jobs need not keep: all that nobody pinned, and that is not all there is to show of a job whose loss
-    was not finite: the weights of its last finite step."""
-    shown = (Job.state == State.failed) & (Job.failure_code == FailureCode.loss_non_finite)
+    was not finite: the weights of its last finite step; or of one that could not go on from what it had trained."""
+    why = func.coalesce(Job.failure_data["checkpoint"].as_string(), "")
+    shown = (Job.state == State.failed) & ((Job.failure_code == FailureCode.loss_non_finite) | (why == "another_spec"))
     ended = select(Job.id).where(Job.id == Checkpoint.job_id, Job.state.in_(TERMINAL), ~shown).exists()
     return list(s.scalars(delete(Checkpoint).where(ended, ~Checkpoint.pinned).returning(Checkpoint.key)))
 

@@ -388,11 +388,12 @@ def test_a_full_disk_is_left_to_another_worker(given: Any) -> None:
 
 
 def test_the_weights_of_the_last_finite_step_outlive_the_failure(given: Any) -> None:
-    id, other = given.running(), given.running()
-    for job in (id, other):
+    id, other, foreign = given.running(), given.running(), given.running()
+    for job in (id, other, foreign):
         save(given, job)
     write(given, jobs.fail, id, FailureCode.loss_non_finite, "nan")
     write(given, jobs.fail, other, FailureCode.user_error, "x")
+    write(given, jobs.fail, foreign, FailureCode.user_error, "x", {"checkpoint": "another_spec"})
 
     assert given.sweep().rubbish == [f"jobs/{other}/a1/5"]
     with db.reading(given.engine) as s:
