@@ -650,11 +650,16 @@ def _lose(s: Session, job: Job, at: datetime, code: FailureCode, message: str, d
 def _out_of_memory(
     s: Session, job: Job, at: datetime, code: FailureCode, message: str, data: Mapping[str, Any] | None
 ) -> None:
-    """With resources.on_out_of_memory "halve": again with half the batch, down to one image; else failed. Not counted
-    as a retry: it ends by itself."""
+    """With resources.on_out_of_memory "halve": again with half the batch, down to one image; not counted as a retry:
+    it ends by itself. Else failed, unless a person asked for another end: a cancel and a pause need no memory, and a
+    stop has only to export what there is."""
     spec = _spec_now(job)
     now: Schedule = spec.schedule
     smaller = now.halved(spec.resources.devices) if spec.resources.on_out_of_memory == "halve" else None
+    if smaller is None and (job.requested in (*CANCELS, Requested.pause) or _only_exports(s, job)):
+        add_event(s, job, at, "attempt_lost", attempt=job.attempt, reason=message, code=code)
+        _lose(s, job, at, code, message, {**(data or {}), "batch_size": now.batch_size})
+        return
     if smaller is None:
         _fail(s, job, at, code, message, {**(data or {}), "batch_size": now.batch_size})
         return
@@ -663,6 +668,10 @@ def _out_of_memory(
     job.batch_size = smaller.batch_size
     if not _as_asked(s, job, at):
         _queue_again(s, job, at, at, reason=message, code=code, counted=False)
+
+
+def _only_exports(s: Session, job: Job) -> bool:
+    return job.requested == Requested.stop and _has_steps(s, job)
 
 
 def back_off_s(retry: int) -> float:

@@ -377,6 +377,30 @@ def test_out_of_memory_does_as_asked_and_remembers_the_batch(given: Any, wish: R
     assert given.look(id).batch_size == 4
 
 
+@pytest.mark.parametrize(("wish", "after"), [(PAUSE, "paused"), (CANCEL, "cancelled"), (STOP, "failed")])
+@pytest.mark.parametrize("halve", [True, False])
+def test_out_of_memory_that_no_smaller_batch_mends_does_as_asked_all_the_same(
+    given: Any, wish: Requested, after: str, halve: bool
+) -> None:
+    least = {"resources": {"on_out_of_memory": "halve"}, "schedule": {"batch_size": 1}} if halve else {}
+    id = given.running(**least)
+    ask(given, id, wish)
+
+    assert write(given, jobs.fail, id, FailureCode.gpu_out_of_memory, "x") == after
+    assert (given.look(id).failure_code == FailureCode.gpu_out_of_memory) == (after == "failed")
+    assert ("attempt_lost" in given.events(id)) == (after != "failed"), "the story tells it"
+
+
+def test_out_of_memory_after_a_stop_leaves_what_there_is_to_be_exported_and_ends_by_itself(given: Any) -> None:
+    id = given.running(limits={"max_retries": 1})
+    save(given, id)
+    ask(given, id, STOP)
+
+    assert write(given, jobs.fail, id, FailureCode.gpu_out_of_memory, "x") == "queued"
+    assert given.claim().requested == STOP
+    assert write(given, jobs.fail, id, FailureCode.gpu_out_of_memory, "x", attempt=2) == "failed"
+
+
 # --- no space -------------------------------------------------------------------------------------------------
 
 
