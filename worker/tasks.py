@@ -190,6 +190,8 @@ def train_from_newest(
             if end.ended != Ended.by_itself:  # told to end; or it lives on, and a second one must not begin beside it
                 return end
             refused.append(end)
+            if not of_another_spec(end):
+                diary.pass_over(claim.checkpoints[-1 - len(older)].key, torn=False)
             what = "an older one is tried" if older else "no other is left"
             message = f"the trainer cannot go on from it, {what}: {end.last.message}"
             diary.add([Note(code="checkpoint_corrupt", message=message, level="warning")])
@@ -298,6 +300,7 @@ def newest_whole(
         stage = functools.partial(stage_checkpoint, host.store, saved.key, saved.sha256, folder)
         if file := patiently(host, lease, claim, f"checkpoint of step {saved.step}", stage):
             return file, tuple(older)
+        diary.pass_over(saved.key, torn=True)
         what = "an older one is tried" if older else "no other is left, training begins anew"
         message = f"the checkpoint of step {saved.step} is torn or gone; {what}"
         diary.add([Note(code="checkpoint_corrupt", message=message, data={"step": saved.step}, level="warning")])

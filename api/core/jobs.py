@@ -1,7 +1,7 @@
 """The verbs of jobs. Each takes a Session inside an open transaction and never commits.
 
     people     submit, get, page, request, resume
-    workers    claim, beat, record, checkpoint, expect, expected, finish, fail, requeue, ended_as_requested
+    workers    claim, beat, record, checkpoint, pass_over, expect, expected, finish, fail, requeue, ended_as_requested
     anyone     sweep, waiting_reason, queue_position
 
 The queue is a bell, the row is the truth: a claim is one conditional update, and it raises `attempt`, the fencing
@@ -37,7 +37,7 @@ from fgd.spec import FromJob, JobSpec, Schedule, SubmitJob
 __all__ = [
     "ArtifactIn", "Claim", "Free", "Progress", "Saved", "Swept",
     "beat", "checkpoint", "claim", "ended_as_requested", "expect", "expected", "fail", "finish", "get", "page",
-    "queue_position", "record", "request", "requeue", "resume", "submit", "sweep", "waiting_reason",
+    "pass_over", "queue_position", "record", "request", "requeue", "resume", "submit", "sweep", "waiting_reason",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -433,6 +433,13 @@ def checkpoint(
         add_event(s, job, at, "checkpoint_saved", step=step, size=size, best=best)
     s.flush()
     return checkpoints.drop_superseded(s, job_id)
+
+
+def pass_over(s: Session, job_id: str, attempt: int, torn: Sequence[str], unreadable: Sequence[str]) -> list[str]:
+    """The attempt went on without these checkpoints, so nobody is offered them any more, nor do they take the place of
+    one that is whole. Returns the keys of the objects to delete after the commit. Raises Fenced."""
+    held(s, job_id, attempt)
+    return checkpoints.drop_passed_over(s, job_id, torn, unreadable)
 
 
 def expect(s: Session, job_id: str, attempt: int, blob: Blob) -> None:

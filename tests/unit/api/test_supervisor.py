@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from api.core import db, jobs
+from api.core import checkpoints, db, jobs
 from api.core.storage import Blob, LocalStore, StoreAway
 from api.core.sweeper import Sweeper
 from api.core.tables import DEFAULT_PROJECT
@@ -267,3 +267,63 @@ def test_a_store_that_takes_long_to_delete_keeps_no_supervisor_from_beating(
 
     host.store.may_delete.set()  # type: ignore[attr-defined]
     until(lambda: len(list(host.store.objects(0))) == 2)
+
+
+def rows(given: Any, id: str) -> list[tuple[int, int, bool]]:
+    """Attempt, step, best; newest first."""
+    with db.reading(given.engine) as s:
+        return [(row.attempt, row.step, row.best) for row in checkpoints.newest_first(s, id)]
+
+
+def second_attempt(given: Any, host: Host, out: Path, *, pinned: bool) -> tuple[jobs.Claim, Diary]:
+    """Of a job whose first attempt saved steps 1 and 2, the second as its best."""
+    host.store.may_delete.set()  # type: ignore[attr-defined]
+    first = running(given)
+    diary = Diary(host, first, out)
+    write(diary, saved(out, 1))
+    write(diary, saved(out, 2, best=True))
+    diary.close()
+    if pinned:
+        with db.transaction(given.engine) as s:
+            newest = checkpoints.newest_first(s, first.job_id)[0]
+            checkpoints.pin(s, DEFAULT_PROJECT, first.job_id, newest.id)
+    given.later(60)
+    given.sweep()
+    claim = given.claim(host.id)
+    return claim, Diary(host, claim, out)
+
+
+@pytest.mark.parametrize("harm", ["torn", "gone"])
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_torn_checkpoint_is_offered_no_more_once_the_next_attempt_went_past_it(
+    given: Any, host: Host, lease: Lease, tmp_path: Path, harm: str, pinned: bool
+) -> None:
+    out = tmp_path / "work" / "out"
+    claim, diary = second_attempt(given, host, out, pinned=pinned)
+    file = host.store.object_path(claim.checkpoints[0].key)  # type: ignore[attr-defined]
+    file.unlink()
+    if harm == "torn":
+        file.write_bytes(b"torn")
+    found, _ = tasks.newest_whole(host, lease, claim, tmp_path / "work", diary)
+    assert found is not None
+    assert found.read_bytes() == b"checkpoint 1"
+    assert diary.write()
+    assert rows(given, claim.job_id) == [(1, 2, True), (1, 1, False)], "nothing is better yet"
+
+    write(diary, saved(out, 2))
+    diary.close()
+
+    assert rows(given, claim.job_id) == [(2, 2, False), (1, 1, False)], "the whole one stays, to fall back on"
+    assert sorted(host.store.objects(0)) == [f"jobs/{claim.job_id}/a{n}/ckpt-{step}.pt" for n, step in ((1, 1), (2, 2))]
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_whole_checkpoint_that_cannot_be_read_is_left_to_who_pinned_it(
+    given: Any, host: Host, tmp_path: Path, pinned: bool
+) -> None:
+    claim, diary = second_attempt(given, host, tmp_path / "work" / "out", pinned=pinned)
+    diary.pass_over(claim.checkpoints[0].key, torn=False)
+    diary.add([trained(tmp_path / "work" / "out")])
+    assert diary.write()
+
+    assert rows(given, claim.job_id) == [(1, 2, True), (1, 1, False)][0 if pinned else 1 :]
