@@ -58,11 +58,17 @@ class Every:
 
 @dataclass
 class Poller:
-    """start() when the worker starts, stop() when it is told to end, join() before the process may go."""
+    """start() when the worker starts, stop() when it is told to end, join() before the process may go.
+
+    Whatever hangs then, the process ends: trainers have `drain_s` to save, and the supervisors a lease's time to hand
+    their jobs back; who could not until then has hardly a job any more.
+    """
 
     host: Host
+    exit: Callable[[int], object] = os._exit  # not sys.exit, which waits for the very threads that hang
     _supervisors: list[threading.Thread] = field(default_factory=list)
     _done: threading.Event = field(default_factory=threading.Event)
+    _gone: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
         for pid in kill_stale(self.host.run_folder()):
@@ -73,6 +79,7 @@ class Poller:
             logger.info(line)
         self._thread = threading.Thread(target=self._run, name="poller")
         self._thread.start()
+        threading.Thread(target=self._end_in_time, name="end", daemon=True).start()
 
     def stop(self) -> None:
         self.host.stop()
@@ -86,6 +93,18 @@ class Poller:
         self._thread.join()
         self._join_supervisors()  # one may have been started while we waited
         self._say_goodbye()
+        if self.host.app is None:  # with a broker, its own threads may hang as well
+            self._gone.set()
+
+    def _end_in_time(self) -> None:
+        """Leases expire, trainers die with us, and the next worker on this host clears up."""
+        self.host.stopping.wait()
+        left_s = self.host.stopped_at + self.host.drain_s + self.host.settings.lease_s - time.monotonic()
+        if not self._gone.wait(max(0.0, left_s)):
+            told_s = time.monotonic() - self.host.stopped_at
+            hang = [thread.name for thread in threading.enumerate() if not thread.daemon]
+            logger.error("%.0f s after it was told to stop these hang, and it ends without them: %s", told_s, hang)
+            self.exit(1)
 
     def _join_supervisors(self) -> None:
         for supervisor in list(self._supervisors):
@@ -100,7 +119,7 @@ class Poller:
             Every(settings.poll_s, self._look),
         ]
         while not self._done.wait(TICK_S):
-            for chore in chores:
+            for chore in chores[:1] if host.stopping.is_set() else chores:  # others sweep, and it takes nothing more
                 chore.run(time.monotonic())
 
     def _beat(self) -> None:

@@ -22,6 +22,7 @@ from worker.diary import Diary
 from worker.host import Host, Lost
 from worker.lease import Lease, Times
 from worker.outcome import End
+from worker.poller import Poller
 from worker.slots import Slot, Slots
 from worker.staging import Cache
 
@@ -327,3 +328,29 @@ def test_a_whole_checkpoint_that_cannot_be_read_is_left_to_who_pinned_it(
     assert diary.write()
 
     assert rows(given, claim.job_id) == [(1, 2, True), (1, 1, False)][0 if pinned else 1 :]
+
+
+# --- the end ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+def test_a_worker_told_to_stop_ends_in_time_whatever_hangs(
+    given: Any, host: Host, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    host.settings = host.settings.model_copy(update={"lease_s": 0.5, "poll_s": 0.05, "beat_s": 0.05})
+    id, let_go, ended = given.job(), threading.Event(), list[int]()
+    monkeypatch.setattr(tasks, "supervise", lambda *_: let_go.wait(20))
+    poller = Poller(host, exit=ended.append)
+    poller.start()
+    try:
+        until(lambda: given.look(id).state == "running")
+        poller.stop()
+        if hangs:
+            until(lambda: ended)
+            assert time.monotonic() - host.stopped_at < host.drain_s + 0.5 + 2
+    finally:
+        let_go.set()
+        poller.join()
+    if not hangs:
+        time.sleep(host.drain_s + 0.6)
+    assert ended == [1] * hangs
