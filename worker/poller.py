@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from sqlalchemy.orm import Session
 
 from api.core import workers
+from api.core.storage import open_store
 from api.core.sweeper import Sweeper
 from worker import results, tasks
 from worker.host import DATABASE_AWAY, Host
@@ -27,6 +28,8 @@ from worker.staging import clear_stale_work
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.1
+SWEEP_PATIENCE_S = 2.0
+"""A deletion asks a store that is away no longer: it may hold a lock meanwhile, and the next sweep does it as well."""
 
 
 @dataclass
@@ -112,7 +115,8 @@ class Poller:
 
     def _run(self) -> None:
         host, settings = self.host, self.host.settings
-        sweeper = Sweeper(host.engine, host.store, host.app, settings.lease_s)
+        store = open_store(settings, SWEEP_PATIENCE_S)
+        sweeper = Sweeper(host.engine, store, host.app, settings.lease_s)
         chores = [
             Every(settings.beat_s, self._beat),
             Every(settings.sweep_s, sweeper.sweep),

@@ -128,7 +128,7 @@ def supervise(host: Host, claim: jobs.Claim, slot: Slot, claimed_at: float) -> N
 
     try:
         with (
-            Lease(lambda: host.write(beat), host.times(), claimed_at, claim.requested) as lease,
+            Lease(lambda: host.beat(beat), host.times(), claimed_at, claim.requested) as lease,
             work_folder(host.settings.home, claim.job_id, claim.attempt) as folder,
         ):
             try:

@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from api.core import checkpoints, db, jobs
+from api.core.settings import Settings
 from api.core.storage import Blob, LocalStore, StoreAway
 from api.core.sweeper import Sweeper
 from api.core.tables import DEFAULT_PROJECT
@@ -354,3 +358,21 @@ def test_a_worker_told_to_stop_ends_in_time_whatever_hangs(
     if not hangs:
         time.sleep(host.drain_s + 0.6)
     assert ended == [1] * hangs
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_heartbeat_gives_up_on_a_server_that_does_not_answer_before_its_lease_is_in_danger(
+    settings: Settings,
+) -> None:
+    host = Host.create(settings, None)
+    assert host.pulse is not None
+
+    def hang(s: Session) -> None:
+        s.execute(text("SELECT pg_sleep(25)"))
+
+    began = time.monotonic()
+    with pytest.raises(OperationalError, match="did not answer within 6 s"):
+        host.beat(hang)
+    assert time.monotonic() - began < settings.freeze_s
+    for engine in (host.engine, host.pulse):
+        engine.dispose()
