@@ -6,6 +6,7 @@
     |   +-- DatasetError          a data set, an image or a box
     |   +-- WeightsError          weights that do not fit the network they were named for
     |   +-- CheckpointUnreadable  a file that this training cannot go on from
+    |       +-- CheckpointForeign     whole, but of another spec
     +-- TeacherUnfit              the teacher detects next to nothing on the validation images teacher_unfit
     +-- Diverged                  a loss is not finite                                        loss_non_finite
     +-- Stopped                   asked to stop; a checkpoint was written                     preempted
@@ -58,6 +59,14 @@ class CheckpointUnreadable(UserError):
     @property
     def data(self) -> dict[str, Any]:
         return {"checkpoint": "unreadable"}
+
+
+class CheckpointForeign(CheckpointUnreadable):
+    """Nothing is torn: where all of a job's checkpoints say so, something is wrong with what the job is now."""
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return {**super().data, "why": "another_spec"}
 
 
 class TeacherUnfit(FGDError):

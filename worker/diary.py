@@ -32,6 +32,8 @@ class Diary:
         self._events: list[Event] = []
         self._log = b""
         self._saved: list[Stored] = []
+        self._torn: list[str] = []
+        self._unreadable: list[str] = []
         self.last: Finished | Failed | None = None
         """How the trainer says that it ended."""
 
@@ -49,26 +51,34 @@ class Diary:
                 self._events.append(event)
         self._log += log
 
+    def pass_over(self, key: str, *, torn: bool) -> None:
+        """The attempt goes on without this checkpoint, of torn bytes or whole and not readable; it is forgotten when
+        there is one of the attempt's own, or the result."""
+        (self._torn if torn else self._unreadable).append(key)
+
     def write(self) -> bool:
         """One transaction for all that waits. False: the database is away, nothing was lost. Raises Fenced."""
         self._keeper.wait(PROMPT_S)
         for complaint in self._keeper.complaints():
             self._complain(complaint)
         self._saved += self._keeper.taken()
-        if not (self._events or self._log or self._saved):
+        passes = bool(self._torn or self._unreadable) and (bool(self._saved) or isinstance(self.last, Finished))
+        if not (self._events or self._log or self._saved or passes):
             return True
         try:
-            superseded = self._host.write(self._store)
+            superseded = self._host.write(lambda s: self._store(s, passes))
         except DATABASE_AWAY as error:
             logger.warning("%d events wait for the database: %s", len(self._events), error)
             return False
         except Fenced:
-            self._drop([stored.key for stored in self._saved])  # no row will ever name them
+            self._keeper.drop(stored.key for stored in self._saved)  # no row will ever name them
             raise
         if self._saved:
             reach("after_checkpoint_row")
         self._events, self._log, self._saved = [], b"", []
-        self._drop(superseded)
+        if passes:
+            self._torn, self._unreadable = [], []
+        self._keeper.drop(superseded)
         return True
 
     @property
@@ -79,14 +89,13 @@ class Diary:
     def close(self) -> None:
         """Nothing more will be written. What no write ever named goes; what one may have named is the collector's."""
         self._keeper.close()
-        self._drop([stored.key for stored in self._keeper.taken()])
 
-    def _store(self, s: Session) -> list[str]:
+    def _store(self, s: Session, passes: bool) -> list[str]:
         job, attempt = self._claim.job_id, self._claim.attempt
         jobs.record(s, job, attempt, self._events, self._log)
         if self._saved:
             reach("before_checkpoint_row")
-        superseded: list[str] = []
+        superseded = jobs.pass_over(s, job, attempt, self._torn, self._unreadable) if passes else []
         for each in self._saved:
             saved = each.saved
             superseded += jobs.checkpoint(
@@ -103,10 +112,3 @@ class Diary:
         self._events.append(Note(code="checkpoint_not_kept", message=message[:1000], data=data, level="warning"))
         if getattr(os_error_behind(complaint.error), "errno", None) in DISK_FULL:
             self._host.found_full()
-
-    def _drop(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            try:
-                self._host.store.delete_object(key)
-            except OSError as error:
-                logger.warning("could not delete %s: %s", key, error)

@@ -35,6 +35,8 @@ T = TypeVar("T")
 DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout, OSError)
 """Worth asking again (InternalError: PostgreSQL that became a standby). Anything else is a mistake of ours."""
 RETRY_S = 0.5
+BEAT_ANSWER_S = db.BUSY_MS / 1000 + 1
+"""A heartbeat waits no shorter for its answer: the row may be locked for a moment."""
 STORE_PATIENCE_S = 30.0
 """One call tries again for so long while an S3 server is away."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -56,9 +58,13 @@ class Host:
     cache: Cache
     drain_s: float
     """Seconds that trainers have to save once the worker is told to stop."""
+    pulse: Engine | None = None
+    """For heartbeats: it gives up on a connection long before a lease is lost. None: the same as for all else."""
     id: str = field(default_factory=lambda: new_id("wrk"))
     name: str = field(default_factory=socket.gethostname)
     stopping: threading.Event = field(default_factory=threading.Event)
+    stopped_at: float = 0.0
+    """time.monotonic() when it was told to stop."""
     announced: threading.Event = field(default_factory=threading.Event)
     """Its row exists: before that it takes nothing, for a job's events name the host."""
     full_until: float = 0.0
@@ -71,9 +77,11 @@ class Host:
         settings.home.mkdir(parents=True, exist_ok=True)
         store = open_store(settings, STORE_PATIENCE_S)
         found = devices.look(settings.home)
+        silence_s = min(db.SILENCE_S, settings.freeze_s / 2)
         return cls(
             settings=settings,
-            engine=db.make_engine(settings.database_url, silence_s=min(db.SILENCE_S, settings.freeze_s / 2)),
+            engine=db.make_engine(settings.database_url, silence_s=silence_s),
+            pulse=db.make_engine(settings.database_url, silence_s, max(BEAT_ANSWER_S, settings.freeze_s / 2)),
             store=store,
             app=app,
             found=found,
@@ -110,6 +118,16 @@ class Host:
             return f"a job found its disk full; it looks again within {self.settings.full_s:g} s"
         return None
 
+    def stop(self) -> None:
+        """Nothing new is taken, trainers are asked to save, their jobs are handed back. Returns at once."""
+        if not self.stopping.is_set():
+            self.stopped_at = time.monotonic()
+            self.stopping.set()
+
+    def drains(self) -> bool:
+        """It was told to stop, and there is still time to bring home what there is."""
+        return self.stopping.is_set() and time.monotonic() < self.stopped_at + self.drain_s
+
     def found_full(self) -> None:
         self.full_until = time.monotonic() + self.settings.full_s
 
@@ -122,6 +140,11 @@ class Host:
     def write(self, verb: Callable[[Session], T]) -> T:
         """One transaction."""
         with db.transaction(self.engine) as session:
+            return verb(session)
+
+    def beat(self, verb: Callable[[Session], T]) -> T:
+        """One transaction of a heartbeat."""
+        with db.transaction(self.pulse or self.engine) as session:
             return verb(session)
 
     def insist(self, lease: Lease, verb: Callable[[Session], T]) -> T:

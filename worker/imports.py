@@ -77,7 +77,7 @@ def run_import(host: Host, work: Import, claimed_at: float) -> None:
 
     def beat() -> Requested | None:
         lease_s = host.settings.lease_s
-        host.write(lambda s: imports.beat(s, work.kind, work.id, work.attempt, host.id, lease_s))
+        host.beat(lambda s: imports.beat(s, work.kind, work.id, work.attempt, host.id, lease_s))
         return None
 
     try:

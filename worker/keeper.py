@@ -1,5 +1,5 @@
-"""Brings checkpoints into the store in a thread of its own, so that a slow store keeps nobody from hearing, beating or
-cancelling. Knows files and the store. Knows no rows.
+"""Brings checkpoints into the store, and deletes those no longer needed, in a thread of its own, so that a slow store
+keeps nobody from hearing, beating or cancelling. Knows files and the store. Knows no rows.
 
 A file is linked aside at once, for the trainer deletes its older ones; who comes while one is on its way waits, and is
 given up when a newer one comes, unless it is the best so far.
@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from worker.patience import is_away
 
 logger = logging.getLogger(__name__)
 
+GOODBYE_S = 1.0
+"""For deletions at the end."""
 AGAIN_S = 2.0
 """Between two tries while the store is away."""
 
@@ -49,6 +52,7 @@ class Keeper:
         self._waiting: deque[tuple[Path, Saved]] = deque()
         self._stored: list[Stored] = []
         self._complaints: list[Complaint] = []
+        self._unneeded: deque[str] = deque()
         self._changed = threading.Condition()
         self._late: Saved | None = None
         """The one that the store did not take."""
@@ -76,10 +80,22 @@ class Keeper:
                 if each[1] is self._late:
                     self._complaints.append(Complaint(each[1].step, StoreAway("the store was away until a newer came")))
             self._waiting.append((linked, saved))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
-                self._thread.start()
-            self._changed.notify_all()
+            self._start()
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """No row names these any more, or ever will. Returns at once; what the store does not hear of now is left to
+        the collector."""
+        with self._changed:
+            self._unneeded.extend(keys)
+            if self._unneeded:
+                self._start()
+
+    def _start(self) -> None:
+        """Or tell the thread that there is something to do. Under the lock."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
 
     def taken(self) -> list[Stored]:
         """What has come into the store since this was asked last, in order."""
@@ -105,23 +121,34 @@ class Keeper:
             self._changed.wait_for(lambda: not (self._busy or self._waiting), seconds)
 
     def close(self) -> None:
-        """Give up what is still on its way: nobody will name it in a row. Waits for nothing."""
+        """Give up what is still on its way: nobody will name it in a row. A store that answers gets to delete what it
+        should; one that does not is not waited for."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
+            self._unneeded.extend(stored.key for stored in self._stored)
+            self._stored.clear()
+            if self._unneeded:
+                self._start()
             self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._unneeded, GOODBYE_S)
 
     def _run(self) -> None:
         while True:
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
-                while not self._waiting and not self._closed:
+                while not (self._waiting or self._unneeded or self._closed):
                     self._changed.wait()
-                if self._closed:
-                    return
-                linked, saved = self._waiting.popleft()
-                self._busy = True
+                unneeded = self._unneeded[0] if self._unneeded and not self._waiting else None
+                if unneeded is None:
+                    if self._closed:
+                        return
+                    linked, saved = self._waiting.popleft()
+                    self._busy = True
+            if unneeded is not None:
+                self._delete(unneeded)
+                continue
             key = f"{self._prefix}/ckpt-{saved.step}.pt"
             try:
                 reach("before_checkpoint_blob")
@@ -134,13 +161,23 @@ class Keeper:
                 continue
             linked.unlink(missing_ok=True)
             with self._changed:
-                if not self._closed:
+                if self._closed:
+                    self._unneeded.append(key)
+                else:
                     self._stored.append(Stored(key, saved))
-                    continue
-            try:
-                self._store.delete_object(key)
-            except OSError as error:  # the collector finds it
-                logger.warning("could not delete %s: %s", key, error)
+
+    def _delete(self, key: str) -> None:
+        """The first of those that are not needed; all of them are left to the collector where the store is away."""
+        try:
+            self._store.delete_object(key)
+            gone = 1
+        except Exception as error:
+            gone = len(self._unneeded)
+            logger.warning("could not delete %s: %s", key, error)
+        with self._changed:
+            for _ in range(gone):
+                self._unneeded.popleft()
+            self._changed.notify_all()
 
     def _waits_for_the_store(self, linked: Path, saved: Saved, error: Exception) -> bool:
         """The newest and the best are brought as soon as a store that is away answers again."""

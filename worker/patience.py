@@ -30,10 +30,20 @@ class Interrupted(Exception):
     """Whoever waited for the store was asked to end: by a person, or because the worker goes down."""
 
 
-def patiently(host: Host, lease: Lease, claim: jobs.Claim, what: str, call: Callable[[], T]) -> T:
-    """`call` again and again while the store is away; the job's events say so.
+def patiently(
+    host: Host,
+    lease: Lease,
+    claim: jobs.Claim,
+    what: str,
+    call: Callable[[], T],
+    *,
+    at_first: Callable[[], None] = lambda: None,
+    drains: bool = False,
+) -> T:
+    """`call` again and again while the store is away; the job's events say so. at_first: done once it is away.
 
-    Raises Lost when the lease is, Interrupted when a cancel is asked for or the worker is told to stop.
+    Raises Lost when the lease is, Interrupted when a cancel is asked for or the worker is told to stop; where it
+    `drains`, when the time to do so is over.
     """
     away_at: float | None = None
     while not lease.lost.is_set():
@@ -44,14 +54,15 @@ def patiently(host: Host, lease: Lease, claim: jobs.Claim, what: str, call: Call
                 raise
             if away_at is None:
                 away_at = time.monotonic()
-                _tell(host, claim, "store_away", f"{what}: the store does not answer, and is asked again: {error}")
+                at_first()
+                tell(host, claim, "store_away", f"{what}: the store does not answer, and is asked again: {error}")
             logger.warning("%s: %s: the store is away: %s", claim.job_id, what, error)
         else:
             if away_at is not None:
                 away_s = time.monotonic() - away_at
-                _tell(host, claim, "store_back", f"{what}: the store answers again, after {away_s:.0f} s")
+                tell(host, claim, "store_back", f"{what}: the store answers again, after {away_s:.0f} s")
             return result
-        if cancelled(lease) or host.stopping.is_set():
+        if cancelled(lease) or (host.stopping.is_set() and not (drains and host.drains())):
             raise Interrupted
         lease.lost.wait(RETRY_S)
     raise Lost
@@ -66,7 +77,7 @@ def is_away(error: OSError) -> bool:
     return isinstance(error, StoreAway) or error.errno in SHARE_AWAY
 
 
-def _tell(host: Host, claim: jobs.Claim, code: str, message: str) -> None:
+def tell(host: Host, claim: jobs.Claim, code: str, message: str) -> None:
     """Best effort: the database may be away as well."""
     note = Note(code=code, message=message[:1000], level="warning")
     try:

@@ -57,7 +57,7 @@ def run_plan(host: Host, claim: plans.PlanClaim, slot: Slot, claimed_at: float) 
     logger.info("%s: rehearsing %s on %s", claim.plan_id, claim.spec.name, slot.gpu or "the processor")
 
     def beat() -> Requested | None:
-        host.write(lambda s: plans.beat(s, claim.plan_id, claim.attempt, host.id, host.settings.lease_s))
+        host.beat(lambda s: plans.beat(s, claim.plan_id, claim.attempt, host.id, host.settings.lease_s))
         return None
 
     try:

@@ -18,8 +18,9 @@ from dataclasses import asdict, dataclass, field
 from sqlalchemy.orm import Session
 
 from api.core import workers
+from api.core.storage import open_store
 from api.core.sweeper import Sweeper
-from worker import tasks
+from worker import results, tasks
 from worker.host import DATABASE_AWAY, Host
 from worker.launcher import kill_stale
 from worker.staging import clear_stale_work
@@ -27,6 +28,8 @@ from worker.staging import clear_stale_work
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.1
+SWEEP_PATIENCE_S = 2.0
+"""A deletion asks a store that is away no longer: it may hold a lock meanwhile, and the next sweep does it as well."""
 
 
 @dataclass
@@ -58,24 +61,31 @@ class Every:
 
 @dataclass
 class Poller:
-    """start() when the worker starts, stop() when it is told to end, join() before the process may go."""
+    """start() when the worker starts, stop() when it is told to end, join() before the process may go.
+
+    Whatever hangs then, the process ends: trainers have `drain_s` to save, and the supervisors a lease's time to hand
+    their jobs back; who could not until then has hardly a job any more.
+    """
 
     host: Host
+    exit: Callable[[int], object] = os._exit  # not sys.exit, which waits for the very threads that hang
     _supervisors: list[threading.Thread] = field(default_factory=list)
     _done: threading.Event = field(default_factory=threading.Event)
+    _gone: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
         for pid in kill_stale(self.host.run_folder()):
             logger.warning("ended the trainer %d, which a worker that died had left behind", pid)
         clear_stale_work(self.host.settings.home)
+        results.forget_old(self.host.settings.home)
         for line in introduction(self.host):
             logger.info(line)
         self._thread = threading.Thread(target=self._run, name="poller")
         self._thread.start()
+        threading.Thread(target=self._end_in_time, name="end", daemon=True).start()
 
     def stop(self) -> None:
-        """Nothing new is taken, trainers are asked to save, their jobs are handed back. Returns at once."""
-        self.host.stopping.set()
+        self.host.stop()
 
     def join(self) -> None:
         """Wait for stop() and for all that follows from it; says goodbye then."""
@@ -86,6 +96,18 @@ class Poller:
         self._thread.join()
         self._join_supervisors()  # one may have been started while we waited
         self._say_goodbye()
+        if self.host.app is None:  # with a broker, its own threads may hang as well
+            self._gone.set()
+
+    def _end_in_time(self) -> None:
+        """Leases expire, trainers die with us, and the next worker on this host clears up."""
+        self.host.stopping.wait()
+        left_s = self.host.stopped_at + self.host.drain_s + self.host.settings.lease_s - time.monotonic()
+        if not self._gone.wait(max(0.0, left_s)):
+            told_s = time.monotonic() - self.host.stopped_at
+            hang = [thread.name for thread in threading.enumerate() if not thread.daemon]
+            logger.error("%.0f s after it was told to stop these hang, and it ends without them: %s", told_s, hang)
+            self.exit(1)
 
     def _join_supervisors(self) -> None:
         for supervisor in list(self._supervisors):
@@ -93,14 +115,15 @@ class Poller:
 
     def _run(self) -> None:
         host, settings = self.host, self.host.settings
-        sweeper = Sweeper(host.engine, host.store, host.app, settings.lease_s)
+        store = open_store(settings, SWEEP_PATIENCE_S)
+        sweeper = Sweeper(host.engine, store, host.app, settings.lease_s)
         chores = [
             Every(settings.beat_s, self._beat),
             Every(settings.sweep_s, sweeper.sweep),
             Every(settings.poll_s, self._look),
         ]
         while not self._done.wait(TICK_S):
-            for chore in chores:
+            for chore in chores[:1] if host.stopping.is_set() else chores:  # others sweep, and it takes nothing more
                 chore.run(time.monotonic())
 
     def _beat(self) -> None:

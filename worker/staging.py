@@ -5,6 +5,7 @@
     <home>/cache/teachers/                what trainings found out about teachers (fgd/engine/known.py), under 1 MB
     <home>/work/<job>/a<attempt>/         spec.json, teacher/, inherit/, weights/, checkpoint.pt, out/; goes with it
     <home>/work/<job>/a<attempt>.lock     held as long as the attempt's supervisor lives
+    <home>/finished/<job>/                a result that waits for the store (worker/results.py)
 
 Knows blobs and files. Knows no rows and no torch.
 """

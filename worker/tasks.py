@@ -18,12 +18,13 @@ from sqlalchemy.orm import Session
 
 from api.core import datasets, jobs, models, plans
 from api.core.errors import Fenced
-from api.core.lifecycle import FailureCode, Requested
+from api.core.lifecycle import FailureCode, Requested, State
 from api.core.queue import ring
 from api.core.storage import Blob, DigestMismatch, blob_name
 from fgd.asked import ask_to_finish
 from fgd.events import Failed, Finished, Note
 from fgd.failpoint import reach
+from worker import results
 from worker.curb import Curb
 from worker.diary import Diary
 from worker.host import DISK_FULL, Host, Lost, os_error_behind
@@ -33,7 +34,7 @@ from worker.lease import Lease
 from worker.memory import oom_kills
 from worker.model_imports import ModelImport
 from worker.outcome import AsAsked, End, Ended, Failure, HandedBack, Succeeded, Verdict, verdict
-from worker.patience import Interrupted, cancelled, patiently
+from worker.patience import Interrupted, cancelled, patiently, tell
 from worker.plans import run_plan
 from worker.slots import Kind, Slot
 from worker.staging import InputGone, stage_checkpoint, staged, work_folder
@@ -127,18 +128,16 @@ def supervise(host: Host, claim: jobs.Claim, slot: Slot, claimed_at: float) -> N
 
     try:
         with (
-            Lease(lambda: host.write(beat), host.times(), claimed_at, claim.requested) as lease,
+            Lease(lambda: host.beat(beat), host.times(), claimed_at, claim.requested) as lease,
             work_folder(host.settings.home, claim.job_id, claim.attempt) as folder,
         ):
             try:
-                reach("before_staging")
-                with ExitStack() as held:
-                    stage = functools.partial(staged, claim.spec, claim.inputs, folder, host.cache)
-                    spec_file = patiently(host, lease, claim, "inputs", lambda: held.enter_context(stage()))
-                    reach("after_staging")
-                    end = train_from_newest(host, lease, claim, slot, spec_file, claimed_at)
+                if result := results.kept(host.settings.home, claim.job_id):
+                    end, out = end_of_kept(host, claim, result), Path(result.folder)
+                else:
+                    end, out = staged_and_trained(host, lease, claim, slot, folder, claimed_at), folder / "out"
                 came = verdict(end)
-                files = publish(host, lease, claim, came.result, folder / "out") if isinstance(came, Succeeded) else []
+                files = publish(host, lease, claim, came.result, out) if isinstance(came, Succeeded) else []
             except Interrupted:
                 came = AsAsked() if cancelled(lease) else HandedBack("the worker is shutting down")
                 files, end = [], End(None)
@@ -147,32 +146,73 @@ def supervise(host: Host, claim: jobs.Claim, slot: Slot, claimed_at: float) -> N
             if isinstance(came, Failure) and came.code == FailureCode.no_space:
                 host.found_full()  # before the job is queued again: it is to go elsewhere
             state = settle(host, lease, claim, came, files, end.returncode)
+            if State(state).terminal:
+                results.forget(host.settings.home, claim.job_id)
             logger.info("%s: %s", name, state)
     except (Fenced, Lost):
         logger.warning("%s: no longer ours, nothing more was written", name)
+
+
+def staged_and_trained(host: Host, lease: Lease, claim: jobs.Claim, slot: Slot, folder: Path, claimed_at: float) -> End:
+    reach("before_staging")
+    with ExitStack() as held:
+        stage = functools.partial(staged, claim.spec, claim.inputs, folder, host.cache)
+        spec_file = patiently(host, lease, claim, "inputs", lambda: held.enter_context(stage()))
+        reach("after_staging")
+        return train_from_newest(host, lease, claim, slot, spec_file, claimed_at)
+
+
+def end_of_kept(host: Host, claim: jobs.Claim, result: Finished) -> End:
+    """An earlier attempt came to its end on this host, and not into the store."""
+    tell(host, claim, "result_found", "an earlier attempt finished the training on this host; its result is published")
+    return End(0, last=result)
 
 
 def train_from_newest(
     host: Host, lease: Lease, claim: jobs.Claim, slot: Slot, spec_file: Path, claimed_at: float
 ) -> End:
     """`train`; and where the trainer cannot read a checkpoint whose bytes are whole (another version's, say), again
-    from the one before it, at last from the start: no attempt meets the same one twice."""
+    from the one before it, at last from the start: no attempt meets the same one twice.
+
+    Not from the start where all that it looked into are of another spec: they are whole, so it is the job that is not
+    what it was, and to throw away what was trained is not ours to decide."""
     diary = Diary(host, claim, spec_file.parent / "out")
+    refused: list[End] = []
     try:
         while True:
             file, older = newest_whole(host, lease, claim, spec_file.parent, diary)
+            if file is None and refused and all(map(of_another_spec, refused)):
+                diary.write()
+                return foreign(refused)
             end = train(host, lease, claim, slot, spec_file, claimed_at, diary, file)
             if file is None or not (isinstance(end.last, Failed) and end.last.data.get("checkpoint") == "unreadable"):
                 return end
             if end.ended != Ended.by_itself:  # told to end; or it lives on, and a second one must not begin beside it
                 return end
-            what = "an older one is tried" if older else "training begins anew"
+            refused.append(end)
+            if not of_another_spec(end):
+                diary.pass_over(claim.checkpoints[-1 - len(older)].key, torn=False)
+            what = "an older one is tried" if older else "no other is left"
             message = f"the trainer cannot go on from it, {what}: {end.last.message}"
             diary.add([Note(code="checkpoint_corrupt", message=message, level="warning")])
             diary.last = None
             claim = replace(claim, checkpoints=older)
     finally:
         diary.close()
+
+
+def of_another_spec(end: End) -> bool:
+    return isinstance(end.last, Failed) and end.last.data.get("why") == "another_spec"
+
+
+def foreign(refused: Sequence[End]) -> End:
+    last = refused[-1].last
+    assert isinstance(last, Failed), "it refused the checkpoint"
+    message = (
+        f"the checkpoints are whole and not of this spec ({len(refused)} tried); the job cannot go on from them, and "
+        f"does not begin anew by itself. {last.message}"
+    )
+    return replace(refused[-1], last=Failed(code=last.code, message=message, data={"checkpoint": "another_spec"}))
 
 
 def train(
@@ -260,6 +300,7 @@ def newest_whole(
         stage = functools.partial(stage_checkpoint, host.store, saved.key, saved.sha256, folder)
         if file := patiently(host, lease, claim, f"checkpoint of step {saved.step}", stage):
             return file, tuple(older)
+        diary.pass_over(saved.key, torn=True)
         what = "an older one is tried" if older else "no other is left, training begins anew"
         message = f"the checkpoint of step {saved.step} is torn or gone; {what}"
         diary.add([Note(code="checkpoint_corrupt", message=message, data={"step": saved.step}, level="warning")])
@@ -267,7 +308,8 @@ def newest_whole(
 
 
 def publish(host: Host, lease: Lease, claim: jobs.Claim, result: Finished, out: Path) -> list[jobs.ArtifactIn]:
-    """The files of the result, in the store under their digests, as soon as it answers.
+    """The files of the result, in the store under their digests, as soon as it answers; all of them again where the
+    collector took one for unused while another was waited for.
 
     Raises DigestMismatch, OSError, ValueError; Lost or Fenced if the attempt is not ours any more, Interrupted where
     the store stays away for too long.
@@ -275,21 +317,52 @@ def publish(host: Host, lease: Lease, claim: jobs.Claim, result: Finished, out: 
     folder = Path(result.folder).resolve()
     if not folder.is_relative_to(out.resolve()) or "student.safetensors" not in result.files:
         raise ValueError(f"the trainer's result is not one: {sorted(result.files)} in {folder}")
-    files = []
-    for name, digest in result.files.items():
-        path = folder / name
-        if path.name != name or path.is_symlink() or not path.is_file():
-            raise ValueError(f"the trainer's result holds {name!r}, which is no plain file")
-        blob_name(digest)  # ValueError for what is no digest
-        expected = Blob(digest, path.stat().st_size)
-        host.insist(lease, functools.partial(jobs.expect, job_id=claim.job_id, attempt=claim.attempt, blob=expected))
-        reach("before_artifact_blob")
-        put = functools.partial(host.store.put_file, path, expected=digest)
-        blob = patiently(host, lease, claim, f"result {name}", put)
-        reach("after_artifact_blob")
-        media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
-        files.append(jobs.ArtifactIn(name, blob.digest, blob.size, media_type))
-    return files
+    files = [file_of_result(folder, name, digest) for name, digest in result.files.items()]
+    digests = {file.digest for file in files}
+    expected = functools.partial(jobs.expected, job_id=claim.job_id, attempt=claim.attempt, digests=digests)
+
+    def keep() -> None:
+        if keep_result(host, claim, result):
+            tell(host, claim, "result_kept", f"the finished training is kept on {host.name} until the store has it")
+
+    if host.stopping.is_set():  # whoever told it to stop may not wait for the store
+        keep()
+    while True:
+        for file in files:
+            put = functools.partial(put_expected, host, lease, claim, folder / file.name, file)
+            patiently(host, lease, claim, f"result {file.name}", put, at_first=keep, drains=True)
+        if host.insist(lease, expected):
+            return files
+        logger.warning("%s: the store was waited for so long that files of the result went; again", claim.job_id)
+
+
+def file_of_result(folder: Path, name: str, digest: str) -> jobs.ArtifactIn:
+    """Raises ValueError for what is no plain file of the folder, or no digest."""
+    path = folder / name
+    if path.name != name or path.is_symlink() or not path.is_file():
+        raise ValueError(f"the trainer's result holds {name!r}, which is no plain file")
+    blob_name(digest)
+    media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
+    return jobs.ArtifactIn(path.name, digest, path.stat().st_size, media_type)
+
+
+def keep_result(host: Host, claim: jobs.Claim, result: Finished) -> bool:
+    """Hours of training must not hang on a store that is away: the next attempt on this host only publishes them.
+    True: it is kept since now."""
+    try:
+        return results.keep(host.settings.home, claim.job_id, result)
+    except OSError as error:
+        logger.warning("%s: its result could not be kept on this host: %s", claim.job_id, error)
+        return False
+
+
+def put_expected(host: Host, lease: Lease, claim: jobs.Claim, path: Path, file: jobs.ArtifactIn) -> None:
+    """Its row first, each time anew: while the store was away the collector may have taken it."""
+    blob = Blob(file.digest, file.size)
+    host.insist(lease, functools.partial(jobs.expect, job_id=claim.job_id, attempt=claim.attempt, blob=blob))
+    reach("before_artifact_blob")
+    host.store.put_file(path, expected=file.digest)
+    reach("after_artifact_blob")
 
 
 def settle(
@@ -317,7 +390,12 @@ def settle(
                 return jobs.fail(s, job, attempt, code, message, data, exit=exit)
 
     lease.closing()
-    state = host.insist(lease, write)
+    try:
+        state = host.insist(lease, write)
+    except Lost:
+        if isinstance(came, Succeeded):
+            keep_result(host, claim, came.result)
+        raise
     reach("after_requeue" if state == "queued" else "after_final_state")
     if state == "queued":
         ring(host.app, job)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from api.core.errors import Conflict, NotFound
@@ -39,10 +39,19 @@ def drop_superseded(s: Session, job_id: str) -> list[str]:
     return [row.key for row in superseded]
 
 
+def drop_passed_over(s: Session, job_id: str, torn: Sequence[str], unreadable: Sequence[str]) -> list[str]:
+    """Forget what an attempt could not go on from: those of `torn` bytes, and the `unreadable`, whose bytes are whole,
+    unless somebody pinned them; the keys."""
+    passed = Checkpoint.key.in_(torn) | (Checkpoint.key.in_(unreadable) & ~Checkpoint.pinned)
+    gone = delete(Checkpoint).where(Checkpoint.job_id == job_id, passed).returning(Checkpoint.key)
+    return list(s.scalars(gone.execution_options(synchronize_session=False)))
+
+
 def drop_of_the_ended(s: Session) -> list[str]:
     """What ended jobs need not keep: all that nobody pinned, and that is not all there is to show of a job whose loss
-    was not finite: the weights of its last finite step."""
-    shown = (Job.state == State.failed) & (Job.failure_code == FailureCode.loss_non_finite)
+    was not finite: the weights of its last finite step; or of one that could not go on from what it had trained."""
+    why = func.coalesce(Job.failure_data["checkpoint"].as_string(), "")
+    shown = (Job.state == State.failed) & ((Job.failure_code == FailureCode.loss_non_finite) | (why == "another_spec"))
     ended = select(Job.id).where(Job.id == Checkpoint.job_id, Job.state.in_(TERMINAL), ~shown).exists()
     return list(s.scalars(delete(Checkpoint).where(ended, ~Checkpoint.pinned).returning(Checkpoint.key)))
 

@@ -73,7 +73,7 @@ def make_engine(url: str, silence_s: float = SILENCE_S, answer_s: float | None =
         return _make_postgresql(parsed, silence_s, ANSWER_S if answer_s is None else answer_s)
     if parsed.database and parsed.database != ":memory:":
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(parsed, pool_size=10, max_overflow=40)
+    engine = create_engine(parsed, pool_size=10, max_overflow=40, pool_timeout=BUSY_MS / 1000)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -93,7 +93,8 @@ def _make_postgresql(url: URL, silence_s: float, answer_s: float) -> Engine:
         session |= {"tcp_keepalives_interval": 2, "tcp_keepalives_count": 3}
         told["options"] = " ".join(f"-c {name}={value}" for name, value in session.items())
     url = url.set(drivername="postgresql+psycopg")
-    engine = create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=40, connect_args=told)
+    pool = {"pool_pre_ping": True, "pool_size": 10, "max_overflow": 40, "pool_timeout": BUSY_MS / 1000}
+    engine = create_engine(url, connect_args=told, **pool)
     event.listen(engine, "do_connect", lambda _dialect, _record, given, options: _connect(answer_s, *given, **options))
     event.listen(engine, "connect", _prepare_postgresql)
     return engine

@@ -1,7 +1,7 @@
 """The verbs of jobs. Each takes a Session inside an open transaction and never commits.
 
     people     submit, get, page, request, resume
-    workers    claim, beat, record, checkpoint, expect, finish, fail, requeue, ended_as_requested
+    workers    claim, beat, record, checkpoint, pass_over, expect, expected, finish, fail, requeue, ended_as_requested
     anyone     sweep, waiting_reason, queue_position
 
 The queue is a bell, the row is the truth: a claim is one conditional update, and it raises `attempt`, the fencing
@@ -11,7 +11,7 @@ token that every later write carries. Knows jobs and rows. Knows nothing of HTTP
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,7 +20,7 @@ from sqlalchemy import ColumnElement, and_, func, not_, or_, select, true, updat
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from api.core import checkpoints, datasets, db, models, plans, workers
+from api.core import checkpoints, datasets, db, models, plans, removal, workers
 from api.core.cursor import Position, Slice, slice_of
 from api.core.errors import Conflict
 from api.core.idempotency import forget_old_keys
@@ -36,8 +36,8 @@ from fgd.spec import FromJob, JobSpec, Schedule, SubmitJob
 
 __all__ = [
     "ArtifactIn", "Claim", "Free", "Progress", "Saved", "Swept",
-    "beat", "checkpoint", "claim", "ended_as_requested", "expect", "fail", "finish", "get", "page", "queue_position",
-    "record", "request", "requeue", "resume", "submit", "sweep", "waiting_reason",
+    "beat", "checkpoint", "claim", "ended_as_requested", "expect", "expected", "fail", "finish", "get", "page",
+    "pass_over", "queue_position", "record", "request", "requeue", "resume", "submit", "sweep", "waiting_reason",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -435,6 +435,13 @@ def checkpoint(
     return checkpoints.drop_superseded(s, job_id)
 
 
+def pass_over(s: Session, job_id: str, attempt: int, torn: Sequence[str], unreadable: Sequence[str]) -> list[str]:
+    """The attempt went on without these checkpoints, so nobody is offered them any more, nor do they take the place of
+    one that is whole. Returns the keys of the objects to delete after the commit. Raises Fenced."""
+    held(s, job_id, attempt)
+    return checkpoints.drop_passed_over(s, job_id, torn, unreadable)
+
+
 def expect(s: Session, job_id: str, attempt: int, blob: Blob) -> None:
     """A file of the result is about to be put into the store. Raises Fenced.
 
@@ -442,6 +449,12 @@ def expect(s: Session, job_id: str, attempt: int, blob: Blob) -> None:
     """
     job = held(s, job_id, attempt)
     datasets.remember_blobs(s, job.project_id, db.now(s), blob)
+
+
+def expected(s: Session, job_id: str, attempt: int, digests: Collection[str]) -> bool:
+    """The files of the result are all in the store, and stay until `finish` names them. False: the collector took one
+    while others were waited for, so `expect` and put them again. Raises Fenced."""
+    return removal.keep(s, held(s, job_id, attempt).project_id, digests)
 
 
 def finish(
@@ -644,11 +657,16 @@ def _lose(s: Session, job: Job, at: datetime, code: FailureCode, message: str, d
 def _out_of_memory(
     s: Session, job: Job, at: datetime, code: FailureCode, message: str, data: Mapping[str, Any] | None
 ) -> None:
-    """With resources.on_out_of_memory "halve": again with half the batch, down to one image; else failed. Not counted
-    as a retry: it ends by itself."""
+    """With resources.on_out_of_memory "halve": again with half the batch, down to one image; not counted as a retry:
+    it ends by itself. Else failed, unless a person asked for another end: a cancel and a pause need no memory, and a
+    stop has only to export what there is."""
     spec = _spec_now(job)
     now: Schedule = spec.schedule
     smaller = now.halved(spec.resources.devices) if spec.resources.on_out_of_memory == "halve" else None
+    if smaller is None and (job.requested in (*CANCELS, Requested.pause) or _only_exports(s, job)):
+        add_event(s, job, at, "attempt_lost", attempt=job.attempt, reason=message, code=code)
+        _lose(s, job, at, code, message, {**(data or {}), "batch_size": now.batch_size})
+        return
     if smaller is None:
         _fail(s, job, at, code, message, {**(data or {}), "batch_size": now.batch_size})
         return
@@ -657,6 +675,10 @@ def _out_of_memory(
     job.batch_size = smaller.batch_size
     if not _as_asked(s, job, at):
         _queue_again(s, job, at, at, reason=message, code=code, counted=False)
+
+
+def _only_exports(s: Session, job: Job) -> bool:
+    return job.requested == Requested.stop and _has_steps(s, job)
 
 
 def back_off_s(retry: int) -> float:

@@ -181,6 +181,11 @@ def advice(code: FailureCode, data: Mapping[str, Any]) -> str:
             "One image at a time is too much already: lower `schedule.max_size` (and `schedule.min_size`), or take a "
             "smaller `student`, a worker with more memory, or another `resources.device`."
         )
+    if data.get("checkpoint") == "another_spec":
+        return (
+            "Its checkpoints are kept: promote one to a model to go on from its weights (`student.weights`), or submit "
+            "the job again to begin anew. If nothing but the service's version has changed since, report it."
+        )
     return FAILURES[code].advice
 
 

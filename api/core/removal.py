@@ -7,7 +7,7 @@ Only what has a row is ever deleted: files without one may be newer than a resto
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -103,6 +103,20 @@ def long_unused(s: Session, at: datetime) -> Sequence[tuple[str, str]]:
     """(project, digest) of blobs whose grace is over."""
     query = select(BlobRow.project_id, BlobRow.digest).where(BlobRow.unused_since <= at - timedelta(seconds=UNUSED_S))
     return [(project, digest) for project, digest in s.execute(query.order_by(BlobRow.unused_since).limit(1000))]
+
+
+def keep(s: Session, project_id: str, digests: Collection[str]) -> bool:
+    """Whoever put these contents is about to name them in a row: none goes for another UNUSED_S. False: one has gone,
+    or may have, since it was put; then none is kept, and whoever wants them brings them along again."""
+    wanted = select(BlobRow).where(BlobRow.project_id == project_id, BlobRow.digest.in_(digests))
+    rows = s.scalars(wanted.order_by(BlobRow.digest).with_for_update().execution_options(populate_existing=True)).all()
+    latest = db.now(s) - timedelta(seconds=UNUSED_S)  # of those noted before, a collector that died may have the file
+    if {row.digest for row in rows if row.unused_since is None or row.unused_since > latest} != set(digests):
+        return False
+    for row in rows:
+        row.unused_since = None
+    s.flush()
+    return True
 
 
 def collect_blob(s: Session, store: BlobStore, project_id: str, digest: str) -> bool:

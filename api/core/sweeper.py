@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from api.core import datasets, db, inventory, jobs, removal, uploads
 from api.core.queue import ring_all
-from api.core.storage import BlobStore
+from api.core.storage import BlobStore, StoreAway
 from api.core.tables import BlobRow, Checkpoint
 from fgd.failpoint import reach
 
@@ -113,6 +113,8 @@ class Sweeper:
                     removal.collect_blob(s, self.store, project, digest)
             except (IntegrityError, OSError) as error:
                 logger.warning("could not delete blob %s: %s", digest, error)
+                if isinstance(error, StoreAway):  # each would wait as long, and on SQLite everybody for it
+                    return
 
     def _delete(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -120,6 +122,8 @@ class Sweeper:
                 self.store.delete_object(key)
             except OSError as error:
                 logger.warning("could not delete %s: %s", key, error)
+                if isinstance(error, StoreAway):  # the next collection finds them
+                    return
 
 
 @dataclass

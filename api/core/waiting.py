@@ -37,20 +37,30 @@ def waiting_reason(s: Session, job: Job, lease_s: float = 20.0, live: Sequence[W
             f"the largest has {largest} (FGD_SLOTS sets those on the processor)"
         )
     threads = asked * (job.spec["resources"]["threads"] or 0)
-    most = max(worker.facts.get("cores", 0) for worker in live)
+    most = max(_cores(worker) for worker in live)
     if threads > most:
         return f"{_count(live)}, none with {threads} processor cores, as resources.threads asks; the largest has {most}"
+    able = [w for w in live if workers.slots_for(w, job.device) >= asked and _cores(w) >= threads]
+    if not able:  # some have the slots, others the cores
+        wanted = f"{_count_of(asked, _kind(job, live) + 'slot')} and {_count_of(threads, 'processor core')}"
+        cores = max(_cores(w) for w in live if workers.slots_for(w, job.device) >= asked)
+        return (
+            f"{_count(live)}, none with {wanted} on one host, as resources.devices and resources.threads ask; of those "
+            f"with the slots the largest has {_count_of(cores, 'core')}"
+        )
     wait_s = (job.not_before - db.now(s)).total_seconds()
     if wait_s > 0:
         until = job.not_before.strftime("%Y-%m-%d %H:%M:%S UTC")
         return f"waits {math.ceil(wait_s)} s, until {until}, before retry {job.retries} of {job.limits['max_retries']}"
     ahead = _ahead(s, job, live)
-    slots = sum(workers.slots_for(worker, job.device) for worker in live)
-    taken = _running_where_it_could(s, job, live)
+    slots = sum(workers.slots_for(worker, job.device) for worker in able)
+    taken = _running_where_it_could(s, job, able)
     running = sum(taken.values())
-    if asked > max(workers.slots_for(worker, job.device) - taken[worker.id] for worker in live):
+    if asked > max(workers.slots_for(worker, job.device) - taken[worker.id] for worker in able):
         scattered = f", no host has {asked} free at once" if running + asked <= slots else ""
-        in_use = f"{running} of {slots} {_kind(job, live)}slots in use{scattered}"
+        too_small = sum(workers.slots_for(worker, job.device) > 0 for worker in live) - len(able)
+        small = f", {_count_of(too_small, 'host')} too small for it" if too_small else ""
+        in_use = f"{running} of {slots} {_kind(job, able)}slots in use{scattered}{small}"
         return f"{_count(live)} and busy ({in_use}); {_place(ahead)}"
     return f"{_place(ahead)}; a worker is about to take it" if ahead == 0 else f"behind others: {_place(ahead)}"
 
@@ -69,6 +79,14 @@ def _running_where_it_could(s: Session, job: Job, live: Sequence[WorkerRow]) -> 
         if owner is not None and workers.lane(owners[owner], device) == workers.lane(owners[owner], job.device):
             taken[owner] += _devices(spec)
     return taken
+
+
+def _count_of(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _cores(worker: WorkerRow) -> int:
+    return int(worker.facts.get("cores", 0))
 
 
 def _devices(spec: Mapping[str, Any]) -> int:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from fgd.errors import CheckpointUnreadable
+from fgd.errors import CheckpointForeign, CheckpointUnreadable
 from fgd.failpoint import reach
 from fgd.types import Calibration
 
@@ -98,7 +98,8 @@ class Hashed:
 def load(
     path: Path, spec_digests: Collection[str], device: torch.device
 ) -> tuple[dict[str, Any], State, Calibration | None]:
-    """Raises CheckpointUnreadable for a file that is no checkpoint of this spec, by any of its digests."""
+    """Raises CheckpointUnreadable for a file that is no checkpoint; CheckpointForeign for one that is not of this spec,
+    by any of its digests."""
     with reading(path):
         whole = torch.load(path, map_location=device, weights_only=True)
         format, belongs_to = whole["format"], whole["spec_digest"]
@@ -106,7 +107,7 @@ def load(
         raise CheckpointUnreadable(f"{path.name}: checkpoint format {format!r}; this version reads {FORMAT!r}")
     if belongs_to not in spec_digests:
         message = "belongs to another spec; start without --resume, or give the spec it came from"
-        raise CheckpointUnreadable(f"{path.name}: {message}")
+        raise CheckpointForeign(f"{path.name}: {message}")
     with reading(path):
         calibration = Calibration(**whole["calibration"]) if whole["calibration"] else None
         return whole, State(**whole["state"]), calibration

@@ -123,6 +123,19 @@ def test_worker_that_is_told_to_end_hands_its_job_back_within_seconds(bench: Ben
     assert "note:resumed" in bench.story(job)
 
 
+def test_worker_that_is_told_to_end_does_though_its_supervisor_hangs(bench: Bench) -> None:
+    job, struck = bench.submit("steps=20"), bench.home / "struck"
+    struck.mkdir()
+    worker = bench.worker(FGD_FAILPOINTS="before_staging=wait", FGD_FAILPOINTS_TEST=str(struck))
+    until(lambda: (struck / "before_staging").exists(), what="the supervisor that hangs")
+    worker.terminate()
+    assert worker.wait(timeout=2 + 4.5 + 3) == 1  # to drain, and a lease
+    assert not processes_of(bench.home)
+    bench.worker()
+    bench.until_state(job, "succeeded")
+    assert bench.attempts(job) == ["lost", "succeeded"]
+
+
 @pytest.mark.parametrize(
     ("wish", "words", "within_s"),
     [

@@ -4,6 +4,7 @@ a process, with everything that has a state."""
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -139,7 +140,9 @@ def test_a_file_that_cannot_be_gone_on_from_is_told_as_such(saved: Path, harm: s
         torch.save(whole, saved)
     with pytest.raises(CheckpointUnreadable) as caught:
         checkpoint.load(saved, "other" if harm == "another spec" else "spec", torch.device("cpu"))
-    assert caught.value.data == {"checkpoint": "unreadable"}
+    why = {"why": "another_spec"} if harm == "another spec" else {}
+    assert caught.value.data == {"checkpoint": "unreadable", **why}
+    assert pickle.loads(pickle.dumps(caught.value)).data == caught.value.data
     assert "one.pt" in str(caught.value)
 
 

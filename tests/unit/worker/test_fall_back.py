@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from api.core.jobs import Claim, Saved
+from api.core.lifecycle import FailureCode, advice
 from fgd.events import Failed
 from worker import tasks
-from worker.outcome import End, Ended
+from worker.outcome import End, Ended, Failure, verdict
 
 UNREADABLE = Failed(code="user_error", message="not readable", data={"checkpoint": "unreadable"})
 
@@ -21,13 +23,44 @@ UNREADABLE = Failed(code="user_error", message="not readable", data={"checkpoint
 def test_no_second_trainer_beside_one_that_lives_or_after_one_that_was_told_to_end(
     ended: Ended, starts: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    end, begun = fallen_back(monkeypatch, tmp_path, lambda _n: End(1, ended, UNREADABLE))
+
+    assert (end.ended, begun) == (ended, starts)
+
+
+def of(why: str) -> Failed:
+    """What the trainer says of a checkpoint."""
+    return Failed(code="user_error", message="checkpoint.pt: no", data={"checkpoint": "unreadable", "why": why})
+
+
+def test_checkpoints_that_are_all_of_another_spec_fail_the_job_and_it_does_not_begin_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    end, begun = fallen_back(monkeypatch, tmp_path, lambda _n: End(1, last=of("another_spec")))
+    came = verdict(end)
+
+    assert begun == 2
+    assert isinstance(came, Failure)
+    assert came.code == FailureCode.user_error
+    assert came.data == {"checkpoint": "another_spec"}
+    assert "whole and not of this spec (2 tried)" in came.message
+    assert "promote one" in advice(came.code, came.data)
+
+
+def test_where_one_of_them_is_torn_it_begins_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _, begun = fallen_back(monkeypatch, tmp_path, lambda n: End(1, last=UNREADABLE if n == 1 else of("another_spec")))
+    assert begun == 3
+
+
+def fallen_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: Callable[[int], End]) -> tuple[End, int]:
+    """How an attempt with two checkpoints ends, and how many trainers it took. ends: of the n-th trainer."""
     spec: Any = None
     saved = tuple(Saved(step, f"jobs/j/a1/ckpt-{step}.pt", "a" * 64, 1) for step in (20, 10))
     claim, begun = Claim("job_1", "prj_1", 2, spec, {}, saved), []
 
     def train(*arguments: Any) -> End:
         begun.append(arguments[-1])
-        return End(1, ended, UNREADABLE)
+        return ends(len(begun))
 
     def newest_whole(_host: Any, _lease: Any, claim: Claim, folder: Path, _diary: Any) -> Any:
         return (folder / "checkpoint.pt", claim.checkpoints[1:]) if claim.checkpoints else (None, ())
@@ -37,11 +70,14 @@ def test_no_second_trainer_beside_one_that_lives_or_after_one_that_was_told_to_e
 
         def __init__(self, *_: Any) -> None: ...
         def add(self, *_: Any) -> None: ...
+        def pass_over(self, key: str, *, torn: bool) -> None: ...
+        def write(self) -> bool:
+            return True
+
         def close(self) -> None: ...
 
     for name, instead in (("train", train), ("newest_whole", newest_whole), ("Diary", Diary)):
         monkeypatch.setattr(tasks, name, instead)
     nobody: Any = None
     end = tasks.train_from_newest(nobody, nobody, claim, nobody, tmp_path / "spec.json", 0.0)
-
-    assert (end.ended, len(begun)) == (ended, starts)
+    return end, len(begun)

@@ -127,3 +127,27 @@ def test_a_file_outside_the_trainer_s_folder_is_not_kept(keeper: Keeper, tmp_pat
     assert told.step == 1
     assert "is not below" in str(told.error)
     assert keeper.complaints() == []
+
+
+def test_what_is_not_needed_is_deleted_at_the_end_and_left_to_the_collector_by_a_store_that_is_away(
+    keeper: Keeper, store: SlowStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.may.set()
+    for step in (1, 2):
+        keeper.keep(saved(tmp_path, step))
+        until_idle(keeper)
+    stored = [each.key for each in keeper.taken()]
+    keeper.drop(stored[:1])
+    keeper.close()
+    assert list(store.objects(0)) == stored[1:]
+
+    def away(_key: str) -> None:
+        raise StoreAway("no answer")
+
+    monkeypatch.setattr(store, "delete_object", away)
+    again = Keeper(store, tmp_path / "work" / "out", "jobs/j/a2")
+    again.drop(["jobs/j/a1/ckpt-1.pt", stored[1]])
+    began = time.monotonic()
+    again.close()
+    assert time.monotonic() - began < 0.9
+    assert list(store.objects(0)) == stored[1:]

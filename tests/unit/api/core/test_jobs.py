@@ -157,6 +157,28 @@ def test_devices_that_lie_scattered_over_hosts_are_not_enough(given: Any) -> Non
     assert "busy (2 of 4 GPU slots in use, no host has 2 free at once)" in (why(given, two) or "")
 
 
+def test_slots_of_one_host_and_cores_of_another_are_not_enough(given: Any) -> None:
+    dataset, wide = given.dataset(), {"device": "cpu", "devices": 2, "threads": 4}
+
+    def host(id: str, slots: int, cores: int) -> None:
+        with db.transaction(given.engine) as s:
+            workers.register(s, id, host=id, pid=1, slots=slots, facts={"cores": cores})
+
+    host("wrk_slots", 4, 2)
+    host("wrk_cores", 1, 16)
+    id = given.job(dataset, resources=wide)
+    told = why(given, id) or ""
+    assert "none with 2 slots and 8 processor cores on one host" in told
+    assert "of those with the slots the largest has 2 cores" in told
+
+    host("wrk_both", 2, 8)
+    assert why(given, id) == "next in line; a worker is about to take it"
+    small = given.job(dataset, priority=5)
+    with db.transaction(given.engine) as s:
+        assert jobs.claim(s, "wrk_both", jobs.Free(2, 0, cores=8)).job_id == small  # type: ignore[union-attr]
+    assert "3 workers are running and busy (1 of 2 slots in use, 2 hosts too small for it)" in (why(given, id) or "")
+
+
 def test_jobs_of_a_worker_that_takes_nothing_silence_no_bell_of_another(given: Any) -> None:
     dataset = given.dataset()
     given.worker("wrk_full")

@@ -377,6 +377,30 @@ def test_out_of_memory_does_as_asked_and_remembers_the_batch(given: Any, wish: R
     assert given.look(id).batch_size == 4
 
 
+@pytest.mark.parametrize(("wish", "after"), [(PAUSE, "paused"), (CANCEL, "cancelled"), (STOP, "failed")])
+@pytest.mark.parametrize("halve", [True, False])
+def test_out_of_memory_that_no_smaller_batch_mends_does_as_asked_all_the_same(
+    given: Any, wish: Requested, after: str, halve: bool
+) -> None:
+    least = {"resources": {"on_out_of_memory": "halve"}, "schedule": {"batch_size": 1}} if halve else {}
+    id = given.running(**least)
+    ask(given, id, wish)
+
+    assert write(given, jobs.fail, id, FailureCode.gpu_out_of_memory, "x") == after
+    assert (given.look(id).failure_code == FailureCode.gpu_out_of_memory) == (after == "failed")
+    assert ("attempt_lost" in given.events(id)) == (after != "failed"), "the story tells it"
+
+
+def test_out_of_memory_after_a_stop_leaves_what_there_is_to_be_exported_and_ends_by_itself(given: Any) -> None:
+    id = given.running(limits={"max_retries": 1})
+    save(given, id)
+    ask(given, id, STOP)
+
+    assert write(given, jobs.fail, id, FailureCode.gpu_out_of_memory, "x") == "queued"
+    assert given.claim().requested == STOP
+    assert write(given, jobs.fail, id, FailureCode.gpu_out_of_memory, "x", attempt=2) == "failed"
+
+
 # --- no space -------------------------------------------------------------------------------------------------
 
 
@@ -388,11 +412,12 @@ def test_a_full_disk_is_left_to_another_worker(given: Any) -> None:
 
 
 def test_the_weights_of_the_last_finite_step_outlive_the_failure(given: Any) -> None:
-    id, other = given.running(), given.running()
-    for job in (id, other):
+    id, other, foreign = given.running(), given.running(), given.running()
+    for job in (id, other, foreign):
         save(given, job)
     write(given, jobs.fail, id, FailureCode.loss_non_finite, "nan")
     write(given, jobs.fail, other, FailureCode.user_error, "x")
+    write(given, jobs.fail, foreign, FailureCode.user_error, "x", {"checkpoint": "another_spec"})
 
     assert given.sweep().rubbish == [f"jobs/{other}/a1/5"]
     with db.reading(given.engine) as s:

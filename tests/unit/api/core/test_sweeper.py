@@ -13,6 +13,7 @@ from sqlalchemy import update
 
 from api.core import db, jobs, sweeper
 from api.core.lifecycle import Requested, State
+from api.core.storage import StoreAway
 from api.core.sweeper import Sweeper, sweeping
 from api.core.tables import DEFAULT_PROJECT, Job
 
@@ -98,6 +99,29 @@ def test_an_attempt_that_commits_while_rubbish_is_sought_keeps_its_file(
 
     with given.store.local_object(key) as file:
         assert file.read_bytes() == b"weights"
+
+
+def test_a_store_that_is_away_is_asked_once_in_a_sweep_and_the_rest_goes_with_the_next_collection(
+    given: Any, sweep: Sweeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id, asked = given.running(), list[str]()
+    keys = {save(given, tmp_path, id, step) for step in (10, 20)}
+    with db.transaction(given.engine) as s:
+        jobs.finish(s, id, 1, [], "e" * 64)
+
+    def away(key: str) -> None:
+        asked.append(key)
+        raise StoreAway("no answer")
+
+    monkeypatch.setattr(sweep.store, "delete_object", away)
+    sweep.sweep()
+    assert len(asked) == 1
+    assert kept(given) == keys
+
+    monkeypatch.undo()
+    monkeypatch.setattr(sweeper, "ORPHAN_S", 0.0)
+    sweep.collect()
+    assert kept(given) == set()
 
 
 def test_sweepers_at_once_delete_once_and_stumble_over_nothing(given: Any, tmp_path: Path) -> None:
