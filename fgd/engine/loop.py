@@ -503,7 +503,12 @@ def cache_of(parts: Parts, out: Path, emit: Emit) -> TeacherCache | None:
     # Here and in the store: checkpoints of weights, two moments and the best weights.
     checkpoints = 2 * (KEEP_CHECKPOINTS + 1) * 4 * trained
     max_bytes = int(gib * 2**30) // parts.ranks.size
-    return TeacherCache(parts.teacher, out, max_bytes=max_bytes, keep_free=max(KEEP_FREE, checkpoints), emit=emit)
+    try:
+        return TeacherCache(parts.teacher, out, max_bytes=max_bytes, keep_free=max(KEEP_FREE, checkpoints), emit=emit)
+    except OSError as error:
+        message = f"there is no cache of the teacher's maps: {error.strerror}"
+        emit(Note(code="teacher_cache_stopped", message=message, level="warning"))
+        return None
 
 
 def split(index: Index, root: Path, name: Split) -> Dataset | None:

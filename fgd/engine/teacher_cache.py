@@ -48,17 +48,18 @@ ALIGNED = 8
 
 Key = tuple[int, tuple[bool, bool], tuple[int, int], tuple[int, int]]
 """Image id, (horizontal, vertical) flips, size after resizing, padded size."""
+Layout = tuple[tuple[int, torch.dtype, torch.Size], ...]
+"""Of each level: offset in its entry, type, C x H x W."""
 Maps = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """Where the maps of one image lie in the file, one behind the other."""
 
     begin: int
     size: int
-    maps: tuple[tuple[int, torch.dtype, torch.Size], ...]
-    """Of each level: offset from `begin`, type, C x H x W."""
+    maps: Layout
 
 
 class TeacherCache:
@@ -74,6 +75,8 @@ class TeacherCache:
         self.grows = True
         self.same: dict[tuple[int, tuple[int, int]], bool] = {}
         """(images computed together, their padded size) -> whether they come out as in the whole batch."""
+        self.warned = False
+        """That somewhere they do not; once is enough."""
         self.seen, self.read = 0, 0
         """Images, and those of them whose maps were read."""
         self.told_seen, self.told_read = 0, 0
@@ -158,7 +161,8 @@ class TeacherCache:
         except OSError as error:
             self.give_up(f"it cannot be read: {error.strerror}")
             return False
-        if not same:
+        if not same and not self.warned:
+            self.warned = True
             message = (
                 f"the teacher's maps of {len(keys)} images of {size[0]}x{size[1]} px depend on which images they are"
                 if not self.same[len(keys), size]
@@ -241,6 +245,8 @@ class File:
         self.file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # as long as the training
         self.end = 0
         self.buffer = torch.empty(0, dtype=torch.uint8)
+        self.layouts: dict[Layout, Layout] = {}
+        """Each once, for there are as many entries as images and flips."""
 
     def append(self, maps: Sequence[Tensor]) -> Entry:
         """Raises Full, or OSError for a disk that is full all the same; neither changes what is there."""
@@ -249,7 +255,8 @@ class File:
             places.append((offset, map_CHW.dtype, map_CHW.shape))
             offset += -(-map_CHW.nbytes // ALIGNED) * ALIGNED
         self.refuse(offset)
-        entry, bytes_ = Entry(self.end, offset, tuple(places)), self.room(offset)
+        layout = self.layouts.setdefault(tuple(places), tuple(places))
+        entry, bytes_ = Entry(self.end, offset, layout), self.room(offset)
         for (begin, _, _), map_CHW in zip(places, maps, strict=True):
             bytes_[begin : begin + map_CHW.nbytes] = map_CHW.reshape(-1).view(torch.uint8)
         try:
