@@ -68,7 +68,8 @@ class Stepped(Event_):
     values: dict[str, float | None]
     """loss/total, loss/detection, loss/<method>/<term>, share/<method>/<term>, lr, images_per_s,
     device/memory_peak_mb (MiB since the start), device/utilisation (per cent), data/wait_share (of the time),
-    checkpoint/share and evaluate/share (of the training time since this attempt began), ..."""
+    checkpoint/share and evaluate/share (of the training time since this attempt began),
+    teacher/cache_hits (share of the images whose teacher's maps were read), teacher/cache_mb, ..."""
 
     _finite = field_validator("values", mode="before")(
         lambda values: {name: finite_or_none(value) for name, value in values.items()}

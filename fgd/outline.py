@@ -97,8 +97,11 @@ class Measured(Told):
     training_hours: float
     checkpoint_mb: float
     result_mb: float
+    teacher_cache_mb: float = 0.0
+    """MiB of the worker's disk that `resources.teacher_cache_gib` will fill; what it saves is not in `hours`."""
     disk_mb: float
-    """At most, of the worker's disk and the store together: checkpoints and result, without the data set."""
+    """At most, of the worker's disk and the store together: checkpoints, result and the teacher's cache, without the
+    data set."""
 
 
 def outline(spec: JobSpec, images: Mapping[str, int], teacher: DetectorSpec | None) -> Outline:
@@ -118,7 +121,7 @@ def outline(spec: JobSpec, images: Mapping[str, int], teacher: DetectorSpec | No
         left_over=images.get("train", 0) - per_epoch * per_step,
         total_steps=per_epoch * schedule.epochs,
         evaluations=evaluations(schedule),
-        warnings=tuple(without_effect(schedule, per_epoch)),
+        warnings=(*without_effect(schedule, per_epoch), *idle_cache(spec)),
     )
 
 
@@ -209,3 +212,14 @@ def without_effect(schedule: Schedule, per_epoch: int) -> Iterator[Warned]:
         )
     if isinstance(curve, Step) and (late := [m for m in curve.milestones if m >= schedule.epochs]):
         yield warned("lr_schedule/milestones", f"the job has {schedule.epochs} epochs: {late} have no effect")
+
+
+def idle_cache(spec: JobSpec) -> Iterator[Warned]:
+    """A cache of the teacher's maps that nothing is read from."""
+    if spec.resources.teacher_cache_gib is None:
+        return
+    if spec.teacher is None:
+        yield Warned(pointer="/resources/teacher_cache_gib", message="there is no teacher: it has no effect")
+    elif spec.schedule.epochs == 1:
+        message = "in one epoch no image comes back: it has no effect"
+        yield Warned(pointer="/resources/teacher_cache_gib", message=message)

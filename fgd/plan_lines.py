@@ -35,7 +35,8 @@ def measured_lines(measured: Measured) -> Iterator[str]:
     yield f"memory     {measured.memory_peak_mb:.0f} MiB at the peak, and {measured.cache_mb:.0f} MiB of decoded images"
     yield f"speed      {measured.s_per_step:.3f} s a step, {measured.s_per_image_evaluated:.3f} s an image evaluated"
     yield f"time       {hours(measured.hours)}, of which {hours(measured.training_hours)} are training"
-    yield f"disk       {measured.disk_mb:.0f} MiB at most, with checkpoints of {measured.checkpoint_mb:.0f} MiB"
+    cache = f" and {measured.teacher_cache_mb:.0f} MiB of the teacher's maps" if measured.teacher_cache_mb else ""
+    yield f"disk       {measured.disk_mb:.0f} MiB at most, with checkpoints of {measured.checkpoint_mb:.0f} MiB{cache}"
 
 
 def millions(parameters: int) -> str:

@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from fgd.errors import SpecError
 
@@ -465,6 +466,16 @@ class Schedule(Spec):
             raise ValueError("scales must rise")
         return self
 
+    def never_the_same(self) -> str:
+        """What shows other pixels of an image each epoch, besides flips; "" if nothing does."""
+        if self.augment.crop is not None:
+            return "schedule.augment.crop cuts out another part each time"
+        if self.augment.photometric is not None:
+            return "schedule.augment.photometric gives them other colours each time"
+        if len(self.scales) > 1:
+            return "schedule.scales resizes them to another of its sizes each time"
+        return ""
+
     def in_batches_of(self, images: int) -> Self:
         """The same steps from smaller batches; `images` divides a step's."""
         return self.but(batch_size=images, accumulate=self.batch_size * self.accumulate // images)
@@ -493,6 +504,10 @@ class Resources(Spec):
     """What a lack of memory, of the GPU or the host, does. "fail": it ends the job. "halve": the service tries again
     from the last checkpoint with half of schedule.batch_size and twice schedule.accumulate, so that a step has as many
     images as before, down to a batch of one; an event tells of it."""
+    teacher_cache_gib: Annotated[Float, Field(gt=0, le=16_384)] | None = None
+    """GiB of the worker's disk, at most, in which the teacher's maps of the training images are kept from one epoch to
+    the next: it then runs once for each image and flip. The result has the same bytes. For schedules whose only
+    augmentation is `flip`; None: nothing is kept."""
 
 
 # --- the job --------------------------------------------------------------------------------------------------
@@ -529,6 +544,19 @@ class JobSpec(Spec):
             raise ValueError(
                 f"schedule.batch_size {schedule.batch_size} cannot be shared equally by devices {resources.devices}; "
                 "take a multiple"
+            )
+        return resources
+
+    @field_validator("resources")
+    @classmethod
+    def _pixels_come_back_if_cached(cls, resources: Resources, info: ValidationInfo) -> Resources:
+        schedule = info.data.get("schedule")
+        if resources.teacher_cache_gib is not None and schedule is not None and (why := schedule.never_the_same()):
+            raise PydanticCustomError(
+                "cannot_be_cached",
+                "the teacher's maps can be kept where the same pixels come back each epoch; {why}: leave one of the "
+                "two out",
+                {"at": "teacher_cache_gib", "why": why},
             )
         return resources
 

@@ -28,6 +28,8 @@ class Batch:
     """(height, width) of each image as stored."""
     targets: tuple[Target, ...]
     image_ids: tuple[int, ...]
+    flips: tuple[tuple[bool, bool], ...] = ()
+    """(horizontal, vertical) of each image."""
 
     @property
     def padded_size(self) -> tuple[int, int]:

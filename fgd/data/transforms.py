@@ -40,6 +40,8 @@ class Sample:
     """float32 xyxy in pixels of the stored image."""
     labels_K: Tensor
     """int64 1..classes."""
+    flips: tuple[bool, bool] = (False, False)
+    """Whether it was mirrored (horizontally, vertically)."""
 
 
 class Transform:
@@ -72,6 +74,7 @@ class Transform:
                 Target(target["boxes"], sample.labels_K) for target, sample in zip(targets, samples, strict=True)
             ),
             image_ids=tuple(sample.image_id for sample in samples),
+            flips=tuple(sample.flips for sample in samples),
         )
 
     def at(self, min_size: int) -> Transform:
@@ -99,7 +102,8 @@ def flip(sample: Sample, *, horizontal: bool, vertical: bool) -> Sample:
         pixels, x1, x2 = pixels.flip(2), width - x2, width - x1
     if vertical:
         pixels, y1, y2 = pixels.flip(1), height - y2, height - y1
-    return Sample(sample.image_id, pixels, torch.stack((x1, y1, x2, y2), dim=1), sample.labels_K)
+    flips = sample.flips[0] != horizontal, sample.flips[1] != vertical
+    return Sample(sample.image_id, pixels, torch.stack((x1, y1, x2, y2), dim=1), sample.labels_K, flips)
 
 
 def drawn_flips(kind: Flip, seed: int, epoch: int, image_id: int) -> tuple[bool, bool]:

@@ -50,12 +50,13 @@ from fgd.engine.teacher import (
     evenly_spaced,
     refuse_unfit,
 )
+from fgd.engine.teacher_cache import KEEP_FREE, TeacherCache
 from fgd.engine.warm import start_from
 from fgd.errors import DatasetError, Diverged, SpecError, Stopped
 from fgd.events import Alive, Emit, Evaluated, Finished, Note, Phase, Saved, Started, Stepped
 from fgd.methods import build as build_method
 from fgd.methods.base import Method, Pair
-from fgd.outline import whole_steps, without_effect
+from fgd.outline import idle_cache, whole_steps, without_effect
 from fgd.presets import resolve
 from fgd.spec import DetectorSpec, EarlyStop, FromPath, JobSpec, Schedule, Spec, TeacherFromPath
 from fgd.types import Batch, Calibration
@@ -88,6 +89,8 @@ class Parts:
     ranks: Ranks
     model: nn.Module
     """`distill`, wrapped where several processes train it."""
+    cache: TeacherCache | None = None
+    """Of the teacher's maps."""
 
     @property
     def student(self) -> Detector:
@@ -110,6 +113,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
     if resume is None and ranks.first:  # what an earlier run left would be taken for this one's
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     parts, state, contents = prepare(spec, machine, resume, emit, check_stop, ranks=ranks, laps=laps)
+    parts = dataclasses.replace(parts, cache=cache_of(parts, out, emit))
     distill, student, schedule = parts.distill, parts.student, spec.schedule
     optimizer = make_optimizer([distill], schedule.optimizer)
     average = Average(student, schedule.ema) if schedule.ema else None
@@ -142,7 +146,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
         )
     )
 
-    meter = Meter(state, emit, per_step, Gauge(machine))
+    meter = Meter(state, emit, per_step, Gauge(machine), parts.cache)
     saved, saved_at = (state.step, state.evaluated_step), time.monotonic()
     kept: list[Path] = []
 
@@ -234,6 +238,8 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
     finally:
         if batches is not None:
             batches.close()  # type: ignore[attr-defined]  # a generator: ends its reader thread
+        if parts.cache is not None:  # before the result needs the room
+            parts.cache.close()
     if early:
         choose_best(parts, shown, state, best, total, emit, check_stop, epoch=state.step // per_epoch)
         best = None
@@ -244,6 +250,8 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
         emit(Note(code="early_stopped", message=message, data={"step": state.step, "total_steps": total}))
     emit(meter.cost())
     emit(meter.evaluation_cost())
+    if parts.cache is not None:
+        emit(parts.cache.cost())
     finish(parts, shown, state, best, out, emit, check_stop, epoch=state.step // per_epoch, stopped=early)
     forget(out)
     distributed.leave()
@@ -367,7 +375,8 @@ def shared(parts: Parts, batches: Iterable[Batch]) -> Iterator[tuple[Batch, floa
 
 
 def forward(parts: Parts, batch: Batch) -> dict[str, Tensor]:
-    losses: dict[str, Tensor] = parts.model(batch, parts.teacher.shared_features(batch) if parts.teacher else None)
+    teacher = parts.cache or parts.teacher
+    losses: dict[str, Tensor] = parts.model(batch, teacher.shared_features(batch) if teacher else None)
     return losses
 
 
@@ -404,7 +413,7 @@ def prepare(
     if train is None or val is None:
         raise DatasetError(f"{root}: a training needs images in train and val; found {sorted(index.splits)}")
     per_epoch = whole_steps(len(train), schedule.batch_size, schedule.accumulate)
-    for warned in without_effect(schedule, per_epoch):
+    for warned in (*without_effect(schedule, per_epoch), *idle_cache(spec)):
         message = f"{warned.pointer}: {warned.message}"
         emit(Note(code="no_effect", message=message, data={"pointer": warned.pointer}, level="warning"))
     recipe = Recipe(
@@ -483,6 +492,23 @@ def prepare(
     model = ranks.wrap(distill)
     parts = Parts(spec, machine, train, val, test, transform, distill, teacher, calibration, identity, ranks, model)
     return parts, state, contents
+
+
+def cache_of(parts: Parts, out: Path, emit: Emit) -> TeacherCache | None:
+    """Each process of a job has its own, with its share of the bytes."""
+    gib = parts.spec.resources.teacher_cache_gib
+    if gib is None or parts.teacher is None:
+        return None
+    trained = sum(parameter.nbytes for parameter in parts.distill.parameters())
+    # Here and in the store: checkpoints of weights, two moments and the best weights.
+    checkpoints = 2 * (KEEP_CHECKPOINTS + 1) * 4 * trained
+    max_bytes = int(gib * 2**30) // parts.ranks.size
+    try:
+        return TeacherCache(parts.teacher, out, max_bytes=max_bytes, keep_free=max(KEEP_FREE, checkpoints), emit=emit)
+    except OSError as error:
+        message = f"there is no cache of the teacher's maps: {error.strerror}"
+        emit(Note(code="teacher_cache_stopped", message=message, level="warning"))
+        return None
 
 
 def split(index: Index, root: Path, name: Split) -> Dataset | None:
@@ -755,8 +781,11 @@ def finite(value: float) -> float | None:
 class Meter:
     """Running means: a report about every second, and one of each whole epoch."""
 
-    def __init__(self, state: State, emit: Emit, images_per_step: int, gauge: Gauge) -> None:
+    def __init__(
+        self, state: State, emit: Emit, images_per_step: int, gauge: Gauge, cache: TeacherCache | None = None
+    ) -> None:
         self.state, self.emit, self.images_per_step, self.gauge = state, emit, images_per_step, gauge
+        self.cache = cache
         self.window: dict[str, float] = {}
         self.steps = 0
         self.waited_s = 0.0
@@ -820,6 +849,8 @@ class Meter:
         speed = self.steps * self.images_per_step / elapsed
         means |= {"lr": self.rate, "images_per_s": speed, "checkpoint/share": self.share()} | self.device(elapsed)
         means["evaluate/share"] = self.evaluating_share()
+        if self.cache is not None:
+            means |= self.cache.figures()
         if last_of_epoch:
             count = self.state.summed_steps
             means |= {f"epoch/{name}": total / count for name, total in self.state.sums.items()}

@@ -26,6 +26,7 @@ from fgd.engine.loop import KEEP_CHECKPOINTS, Parts
 from fgd.engine.optimise import make_optimizer
 from fgd.engine.teacher import CALIBRATION_IMAGES, CHECK_IMAGES
 from fgd.events import Emit
+from fgd.methods.base import Pair
 from fgd.outline import Measured, evaluations, whole_steps
 from fgd.presets import resolve
 from fgd.spec import JobSpec, Schedule
@@ -38,6 +39,8 @@ TIMED = 5
 LIMIT_S = 60.0
 """After so long no further step is begun at a size that has been timed once."""
 MAX_SIZES = 5
+FLIPS = {"none": 1, "horizontal": 2, "vertical": 2, "both": 4}
+"""In how many ways an image is shown."""
 IMAGES = 16
 """Images that are evaluated, and on which a teacher is calibrated."""
 
@@ -82,8 +85,9 @@ def rehearse(spec: JobSpec, emit: Emit) -> Measured:
         training_hours=training_s / 3600,
         checkpoint_mb=checkpoint_bytes / MIB,
         result_mb=result_bytes / MIB,
+        teacher_cache_mb=teacher_cache_bytes(parts) / MIB,
         # Here and in the store alike: those that are kept, one that is being written, and the result.
-        disk_mb=2 * ((KEEP_CHECKPOINTS + 1) * checkpoint_bytes + result_bytes) / MIB,
+        disk_mb=(2 * ((KEEP_CHECKPOINTS + 1) * checkpoint_bytes + result_bytes) + teacher_cache_bytes(parts)) / MIB,
     )
 
 
@@ -186,3 +190,19 @@ def written(parts: Parts, optimizer: torch.optim.Optimizer, average: Average | N
 def cache_bytes(dataset: Dataset) -> int:
     """Of decoded pixels that the loader keeps once it has read all images."""
     return min(CACHE_BYTES, sum(3 * image.width * image.height for image in dataset.images))
+
+
+def teacher_cache_bytes(parts: Parts) -> int:
+    """What `resources.teacher_cache_gib` will fill, at most."""
+    asked, teacher = parts.spec.resources, parts.teacher
+    if asked.teacher_cache_gib is None or teacher is None:
+        return 0
+    most = int(asked.teacher_cache_gib * 2**30)
+    sizes = {parts.transform.padded_size_of(image.height, image.width) for image in parts.train.images}
+    if len(sizes) > 1:  # batches decide how each is padded
+        return most
+    ((height, width),) = sizes
+    pair = Pair.of(parts.spec.student, teacher.detector.recipe.detector)
+    cells = sum(-(-height // stride) * -(-width // stride) for stride in pair.levels.values())
+    entry = cells * pair.teacher_channels * teacher.dtype.itemsize
+    return min(most, entry * len(parts.train) * FLIPS[parts.spec.schedule.flip] * asked.devices)

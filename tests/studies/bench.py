@@ -2,10 +2,10 @@
 
     python tests/studies/bench.py --data path/to/coco --quick
 
-Items: loss, step, pipeline, start (with evaluation's share and memory). Candidates of an item run in turn, in random
-order, within each round, so that whatever else runs on the machine meets them alike; ratios are of the same round,
-medians with the 95 % interval of a bootstrap. "cpu" is processor time of the process: it depends less on neighbours
-than the clock. The teacher has random weights, which cost as much as trained ones. Without --data,
+Items: loss, step, cache (of the teacher's maps), pipeline, start (with evaluation's share and memory). Candidates of an
+item run in turn, in random order, within each round, so that whatever else runs on the machine meets them alike; ratios
+are of the same round, medians with the 95 % interval of a bootstrap. "cpu" is processor time of the process: it depends
+less on neighbours than the clock. The teacher has random weights, which cost as much as trained ones. Without --data,
 digits are composed.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -41,11 +42,12 @@ from fgd.detectors import Detector, Recipe, build
 from fgd.engine import device, loop, weights
 from fgd.engine.loop import Parts
 from fgd.engine.optimise import make_optimizer
+from fgd.engine.teacher_cache import TeacherCache
 from fgd.presets import resolve
 from fgd.spec import FCOS, JobSpec
 from fgd.types import Batch
 
-ITEMS = ("loss", "step", "pipeline", "start")
+ITEMS = ("loss", "step", "cache", "pipeline", "start")
 Times = dict[str, list[tuple[float, float]]]
 """Candidate -> (seconds on the clock, seconds of the processor) of each round."""
 
@@ -60,11 +62,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--images", type=int, default=200, help="of an epoch of the pipeline, at most")
-    parser.add_argument("--precisions", nargs="+", default=["float32", "auto"], help="of the pipeline")
+    parser.add_argument("--precisions", nargs="+", default=["float32", "auto"], help="of pipeline and cache")
+    parser.add_argument("--epochs", type=int, default=6, help="of the cache")
     parser.add_argument("--quick", action="store_true", help="few rounds: under five minutes on two cores")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.rounds, arguments.images = min(arguments.rounds, 5), min(arguments.images, 32)
+        arguments.epochs = min(arguments.epochs, 3)
     torch.set_num_threads(arguments.threads)
     load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
     print(f"{device.processor_name()}, torch {torch.__version__}, commit {commit()}, {arguments.threads} threads,")
@@ -140,6 +144,30 @@ class Bench:
         times = in_turn(candidates, batches, self.rounds)
         table(times, "teacher as loaded (float32, not folded)", "teacher's neck, student, update")
         print(f"\nOf the floor the student alone: {cells(times['student'])} (clock / cpu).\n")
+
+    def cache(self) -> None:
+        """Whole epochs with and without it, in turn; nothing of one epoch is a repetition of another."""
+        a = self.arguments
+        title(f"The teacher's cache: FCOS R50 to R18, {a.min_size}x{a.max_size}, batch {a.batch}")
+        print("| precision | flip | epoch | hits | without, ms a step, clock | cpu | with, clock | cpu | ratio, cpu |")
+        print("|---" * 9 + "|")
+        for precision, flip in itertools.product(a.precisions, ("none", "horizontal")):
+            some = self.parts(self.spec(distilled=True, precision=precision, flip=flip))
+            other, optimizer = self.parts(self.spec(distilled=True, precision=precision, flip=flip))
+            assert other.teacher is not None
+            kept = TeacherCache(other.teacher, self.folder, max_bytes=2**34, keep_free=2**30, emit=print)
+            candidates = {"without": some, "with": (dataclasses.replace(other, cache=kept), optimizer)}
+            for epoch in range(a.epochs):
+                times = {}
+                for name in random.Random(epoch).sample(list(candidates), 2):
+                    times[name] = cost_of_epoch(*candidates[name], epoch, a.images)
+                hits = kept.figures()["teacher/cache_hits"]
+                cost = [times[name] for name in candidates]
+                cells = " | ".join(f"{1000 * each:.0f}" for pair in cost for each in pair)
+                told = f"| {other.machine.precision} | {flip} | {epoch + 1} | {100 * hits:.0f} % | {cells} |"
+                print(f"{told} {cost[0][1] / cost[1][1]:.2f} |", flush=True)
+            print(f"\n{kept.file.end / 2**20 / len(kept.entries):.2f} MiB an entry\n")
+            kept.close()
 
     def pipeline(self) -> None:
         title("The whole job: plain training of R18, images per second against torchvision's tutorial loop")
@@ -260,6 +288,16 @@ def one_epoch(parts: Parts, optimizer: torch.optim.Optimizer, epoch: int) -> flo
         if batch is None:
             return waited_s / (time.perf_counter() - began)
         loop.step(parts, optimizer, [batch], 1, 100)
+
+
+def cost_of_epoch(parts: Parts, optimizer: torch.optim.Optimizer, epoch: int, images: int) -> tuple[float, float]:
+    """Seconds a step, of the clock and of the processor, as the loop does it."""
+    some = parts.train.with_images(parts.train.images[:images], parts.train.classes)
+    steps = len(some) // parts.spec.schedule.batch_size
+    clock, processor = time.perf_counter(), time.process_time()
+    for batch in train_batches(some, parts.transform, parts.spec.schedule, 0, epoch):
+        loop.step(parts, optimizer, [batch], epoch * steps + 1, 100 * steps)
+    return (time.perf_counter() - clock) / steps, (time.process_time() - processor) / steps
 
 
 class Tutorial:

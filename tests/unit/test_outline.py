@@ -99,3 +99,15 @@ def test_settings_with_an_effect_are_not_warned_of() -> None:
     )  # fmt: skip
     assert outline(spec().but(schedule=schedule), IMAGES, None).warnings == ()
     assert outline(spec(), IMAGES, None).warnings == ()
+
+
+def test_a_teachers_cache_that_nothing_is_read_from_is_told() -> None:
+    kept, taught = {"teacher_cache_gib": 1.0}, {"teacher": {"path": "/t"}, "methods": [{"kind": "fgd"}]}
+    for idle, why in (
+        (spec(resources=kept), "no teacher"),
+        (spec({"epochs": 1}, resources=kept, **taught), "one epoch"),
+    ):
+        (warned,) = outline(idle, IMAGES, None).warnings
+        assert warned.pointer == "/resources/teacher_cache_gib"
+        assert why in warned.message
+    assert outline(spec(resources=kept, **taught), IMAGES, None).warnings == ()

@@ -29,6 +29,7 @@ def faults(answer: Any) -> list[tuple[str, str]]:
 
 FGD = {"kind": "fgd"}
 TEACHER = {"job": ANY_JOB}
+NOT_CACHED = ("/resources/teacher_cache_gib", "cannot_be_cached")
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,9 @@ TEACHER = {"job": ANY_JOB}
         ({"methods": [FGD]}, [("/methods", "value_error")]),
         ({"teacher": TEACHER, "methods": [{"kind": "mimic", "weight": 0}]}, [("/methods", "value_error")]),
         ({"teacher": TEACHER, "methods": [{**FGD, "lambda_": 1}]}, [("/methods/0/lambda_", "extra_forbidden")]),
+        ({"schedule": {"scales": [240, 320]}, "resources": {"teacher_cache_gib": 1}}, [NOT_CACHED]),
+        ({"schedule": {"augment": {"crop": {}}}, "resources": {"teacher_cache_gib": 1}}, [NOT_CACHED]),
+        ({"resources": {"teacher_cache_gib": 0}}, [("/resources/teacher_cache_gib", "greater_than")]),
         ({"seed": True}, [("/seed", "int_type")]),
         ({"schedule": {"epochs": "3"}}, [("/schedule/epochs", "int_type")]),
         ({"schedule": {"optimizer": {"kind": "sgd", "lr": True}}}, [("/schedule/optimizer/lr", "float_type")]),

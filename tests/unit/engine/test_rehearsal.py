@@ -13,7 +13,7 @@ import pytest
 from fgd import plan
 from fgd.engine import rehearsal
 from fgd.engine.gauge import MIB
-from fgd.events import Saved
+from fgd.events import Note, Saved
 from fgd.spec import JobSpec, Schedule
 
 pytestmark = pytest.mark.slow
@@ -103,3 +103,21 @@ def test_the_sizes_that_are_timed_end_with_the_largest(scales: tuple[int, ...], 
     assert found[-1] == max(scales or (240,))
     assert len(found) == len(sides)
     assert found == sides
+
+
+def test_a_plan_counts_the_disk_that_the_teachers_cache_will_fill(
+    make_spec: MakeSpec, teacher: Path, train: Callable[..., Any]
+) -> None:
+    def asked(gib: float) -> JobSpec:
+        return make_spec(
+            teacher={"path": str(teacher), "allow_unfit": True},
+            methods=[{"kind": "mimic"}],
+            schedule={"flip": "none", "precision": "float32"},
+            resources={"device": "cpu", "threads": 1, "teacher_cache_gib": gib},
+        )
+
+    small, plenty = (plan.plan(asked(gib))["measured"] for gib in (0.0001, 1.0))
+    assert small["teacher_cache_mb"] == pytest.approx(0.1024, rel=0.01)
+    (told,) = (note for note in train(asked(1.0)).of(Note) if note.code == "teacher_cache")
+    assert plenty["teacher_cache_mb"] == pytest.approx(told.data["bytes"] / MIB, rel=0.01)
+    assert plenty["disk_mb"] - small["disk_mb"] == pytest.approx(plenty["teacher_cache_mb"] - 0.1024, abs=0.1)
