@@ -150,9 +150,17 @@ def compare(detector: Detector, path: Path, batches: list[Tensor], wanted: Wante
             other = Path(folder) / "all.onnx"
             write.write(other, graph_of(detector, height, width), wanted.batch, wanted.opset, {})
             seen = Seen(agreement_on(detector, other, batches), thresholded=False)
+        if not seen.agreement.detections:
+            raise NotTheSame(
+                "torch and onnxruntime find nothing that could be compared; give --image with objects in it"
+            )
     if problems := seen.agreement.problems:
         said = "\n".join(problems[:5])
-        raise NotTheSame(f"{len(problems)} of the detections differ, so nothing was written:\n{said}")
+        raise NotTheSame(
+            f"{len(problems)} of the detections differ, so nothing was written:\n{said}\n"
+            "In a network that has hardly been trained, rounding chooses among boxes of nearly the same score; "
+            "try --image with objects that it finds"
+        )
     return seen
 
 

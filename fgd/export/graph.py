@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
-from torch.onnx import register_custom_op_symbolic, symbolic_helper
+from torch.onnx import register_custom_op_symbolic, symbolic_helper  # type: ignore[attr-defined]
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import boxes as box_ops
 
@@ -33,6 +33,9 @@ FIRST_OPSET, LAST_OPSET = 16, 20
 
 class Graph(nn.Module):
     """float32 N x 3 x H x W in 0..1 -> boxes N x D x 4 in its pixels, scores N x D, labels N x D; score 0: no box."""
+
+    image_mean: Tensor
+    image_std: Tensor
 
     def __init__(self, detector: Detector, height: int, width: int) -> None:
         super().__init__()
@@ -51,6 +54,8 @@ class Graph(nn.Module):
 
 class OneStage(Graph):
     """FCOS and RetinaNet."""
+
+    anchors_K4: Tensor
 
     def __init__(self, detector: Detector, height: int, width: int) -> None:
         super().__init__(detector, height, width)
@@ -72,9 +77,9 @@ class OneStage(Graph):
             scores_NKC = torch.sqrt(scores_NKC * outputs["bbox_ctrness"].sigmoid())
         scores_NKC = torch.where(scores_NKC > self.network.score_thresh, scores_NKC, 0.0)
         levels = zip(
-            scores_NKC.split(self.counts, 1),
-            outputs["bbox_regression"].split(self.counts, 1),
-            self.anchors_K4.split(self.counts),
+            torch.split(scores_NKC, self.counts, 1),
+            torch.split(outputs["bbox_regression"], self.counts, 1),
+            torch.split(self.anchors_K4, self.counts),
             self.candidates,
             strict=True,
         )
@@ -173,7 +178,7 @@ def _to_onnx(g: Any, boxes_NM4: Any, scores_NCM: Any, iou: Any) -> Any:
     def constant(*values: float, dtype: torch.dtype = torch.int64) -> Any:
         return g.op("Constant", value_t=torch.tensor(values, dtype=dtype))
 
-    threshold = constant(symbolic_helper._get_const(iou, "f", "iou"), dtype=torch.float32)
+    threshold = constant(symbolic_helper._get_const(iou, "f", "iou"), dtype=torch.float32)  # type: ignore[no-untyped-call]
     every, no_score = constant(2**31 - 1), constant(0.0, dtype=torch.float32)
     found_K3 = g.op("NonMaxSuppression", boxes_NM4, scores_NCM, every, threshold, no_score)  # image, class, candidate
     place_K2 = g.op("Gather", found_K3, constant(0, 2), axis_i=1)
