@@ -12,14 +12,14 @@ import torch
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from fgd.data import open_index  # noqa: E402
-from fgd.data.images import decode  # noqa: E402
-from fgd.data.loader import Dataset, ground_truth_coco  # noqa: E402
-from fgd.data.transforms import Transform  # noqa: E402
-from fgd.engine.evaluate import average_precision, evaluate  # noqa: E402
-from fgd.engine.weights import load_detector  # noqa: E402
-from fgd.export import __main__ as command  # noqa: E402
-from fgd.export import usage, verify  # noqa: E402
+from fgd.data import open_index
+from fgd.data.images import decode
+from fgd.data.loader import Dataset, ground_truth_coco
+from fgd.data.transforms import Transform
+from fgd.engine.evaluate import average_precision, evaluate
+from fgd.engine.weights import load_detector
+from fgd.export import __main__ as command
+from fgd.export import usage, verify
 
 pytestmark = pytest.mark.slow
 
