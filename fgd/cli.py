@@ -234,6 +234,45 @@ def parity(context: typer.Context) -> None:
     _become("fgd.parity", *context.args)
 
 
+@app.command(rich_help_panel="Without a service")
+def export(
+    source: Annotated[
+        str, typer.Argument(metavar="FOLDER|JOB", help="What a job made, or its id: job_...", show_default=False)
+    ],
+    onnx: Annotated[Path, typer.Option(help="The file to write; must end in .onnx.", show_default=False)],
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="H W", help="Of the images. [default: of --image when evaluated, else min_size max_size]"),
+    ] = None,
+    batch: Annotated[str, typer.Option(help="Images at once: a number, or dynamic (not for faster_rcnn).")] = "1",
+    opset: Annotated[int, typer.Option(help="Version of ONNX's operators, 16 to 20.")] = 18,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="Compare on this image, not a synthetic one; may be given often.")
+    ] = None,
+    best: Annotated[bool, typer.Option("--best", help="Take best.safetensors.")] = False,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Write a student as ONNX, for onnxruntime: final boxes, scores and labels, as torch finds them.
+
+    Normalisation and suppression are inside. The file is written only if onnxruntime finds in it what torch does, and
+    beside it, as `NAME_onnx.py`, how to feed it. A job's files are downloaded into a folder of its id beside it.
+    """
+    folder = Path(source)
+    if source.startswith("job_") and not folder.exists():
+        folder = onnx.parent / source
+        artifact_download(source, folder, ["recipe.json", "manifest.json", _weights(best)], url)
+    options = ["--onnx", str(onnx), "--batch", batch, "--opset", str(opset)]
+    options += ["--size", *map(str, size)] if size else []
+    options += [part for path in image or () for part in ("--image", str(path))]
+    options += ["--best"] * best + ["--json"] * as_json
+    _become("fgd.export", *options, "--", str(folder))
+
+
+def _weights(best: bool) -> str:
+    return "best.safetensors" if best else "student.safetensors"
+
+
 @app.command(rich_help_panel="Use a service")
 def workers(as_json: AsJson = False, url: Url = URL) -> None:
     """List the workers: what each has, whether it is there, and what it runs."""

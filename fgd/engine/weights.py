@@ -32,12 +32,14 @@ def read_recipe(folder: Path) -> Recipe:
         raise WeightsError(f"{folder / RECIPE}: {error}") from error
 
 
-def load_detector(folder: Path) -> Detector:
-    """The detector that `folder` holds, loaded strictly; raises WeightsError naming every key that does not fit."""
+def load_detector(folder: Path, name: str = WEIGHTS) -> Detector:
+    """The detector that `folder` holds, loaded strictly; raises WeightsError naming every key that does not fit.
+
+    name: the file with its tensors."""
     recipe = read_recipe(folder)
     with torch.random.fork_rng(devices=[]):
         detector = build(recipe)
-    load_strictly(detector, read_tensors(folder / WEIGHTS))
+    load_strictly(detector, read_tensors(folder / name))
     return detector
 
 

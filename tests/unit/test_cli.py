@@ -484,3 +484,29 @@ def test_a_failed_job_is_watched_to_its_advice(fgd: Command, server: Server) -> 
     server.routes[("GET", f"/v1/jobs/{JOB}")] = Answer(body=job_json("failed", failure=failure))
     server.routes[("GET", f"/v1/jobs/{JOB}/events")] = Answer(body={"items": [], "next_after": 0})
     assert "advice: lower `schedule.batch_size`" in fgd("job", "watch", JOB, url=server.url).err
+
+
+def test_a_jobs_export_is_downloaded_before_it_becomes_onnx(
+    fgd: Command, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"student.safetensors": b"w", "recipe.json": b"{}", "manifest.json": b"{}", "best.safetensors": b"b"}
+    items = []
+    for name, content in files.items():
+        sha256 = hashlib.sha256(content).hexdigest()
+        items.append({"id": name, "name": name, "size": len(content), "sha256": sha256, "media_type": "x/y"})
+        for method in ("HEAD", "GET"):
+            server.routes[(method, f"/v1/artifacts/{name}/content")] = Answer(body=content)
+    server.routes[("GET", f"/v1/jobs/{JOB}/artifacts")] = Answer(body={"items": items})
+    became: list[tuple[str, ...]] = []
+
+    def become(*arguments: str) -> None:
+        became.append(arguments)
+        raise SystemExit(0)
+
+    monkeypatch.setattr("fgd.cli._become", become)
+    done = fgd("export", JOB, "--onnx", str(tmp_path / "a.onnx"), "--size", "64", "96", url=server.url)
+    assert done.code == 0, done.err
+    assert {path.name for path in (tmp_path / JOB).iterdir()} == files.keys() - {"best.safetensors"}
+    ((module, *arguments),) = became
+    assert module == "fgd.export"
+    assert arguments[-4:] == ["64", "96", "--", str(tmp_path / JOB)]

@@ -1,0 +1,215 @@
+"""The way from a result folder to an ONNX file that is known to be right."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from fgd.data.images import BadImage, decode
+from fgd.data.transforms import Transform
+from fgd.detectors import Detector
+from fgd.engine.weights import load_detector
+from fgd.errors import DatasetError, FGDError, SpecError
+from fgd.export import usage, verify, write
+from fgd.export.graph import FIRST_OPSET, LAST_OPSET, graph_of
+from fgd.export.verify import Agreement
+from fgd.printable import printable
+
+
+class NotTheSame(FGDError):
+    """onnxruntime finds something else than torch."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    folder: Path
+    weights: str
+    onnx: Path
+    size: tuple[int, int] | None
+    """(height, width); None: that of the first image as evaluation resizes it, else min_size x max_size."""
+    batch: int | None
+    """None leaves it open."""
+    opset: int
+    images: tuple[Path, ...]
+    """What is compared; () is a synthetic image."""
+
+
+@dataclass(frozen=True)
+class Made:
+    onnx: str
+    usage: str
+    size: tuple[int, int]
+    batch: int | None
+    opset: int
+    bytes: int
+    compared_on: str
+    detections: int
+    """That were compared."""
+    box_px: float
+    score: float
+    """The largest differences."""
+    threads: int
+    torch_ms: float
+    """Of one batch, as the next one."""
+    onnxruntime_ms: float
+
+    def figures(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def show(self) -> None:
+        shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
+        height, width = self.size
+        ratio = self.torch_ms / self.onnxruntime_ms
+        for row in (
+            (
+                "input",
+                f"images, float32 {self.batch or 'batch'} x 3 x {height} x {width}, RGB in 0..1, opset {self.opset}",
+            ),
+            ("compared", f"{self.detections} detections on {self.compared_on}"),
+            ("largest difference", f"boxes {self.box_px:.1e} px, scores {self.score:.1e}"),
+            ("file", f"{self.bytes / 1e6:.1f} MB"),
+            (
+                f"ms/batch of {self.batch or 1}",
+                f"torch {self.torch_ms:.1f}, onnxruntime {self.onnxruntime_ms:.1f}: {ratio:.2f} times as fast, "
+                f"on {self.threads} thread{'s' * (self.threads != 1)}",
+            ),
+        ):
+            shown.add_row(*row)
+        Console().print(shown)
+        print(f"{printable(self.onnx)}\n{printable(self.usage)}  how to use it")
+
+
+def export(wanted: Wanted) -> Made:
+    """Write the file, and beside it how to use it. Raises FGDError and leaves nothing where it is not what torch is."""
+    if wanted.onnx.suffix != ".onnx":
+        raise SpecError(f"{wanted.onnx}: must end in .onnx", "--onnx")
+    if not FIRST_OPSET <= wanted.opset <= LAST_OPSET:
+        raise SpecError(f"{wanted.opset} is none of {FIRST_OPSET} to {LAST_OPSET}", "--opset")
+    images = [read(path) for path in wanted.images]
+    detector = load_detector(wanted.folder, wanted.weights).eval()
+    if detector.recipe.detector.kind == "faster_rcnn" and wanted.batch != 1:
+        raise SpecError(
+            "faster_rcnn is exported for one image at a time, since each has its own number of proposals; leave it 1",
+            "--batch",
+        )
+    height, width = wanted.size or default_size(detector, images)
+    about = write.about(detector, wanted.folder, wanted.weights, height, width)
+    wanted.onnx.parent.mkdir(parents=True, exist_ok=True)
+    with partial(wanted.onnx) as path:
+        write.write(path, graph_of(detector, height, width), wanted.batch, wanted.opset, about)
+        session = verify.open_session(path)
+        inputs = usage.inputs_of(session)
+        canvases = [torch.from_numpy(usage.canvas_of(inputs, pixels)[0][0]) for pixels in images]
+        batches = [batch_of(canvas, wanted.batch or 2) for canvas in canvases or [verify.synthetic(height, width)]]
+        seen, on = compare(detector, path, batches, wanted), ", ".join(path.name for path in wanted.images)
+        first = batches[0] if wanted.batch else batches[0][:1]
+        torch_ms, onnx_ms = verify.race_ms(lambda: verify.torchs(detector, first), lambda: verify.onnxs(session, first))
+    beside = wanted.onnx.with_name(f"{wanted.onnx.stem}_onnx.py")
+    beside.write_text(Path(usage.__file__).read_text())
+    return Made(
+        onnx=str(wanted.onnx),
+        usage=str(beside),
+        size=(height, width),
+        batch=wanted.batch,
+        opset=wanted.opset,
+        bytes=wanted.onnx.stat().st_size,
+        compared_on=(on or "a synthetic image") + ("" if seen.thresholded else ", with the score threshold off"),
+        detections=seen.agreement.detections,
+        box_px=seen.agreement.box_px,
+        score=seen.agreement.score,
+        threads=torch.get_num_threads(),
+        torch_ms=torch_ms,
+        onnxruntime_ms=onnx_ms,
+    )
+
+
+@dataclass(frozen=True)
+class Seen:
+    agreement: Agreement
+    thresholded: bool
+
+
+def compare(detector: Detector, path: Path, batches: list[Tensor], wanted: Wanted) -> Seen:
+    """Of the file; where torch finds nothing that could be compared, of the same graph without its score threshold."""
+    seen = Seen(agreement_on(detector, path, batches), thresholded=True)
+    if not seen.agreement.detections and not seen.agreement.problems:
+        height, width = batches[0].shape[2:]
+        with without_threshold(detector), TemporaryDirectory() as folder:
+            other = Path(folder) / "all.onnx"
+            write.write(other, graph_of(detector, height, width), wanted.batch, wanted.opset, {})
+            seen = Seen(agreement_on(detector, other, batches), thresholded=False)
+        if not seen.agreement.detections:
+            raise NotTheSame(
+                "torch and onnxruntime find nothing that could be compared; give --image with objects in it"
+            )
+    if problems := seen.agreement.problems:
+        said = "\n".join(problems[:5])
+        raise NotTheSame(
+            f"{len(problems)} of the detections differ, so nothing was written:\n{said}\n"
+            "In a network that has hardly been trained, rounding chooses among boxes of nearly the same score; "
+            "try --image with objects that it finds"
+        )
+    return seen
+
+
+def agreement_on(detector: Detector, path: Path, batches: list[Tensor]) -> Agreement:
+    session, total = verify.open_session(path), Agreement()
+    for images_NCHW in batches:
+        side_px = max(images_NCHW.shape[2:])
+        pairs = zip(verify.torchs(detector, images_NCHW), verify.onnxs(session, images_NCHW), strict=True)
+        for theirs, ours in pairs:
+            total.add(verify.agreement(theirs, ours, detector.recipe.detections_per_img, side_px))
+    return total
+
+
+@contextmanager
+def without_threshold(detector: Detector) -> Iterator[None]:
+    holder: Any = getattr(detector.module, "roi_heads", detector.module)
+    before = holder.score_thresh
+    holder.score_thresh = 0.0
+    try:
+        yield
+    finally:
+        holder.score_thresh = before
+
+
+@contextmanager
+def partial(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place if all goes well."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def default_size(detector: Detector, images: list[usage.Array]) -> tuple[int, int]:
+    recipe = detector.recipe
+    if not images:
+        return recipe.min_size, recipe.max_size
+    return Transform(recipe.min_size, recipe.max_size).size_of(*images[0].shape[:2])
+
+
+def batch_of(image_CHW: Tensor, count: int) -> Tensor:
+    """The image and its mirror image in turn, so that no two neighbours of a batch are the same."""
+    return torch.stack([image_CHW.flip(2) if place % 2 else image_CHW for place in range(count)])
+
+
+def read(path: Path) -> usage.Array:
+    try:
+        return np.array(decode(path))
+    except BadImage as error:
+        raise DatasetError(f"{path}: {error}") from error
