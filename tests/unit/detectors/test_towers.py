@@ -155,3 +155,20 @@ def test_towers_are_bf16_inside_and_only_in_training(family: str) -> None:
             assert seen == {inside}, name
     detector.bf16 = False
     assert not any(tower.bf16 for tower in towers_of(detector).values())
+
+
+@pytest.mark.parametrize(("norm", "laid_out"), [("batch", torch.channels_last), ("group", torch.contiguous_format)])
+def test_in_bf16_the_early_trunk_is_channels_last_and_nothing_after_it(
+    norm: Any, laid_out: torch.memory_format
+) -> None:
+    detector = detector_of(FCOS(fpn_channels=64, norm=norm))
+    detector.bf16 = True
+    body = detector.module.get_submodule("backbone.body")
+    seen: dict[str, Tensor] = {}
+    for name in ("layer3", "layer4"):
+        body.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
+    (images_NCHW,) = drawn([(2, 3, 64, 96)])
+    maps = detector.features(images_NCHW)
+    assert seen["layer3"].is_contiguous(memory_format=laid_out)
+    assert seen["layer4"].is_contiguous()
+    assert all(each.is_contiguous() and each.dtype == torch.float32 for each in maps.values())
