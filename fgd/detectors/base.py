@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fgd.detectors.anchors import AnchorLayout
+from fgd.detectors.towers import BoxTower, Tower
 from fgd.spec import DetectorSpec, Float, PositiveFloat, PositiveInt, Spec
 from fgd.types import Batch, Detections
 
@@ -48,21 +49,37 @@ class Detector(nn.Module, ABC):
     """`module` is plain torchvision: its state dict is what users download.
 
     Features are arguments, not hooks: `features()` once, then `losses()` or `detect()`, and the distillation methods
-    see the same maps. Trunk and neck may run in bf16; everything after `features()` is float32.
+    see the same maps. Trunk, neck and the head's towers may train in bf16; the maps, the head's outputs, anchors and
+    losses are float32, and so is everything in eval mode.
     """
 
     anchor_layout: ClassVar[AnchorLayout | None] = None
     """None: the family has no anchors to fit."""
     recipe: Recipe
     module: nn.Module
-    bf16: bool = False
-    """Run trunk and neck under bf16 autocast."""
+    _bf16: bool = False
+
+    @property
+    def bf16(self) -> bool:
+        """Train trunk, neck and towers under bf16 autocast."""
+        return self._bf16
+
+    @bf16.setter
+    def bf16(self, on: bool) -> None:
+        self._bf16 = on
+        for each in self.module.modules():
+            if isinstance(each, Tower | BoxTower):
+                each.bf16 = on
 
     def features(self, images_NCHW: Tensor) -> dict[str, Tensor]:
         """The neck's maps by level name, finest first, float32 N x C x H/stride x W/stride."""
-        with torch.autocast(images_NCHW.device.type, torch.bfloat16, enabled=self.bf16 and self.training):
+        lower = self.bf16 and self.training
+        if lower and self.recipe.detector.trunk_norm() != "group":  # torch's group norm is slow in this layout
+            images_NCHW = images_NCHW.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images_NCHW.device.type, torch.bfloat16, enabled=lower):
             maps = self._neck(images_NCHW)
-        return {level: each.float() for level, each in zip(self.recipe.detector.levels(), maps, strict=True)}
+        maps = [each.to(torch.float32, memory_format=torch.contiguous_format) for each in maps]
+        return dict(zip(self.recipe.detector.levels(), maps, strict=True))
 
     @abstractmethod
     def _neck(self, images_NCHW: Tensor) -> Sequence[Tensor]: ...

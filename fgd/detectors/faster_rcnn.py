@@ -17,6 +17,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from fgd.detectors import trunks
 from fgd.detectors.anchors import ONE_FROM_P2, RATIOS, generator
 from fgd.detectors.base import Detector, Recipe
+from fgd.detectors.towers import BoxTower, Tower, one_cast_each
 from fgd.spec import FasterRCNN
 from fgd.types import Batch, Detections
 
@@ -52,6 +53,9 @@ class FasterRCNNDetector(Detector):
             box_detections_per_img=recipe.detections_per_img,
             **heads,
         )
+        self.module.rpn.head.conv = Tower(*self.module.rpn.head.conv)
+        wide = self.module.roi_heads.box_head
+        self.module.roi_heads.box_head = Tower(*wide) if isinstance(wide, nn.Sequential) else BoxTower(wide)
 
     def _neck(self, images_NCHW: Tensor) -> Sequence[Tensor]:
         maps = self.module.backbone(images_NCHW)
@@ -61,7 +65,8 @@ class FasterRCNNDetector(Detector):
         assert self.training, "proposals and boxes are sampled for the losses in training mode only"
         targets = [{"boxes": target.boxes_K4, "labels": target.labels_K} for target in batch.targets]
         maps, images = self._inputs(features, batch)
-        proposals, proposal_losses = self.module.rpn(images, maps, targets)
+        with one_cast_each(batch.images_NCHW.device):
+            proposals, proposal_losses = self.module.rpn(images, maps, targets)
         _, box_losses = self.module.roi_heads(maps, proposals, images.image_sizes, targets)
         return {**box_losses, **proposal_losses}
 

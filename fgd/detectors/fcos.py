@@ -15,6 +15,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from fgd.detectors import trunks
 from fgd.detectors.base import Detector, Recipe
+from fgd.detectors.towers import Tower, one_cast_each
 from fgd.types import Batch, Detections
 
 STRIDES = (8, 16, 32)
@@ -37,6 +38,8 @@ class FCOSDetector(Detector):
             score_thresh=recipe.score_thresh,
             detections_per_img=recipe.detections_per_img,
         )
+        for head in (self.module.head.classification_head, self.module.head.regression_head):
+            head.conv = Tower(*head.conv)
 
     def _neck(self, images_NCHW: Tensor) -> Sequence[Tensor]:
         return list(self.module.backbone(images_NCHW).values())
@@ -75,7 +78,8 @@ class FCOSDetector(Detector):
     def _head(self, features: dict[str, Tensor], batch: Batch) -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
         """Head outputs, each image's anchors, and the number of cells of each level."""
         maps = list(features.values())
-        outputs = self.module.head(maps)
+        with one_cast_each(maps[0].device):
+            outputs = self.module.head(maps)
         anchors = self.module.anchor_generator(ImageList(batch.images_NCHW, list(batch.image_sizes)), maps)
         cells = [each.shape[-2] * each.shape[-1] for each in maps]
         return outputs, anchors, cells

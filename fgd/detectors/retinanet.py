@@ -16,6 +16,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from fgd.detectors import trunks
 from fgd.detectors.anchors import RATIOS, THREE_FROM_P3, generator
 from fgd.detectors.base import Detector, Recipe
+from fgd.detectors.towers import Tower, one_cast_each
 from fgd.spec import RetinaNet
 from fgd.types import Batch, Detections
 
@@ -51,6 +52,8 @@ class RetinaNetDetector(Detector):
             score_thresh=recipe.score_thresh,
             detections_per_img=recipe.detections_per_img,
         )
+        for part in (self.module.head.classification_head, self.module.head.regression_head):
+            part.conv = Tower(*part.conv)
 
     def _p6_from(self) -> int:
         """Width of the map that P6 is made of: P5 in version 1, the trunk's last stage in version 2."""
@@ -84,7 +87,8 @@ class RetinaNetDetector(Detector):
     def _head(self, features: dict[str, Tensor], batch: Batch) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Head outputs, and each image's anchors."""
         maps = list(features.values())
-        outputs = self.module.head(maps)
+        with one_cast_each(maps[0].device):
+            outputs = self.module.head(maps)
         anchors = self.module.anchor_generator(ImageList(batch.images_NCHW, list(batch.image_sizes)), maps)
         return outputs, anchors
 

@@ -50,6 +50,15 @@ class ExtraLevels(LastLevelP6P7):  # type: ignore[misc]
         return [*p, *coarse[1:]], names
 
 
+class OwnLayout(nn.Sequential):
+    """The stage of stride 32 of a trunk that trains channels last: its many channels over few cells are faster in
+    torch's own layout, its gradients by a third."""
+
+    def forward(self, map_NCHW: Tensor) -> Tensor:
+        out: Tensor = super().forward(map_NCHW.contiguous() if self.training else map_NCHW)  # type: ignore[no-untyped-call]
+        return out
+
+
 def norm_layer(recipe: Recipe) -> Callable[[int], nn.Module]:
     """The trunk's normalisation, with the eps its weights were trained with."""
     norm, eps, momentum = _norm_numbers(recipe)
@@ -97,6 +106,8 @@ def build_neck(
     trunk = getattr(torchvision.models, name)(weights=None, norm_layer=norm_layer(recipe))
     if name.startswith("mobilenet"):
         trunk = trunk.features
+    else:
+        trunk.layer4 = OwnLayout(*trunk.layer4)
     stages, widths = tapped(recipe, strides)
     neck: nn.Module = BackboneWithFPN(trunk, stages, widths, recipe.detector.fpn_channels, extra(), norm)
     return neck

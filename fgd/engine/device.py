@@ -29,11 +29,11 @@ class Machine:
     device_name: str
     threads: int
     bf16: bool
-    """Trunk and neck train in bf16."""
+    """Trunk, neck and the towers of the head train in bf16."""
 
     @property
     def precision(self) -> str:
-        return "bf16 trunk, float32 heads and losses" if self.bf16 else "float32"
+        return "bf16 trunk and towers, float32 predictions and losses" if self.bf16 else "float32"
 
 
 def native_bf16(device: torch.device) -> bool:

@@ -352,7 +352,7 @@ def step(
     }
     means = ranks.summed(torch.stack(list(summed.values()))) / ranks.size
     values = dict(zip(summed, means.tolist(), strict=True))
-    for name, value in [*values.items(), *((name, float(norm)) for name, norm in norms.items())]:
+    for name, value in [*values.items(), *norms.items()]:
         if not math.isfinite(value):
             raise Diverged(number, name, value)
     optimizer.step()
@@ -380,13 +380,14 @@ def forward(parts: Parts, batch: Batch) -> dict[str, Tensor]:
     return losses
 
 
-def clip(module: nn.Module, max_norm: float) -> Tensor:
+def clip(module: nn.Module, max_norm: float) -> float:
     """Clip in place (0: only measure); the norm before. Student and methods apart, so the control is clipped alike."""
     parameters = [p for p in module.parameters() if p.grad is not None]
     norm: Tensor = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if max_norm > 0 and parameters:
+    value = float(norm)
+    if max_norm > 0 and value > 0.99 * max_norm:  # below it torch would multiply every gradient by exactly 1
         torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    return norm
+    return value
 
 
 def prepare(

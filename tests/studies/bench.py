@@ -3,10 +3,10 @@
     python tests/studies/bench.py --data path/to/coco --quick
 
 Items: loss, step, cache (of the teacher's maps), pipeline, start (with evaluation's share and memory). Candidates of an
-item run in turn, in random order, within each round, so that whatever else runs on the machine meets them alike; ratios
-are of the same round, medians with the 95 % interval of a bootstrap. "cpu" is processor time of the process: it depends
-less on neighbours than the clock. The teacher has random weights, which cost as much as trained ones. Without --data,
-digits are composed.
+item run in turn, in random order, within each round, so that whatever else runs on the machine meets them alike; those
+of the pipeline in processes of their own. Ratios are of the same round, medians with the 95 % interval of a bootstrap.
+"cpu" is processor time of the process: it depends less on neighbours than the clock. The teacher has random weights,
+which cost as much as trained ones. Without --data, digits are composed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
+import multiprocessing
 import os
 import random
 import statistics
@@ -24,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +92,13 @@ class Bench:
         if arguments.data is None:
             compose(self.data, counts={"train": 64, "val": 16, "test": 8}, size=arguments.max_size)
         self.classes = open_index(self.data)[0].classes
-        self.teacher = folder / "teacher"
+
+    @functools.cached_property
+    def teacher(self) -> Path:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            weights.export(self.teacher, build(self.recipe("resnet50", 256)), {}, None)
+            weights.export(self.folder / "teacher", build(self.recipe("resnet50", 256)), {}, None)
+        return self.folder / "teacher"
 
     def recipe(self, backbone: Any, channels: int) -> Recipe:
         detector = FCOS(backbone=backbone, fpn_channels=channels)
@@ -174,25 +180,24 @@ class Bench:
         print("| precision | ours, img/s | tutorial, img/s | ours / tutorial, clock | cpu | wait for data |")
         print("|---|---|---|---|---|---|")
         for precision in self.arguments.precisions:
-            parts, optimizer = self.parts(self.spec(distilled=False, precision=precision))
-            some = parts.train.with_images(parts.train.images[: self.arguments.images], parts.train.classes)
-            parts = dataclasses.replace(parts, train=some)
-            waits: list[float] = []
-            epochs = iter(range(10_000))
-            tutorial = Tutorial(parts, self.recipe("resnet18", 128))
-            candidates: dict[str, Callable[[Batch], object]] = {
-                "ours": lambda _, p=parts, o=optimizer, w=waits, e=epochs: w.append(one_epoch(p, o, next(e))),
-                "tutorial": lambda _, t=tutorial: t.one_epoch(),
-            }
-            first = next(iter(some_batches(parts, 1)))
-            times = in_turn(candidates, [first], max(2, self.rounds // 5))
-            images = len(parts.train) // self.arguments.batch * self.arguments.batch
-            rates = [f"{images / statistics.median(clock for clock, _ in times[name]):.1f}" for name in candidates]
+            runners = {kind: Runner(kind, self.arguments, self.folder, precision) for kind in ("ours", "tutorial")}
+            epochs: dict[str, list[Epoch]] = {kind: [] for kind in runners}
+            for round_ in range(-1, max(2, self.rounds // 5)):  # the first only warms up
+                for kind in random.Random(round_).sample(list(runners), len(runners)):
+                    done = runners[kind].one_epoch()
+                    if round_ >= 0:
+                        epochs[kind].append(done)
+            for runner in runners.values():
+                runner.end()
+            rates = [f"{each[0].images / statistics.median(e.clock_s for e in each):.1f}" for each in epochs.values()]
             by_clock, by_cpu = (
-                fine([each[k] for each in times["tutorial"]], [each[k] for each in times["ours"]]) for k in (0, 1)
+                fine(*([getattr(e, kind) for e in epochs[name]] for name in ("tutorial", "ours")))
+                for kind in ("clock_s", "cpu_s")
             )
-            wait = f"{100 * statistics.median(waits[1:]):.1f} %"
-            print(f"| {parts.machine.precision} | {' | '.join(rates)} | {by_clock} | {by_cpu} | {wait} |", flush=True)
+            wait = f"{100 * statistics.median(e.wait for e in epochs['ours']):.1f} %"
+            print(
+                f"| {epochs['ours'][0].precision} | {' | '.join(rates)} | {by_clock} | {by_cpu} | {wait} |", flush=True
+            )
         print()
 
     def start(self) -> None:
@@ -275,6 +280,57 @@ def student_step(parts: Parts, optimizer: torch.optim.Optimizer, batch: Batch) -
     features = parts.student.features(batch.images_NCHW)
     torch.stack(list(parts.student.losses(features, batch).values())).sum().backward()  # type: ignore[no-untyped-call]
     optimizer.step()
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    images: int
+    precision: str
+    clock_s: float
+    cpu_s: float
+    wait: float
+    """Share of the time that it waited for data, where that is known."""
+
+
+class Runner:
+    """A candidate of the pipeline in a process of its own, which is set up as it would be alone: the trainer keeps
+    freed memory, a plain script does not know of it. It trains an epoch when it is told."""
+
+    def __init__(self, kind: str, arguments: argparse.Namespace, folder: Path, precision: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=epochs_when_told, args=(theirs, kind, arguments, folder, precision))
+        self.process.start()
+
+    def one_epoch(self) -> Epoch:
+        self.pipe.send(True)
+        done: Epoch = self.pipe.recv()
+        return done
+
+    def end(self) -> None:
+        self.pipe.send(False)
+        self.process.join()
+
+
+def epochs_when_told(pipe: Connection, kind: str, arguments: argparse.Namespace, folder: Path, precision: str) -> None:
+    torch.set_num_threads(arguments.threads)
+    if kind == "ours":
+        device.keep_freed_memory()
+    bench = Bench(arguments, folder)
+    parts, optimizer = bench.parts(bench.spec(distilled=False, precision=precision))
+    some = parts.train.with_images(parts.train.images[: arguments.images], parts.train.classes)
+    parts = dataclasses.replace(parts, train=some)
+    tutorial = Tutorial(parts, bench.recipe("resnet18", 128)) if kind == "tutorial" else None
+    images, number, wait = len(some) // arguments.batch * arguments.batch, 0, 0.0
+    while pipe.recv():
+        clock, processor = time.perf_counter(), time.process_time()
+        if tutorial is not None:
+            tutorial.one_epoch()
+        else:
+            wait = one_epoch(parts, optimizer, number)
+        number += 1
+        spent = time.perf_counter() - clock, time.process_time() - processor
+        pipe.send(Epoch(images, parts.machine.precision, *spent, wait))
 
 
 def one_epoch(parts: Parts, optimizer: torch.optim.Optimizer, epoch: int) -> float:
