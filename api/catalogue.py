@@ -80,6 +80,11 @@ _FORMATS = {
         "images. Polygons become the boxes around them.",
         _FORMAT_NEEDS,
     ),
+    "huggingface": (
+        "Hugging Face: metadata.jsonl, .csv or .parquet beside images, with file_name and objects {bbox: "
+        "[[x, y, width, height]], category: [...]}; or Parquet files with the images inside, as on the hub.",
+        _FORMAT_NEEDS + '; Parquet needs pyarrow on the worker: pip install "fgd-service[hf]"',
+    ),
 }
 
 

@@ -309,13 +309,19 @@ def workers(as_json: AsJson = False, url: Url = URL) -> None:
 def dataset_add(
     name: Annotated[str, typer.Argument(help="What to call it.", show_default=False)],
     path: Annotated[
-        Path, typer.Argument(help="Folder or .zip: COCO, Pascal VOC or YOLO.", metavar="FOLDER|ZIP", show_default=False)
+        str,
+        typer.Argument(
+            help="Folder or .zip: COCO, Pascal VOC, YOLO or Hugging Face; or hf://owner/name[@revision] of the hub.",
+            metavar="FOLDER|ZIP|hf://...",
+            show_default=False,
+        ),
     ],
     verify: Annotated[
         Literal["full", "headers"], typer.Option(help="Decode every image, or read only the headers.")
     ] = "full",
     format: Annotated[
-        Literal["auto", "coco", "voc", "yolo"], typer.Option(help="What it is; auto finds it by content.")
+        Literal["auto", "coco", "voc", "yolo", "huggingface"],
+        typer.Option(help="What it is; auto finds it by content."),
     ] = "auto",
     val_fraction: Annotated[
         float | None, typer.Option(help="Share of train that becomes val where there is none. [default: 0.1]")
@@ -332,29 +338,38 @@ def dataset_add(
 ) -> None:
     """Import a folder below one of the service's FGD_DATA_ROOTS; any other folder, or a zip, is uploaded.
 
-    An upload that breaks off goes on by itself; for one that was interrupted, type `fgd dataset upload`.
+    An upload that breaks off goes on by itself; for one that was interrupted, type `fgd dataset upload`. What is on
+    the Hugging Face hub is downloaded here, into its own cache, and uploaded; HF_TOKEN and HF_ENDPOINT count.
     """
+    source, links_into = _dataset_source(path)
     how = {"verify": verify, "format": format, "val_fraction": val_fraction, "group_by": group_by}
     with _client(url) as client:
-        dataset = None if upload or path.is_file() else _add_by_path(client, name, path, how)
+        here = upload or source.is_file() or links_into is not None
+        dataset = None if here else _add_by_path(client, name, source, how)
         if dataset is None:
             dataset = client.add_dataset(name, None, **how)  # type: ignore[arg-type]
             err.print(Text(printable(f"{dataset.id}: uploading {path}")))
-            _upload(client, dataset.id, path)
+            _upload(client, dataset.id, source, links_into)
         _tell_import(client, dataset.id, wait, as_json)
 
 
 @dataset_app.command("upload")
 def dataset_upload(
     dataset: DatasetIdArgument,
-    path: Annotated[Path, typer.Argument(help="The same folder or .zip.", metavar="FOLDER|ZIP", show_default=False)],
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="The same folder, .zip or hf:// address.", metavar="FOLDER|ZIP|hf://...", show_default=False
+        ),
+    ],
     wait: Annotated[bool, typer.Option(help="Wait for the import and print its report.")] = True,
     as_json: AsJson = False,
     url: Url = URL,
 ) -> None:
     """Go on with an upload that was interrupted."""
+    source, links_into = _dataset_source(path)
     with _client(url) as client:
-        _upload(client, dataset, path)
+        _upload(client, dataset, source, links_into)
         _tell_import(client, dataset, wait, as_json)
 
 
@@ -378,7 +393,35 @@ def _add_by_path(client: Client, name: str, path: Path, how: dict[str, Any]) -> 
         raise
 
 
-def _upload(client: Client, dataset_id: str, path: Path) -> None:
+def _dataset_source(text: str) -> tuple[Path, Path | None]:
+    """Folder or zip; of the hub, the folder in its cache, and where its links lead."""
+    from fgd import hub
+
+    if not hub.is_address(text):
+        return Path(text), None
+    address = hub.dataset_address(text)
+    err.print(Text(printable(f"downloading {address}")))
+    fetched = hub.fetch_dataset(address)
+    err.print(Text(printable(f"it is {fetched.address}")), soft_wrap=True)
+    return fetched.path, fetched.cache
+
+
+def _weights_source(text: str) -> Path:
+    from fgd import hub
+
+    if not hub.is_address(text):
+        file = Path(text)
+        if not file.is_file():
+            _fail(f"{text}: no such file", REFUSED)
+        return file
+    address = hub.file_address(text)
+    err.print(Text(printable(f"downloading {address}")))
+    fetched = hub.fetch_file(address)
+    err.print(Text(printable(f"it is {fetched.address}")), soft_wrap=True)
+    return fetched.path
+
+
+def _upload(client: Client, dataset_id: str, path: Path, links_into: Path | None = None) -> None:
     """Send a zip, or make one of the folder first, with a bar that shows how far it is."""
     import tempfile
 
@@ -392,7 +435,7 @@ def _upload(client: Client, dataset_id: str, path: Path) -> None:
         if not path.is_file():
             packing = progress.add_task("packing", total=None)
             zip_path = Path(folder) / "dataset.zip"
-            zips.pack(path, zip_path)
+            zips.pack(path, zip_path, links_into)
             progress.remove_task(packing)
         sending = progress.add_task("sending", total=zip_path.stat().st_size)
         client.upload(dataset_id, zip_path, lambda there: progress.update(sending, completed=there))
@@ -773,8 +816,13 @@ def job_metrics(
 
 @model_app.command("add")
 def model_add(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="safetensors, or a state dict (.pth).", exists=True, dir_okay=False)
+    weights: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|hf://...",
+            help="safetensors, or a state dict (.pth); or hf://owner/name/file[@revision] of the hub.",
+            show_default=False,
+        ),
     ],
     classes: Annotated[str | None, typer.Option(help="Class names in label order: a,b,c.")] = None,
     classes_from: Annotated[
@@ -816,6 +864,7 @@ def model_add(
         key: value for key, value in {"min_size": min_size, "max_size": max_size}.items() if value is not None
     }
     sizes |= _read_object(anchors, "--anchors") if anchors is not None else {}
+    file = _weights_source(weights)
     with _client(url) as client:
         with err.status(f"uploading {file.name}"):
             names = [each.strip() for each in text if each.strip()]

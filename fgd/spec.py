@@ -637,7 +637,7 @@ class SubmitDataset(Spec):
     """The body of POST /v1/datasets."""
 
     name: Name
-    format: Literal["auto", "coco", "voc", "yolo"] = "auto"
+    format: Literal["auto", "coco", "voc", "yolo", "huggingface"] = "auto"
     """"auto" finds it by content."""
     path: Path | None = None
     """Absolute folder or .zip on the server's host, below one of FGD_DATA_ROOTS. It is packed into the store; later

@@ -60,7 +60,7 @@ def read_and_pack(source: Path, out: Path, format: str, verify: Literal["full", 
     try:
         if source.is_file():
             folder = unpacked(source, out / "unzipped", defects)
-        index, report, sources = formats.read(folder, format, verify, carving, defects)
+        index, report, sources = formats.read(folder, format, verify, carving, defects, out / "unpacked")
         (out / "report.json").write_text(report.model_dump_json())
         if report.ok:
             (out / "index.json").write_text(index.model_dump_json())
@@ -72,6 +72,7 @@ def read_and_pack(source: Path, out: Path, format: str, verify: Literal["full", 
         )
         return NOTHING_THERE
     finally:
+        shutil.rmtree(out / "unpacked", ignore_errors=True)
         if folder != source:
             shutil.rmtree(folder, ignore_errors=True)
     return 0

@@ -93,7 +93,7 @@ class Dataset(Base):
     project_id: Mapped[ProjectId] = mapped_column(ForeignKey("projects.id"))
     name: Mapped[str]
     format: Mapped[str]
-    """As asked: auto, coco, voc, yolo."""
+    """As asked: auto, coco, voc, yolo, huggingface."""
     path: Mapped[str | None]
     """The folder it was read from; null where it was uploaded."""
     verify: Mapped[str]

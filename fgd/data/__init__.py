@@ -29,12 +29,15 @@ def open_index(folder: Path) -> tuple[Index, Path]:
         raise DatasetError(f"{folder} cannot be used: " + "; ".join(told))
     root = folder.resolve()
     splits = {
-        name: tuple(
-            image.model_copy(update={"file": sources[image.file].relative_to(root).as_posix()}) for image in images
-        )
+        name: tuple(image.model_copy(update={"file": _below(root, sources[image.file])}) for image in images)
         for name, images in index.splits.items()
     }
     return index.model_copy(update={"splits": splits}), root
+
+
+def _below(root: Path, file: Path) -> str:
+    """Relative to the root; whole where it was unpacked elsewhere."""
+    return (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
 
 
 def read_index(path: Path) -> Index:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeGuard
 
@@ -38,10 +42,19 @@ class Tree:
     files: frozenset[str]
     links: tuple[str, ...]
     """Folders that are links."""
+    unpacked: Path | None = None
+    """Where a reader puts images that lie inside other files; None: a folder that goes with this process."""
 
     def images(self) -> list[str]:
         """By their suffix; sorted."""
         return sorted(file for file in self.files if suffix(file) in IMAGE_SUFFIXES)
+
+    def scratch(self) -> Path:
+        """A folder for images that lie inside other files."""
+        if self.unpacked is None:
+            return _scratch_of_this_process()
+        self.unpacked.mkdir(parents=True, exist_ok=True)
+        return self.unpacked
 
     def path(self, file: str) -> Path | None:
         """Where a name leads; None if it, or a link behind it, leads out of the folder."""
@@ -54,7 +67,14 @@ class Tree:
             return None
 
 
-def list_tree(root: Path) -> Tree:
+@cache
+def _scratch_of_this_process() -> Path:
+    made = Path(tempfile.mkdtemp(prefix="fgd-images-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
+
+
+def list_tree(root: Path, unpacked: Path | None = None) -> Tree:
     folders: list[str] = []
     files: list[str] = []
     links: list[str] = []
@@ -67,7 +87,7 @@ def list_tree(root: Path) -> Tree:
         links.extend(below(prefix, name) for name in subfolders if os.path.islink(os.path.join(parent, name)))
         if prefix.count("/") + 1 >= _MAX_DEPTH:
             subfolders.clear()
-    return Tree(root, tuple(sorted(folders)), frozenset(files), tuple(sorted(links)))
+    return Tree(root, tuple(sorted(folders)), frozenset(files), tuple(sorted(links)), unpacked)
 
 
 def _is_visible(name: str) -> bool:

@@ -18,16 +18,14 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-import yaml
-
 from fgd.data.index import Box
 from fgd.data.listing import Advice, Listed, Listing, Mark, NoBox, number
 from fgd.data.report import Defects
+from fgd.data.texts import Broken, load_yaml, read_text
 from fgd.data.tree import IMAGE_SUFFIXES, MAX_NAME, Split, Tree, below, folder_of, is_class_name, is_text, short, suffix
 from fgd.errors import DatasetError
 
 MAX_YAML_BYTES = 1 << 20
-_MAX_DEPTH = 16
 MAX_LABEL_BYTES = 16 * 2**20
 _MAX_LIST_BYTES = 256 * 2**20
 _MAX_CLASSES = 100_000
@@ -35,10 +33,6 @@ _KEYS: Mapping[str, Split] = {"train": "train", "val": "val", "valid": "val", "v
 _NOT_LABELS = frozenset({"classes.txt", "obj.names", "README.txt", "README.roboflow.txt", "README.dataset.txt"})
 _FAR = 0.5
 """A fraction so far outside 0..1 is no fraction, but a number of pixels."""
-
-
-class _Broken(Exception):
-    """A file that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +54,7 @@ def looks_like(tree: Tree) -> str | None:
         try:
             if _is_plan(_yaml(tree, file)):
                 return file
-        except _Broken:
+        except Broken:
             continue
     return None
 
@@ -114,37 +108,7 @@ def _is_plan(content: Any) -> bool:
 
 
 def _yaml(tree: Tree, file: str) -> Any:
-    text = _read_text(tree, file, MAX_YAML_BYTES)
-    try:
-        _refuse_bombs(text)
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise _Broken(f"invalid YAML: {' '.join(str(error).split())}"[:300]) from error
-    except (RecursionError, ValueError, OverflowError) as error:  # depth; a date that does not exist
-        raise _Broken(f"invalid YAML: {error}"[:300]) from error
-
-
-def _refuse_bombs(text: str) -> None:
-    """Aliases make a few lines mean more than any memory holds, and depth costs the parser its square."""
-    depth = 0
-    for event in yaml.parse(text, yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MAX_DEPTH:
-            raise _Broken(f"invalid YAML for this purpose: nested deeper than {_MAX_DEPTH}")
-        if isinstance(event, yaml.AliasEvent):
-            raise _Broken("it has YAML aliases (*name), which are not read; write the values out")
-
-
-def _read_text(tree: Tree, file: str, most: int) -> str:
-    path = tree.path(file)
-    if path is None or not os.path.isfile(path):
-        raise _Broken("a link that leads out of the data set, or not a file")
-    try:
-        if path.stat().st_size > most:
-            raise _Broken(f"larger than {most} bytes")
-        return path.read_text("utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise _Broken(f"cannot be read as text: {error}") from error
+    return load_yaml(read_text(tree, file, MAX_YAML_BYTES))
 
 
 def _plan(tree: Tree, defects: Defects) -> _Plan:
@@ -153,7 +117,7 @@ def _plan(tree: Tree, defects: Defects) -> _Plan:
     for file in _yaml_files(tree):
         try:
             content = _yaml(tree, file)
-        except _Broken as error:
+        except Broken as error:
             broken.append(f"{file}: {error}")
             continue
         if _is_plan(content):
@@ -260,8 +224,8 @@ def _images_below(tree: Tree, folder: str) -> list[str]:
 def _listed_in(tree: Tree, file: str, defects: Defects) -> list[str]:
     """The images of a text file with one name a line, relative to it or to the root."""
     try:
-        lines = _read_text(tree, file, _MAX_LIST_BYTES).splitlines()
-    except _Broken as error:
+        lines = read_text(tree, file, _MAX_LIST_BYTES).splitlines()
+    except Broken as error:
         defects.reject("list_invalid", file, str(error))
         return []
     found: list[str] = []
@@ -291,8 +255,8 @@ def _listed(
         return image
     used.add(label)
     try:
-        lines = _read_text(tree, label, MAX_LABEL_BYTES).splitlines()
-    except _Broken as error:
+        lines = read_text(tree, label, MAX_LABEL_BYTES).splitlines()
+    except Broken as error:
         defects.add("annotation_missing", file, f"{label}: {error}; the image is left out", "dropped_image")
         return None
     for place, line in enumerate(lines, start=1):

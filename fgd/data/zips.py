@@ -27,6 +27,8 @@ from fgd.errors import DatasetError
 MAX_MEMBERS = 200_000
 MAX_TOTAL_BYTES = 50 * 2**30
 MAX_FILE_BYTES = 512 * 2**20
+MAX_PARQUET_BYTES = 8 * 2**30
+"""Of a Parquet file, which is never read whole, and holds many images."""
 MAX_RATIO = 200
 """Of a member that unpacks to more than `_RATIO_FROM`: deflate reaches 1000, photographs and annotations do not."""
 _RATIO_FROM = 2**20
@@ -34,7 +36,11 @@ MAX_DIRECTORY_BYTES = 128 * 2**20
 _SPARE = 1.2
 """Free space asked for, as a multiple of what is to be written."""
 _CHUNK = 2**20
-_SUFFIXES = IMAGE_SUFFIXES | {".json", ".xml", ".txt", ".yaml", ".yml"}
+_SUFFIXES = IMAGE_SUFFIXES | {".json", ".jsonl", ".xml", ".txt", ".yaml", ".yml", ".csv", ".parquet"}
+_NAMES = frozenset({"README.md"})
+"""Hugging Face's card has the class names in it."""
+_PACKED = IMAGE_SUFFIXES - {".bmp", ".ppm", ".tif", ".tiff"} | {".parquet"}
+"""Compressed already."""
 _MAX_NAME_BYTES = 255
 _MAX_PATH_BYTES = 1024
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -80,29 +86,34 @@ def unpack(zip_path: Path, folder: Path) -> Unpacked:
     return Unpacked(len(members), tuple(skipped))
 
 
-def pack(folder: Path, zip_path: Path) -> int:
+def pack(folder: Path, zip_path: Path, links_into: Path | None = None) -> int:
     """Make the zip of a folder: what `unpack` would write, nothing else. The same files give the same bytes.
 
-    Links are not followed. Returns the number of files; raises DatasetError if there is none.
+    Links are not followed, but those to files below `links_into`. Returns the number of files; raises DatasetError if
+    there is none.
     """
     names = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if _is_wanted(path.relative_to(folder).as_posix()) and path.is_file() and not _is_linked(path, folder)
+        if _is_wanted(path.relative_to(folder).as_posix())
+        and path.is_file()
+        and not _is_linked(path, folder, links_into)
     )
     if not names:
         raise DatasetError(f"{folder} holds no image and no annotation; nothing to upload")
     with zipfile.ZipFile(zip_path, "w") as archive:
         for name in names:
             member = zipfile.ZipInfo(name)  # of 1980, like every other
-            packed = PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES - {".bmp", ".ppm", ".tif", ".tiff"}
+            packed = PurePosixPath(name).suffix.lower() in _PACKED
             member.compress_type = zipfile.ZIP_STORED if packed else zipfile.ZIP_DEFLATED
             with (folder / name).open("rb") as source, archive.open(member, "w", force_zip64=True) as target:
                 shutil.copyfileobj(source, target, _CHUNK)
     return len(names)
 
 
-def _is_linked(path: Path, folder: Path) -> bool:
+def _is_linked(path: Path, folder: Path, links_into: Path | None) -> bool:
+    if links_into is not None and path.resolve().is_relative_to(links_into.resolve()):
+        return False
     return any(part.is_symlink() for part in (path, *path.parents) if part.is_relative_to(folder) and part != folder)
 
 
@@ -185,7 +196,7 @@ def _plan(archive: zipfile.ZipFile, file: BinaryIO) -> tuple[list[zipfile.ZipInf
 def _is_wanted(name: str) -> bool:
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return not hidden and path.suffix.lower() in _SUFFIXES
+    return not hidden and (path.suffix.lower() in _SUFFIXES or path.name in _NAMES)
 
 
 def _refuse(member: zipfile.ZipInfo) -> None:
@@ -223,8 +234,9 @@ def _fault_of_kind(member: zipfile.ZipInfo) -> str | None:
         return "is encrypted"
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return "is compressed by another method than deflate"
-    if member.file_size > MAX_FILE_BYTES:
-        return f"unpacks to {member.file_size} bytes, more than {MAX_FILE_BYTES}"
+    most = MAX_PARQUET_BYTES if member.orig_filename.lower().endswith(".parquet") else MAX_FILE_BYTES
+    if member.file_size > most:
+        return f"unpacks to {member.file_size} bytes, more than {most}"
     if member.file_size > _RATIO_FROM and member.file_size > MAX_RATIO * member.compress_size:
         return f"unpacks to more than {MAX_RATIO} times its size"
     if member.is_dir() and member.file_size:

@@ -272,7 +272,7 @@ def test_the_catalogue_tells_what_each_field_does_and_its_preset(client: Any) ->
     assert [entry["kind"] for entry in answer.json()["detectors"]] == ["fcos", "retinanet", "faster_rcnn"]
     assert methods["fgd"]["presets"]["faster_rcnn"]["temperature"] == 0.5
     assert {entry["kind"] for entry in answer.json()["optimizers"]} == {"adamw", "sgd"}
-    assert {entry["kind"] for entry in answer.json()["formats"]} == {"auto", "coco", "voc", "yolo"}
+    assert {entry["kind"] for entry in answer.json()["formats"]} == {"auto", "coco", "voc", "yolo", "huggingface"}
     assert client.get("/v1/catalogue", headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
     assert catalogue()[0].model_dump(mode="json") == answer.json()
 

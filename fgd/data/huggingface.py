@@ -1,0 +1,439 @@
+"""Reads data sets as Hugging Face has them: an image folder with a table of metadata, or Parquet files. No torch.
+
+    train/metadata.jsonl + train/a.jpg, ...     (or .csv, .parquet; or one at the root with file names train/a.jpg)
+    data/train-00000-of-00002.parquet           images inside: what `datasets` pushes to the hub
+
+A row is an image: file_name, or a column image of struct<bytes, path>; and objects, which is a struct of lists {bbox:
+[[x, y, width, height], ...], category: [...]} or a list of structs, in a CSV as JSON. Boxes are in pixels of the stored
+image. Classes are names, or indices into the class label that README.md, dataset_infos.json or the Parquet schema
+describes. Some sets have [left, top, right, bottom] instead: if many boxes reach out of their images as x, y, width,
+height and none does as corners, they are read as corners, and the report says so.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fgd.data import huggingface_parquet as parquet
+from fgd.data.huggingface_card import CATEGORY_KEYS, Card, read_card, split_of_words, usable_names
+from fgd.data.images import BadImage, probe
+from fgd.data.index import Box
+from fgd.data.listing import Advice, Listed, Listing, Mark, NoBox, finite
+from fgd.data.report import Defects
+from fgd.data.texts import Broken, place
+from fgd.data.tree import MAX_NAME, SPLITS, Split, Tree, below, folder_of, is_class_name, is_text, short, suffix
+from fgd.errors import DatasetError
+
+MAX_TABLE_BYTES = 2 * 2**30
+MAX_LINE_BYTES = 16 * 2**20
+"""Of one image's annotations."""
+_TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+_OBJECTS = ("objects", "annotations")
+_BOXES = ("bbox", "bboxes", "boxes")
+_CROWDS = ("iscrowd", "is_crowd")
+_MOST_CLASSES = 100_000
+_LOOKED_AT = 500
+"""Boxes' images whose sizes are read to tell corners from widths."""
+ADVICE = Advice(
+    split="no images of the {split} split; put them into a folder {split}, or data/{split}-00000-of-00001.parquet",
+    images="each row needs a file_name that is there, or an image with its bytes",
+    boxes="each row needs objects with bbox [[x, y, width, height], ...] and as many entries of category",
+)
+
+
+class _BadRow(Exception):
+    """A row whose boxes cannot be told; its image is left out, for without them it would pass for background."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    file: str
+    """The table."""
+    where: str
+    values: Mapping[str, Any]
+    picture: parquet.Picture | None = None
+
+
+def looks_like(tree: Tree) -> str | None:
+    """A table of images with boxes, or a Parquet file; None if there is none."""
+    for file in _metadata(tree):
+        if suffix(file) != ".parquet" and _mentions_boxes(tree.root / file):
+            return file
+    return next((file for file in _parquets(tree) if _starts_with(tree.root / file, b"PAR1")), None)
+
+
+def _metadata(tree: Tree) -> list[str]:
+    return sorted(file for file in tree.files if PurePosixPath(file).name in _TABLES)
+
+
+def _parquets(tree: Tree) -> list[str]:
+    return sorted(file for file in tree.files if suffix(file) == ".parquet")
+
+
+def _mentions_boxes(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(1 << 16) if os.path.isfile(path) else b""
+    except OSError:
+        return False
+    return b"file_name" in head and any(word.encode() in head for word in (*_OBJECTS, *_BOXES))
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    try:
+        if not os.path.isfile(path):
+            return False
+        with path.open("rb") as file:
+            return file.read(len(magic)) == magic
+    except OSError:
+        return False
+
+
+def list_images(tree: Tree, defects: Defects) -> Listing:
+    """What the tables say. Images inside Parquet files become files. Raises DatasetError where there are none."""
+    tables = _metadata(tree) or _parquets(tree)
+    if not tables:
+        raise DatasetError(
+            f"{tree.root}: no Hugging Face data set found; expected train/metadata.jsonl (or .csv) beside images, "
+            "or Parquet files such as data/train-00000-of-00001.parquet"
+        )
+    for file in _parquets(tree):
+        if file not in tables:
+            defects.add("table_skipped", file, f"{tables[0]} and its like are read instead; this is not", "kept")
+    card = read_card(tree, defects)
+    if not _metadata(tree):
+        tables, card = _of_card(tables, card, defects)
+    reading = _Reading(tree, card, defects)
+    for file in tables:
+        reading.table(file)
+    return reading.listing()
+
+
+def _of_card(tables: list[str], card: Card, defects: Defects) -> tuple[list[str], Card]:
+    """The Parquet files that the card gives a split. All, by their names, where it knows none of them."""
+    known = [file for file in tables if card.split_of(file)] if card.patterns else []
+    if not known:
+        return tables, replace(card, patterns=())
+    for file in tables:
+        if file not in known:
+            defects.add("table_skipped", file, "the card does not name it for train, validation or test", "kept")
+    return known, card
+
+
+class _Reading:
+    """One data set while it is read."""
+
+    def __init__(self, tree: Tree, card: Card, defects: Defects) -> None:
+        self._tree, self._card, self._defects = tree, card, defects
+        self._images: dict[str, Listed] = {}
+        self._unsplit: dict[str, Listed] = {}
+        self._tables: list[str] = list(card.names)
+        self._seen: set[str] = set()
+        """Names of classes that boxes have."""
+        self._unnamed: set[str] = set()
+        """Files whose classes are numbers that nothing names."""
+        self._mentioned: set[str] = set()
+        self._splits: dict[Split, str] = {}
+        self._store = parquet.Store(tree.scratch)
+
+    def table(self, file: str) -> None:
+        try:
+            path = place(self._tree, file)
+            if suffix(file) == ".parquet":
+                self._shard(file, path)
+                return
+            if path.stat().st_size > MAX_TABLE_BYTES:
+                raise Broken(f"larger than {MAX_TABLE_BYTES} bytes")
+            rows = _lines(file, path, self._defects) if suffix(file) == ".jsonl" else _csv(file, path)
+            for row in rows:
+                self._row(row, self._card.names)
+        except Broken as error:
+            self._defects.reject("table_invalid", file, str(error))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            if isinstance(error, OSError) and suffix(file) == ".parquet":
+                raise  # of the files that are made of it: the disk is full
+            self._defects.reject("table_invalid", file, f"cannot be read: {error}")
+
+    def _shard(self, file: str, path: Path) -> None:
+        table = parquet.Table(path)
+        if not table.image_column and "file_name" not in table.columns:
+            told = ", ".join(table.columns[:10])
+            self._defects.add("table_skipped", file, f"no column of images; its columns are {told[:200]}", "kept")
+            return
+        names: Sequence[str] = self._card.names
+        if (given := table.class_names) is not None:
+            found = usable_names(given)
+            if found is None:
+                message = f"the class names of its schema must each be there once, of at most {MAX_NAME} characters"
+                self._defects.reject("category_invalid", file, message)
+            names = found or ()
+            self._tables += names
+        for row in table.read(self._store, CATEGORY_KEYS):
+            self._row(_Row(file, f"{file}: row {row.number}", row.values, row.picture), names)
+
+    # --- images
+
+    def _row(self, row: _Row, names: Sequence[str]) -> None:
+        if split := self._card.split_of(row.file):
+            self._splits.setdefault(split, row.file)
+        found = self._found(row)
+        if found is None:
+            return
+        file, name, path = found
+        try:
+            marks = self._marks(row, names)
+        except _BadRow as error:
+            self._defects.add(
+                "annotation_invalid", file, f"{row.where}: {error}; its image is left out", "dropped_image"
+            )
+            self._mentioned.add(file)
+            return
+        known = self._images.get(file) or self._unsplit.get(file)
+        if known is not None:
+            if row.picture is None:
+                message = f"{row.where} names it again; the boxes of both rows count"
+                self._defects.add("image_listed_twice", file, message, "kept")
+                known.marks.extend(marks)
+                return
+            file = f"{file} ({row.where.rpartition(' ')[2]})"
+        split = self._split_of(row, file)
+        declared = (row.values.get("width"), row.values.get("height"))
+        listed = Listed(split or "train", name, file, path, declared, marks)
+        (self._images if split else self._unsplit)[file] = listed
+        if split:
+            self._splits.setdefault(split, row.file)
+
+    def _split_of(self, row: _Row, file: str) -> Split | None:
+        """By the card's patterns, which may speak of tables or of images; else by names."""
+        asked = row.file if row.picture is not None else file
+        if not self._card.patterns:
+            return split_of_words(row.file if row.picture is not None else folder_of(file)) or (
+                split_of_words(folder_of(row.file))
+            )
+        return self._card.split_of(asked) or (self._card.split_of(row.file) if asked != row.file else None)
+
+    def _found(self, row: _Row) -> tuple[str, str, Path] | None:
+        """The image of a row: file for messages, name, and where it lies."""
+        if row.picture is not None:
+            shown = parquet.label(row.picture.name) or f"row{row.where.rpartition(' ')[2]}"
+            file = below(row.file, shown)
+            if row.picture.path is not None:
+                return file, shown, row.picture.path
+            if row.picture.code == "image_missing" and is_text(row.picture.name):
+                return self._file(row, row.picture.name)
+            self._defects.add(row.picture.code, file, f"{row.where}: {row.picture.why}", "dropped_image")
+            return None
+        name = row.values.get("file_name")
+        if not is_text(name):
+            self._defects.add("image_invalid", row.file, f"{row.where} needs a file_name", "dropped_image")
+            return None
+        return self._file(row, name)
+
+    def _file(self, row: _Row, name: str) -> tuple[str, str, Path] | None:
+        image = below(folder_of(row.file), name.removeprefix("./"))
+        path = self._tree.path(image) if not name.startswith("/") else None
+        if path is None:
+            message = f"{row.where} has the file name {short(name)}, which leads out of the data set"
+            self._defects.add("path_escapes", row.file, message, "dropped_image")
+            self._mentioned.add(image)
+        elif not os.path.isfile(path):
+            self._defects.add("image_missing", image[:255], f"named in {row.where}, not found", "dropped_image")
+        else:
+            return image, name, path
+        return None
+
+    # --- boxes
+
+    def _marks(self, row: _Row, names: Sequence[str]) -> list[Mark]:
+        marks: list[Mark] = []
+        for place_, (bbox, category, crowd) in enumerate(_objects(row.values), start=1):
+            where = f"{row.where}, object {place_}"
+            name = self._name(row.file, category, names)
+            if name is None:
+                known = f"{len(names)} classes, 0 to {len(names) - 1}" if names else "names, or indices from 0"
+                message = f"{where} is of class {short(category)}, which is none of the {known}"
+                self._defects.add("annotation_unknown_category", row.file, message, "dropped_box")
+            else:
+                marks.append(Mark(where, bbox, _corners(bbox), name, bool(crowd)))
+        return marks
+
+    def _name(self, file: str, category: Any, names: Sequence[str]) -> str | None:
+        if isinstance(category, float) and category.is_integer():
+            category = int(category)
+        if is_class_name(category):
+            self._seen.add(category)
+            return category
+        if not isinstance(category, int) or isinstance(category, bool) or category < 0:
+            return None
+        if names:
+            return names[category] if category < len(names) else None
+        if category >= _MOST_CLASSES:
+            return None
+        self._unnamed.add(file)
+        self._seen.add(str(category))
+        return str(category)
+
+    # --- all of it
+
+    def listing(self) -> Listing:
+        self._place_unsplit()
+        for file in sorted(self._unnamed):
+            message = "classes are numbers, and no class label names them; they are called by their numbers"
+            self._defects.add("class_names_missing", file, message, "kept")
+        images = [image for split in SPLITS for image in self._images.values() if image.split == split]
+        more = sorted(self._seen - set(self._tables), key=_by_number)
+        return Listing(
+            "huggingface",
+            _corrected(images, self._defects),
+            tuple(dict.fromkeys([*self._tables, *more])),
+            self._splits,
+            ADVICE,
+            frozenset(self._mentioned),
+        )
+
+    def _place_unsplit(self) -> None:
+        """Images of no split are all train where no image has one."""
+        if self._unsplit and not self._splits:
+            self._images, self._unsplit = self._unsplit, {}
+            self._splits["train"] = next(iter(self._images))
+        for file in self._unsplit:
+            self._defects.add("split_unknown", file, "in no split, though others are; left out", "dropped_image")
+            self._mentioned.add(file)
+
+
+def _by_number(name: str) -> tuple[bool, int, str]:
+    number = name.isascii() and name.isdecimal()
+    return not number, int(name) if number else 0, name
+
+
+# --- tables of text -------------------------------------------------------------------------------------------
+
+
+def _lines(file: str, path: Path, defects: Defects) -> Iterator[_Row]:
+    with path.open("rb") as lines:
+        number = 0
+        while line := lines.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            where = f"{file}: line {number}"
+            if len(line) > MAX_LINE_BYTES:
+                raise Broken(f"line {number} is longer than {MAX_LINE_BYTES} bytes")
+            if not line.strip():
+                continue
+            try:
+                values = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                if not isinstance(values, dict):
+                    raise ValueError("not an object")
+            except (ValueError, RecursionError) as error:
+                message = f"{where} is not JSON of an image: {error}; it is left out"
+                defects.add("annotation_invalid", file, message, "dropped_image")
+                continue
+            yield _Row(file, where, values)
+
+
+def _csv(file: str, path: Path) -> Iterator[_Row]:
+    csv.field_size_limit(MAX_LINE_BYTES)
+    with path.open(encoding="utf-8-sig", newline="") as text:
+        for number, values in enumerate(csv.DictReader(text), start=2):
+            yield _Row(file, f"{file}: line {number}", {key: value for key, value in values.items() if key})
+
+
+# --- one row --------------------------------------------------------------------------------------------------
+
+
+def _objects(values: Mapping[str, Any]) -> list[tuple[Any, Any, Any]]:
+    """Box, category and crowd of each object. Raises _BadRow."""
+    column = next((key for key in _OBJECTS if values.get(key) is not None), None)
+    given = _parsed(values[column]) if column else {key: _parsed(v) for key, v in values.items()}
+    if isinstance(given, list):
+        return [_object(entry) for entry in given]
+    if not isinstance(given, dict):
+        raise _BadRow(f"{column} is {short(given)}, not lists of bbox and category")
+    boxes, categories = _first(given, _BOXES), _first(given, CATEGORY_KEYS)
+    if boxes is None and (categories is None or not column):
+        return []  # no boxes at all; a category beside the image is that of the whole picture
+    crowds = _first(given, _CROWDS)
+    if not isinstance(boxes, list) or not isinstance(categories, list):
+        raise _BadRow(f"bbox is {short(boxes)} and category {short(categories)}; both must be lists")
+    if len(boxes) != len(categories):
+        raise _BadRow(f"bbox has {len(boxes)} entries and category {len(categories)}")
+    if crowds is not None and (not isinstance(crowds, list) or len(crowds) != len(boxes)):
+        raise _BadRow(f"bbox has {len(boxes)} entries, and iscrowd is no list of as many")
+    return list(zip(boxes, categories, crowds if crowds is not None else [0] * len(boxes), strict=True))
+
+
+def _object(entry: Any) -> tuple[Any, Any, Any]:
+    if not isinstance(entry, dict):
+        return entry, None, None
+    return _first(entry, _BOXES), _first(entry, CATEGORY_KEYS), _first(entry, _CROWDS)
+
+
+def _first(given: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    return next((given[key] for key in keys if given.get(key) is not None), None)
+
+
+def _parsed(value: Any) -> Any:
+    """A list or object that stands in a text, as a CSV has it."""
+    if not isinstance(value, str) or not re.match(r"\s*[\[{]", value):
+        return value if value != "" else None
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _corners(bbox: Any) -> Box | NoBox:
+    """xywh -> xyxy."""
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        return NoBox("box_invalid", "which is not a list of four numbers x, y, width, height")
+    x, y, w, h = (finite(value) for value in bbox)
+    if x is None or y is None or w is None or h is None:
+        return NoBox("box_not_finite", "which holds something that is not a finite number of pixels")
+    return (x, y, x + w, y + h)
+
+
+# --- what the numbers mean ------------------------------------------------------------------------------------
+
+
+def _corrected(images: list[Listed], defects: Defects) -> list[Listed]:
+    """The images, their boxes read as corners where they can be nothing else. Fractions are refused."""
+    boxed = [image for image in images if any(not isinstance(mark.box, NoBox) for mark in image.marks)]
+    step = max(1, len(boxed) // _LOOKED_AT)
+    total = inside = inside_as_corners = fractions = 0
+    for image in boxed[::step]:
+        try:
+            found = probe(image.path, "headers")
+        except BadImage:
+            continue
+        for mark in image.marks:
+            if isinstance(mark.box, NoBox):
+                continue
+            total += 1
+            inside += mark.box[2] <= found.width + 1 and mark.box[3] <= found.height + 1
+            x1, y1, x2, y2 = mark.written
+            inside_as_corners += x1 < x2 <= found.width + 1 and y1 < y2 <= found.height + 1
+            fractions += max(x1, y1, x2, y2) <= 1
+    if total and fractions == total:
+        message = f"all of {total} boxes have numbers of at most 1: fractions of the image; write them in pixels"
+        defects.reject("boxes_relative", "", message)
+    if not total or inside >= 0.8 * total or inside_as_corners < 0.98 * total:
+        return images
+    message = (
+        f"of {total} boxes {total - inside} reach out of their images as x, y, width, height, and as left, top, right, "
+        f"bottom {total - inside_as_corners} do: all are read as corners"
+    )
+    defects.add("boxes_are_corners", "", message, "kept")
+    return [replace(image, marks=[_as_corners(mark) for mark in image.marks]) for image in images]
+
+
+def _as_corners(mark: Mark) -> Mark:
+    if isinstance(mark.box, NoBox):
+        return mark
+    x1, y1, x2, y2 = (float(value) for value in mark.written)
+    return replace(mark, box=(x1, y1, x2, y2))

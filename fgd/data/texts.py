@@ -1,0 +1,57 @@
+"""Text and YAML files that strangers made: bounded, and inside the data set. Knows no format and no torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fgd.data.tree import Tree
+
+_MAX_DEPTH = 16
+
+
+class Broken(Exception):
+    """A file that cannot be used."""
+
+
+def place(tree: Tree, file: str) -> Path:
+    """Where a file of the data set lies. Raises Broken for one that is none, or that a link puts elsewhere."""
+    path = tree.path(file)
+    if path is None or not os.path.isfile(path):
+        raise Broken("a link that leads out of the data set, or not a file")
+    return path
+
+
+def read_text(tree: Tree, file: str, most: int) -> str:
+    path = place(tree, file)
+    try:
+        if path.stat().st_size > most:
+            raise Broken(f"larger than {most} bytes")
+        return path.read_text("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise Broken(f"cannot be read as text: {error}") from error
+
+
+def load_yaml(text: str) -> Any:
+    """Plain values only. Raises Broken."""
+    try:
+        _refuse_bombs(text)
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise Broken(f"invalid YAML: {' '.join(str(error).split())}"[:300]) from error
+    except (RecursionError, ValueError, OverflowError) as error:  # depth; a date that does not exist
+        raise Broken(f"invalid YAML: {error}"[:300]) from error
+
+
+def _refuse_bombs(text: str) -> None:
+    """Aliases make a few lines mean more than any memory holds, and depth costs the parser its square."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise Broken(f"invalid YAML for this purpose: nested deeper than {_MAX_DEPTH}")
+        if isinstance(event, yaml.AliasEvent):
+            raise Broken("it has YAML aliases (*name), which are not read; write the values out")
