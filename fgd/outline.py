@@ -118,7 +118,7 @@ def outline(spec: JobSpec, images: Mapping[str, int], teacher: DetectorSpec | No
         left_over=images.get("train", 0) - per_epoch * per_step,
         total_steps=per_epoch * schedule.epochs,
         evaluations=evaluations(schedule),
-        warnings=tuple(without_effect(schedule, per_epoch)),
+        warnings=(*without_effect(schedule, per_epoch), *idle_resources(spec)),
     )
 
 
@@ -209,3 +209,9 @@ def without_effect(schedule: Schedule, per_epoch: int) -> Iterator[Warned]:
         )
     if isinstance(curve, Step) and (late := [m for m in curve.milestones if m >= schedule.epochs]):
         yield warned("lr_schedule/milestones", f"the job has {schedule.epochs} epochs: {late} have no effect")
+
+
+def idle_resources(spec: JobSpec) -> Iterator[Warned]:
+    if spec.resources.compile and not spec.methods:
+        message = "it compiles what methods do with the maps, and there are none: it has no effect"
+        yield Warned(pointer="/resources/compile", message=message)
