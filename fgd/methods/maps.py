@@ -10,6 +10,7 @@ Two passes give the sums and two more the gradient, which is the only thing of a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -56,6 +57,13 @@ class Sums(NamedTuple):
     """sum_p softmax_p(w . s_p) s_p over the valid cells, if `context`; w: the student's weights in `Attend`."""
     teacher_context_NC: Tensor
     """The same of t, with the teacher's w, if `context`."""
+
+
+def needed_by(wanted: Wanted) -> tuple[bool, ...]:
+    """Of each of `Sums`."""
+    teacher = wanted.magnitude or wanted.feature
+    squares = (wanted.feature, wanted.error or wanted.context)
+    return (wanted.magnitude, wanted.magnitude, teacher, teacher, *squares, *[wanted.context] * 3)
 
 
 class Attend(NamedTuple):
@@ -319,6 +327,12 @@ class Parts:
     def of(cls, upstream: Sums, weights: Weights, wanted: Wanted, *, of_teacher: bool) -> Parts:
         one_NC, valid_NP = weights.one_NC, weights.valid_NP
         student_logits_NP = torch.zeros_like(valid_NP)
+        upstream = Sums(
+            *(
+                each if needed else torch.zeros_like(each)
+                for each, needed in zip(upstream, needed_by(wanted), strict=True)
+            )
+        )
         return cls(
             scale=Plane(2 * upstream.error_NP, 2 * weights.attention_NC, upstream.feature_NP),
             slope=Plane(upstream.student_cells_NP, upstream.student_channels_NC, valid_NP),
@@ -392,37 +406,27 @@ def _sums_at_once(
     weights: Weights,
     sums: Sums,
 ) -> None:
+    needed = needed_by(wanted)
     if wanted.magnitude or wanted.feature or wanted.context:
-        student_cells_NP, student_channels_NC, teacher_cells_NP, teacher_channels_NC, *logits_NP = kernels.magnitudes(
+        found: Sequence[Tensor]
+        *found, student_logits_NP, teacher_logits_NP = kernels.magnitudes(
             student_NCP, teacher_NCP, weights.valid_NP, weights.student_attend_NC, weights.teacher_attend_NC
         )
-        if wanted.magnitude:
-            sums.student_cells_NP.copy_(student_cells_NP)
-            sums.student_channels_NC.copy_(student_channels_NC)
-        if wanted.magnitude or wanted.feature:
-            sums.teacher_cells_NP.copy_(teacher_cells_NP)
-            sums.teacher_channels_NC.copy_(teacher_channels_NC)
+        _keep(found, sums[:4], needed[:4])
         if wanted.context:
-            weights.student_share_NP.copy_(logits_NP[0])
-            weights.teacher_share_NP.copy_(logits_NP[1])
+            weights.student_share_NP.copy_(student_logits_NP)
+            weights.teacher_share_NP.copy_(teacher_logits_NP)
     _weigh(slice(None), wanted, temperature, weights, sums)
     if wanted.feature or wanted.error or wanted.context:
-        feature_NP, error_NP, *of_channels_NC = kernels.differences(
-            student_NCP,
-            teacher_NCP,
-            weights.valid_NP,
-            weights.attention_NC,
-            weights.student_share_NP,
-            weights.teacher_share_NP,
-        )
-        if wanted.feature:
-            sums.feature_NP.copy_(feature_NP)
-        if wanted.error or wanted.context:
-            sums.error_NP.copy_(error_NP)
-        if wanted.context:
-            sums.difference_NC.copy_(of_channels_NC[0])
-            sums.student_context_NC.copy_(of_channels_NC[1])
-            sums.teacher_context_NC.copy_(of_channels_NC[2])
+        shares_NP = weights.student_share_NP, weights.teacher_share_NP
+        found = kernels.differences(student_NCP, teacher_NCP, weights.valid_NP, weights.attention_NC, *shares_NP)
+        _keep(found, sums[4:], needed[4:])
+
+
+def _keep(found: Sequence[Tensor], sums: Sequence[Tensor], needed: Sequence[bool]) -> None:
+    for each, kept, is_needed in zip(found, sums, needed, strict=True):
+        if is_needed:
+            kept.copy_(each)
 
 
 def _gradients_at_once(
