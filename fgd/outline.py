@@ -121,7 +121,7 @@ def outline(spec: JobSpec, images: Mapping[str, int], teacher: DetectorSpec | No
         left_over=images.get("train", 0) - per_epoch * per_step,
         total_steps=per_epoch * schedule.epochs,
         evaluations=evaluations(schedule),
-        warnings=(*without_effect(schedule, per_epoch), *idle_cache(spec)),
+        warnings=(*without_effect(schedule, per_epoch), *idle_resources(spec)),
     )
 
 
@@ -214,12 +214,13 @@ def without_effect(schedule: Schedule, per_epoch: int) -> Iterator[Warned]:
         yield warned("lr_schedule/milestones", f"the job has {schedule.epochs} epochs: {late} have no effect")
 
 
-def idle_cache(spec: JobSpec) -> Iterator[Warned]:
-    """A cache of the teacher's maps that nothing is read from."""
-    if spec.resources.teacher_cache_gib is None:
-        return
-    if spec.teacher is None:
+def idle_resources(spec: JobSpec) -> Iterator[Warned]:
+    """What is asked of the host, and nothing comes of it."""
+    if spec.resources.compile and not spec.methods:
+        message = "it compiles what methods do with the maps, and there are none: it has no effect"
+        yield Warned(pointer="/resources/compile", message=message)
+    if spec.resources.teacher_cache_gib is not None and spec.teacher is None:
         yield Warned(pointer="/resources/teacher_cache_gib", message="there is no teacher: it has no effect")
-    elif spec.schedule.epochs == 1:
+    elif spec.resources.teacher_cache_gib is not None and spec.schedule.epochs == 1:
         message = "in one epoch no image comes back: it has no effect"
         yield Warned(pointer="/resources/teacher_cache_gib", message=message)

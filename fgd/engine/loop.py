@@ -55,8 +55,9 @@ from fgd.engine.warm import start_from
 from fgd.errors import DatasetError, Diverged, SpecError, Stopped
 from fgd.events import Alive, Emit, Evaluated, Finished, Note, Phase, Saved, Started, Stepped
 from fgd.methods import build as build_method
+from fgd.methods import compiled
 from fgd.methods.base import Method, Pair
-from fgd.outline import idle_cache, whole_steps, without_effect
+from fgd.outline import idle_resources, whole_steps, without_effect
 from fgd.presets import resolve
 from fgd.spec import DetectorSpec, EarlyStop, FromPath, JobSpec, Schedule, Spec, TeacherFromPath
 from fgd.types import Batch, Calibration
@@ -408,13 +409,18 @@ def prepare(
     emit(Phase(phase="loading"))
     laps = laps or Laps()
     schedule = spec.schedule
+    # First of all: nobody should wait for the data to hear that the host has no compiler.
+    kernels = None
+    if spec.resources.compile and spec.methods:
+        kernels = compiled(machine.device)
+        laps.end("compiling")
     assert isinstance(spec.dataset, FromPath)
     index, root = open_index(Path(spec.dataset.path))
     train, val, test = split(index, root, "train"), split(index, root, "val"), split(index, root, "test")
     if train is None or val is None:
         raise DatasetError(f"{root}: a training needs images in train and val; found {sorted(index.splits)}")
     per_epoch = whole_steps(len(train), schedule.batch_size, schedule.accumulate)
-    for warned in (*without_effect(schedule, per_epoch), *idle_cache(spec)):
+    for warned in (*without_effect(schedule, per_epoch), *idle_resources(spec)):
         message = f"{warned.pointer}: {warned.message}"
         emit(Note(code="no_effect", message=message, data={"pointer": warned.pointer}, level="warning"))
     recipe = Recipe(
@@ -489,6 +495,8 @@ def prepare(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeded(spec.seed, 1))
             methods = {m.kind: build_method(m, pair, calibration, schedule) for m in spec.methods}
+        for method in methods.values():
+            method.kernels = kernels
     distill = Distill(student, methods).to(machine.device)
     model = ranks.wrap(distill)
     parts = Parts(spec, machine, train, val, test, transform, distill, teacher, calibration, identity, ranks, model)
@@ -761,7 +769,8 @@ def finish(
         "weights_digest": weights_digest,
         "parameters": sum(p.numel() for p in parts.student.module.parameters()),
         "machine": {"device": machine.device_name, "threads": machine.threads, "precision": machine.precision}
-        | ({"devices": parts.ranks.size} if parts.ranks.size > 1 else {}),
+        | ({"devices": parts.ranks.size} if parts.ranks.size > 1 else {})
+        | ({"compiled": True} if parts.spec.resources.compile and parts.spec.methods else {}),
         "versions": device.versions(),
     }
     files = weights.export(out / "result", shown, manifest, best if state.best_step != state.step else None)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fgd.methods.maps import Kernels
 from fgd.spec import DetectorSpec
 from fgd.types import Batch
 
@@ -34,6 +35,9 @@ class Pair:
 
 class Method(nn.Module, ABC):
     """A distillation loss with the modules it trains (adapters, context blocks); they never enter the student."""
+
+    kernels: Kernels | None = None
+    """What takes the passes over the maps, if compiled."""
 
     @abstractmethod
     def forward(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:

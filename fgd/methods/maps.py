@@ -10,8 +10,9 @@ Two passes give the sums and two more the gradient, which is the only thing of a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -58,6 +59,13 @@ class Sums(NamedTuple):
     """The same of t, with the teacher's w, if `context`."""
 
 
+def needed_by(wanted: Wanted) -> tuple[bool, ...]:
+    """Of each of `Sums`."""
+    teacher = wanted.magnitude or wanted.feature
+    squares = (wanted.feature, wanted.error or wanted.context)
+    return (wanted.magnitude, wanted.magnitude, teacher, teacher, *squares, *[wanted.context] * 3)
+
+
 class Attend(NamedTuple):
     """Weights (C, and any trailing ones) and biases behind the logits of the two contexts."""
 
@@ -65,6 +73,67 @@ class Attend(NamedTuple):
     student_bias: Tensor
     teacher: Tensor
     teacher_bias: Tensor
+
+
+class Plane(NamedTuple):
+    """added_p + channel_c cell_p: a map of few numbers."""
+
+    added_NP: Tensor
+    channel_NC: Tensor
+    cell_NP: Tensor
+
+    def write(self, block: Block, out_NCP: Tensor) -> Tensor:
+        n, c, p = block
+        added, channel, cell = self.added_NP[n, None, p], self.channel_NC[n, c, None], self.cell_NP[n, None, p]
+        return torch.addcmul(added, channel, cell, out=out_NCP)
+
+
+class Products(NamedTuple):
+    """The sum over its three pairs of channel_c cell_p."""
+
+    channels_NC: tuple[Tensor, Tensor, Tensor]
+    cells_NP: tuple[Tensor, Tensor, Tensor]
+
+
+class Kernels(Protocol):
+    """The four passes, each as one compiled walk over both maps, which are of any float type but float64."""
+
+    def magnitudes(
+        self,
+        student_NCP: Tensor,
+        teacher_NCP: Tensor,
+        valid_NP: Tensor,
+        student_attend_NC: Tensor,
+        teacher_attend_NC: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """sum_c |s|, sum_p v |s|, the same of t, and sum_c w_c s_c of either with its own w."""
+
+    def differences(
+        self,
+        student_NCP: Tensor,
+        teacher_NCP: Tensor,
+        valid_NP: Tensor,
+        attention_NC: Tensor,
+        student_share_NP: Tensor,
+        teacher_share_NP: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """sum_c A d^2, sum_c d^2, sum_p v d, and sum_p share_p of either with its own share."""
+
+    def projections(
+        self, student_NCP: Tensor, teacher_NCP: Tensor, student_NC: Tensor, teacher_NC: Tensor
+    ) -> tuple[Tensor, ...]:
+        """sum_c weight_c s_c, and the same of t with its own weight."""
+
+    def gradients(
+        self,
+        student_NCP: Tensor,
+        teacher_NCP: Tensor,
+        scale: Plane,
+        slope: Plane,
+        shift: Products,
+        teacher_logits_NP: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """d * scale + sign(s) * slope + shift; sum_p l s, l the first cells of `shift`; sum_p of t with its logits."""
 
 
 def compare(
@@ -75,14 +144,20 @@ def compare(
     *,
     temperature: float = 1.0,
     attend: Attend | None = None,
+    kernels: Kernels | None = None,
 ) -> Sums:
     """The wanted sums. Gradients reach the student's map and `attend`, never the teacher's map.
 
     Maps of any float type and memory layout, read as they are; float64 is summed in float64, all else in float32.
+    kernels: what takes the passes instead of torch's operations, but for float64.
     """
     dtype = torch.float64 if student_NCP.dtype == torch.float64 else torch.float32
+    if dtype == torch.float64:
+        kernels = None
     weights = (None,) * 4 if attend is None else attend
-    return Sums(*_Compare.apply(student_NCP, teacher_NCP.detach(), valid_NP.to(dtype), wanted, temperature, *weights))
+    return Sums(
+        *_Compare.apply(student_NCP, teacher_NCP.detach(), valid_NP.to(dtype), wanted, temperature, kernels, *weights)
+    )
 
 
 class _Compare(torch.autograd.Function):
@@ -96,20 +171,24 @@ class _Compare(torch.autograd.Function):
         valid_NP: Tensor,
         wanted: Wanted,
         temperature: float,
+        kernels: Kernels | None,
         *attend: Tensor | None,
     ) -> tuple[Tensor, ...]:
         weights = Weights.of(student_NCP, valid_NP, *attend[::2])
         sums = Sums(
             *(valid_NP.new_zeros(len(valid_NP), student_NCP.shape[2 if "NP" in f else 1]) for f in Sums._fields)
         )
-        maps = Maps(student_NCP, teacher_NCP, valid_NP.dtype)
         with torch.autocast(valid_NP.device.type, enabled=False):
-            for blocks in maps.groups:
+            if kernels is not None:
+                _sums_at_once(kernels, student_NCP, teacher_NCP, wanted, temperature, weights, sums)
+            maps = Maps(student_NCP, teacher_NCP, valid_NP.dtype)
+            for blocks in maps.groups if kernels is None else ():
                 _magnitudes(maps, blocks, wanted, weights, sums)
                 _weigh(blocks[0][0], wanted, temperature, weights, sums)
                 _differences(maps, blocks[::-1], wanted, weights, sums)  # what was read last is still in cache
         ctx.save_for_backward(student_NCP, teacher_NCP)  # freed by backward; the rest lives as long as the loss
-        ctx.wanted, ctx.weights, ctx.attend = wanted, weights, [each is not None and each.shape for each in attend]
+        ctx.wanted, ctx.weights, ctx.kernels = wanted, weights, kernels
+        ctx.attend = [each is not None and each.shape for each in attend]
         ctx.mark_non_differentiable(sums.teacher_cells_NP, sums.teacher_channels_NC)
         return tuple(sums)
 
@@ -118,14 +197,17 @@ class _Compare(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         student_NCP, teacher_NCP = ctx.saved_tensors
         weights, wanted = ctx.weights, ctx.wanted
-        maps = Maps(student_NCP, teacher_NCP, weights.valid_NP.dtype)
-        parts = Parts.of(Sums(*upstream), weights, wanted, of_teacher=ctx.needs_input_grad[7])
-        gradient_NCP = torch.empty_like(student_NCP)
+        parts = Parts.of(Sums(*upstream), weights, wanted, of_teacher=ctx.needs_input_grad[8])
         with torch.autocast(student_NCP.device.type, enabled=False):
-            for blocks in maps.groups:
-                if wanted.context:
-                    _logits_gradients(maps, blocks, weights, parts)
-                _gradients(maps, blocks[::-1], parts, gradient_NCP)
+            if ctx.kernels is not None:
+                gradient_NCP = _gradients_at_once(ctx.kernels, student_NCP, teacher_NCP, weights, wanted, parts)
+            else:
+                gradient_NCP = torch.empty_like(student_NCP)
+                maps = Maps(student_NCP, teacher_NCP, weights.valid_NP.dtype)
+                for blocks in maps.groups:
+                    if wanted.context:
+                        _logits_gradients(maps, blocks, weights, parts)
+                    _gradients(maps, blocks[::-1], wanted, parts, gradient_NCP)
         attend = [
             parts.student_attend_NC.sum(0),
             parts.student_attend_NC.new_zeros(1),
@@ -133,7 +215,7 @@ class _Compare(torch.autograd.Function):
             parts.teacher_attend_NC.new_zeros(1),
         ]
         of_attend = (each.view(shape) if shape else None for each, shape in zip(attend, ctx.attend, strict=True))
-        return gradient_NCP, None, None, None, None, *of_attend
+        return gradient_NCP, None, None, None, None, None, *of_attend
 
 
 @dataclass(frozen=True)
@@ -226,14 +308,11 @@ def _differences(maps: Maps, blocks: list[Block], wanted: Wanted, weights: Weigh
 
 @dataclass(frozen=True)
 class Parts:
-    """The student's gradient is d * scale + sign(s) * slope + shift; each of the three is a sum of few outer products.
+    """The student's gradient is d * scale + sign(s) * slope + shift."""
 
-    They are kept as their factors: left NCk, right NkP.
-    """
-
-    scale: tuple[Tensor, Tensor] | None
-    slope: tuple[Tensor, Tensor] | None
-    shift: tuple[Tensor, Tensor] | None
+    scale: Plane
+    slope: Plane
+    shift: Products
     upstream: Sums
     student_logits_NP: Tensor
     """Gradient of the student's context logits: a row of `shift`, filled group by group."""
@@ -247,34 +326,27 @@ class Parts:
     @classmethod
     def of(cls, upstream: Sums, weights: Weights, wanted: Wanted, *, of_teacher: bool) -> Parts:
         one_NC, valid_NP = weights.one_NC, weights.valid_NP
-        scale = []
-        if wanted.feature:
-            scale.append((2 * weights.attention_NC, upstream.feature_NP))
-        if wanted.error or wanted.context:
-            scale.append((2 * one_NC, upstream.error_NP))
-        slope = [(one_NC, upstream.student_cells_NP), (upstream.student_channels_NC, valid_NP)]
         student_logits_NP = torch.zeros_like(valid_NP)
-        shift = [
-            (weights.student_attend_NC, student_logits_NP),
-            (upstream.student_context_NC, weights.student_share_NP),
-            (upstream.difference_NC, valid_NP),
-        ]
-        shift_factors = _factors(shift) if wanted.context else None
+        upstream = Sums(
+            *(
+                each if needed else torch.zeros_like(each)
+                for each, needed in zip(upstream, needed_by(wanted), strict=True)
+            )
+        )
         return cls(
-            scale=_factors(scale) if scale else None,
-            slope=_factors(slope) if wanted.magnitude else None,
-            shift=shift_factors,
+            scale=Plane(2 * upstream.error_NP, 2 * weights.attention_NC, upstream.feature_NP),
+            slope=Plane(upstream.student_cells_NP, upstream.student_channels_NC, valid_NP),
+            shift=Products(
+                (weights.student_attend_NC, upstream.student_context_NC, upstream.difference_NC),
+                (student_logits_NP, weights.student_share_NP, valid_NP),
+            ),
             upstream=upstream,
-            student_logits_NP=shift_factors[1][:, 0] if shift_factors else student_logits_NP,
+            student_logits_NP=student_logits_NP,
             teacher_logits_NP=torch.zeros_like(valid_NP),
             student_attend_NC=torch.zeros_like(one_NC),
             teacher_attend_NC=torch.zeros_like(one_NC),
             of_teacher=of_teacher and wanted.context,
         )
-
-
-def _factors(products: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    return torch.stack([left for left, _ in products], 2), torch.stack([right for _, right in products], 1)
 
 
 def _logits_gradients(maps: Maps, blocks: list[Block], weights: Weights, parts: Parts) -> None:
@@ -286,6 +358,10 @@ def _logits_gradients(maps: Maps, blocks: list[Block], weights: Weights, parts: 
         add_over_channels(parts.student_logits_NP[n, p], student, parts.upstream.student_context_NC[n, c])
         if parts.of_teacher:
             add_over_channels(parts.teacher_logits_NP[n, p], teacher, parts.upstream.teacher_context_NC[n, c])
+    _through_softmax(n, weights, parts)
+
+
+def _through_softmax(n: slice, weights: Weights, parts: Parts) -> None:
     for logits_NP, share_NP in (
         (parts.student_logits_NP[n], weights.student_share_NP[n]),
         (parts.teacher_logits_NP[n], weights.teacher_share_NP[n]),
@@ -293,28 +369,82 @@ def _logits_gradients(maps: Maps, blocks: list[Block], weights: Weights, parts: 
         logits_NP.sub_((logits_NP * share_NP).sum(1, keepdim=True)).mul_(share_NP)
 
 
-def _gradients(maps: Maps, blocks: list[Block], parts: Parts, gradient_NCP: Tensor) -> None:
+def _gradients(maps: Maps, blocks: list[Block], wanted: Wanted, parts: Parts, gradient_NCP: Tensor) -> None:
     """Writes the gradient of the student's map, and adds up those of the attending weights."""
+    factors = torch.stack(parts.shift.channels_NC, 2), torch.stack(parts.shift.cells_NP, 1)
     for block in blocks:
         n, c, p = block
         student, teacher = maps.load(block)
         in_place = gradient_NCP.dtype == student.dtype
         gradient = gradient_NCP[block] if in_place else maps.buffer("gradient", block)
-        if parts.scale is None:
-            gradient.zero_()
-        else:
-            outer(parts.scale, block, gradient)
+        if wanted.feature or wanted.error or wanted.context:
+            parts.scale.write(block, gradient)
             gradient.mul_(torch.sub(student, teacher, out=maps.buffer("work", block)))
-        if parts.shift is not None:
-            outer(parts.shift, block, gradient, add=True)
+        else:
+            gradient.zero_()
+        if wanted.context:
+            add_outer(factors, block, gradient)
             add_over_cells(parts.student_attend_NC[n, c], student, parts.student_logits_NP[n, p])
             if parts.of_teacher:
                 add_over_cells(parts.teacher_attend_NC[n, c], teacher, parts.teacher_logits_NP[n, p])
-        if parts.slope is not None:
-            slope = outer(parts.slope, block, maps.buffer("work", block))
+        if wanted.magnitude:
+            slope = parts.slope.write(block, maps.buffer("work", block))
             gradient.addcmul_(slope, torch.sign(student, out=maps.buffer("sign", block)))
         if not in_place:
             gradient_NCP[block] = gradient
+
+
+# --- by kernels -------------------------------------------------------------------------------------------------
+
+
+def _sums_at_once(
+    kernels: Kernels,
+    student_NCP: Tensor,
+    teacher_NCP: Tensor,
+    wanted: Wanted,
+    temperature: float,
+    weights: Weights,
+    sums: Sums,
+) -> None:
+    needed = needed_by(wanted)
+    if wanted.magnitude or wanted.feature or wanted.context:
+        found: Sequence[Tensor]
+        *found, student_logits_NP, teacher_logits_NP = kernels.magnitudes(
+            student_NCP, teacher_NCP, weights.valid_NP, weights.student_attend_NC, weights.teacher_attend_NC
+        )
+        _keep(found, sums[:4], needed[:4])
+        if wanted.context:
+            weights.student_share_NP.copy_(student_logits_NP)
+            weights.teacher_share_NP.copy_(teacher_logits_NP)
+    _weigh(slice(None), wanted, temperature, weights, sums)
+    if wanted.feature or wanted.error or wanted.context:
+        shares_NP = weights.student_share_NP, weights.teacher_share_NP
+        found = kernels.differences(student_NCP, teacher_NCP, weights.valid_NP, weights.attention_NC, *shares_NP)
+        _keep(found, sums[4:], needed[4:])
+
+
+def _keep(found: Sequence[Tensor], sums: Sequence[Tensor], needed: Sequence[bool]) -> None:
+    for each, kept, is_needed in zip(found, sums, needed, strict=True):
+        if is_needed:
+            kept.copy_(each)
+
+
+def _gradients_at_once(
+    kernels: Kernels, student_NCP: Tensor, teacher_NCP: Tensor, weights: Weights, wanted: Wanted, parts: Parts
+) -> Tensor:
+    if wanted.context:
+        of_student_NP, of_teacher_NP = kernels.projections(
+            student_NCP, teacher_NCP, parts.upstream.student_context_NC, parts.upstream.teacher_context_NC
+        )
+        parts.student_logits_NP.copy_(of_student_NP)
+        parts.teacher_logits_NP.copy_(of_teacher_NP)
+        _through_softmax(slice(None), weights, parts)
+    gradient_NCP, student_attend_NC, teacher_attend_NC = kernels.gradients(
+        student_NCP, teacher_NCP, parts.scale, parts.slope, parts.shift, parts.teacher_logits_NP
+    )
+    parts.student_attend_NC.copy_(student_attend_NC)
+    parts.teacher_attend_NC.copy_(teacher_attend_NC)
+    return gradient_NCP
 
 
 # --- blocks -----------------------------------------------------------------------------------------------------
@@ -378,11 +508,10 @@ def add_over_cells(out_NC: Tensor, x_NCP: Tensor, weight_NP: Tensor) -> None:
     add_over_channels(out_NC, x_NCP.mT, weight_NP)
 
 
-def outer(factors: tuple[Tensor, Tensor], block: Block, out_NCP: Tensor, *, add: bool = False) -> Tensor:
-    """out = (or +=) left x right, written along the memory of out."""
+def add_outer(factors: tuple[Tensor, Tensor], block: Block, out_NCP: Tensor) -> None:
+    """out += left x right, written along the memory of out."""
     left, right = factors[0][block[:2]], factors[1][block[0], :, block[2]]
     if out_NCP.stride(1) < out_NCP.stride(2):
-        torch.baddbmm(out_NCP.mT, right.mT, left.mT, beta=int(add), out=out_NCP.mT)
+        out_NCP.mT.baddbmm_(right.mT, left.mT)
     else:
-        torch.baddbmm(out_NCP, left, right, beta=int(add), out=out_NCP)
-    return out_NCP
+        out_NCP.baddbmm_(left, right)

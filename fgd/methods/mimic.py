@@ -39,7 +39,8 @@ class MimicLoss(Method):
             for level, of_level_NP in zip(self.align, grid.split(valid_NP), strict=True):
                 same_size(level, student[level], teacher[level])
                 aligned_NCHW = aligned(self.align[level], student[level])
-                sums = compare(aligned_NCHW.flatten(2), teacher[level].flatten(2), of_level_NP, Wanted(error=True))
+                student_NCP, teacher_NCP = aligned_NCHW.flatten(2), teacher[level].flatten(2)
+                sums = compare(student_NCP, teacher_NCP, of_level_NP, Wanted(error=True), kernels=self.kernels)
                 errors_N.append((sums.error_NP * of_level_NP).sum(1))
         means_NL = torch.stack(errors_N, 1) / cells_NL
         return {"feature": self.weight * means_NL.sum(1).mean()}

@@ -25,6 +25,7 @@ from torch import Tensor
 from fgd.engine.device import keep_freed_memory, processor_name
 from fgd.methods.base import Pair
 from fgd.methods.fgd import FGDLoss
+from fgd.methods.native import Native
 from fgd.spec import FGD, Schedule
 from fgd.types import Batch, Calibration, Target
 
@@ -32,6 +33,7 @@ HEIGHT, WIDTH, CHANNELS, IMAGES = 800, 1344, 256, 2
 LEVELS = {"p3": 8, "p4": 16, "p5": 32, "p6": 64, "p7": 128}
 SPEC = FGD(alpha=1e-3, beta=5e-4, gamma=5e-4, temperature=0.5).but(lambda_=5e-6)
 RESAMPLES = 2000
+KERNELS = Native()
 
 Maps = dict[str, Tensor]
 
@@ -42,30 +44,33 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
     parser.add_argument("--boxes", type=int, nargs="+", default=[60, 300], help="an image")
     parser.add_argument("--layouts", nargs="+", default=["contiguous", "channels_last"])
+    parser.add_argument("--cpu", action="store_true", help="processor time, which depends less on the neighbours")
     arguments = parser.parse_args()
     keep_freed_memory()
 
     print(f"{processor_name()}, torch {torch.__version__}, commit {commit()}, {arguments.rounds} rounds\n")
     print(
-        "| threads | boxes | layout | reference, ms | ours, ms | two reads, ms | reference / ours | ours / two reads |"
+        "| threads | boxes | layout | reference, ms | ours, ms | compiled, ms | two reads, ms | reference / ours | "
+        "ours / two reads | reference / compiled | compiled / two reads |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|" + "---|" * 11)
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         for boxes in arguments.boxes:
             for layout in arguments.layouts:
-                times = measure(boxes, layout, arguments.rounds)
+                times = measure(boxes, layout, arguments.rounds, cpu=arguments.cpu)
                 print(f"| {threads} | {boxes} | {layout} | {row(times)} |", flush=True)
 
 
-def measure(boxes: int, layout: str, rounds: int) -> dict[str, list[float]]:
-    """Candidate -> seconds of each round."""
+def measure(boxes: int, layout: str, rounds: int, *, cpu: bool = False) -> dict[str, list[float]]:
+    """Candidate -> seconds of each round, by the clock or of the processor."""
     generator = torch.Generator().manual_seed(0)
     student, teacher = maps(generator, layout), maps(generator, layout)
     for map_NCHW in student.values():
         map_NCHW.requires_grad_()
     batch = make_batch(boxes, generator)
-    ours, official = build(SPEC), build(SPEC.but(compat="official"))
+    ours, fast, official = build(SPEC), build(SPEC), build(SPEC.but(compat="official"))
+    fast.kernels = KERNELS
     # The reference's views need contiguous maps: it gets them whatever the layout.
     dense = [{level: each.detach().contiguous() for level, each in side.items()} for side in (student, teacher)]
     for map_NCHW in dense[0].values():
@@ -73,17 +78,19 @@ def measure(boxes: int, layout: str, rounds: int) -> dict[str, list[float]]:
     candidates: dict[str, Callable[[], None]] = {
         "reference": lambda: learn(reference_structure(official, *dense, batch)),
         "ours": lambda: learn(ours(student, teacher, batch)),
+        "compiled": lambda: learn(fast(student, teacher, batch)),
         "reads": lambda: read_twice(student, teacher),
     }
+    now = time.process_time if cpu else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for round_ in range(-1, rounds):  # the first only warms up
         for name in random.Random(round_).sample(list(candidates), len(candidates)):
             for map_NCHW in (*student.values(), *dense[0].values()):
                 map_NCHW.grad = None
-            began = time.perf_counter()
+            began = now()
             candidates[name]()
             if round_ >= 0:
-                times[name].append(time.perf_counter() - began)
+                times[name].append(now() - began)
     return times
 
 
@@ -119,8 +126,12 @@ def read_twice(student: Maps, teacher: Maps) -> None:
 
 
 def row(times: dict[str, list[float]]) -> str:
-    medians = [f"{1000 * statistics.median(times[name]):.1f}" for name in ("reference", "ours", "reads")]
-    ratios = [ratio(times["reference"], times["ours"]), ratio(times["ours"], times["reads"])]
+    medians = [f"{1000 * statistics.median(times[name]):.1f}" for name in ("reference", "ours", "compiled", "reads")]
+    ratios = [
+        each
+        for name in ("ours", "compiled")
+        for each in (ratio(times["reference"], times[name]), ratio(times[name], times["reads"]))
+    ]
     return " | ".join(medians + ratios)
 
 
