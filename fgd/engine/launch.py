@@ -61,8 +61,7 @@ def launch(argv: Sequence[str], devices: int, emit: Emit, stop: Callable[[], boo
         try:
             elastic_launch(config, sys.executable)("-P", "-m", "fgd.train", *argv)
         except ChildFailedError as error:
-            codes = [failure.exitcode for failure in error.failures.values()]
-            killed_by = next((-code for code in codes if code < 0), None)
+            killed_by = signal_of([failure.exitcode for failure in error.failures.values()])
         except SignalException:
             pass  # passed on to the ranks; what they made of it is in their exit file
         os.write(ours, b"\n")  # an empty line: the end
@@ -76,6 +75,13 @@ def launch(argv: Sequence[str], devices: int, emit: Emit, stop: Callable[[], boo
     if failed:
         emit(failed[0])  # the first one; those after it only say that they lost their neighbour
     return 1
+
+
+def signal_of(codes: Sequence[int]) -> int | None:
+    """What killed a rank, if one was killed. SIGTERM is what torchrun sends to the neighbours of one that failed by
+    itself, and a rank that has just begun dies of it."""
+    by_themselves = [code for code in codes if code != -signal.SIGTERM] or codes
+    return next((-code for code in by_themselves if code < 0), None)
 
 
 def pass_events(pipe: BinaryIO, emit: Emit, failed: list[Failed]) -> None:

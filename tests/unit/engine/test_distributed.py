@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from fgd.data import archive, coco
 from fgd.data.digits import compose
+from fgd.engine.launch import signal_of
 from fgd.events import Evaluated, Event, Failed, Finished, Saved, Started, Stepped, from_line
 from fgd.spec import JobSpec
 
@@ -236,6 +237,15 @@ def test_what_one_rank_refuses_is_told_once(long_job: JobSpec, tmp_path: Path) -
     (failed,) = of(events(tmp_path / "out"), Failed)
     assert failed.code == "user_error"
     assert "nowhere" in failed.message
+
+
+@pytest.mark.parametrize(
+    ("codes", "number"), [([1, -15], None), ([-9, 1], 9), ([-15, -11], 11), ([-15, -15], 15), ([1, 1], None)]
+)
+def test_the_neighbour_that_torchrun_ends_is_not_taken_for_the_one_that_failed(
+    codes: list[int], number: int | None
+) -> None:
+    assert signal_of(codes) == number
 
 
 def test_devices_must_share_a_batch_equally(make_spec: MakeSpec) -> None:
