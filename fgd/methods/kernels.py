@@ -90,42 +90,33 @@ def differences(
 
 
 @triton.jit
-def projections(
-    student, s_n, s_c, s_p, teacher, t_n, t_c, t_p, C, P,
-    student_NC, teacher_NC, student_NP, teacher_NP,
-    CHANNELS: tl.constexpr, CELLS: tl.constexpr,
-):  # fmt: skip
-    n, p, here_p = _tile(CELLS, P)
-    of_student, of_teacher = tl.zeros([CELLS], tl.float32), tl.zeros([CELLS], tl.float32)
-    for first in range(0, C, CHANNELS):
-        c = first + tl.arange(0, CHANNELS)
-        here_c = c < C
-        here = here_c[:, None] & here_p[None, :]
-        w = tl.load(student_NC + n * C + c, mask=here_c, other=0.0)
-        u = tl.load(teacher_NC + n * C + c, mask=here_c, other=0.0)
-        of_student += tl.sum(_load(student, n, c, p, s_n, s_c, s_p, here) * w[:, None], 0)
-        of_teacher += tl.sum(_load(teacher, n, c, p, t_n, t_c, t_p, here) * u[:, None], 0)
-    tl.store(student_NP + n * P + p, of_student, mask=here_p)
-    tl.store(teacher_NP + n * P + p, of_teacher, mask=here_p)
-
-
-@triton.jit
 def gradients(
     student, s_n, s_c, s_p, teacher, t_n, t_c, t_p, C, P,
     gradient, g_n, g_c, g_p,
-    scale_NP, scale_NC, feature_NP, slope_NP, slope_NC, valid_NP, attend_NC, logits_NP, context_NC, share_NP,
-    difference_NC, teacher_logits_NP, student_attend_NTC, teacher_attend_NTC,
+    scale_NP, scale_NC, feature_NP, slope_NP, slope_NC, valid_NP, attend_NC, difference_NC,
+    context_NC, mean_N, share_NP, teacher_context_NC, teacher_mean_N, teacher_share_NP,
+    student_attend_NTC, teacher_attend_NTC,
     CHANNELS: tl.constexpr, CELLS: tl.constexpr,
 ):  # fmt: skip
     n, p, here_p = _tile(CELLS, P)
     cell = n * P + p
+    share = tl.load(share_NP + cell, mask=here_p, other=0.0)
+    t_share = tl.load(teacher_share_NP + cell, mask=here_p, other=0.0)
+    logits, t_logits = tl.zeros([CELLS], tl.float32), tl.zeros([CELLS], tl.float32)
+    for first in range(0, C, CHANNELS):
+        c = first + tl.arange(0, CHANNELS)
+        here_c = c < C
+        here = here_c[:, None] & here_p[None, :]
+        context = tl.load(context_NC + n * C + c, mask=here_c, other=0.0)
+        t_context = tl.load(teacher_context_NC + n * C + c, mask=here_c, other=0.0)
+        logits += tl.sum(_load(student, n, c, p, s_n, s_c, s_p, here) * context[:, None], 0)
+        t_logits += tl.sum(_load(teacher, n, c, p, t_n, t_c, t_p, here) * t_context[:, None], 0)
+    logits = share * (logits - tl.load(mean_N + n))
+    t_logits = t_share * (t_logits - tl.load(teacher_mean_N + n))
     scale_p, feature = tl.load(scale_NP + cell, mask=here_p), tl.load(feature_NP + cell, mask=here_p)
     slope_p, v = tl.load(slope_NP + cell, mask=here_p), tl.load(valid_NP + cell, mask=here_p, other=0.0)
-    logits = tl.load(logits_NP + cell, mask=here_p, other=0.0)
-    share = tl.load(share_NP + cell, mask=here_p, other=0.0)
-    t_logits = tl.load(teacher_logits_NP + cell, mask=here_p, other=0.0)
     row = (n * tl.num_programs(0) + tl.program_id(0)) * C
-    for first in range(0, C, CHANNELS):
+    for first in range(0, C, CHANNELS):  # what was just read is still in the cache
         c = first + tl.arange(0, CHANNELS)
         here_c = c < C
         here = here_c[:, None] & here_p[None, :]

@@ -1,13 +1,14 @@
 // The passes of fgd/methods/maps.py for processors, each as one walk over both maps; see there for the formulas.
 //
 // N images, C channels, P cells; maps are dense floats, cells together (NCP) or channels together (NPC). A walk takes
-// tiles of cells, several at once by as many threads. Sums over a tile's cells are kept by tile and added up in order,
-// so the number of threads changes no bit.
+// tiles of cells, several at once by as many threads; in a tile it takes LINES lines of memory at a time (channels of
+// NCP, cells of NPC), so that what is summed over them stays in registers. Sums over a tile's cells are kept by tile
+// and added up in order: the number of threads changes no bit.
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -16,106 +17,190 @@ namespace {
 
 using Index = std::int64_t;
 
+#if defined(__AVX512F__)
+constexpr Index WIDTH = 16, LINES = 4;
+#elif defined(__AVX__)
+constexpr Index WIDTH = 8, LINES = 2;
+#else
+constexpr Index WIDTH = 4, LINES = 4;
+#endif
+
+typedef float Lanes __attribute__((vector_size(WIDTH * sizeof(float))));
+typedef std::int32_t Bits __attribute__((vector_size(WIDTH * sizeof(float))));
+
 constexpr Index TILE_OF_CELLS = 1024;   // of NCP: a page of each channel, and running sums that stay in the first cache
 constexpr Index TILE_OF_CHANNELS = 64;  // of NPC: cells, each with all its channels
+constexpr Index WORTH_A_THREAD = 1 << 16;  // values
+
+// GOMP_parallel of the OpenMP that torch runs: its threads wait for work, and others would have to wait for them.
+using Parallel = void (*)(void (*)(void *), void *, unsigned, unsigned);
+Parallel parallel = nullptr;
 
 struct Maps {
     const float *student, *teacher;
     Index images, channels, cells;
     bool channels_last;
     int threads;
-
-    Index tile() const { return channels_last ? TILE_OF_CHANNELS : TILE_OF_CELLS; }
-    Index tiles() const { return (cells + tile() - 1) / tile(); }
 };
 
 struct Tile {
     Index image, first, length;
 };
 
+// --- lanes -------------------------------------------------------------------------------------------------------
+
+struct All {};  // of the lanes
+struct Some {
+    Index count;
+};
+
+inline Lanes load(const float *from, All) {
+    Lanes x;
+    std::memcpy(&x, from, sizeof x);
+    return x;
+}
+
+inline Lanes load(const float *from, Some some) {
+    Lanes x = {};
+    std::memcpy(&x, from, some.count * sizeof(float));
+    return x;
+}
+
+inline void store(float *to, Lanes x, All) { std::memcpy(to, &x, sizeof x); }
+
+inline void store(float *to, Lanes x, Some some) { std::memcpy(to, &x, some.count * sizeof(float)); }
+
+inline Lanes magnitude(Lanes x) { return (Lanes)((Bits)x & 0x7fffffff); }
+
+// value where x > 0, -value where x < 0, else 0.
+inline Lanes signed_as(Lanes x, Lanes value) { return (Lanes)(((Bits)value ^ ((Bits)x & INT32_MIN)) & (x != 0)); }
+
+inline float total(Lanes x) {
+    float sums[WIDTH];
+    std::memcpy(sums, &x, sizeof x);
+    for (Index half = WIDTH / 2; half > 0; half /= 2)
+        for (Index lane = 0; lane < half; lane++) sums[lane] += sums[lane + half];
+    return sums[0];
+}
+
+// body(place, lanes) for each run of lanes of `length` values; lanes that are not there are loaded as 0.
+template <class Body>
+inline void lanes(Index length, Body body) {
+    Index place = 0;
+    for (; place + WIDTH <= length; place += WIDTH) body(place, All{});
+    if (place < length) body(place, Some{length - place});
+}
+
+// --- walks -------------------------------------------------------------------------------------------------------
+
+template <Index count>
+struct Lines {
+    Index first;
+};
+
+// body(lines) for LINES lines at a time, and for each of the rest alone.
+template <class Body>
+inline void lines(Index first, Index length, Body body) {
+    Index line = first;
+    for (; line + LINES <= first + length; line += LINES) body(Lines<LINES>{line});
+    for (; line < first + length; line++) body(Lines<1>{line});
+}
+
 // body(tile, sums): `sums` are the tile's own, `rows` of them for each channel, and begin at 0. They are added to the
 // `rows` arrays NC of `totals`.
 template <class Body>
-void walk(const Maps &maps, const std::vector<float *> &totals, bool backwards, Body body) {
-    const Index tiles = maps.tiles(), items = maps.images * tiles;
+void walk(const Maps &maps, Index cells, const std::vector<float *> &totals, bool backwards, Body body) {
+    const Index tiles = (maps.cells + cells - 1) / cells, items = maps.images * tiles;
     const Index rows = static_cast<Index>(totals.size()), width = rows * maps.channels;
     std::vector<float> sums(items * width, 0.0f);
     std::atomic<Index> next{0};
     auto work = [&] {
         for (Index item; (item = next++) < items;) {
             const Index which = backwards ? items - 1 - item : item;
-            const Index first = which % tiles * maps.tile();
-            body(Tile{which / tiles, first, std::min(maps.tile(), maps.cells - first)}, sums.data() + which * width);
+            const Index first = which % tiles * cells;
+            body(Tile{which / tiles, first, std::min(cells, maps.cells - first)}, sums.data() + which * width);
         }
     };
-    std::vector<std::thread> others;
-    try {
-        for (Index each = 1; each < std::min<Index>(maps.threads, items); each++) others.emplace_back(work);
-    } catch (const std::system_error &) {  // no more threads are to be had: those there are do it
+    const Index worth = maps.images * maps.channels * maps.cells / WORTH_A_THREAD;
+    const Index threads = std::max<Index>(1, std::min<Index>({maps.threads, items, worth}));
+    if (threads > 1 && parallel != nullptr) {
+        parallel([](void *each) { (*static_cast<decltype(work) *>(each))(); }, &work, threads, 0);
+    } else {
+        std::vector<std::thread> others;
+        try {
+            for (Index each = 1; each < threads; each++) others.emplace_back(work);
+        } catch (const std::system_error &) {  // no more threads are to be had: those there are do it
+        }
+        work();
+        for (auto &each : others) each.join();
     }
-    work();
-    for (auto &each : others) each.join();
     for (Index item = 0; item < items; item++)
         for (Index row = 0; row < rows; row++)
             for (Index c = 0; c < maps.channels; c++)
                 totals[row][item / tiles * maps.channels + c] += sums[item * width + row * maps.channels + c];
 }
 
-// Calls line(s, t, place, c, p, length) for each run of the tile's memory: one channel's cells (c fixed), or one cell's
-// channels (p fixed).
-template <class Line>
-void lines(const Maps &maps, const Tile &tile, Line line) {
-    const Index C = maps.channels, P = maps.cells;
-    if (maps.channels_last)
-        for (Index p = tile.first; p < tile.first + tile.length; p++) {
-            const Index place = (tile.image * P + p) * C;
-            line(maps.student + place, maps.teacher + place, place, Index{0}, p, C);
-        }
-    else
-        for (Index c = 0; c < C; c++) {
-            const Index place = (tile.image * C + c) * P + tile.first;
-            line(maps.student + place, maps.teacher + place, place, c, tile.first, tile.length);
-        }
-}
-
-inline float signed_as(float x, float value) { return x > 0 ? value : x < 0 ? -value : 0.0f; }
-
 }  // namespace
 
 extern "C" {
+
+void run_by(Parallel torchs) { parallel = torchs; }
 
 // The sums of |s| and |t|, and the logits of the contexts.
 void magnitudes(const Maps *maps, const float *valid_NP, const float *student_attend_NC, const float *teacher_attend_NC,
                 float *student_cells_NP, float *student_channels_NC, float *teacher_cells_NP,
                 float *teacher_channels_NC, float *student_logits_NP, float *teacher_logits_NP) {
     const Index C = maps->channels, P = maps->cells;
-    walk(*maps, {student_channels_NC, teacher_channels_NC}, false, [&](Tile tile, float *sums) {
-        const float *v = valid_NP + tile.image * P;
+    const Index cells = maps->channels_last ? TILE_OF_CHANNELS : TILE_OF_CELLS;
+    walk(*maps, cells, {student_channels_NC, teacher_channels_NC}, false, [&](Tile tile, float *sums) {
+        const Index cell = tile.image * P + tile.first;
+        const float *v = valid_NP + cell;
         const float *ws = student_attend_NC + tile.image * C, *wt = teacher_attend_NC + tile.image * C;
-        float *sp = student_cells_NP + tile.image * P, *tp = teacher_cells_NP + tile.image * P;
-        float *ls = student_logits_NP + tile.image * P, *lt = teacher_logits_NP + tile.image * P;
+        float *sp = student_cells_NP + cell, *tp = teacher_cells_NP + cell;
+        float *ls = student_logits_NP + cell, *lt = teacher_logits_NP + cell;
         float *sc = sums, *tc = sums + C;
-        lines(*maps, tile, [&](const float *s, const float *t, Index, Index c, Index p, Index length) {
-            float a = 0, b = 0, l = 0, m = 0;
-            if (maps->channels_last) {
-#pragma omp simd reduction(+ : a, b, l, m)
-                for (Index j = 0; j < length; j++) {
-                    const float x = std::fabs(s[j]), y = std::fabs(t[j]);
-                    a += x, b += y, l += ws[j] * s[j], m += wt[j] * t[j];
-                    sc[j] += v[p] * x, tc[j] += v[p] * y;
+        if (maps->channels_last)
+            lines(0, tile.length, [&]<Index K>(Lines<K> at) {
+                const float *s = maps->student + (cell + at.first) * C, *t = maps->teacher + (cell + at.first) * C;
+                Lanes a[K] = {}, b[K] = {}, l[K] = {}, m[K] = {};
+                lanes(C, [&](Index j, auto some) {
+                    const Lanes w = load(ws + j, some), u = load(wt + j, some);
+                    Lanes x_c = load(sc + j, some), y_c = load(tc + j, some);
+                    for (Index k = 0; k < K; k++) {
+                        Lanes x = load(s + k * C + j, some), y = load(t + k * C + j, some);
+                        l[k] += w * x, m[k] += u * y;
+                        x = magnitude(x), y = magnitude(y);
+                        a[k] += x, b[k] += y;
+                        x_c += v[at.first + k] * x, y_c += v[at.first + k] * y;
+                    }
+                    store(sc + j, x_c, some), store(tc + j, y_c, some);
+                });
+                for (Index k = 0; k < K; k++) {
+                    sp[at.first + k] = total(a[k]), tp[at.first + k] = total(b[k]);
+                    ls[at.first + k] = total(l[k]), lt[at.first + k] = total(m[k]);
                 }
-                sp[p] = a, tp[p] = b, ls[p] = l, lt[p] = m;
-            } else {
-                const float w = ws[c], u = wt[c];
-#pragma omp simd reduction(+ : a, b)
-                for (Index j = 0; j < length; j++) {
-                    const float x = std::fabs(s[j]), y = std::fabs(t[j]);
-                    sp[p + j] += x, tp[p + j] += y, ls[p + j] += w * s[j], lt[p + j] += u * t[j];
-                    a += v[p + j] * x, b += v[p + j] * y;
-                }
-                sc[c] = a, tc[c] = b;
-            }
-        });
+            });
+        else
+            lines(0, C, [&]<Index K>(Lines<K> at) {
+                const Index place = (tile.image * C + at.first) * P + tile.first;
+                const float *s = maps->student + place, *t = maps->teacher + place;
+                Lanes a[K] = {}, b[K] = {};
+                lanes(tile.length, [&](Index j, auto some) {
+                    const Lanes v_p = load(v + j, some);
+                    Lanes x_p = load(sp + j, some), y_p = load(tp + j, some);
+                    Lanes l = load(ls + j, some), m = load(lt + j, some);
+                    for (Index k = 0; k < K; k++) {
+                        Lanes x = load(s + k * P + j, some), y = load(t + k * P + j, some);
+                        l += ws[at.first + k] * x, m += wt[at.first + k] * y;
+                        x = magnitude(x), y = magnitude(y);
+                        x_p += x, y_p += y;
+                        a[k] += v_p * x, b[k] += v_p * y;
+                    }
+                    store(sp + j, x_p, some), store(tp + j, y_p, some);
+                    store(ls + j, l, some), store(lt + j, m, some);
+                });
+                for (Index k = 0; k < K; k++) sc[at.first + k] = total(a[k]), tc[at.first + k] = total(b[k]);
+            });
     });
 }
 
@@ -124,94 +209,138 @@ void differences(const Maps *maps, const float *valid_NP, const float *attention
                  const float *teacher_share_NP, float *feature_NP, float *error_NP, float *difference_NC,
                  float *student_context_NC, float *teacher_context_NC) {
     const Index C = maps->channels, P = maps->cells;
-    walk(*maps, {difference_NC, student_context_NC, teacher_context_NC}, true, [&](Tile tile, float *sums) {
-        const float *v = valid_NP + tile.image * P, *A = attention_NC + tile.image * C;
-        const float *qs = student_share_NP + tile.image * P, *qt = teacher_share_NP + tile.image * P;
-        float *f = feature_NP + tile.image * P, *e = error_NP + tile.image * P;
+    const Index cells = maps->channels_last ? TILE_OF_CHANNELS : TILE_OF_CELLS;
+    walk(*maps, cells, {difference_NC, student_context_NC, teacher_context_NC}, true, [&](Tile tile, float *sums) {
+        const Index cell = tile.image * P + tile.first;
+        const float *v = valid_NP + cell, *A = attention_NC + tile.image * C;
+        const float *qs = student_share_NP + cell, *qt = teacher_share_NP + cell;
+        float *f = feature_NP + cell, *e = error_NP + cell;
         float *dc = sums, *sc = sums + C, *tc = sums + 2 * C;
-        lines(*maps, tile, [&](const float *s, const float *t, Index, Index c, Index p, Index length) {
-            float x = 0, y = 0, z = 0;
-            if (maps->channels_last) {
-#pragma omp simd reduction(+ : x, y)
-                for (Index j = 0; j < length; j++) {
-                    const float d = s[j] - t[j], square = d * d;
-                    x += A[j] * square, y += square;
-                    dc[j] += v[p] * d, sc[j] += qs[p] * s[j], tc[j] += qt[p] * t[j];
+        if (maps->channels_last)
+            lines(0, tile.length, [&]<Index K>(Lines<K> at) {
+                const float *s = maps->student + (cell + at.first) * C, *t = maps->teacher + (cell + at.first) * C;
+                Lanes f_p[K] = {}, e_p[K] = {};
+                lanes(C, [&](Index j, auto some) {
+                    const Lanes weight = load(A + j, some);
+                    Lanes d_c = load(dc + j, some), x_c = load(sc + j, some), y_c = load(tc + j, some);
+                    for (Index k = 0; k < K; k++) {
+                        const Lanes x = load(s + k * C + j, some), y = load(t + k * C + j, some), d = x - y;
+                        f_p[k] += weight * (d * d), e_p[k] += d * d;
+                        d_c += v[at.first + k] * d, x_c += qs[at.first + k] * x, y_c += qt[at.first + k] * y;
+                    }
+                    store(dc + j, d_c, some), store(sc + j, x_c, some), store(tc + j, y_c, some);
+                });
+                for (Index k = 0; k < K; k++) f[at.first + k] = total(f_p[k]), e[at.first + k] = total(e_p[k]);
+            });
+        else
+            lines(0, C, [&]<Index K>(Lines<K> at) {
+                const Index place = (tile.image * C + at.first) * P + tile.first;
+                const float *s = maps->student + place, *t = maps->teacher + place;
+                Lanes d_c[K] = {}, x_c[K] = {}, y_c[K] = {};
+                lanes(tile.length, [&](Index j, auto some) {
+                    const Lanes v_p = load(v + j, some), q = load(qs + j, some), r = load(qt + j, some);
+                    Lanes f_p = load(f + j, some), e_p = load(e + j, some);
+                    for (Index k = 0; k < K; k++) {
+                        const Lanes x = load(s + k * P + j, some), y = load(t + k * P + j, some), d = x - y;
+                        f_p += A[at.first + k] * (d * d), e_p += d * d;
+                        d_c[k] += v_p * d, x_c[k] += q * x, y_c[k] += r * y;
+                    }
+                    store(f + j, f_p, some), store(e + j, e_p, some);
+                });
+                for (Index k = 0; k < K; k++) {
+                    dc[at.first + k] = total(d_c[k]);
+                    sc[at.first + k] = total(x_c[k]), tc[at.first + k] = total(y_c[k]);
                 }
-                f[p] = x, e[p] = y;
-            } else {
-                const float weight = A[c];
-#pragma omp simd reduction(+ : x, y, z)
-                for (Index j = 0; j < length; j++) {
-                    const float d = s[j] - t[j], square = d * d;
-                    f[p + j] += weight * square, e[p + j] += square;
-                    x += v[p + j] * d, y += qs[p + j] * s[j], z += qt[p + j] * t[j];
-                }
-                dc[c] = x, sc[c] = y, tc[c] = z;
-            }
-        });
-    });
-}
-
-// h = (gradient of the context) . s at each cell, and the same of t.
-void projections(const Maps *maps, const float *student_NC, const float *teacher_NC, float *student_NP,
-                 float *teacher_NP) {
-    const Index C = maps->channels, P = maps->cells;
-    walk(*maps, {}, false, [&](Tile tile, float *) {
-        const float *gs = student_NC + tile.image * C, *gt = teacher_NC + tile.image * C;
-        float *hs = student_NP + tile.image * P, *ht = teacher_NP + tile.image * P;
-        lines(*maps, tile, [&](const float *s, const float *t, Index, Index c, Index p, Index length) {
-            if (maps->channels_last) {
-                float a = 0, b = 0;
-#pragma omp simd reduction(+ : a, b)
-                for (Index j = 0; j < length; j++) a += gs[j] * s[j], b += gt[j] * t[j];
-                hs[p] = a, ht[p] = b;
-            } else {
-                const float a = gs[c], b = gt[c];
-#pragma omp simd
-                for (Index j = 0; j < length; j++) hs[p + j] += a * s[j], ht[p + j] += b * t[j];
-            }
-        });
+            });
     });
 }
 
 // d * scale + sign(s) * slope + shift, and the gradients of the attending weights. Of the arrays that begin with a
 // name, that part is made: scale = scale_NP + scale_NC feature_NP, slope = slope_NP + slope_NC valid_NP,
-// shift = attend_NC logits_NP + context_NC share_NP + difference_NC valid_NP.
+// shift = attend_NC l + context_NC share_NP + difference_NC valid_NP, where l = share (context . s - mean) is the
+// gradient of the logits of the student's context; that of the teacher's is made of the last three arrays.
 void gradients(const Maps *maps, const float *scale_NP, const float *scale_NC, const float *feature_NP,
                const float *slope_NP, const float *slope_NC, const float *valid_NP, const float *attend_NC,
-               const float *logits_NP, const float *context_NC, const float *share_NP, const float *difference_NC,
-               const float *teacher_logits_NP, float *gradient, float *student_attend_NC, float *teacher_attend_NC) {
+               const float *difference_NC, const float *context_NC, const float *mean_N, const float *share_NP,
+               const float *teacher_context_NC, const float *teacher_mean_N, const float *teacher_share_NP,
+               float *gradient, float *student_attend_NC, float *teacher_attend_NC) {
     const Index C = maps->channels, P = maps->cells;
-    walk(*maps, {student_attend_NC, teacher_attend_NC}, true, [&](Tile tile, float *sums) {
-        const Index cells = tile.image * P, channels = tile.image * C;
-        const float *e = scale_NP + cells, *f = feature_NP + cells, *m = slope_NP + cells, *v = valid_NP + cells;
-        const float *l = logits_NP + cells, *q = share_NP + cells, *lt = teacher_logits_NP + cells;
-        const float *A = scale_NC + channels, *k = slope_NC + channels, *w = attend_NC + channels;
-        const float *g = context_NC + channels, *u = difference_NC + channels;
+    const Index cells = maps->channels_last ? TILE_OF_CHANNELS : TILE_OF_CELLS;
+    walk(*maps, cells, {student_attend_NC, teacher_attend_NC}, true, [&](Tile tile, float *sums) {
+        const Index cell = tile.image * P + tile.first, channel = tile.image * C;
+        const float *e = scale_NP + cell, *f = feature_NP + cell, *m = slope_NP + cell, *v = valid_NP + cell;
+        const float *q = share_NP + cell, *r = teacher_share_NP + cell;
+        const float *A = scale_NC + channel, *a = slope_NC + channel, *w = attend_NC + channel;
+        const float *u = difference_NC + channel, *g = context_NC + channel, *h = teacher_context_NC + channel;
+        const float mean = mean_N[tile.image], teacher_mean = teacher_mean_N[tile.image];
         float *sc = sums, *tc = sums + C;
-        lines(*maps, tile, [&](const float *s, const float *t, Index place, Index c, Index p, Index length) {
-            float *out = gradient + place;
-            float a = 0, b = 0;
-            if (maps->channels_last) {
-                const float e_p = e[p], f_p = f[p], m_p = m[p], v_p = v[p], l_p = l[p], q_p = q[p], lt_p = lt[p];
-#pragma omp simd
-                for (Index j = 0; j < length; j++) {
-                    out[j] = (s[j] - t[j]) * (e_p + A[j] * f_p) + signed_as(s[j], m_p + k[j] * v_p) + w[j] * l_p +
-                             g[j] * q_p + u[j] * v_p;
-                    sc[j] += l_p * s[j], tc[j] += lt_p * t[j];
+        if (maps->channels_last)
+            lines(0, tile.length, [&]<Index K>(Lines<K> at) {
+                const Index place = (cell + at.first) * C;
+                const float *s = maps->student + place, *t = maps->teacher + place;
+                Lanes along[K] = {}, teacher_along[K] = {};
+                lanes(C, [&](Index j, auto some) {
+                    const Lanes g_c = load(g + j, some), h_c = load(h + j, some);
+                    for (Index k = 0; k < K; k++) {
+                        along[k] += g_c * load(s + k * C + j, some);
+                        teacher_along[k] += h_c * load(t + k * C + j, some);
+                    }
+                });
+                float l[K], n[K];
+                for (Index k = 0; k < K; k++) {
+                    l[k] = q[at.first + k] * (total(along[k]) - mean);
+                    n[k] = r[at.first + k] * (total(teacher_along[k]) - teacher_mean);
                 }
-            } else {
-                const float A_c = A[c], k_c = k[c], w_c = w[c], g_c = g[c], u_c = u[c];
-#pragma omp simd reduction(+ : a, b)
-                for (Index j = 0; j < length; j++) {
-                    out[j] = (s[j] - t[j]) * (e[p + j] + A_c * f[p + j]) + signed_as(s[j], m[p + j] + k_c * v[p + j]) +
-                             w_c * l[p + j] + g_c * q[p + j] + u_c * v[p + j];
-                    a += l[p + j] * s[j], b += lt[p + j] * t[j];
-                }
-                sc[c] = a, tc[c] = b;
-            }
-        });
+                lanes(C, [&](Index j, auto some) {
+                    const Lanes A_c = load(A + j, some), a_c = load(a + j, some), w_c = load(w + j, some);
+                    const Lanes u_c = load(u + j, some), g_c = load(g + j, some);
+                    Lanes x_c = load(sc + j, some), y_c = load(tc + j, some);
+                    for (Index k = 0; k < K; k++) {
+                        const Index p = at.first + k;
+                        const Lanes x = load(s + k * C + j, some), y = load(t + k * C + j, some);
+                        const Lanes out = (x - y) * (e[p] + A_c * f[p]) + signed_as(x, m[p] + a_c * v[p]) +
+                                          w_c * l[k] + g_c * q[p] + u_c * v[p];
+                        store(gradient + place + k * C + j, out, some);
+                        x_c += l[k] * x, y_c += n[k] * y;
+                    }
+                    store(sc + j, x_c, some), store(tc + j, y_c, some);
+                });
+            });
+        else {
+            float l[TILE_OF_CELLS] = {}, n[TILE_OF_CELLS] = {};
+            lines(0, C, [&]<Index K>(Lines<K> at) {
+                const Index place = (channel + at.first) * P + tile.first;
+                const float *s = maps->student + place, *t = maps->teacher + place;
+                lanes(tile.length, [&](Index j, auto some) {
+                    Lanes along = load(l + j, some), teacher_along = load(n + j, some);
+                    for (Index k = 0; k < K; k++) {
+                        along += g[at.first + k] * load(s + k * P + j, some);
+                        teacher_along += h[at.first + k] * load(t + k * P + j, some);
+                    }
+                    store(l + j, along, some), store(n + j, teacher_along, some);
+                });
+            });
+            for (Index p = 0; p < tile.length; p++) l[p] = q[p] * (l[p] - mean), n[p] = r[p] * (n[p] - teacher_mean);
+            lines(0, C, [&]<Index K>(Lines<K> at) {
+                const Index place = (channel + at.first) * P + tile.first;
+                const float *s = maps->student + place, *t = maps->teacher + place;
+                Lanes x_c[K] = {}, y_c[K] = {};
+                lanes(tile.length, [&](Index j, auto some) {
+                    const Lanes e_p = load(e + j, some), f_p = load(f + j, some), m_p = load(m + j, some);
+                    const Lanes v_p = load(v + j, some), q_p = load(q + j, some);
+                    const Lanes l_p = load(l + j, some), n_p = load(n + j, some);
+                    for (Index k = 0; k < K; k++) {
+                        const Index c = at.first + k;
+                        const Lanes x = load(s + k * P + j, some), y = load(t + k * P + j, some);
+                        const Lanes out = (x - y) * (e_p + A[c] * f_p) + signed_as(x, m_p + a[c] * v_p) +
+                                          w[c] * l_p + g[c] * q_p + u[c] * v_p;
+                        store(gradient + place + k * P + j, out, some);
+                        x_c[k] += l_p * x, y_c[k] += n_p * y;
+                    }
+                });
+                for (Index k = 0; k < K; k++) sc[at.first + k] = total(x_c[k]), tc[at.first + k] = total(y_c[k]);
+            });
+        }
     });
 }
 

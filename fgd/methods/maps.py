@@ -88,15 +88,18 @@ class Plane(NamedTuple):
         return torch.addcmul(added, channel, cell, out=out_NCP)
 
 
-class Products(NamedTuple):
-    """The sum over its three pairs of channel_c cell_p."""
+class Softmax(NamedTuple):
+    """Behind a context: the gradient of its logits is share_p (context_c . x_cp - mean), x the map."""
 
-    channels_NC: tuple[Tensor, Tensor, Tensor]
-    cells_NP: tuple[Tensor, Tensor, Tensor]
+    context_NC: Tensor
+    """Gradient of the context."""
+    mean_N1: Tensor
+    """sum_p share_p (context_c . x_cp), which is the gradient of the context times the context."""
+    share_NP: Tensor
 
 
 class Kernels(Protocol):
-    """The four passes, each as one compiled walk over both maps, which are of any float type but float64."""
+    """The three passes, each as one compiled walk over both maps, which are of any float type but float64."""
 
     def magnitudes(
         self,
@@ -119,21 +122,19 @@ class Kernels(Protocol):
     ) -> tuple[Tensor, ...]:
         """sum_c A d^2, sum_c d^2, sum_p v d, and sum_p share_p of either with its own share."""
 
-    def projections(
-        self, student_NCP: Tensor, teacher_NCP: Tensor, student_NC: Tensor, teacher_NC: Tensor
-    ) -> tuple[Tensor, ...]:
-        """sum_c weight_c s_c, and the same of t with its own weight."""
-
     def gradients(
         self,
         student_NCP: Tensor,
         teacher_NCP: Tensor,
         scale: Plane,
         slope: Plane,
-        shift: Products,
-        teacher_logits_NP: Tensor,
+        attend_NC: Tensor,
+        difference_NC: Tensor,
+        student: Softmax,
+        teacher: Softmax,
     ) -> tuple[Tensor, ...]:
-        """d * scale + sign(s) * slope + shift; sum_p l s, l the first cells of `shift`; sum_p of t with its logits."""
+        """d * scale + sign(s) * slope + attend_c l_p + (student's context)_c (share)_p + difference_c v_p, v the cells
+        of `slope`; sum_p l s; sum_p of t with its own l. Each l is the gradient of the logits that `Softmax` tells."""
 
 
 def compare(
@@ -188,6 +189,7 @@ class _Compare(torch.autograd.Function):
                 _differences(maps, blocks[::-1], wanted, weights, sums)  # what was read last is still in cache
         ctx.save_for_backward(student_NCP, teacher_NCP)  # freed by backward; the rest lives as long as the loss
         ctx.wanted, ctx.weights, ctx.kernels = wanted, weights, kernels
+        ctx.contexts_NC = sums.student_context_NC.clone(), sums.teacher_context_NC.clone()  # outputs would be a cycle
         ctx.attend = [each is not None and each.shape for each in attend]
         ctx.mark_non_differentiable(sums.teacher_cells_NP, sums.teacher_channels_NC)
         return tuple(sums)
@@ -197,16 +199,17 @@ class _Compare(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         student_NCP, teacher_NCP = ctx.saved_tensors
         weights, wanted = ctx.weights, ctx.wanted
-        parts = Parts.of(Sums(*upstream), weights, wanted, of_teacher=ctx.needs_input_grad[8])
+        of_teacher = ctx.needs_input_grad[8]
+        parts = Parts.of(Sums(*upstream), weights, ctx.contexts_NC, wanted, of_teacher=of_teacher)
         with torch.autocast(student_NCP.device.type, enabled=False):
             if ctx.kernels is not None:
-                gradient_NCP = _gradients_at_once(ctx.kernels, student_NCP, teacher_NCP, weights, wanted, parts)
+                gradient_NCP = _gradients_at_once(ctx.kernels, student_NCP, teacher_NCP, parts)
             else:
                 gradient_NCP = torch.empty_like(student_NCP)
                 maps = Maps(student_NCP, teacher_NCP, weights.valid_NP.dtype)
                 for blocks in maps.groups:
                     if wanted.context:
-                        _logits_gradients(maps, blocks, weights, parts)
+                        _logits_gradients(maps, blocks, parts)
                     _gradients(maps, blocks[::-1], wanted, parts, gradient_NCP)
         attend = [
             parts.student_attend_NC.sum(0),
@@ -308,14 +311,19 @@ def _differences(maps: Maps, blocks: list[Block], wanted: Wanted, weights: Weigh
 
 @dataclass(frozen=True)
 class Parts:
-    """The student's gradient is d * scale + sign(s) * slope + shift."""
+    """The student's gradient is d * scale + sign(s) * slope + shift; the shift is of three products, a channel's number
+    times a cell's."""
 
     scale: Plane
     slope: Plane
-    shift: Products
-    upstream: Sums
+    attend_NC: Tensor
+    """The student's attending weights: of the shift, times the gradient of its logits."""
+    difference_NC: Tensor
+    """Of the shift, times v; the third is the student's context, times its share."""
+    student: Softmax
+    teacher: Softmax
     student_logits_NP: Tensor
-    """Gradient of the student's context logits: a row of `shift`, filled group by group."""
+    """Gradient of the logits, filled group by group where there are no kernels."""
     teacher_logits_NP: Tensor
     student_attend_NC: Tensor
     """Gradient of the attending weights, by image."""
@@ -324,24 +332,33 @@ class Parts:
     """Whether the teacher's context is trained."""
 
     @classmethod
-    def of(cls, upstream: Sums, weights: Weights, wanted: Wanted, *, of_teacher: bool) -> Parts:
+    def of(
+        cls, upstream: Sums, weights: Weights, contexts_NC: tuple[Tensor, Tensor], wanted: Wanted, *, of_teacher: bool
+    ) -> Parts:
         one_NC, valid_NP = weights.one_NC, weights.valid_NP
-        student_logits_NP = torch.zeros_like(valid_NP)
         upstream = Sums(
             *(
                 each if needed else torch.zeros_like(each)
                 for each, needed in zip(upstream, needed_by(wanted), strict=True)
             )
         )
+        student, teacher = (
+            Softmax(of_context_NC, (of_context_NC * context_NC).sum(1, keepdim=True), share_NP)
+            for of_context_NC, context_NC, share_NP in zip(
+                (upstream.student_context_NC, upstream.teacher_context_NC),
+                contexts_NC,
+                (weights.student_share_NP, weights.teacher_share_NP),
+                strict=True,
+            )
+        )
         return cls(
             scale=Plane(2 * upstream.error_NP, 2 * weights.attention_NC, upstream.feature_NP),
             slope=Plane(upstream.student_cells_NP, upstream.student_channels_NC, valid_NP),
-            shift=Products(
-                (weights.student_attend_NC, upstream.student_context_NC, upstream.difference_NC),
-                (student_logits_NP, weights.student_share_NP, valid_NP),
-            ),
-            upstream=upstream,
-            student_logits_NP=student_logits_NP,
+            attend_NC=weights.student_attend_NC,
+            difference_NC=upstream.difference_NC,
+            student=student,
+            teacher=teacher,
+            student_logits_NP=torch.zeros_like(valid_NP),
             teacher_logits_NP=torch.zeros_like(valid_NP),
             student_attend_NC=torch.zeros_like(one_NC),
             teacher_attend_NC=torch.zeros_like(one_NC),
@@ -349,31 +366,28 @@ class Parts:
         )
 
 
-def _logits_gradients(maps: Maps, blocks: list[Block], weights: Weights, parts: Parts) -> None:
-    """Through context and softmax: share * (h - sum_p share h), h_p = (gradient of the context) . s_p."""
+def _logits_gradients(maps: Maps, blocks: list[Block], parts: Parts) -> None:
     n = blocks[0][0]
     for block in blocks:
         _, c, p = block
         student, teacher = maps.load(block)
-        add_over_channels(parts.student_logits_NP[n, p], student, parts.upstream.student_context_NC[n, c])
+        add_over_channels(parts.student_logits_NP[n, p], student, parts.student.context_NC[n, c])
         if parts.of_teacher:
-            add_over_channels(parts.teacher_logits_NP[n, p], teacher, parts.upstream.teacher_context_NC[n, c])
-    _through_softmax(n, weights, parts)
-
-
-def _through_softmax(n: slice, weights: Weights, parts: Parts) -> None:
-    for logits_NP, share_NP in (
-        (parts.student_logits_NP[n], weights.student_share_NP[n]),
-        (parts.teacher_logits_NP[n], weights.teacher_share_NP[n]),
-    ):
-        logits_NP.sub_((logits_NP * share_NP).sum(1, keepdim=True)).mul_(share_NP)
+            add_over_channels(parts.teacher_logits_NP[n, p], teacher, parts.teacher.context_NC[n, c])
+    parts.student_logits_NP[n].sub_(parts.student.mean_N1[n]).mul_(parts.student.share_NP[n])
+    if parts.of_teacher:
+        parts.teacher_logits_NP[n].sub_(parts.teacher.mean_N1[n]).mul_(parts.teacher.share_NP[n])
 
 
 def _gradients(maps: Maps, blocks: list[Block], wanted: Wanted, parts: Parts, gradient_NCP: Tensor) -> None:
     """Writes the gradient of the student's map, and adds up those of the attending weights."""
-    factors = torch.stack(parts.shift.channels_NC, 2), torch.stack(parts.shift.cells_NP, 1)
+    n = blocks[0][0]
+    if wanted.context:
+        of_channels = (parts.attend_NC[n], parts.student.context_NC[n], parts.difference_NC[n])
+        of_cells = (parts.student_logits_NP[n], parts.student.share_NP[n], parts.slope.cell_NP[n])
+        shift = torch.stack(of_channels, 2), torch.stack(of_cells, 1)
     for block in blocks:
-        n, c, p = block
+        _, c, p = block
         student, teacher = maps.load(block)
         in_place = gradient_NCP.dtype == student.dtype
         gradient = gradient_NCP[block] if in_place else maps.buffer("gradient", block)
@@ -383,7 +397,7 @@ def _gradients(maps: Maps, blocks: list[Block], wanted: Wanted, parts: Parts, gr
         else:
             gradient.zero_()
         if wanted.context:
-            add_outer(factors, block, gradient)
+            add_outer(shift[0][:, c], shift[1][:, :, p], gradient)
             add_over_cells(parts.student_attend_NC[n, c], student, parts.student_logits_NP[n, p])
             if parts.of_teacher:
                 add_over_cells(parts.teacher_attend_NC[n, c], teacher, parts.teacher_logits_NP[n, p])
@@ -429,18 +443,16 @@ def _keep(found: Sequence[Tensor], sums: Sequence[Tensor], needed: Sequence[bool
             kept.copy_(each)
 
 
-def _gradients_at_once(
-    kernels: Kernels, student_NCP: Tensor, teacher_NCP: Tensor, weights: Weights, wanted: Wanted, parts: Parts
-) -> Tensor:
-    if wanted.context:
-        of_student_NP, of_teacher_NP = kernels.projections(
-            student_NCP, teacher_NCP, parts.upstream.student_context_NC, parts.upstream.teacher_context_NC
-        )
-        parts.student_logits_NP.copy_(of_student_NP)
-        parts.teacher_logits_NP.copy_(of_teacher_NP)
-        _through_softmax(slice(None), weights, parts)
+def _gradients_at_once(kernels: Kernels, student_NCP: Tensor, teacher_NCP: Tensor, parts: Parts) -> Tensor:
     gradient_NCP, student_attend_NC, teacher_attend_NC = kernels.gradients(
-        student_NCP, teacher_NCP, parts.scale, parts.slope, parts.shift, parts.teacher_logits_NP
+        student_NCP,
+        teacher_NCP,
+        parts.scale,
+        parts.slope,
+        parts.attend_NC,
+        parts.difference_NC,
+        parts.student,
+        parts.teacher,
     )
     parts.student_attend_NC.copy_(student_attend_NC)
     parts.teacher_attend_NC.copy_(teacher_attend_NC)
@@ -508,10 +520,9 @@ def add_over_cells(out_NC: Tensor, x_NCP: Tensor, weight_NP: Tensor) -> None:
     add_over_channels(out_NC, x_NCP.mT, weight_NP)
 
 
-def add_outer(factors: tuple[Tensor, Tensor], block: Block, out_NCP: Tensor) -> None:
+def add_outer(left_NCK: Tensor, right_NKP: Tensor, out_NCP: Tensor) -> None:
     """out += left x right, written along the memory of out."""
-    left, right = factors[0][block[:2]], factors[1][block[0], :, block[2]]
     if out_NCP.stride(1) < out_NCP.stride(2):
-        out_NCP.mT.baddbmm_(right.mT, left.mT)
+        out_NCP.mT.baddbmm_(right_NKP.mT, left_NCK.mT)
     else:
-        out_NCP.baddbmm_(left, right)
+        out_NCP.baddbmm_(left_NCK, right_NKP)

@@ -7,6 +7,7 @@ Nothing compiled is kept: it takes about two seconds, and code that lies in a fo
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -18,17 +19,16 @@ import torch
 from torch import Tensor
 
 from fgd.errors import UserError
-from fgd.methods.maps import Plane, Products
+from fgd.methods.maps import Plane, Softmax
 
 SOURCE = Path(__file__).with_name("maps.cpp")
 FLAGS = (
-    "-std=c++17",
+    "-std=c++20",
     "-O3",
     "-march=native",
     "-ffp-contract=fast",
     "-fno-math-errno",
     "-fno-trapping-math",
-    "-fopenmp-simd",
     "-pthread",
 )
 LIMIT_S = 120
@@ -55,6 +55,8 @@ class Native:
     def __init__(self) -> None:
         """Raises UserError if there is no compiler, or it fails."""
         self._library = compiled()
+        if (run := torchs_threads()) is not None:
+            self._library.run_by(run)
 
     def magnitudes(
         self,
@@ -84,30 +86,23 @@ class Native:
         self._walk("differences", student_NCP, teacher_NCP, valid_NP, attention_NC, *shares, *out)
         return tuple(out)
 
-    def projections(
-        self, student_NCP: Tensor, teacher_NCP: Tensor, student_NC: Tensor, teacher_NC: Tensor
-    ) -> tuple[Tensor, ...]:
-        out = [student_NC.new_zeros(len(student_NC), student_NCP.shape[2]) for _ in range(2)]
-        self._walk("projections", student_NCP, teacher_NCP, student_NC, teacher_NC, *out)
-        return tuple(out)
-
     def gradients(
         self,
         student_NCP: Tensor,
         teacher_NCP: Tensor,
         scale: Plane,
         slope: Plane,
-        shift: Products,
-        teacher_logits_NP: Tensor,
+        attend_NC: Tensor,
+        difference_NC: Tensor,
+        student: Softmax,
+        teacher: Softmax,
     ) -> tuple[Tensor, ...]:
         dense_NCP = dense(student_NCP, channels_last(student_NCP))
         gradient_NCP = torch.empty_like(dense_NCP)  # keeps a dense layout
-        attend_NC = [scale.channel_NC.new_zeros(scale.channel_NC.shape) for _ in range(2)]
-        pairs = [each for pair in zip(*shift, strict=True) for each in pair][:-1]  # its last cells are slope's too
-        self._walk(
-            "gradients", dense_NCP, teacher_NCP, *scale, *slope, *pairs, teacher_logits_NP, gradient_NCP, *attend_NC
-        )
-        return gradient_NCP.to(student_NCP.dtype), *attend_NC
+        of_attend_NC = [scale.channel_NC.new_zeros(scale.channel_NC.shape) for _ in range(2)]
+        given = (*scale, *slope, attend_NC, difference_NC, *student, *teacher)
+        self._walk("gradients", dense_NCP, teacher_NCP, *given, gradient_NCP, *of_attend_NC)
+        return gradient_NCP.to(student_NCP.dtype), *of_attend_NC
 
     def _walk(self, name: str, student_NCP: Tensor, teacher_NCP: Tensor, *arrays: Tensor) -> None:
         last = channels_last(student_NCP)
@@ -115,6 +110,15 @@ class Native:
         maps = _Maps(student.data_ptr(), teacher.data_ptr(), *student.shape, last, torch.get_num_threads())
         given = [each if each.dim() == 3 else each.contiguous() for each in arrays]  # alive until the walk is done
         getattr(self._library, name)(ctypes.byref(maps), *(ctypes.c_void_p(each.data_ptr()) for each in given))
+
+
+def torchs_threads() -> ctypes.c_void_p | None:
+    """GOMP_parallel of the OpenMP that torch runs, where it is GNU's."""
+    with contextlib.suppress(OSError, AttributeError):
+        return ctypes.cast(
+            ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).GOMP_parallel, ctypes.c_void_p
+        )
+    return None
 
 
 def channels_last(map_NCP: Tensor) -> bool:

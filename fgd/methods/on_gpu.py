@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fgd.errors import UserError
-from fgd.methods.maps import Attend, Plane, Products, Wanted, compare
+from fgd.methods.maps import Attend, Plane, Softmax, Wanted, compare
 
 CHANNELS, CELLS = 32, 128
 """Of a tile's step: 4096 values of each map, cells together in memory or channels together."""
@@ -66,27 +66,21 @@ class OnGpu:
         self._launch(self._kernels.differences, student_NCP, teacher_NCP, *given, *of_cells_NP, *of_channels_NTC)
         return *of_cells_NP, *(each.sum(1) for each in of_channels_NTC)
 
-    def projections(
-        self, student_NCP: Tensor, teacher_NCP: Tensor, student_NC: Tensor, teacher_NC: Tensor
-    ) -> tuple[Tensor, ...]:
-        out = _cells(student_NCP, 2)
-        self._launch(self._kernels.projections, student_NCP, teacher_NCP, student_NC, teacher_NC, *out)
-        return tuple(out)
-
     def gradients(
         self,
         student_NCP: Tensor,
         teacher_NCP: Tensor,
         scale: Plane,
         slope: Plane,
-        shift: Products,
-        teacher_logits_NP: Tensor,
+        attend_NC: Tensor,
+        difference_NC: Tensor,
+        student: Softmax,
+        teacher: Softmax,
     ) -> tuple[Tensor, ...]:
-        gradient_NCP, attend_NTC = torch.empty_like(student_NCP), _by_tile(student_NCP, 2)
-        pairs = [each for pair in zip(*shift, strict=True) for each in pair][:-1]  # its last cells are slope's too
-        given = (*scale, *slope, *pairs, teacher_logits_NP)
-        self._launch(self._kernels.gradients, student_NCP, teacher_NCP, *given, *attend_NTC, gradient_NCP=gradient_NCP)
-        return gradient_NCP, *(each.sum(1) for each in attend_NTC)
+        gradient_NCP, of_attend_NTC = torch.empty_like(student_NCP), _by_tile(student_NCP, 2)
+        given = (*scale, *slope, attend_NC, difference_NC, *student, *teacher, *of_attend_NTC)
+        self._launch(self._kernels.gradients, student_NCP, teacher_NCP, *given, gradient_NCP=gradient_NCP)
+        return gradient_NCP, *(each.sum(1) for each in of_attend_NTC)
 
     def _launch(
         self,

@@ -29,7 +29,7 @@ def test_interpreted_kernels_give_what_torch_gives() -> None:
     assert ran.stdout == "compared 10\n"
 
 
-KERNELS = ("magnitudes", "differences", "projections", "gradients")
+KERNELS = ("magnitudes", "differences", "gradients")
 
 
 @pytest.mark.parametrize("name", KERNELS)
