@@ -1,9 +1,9 @@
 // The passes of fgd/methods/maps.py for processors, each as one walk over both maps; see there for the formulas.
 //
 // N images, C channels, P cells; maps are dense floats, cells together (NCP) or channels together (NPC). A walk takes
-// tiles of cells, several at once by as many threads; in a tile it takes LINES lines of memory at a time (channels of
-// NCP, cells of NPC), so that what is summed over them stays in registers. Sums over a tile's cells are kept by tile
-// and added up in order: the number of threads changes no bit.
+// tiles of cells, several at once by as many threads. In a tile of NCP it takes LINES channels at a time, so that what is
+// summed over them stays in registers; of NPC one cell at a time, for that is one stream through memory, and four were
+// half as fast. Sums over a tile's cells are kept by tile and added up in order: the number of threads changes no bit.
 
 #include <algorithm>
 #include <atomic>
@@ -98,12 +98,12 @@ struct Lines {
     Index first;
 };
 
-// body(lines) for LINES lines at a time, and for each of the rest alone.
-template <class Body>
-inline void lines(Index first, Index length, Body body) {
-    Index line = first;
-    for (; line + LINES <= first + length; line += LINES) body(Lines<LINES>{line});
-    for (; line < first + length; line++) body(Lines<1>{line});
+// body(lines) for `together` of the lines at a time, and for each of the rest alone.
+template <Index together, class Body>
+inline void lines(Index count, Body body) {
+    Index line = 0;
+    for (; line + together <= count; line += together) body(Lines<together>{line});
+    for (; line < count; line++) body(Lines<1>{line});
 }
 
 // body(tile, sums): `sums` are the tile's own, `rows` of them for each channel, and begin at 0. They are added to the
@@ -160,7 +160,7 @@ void magnitudes(const Maps *maps, const float *valid_NP, const float *student_at
         float *ls = student_logits_NP + cell, *lt = teacher_logits_NP + cell;
         float *sc = sums, *tc = sums + C;
         if (maps->channels_last)
-            lines(0, tile.length, [&]<Index K>(Lines<K> at) {
+            lines<1>(tile.length, [&]<Index K>(Lines<K> at) {
                 const float *s = maps->student + (cell + at.first) * C, *t = maps->teacher + (cell + at.first) * C;
                 Lanes a[K] = {}, b[K] = {}, l[K] = {}, m[K] = {};
                 lanes(C, [&](Index j, auto some) {
@@ -181,7 +181,7 @@ void magnitudes(const Maps *maps, const float *valid_NP, const float *student_at
                 }
             });
         else
-            lines(0, C, [&]<Index K>(Lines<K> at) {
+            lines<LINES>(C, [&]<Index K>(Lines<K> at) {
                 const Index place = (tile.image * C + at.first) * P + tile.first;
                 const float *s = maps->student + place, *t = maps->teacher + place;
                 Lanes a[K] = {}, b[K] = {};
@@ -217,7 +217,7 @@ void differences(const Maps *maps, const float *valid_NP, const float *attention
         float *f = feature_NP + cell, *e = error_NP + cell;
         float *dc = sums, *sc = sums + C, *tc = sums + 2 * C;
         if (maps->channels_last)
-            lines(0, tile.length, [&]<Index K>(Lines<K> at) {
+            lines<1>(tile.length, [&]<Index K>(Lines<K> at) {
                 const float *s = maps->student + (cell + at.first) * C, *t = maps->teacher + (cell + at.first) * C;
                 Lanes f_p[K] = {}, e_p[K] = {};
                 lanes(C, [&](Index j, auto some) {
@@ -233,7 +233,7 @@ void differences(const Maps *maps, const float *valid_NP, const float *attention
                 for (Index k = 0; k < K; k++) f[at.first + k] = total(f_p[k]), e[at.first + k] = total(e_p[k]);
             });
         else
-            lines(0, C, [&]<Index K>(Lines<K> at) {
+            lines<LINES>(C, [&]<Index K>(Lines<K> at) {
                 const Index place = (tile.image * C + at.first) * P + tile.first;
                 const float *s = maps->student + place, *t = maps->teacher + place;
                 Lanes d_c[K] = {}, x_c[K] = {}, y_c[K] = {};
@@ -275,7 +275,7 @@ void gradients(const Maps *maps, const float *scale_NP, const float *scale_NC, c
         const float mean = mean_N[tile.image], teacher_mean = teacher_mean_N[tile.image];
         float *sc = sums, *tc = sums + C;
         if (maps->channels_last)
-            lines(0, tile.length, [&]<Index K>(Lines<K> at) {
+            lines<1>(tile.length, [&]<Index K>(Lines<K> at) {
                 const Index place = (cell + at.first) * C;
                 const float *s = maps->student + place, *t = maps->teacher + place;
                 Lanes along[K] = {}, teacher_along[K] = {};
@@ -308,7 +308,7 @@ void gradients(const Maps *maps, const float *scale_NP, const float *scale_NC, c
             });
         else {
             float l[TILE_OF_CELLS] = {}, n[TILE_OF_CELLS] = {};
-            lines(0, C, [&]<Index K>(Lines<K> at) {
+            lines<LINES>(C, [&]<Index K>(Lines<K> at) {
                 const Index place = (channel + at.first) * P + tile.first;
                 const float *s = maps->student + place, *t = maps->teacher + place;
                 lanes(tile.length, [&](Index j, auto some) {
@@ -321,7 +321,7 @@ void gradients(const Maps *maps, const float *scale_NP, const float *scale_NC, c
                 });
             });
             for (Index p = 0; p < tile.length; p++) l[p] = q[p] * (l[p] - mean), n[p] = r[p] * (n[p] - teacher_mean);
-            lines(0, C, [&]<Index K>(Lines<K> at) {
+            lines<LINES>(C, [&]<Index K>(Lines<K> at) {
                 const Index place = (channel + at.first) * P + tile.first;
                 const float *s = maps->student + place, *t = maps->teacher + place;
                 Lanes x_c[K] = {}, y_c[K] = {};
