@@ -23,6 +23,9 @@ CPU_BLOCK = 2**20
 GPU_BLOCK = 2**23
 """Bounds the buffers to 32 MiB each; larger ones would only save a few kernels."""
 
+SMALL = 2**15
+"""Values of an image's block below which a call costs more than its work."""
+
 Block = tuple[slice, slice, slice]
 """Images, channels, cells."""
 
@@ -507,7 +510,7 @@ def _slices(length: int, size: int) -> list[slice]:
 
 def add_over_channels(out_NP: Tensor, x_NCP: Tensor, weight_NC: Tensor) -> None:
     """out += sum_c weight_c x_c."""
-    if x_NCP.is_cuda:
+    if x_NCP.is_cuda or x_NCP[0].numel() < SMALL:
         out_NP.unsqueeze(1).baddbmm_(weight_NC.unsqueeze(1), x_NCP)
         return
     # A matrix times a vector is twice as fast as a batch of thin products.
