@@ -362,9 +362,10 @@ class Cutter:
             back = threading.Thread(target=self.answer, args=(server, client), daemon=True)
             back.start()
             left = self.most
-            while left and (data := client.recv(min(left, 1 << 16))):
-                server.sendall(data)
-                left -= len(data)
+            with contextlib.suppress(OSError):  # the API may answer and hang up before it has read everything
+                while left and (data := client.recv(min(left, 1 << 16))):
+                    server.sendall(data)
+                    left -= len(data)
             if not left:
                 self.cuts += 1
             with contextlib.suppress(OSError):  # the other side may have hung up first
