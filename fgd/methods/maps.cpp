@@ -41,6 +41,9 @@ struct Maps {
     Index images, channels, cells;
     bool channels_last;
     int threads;
+
+    Index tile() const { return channels_last ? TILE_OF_CHANNELS : TILE_OF_CELLS; }
+    Index tiles() const { return (cells + tile() - 1) / tile(); }
 };
 
 struct Tile {
@@ -94,31 +97,31 @@ inline void lanes(Index length, Body body) {
 // --- walks -------------------------------------------------------------------------------------------------------
 
 template <Index count>
-struct Lines {
+struct Channels {
     Index first;
 };
 
-// body(lines) for `together` of the lines at a time, and for each of the rest alone.
-template <Index together, class Body>
-inline void lines(Index count, Body body) {
-    Index line = 0;
-    for (; line + together <= count; line += together) body(Lines<together>{line});
-    for (; line < count; line++) body(Lines<1>{line});
+// body(channels) for LINES channels at a time, and for each of the rest alone.
+template <class Body>
+inline void channels(Index count, Body body) {
+    Index channel = 0;
+    for (; channel + LINES <= count; channel += LINES) body(Channels<LINES>{channel});
+    for (; channel < count; channel++) body(Channels<1>{channel});
 }
 
 // body(tile, sums): `sums` are the tile's own, `rows` of them for each channel, and begin at 0. They are added to the
 // `rows` arrays NC of `totals`.
 template <class Body>
-void walk(const Maps &maps, Index cells, const std::vector<float *> &totals, bool backwards, Body body) {
-    const Index tiles = (maps.cells + cells - 1) / cells, items = maps.images * tiles;
+void walk(const Maps &maps, const std::vector<float *> &totals, bool backwards, Body body) {
+    const Index tiles = maps.tiles(), items = maps.images * tiles;
     const Index rows = static_cast<Index>(totals.size()), width = rows * maps.channels;
     std::vector<float> sums(items * width, 0.0f);
     std::atomic<Index> next{0};
     auto work = [&] {
         for (Index item; (item = next++) < items;) {
             const Index which = backwards ? items - 1 - item : item;
-            const Index first = which % tiles * cells;
-            body(Tile{which / tiles, first, std::min(cells, maps.cells - first)}, sums.data() + which * width);
+            const Index first = which % tiles * maps.tile();
+            body(Tile{which / tiles, first, std::min(maps.tile(), maps.cells - first)}, sums.data() + which * width);
         }
     };
     const Index worth = maps.images * maps.channels * maps.cells / WORTH_A_THREAD;
@@ -151,8 +154,7 @@ void magnitudes(const Maps *maps, const float *valid_NP, const float *student_at
                 float *student_cells_NP, float *student_channels_NC, float *teacher_cells_NP,
                 float *teacher_channels_NC, float *student_logits_NP, float *teacher_logits_NP) {
     const Index C = maps->channels, P = maps->cells;
-    const Index cells = maps->channels_last ? TILE_OF_CHANNELS : TILE_OF_CELLS;
-    walk(*maps, cells, {student_channels_NC, teacher_channels_NC}, false, [&](Tile tile, float *sums) {
+    walk(*maps, {student_channels_NC, teacher_channels_NC}, false, [&](Tile tile, float *sums) {
         const Index cell = tile.image * P + tile.first;
         const float *v = valid_NP + cell;
         const float *ws = student_attend_NC + tile.image * C, *wt = teacher_attend_NC + tile.image * C;
@@ -160,28 +162,21 @@ void magnitudes(const Maps *maps, const float *valid_NP, const float *student_at
         float *ls = student_logits_NP + cell, *lt = teacher_logits_NP + cell;
         float *sc = sums, *tc = sums + C;
         if (maps->channels_last)
-            lines<1>(tile.length, [&]<Index K>(Lines<K> at) {
-                const float *s = maps->student + (cell + at.first) * C, *t = maps->teacher + (cell + at.first) * C;
-                Lanes a[K] = {}, b[K] = {}, l[K] = {}, m[K] = {};
+            for (Index p = 0; p < tile.length; p++) {
+                const float *s = maps->student + (cell + p) * C, *t = maps->teacher + (cell + p) * C;
+                Lanes a = {}, b = {}, l = {}, m = {};
                 lanes(C, [&](Index j, auto some) {
-                    const Lanes w = load(ws + j, some), u = load(wt + j, some);
-                    Lanes x_c = load(sc + j, some), y_c = load(tc + j, some);
-                    for (Index k = 0; k < K; k++) {
-                        Lanes x = load(s + k * C + j, some), y = load(t + k * C + j, some);
-                        l[k] += w * x, m[k] += u * y;
-                        x = magnitude(x), y = magnitude(y);
-                        a[k] += x, b[k] += y;
-                        x_c += v[at.first + k] * x, y_c += v[at.first + k] * y;
-                    }
-                    store(sc + j, x_c, some), store(tc + j, y_c, some);
+                    Lanes x = load(s + j, some), y = load(t + j, some);
+                    l += load(ws + j, some) * x, m += load(wt + j, some) * y;
+                    x = magnitude(x), y = magnitude(y);
+                    a += x, b += y;
+                    store(sc + j, load(sc + j, some) + v[p] * x, some);
+                    store(tc + j, load(tc + j, some) + v[p] * y, some);
                 });
-                for (Index k = 0; k < K; k++) {
-                    sp[at.first + k] = total(a[k]), tp[at.first + k] = total(b[k]);
-                    ls[at.first + k] = total(l[k]), lt[at.first + k] = total(m[k]);
-                }
-            });
+                sp[p] = total(a), tp[p] = total(b), ls[p] = total(l), lt[p] = total(m);
+            }
         else
-            lines<LINES>(C, [&]<Index K>(Lines<K> at) {
+            channels(C, [&]<Index K>(Channels<K> at) {
                 const Index place = (tile.image * C + at.first) * P + tile.first;
                 const float *s = maps->student + place, *t = maps->teacher + place;
                 Lanes a[K] = {}, b[K] = {};
@@ -209,31 +204,27 @@ void differences(const Maps *maps, const float *valid_NP, const float *attention
                  const float *teacher_share_NP, float *feature_NP, float *error_NP, float *difference_NC,
                  float *student_context_NC, float *teacher_context_NC) {
     const Index C = maps->channels, P = maps->cells;
-    const Index cells = maps->channels_last ? TILE_OF_CHANNELS : TILE_OF_CELLS;
-    walk(*maps, cells, {difference_NC, student_context_NC, teacher_context_NC}, true, [&](Tile tile, float *sums) {
+    walk(*maps, {difference_NC, student_context_NC, teacher_context_NC}, true, [&](Tile tile, float *sums) {
         const Index cell = tile.image * P + tile.first;
         const float *v = valid_NP + cell, *A = attention_NC + tile.image * C;
         const float *qs = student_share_NP + cell, *qt = teacher_share_NP + cell;
         float *f = feature_NP + cell, *e = error_NP + cell;
         float *dc = sums, *sc = sums + C, *tc = sums + 2 * C;
         if (maps->channels_last)
-            lines<1>(tile.length, [&]<Index K>(Lines<K> at) {
-                const float *s = maps->student + (cell + at.first) * C, *t = maps->teacher + (cell + at.first) * C;
-                Lanes f_p[K] = {}, e_p[K] = {};
+            for (Index p = 0; p < tile.length; p++) {
+                const float *s = maps->student + (cell + p) * C, *t = maps->teacher + (cell + p) * C;
+                Lanes f_p = {}, e_p = {};
                 lanes(C, [&](Index j, auto some) {
-                    const Lanes weight = load(A + j, some);
-                    Lanes d_c = load(dc + j, some), x_c = load(sc + j, some), y_c = load(tc + j, some);
-                    for (Index k = 0; k < K; k++) {
-                        const Lanes x = load(s + k * C + j, some), y = load(t + k * C + j, some), d = x - y;
-                        f_p[k] += weight * (d * d), e_p[k] += d * d;
-                        d_c += v[at.first + k] * d, x_c += qs[at.first + k] * x, y_c += qt[at.first + k] * y;
-                    }
-                    store(dc + j, d_c, some), store(sc + j, x_c, some), store(tc + j, y_c, some);
+                    const Lanes x = load(s + j, some), y = load(t + j, some), d = x - y;
+                    f_p += load(A + j, some) * (d * d), e_p += d * d;
+                    store(dc + j, load(dc + j, some) + v[p] * d, some);
+                    store(sc + j, load(sc + j, some) + qs[p] * x, some);
+                    store(tc + j, load(tc + j, some) + qt[p] * y, some);
                 });
-                for (Index k = 0; k < K; k++) f[at.first + k] = total(f_p[k]), e[at.first + k] = total(e_p[k]);
-            });
+                f[p] = total(f_p), e[p] = total(e_p);
+            }
         else
-            lines<LINES>(C, [&]<Index K>(Lines<K> at) {
+            channels(C, [&]<Index K>(Channels<K> at) {
                 const Index place = (tile.image * C + at.first) * P + tile.first;
                 const float *s = maps->student + place, *t = maps->teacher + place;
                 Lanes d_c[K] = {}, x_c[K] = {}, y_c[K] = {};
@@ -265,8 +256,7 @@ void gradients(const Maps *maps, const float *scale_NP, const float *scale_NC, c
                const float *teacher_context_NC, const float *teacher_mean_N, const float *teacher_share_NP,
                float *gradient, float *student_attend_NC, float *teacher_attend_NC) {
     const Index C = maps->channels, P = maps->cells;
-    const Index cells = maps->channels_last ? TILE_OF_CHANNELS : TILE_OF_CELLS;
-    walk(*maps, cells, {student_attend_NC, teacher_attend_NC}, true, [&](Tile tile, float *sums) {
+    walk(*maps, {student_attend_NC, teacher_attend_NC}, true, [&](Tile tile, float *sums) {
         const Index cell = tile.image * P + tile.first, channel = tile.image * C;
         const float *e = scale_NP + cell, *f = feature_NP + cell, *m = slope_NP + cell, *v = valid_NP + cell;
         const float *q = share_NP + cell, *r = teacher_share_NP + cell;
@@ -275,40 +265,28 @@ void gradients(const Maps *maps, const float *scale_NP, const float *scale_NC, c
         const float mean = mean_N[tile.image], teacher_mean = teacher_mean_N[tile.image];
         float *sc = sums, *tc = sums + C;
         if (maps->channels_last)
-            lines<1>(tile.length, [&]<Index K>(Lines<K> at) {
-                const Index place = (cell + at.first) * C;
+            for (Index p = 0; p < tile.length; p++) {
+                const Index place = (cell + p) * C;
                 const float *s = maps->student + place, *t = maps->teacher + place;
-                Lanes along[K] = {}, teacher_along[K] = {};
+                Lanes along = {}, teacher_along = {};
                 lanes(C, [&](Index j, auto some) {
-                    const Lanes g_c = load(g + j, some), h_c = load(h + j, some);
-                    for (Index k = 0; k < K; k++) {
-                        along[k] += g_c * load(s + k * C + j, some);
-                        teacher_along[k] += h_c * load(t + k * C + j, some);
-                    }
+                    along += load(g + j, some) * load(s + j, some);
+                    teacher_along += load(h + j, some) * load(t + j, some);
                 });
-                float l[K], n[K];
-                for (Index k = 0; k < K; k++) {
-                    l[k] = q[at.first + k] * (total(along[k]) - mean);
-                    n[k] = r[at.first + k] * (total(teacher_along[k]) - teacher_mean);
-                }
+                const float l = q[p] * (total(along) - mean), n = r[p] * (total(teacher_along) - teacher_mean);
                 lanes(C, [&](Index j, auto some) {
-                    const Lanes A_c = load(A + j, some), a_c = load(a + j, some), w_c = load(w + j, some);
-                    const Lanes u_c = load(u + j, some), g_c = load(g + j, some);
-                    Lanes x_c = load(sc + j, some), y_c = load(tc + j, some);
-                    for (Index k = 0; k < K; k++) {
-                        const Index p = at.first + k;
-                        const Lanes x = load(s + k * C + j, some), y = load(t + k * C + j, some);
-                        const Lanes out = (x - y) * (e[p] + A_c * f[p]) + signed_as(x, m[p] + a_c * v[p]) +
-                                          w_c * l[k] + g_c * q[p] + u_c * v[p];
-                        store(gradient + place + k * C + j, out, some);
-                        x_c += l[k] * x, y_c += n[k] * y;
-                    }
-                    store(sc + j, x_c, some), store(tc + j, y_c, some);
+                    const Lanes x = load(s + j, some), y = load(t + j, some);
+                    const Lanes out = (x - y) * (e[p] + load(A + j, some) * f[p]) +
+                                      signed_as(x, m[p] + load(a + j, some) * v[p]) + load(w + j, some) * l +
+                                      load(g + j, some) * q[p] + load(u + j, some) * v[p];
+                    store(gradient + place + j, out, some);
+                    store(sc + j, load(sc + j, some) + l * x, some);
+                    store(tc + j, load(tc + j, some) + n * y, some);
                 });
-            });
+            }
         else {
             float l[TILE_OF_CELLS] = {}, n[TILE_OF_CELLS] = {};
-            lines<LINES>(C, [&]<Index K>(Lines<K> at) {
+            channels(C, [&]<Index K>(Channels<K> at) {
                 const Index place = (channel + at.first) * P + tile.first;
                 const float *s = maps->student + place, *t = maps->teacher + place;
                 lanes(tile.length, [&](Index j, auto some) {
@@ -321,7 +299,7 @@ void gradients(const Maps *maps, const float *scale_NP, const float *scale_NC, c
                 });
             });
             for (Index p = 0; p < tile.length; p++) l[p] = q[p] * (l[p] - mean), n[p] = r[p] * (n[p] - teacher_mean);
-            lines<LINES>(C, [&]<Index K>(Lines<K> at) {
+            channels(C, [&]<Index K>(Channels<K> at) {
                 const Index place = (channel + at.first) * P + tile.first;
                 const float *s = maps->student + place, *t = maps->teacher + place;
                 Lanes x_c[K] = {}, y_c[K] = {};

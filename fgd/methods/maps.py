@@ -370,6 +370,7 @@ class Parts:
 
 
 def _logits_gradients(maps: Maps, blocks: list[Block], parts: Parts) -> None:
+    """As `Softmax` tells."""
     n = blocks[0][0]
     for block in blocks:
         _, c, p = block

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_loss import HEAD, commit, ratio, row
+from bench_loss import commit, header, ratio, row
 from bench_loss import measure as measure_loss
 from PIL import Image as Pillow
 from torch import Tensor
@@ -73,7 +73,7 @@ def main() -> None:
         arguments.rounds, arguments.images = min(arguments.rounds, 5), min(arguments.images, 32)
         arguments.epochs = min(arguments.epochs, 3)
     torch.set_num_threads(arguments.threads)
-    device.keep_freed_memory()  # as the trainer does; what is compared with it runs in processes of its own
+    device.keep_freed_memory()  # as the trainer does; plain scripts run in processes of their own
     load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
     print(f"{device.processor_name()}, torch {torch.__version__}, commit {commit()}, {arguments.threads} threads,")
     print(f"{arguments.rounds} rounds, load before the run {load}\n")
@@ -130,7 +130,7 @@ class Bench:
 
     def loss(self) -> None:
         title("The loss: five levels of 800x1344, 256 channels, 2 images, 60 boxes each")
-        print(f"| {HEAD} |\n|" + "---|" * (1 + HEAD.count("|")))
+        print(header())
         print(f"| {row(measure_loss(60, 'contiguous', min(self.rounds, 15)))} |\n")
 
     def step(self) -> None:

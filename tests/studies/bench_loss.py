@@ -39,11 +39,6 @@ SPEC = FGD(alpha=1e-3, beta=5e-4, gamma=5e-4, temperature=0.5).but(lambda_=5e-6)
 RESAMPLES = 2000
 KERNELS = Native()
 
-HEAD = (
-    "reference alone, ms | reference, ms | ours, ms | compiled, ms | two reads, ms | alone / ours | reference / ours | "
-    "ours / two reads | alone / compiled | reference / compiled | compiled / two reads"
-)
-
 Maps = dict[str, Tensor]
 
 
@@ -58,9 +53,7 @@ def main() -> None:
     keep_freed_memory()
 
     print(f"{processor_name()}, torch {torch.__version__}, commit {commit()}, {arguments.rounds} rounds\n")
-    print(
-        f"| threads | boxes | layout | {HEAD} |\n" + "|" + "---|" * (4 + HEAD.count("|")),
-    )
+    print(header("threads", "boxes", "layout"))
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         for boxes in arguments.boxes:
@@ -90,7 +83,7 @@ def measure(boxes: int, layout: str, rounds: int, *, cpu: bool = False) -> dict[
         "reads": lambda: read_twice(student, teacher),
     }
     now = time.process_time if cpu else time.perf_counter
-    times: dict[str, list[float]] = {name: [] for name in candidates}
+    times: dict[str, list[float]] = {name: [] for name in (*candidates, "alone")}
     for round_ in range(-1, rounds):  # the first only warms up
         for name in random.Random(round_).sample(list(candidates), len(candidates)):
             for map_NCHW in student.values():
@@ -102,7 +95,7 @@ def measure(boxes: int, layout: str, rounds: int, *, cpu: bool = False) -> dict[
         pipe.send(cpu)
         took_s = pipe.recv()
         if round_ >= 0:
-            times.setdefault("alone", []).append(took_s)
+            times["alone"].append(took_s)
     alone.terminate()
     return times
 
@@ -163,6 +156,15 @@ def read_twice(student: Maps, teacher: Maps) -> None:
     for _ in range(2):
         for map_NCHW in (*student.values(), *teacher.values()):
             map_NCHW.detach().sum()
+
+
+def header(*first: str) -> str:
+    """Of a table of `row`s, with columns before them."""
+    names = ["reference alone, ms", "reference, ms", "ours, ms", "compiled, ms", "two reads, ms"]
+    ratios = ["alone / ours", "reference / ours", "ours / two reads"]
+    ratios += ["alone / compiled", "reference / compiled", "compiled / two reads"]
+    columns = [*first, *names, *ratios]
+    return f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|"
 
 
 def row(times: dict[str, list[float]]) -> str:
