@@ -67,7 +67,7 @@ soak: $(READY) ## jobs while random parts are killed and frozen: MINUTES=30 DATA
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),30) \
 		--database $(or $(DATABASE),sqlite) $(if $(SEED),--seed $(SEED))
 
-bench: $(READY) ## loss, step, pipeline and start beside the least they could cost; ARGS=--quick takes under 5 minutes
+bench: $(READY) ## loss, step, cache, pipeline and start beside the least they could cost; half an hour, ARGS=--quick under 5 minutes
 	@PYTHONPATH=. $(BIN)/python tests/studies/bench.py $(ARGS)
 
 lock: $(READY) ## resolve the lock anew

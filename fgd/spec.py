@@ -440,8 +440,8 @@ class Schedule(Spec):
     augment: Augment = Augment()
     """Random crops and colours of training images."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Of trunk, neck and the wide layers of the head in training. "auto": bf16 where the device computes it natively,
-    else float32. What predicts, losses and every reported number are float32."""
+    """Of trunk, neck, the wide layers of the head and the methods' adapters in training. "auto": bf16 where the device
+    computes it natively, else float32. What predicts, losses and every reported number are float32."""
     evaluate_every: PositiveInt = 1
     """Epochs between evaluations on the validation images; the last epoch is always evaluated."""
     ema: EMA | None = None

@@ -29,7 +29,7 @@ class Machine:
     device_name: str
     threads: int
     bf16: bool
-    """Trunk, neck and the towers of the head train in bf16."""
+    """Trunk, neck, the towers of the head and the methods' adapters train in bf16."""
 
     @property
     def precision(self) -> str:

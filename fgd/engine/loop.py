@@ -497,6 +497,7 @@ def prepare(
             methods = {m.kind: build_method(m, pair, calibration, schedule) for m in spec.methods}
         for method in methods.values():
             method.kernels = kernels
+            method.train_in_bf16(on=machine.bf16)
     distill = Distill(student, methods).to(machine.device)
     model = ranks.wrap(distill)
     parts = Parts(spec, machine, train, val, test, transform, distill, teacher, calibration, identity, ranks, model)

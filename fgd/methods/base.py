@@ -39,6 +39,12 @@ class Method(nn.Module, ABC):
     kernels: Kernels | None = None
     """What takes the passes over the maps, if compiled."""
 
+    def train_in_bf16(self, *, on: bool) -> None:
+        """The adapters; sums and terms are float32 all the same."""
+        for each in self.modules():
+            if isinstance(each, Adapter):
+                each.bf16 = on
+
     @abstractmethod
     def forward(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """The weighted terms by name, float32 scalars, each summed over levels; add them to the detection loss.
@@ -48,25 +54,31 @@ class Method(nn.Module, ABC):
         """
 
 
-def align_convs(pair: Pair) -> nn.ModuleDict:
-    """Per level the 1x1 convolution from the student's to the teacher's width; the identity where they are equal."""
+class Adapter(nn.Conv2d):
+    """The 1x1 convolution from the student's to the teacher's width. Gives float32, or float64 of float64."""
+
+    bf16: bool = False
+    """Compute in bf16 in training, as the neck does whose maps it takes."""
+
+    def __init__(self, student_channels: int, teacher_channels: int) -> None:
+        super().__init__(student_channels, teacher_channels, kernel_size=1)
+
+    def forward(self, student_NCHW: Tensor) -> Tensor:
+        if self.bf16 and self.training:
+            with torch.autocast(student_NCHW.device.type, torch.bfloat16):
+                return super().forward(student_NCHW).float()
+        assert self.bias is not None
+        narrow_NCP = student_NCHW.to(torch.promote_types(student_NCHW.dtype, torch.float32)).flatten(2)
+        weight_NCC = self.weight.flatten(1).expand(len(narrow_NCP), -1, -1)
+        wide_NCP = torch.baddbmm(self.bias[:, None], weight_NCC, narrow_NCP)  # a convolution of small maps is slow
+        return wide_NCP.view(*wide_NCP.shape[:2], *student_NCHW.shape[2:])
+
+
+def adapters(pair: Pair) -> nn.ModuleDict:
+    """Level -> its adapter; the identity where the widths are equal."""
     if pair.student_channels == pair.teacher_channels:
         return nn.ModuleDict({level: nn.Identity() for level in pair.levels})
-    return nn.ModuleDict(
-        {level: nn.Conv2d(pair.student_channels, pair.teacher_channels, kernel_size=1) for level in pair.levels}
-    )
-
-
-def aligned(align: nn.Module, student_NCHW: Tensor) -> Tensor:
-    """The student's map at the teacher's width: as it is, or what its adapter makes of it, in float32 at least."""
-    if isinstance(align, nn.Identity):
-        return student_NCHW
-    assert isinstance(align, nn.Conv2d)
-    assert align.bias is not None
-    narrow_NCP = student_NCHW.to(torch.promote_types(student_NCHW.dtype, torch.float32)).flatten(2)
-    weight_NCC = align.weight.flatten(1).expand(len(narrow_NCP), -1, -1)
-    wide_NCP = torch.baddbmm(align.bias[:, None], weight_NCC, narrow_NCP)  # torch's convolution of small maps is slow
-    return wide_NCP.view(*wide_NCP.shape[:2], *student_NCHW.shape[2:])
+    return nn.ModuleDict({level: Adapter(pair.student_channels, pair.teacher_channels) for level in pair.levels})
 
 
 def same_size(level: str, student_NCHW: Tensor, teacher_NCHW: Tensor) -> None:

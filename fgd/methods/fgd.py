@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fgd.errors import TeacherUnfit
-from fgd.methods.base import Method, Pair, align_convs, aligned, resolved, same_size
+from fgd.methods.base import Method, Pair, adapters, resolved, same_size
 from fgd.methods.context import ContextBlock
 from fgd.methods.geometry import BoxCells, Grid, Layout, inclusive, official, scale_masks, tight, valid_cells
 from fgd.methods.maps import Attend, Sums, Wanted, compare
@@ -99,7 +99,7 @@ class FGDLoss(Method):
         self.official = spec.compat == "official"
         self.box_cells = official if self.official else BOX_CELLS[spec.box_cells or "tight"]
         # A module whose term is off would never get a gradient, which DistributedDataParallel does not forgive.
-        self.align = align_convs(pair) if self.weights.any_on else nn.ModuleDict()
+        self.align = adapters(pair) if self.weights.any_on else nn.ModuleDict()
         in_global = pair.levels if self.weights.global_ else {}
         self.student_context = nn.ModuleDict({level: ContextBlock(pair.teacher_channels) for level in in_global})
         self.teacher_context = nn.ModuleDict({level: ContextBlock(pair.teacher_channels) for level in in_global})
@@ -135,7 +135,7 @@ class FGDLoss(Method):
         """
         on, scale = self.weights, self.scales[level]
         return compare(
-            aligned(self.align[level], student_NCHW).flatten(2),
+            self.align[level](student_NCHW).flatten(2),
             teacher_NCHW.flatten(2),
             valid_NP,
             Wanted(feature=on.feature, magnitude=bool(on.spatial), context=bool(on.global_)),

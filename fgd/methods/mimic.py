@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fgd.methods.base import Method, Pair, align_convs, aligned, resolved, same_size
+from fgd.methods.base import Method, Pair, adapters, resolved, same_size
 from fgd.methods.geometry import Grid, Layout, valid_cells
 from fgd.methods.maps import Wanted, compare
 from fgd.spec import Mimic, Schedule
@@ -25,7 +25,7 @@ class MimicLoss(Method):
     def __init__(self, spec: Mimic, pair: Pair, _calibration: Calibration, _schedule: Schedule) -> None:
         super().__init__()
         self.weight = resolved(spec.weight)
-        self.align = align_convs(pair) if self.weight else nn.ModuleDict()
+        self.align = adapters(pair) if self.weight else nn.ModuleDict()
 
     def forward(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         if not self.weight:
@@ -38,7 +38,7 @@ class MimicLoss(Method):
         with torch.autocast(device.type, enabled=False):
             for level, of_level_NP in zip(self.align, grid.split(valid_NP), strict=True):
                 same_size(level, student[level], teacher[level])
-                aligned_NCHW = aligned(self.align[level], student[level])
+                aligned_NCHW = self.align[level](student[level])
                 student_NCP, teacher_NCP = aligned_NCHW.flatten(2), teacher[level].flatten(2)
                 sums = compare(student_NCP, teacher_NCP, of_level_NP, Wanted(error=True), kernels=self.kernels)
                 errors_N.append((sums.error_NP * of_level_NP).sum(1))

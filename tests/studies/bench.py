@@ -43,6 +43,7 @@ from fgd.data.digits import compose
 from fgd.data.loader import Dataset, train_batches
 from fgd.detectors import Detector, Recipe, build
 from fgd.engine import device, loop, weights
+from fgd.engine.distill import Distill
 from fgd.engine.loop import Parts
 from fgd.engine.optimise import make_optimizer
 from fgd.engine.teacher_cache import TeacherCache
@@ -60,18 +61,18 @@ def main() -> None:
     parser.add_argument("--items", nargs="+", choices=ITEMS, default=ITEMS)
     parser.add_argument("--data", type=Path, help="a COCO folder")
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--min-size", type=int, default=160)
-    parser.add_argument("--max-size", type=int, default=224)
+    parser.add_argument("--min-size", type=int, default=320)
+    parser.add_argument("--max-size", type=int, default=448)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--images", type=int, default=200, help="of an epoch of the pipeline, at most")
+    parser.add_argument("--images", type=int, default=32, help="of an epoch of pipeline and cache, at most")
     parser.add_argument("--precisions", nargs="+", default=["float32", "auto"], help="of pipeline and cache")
-    parser.add_argument("--epochs", type=int, default=6, help="of the cache")
+    parser.add_argument("--epochs", type=int, default=5, help="of the cache")
     parser.add_argument("--quick", action="store_true", help="few rounds: under five minutes on two cores")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.rounds, arguments.images = min(arguments.rounds, 5), min(arguments.images, 32)
-        arguments.epochs = min(arguments.epochs, 3)
+        arguments.rounds, arguments.epochs = min(arguments.rounds, 5), min(arguments.epochs, 3)
+        arguments.min_size, arguments.max_size = min(arguments.min_size, 160), min(arguments.max_size, 224)
     torch.set_num_threads(arguments.threads)
     device.keep_freed_memory()  # as the trainer does; plain scripts run in processes of their own
     load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
@@ -106,7 +107,7 @@ class Bench:
         a = self.arguments
         return Recipe(detector=detector, classes=self.classes, min_size=a.min_size, max_size=a.max_size)
 
-    def spec(self, *, distilled: bool, epochs: int = 2, **schedule: Any) -> JobSpec:
+    def spec(self, *, distilled: bool, epochs: int = 2, compiled: bool = False, **schedule: Any) -> JobSpec:
         a = self.arguments
         sizes = {"epochs": epochs, "batch_size": a.batch, "min_size": a.min_size, "max_size": a.max_size}
         plain = {
@@ -116,7 +117,7 @@ class Bench:
             "student": {"kind": "fcos", "backbone": "resnet18", "fpn_channels": 128},
             "dataset": {"path": str(self.data.resolve())},
             "schedule": sizes | schedule,
-            "resources": {"device": "cpu", "threads": a.threads},
+            "resources": {"device": "cpu", "threads": a.threads, "compile": compiled},
         }
         return resolve(JobSpec.model_validate_json(json.dumps(plain)))
 
@@ -134,27 +135,35 @@ class Bench:
         print(f"| {row(measure_loss(60, 'contiguous', min(self.rounds, 15)))} |\n")
 
     def step(self) -> None:
-        a = self.arguments
         parts, optimizer = self.parts(self.spec(distilled=True))
-        title(f"The step: FCOS R50 to R18, {a.min_size}x{a.max_size}, batch {a.batch}, {parts.machine.precision}")
+        batches = list(some_batches(parts, 4))
+        title(f"The step: FCOS R50 to R18, {size_of(batches[0])}, {parts.machine.precision}")
         bare, bare_optimizer = self.parts(self.spec(distilled=True))
+        alone = Distill(bare.student, {})
+        unguided = dataclasses.replace(bare, distill=alone, model=alone)
         loaded, loaded_optimizer = self.parts(self.spec(distilled=True))
         loaded = dataclasses.replace(loaded, teacher=AsLoaded(self.teacher))
-        batches = list(some_batches(parts, 4))
+        compiled, compiled_optimizer = self.parts(self.spec(distilled=True, compiled=True))
         candidates: dict[str, Callable[[Batch], object]] = {
             "ours": lambda batch: loop.step(parts, optimizer, [batch], 1, 100),
             "comparison": lambda batch: loop.step(loaded, loaded_optimizer, [batch], 1, 100),
             "floor": lambda batch: bare_step(bare, bare_optimizer, batch),
             "student": lambda batch: student_step(bare, bare_optimizer, batch),
+            "unguided": lambda batch: loop.step(unguided, bare_optimizer, [batch], 1, 100),
+            "compiled": lambda batch: loop.step(compiled, compiled_optimizer, [batch], 1, 100),
         }
         times = in_turn(candidates, batches, self.rounds)
         table(times, "teacher as loaded (float32, not folded)", "teacher's neck, student, update")
         print(f"\nOf the floor the student alone: {cells(times['student'])} (clock / cpu).\n")
+        print("| of a step | clock | cpu |\n|---|---|---|")
+        print(f"| the loss with its adapters, forward and backward | {share(times, 'ours', 'unguided')} |")
+        print(f"| the same, compiled | {share(times, 'compiled', 'unguided')} |")
+        print(f"| norms of the gradients, checks, figures | {share(times, 'unguided', 'floor')} |\n")
 
     def cache(self) -> None:
         """Whole epochs with and without it, in turn; nothing of one epoch is a repetition of another."""
         a = self.arguments
-        title(f"The teacher's cache: FCOS R50 to R18, {a.min_size}x{a.max_size}, batch {a.batch}")
+        title("The teacher's cache, same networks and size")
         print("| precision | flip | epoch | hits | without, ms a step, clock | cpu | with, clock | cpu | ratio, cpu |")
         print("|---" * 9 + "|")
         for precision, flip in itertools.product(a.precisions, ("none", "horizontal")):
@@ -176,7 +185,7 @@ class Bench:
             kept.close()
 
     def pipeline(self) -> None:
-        title("The whole job: plain training of R18, images per second against torchvision's tutorial loop")
+        title("The whole job: plain training of R18, same size, images per second against torchvision's tutorial loop")
         print("| precision | ours, img/s | tutorial, img/s | ours / tutorial, clock | cpu | wait for data |")
         print("|---|---|---|---|---|---|")
         for precision in self.arguments.precisions:
@@ -425,8 +434,23 @@ def table(times: Times, comparison: str, floor: str) -> None:
         print("| " + " | ".join([kind, *medians, *ratios]) + " |")
 
 
+def share(times: Times, larger: str, smaller: str) -> str:
+    """What one candidate takes more than another, of the larger."""
+    cells = []
+    for k in (0, 1):
+        more, less = ([pair[k] for pair in times[name]] for name in (larger, smaller))
+        cells.append(fine([a - b for a, b in zip(more, less, strict=True)], more))
+    return " | ".join(cells)
+
+
 def fine(numerator: list[float], denominator: list[float]) -> str:
     return ratio([100 * each for each in numerator], denominator) + " %"
+
+
+def size_of(batch: Batch) -> str:
+    """As it is padded: what the data make of min_size and max_size."""
+    images, _, height, width = batch.images_NCHW.shape
+    return f"batches of {images} of {height}x{width}"
 
 
 def cells(pairs: list[tuple[float, float]]) -> str:

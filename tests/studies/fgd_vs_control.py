@@ -48,7 +48,7 @@ def main() -> None:
             teacher=TeacherFromPath(path=str(teacher.resolve())) if METHODS[method] else None,
             student=chosen.student,
             methods=METHODS[method],
-            schedule=schedule,
+            schedule=schedule.but(precision=arguments.precision),
             seed=seed,
             **common,
         )
@@ -71,6 +71,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--teacher-epochs", type=int, default=16)
+    parser.add_argument("--precision", choices=("auto", "float32", "bf16"), default="auto", help="of the students")
     parser.add_argument("--teacher", type=Path, help="result folder of a teacher that is already trained")
     return parser.parse_args()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fgd.methods import METHODS, Pair, build
-from fgd.methods.base import align_convs
+from fgd.methods.base import adapters
 from fgd.presets import fgd_for_fcos, mimic
 from fgd.spec import FCOS, FGD, MethodSpec, Mimic, Schedule
 from fgd.types import Calibration
@@ -39,15 +39,31 @@ def test_a_pair_shares_the_levels_of_equal_stride() -> None:
 
 
 def test_adapters_are_one_1x1_convolution_a_level() -> None:
-    adapters = align_convs(PAIR)
+    align = adapters(PAIR)
 
-    assert list(adapters) == ["p3", "p4"]
-    assert {tuple(weight.shape) for weight in adapters.parameters()} == {(64, 32, 1, 1), (64,)}
+    assert list(align) == ["p3", "p4"]
+    assert {tuple(weight.shape) for weight in align.parameters()} == {(64, 32, 1, 1), (64,)}
 
 
 def test_equal_widths_need_no_adapter() -> None:
-    adapters = align_convs(Pair({"p3": 8}, 32, 32))
+    align = adapters(Pair({"p3": 8}, 32, 32))
     feature_NCHW = torch.rand(1, 32, 2, 2)
 
-    assert list(adapters.parameters()) == []
-    assert adapters["p3"](feature_NCHW) is feature_NCHW
+    assert list(align.parameters()) == []
+    assert align["p3"](feature_NCHW) is feature_NCHW
+
+
+def test_an_adapter_computes_in_bf16_only_in_training_and_gives_float32() -> None:
+    torch.manual_seed(0)
+    method = build(fgd_for_fcos(), PAIR, CALIBRATION, Schedule())
+    adapter = method.get_submodule("align.p3")
+    map_NCHW = torch.randn(2, 32, 5, 7)
+    in_float32 = torch.nn.functional.conv2d(map_NCHW, adapter.weight, adapter.bias)
+
+    method.train_in_bf16(on=True)
+    trained, evaluated = adapter(map_NCHW), adapter.eval()(map_NCHW)
+
+    assert trained.dtype == evaluated.dtype == torch.float32
+    torch.testing.assert_close(trained, in_float32, rtol=0.02, atol=0.02)
+    assert (trained - in_float32).abs().max() > 1e-4, "that was not bf16"
+    torch.testing.assert_close(evaluated, in_float32)
