@@ -43,7 +43,7 @@ from fgd.data.digits import compose
 from fgd.data.loader import Dataset, train_batches
 from fgd.detectors import Detector, Recipe, build
 from fgd.engine import device, loop, weights
-from fgd.engine.distill import Distill
+from fgd.engine.distill import Distill, Teacher
 from fgd.engine.loop import Parts
 from fgd.engine.optimise import make_optimizer
 from fgd.engine.teacher_cache import TeacherCache
@@ -164,32 +164,46 @@ class Bench:
         """Whole epochs with and without it, in turn; nothing of one epoch is a repetition of another."""
         a = self.arguments
         title("The teacher's cache, same networks and size")
-        print("| precision | flip | epoch | hits | without, ms a step, clock | cpu | with, clock | cpu | ratio, cpu |")
-        print("|---" * 9 + "|")
+        print("Milliseconds a step (clock / cpu); ratios of the clock; floor: the teacher's maps are there already.\n")
+        names = "ours: with | comparison: without | floor | comparison / ours | ours / floor"
+        print(f"| precision | flip | epoch | hits | {names} | MiB an entry |")
+        print("|---" * 10 + "|")
         for precision, flip in itertools.product(a.precisions, ("none", "horizontal")):
             some = self.parts(self.spec(distilled=True, precision=precision, flip=flip))
             other, optimizer = self.parts(self.spec(distilled=True, precision=precision, flip=flip))
             assert other.teacher is not None
             kept = TeacherCache(other.teacher, self.folder, max_bytes=2**34, keep_free=2**30, emit=print)
-            candidates = {"without": some, "with": (dataclasses.replace(other, cache=kept), optimizer)}
+            bare, bare_optimizer = self.parts(self.spec(distilled=True, precision=precision, flip=flip))
+            candidates = {
+                "ours": (dataclasses.replace(other, cache=kept), optimizer),
+                "comparison": some,
+                "floor": (dataclasses.replace(bare, teacher=Remembered(bare.teacher)), bare_optimizer),
+            }
+            cost_of_epoch(*candidates["floor"], 0, a.images)  # it remembers
             for epoch in range(a.epochs):
                 times = {}
-                for name in random.Random(epoch).sample(list(candidates), 2):
+                for name in random.Random(epoch).sample(list(candidates), len(candidates)):
                     times[name] = cost_of_epoch(*candidates[name], epoch, a.images)
                 hits = kept.figures()["teacher/cache_hits"]
-                cost = [times[name] for name in candidates]
-                cells = " | ".join(f"{1000 * each:.0f}" for pair in cost for each in pair)
-                told = f"| {other.machine.precision} | {flip} | {epoch + 1} | {100 * hits:.0f} % | {cells} |"
-                print(f"{told} {cost[0][1] / cost[1][1]:.2f} |", flush=True)
-            print(f"\n{kept.file.end / 2**20 / len(kept.entries):.2f} MiB an entry\n")
+                ours, without, floor = (times[name] for name in candidates)
+                told = [other.machine.precision, flip, str(epoch + 1), f"{100 * hits:.0f} %"]
+                told += [" / ".join(f"{1000 * each:.0f}" for each in pair) for pair in (ours, without, floor)]
+                told += [f"{without[0] / ours[0]:.2f}", f"{ours[0] / floor[0]:.2f}"]
+                told += [f"{kept.file.end / 2**20 / len(kept.entries):.2f}"]
+                print(f"| {' | '.join(told)} |", flush=True)
             kept.close()
+        print()
 
     def pipeline(self) -> None:
         title("The whole job: plain training of R18, same size, images per second against torchvision's tutorial loop")
-        print("| precision | ours, img/s | tutorial, img/s | ours / tutorial, clock | cpu | wait for data |")
-        print("|---|---|---|---|---|---|")
+        print("Images per second; floor: forward, backward and update alone, on batches that are there already.\n")
+        names = "ours | comparison: tutorial | floor | ours / comparison, clock | cpu | ours / floor, clock | cpu"
+        print(f"| precision | {names} | wait for data |")
+        print("|---" * 9 + "|")
         for precision in self.arguments.precisions:
-            runners = {kind: Runner(kind, self.arguments, self.folder, precision) for kind in ("ours", "tutorial")}
+            runners = {
+                kind: Runner(kind, self.arguments, self.folder, precision) for kind in ("ours", "tutorial", "floor")
+            }
             epochs: dict[str, list[Epoch]] = {kind: [] for kind in runners}
             for round_ in range(-1, max(2, self.rounds // 5)):  # the first only warms up
                 for kind in random.Random(round_).sample(list(runners), len(runners)):
@@ -199,14 +213,13 @@ class Bench:
             for runner in runners.values():
                 runner.end()
             rates = [f"{each[0].images / statistics.median(e.clock_s for e in each):.1f}" for each in epochs.values()]
-            by_clock, by_cpu = (
-                fine(*([getattr(e, kind) for e in epochs[name]] for name in ("tutorial", "ours")))
-                for kind in ("clock_s", "cpu_s")
-            )
+            ratios = [
+                fine(*([getattr(e, time_) for e in epochs[name]] for name in pair))
+                for pair in (("tutorial", "ours"), ("floor", "ours"))
+                for time_ in ("clock_s", "cpu_s")
+            ]
             wait = f"{100 * statistics.median(e.wait for e in epochs['ours']):.1f} %"
-            print(
-                f"| {epochs['ours'][0].precision} | {' | '.join(rates)} | {by_clock} | {by_cpu} | {wait} |", flush=True
-            )
+            print(f"| {' | '.join([epochs['ours'][0].precision, *rates, *ratios, wait])} |", flush=True)
         print()
 
     def start(self) -> None:
@@ -216,24 +229,25 @@ class Bench:
         plain, first, again = (self.train(self.spec(distilled=each)) for each in (False, True, True))
         title("Start: seconds from the process to the first step")
         names = list(first.start)
-        print(f"| | {' | '.join(names)} | over a bare import ({bare_s:.1f} s) + data + check + calibration |")
-        print("|---" * (len(names) + 2) + "|")
+        floor = f"floor: a bare import ({bare_s:.2f} s), data, check, calibration"
+        print(f"| | {' | '.join(names)} (ours) | {floor} | over it |")
+        print("|---" * (len(names) + 3) + "|")
         for name, run in (("plain", plain), ("distillation", first), ("the same again", again)):
             asked = ("data", "teacher check", "calibration")
-            over = run.start["total"] - bare_s - sum(run.start.get(each, 0.0) for each in asked)
-            print(f"| {name} | " + " | ".join(f"{run.start.get(each, 0.0):.2f}" for each in names) + f" | {over:.2f} |")
+            least_s = bare_s + sum(run.start.get(each, 0.0) for each in asked)
+            seconds = [*(run.start.get(each, 0.0) for each in names), least_s, run.start["total"] - least_s]
+            print(f"| {name} | {' | '.join(f'{each:.2f}' for each in seconds)} |")
         print()
         title("Memory, evaluation and data of these trainings")
         teacher_mb = (self.teacher / weights.WEIGHTS).stat().st_size / 2**20
-        print(
-            f"Peak: plain {plain.peak_mb:.0f} MiB, distillation {first.peak_mb:.0f}; "
-            f"the teacher's file {teacher_mb:.0f}.\n"
+        names = (
+            "ours: distillation, MiB | comparison: plain, MiB | floor: plain + the teacher's file, MiB | ours / floor"
         )
-        print("| distillation, MiB | plain + teacher, MiB | ratio | evaluation's share | wait for data after epoch 1 |")
-        print("|---|---|---|---|---|")
+        print(f"| {names} | evaluation's share | wait for data after epoch 1 |")
+        print("|---" * 6 + "|")
         room = plain.peak_mb + teacher_mb
-        shares = f"{100 * first.evaluation:.1f} % | {100 * first.wait:.1f} %"
-        print(f"| {first.peak_mb:.0f} | {room:.0f} | {first.peak_mb / room:.2f} | {shares} |\n")
+        peaks = f"{first.peak_mb:.0f} | {plain.peak_mb:.0f} | {room:.0f} | {first.peak_mb / room:.2f}"
+        print(f"| {peaks} | {100 * first.evaluation:.1f} % | {100 * first.wait:.1f} % |\n")
 
     def train(self, spec: JobSpec) -> Told:
         file = self.folder / "spec.json"
@@ -275,6 +289,20 @@ class AsLoaded:
     @torch.no_grad()
     def shared_features(self, batch: Batch) -> dict[str, Tensor]:
         return self.detector.features(batch.images_NCHW)
+
+
+class Remembered:
+    """A teacher whose maps are there already: those of the first batch of each size."""
+
+    def __init__(self, teacher: Teacher | None) -> None:
+        assert teacher is not None
+        self.teacher, self.maps = teacher, dict[tuple[int, ...], dict[str, Tensor]]()
+
+    def shared_features(self, batch: Batch) -> dict[str, Tensor]:
+        size = tuple(batch.images_NCHW.shape)
+        if size not in self.maps:
+            self.maps[size] = self.teacher.shared_features(batch)
+        return self.maps[size]
 
 
 def bare_step(parts: Parts, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
@@ -323,18 +351,22 @@ class Runner:
 
 def epochs_when_told(pipe: Connection, kind: str, arguments: argparse.Namespace, folder: Path, precision: str) -> None:
     torch.set_num_threads(arguments.threads)
-    if kind == "ours":
+    if kind != "tutorial":
         device.keep_freed_memory()
     bench = Bench(arguments, folder)
     parts, optimizer = bench.parts(bench.spec(distilled=False, precision=precision))
     some = parts.train.with_images(parts.train.images[: arguments.images], parts.train.classes)
     parts = dataclasses.replace(parts, train=some)
     tutorial = Tutorial(parts, bench.recipe("resnet18", 128)) if kind == "tutorial" else None
+    batches = list(train_batches(some, parts.transform, parts.spec.schedule, 0, 0)) if kind == "floor" else []
     images, number, wait = len(some) // arguments.batch * arguments.batch, 0, 0.0
     while pipe.recv():
         clock, processor = time.perf_counter(), time.process_time()
         if tutorial is not None:
             tutorial.one_epoch()
+        elif kind == "floor":
+            for batch in batches:
+                student_step(parts, optimizer, batch)
         else:
             wait = one_epoch(parts, optimizer, number)
         number += 1

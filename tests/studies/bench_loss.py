@@ -160,7 +160,8 @@ def read_twice(student: Maps, teacher: Maps) -> None:
 
 def header(*first: str) -> str:
     """Of a table of `row`s, with columns before them."""
-    names = ["reference alone, ms", "reference, ms", "ours, ms", "compiled, ms", "two reads, ms"]
+    names = ["comparison: reference alone, ms", "comparison: reference, ms", "ours, ms", "ours compiled, ms"]
+    names += ["floor: two reads, ms"]
     ratios = ["alone / ours", "reference / ours", "ours / two reads"]
     ratios += ["alone / compiled", "reference / compiled", "compiled / two reads"]
     columns = [*first, *names, *ratios]
