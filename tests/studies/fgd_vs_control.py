@@ -4,7 +4,7 @@
     python tests/studies/fgd_vs_control.py FOLDER --out runs/x --seeds 0 --images 300 --min-size 160 --max-size 224
 
 Each run uses one thread and two runs go side by side, so on two cores a control and its distilled run cost the same
-wall time and are disturbed alike. Finished runs are kept, so the study can be stopped and gone on with.
+wall time and are disturbed alike. A commit's finished runs are kept, so the study can be stopped and gone on with.
 Prints a table in Markdown; --out keeps every event of every run.
 """
 
@@ -20,6 +20,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from bench_loss import commit
 
 from fgd.data import archive, coco
 from fgd.data.digits import compose
@@ -37,7 +39,7 @@ def main() -> None:
     chosen = plan(report_of(data), own_data=False)
     teacher = arguments.teacher or arguments.out / "teacher" / "result"
     common = {"dataset": FromPath(path=str(data)), "resources": Resources(threads=1)}
-    if not (teacher / "student.safetensors").exists():
+    if arguments.teacher is None:
         spec = JobSpec(
             name="teacher", teacher=None, student=chosen.teacher, methods=(), schedule=teacher_schedule, **common
         )
@@ -105,10 +107,11 @@ def report_of(folder: Path) -> Any:
 
 
 def train(spec: JobSpec, out: Path) -> None:
-    asked, path = spec.model_dump_json(indent=2), out / "spec.json"
-    if (out / "result" / "manifest.json").exists() and path.read_text() == asked:
+    asked, path, by = spec.model_dump_json(indent=2), out / "spec.json", out / "commit"
+    if by.exists() and (path.read_text(), by.read_text()) == (asked, commit()):
         return
     out.mkdir(parents=True, exist_ok=True)
+    by.unlink(missing_ok=True)  # it says that the run has ended
     path.write_text(asked)
     command = [sys.executable, "-m", "fgd.train", str(out / "spec.json"), "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": str(spec.resources.threads)}
@@ -116,6 +119,7 @@ def train(spec: JobSpec, out: Path) -> None:
         done = subprocess.run(command, stdout=lines, stderr=log, env=environment, check=False)
     if done.returncode:
         sys.exit(f"{spec.name}: {[e.message for e in events_of(out) if isinstance(e, Failed)]}; see {out / 'log'}")
+    by.write_text(commit())
 
 
 def events_of(out: Path) -> list[Event]:
@@ -123,11 +127,10 @@ def events_of(out: Path) -> list[Event]:
 
 
 def table(arguments: argparse.Namespace, teacher: Path, runs: dict[tuple[str, int], list[Event]]) -> str:
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     manifest = json.loads((teacher / "manifest.json").read_text())
     split = "test" if "test" in manifest["metrics"] else "val"
     lines = [
-        f"`python tests/studies/fgd_vs_control.py {' '.join(sys.argv[1:])}`, commit {commit.stdout.strip()}, "
+        f"`python tests/studies/fgd_vs_control.py {' '.join(sys.argv[1:])}`, commit {commit()}, "
         f"{len(os.sched_getaffinity(0))} cores of {processor_name()}, Python {platform.python_version()}; "
         f"AP on {split}, last checkpoint",
         "",
