@@ -235,6 +235,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
         save()
         with contextlib.suppress(RuntimeError):  # one that stopped elsewhere, and is gone
             ranks.wait()  # a rank that ends early has the others killed after a while, also in the middle of a save
+            distributed.leave()  # a process that ends without it may abort, and that is not what a stop looks like
         raise
     finally:
         if batches is not None:

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_loss import commit, header, ratio, row
+from bench_loss import Maps, commit, header, learn, ratio, row
 from bench_loss import measure as measure_loss
 from PIL import Image as Pillow
 from torch import Tensor, nn
@@ -299,7 +299,7 @@ class Remembered:
 
     def __init__(self, teacher: Teacher | None) -> None:
         assert teacher is not None
-        self.teacher, self.maps = teacher, dict[tuple[int, ...], dict[str, Tensor]]()
+        self.teacher, self.maps = teacher, dict[tuple[int, ...], Maps]()
 
     def shared_features(self, batch: Batch) -> dict[str, Tensor]:
         size = tuple(batch.images_NCHW.shape)
@@ -315,9 +315,6 @@ def bare_step(parts: Parts, optimizer: torch.optim.Optimizer, batch: Batch) -> N
     student_step(parts, optimizer, batch)
 
 
-Maps = dict[str, Tensor]
-
-
 def maps_of(parts: Parts, batch: Batch) -> tuple[Maps, Maps]:
     """The student's, as leaves that take a gradient, and the teacher's."""
     assert parts.teacher is not None
@@ -329,7 +326,7 @@ def maps_of(parts: Parts, batch: Batch) -> tuple[Maps, Maps]:
 
 def loss_step(method: nn.Module, student: Maps, teacher: Maps, batch: Batch) -> None:
     forget(method, student)
-    torch.stack(list(method(student, teacher, batch).values())).sum().backward()  # type: ignore[no-untyped-call]
+    learn(method(student, teacher, batch))
 
 
 def adapter_step(method: nn.Module, student: Maps) -> None:
@@ -347,7 +344,7 @@ def forget(method: nn.Module, maps: Maps) -> None:
 def student_step(parts: Parts, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
     optimizer.zero_grad(set_to_none=True)
     features = parts.student.features(batch.images_NCHW)
-    torch.stack(list(parts.student.losses(features, batch).values())).sum().backward()  # type: ignore[no-untyped-call]
+    learn(parts.student.losses(features, batch))
     optimizer.step()
 
 

@@ -113,7 +113,7 @@ from torch import distributed
 from fgd.data import open_index
 from fgd.data.transforms import Transform
 from fgd.detectors import Recipe, build
-from fgd.engine.distributed import Ranks
+from fgd.engine.distributed import Ranks, leave
 from fgd.engine.evaluate import evaluate
 from fgd.engine.loop import split
 from fgd.errors import Stopped
@@ -135,6 +135,7 @@ try:
     evaluate(build(recipe), val, transform, batch_size=2, device=device, check_stop=check, ranks=Ranks(rank, 2))
 except Stopped:
     distributed.barrier()  # as the loop does when it has saved
+    leave()
     sys.exit(75)
 """
 
