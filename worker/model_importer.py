@@ -32,7 +32,7 @@ def main() -> int:
     die_with_parent(arguments.parent_fd)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from fgd.detectors import Recipe
-    from fgd.engine import foreign  # before the confinement: loading torch needs more than reading a file
+    from fgd.engine import import_weights  # before the confinement: loading torch needs more than reading a file
     from fgd.errors import UserError
 
     confine()
@@ -40,8 +40,8 @@ def main() -> int:
         print("this system has no filter for system calls: only weights_only guards this process", file=sys.stderr)
     try:
         recipe = Recipe.model_validate_json(arguments.wanted.read_bytes())
-        report = foreign.convert(arguments.file, recipe, arguments.out, arguments.checkpoint)
-    except foreign.Misfit as error:
+        report = import_weights.convert(arguments.file, recipe, arguments.out, arguments.checkpoint)
+    except import_weights.Misfit as error:
         (arguments.out / "report.json").write_text(json.dumps(error.report))
         return refuse(arguments.out, error)
     except UserError as error:

@@ -2,7 +2,7 @@
 
     <home>/cache/<archive digest>/        a data set, unpacked once for all jobs
     <home>/cache/<archive digest>.lock    held (shared) while in use; its content is the size, its mtime the last use
-    <home>/cache/teachers/                what trainings found out about teachers (fgd/engine/known.py), under 1 MB
+    <home>/cache/teachers/                what trainings know of teachers (fgd/engine/teacher_answers.py), under 1 MB
     <home>/work/<job>/a<attempt>/         spec.json, teacher/, inherit/, weights/, checkpoint.pt, out/; goes with it
     <home>/work/<job>/a<attempt>.lock     held as long as the attempt's supervisor lives
     <home>/finished/<job>/                a result that waits for the store (worker/results.py)

@@ -178,7 +178,7 @@ class Model(Base):
     lease_owner: Mapped[str | None]
     lease_expires: Mapped[datetime | None]
     report: Mapped[dict[str, Any] | None]
-    """What the importer saw: fgd.engine.foreign.Found or Misfit."""
+    """What the importer saw: fgd.engine.import_weights.Found or Misfit."""
     error: Mapped[str | None]
     version: Mapped[int] = mapped_column()
     created_at: Mapped[datetime]

@@ -1,1 +1,1 @@
-"""Training: distill.py (student + methods), loop.py (the order of things), evaluate.py, checkpoint.py, export.py."""
+"""Training: loop.py (the order) over prepare, step, meter, saver, result; distill.py (student and methods)."""

@@ -71,7 +71,7 @@ class Loaded:
 
 
 def source_of(spec: DetectorSpec) -> Source | None:
-    """None for a training from scratch, or from weights of the user's own (fgd.engine.warm)."""
+    """None for a training from scratch, or from weights of the user's own (fgd.engine.warm_start)."""
     if spec.weights not in ("IMAGENET1K_V1", "COCO_V1"):
         return None
     builder = spec.backbone if spec.weights == "IMAGENET1K_V1" else coco_detector(spec)

@@ -17,13 +17,15 @@ import torch
 from torch import nn
 
 from fgd.data.loader import CACHE_BYTES, Dataset, train_batches
-from fgd.engine import checkpoint, device, loop, weights
+from fgd.engine import checkpoint, device, prepare, saver, step, weights
 from fgd.engine.average import Average
 from fgd.engine.checkpoint import State
+from fgd.engine.device_metrics import MIB, DeviceMetrics
 from fgd.engine.evaluate import evaluate
-from fgd.engine.gauge import MIB, Gauge
-from fgd.engine.loop import KEEP_CHECKPOINTS, Parts
 from fgd.engine.optimise import make_optimizer
+from fgd.engine.prepare import Training
+from fgd.engine.result import score
+from fgd.engine.saver import KEEP_CHECKPOINTS
 from fgd.engine.teacher import CALIBRATION_IMAGES, CHECK_IMAGES
 from fgd.events import Emit
 from fgd.methods.base import Pair
@@ -50,7 +52,7 @@ def rehearse(spec: JobSpec, emit: Emit) -> Measured:
     began = time.monotonic()
     spec = resolve(spec)
     machine = device.choose(spec.resources, spec.schedule.precision)
-    parts, _, _ = loop.prepare(spec, machine, None, emit, lambda: None, rehearsal_images=IMAGES)
+    parts, _, _ = prepare.prepare(spec, machine, None, emit, lambda: None, rehearsal_images=IMAGES)
     loading_s = time.monotonic() - began
     optimizer = make_optimizer([parts.distill], spec.schedule.optimizer)
     average = Average(parts.student, spec.schedule.ema) if spec.schedule.ema else None
@@ -58,8 +60,8 @@ def rehearse(spec: JobSpec, emit: Emit) -> Measured:
     seconds = step_seconds(parts, optimizer, average)
     s_per_step = statistics.fmean(statistics.median(taken) for taken in seconds)
     shown = average.detector if average else parts.student
-    s_per_image = evaluation_seconds(parts, lambda few: loop.score(parts, shown, few, lambda: None))
-    memory_peak_mb = Gauge(machine).memory_peak_mb()
+    s_per_image = evaluation_seconds(parts, lambda few: score(parts, shown, few, lambda: None))
+    memory_peak_mb = DeviceMetrics(machine).memory_peak_mb()
     checkpoint_bytes, result_bytes, save_s = written(parts, optimizer, average)
 
     schedule, total = spec.schedule, total_steps(parts)
@@ -95,12 +97,12 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def total_steps(parts: Parts) -> int:
+def total_steps(parts: Training) -> int:
     schedule = parts.spec.schedule
     return whole_steps(len(parts.train), schedule.batch_size, schedule.accumulate) * schedule.epochs
 
 
-def step_seconds(parts: Parts, optimizer: torch.optim.Optimizer, average: Average | None) -> list[list[float]]:
+def step_seconds(parts: Training, optimizer: torch.optim.Optimizer, average: Average | None) -> list[list[float]]:
     """Seconds of the timed steps, a list for each size. The last size is the largest: the memory's peak is its."""
     until = time.monotonic() + LIMIT_S
     schedule = parts.spec.schedule
@@ -115,7 +117,7 @@ def step_seconds(parts: Parts, optimizer: torch.optim.Optimizer, average: Averag
             while len(taken) < WARM_UP + each and (len(taken) <= WARM_UP or time.monotonic() < until):
                 began = time.monotonic()
                 of_step = itertools.islice(batches, schedule.accumulate)
-                loop.step(parts, optimizer, of_step, number % total, per_epoch=total // schedule.epochs)
+                step.step(parts, optimizer, of_step, number % total, per_epoch=total // schedule.epochs)
                 number += 1
                 if average is not None:
                     average.update(parts.student, number)
@@ -134,23 +136,23 @@ def some_sides(schedule: Schedule) -> tuple[int, ...]:
     return tuple(sides[round(n * (len(sides) - 1) / (MAX_SIZES - 1))] for n in range(MAX_SIZES))
 
 
-def endless(parts: Parts, schedule: Schedule) -> Iterator[Batch]:
+def endless(parts: Training, schedule: Schedule) -> Iterator[Batch]:
     """The job's batches, one epoch after another."""
     shard = (0, parts.spec.resources.devices)  # what one device does; how long they wait for each other is not known
     for epoch in itertools.count():
         yield from train_batches(parts.train, parts.transform, schedule, parts.spec.seed, epoch, shard=shard)
 
 
-def evaluation_seconds(parts: Parts, score: Callable[[Dataset], object]) -> float:
+def evaluation_seconds(parts: Training, evaluate: Callable[[Dataset], object]) -> float:
     """Seconds for each image; the first call warms up."""
     few = parts.val.with_images(parts.val.images[:IMAGES], parts.val.classes)
-    score(few)
+    evaluate(few)
     began = time.monotonic()
-    score(few)
+    evaluate(few)
     return (time.monotonic() - began) / len(few)
 
 
-def starting_seconds(parts: Parts) -> float:
+def starting_seconds(parts: Training) -> float:
     """What checking and calibrating the teacher will take."""
     teacher = parts.teacher
     assert teacher is not None
@@ -169,10 +171,10 @@ def starting_seconds(parts: Parts) -> float:
     return images * evaluation_seconds(parts, score)
 
 
-def written(parts: Parts, optimizer: torch.optim.Optimizer, average: Average | None) -> tuple[int, int, float]:
+def written(parts: Training, optimizer: torch.optim.Optimizer, average: Average | None) -> tuple[int, int, float]:
     """Bytes of a checkpoint and of a result, and the seconds that saving takes: written for real, then deleted."""
     tensors = {name: value.clone() for name, value in parts.student.module.state_dict().items()}  # as `best` is
-    contents = loop.everything_of(parts.distill, optimizer, tensors, average)
+    contents = saver.everything_of(parts.distill, optimizer, tensors, average)
     with tempfile.TemporaryDirectory(prefix="fgd-plan-") as folder:
         file = Path(folder) / "checkpoint.pt"
         began = time.monotonic()
@@ -192,7 +194,7 @@ def cache_bytes(dataset: Dataset) -> int:
     return min(CACHE_BYTES, sum(3 * image.width * image.height for image in dataset.images))
 
 
-def teacher_cache_bytes(parts: Parts) -> int:
+def teacher_cache_bytes(parts: Training) -> int:
     """What `resources.teacher_cache_gib` will fill, at most."""
     asked, teacher = parts.spec.resources, parts.teacher
     if asked.teacher_cache_gib is None or teacher is None:

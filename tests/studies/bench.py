@@ -42,10 +42,10 @@ from fgd.data import open_index
 from fgd.data.digits import compose
 from fgd.data.loader import Dataset, train_batches
 from fgd.detectors import Detector, Recipe, build
-from fgd.engine import device, loop, weights
+from fgd.engine import device, prepare, step, weights
 from fgd.engine.distill import Teacher
-from fgd.engine.loop import Parts
 from fgd.engine.optimise import make_optimizer
+from fgd.engine.prepare import Training
 from fgd.engine.teacher_cache import TeacherCache
 from fgd.presets import resolve
 from fgd.spec import FCOS, JobSpec
@@ -121,9 +121,9 @@ class Bench:
         }
         return resolve(JobSpec.model_validate_json(json.dumps(plain)))
 
-    def parts(self, spec: JobSpec) -> tuple[Parts, torch.optim.Optimizer]:
+    def parts(self, spec: JobSpec) -> tuple[Training, torch.optim.Optimizer]:
         machine = device.choose(spec.resources, spec.schedule.precision)
-        parts, _, _ = loop.prepare(spec, machine, None, lambda _: None, lambda: None, rehearsal_images=4)
+        parts, _, _ = prepare.prepare(spec, machine, None, lambda _: None, lambda: None, rehearsal_images=4)
         parts.distill.train()
         return parts, make_optimizer([parts.distill], spec.schedule.optimizer)
 
@@ -144,8 +144,8 @@ class Bench:
         compiled, _ = self.parts(self.spec(distilled=True, compiled=True))
         maps = {id(batch): maps_of(bare, batch) for batch in batches}
         candidates: dict[str, Callable[[Batch], object]] = {
-            "ours": lambda batch: loop.step(parts, optimizer, [batch], 1, 100),
-            "comparison": lambda batch: loop.step(loaded, loaded_optimizer, [batch], 1, 100),
+            "ours": lambda batch: step.step(parts, optimizer, [batch], 1, 100),
+            "comparison": lambda batch: step.step(loaded, loaded_optimizer, [batch], 1, 100),
             "floor": lambda batch: bare_step(bare, bare_optimizer, batch),
             "student": lambda batch: student_step(bare, bare_optimizer, batch),
             "loss": lambda batch: loss_step(parts.distill.methods["fgd"], *maps[id(batch)], batch),
@@ -308,14 +308,14 @@ class Remembered:
         return self.maps[size]
 
 
-def bare_step(parts: Parts, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
+def bare_step(parts: Training, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
     assert parts.teacher is not None
     with torch.no_grad():
         parts.teacher.features(batch)
     student_step(parts, optimizer, batch)
 
 
-def maps_of(parts: Parts, batch: Batch) -> tuple[Maps, Maps]:
+def maps_of(parts: Training, batch: Batch) -> tuple[Maps, Maps]:
     """The student's, as leaves that take a gradient, and the teacher's."""
     assert parts.teacher is not None
     student = {
@@ -341,7 +341,7 @@ def forget(method: nn.Module, maps: Maps) -> None:
         each.grad = None
 
 
-def student_step(parts: Parts, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
+def student_step(parts: Training, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
     optimizer.zero_grad(set_to_none=True)
     features = parts.student.features(batch.images_NCHW)
     learn(parts.student.losses(features, batch))
@@ -403,7 +403,7 @@ def epochs_when_told(pipe: Connection, kind: str, arguments: argparse.Namespace,
         pipe.send(Epoch(images, parts.machine.precision, *spent, wait))
 
 
-def one_epoch(parts: Parts, optimizer: torch.optim.Optimizer, epoch: int) -> float:
+def one_epoch(parts: Training, optimizer: torch.optim.Optimizer, epoch: int) -> float:
     """As the loop does it; the share of the time that it waited for data."""
     waited_s, began = 0.0, time.perf_counter()
     batches = train_batches(parts.train, parts.transform, parts.spec.schedule, 0, epoch)
@@ -413,23 +413,23 @@ def one_epoch(parts: Parts, optimizer: torch.optim.Optimizer, epoch: int) -> flo
         waited_s += time.perf_counter() - asked
         if batch is None:
             return waited_s / (time.perf_counter() - began)
-        loop.step(parts, optimizer, [batch], 1, 100)
+        step.step(parts, optimizer, [batch], 1, 100)
 
 
-def cost_of_epoch(parts: Parts, optimizer: torch.optim.Optimizer, epoch: int, images: int) -> tuple[float, float]:
+def cost_of_epoch(parts: Training, optimizer: torch.optim.Optimizer, epoch: int, images: int) -> tuple[float, float]:
     """Seconds a step, of the clock and of the processor, as the loop does it."""
     some = parts.train.with_images(parts.train.images[:images], parts.train.classes)
     steps = len(some) // parts.spec.schedule.batch_size
     clock, processor = time.perf_counter(), time.process_time()
     for batch in train_batches(some, parts.transform, parts.spec.schedule, 0, epoch):
-        loop.step(parts, optimizer, [batch], epoch * steps + 1, 100 * steps)
+        step.step(parts, optimizer, [batch], epoch * steps + 1, 100 * steps)
     return (time.perf_counter() - clock) / steps, (time.process_time() - processor) / steps
 
 
 class Tutorial:
     """The plain loop: a data set that opens each image, a loader in the training's own process, torchvision's model."""
 
-    def __init__(self, parts: Parts, recipe: Recipe) -> None:
+    def __init__(self, parts: Training, recipe: Recipe) -> None:
         self.data = parts.train
         self.model = build(recipe).module.train()
         self.optimizer = make_optimizer([self.model], parts.spec.schedule.optimizer)
@@ -468,7 +468,7 @@ class Opened:
 # --- measuring ------------------------------------------------------------------------------------------------
 
 
-def some_batches(parts: Parts, count: int) -> Iterator[Batch]:
+def some_batches(parts: Training, count: int) -> Iterator[Batch]:
     with contextlib.closing(train_batches(parts.train, parts.transform, parts.spec.schedule, 0, 0)) as batches:  # type: ignore[type-var]
         for _ in range(count):
             yield next(batches)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torchvision.models.detection.fcos import FCOSHead
 
-from fgd.engine import device, loop
-from fgd.engine.loop import Parts, checkpoint_digest
+from fgd.engine import device, loop, prepare, step
+from fgd.engine.identity import checkpoint_digest
 from fgd.engine.optimise import make_optimizer
+from fgd.engine.prepare import Training
 from fgd.errors import SpecError
 from fgd.events import Finished, Note, Saved, Started, Stepped
 from fgd.spec import JobSpec
@@ -23,27 +24,27 @@ MakeSpec = Callable[..., JobSpec]
 ACCUMULATED = {"batch_size": 2, "accumulate": 2, "precision": "float32"}
 
 
-def parts_of(spec: JobSpec) -> Parts:
+def parts_of(spec: JobSpec) -> Training:
     spec = loop.resolve(spec)
     machine = device.choose(spec.resources, spec.schedule.precision)
-    parts, _, _ = loop.prepare(spec, machine, None, lambda _: None, lambda: None)
+    parts, _, _ = prepare.prepare(spec, machine, None, lambda _: None, lambda: None)
     parts.distill.train()
     return parts
 
 
-def first_batches(parts: Parts, count: int) -> list[Batch]:
+def first_batches(parts: Training, count: int) -> list[Batch]:
     batches = loop.train_batches(parts.train, parts.transform, parts.spec.schedule, 0, 0)
     return [next(batches) for _ in range(count)]
 
 
-def gradients(parts: Parts) -> dict[str, torch.Tensor]:
+def gradients(parts: Training) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in parts.student.named_parameters() if p.grad is not None}
 
 
-def stepped(parts: Parts, batches: list[Batch]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+def stepped(parts: Training, batches: list[Batch]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """The step's gradients and losses."""
     optimizer = make_optimizer([parts.distill], parts.spec.schedule.optimizer)
-    losses, _ = loop.step(parts, optimizer, batches, number=0, per_epoch=3)
+    losses, _ = step.step(parts, optimizer, batches, number=0, per_epoch=3)
     return gradients(parts), losses
 
 
@@ -103,7 +104,7 @@ def test_what_fcos_counts_is_what_torchvision_divides_by(make_spec: MakeSpec, mo
 def test_steps_rates_and_progress_count_updates_and_a_resumed_run_ends_alike(
     train: Callable[..., Any], make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "REPORT_S", 0.0)  # of every step
+    monkeypatch.setattr("fgd.engine.meter.REPORT_S", 0.0)  # of every step
     spec = make_spec(schedule={"batch_size": 2, "accumulate": 2, "checkpoint_s": 0.001})
     whole = train(spec)
     (started,) = whole.of(Started)

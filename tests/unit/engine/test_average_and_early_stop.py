@@ -143,7 +143,7 @@ def test_an_early_end_survives_a_resume(early: Any, train: Train, make_spec: Mak
 
 def test_a_training_that_gains_goes_on(train: Train, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     rising = iter(range(1, 10))
-    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: {"ap": float(next(rising))})
+    monkeypatch.setattr("fgd.engine.result.evaluate", lambda *_, **__: {"ap": float(next(rising))})
     run = train(make_spec(schedule={"epochs": 3, "early_stop": {"patience": 1}}))
     assert run.of(Finished)[0].step == 9
     assert not [note for note in run.of(Note) if note.code == "early_stopped"]

@@ -115,7 +115,7 @@ from fgd.data.transforms import Transform
 from fgd.detectors import Recipe, build
 from fgd.engine.distributed import Ranks, leave
 from fgd.engine.evaluate import evaluate
-from fgd.engine.loop import split
+from fgd.engine.prepare import open_split
 from fgd.errors import Stopped
 from fgd.spec import JobSpec
 
@@ -131,7 +131,7 @@ def check() -> None:
         raise Stopped("asked to stop")
 
 try:
-    val, device = split(index, root, "val"), torch.device("cpu")
+    val, device = open_split(index, root, "val"), torch.device("cpu")
     evaluate(build(recipe), val, transform, batch_size=2, device=device, check_stop=check, ranks=Ranks(rank, 2))
 except Stopped:
     distributed.barrier()  # as the loop does when it has saved

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from fgd.asked import FINISH, ask_to_finish
-from fgd.engine import loop
-from fgd.engine.loop import checkpoint_digest
+from fgd.engine.identity import checkpoint_digest
+from fgd.engine.result import score
 from fgd.errors import Stopped
 from fgd.events import Evaluated, Finished, Note, Saved, Started
 from fgd.spec import JobSpec, Schedule
@@ -76,8 +76,8 @@ def test_no_ap_at_all_leaves_a_manifest_that_is_json(
     train: Train, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where no validation image has a box."""
-    real = loop.score
-    monkeypatch.setattr(loop, "score", lambda *told: real(*told) | {"ap": math.nan})
+    real = score
+    monkeypatch.setattr("fgd.engine.result.score", lambda *told: real(*told) | {"ap": math.nan})
 
     def at_once(run: Any) -> bool:
         ask_to_finish(run.out)

@@ -23,6 +23,7 @@ from fgd.data.transforms import Transform
 from fgd.engine import checkpoint, loop, weights
 from fgd.engine.checkpoint import State
 from fgd.engine.distill import Teacher
+from fgd.engine.step import step as one_step
 from fgd.engine.teacher import Examined, refuse_unfit
 from fgd.errors import Diverged, SpecError, Stopped, TeacherUnfit, UserError
 from fgd.events import Alive, Evaluated, Finished, Note, Saved, Started, Stepped
@@ -69,12 +70,11 @@ def test_a_training_stopped_and_resumed_ends_with_the_same_bits(
     """After step 1 (mid-epoch), 3 (before the first evaluation) and 4 (mid-epoch, after it)."""
     spec = distilled(make_spec, teacher)
     done = 0
-    step = loop.step
 
     def counted(*arguments: Any) -> Any:
         nonlocal done
         done += 1
-        return step(*arguments)
+        return one_step(*arguments)
 
     first: list[Any] = []
 
@@ -99,7 +99,6 @@ def test_control_and_distilled_run_see_the_same_batches_and_start_from_the_same_
 ) -> None:
     seen: list[list[Batch]] = []
     starts: list[str] = []
-    step = loop.step
 
     def recorded(parts: Any, optimizer: Any, batches: Iterator[Batch], number: int, per_epoch: int) -> Any:
         (batch,) = batches
@@ -107,7 +106,7 @@ def test_control_and_distilled_run_see_the_same_batches_and_start_from_the_same_
             seen.append([])
             starts.append(checkpoint.digest_of_tensors(parts.student.module.state_dict()))
         seen[-1].append(replace(batch, images_NCHW=batch.images_NCHW.clone()))
-        return step(parts, optimizer, [batch], number, per_epoch)
+        return one_step(parts, optimizer, [batch], number, per_epoch)
 
     monkeypatch.setattr(loop, "step", recorded)
     augment = {"photometric": {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.1}, "crop": {}}
@@ -242,10 +241,9 @@ def test_teaching_leaves_the_teacher_as_it_was(
 ) -> None:
     """Weights and mode, which has no batch statistics left to change; and no gradient is kept for it."""
     digests: list[str] = []
-    step = loop.step
 
     def watched(parts: Any, *arguments: Any) -> Any:
-        outcome = step(parts, *arguments)
+        outcome = one_step(parts, *arguments)
         network = parts.teacher.detector
         assert not network.training
         assert all(p.grad is None and not p.requires_grad for p in network.parameters())
@@ -368,7 +366,7 @@ def test_inheriting_a_head_of_other_classes_is_refused(
 def test_long_work_without_steps_gives_signs_of_life(
     train: Train, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "ALIVE_S", 0.0)
+    monkeypatch.setattr("fgd.engine.alive.ALIVE_S", 0.0)
     assert train(make_spec(schedule={"epochs": 1})).of(Alive)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fgd.engine import loop
+from fgd.engine import step
 from fgd.errors import Diverged
 from fgd.events import Finished, Note, Saved, Stepped, from_line, to_line
 from fgd.spec import JobSpec
@@ -25,7 +25,7 @@ MakeSpec = Callable[..., JobSpec]
 @pytest.fixture
 def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], None]:
     """The images of these steps (0, 1, ...) arrive as NaN, and go through the real network."""
-    forward = loop.forward
+    forward = step.forward
 
     def of(steps: set[int]) -> None:
         number = iter(range(10_000))
@@ -34,7 +34,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], None]:
             bad = next(number) in steps
             return forward(parts, replace(batch, images_NCHW=batch.images_NCHW * math.nan) if bad else batch)
 
-        monkeypatch.setattr(loop, "forward", spoilt)
+        monkeypatch.setattr("fgd.engine.step.forward", spoilt)
 
     return of
 

@@ -12,7 +12,7 @@ import pytest
 
 from fgd import plan
 from fgd.engine import rehearsal
-from fgd.engine.gauge import MIB
+from fgd.engine.device_metrics import MIB
 from fgd.events import Note, Saved
 from fgd.spec import JobSpec, Schedule
 

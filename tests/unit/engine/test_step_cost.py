@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fgd.data.loader import Dataset, train_batches
 from fgd.data.transforms import Transform
-from fgd.engine import device, loop
-from fgd.engine.loop import Parts
+from fgd.engine import device, prepare, step
 from fgd.engine.optimise import make_optimizer
+from fgd.engine.prepare import Training
 from fgd.presets import resolve
 from fgd.spec import JobSpec, Schedule
 
@@ -28,37 +28,37 @@ CALLS_PLAIN, CALLS_DISTILLED = 7600, 17700
 
 
 @pytest.fixture(scope="module")
-def parts(make_spec: MakeSpec, teacher: Path) -> Callable[..., Parts]:
-    def parts(precision: str, *, distilled: bool) -> Parts:
+def parts(make_spec: MakeSpec, teacher: Path) -> Callable[..., Training]:
+    def parts(precision: str, *, distilled: bool) -> Training:
         learnt = {"teacher": {"path": str(teacher), "allow_unfit": True}, "methods": [{"kind": "fgd"}]}
         spec = resolve(make_spec(schedule={"precision": precision}, **(learnt if distilled else {})))
         machine = device.choose(spec.resources, spec.schedule.precision)
-        return loop.prepare(spec, machine, None, lambda _: None, lambda: None, rehearsal_images=2)[0]
+        return prepare.prepare(spec, machine, None, lambda _: None, lambda: None, rehearsal_images=2)[0]
 
     return parts
 
 
-def calls_of_step(parts: Parts) -> Counter[str]:
+def calls_of_step(parts: Training) -> Counter[str]:
     parts.distill.train()
     optimizer = make_optimizer([parts.distill], parts.spec.schedule.optimizer)
     batches = train_batches(*first_epoch(parts))
     first, second = next(batches), next(batches)
     batches.close()  # type: ignore[attr-defined]
-    loop.step(parts, optimizer, [first], 0, 3)  # the first one makes the optimiser's state
+    step.step(parts, optimizer, [first], 0, 3)  # the first one makes the optimiser's state
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        loop.step(parts, optimizer, [second], 1, 3)
+        step.step(parts, optimizer, [second], 1, 3)
     events = profiler.events()
     assert events is not None
     return Counter(event.name for event in events if event.name.startswith("aten::"))
 
 
-def test_a_step_is_few_operations(parts: Callable[..., Parts]) -> None:
+def test_a_step_is_few_operations(parts: Callable[..., Training]) -> None:
     plain, distilled = (calls_of_step(parts("float32", distilled=each)) for each in (False, True))
     assert plain.total() <= CALLS_PLAIN
     assert distilled.total() <= CALLS_DISTILLED
 
 
-def test_the_student_runs_once_and_the_teacher_without_head_or_norms(parts: Callable[..., Parts]) -> None:
+def test_the_student_runs_once_and_the_teacher_without_head_or_norms(parts: Callable[..., Training]) -> None:
     plain, distilled = (parts("float32", distilled=each) for each in (False, True))
     without, with_teacher = calls_of_step(plain), calls_of_step(distilled)
     assert distilled.teacher is not None
@@ -69,7 +69,7 @@ def test_the_student_runs_once_and_the_teacher_without_head_or_norms(parts: Call
     assert with_teacher["aten::convolution_backward"] - without["aten::convolution_backward"] <= 8 * adapters
 
 
-def test_in_bf16_no_weight_of_the_teacher_is_cast_at_each_step(parts: Callable[..., Parts]) -> None:
+def test_in_bf16_no_weight_of_the_teacher_is_cast_at_each_step(parts: Callable[..., Training]) -> None:
     teacher = parts("bf16", distilled=True).teacher
     assert teacher is not None
     assert teacher.dtype == torch.bfloat16
@@ -81,14 +81,14 @@ def test_in_bf16_no_weight_of_the_teacher_is_cast_at_each_step(parts: Callable[.
     assert counting.calls["aten::_to_copy"] <= 1 + len(levels) + 2
 
 
-def test_a_step_reads_the_losses_once_and_the_two_norms(parts: Callable[..., Parts]) -> None:
+def test_a_step_reads_the_losses_once_and_the_two_norms(parts: Callable[..., Training]) -> None:
     """Each read is a wait for the device; torchvision's FCOS adds one, the number of cells that have a box."""
     distilled = parts("float32", distilled=True)
     distilled.distill.train()
     optimizer = make_optimizer([distilled.distill], distilled.spec.schedule.optimizer)
     batch = next(train_batches(*first_epoch(distilled)))
     with Counting() as counting:
-        loop.step(distilled, optimizer, [batch], 0, 3)
+        step.step(distilled, optimizer, [batch], 0, 3)
     # A list of the losses is read without a dispatch of its own: it does not show here.
     assert counting.calls["aten::_local_scalar_dense"] <= 2 + 1
 
@@ -105,5 +105,5 @@ class Counting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def first_epoch(parts: Parts) -> tuple[Dataset, Transform, Schedule, int, int]:
+def first_epoch(parts: Training) -> tuple[Dataset, Transform, Schedule, int, int]:
     return parts.train, parts.transform, parts.spec.schedule, 0, 0

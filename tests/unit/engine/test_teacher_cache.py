@@ -18,8 +18,8 @@ from fgd.data.loader import Dataset, train_batches
 from fgd.data.transforms import Sample, Transform, flip
 from fgd.detectors import Recipe, build
 from fgd.engine.distill import Teacher
-from fgd.engine.known import FOLDER
 from fgd.engine.loop import run
+from fgd.engine.teacher_answers import FOLDER
 from fgd.engine.teacher_cache import TeacherCache, equal, part
 from fgd.errors import Stopped
 from fgd.events import Event, Finished, Note, Saved, Stepped

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fgd import weights_file
 from fgd.detectors import Recipe, build
-from fgd.engine import checkpoint, foreign, weights
-from fgd.engine.foreign import Misfit, convert
+from fgd.engine import checkpoint, import_weights, weights
+from fgd.engine.import_weights import Misfit, convert
 from fgd.errors import WeightsError
 from fgd.spec import FCOS, FasterRCNN, RetinaNet
 
@@ -257,7 +257,9 @@ def test_torchscript_and_torch_s_old_format_are_refused(tensors: dict[str, Tenso
 
 
 def test_a_checkpoint_of_ours_gives_its_last_and_its_best_student(tensors: dict[str, Tensor], tmp_path: Path) -> None:
-    model = {f"{foreign.STUDENT}{key}": value for key, value in tensors.items()} | {"methods.fgd.x": torch.zeros(1)}
+    model = {f"{import_weights.STUDENT}{key}": value for key, value in tensors.items()} | {
+        "methods.fgd.x": torch.zeros(1)
+    }
     best = {key: value + 1 if value.is_floating_point() else value for key, value in tensors.items()}
     whole = {"format": checkpoint.FORMAT, "model": model, "best": best, "recipe": RECIPE.model_dump(mode="json")}
     file = saved(whole, tmp_path / "in.pt")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image as Pillow
 
-from fgd.engine.known import FOLDER, Known
-from fgd.engine.start import process_age_s
+from fgd.engine.laps import process_age_s
+from fgd.engine.teacher_answers import FOLDER, TeacherAnswers
 from fgd.events import Finished, Note, Phase
 from fgd.spec import JobSpec
 
@@ -21,46 +21,46 @@ QUESTION = {"teacher": "ab", "sizes": [64, 64]}
 
 
 def test_an_answer_is_kept_and_comes_back(tmp_path: Path) -> None:
-    Known(tmp_path / "new").keep(QUESTION, {"ap50": 41.25, "rms": {"p3": 0.1}})
-    assert Known(tmp_path / "new").answer(QUESTION) == {"ap50": 41.25, "rms": {"p3": 0.1}}
-    assert Known(tmp_path / "new").answer(QUESTION | {"teacher": "ac"}) is None
+    TeacherAnswers(tmp_path / "new").keep(QUESTION, {"ap50": 41.25, "rms": {"p3": 0.1}})
+    assert TeacherAnswers(tmp_path / "new").answer(QUESTION) == {"ap50": 41.25, "rms": {"p3": 0.1}}
+    assert TeacherAnswers(tmp_path / "new").answer(QUESTION | {"teacher": "ac"}) is None
 
 
 def test_no_box_to_find_is_an_answer_too(tmp_path: Path) -> None:
-    Known(tmp_path).keep(QUESTION, {"ap50": math.nan})
-    assert math.isnan(Known(tmp_path).answer(QUESTION)["ap50"])
+    TeacherAnswers(tmp_path).keep(QUESTION, {"ap50": math.nan})
+    assert math.isnan(TeacherAnswers(tmp_path).answer(QUESTION)["ap50"])
 
 
 @pytest.mark.parametrize(
     "spoil", [lambda text: text[: len(text) // 2], lambda text: text.replace("41", "99"), lambda _: ""]
 )
 def test_a_torn_or_changed_file_is_no_answer(tmp_path: Path, spoil: Callable[[str], str]) -> None:
-    Known(tmp_path).keep(QUESTION, {"ap50": 41.25})
+    TeacherAnswers(tmp_path).keep(QUESTION, {"ap50": 41.25})
     (file,) = tmp_path.iterdir()
     file.write_text(spoil(file.read_text()))
-    assert Known(tmp_path).answer(QUESTION) is None
-    Known(tmp_path).keep(QUESTION, {"ap50": 41.25})
-    assert Known(tmp_path).answer(QUESTION) == {"ap50": 41.25}
+    assert TeacherAnswers(tmp_path).answer(QUESTION) is None
+    TeacherAnswers(tmp_path).keep(QUESTION, {"ap50": 41.25})
+    assert TeacherAnswers(tmp_path).answer(QUESTION) == {"ap50": 41.25}
 
 
 def test_the_answer_to_another_question_under_this_ones_name_is_none(tmp_path: Path) -> None:
     for number in (1, 2):
-        Known(tmp_path).keep({"teacher": number}, number)
+        TeacherAnswers(tmp_path).keep({"teacher": number}, number)
     one, two = tmp_path.iterdir()
     shutil.copy(one, two)
-    assert [Known(tmp_path).answer({"teacher": number}) for number in (1, 2)].count(None) == 1
+    assert [TeacherAnswers(tmp_path).answer({"teacher": number}) for number in (1, 2)].count(None) == 1
 
 
 def test_a_folder_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    Known(tmp_path / "file" / "cache").keep(QUESTION, 1)
-    assert Known(tmp_path / "file" / "cache").answer(QUESTION) is None
+    TeacherAnswers(tmp_path / "file" / "cache").keep(QUESTION, 1)
+    assert TeacherAnswers(tmp_path / "file" / "cache").answer(QUESTION) is None
 
 
 def test_only_so_many_answers_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fgd.engine.known.MOST", 3)
+    monkeypatch.setattr("fgd.engine.teacher_answers.MOST", 3)
     for number in range(5):
-        Known(tmp_path).keep({"teacher": number}, number)
+        TeacherAnswers(tmp_path).keep({"teacher": number}, number)
     assert len(list(tmp_path.iterdir())) == 3
 
 

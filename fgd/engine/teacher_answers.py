@@ -27,14 +27,14 @@ MOST = 1000
 Question = dict[str, Any]
 
 
-class Known:
+class TeacherAnswers:
     """Answers by question, in `folder`; None: none, and none is kept."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
     @classmethod
-    def from_environment(cls) -> Known:
+    def from_environment(cls) -> TeacherAnswers:
         return cls(Path(os.environ[FOLDER]) if os.environ.get(FOLDER) else None)
 
     def answer(self, question: Question) -> Any:

@@ -13,8 +13,8 @@ import torch
 
 from fgd.engine.checkpoint import State
 from fgd.engine.device import Machine
-from fgd.engine.gauge import MIB, Gauge, busy_s, resident_peak
-from fgd.engine.loop import Meter
+from fgd.engine.device_metrics import MIB, DeviceMetrics, busy_s, resident_peak
+from fgd.engine.meter import Meter
 from fgd.events import Stepped
 from fgd.spec import JobSpec
 
@@ -29,18 +29,18 @@ def test_the_memory_peak_follows_an_allocation_and_stays() -> None:
     assert resident_peak() >= held + block.nbytes - blur
     del block
     assert resident_peak() >= held + 80 * MIB - blur
-    assert Gauge(CPU).memory_peak_mb() == pytest.approx(resident_peak() / MIB, rel=0.05)
+    assert DeviceMetrics(CPU).memory_peak_mb() == pytest.approx(resident_peak() / MIB, rel=0.05)
 
 
 def test_utilisation_is_of_the_threads_of_the_training() -> None:
-    gauge = Gauge(CPU)
+    gauge = DeviceMetrics(CPU)
     assert gauge.utilisation(busy_s=1.0, elapsed_s=1.0) == 50.0
     assert gauge.utilisation(busy_s=0.0, elapsed_s=1.0) == 0.0
     assert gauge.utilisation(busy_s=0.0, elapsed_s=0.0) is None
 
 
 def meter(events: list[Any]) -> Meter:
-    return Meter(State(), events.append, 4, Gauge(CPU))
+    return Meter(State(), events.append, 4, DeviceMetrics(CPU))
 
 
 def slow(batches: int, seconds: float) -> Iterator[Any]:

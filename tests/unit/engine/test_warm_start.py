@@ -7,7 +7,7 @@ import torch
 
 from fgd.detectors import Detector, Recipe, build
 from fgd.engine import weights
-from fgd.engine.warm import class_tensors, start_from
+from fgd.engine.warm_start import class_tensors, start_from
 from fgd.errors import SpecError
 from fgd.events import Note
 from fgd.spec import FCOS

@@ -14,7 +14,7 @@ from fgd.engine.device import Machine
 MIB = 2**20
 
 
-class Gauge:
+class DeviceMetrics:
     """Reads the device that a machine computes on."""
 
     def __init__(self, machine: Machine) -> None:

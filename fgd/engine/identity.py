@@ -1,0 +1,61 @@
+"""What a training is, as a digest: a checkpoint must agree with it. Knows no files but those it hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from fgd.spec import JobSpec, Schedule, Spec
+
+
+def checkpoint_digest(spec: JobSpec, identity: dict[str, Any], *, by_batches: bool = False) -> str:
+    """What a checkpoint must agree with. Defaults are left out: a later version's new field is no other spec.
+
+    by_batches: as versions before `on_out_of_memory` told it, to which four batches of 2 were no step of 8.
+    """
+    lean = without_defaults(spec, leave_out={"name", "teacher", "dataset", "resources"})
+    lean["student"] = student_alone(lean["student"])
+    if not by_batches and (schedule := steps_alone(lean.pop("schedule", {}), spec.schedule)):
+        lean["schedule"] = schedule
+    return digest_of_json({**identity, "spec": lean})
+
+
+def steps_alone(lean: dict[str, Any], schedule: Schedule) -> dict[str, Any]:
+    """With the images of a step, however many batches it takes: a job that ran out of memory goes on in smaller ones.
+    As if unsaid where they are as many as by default."""
+    images = schedule.batch_size * schedule.accumulate
+    rest = {name: value for name, value in lean.items() if name not in ("batch_size", "accumulate")}
+    return rest if images == type(schedule).model_fields["batch_size"].default else rest | {"batch_size": images}
+
+
+def without_defaults(spec: Spec, leave_out: Collection[str] = ()) -> dict[str, Any]:
+    """The fields that are not at their defaults, and each part's `kind`: without it two schedules would look alike."""
+
+    def lean(value: object) -> object:
+        if isinstance(value, Spec):
+            return without_defaults(value)
+        return [lean(each) for each in value] if isinstance(value, tuple) else value
+
+    fields = type(spec).model_fields
+    told = {name: value for name, value in spec if name == "kind" or value != fields[name].default}
+    return {name: lean(value) for name, value in told.items() if name not in leave_out}
+
+
+def student_alone(student: dict[str, Any]) -> dict[str, Any]:
+    """Without the folders that it begins from, whose digests are told apart. `kind` and `norm` as if unsaid in what the
+    first version's checkpoints knew."""
+    unsaid = {"kind": "fcos", "norm": "batch"}
+    named = {key: value for key, value in student.items() if key != "inherit" and unsaid.get(key) != value}
+    return {key: value for key, value in named.items() if key != "weights" or isinstance(value, str)}
+
+
+def digest_of_json(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,378 @@
+"""All that stands before the first step: data, networks, the teacher's fitness and calibration."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fgd.data import open_index
+from fgd.data.index import Index
+from fgd.data.loader import Dataset, Split
+from fgd.data.transforms import Transform
+from fgd.detectors import DETECTORS, Detector, Recipe, anchors, build
+from fgd.engine import checkpoint, device, pretrained, weights
+from fgd.engine.checkpoint import State
+from fgd.engine.device import Machine, seeded
+from fgd.engine.distill import Distill, Teacher
+from fgd.engine.distributed import ALONE, Ranks
+from fgd.engine.identity import checkpoint_digest, digest_of_file, digest_of_json
+from fgd.engine.laps import Laps
+from fgd.engine.saver import KEEP_CHECKPOINTS
+from fgd.engine.teacher import (
+    CALIBRATION_IMAGES,
+    CHECK_IMAGES,
+    Examined,
+    box_count,
+    calibrate,
+    check_classes,
+    check_teacher,
+    evenly_spaced,
+    refuse_unfit,
+)
+from fgd.engine.teacher_answers import Question, TeacherAnswers, content_of
+from fgd.engine.teacher_cache import KEEP_FREE, TeacherCache
+from fgd.engine.warm_start import start_from
+from fgd.errors import DatasetError, SpecError
+from fgd.events import Emit, Note, Phase
+from fgd.methods import build as build_method
+from fgd.methods import compiled
+from fgd.methods.base import Method, Pair
+from fgd.outline import idle_resources, whole_steps, without_effect
+from fgd.spec import DetectorSpec, FromPath, JobSpec, TeacherFromPath
+from fgd.types import Calibration
+
+NO_ANSWERS = TeacherAnswers(None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """All that stands before the first step."""
+
+    spec: JobSpec
+    machine: Machine
+    train: Dataset
+    val: Dataset
+    test: Dataset | None
+    transform: Transform
+    distill: Distill
+    teacher: Teacher | None
+    calibration: Calibration | None
+    identity: dict[str, Any]
+    """What a checkpoint belongs to: the spec without its paths, and digests of data, teacher and inherited weights."""
+    ranks: Ranks
+    model: nn.Module
+    """`distill`, wrapped where several processes train it."""
+    cache: TeacherCache | None = None
+    """Of the teacher's maps."""
+
+    @property
+    def student(self) -> Detector:
+        return self.distill.student
+
+    @property
+    def digest(self) -> str:
+        return checkpoint_digest(self.spec, self.identity)
+
+
+def prepare(
+    spec: JobSpec,
+    machine: Machine,
+    resume: Path | None,
+    emit: Emit,
+    check_stop: Callable[[], None],
+    *,
+    rehearsal_images: int | None = None,
+    ranks: Ranks = ALONE,
+    laps: Laps | None = None,
+) -> tuple[Training, State, dict[str, Any] | None]:
+    """Data, networks, teacher's fitness and calibration; and what the checkpoint holds, if one is given.
+
+    rehearsal_images: the teacher is not checked, and calibrated on so many images only: enough to see how fast it is.
+    """
+    emit(Phase(phase="loading"))
+    laps = laps or Laps()
+    schedule = spec.schedule
+    # First of all: nobody should wait for the data to hear that the host has no compiler.
+    kernels = None
+    if spec.resources.compile and spec.methods:
+        kernels = compiled(machine.device)
+        laps.end("compiling")
+    assert isinstance(spec.dataset, FromPath)
+    index, root = open_index(Path(spec.dataset.path))
+    train, val, test = open_split(index, root, "train"), open_split(index, root, "val"), open_split(index, root, "test")
+    if train is None or val is None:
+        raise DatasetError(f"{root}: a training needs images in train and val; found {sorted(index.splits)}")
+    per_epoch = whole_steps(len(train), schedule.batch_size, schedule.accumulate)
+    for warned in (*without_effect(schedule, per_epoch), *idle_resources(spec)):
+        message = f"{warned.pointer}: {warned.message}"
+        emit(Note(code="no_effect", message=message, data={"pointer": warned.pointer}, level="warning"))
+    recipe = Recipe(
+        detector=network_alone(spec.student),
+        classes=index.classes,
+        min_size=schedule.min_size,
+        max_size=schedule.max_size,
+        norm_eps=pretrained.norm_eps(spec.student),
+    )
+    transform = Transform(recipe.min_size, recipe.max_size, recipe.image_mean, recipe.image_std)
+    recipe = with_anchors(recipe, spec.student, train, transform, emit)
+    laps.end("data")
+    torch.manual_seed(seeded(spec.seed, 0))
+    student = build(recipe)
+    student.bf16 = machine.bf16
+    identity: dict[str, Any] = {
+        "spec": spec.model_dump(mode="json", exclude={"name", "teacher", "dataset", "resources"})
+        | {"student": network_alone(spec.student).model_dump(mode="json", exclude={"inherit"})},
+        "dataset": digest_of_json(index.model_dump(mode="json")),
+    }
+    if isinstance(spec.student.weights, FromPath):
+        identity["weights"] = warm_start(spec.student.weights, student, emit)
+    if recipe.anchor_sizes is not None:
+        identity["anchor_sizes"] = recipe.anchor_sizes
+    if recipe.anchor_ratios is not None:
+        identity["anchor_ratios"] = recipe.anchor_ratios
+    source = pretrained.source_of(spec.student)
+    if source is not None:
+        identity["pretrained"] = pretrained_start(source, student, emit, check_stop)
+    if spec.student.inherit is not None:
+        identity["inherit"] = inherit_from(spec, student, emit)
+    student.to(machine.device)
+    laps.end("student")
+    teacher = None
+    if spec.teacher is not None:
+        teacher, identity["teacher"] = load_teacher(spec, student, machine)
+        pair_up(spec, teacher, emit)
+        laps.end("teacher")
+
+    state, contents, calibration = State(), None, None
+    if resume is not None:
+        digests = {checkpoint_digest(spec, identity, by_batches=by_batches) for by_batches in (False, True)}
+        contents, state, calibration = checkpoint.load(resume, digests, machine.device)
+        emit(Note(code="resumed", message=f"going on from step {state.step}", data={"step": state.step}))
+    elif teacher is not None and rehearsal_images is not None:
+        few = train.with_images(train.images[:rehearsal_images], train.classes)
+        calibration = measure(teacher, spec, few, transform, machine, emit, check_stop)
+    elif teacher is not None:
+        about = {
+            "teacher": [identity["teacher"], teacher.detector.recipe.model_dump(mode="json")],
+            "student": [
+                recipe.min_size,
+                recipe.max_size,
+                recipe.image_mean,
+                recipe.image_std,
+                student.recipe.detector.levels(),
+            ],
+            "machine": [machine.device_name, machine.threads, schedule.batch_size, ranks.size, device.versions()],
+        }
+        known = TeacherAnswers.from_environment()
+        examine(teacher, spec, val, transform, machine, emit, check_stop, ranks, known, about)
+        laps.end("teacher check")
+        of_first = partial(measure, teacher, spec, train, transform, machine, emit, check_stop, known, about)
+        calibration = ranks.of_first(of_first)
+        laps.end("calibration")
+    methods: dict[str, Method] = {}
+    if teacher is not None:
+        assert calibration is not None
+        if machine.bf16:  # only now: what is checked and measured of it is float32
+            teacher.quicken()
+        pair = Pair.of(student.recipe.detector, teacher.detector.recipe.detector)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seeded(spec.seed, 1))
+            methods = {m.kind: build_method(m, pair, calibration, schedule) for m in spec.methods}
+        for method in methods.values():
+            method.kernels = kernels
+            method.train_in_bf16(on=machine.bf16)
+    distill = Distill(student, methods).to(machine.device)
+    model = ranks.wrap(distill)
+    parts = Training(spec, machine, train, val, test, transform, distill, teacher, calibration, identity, ranks, model)
+    return parts, state, contents
+
+
+def cache_of(parts: Training, out: Path, emit: Emit) -> TeacherCache | None:
+    """Each process of a job has its own, with its share of the bytes."""
+    gib = parts.spec.resources.teacher_cache_gib
+    if gib is None or parts.teacher is None:
+        return None
+    trained = sum(parameter.nbytes for parameter in parts.distill.parameters())
+    # Here and in the store: checkpoints of weights, two moments and the best weights.
+    checkpoints = 2 * (KEEP_CHECKPOINTS + 1) * 4 * trained
+    max_bytes = int(gib * 2**30) // parts.ranks.size
+    try:
+        return TeacherCache(parts.teacher, out, max_bytes=max_bytes, keep_free=max(KEEP_FREE, checkpoints), emit=emit)
+    except OSError as error:
+        message = f"there is no cache of the teacher's maps: {error.strerror}"
+        emit(Note(code="teacher_cache_stopped", message=message, level="warning"))
+        return None
+
+
+def open_split(index: Index, root: Path, name: Split) -> Dataset | None:
+    return Dataset(index, name, root) if index.splits.get(name) else None
+
+
+def network_alone(student: DetectorSpec) -> DetectorSpec:
+    """The network without the folders that its training began from: those are nobody's business later."""
+    weights = student.weights if isinstance(student.weights, str) else "none"
+    return student.but(inherit=None, weights=weights, norm=student.trunk_norm())
+
+
+def warm_start(source: FromPath, student: Detector, emit: Emit) -> str:
+    folder = Path(source.path)
+    begun = start_from(student, folder)
+    message = f"begins with {len(begun.copied)} tensors of the weights named; {len(begun.left)} start afresh"
+    data = {"copied": len(begun.copied), "afresh": list(begun.left)}
+    emit(Note(code="warm_started", message=message, data=data))
+    return digest_of_file(folder / weights.WEIGHTS)
+
+
+def with_anchors(recipe: Recipe, student: DetectorSpec, train: Dataset, transform: Transform, emit: Emit) -> Recipe:
+    """The recipe with anchors that fit the training boxes, or the network's whose heads are inherited."""
+    layout = DETECTORS[type(student)].anchor_layout
+    if layout is None:
+        return recipe
+    if student.weights == "COCO_V1":
+        base = anchors.BASES[0]
+        emit(Note(code="anchors", message=f"anchors from {base} px, as COCO_V1 was trained with", data={"base": base}))
+        return recipe.but(anchor_sizes=layout.sizes(base))
+    for begun_from in (student.inherit, student.weights):  # regression heads were trained for their anchors
+        if not isinstance(begun_from, FromPath):
+            continue
+        source = weights.read_recipe(Path(begun_from.path))
+        if type(source.detector) is type(student):
+            sizes = source.anchor_sizes or layout.sizes(anchors.BASES[0])
+            message = f"anchors from {sizes[0][0]} px, as in the network that it begins from"
+            emit(Note(code="anchors", message=message, data={"anchor_sizes": sizes}))
+            return recipe.but(anchor_sizes=sizes, anchor_ratios=source.anchor_ratios)
+    recalls = anchors.fit(layout, train.images, transform)
+    base = anchors.best_base(recalls)
+    told = ", ".join(f"{size}: {100 * share:.1f} %" for size, share in recalls.items())
+    message = f"anchors from {base} px; share of training boxes that an anchor covers with IoU 0.5, by size: {told}"
+    emit(Note(code="anchors", message=message, data={"base": base, "recall": recalls}))
+    return recipe.but(anchor_sizes=layout.sizes(base))
+
+
+def pretrained_start(
+    source: pretrained.Source, student: Detector, emit: Emit, check_stop: Callable[[], None]
+) -> dict[str, str]:
+    """Pretrained weights into the student; what the manifest keeps of them."""
+    loaded = pretrained.load(student, source, check_stop)
+    message = (
+        f"{source.name} (SHA-256 {loaded.sha256}): {len(loaded.copied)} tensors copied, "
+        f"{len(loaded.afresh)} start afresh: {weights.some(loaded.afresh) or 'none'}"
+    )
+    data = {"weights": source.name, "file": source.file, "sha256": loaded.sha256, "afresh": loaded.afresh}
+    emit(Note(code="pretrained", message=message, data=data))
+    return {"weights": source.name, "file": source.file, "sha256": loaded.sha256}
+
+
+def pair_up(spec: JobSpec, teacher: Teacher, emit: Emit) -> None:
+    """Refuse a pair without a common level; say which levels are left out of a pair that lacks some."""
+    spec.refuse_pair(teacher.detector.recipe.detector)
+    left_out = {name: stride for name, stride in spec.student.levels().items() if name not in teacher.shared}
+    if left_out:
+        message = (
+            f"levels are matched by stride: {', '.join(teacher.shared)} are distilled; "
+            f"the teacher has none for {', '.join(f'{name} (stride {s})' for name, s in left_out.items())}"
+        )
+        data = {"distilled": list(teacher.shared), "left_out": list(left_out)}
+        emit(Note(code="levels_left_out", message=message, data=data, level="warning"))
+
+
+def inherit_from(spec: JobSpec, student: Detector, emit: Emit) -> str:
+    assert isinstance(spec.student.inherit, FromPath)
+    folder, classes = Path(spec.student.inherit.path), student.recipe.classes
+    detector = weights.load_detector(folder)
+    spec.refuse_inherit(detector.recipe.detector)
+    if detector.recipe.classes != classes:  # the head's rows are classes, by place
+        message = f"inherits from a model of classes {detector.recipe.classes}, the data set has {classes}"
+        raise SpecError(message, "/student/inherit")
+    copied, kept = weights.inherit(student, detector)
+    message = f"copied {len(copied)} neck and head tensors; {len(kept)} of another shape start afresh"
+    emit(Note(code="inherited", message=message, data={"copied": copied, "kept": kept}))
+    return digest_of_file(folder / weights.WEIGHTS)
+
+
+def load_teacher(spec: JobSpec, student: Detector, machine: Machine) -> tuple[Teacher, str]:
+    assert isinstance(spec.teacher, TeacherFromPath)
+    folder = Path(spec.teacher.path)
+    detector = weights.load_detector(folder)
+    check_classes(detector.recipe.classes, student.recipe.classes)
+    return Teacher(detector.to(machine.device), student.recipe), digest_of_file(folder / weights.WEIGHTS)
+
+
+def examine(
+    teacher: Teacher,
+    spec: JobSpec,
+    val: Dataset,
+    transform: Transform,
+    machine: Machine,
+    emit: Emit,
+    check_stop: Callable[[], None],
+    ranks: Ranks,
+    known: TeacherAnswers,
+    about: Question,
+) -> None:
+    """The teacher is checked before it teaches, unless an earlier training did on the same images."""
+    assert spec.teacher is not None
+    emit(Phase(phase="checking_teacher"))
+    images = evenly_spaced(val.images, CHECK_IMAGES)
+    question = about | {"check": [content_of(images, val.root), val.classes]} if known.folder else {}
+    answer = ranks.of_first(lambda: known.answer(question))
+    if answer is not None:
+        found = Examined.from_json(answer)
+    else:
+        found = check_teacher(
+            teacher,
+            val,
+            transform,
+            batch_size=spec.schedule.batch_size,
+            device=machine.device,
+            check_stop=check_stop,
+            ranks=ranks,
+        )
+        if ranks.first:
+            known.keep(question, dataclasses.asdict(found))
+    own = "; it was trained at min_size {}, max_size {}".format(*found.own_size) if found.advice else ""
+    message, cached = as_known(f"{found}{own}", known=answer is not None)
+    emit(Note(code="teacher_checked", message=message, data=found.data | cached))
+    refuse_unfit(found, allow_unfit=spec.teacher.allow_unfit)
+
+
+def measure(
+    teacher: Teacher,
+    spec: JobSpec,
+    train: Dataset,
+    transform: Transform,
+    machine: Machine,
+    emit: Emit,
+    check_stop: Callable[[], None],
+    known: TeacherAnswers = NO_ANSWERS,
+    about: Question | None = None,
+) -> Calibration:
+    """The calibration, or what an earlier training made of the same images and the same count of boxes."""
+    emit(Phase(phase="calibrating"))
+    images = evenly_spaced(train.images, CALIBRATION_IMAGES)
+    counts = [len(train), box_count(train.images)]
+    question = (about or {}) | {"calibration": [content_of(images, train.root), counts]} if known.folder else {}
+    answer = known.answer(question)
+    if answer is not None:
+        calibration = Calibration(**answer)
+    else:
+        calibration = calibrate(
+            teacher, train, transform, batch_size=spec.schedule.batch_size, device=machine.device, check_stop=check_stop
+        )
+        known.keep(question, dataclasses.asdict(calibration))
+    scales = ", ".join(f"{level} {rms:.2f}" for level, rms in calibration.teacher_rms.items())
+    message = f"RMS of the teacher's maps: {scales}; {calibration.boxes_per_image:.1f} boxes per image"
+    message, cached = as_known(message, known=answer is not None)
+    emit(Note(code="calibration", message=message, data=dataclasses.asdict(calibration) | cached))
+    return calibration
+
+
+def as_known(message: str, *, known: bool) -> tuple[str, dict[str, Any]]:
+    """The message, and what is added to its data, where an earlier training has found it out."""
+    return (f"{message} (as an earlier training on this host found)", {"cached": True}) if known else (message, {})

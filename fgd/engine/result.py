@@ -1,0 +1,131 @@
+"""Scoring a detector during a training and at its end, and writing the result."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from fgd.data.loader import Dataset
+from fgd.detectors import Detector
+from fgd.engine import checkpoint, device, weights
+from fgd.engine.checkpoint import State
+from fgd.engine.evaluate import evaluate
+from fgd.engine.prepare import Training
+from fgd.events import Emit, Evaluated, Finished, Note, Phase
+from fgd.spec import Schedule
+
+
+def choose_best(
+    parts: Training,
+    shown: Detector,
+    state: State,
+    best: dict[str, Tensor] | None,
+    total: int,
+    emit: Emit,
+    check_stop: Callable[[], None],
+    epoch: int,
+) -> None:
+    """Asked to finish early: `shown` becomes the best that was evaluated; the last weights are, if nothing was yet."""
+    if best is not None:
+        shown.module.load_state_dict(best, strict=True)
+    measured = state.best_scores if best is not None else state.scores if state.evaluated_step == state.step else {}
+    if not measured:
+        emit(Phase(phase="evaluating"))
+        measured = score(parts, shown, parts.val, check_stop)
+        tell_undecodable(parts, emit)
+        emit(Evaluated(step=state.step, epoch=epoch, split="val", values=dict(measured)))
+    state.scores = dict(measured)
+    if best is None:
+        state.best_ap, state.best_step = measured["ap"], state.step
+    message = (
+        f"asked to finish early: ended after step {state.step} of {total}; the result has the weights of step "
+        f"{state.best_step}, AP {state.best_ap:.1f}"
+    )
+    data = {"step": state.step, "total_steps": total, "weights_of_step": state.best_step}
+    emit(Note(code="finished_early", message=message, data=data))
+
+
+def score(parts: Training, detector: Detector, dataset: Dataset, check_stop: Callable[[], None]) -> dict[str, float]:
+    parts.ranks.share_buffers(detector.module)
+    return evaluate(
+        detector,
+        dataset,
+        parts.transform,
+        batch_size=parts.spec.schedule.batch_size,
+        device=parts.machine.device,
+        check_stop=check_stop,
+        ranks=parts.ranks,
+    )
+
+
+def tell_undecodable(parts: Training, emit: Emit) -> None:
+    """One note an image that was left out since the last look, with how many of its split are by now."""
+    for dataset in filter(None, (parts.train, parts.val, parts.test)):
+        for image in dataset.undecodable():
+            count = len(dataset.broken)
+            instead = "another one stands in for it" if dataset.split == "train" else "it is not scored"
+            message = f"{image.file} in {dataset.split}: {image.reason}; {instead}"
+            data = {"file": image.file, "split": dataset.split, "count": count}
+            emit(Note(code="image_undecodable", message=message, data=data, level="warning"))
+
+
+def finish(
+    parts: Training,
+    shown: Detector,
+    state: State,
+    best: dict[str, Tensor] | None,
+    out: Path,
+    emit: Emit,
+    check_stop: Callable[[], None],
+    epoch: int,
+    stopped: bool = False,
+) -> None:
+    """Score the test images, write the result, say so. The last weights, or their average, are the result; nothing is
+    selected. stopped: someone asked for an early finish, and `shown` holds the best."""
+    metrics = {"val": state.scores}
+    if parts.test is not None:
+        emit(Phase(phase="testing"))
+        metrics["test"] = score(parts, shown, parts.test, check_stop)
+        tell_undecodable(parts, emit)
+        emit(Evaluated(step=state.step, epoch=epoch, split="test", values=dict(metrics["test"])))
+    if not parts.ranks.first:
+        return
+    emit(Phase(phase="exporting"))
+    tensors = shown.module.state_dict()
+    weights_digest = checkpoint.digest_of_tensors(tensors)
+    machine = parts.machine
+    manifest = {
+        "format": "fgd-manifest/1",
+        **parts.identity,
+        "calibration": dataclasses.asdict(parts.calibration) if parts.calibration else None,
+        "metrics": {name: {k: finite(v) for k, v in values.items()} for name, values in metrics.items()},
+        "best": {"step": state.best_step, "val_ap": finite(state.best_ap)},
+        "steps": state.step,
+        "weights": told_weights(parts.spec.schedule, state, stopped),
+        "ended_early": epoch < parts.spec.schedule.epochs,
+        "stopped_by_request": stopped,
+        "skipped_steps": state.skipped,
+        "weights_digest": weights_digest,
+        "parameters": sum(p.numel() for p in parts.student.module.parameters()),
+        "machine": {"device": machine.device_name, "threads": machine.threads, "precision": machine.precision}
+        | ({"devices": parts.ranks.size} if parts.ranks.size > 1 else {})
+        | ({"compiled": True} if parts.spec.resources.compile and parts.spec.methods else {}),
+        "versions": device.versions(),
+    }
+    files = weights.export(out / "result", shown, manifest, best if state.best_step != state.step else None)
+    emit(Finished(step=state.step, folder=str(out / "result"), files=files, weights_digest=weights_digest))
+
+
+def told_weights(schedule: Schedule, state: State, stopped: bool) -> str:
+    what = "average of the steps' weights (ema)" if schedule.ema else "weights"
+    if stopped:
+        return f"{what} of the best evaluation, step {state.best_step}; the training was asked to finish early"
+    return what if schedule.ema else "of the last step"
+
+
+def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
