@@ -12,11 +12,12 @@ from fastapi import Depends, Header, Request
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from api.core import db, queue
+from api.core import queue
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT
 from api.core.settings import Settings
-from api.core.storage import BlobStore
+from api.core.store.names import BlobStore
 from api.core.sweeper import Health
-from api.core.tables import DEFAULT_PROJECT
 from api.live import Changes, Places
 
 

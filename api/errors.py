@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from api.core.errors import Conflict, Fault, Invalid, NotFound, Refused, ServiceError
-from api.core.storage import StoreAway
+from api.core.store.names import StoreAway
 from fgd.pointers import faults
 
 log = logging.getLogger(__name__)

@@ -19,10 +19,10 @@ from typing import Any, Self
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.core import db
 from api.core.errors import Busy
 from api.core.lifecycle import State
-from api.core.tables import Job
+from api.core.rows import db
+from api.core.rows.tables import Job
 
 logger = logging.getLogger(__name__)
 

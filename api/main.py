@@ -11,9 +11,10 @@ from fastapi.openapi.utils import get_openapi
 
 from api import docs, errors
 from api.border import Border
-from api.core import db, queue
+from api.core import queue
+from api.core.rows import db
 from api.core.settings import Settings, check_bind
-from api.core.storage import open_store
+from api.core.store.open import open_store
 from api.core.sweeper import Sweeper, sweeping
 from api.deps import Service
 from api.live import Changes, Places, told_of_signals

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-from api.core.curves import FEWEST, Window
 from api.core.errors import Fault, Invalid
-from api.core.history import Point
+from api.core.jobs.curves import FEWEST, Window
+from api.core.jobs.history import Point
+from api.core.jobs.selection import Selection
 from api.core.lifecycle import (
     DatasetState,
     FailureCode,
@@ -26,8 +27,7 @@ from api.core.lifecycle import (
     signal_name,
 )
 from api.core.promotion import Kept
-from api.core.selection import Selection
-from api.core.tables import Artifact, Attempt, Dataset, Job, JobEvent, Model, Plan, WorkerRow
+from api.core.rows.tables import Artifact, Attempt, Dataset, Job, JobEvent, Model, Plan, WorkerRow
 from fgd.data.index import Image
 from fgd.outline import Measured, Outline
 from fgd.spec import Name, Spec

@@ -20,10 +20,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from api.core import history, jobs
 from api.core.errors import NotFound
+from api.core.jobs import history, requests
 from api.core.lifecycle import State
-from api.core.tables import JobEvent
+from api.core.rows.tables import JobEvent
 from api.deps import Service
 from api.live import Seen
 from api.schemas import EventView
@@ -63,7 +63,7 @@ class EventStream(EventSourceResponse):
 def look(service: Service, project: str, job_id: str, after: int) -> Piece:
     """The events after `after`. Raises NotFound."""
     with service.reading() as s:
-        job = jobs.get(s, project, job_id)  # before the events: then those of an ended job are all there
+        job = requests.get(s, project, job_id)  # before the events: then those of an ended job are all there
         events = history.events(s, job, after, BATCH)
     last = events[-1].seq if events else after
     ended = State(job.state).terminal and last >= job.event_seq

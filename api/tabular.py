@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import orjson
 
-from api.core.history import Point
+from api.core.jobs.history import Point
 
 CSV_TYPE = "text/csv; charset=utf-8; header=present"
 CSV_COLUMNS = ("name", "split", "step", "value", "at")

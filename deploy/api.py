@@ -55,8 +55,8 @@ def main() -> None:
 
 def refuse_unfit_database(url: str) -> None:
     """Exit with one line where the application would start with a traceback. One that is away may come back."""
-    from api.core import db
     from api.core.errors import Unfit
+    from api.core.rows import db
 
     engine = db.make_engine(url)
     try:

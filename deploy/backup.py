@@ -1,7 +1,7 @@
 """`fgd backup` and `fgd restore`: database and store as one folder, of any kind into any kind.
 
     FOLDER/database/<table>.jsonl.gz     rows of one moment
-    FOLDER/store/                        blobs and checkpoints, laid out as `api.core.storage.LocalStore`
+    FOLDER/store/                        blobs and checkpoints, laid out as `api.core.store.local.LocalStore`
     FOLDER/manifest.json                 written last: every file with its SHA-256; without it there is no backup
 
 A logical dump through the tables of this version: it needs no program of the database's, and a backup of SQLite can be
@@ -45,12 +45,15 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from api.core import db, inventory, version, workers
+from api.core import inventory, version, workers
 from api.core.errors import DriverMissing, Unfit
-from api.core.ids import new_id
+from api.core.rows import db
+from api.core.rows.ids import new_id
+from api.core.rows.tables import DEFAULT_PROJECT, Base, BlobRow, Checkpoint, Job, Project, Restore, WorkerRow
 from api.core.settings import Settings
-from api.core.storage import BlobStore, DigestMismatch, LocalStore, open_store, sha256_file
-from api.core.tables import DEFAULT_PROJECT, Base, BlobRow, Checkpoint, Job, Project, Restore, WorkerRow
+from api.core.store.local import LocalStore
+from api.core.store.names import BlobStore, DigestMismatch, sha256_file
+from api.core.store.open import open_store
 from fgd.errors import FGDError
 
 logger = logging.getLogger(__name__)

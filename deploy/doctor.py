@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from api.core import db, inventory
+from api.core import inventory
 from api.core.errors import Conflict
+from api.core.rows import db
 from api.core.settings import Settings
 from deploy.backup import BackupError, opened
 

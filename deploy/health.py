@@ -15,8 +15,9 @@ import urllib.request
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.core import db, workers
+from api.core import workers
 from api.core.errors import DriverMissing
+from api.core.rows import db
 from api.core.settings import Settings
 
 ANSWER_S = 8.0

@@ -33,10 +33,11 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy.exc import OperationalError
 
-from api.core import db, workers
+from api.core import workers
 from api.core.errors import DriverMissing, Unfit
+from api.core.rows import db
 from api.core.settings import Settings, UnsafeBind, check_bind
-from api.core.storage import open_store
+from api.core.store.open import open_store
 from deploy import broker
 from fgd import children
 from fgd.lifeline import die_with_parent

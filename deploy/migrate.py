@@ -9,8 +9,8 @@ import sys
 
 from sqlalchemy.exc import OperationalError
 
-from api.core import db
 from api.core.errors import DriverMissing, Unfit
+from api.core.rows import db
 from api.core.settings import Settings
 
 

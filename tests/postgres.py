@@ -27,9 +27,9 @@ import psutil
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from api.core import db
 from api.core.errors import SchemaOutOfDate, SchemaTooNew
-from api.core.tables import DEFAULT_PROJECT, Base
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT, Base
 
 UNSAFE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "autovacuum": "off"}
 """Faster; what is in it may be lost with the machine, and the last of it with the server."""

@@ -13,9 +13,9 @@ from typing import Any
 from celery import signals
 from celery.exceptions import CPendingDeprecationWarning
 
-from api.core import db
 from api.core.errors import DriverMissing, Unfit
 from api.core.queue import WAKE, make_app
+from api.core.rows import db
 from api.core.settings import Settings
 from worker.host import DATABASE_AWAY, Host
 from worker.poller import Poller

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from api.core import jobs
 from api.core.errors import Fenced
+from api.core.jobs import attempts, record
 from fgd.events import Event, Failed, Finished, Note, Saved
 from fgd.failpoint import reach
 from worker.host import DATABASE_AWAY, DISK_FULL, Host, os_error_behind
@@ -25,7 +25,7 @@ PROMPT_S = 0.1
 
 
 class Diary:
-    def __init__(self, host: Host, claim: jobs.Claim, out: Path) -> None:
+    def __init__(self, host: Host, claim: attempts.Claim, out: Path) -> None:
         self._host = host
         self._claim = claim
         self._keeper = Keeper(host.store, out, f"jobs/{claim.job_id}/a{claim.attempt}")
@@ -92,13 +92,13 @@ class Diary:
 
     def _store(self, s: Session, passes: bool) -> list[str]:
         job, attempt = self._claim.job_id, self._claim.attempt
-        jobs.record(s, job, attempt, self._events, self._log)
+        record.record(s, job, attempt, self._events, self._log)
         if self._saved:
             reach("before_checkpoint_row")
-        superseded = jobs.pass_over(s, job, attempt, self._torn, self._unreadable) if passes else []
+        superseded = attempts.pass_over(s, job, attempt, self._torn, self._unreadable) if passes else []
         for each in self._saved:
             saved = each.saved
-            superseded += jobs.checkpoint(
+            superseded += attempts.checkpoint(
                 s, job, attempt, saved.step, each.key, saved.sha256, saved.size, best=saved.best
             )
         if self._saved:

@@ -19,10 +19,11 @@ from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from api.core import db
-from api.core.ids import new_id
+from api.core.rows import db
+from api.core.rows.ids import new_id
 from api.core.settings import Settings
-from api.core.storage import BlobStore, open_store
+from api.core.store.names import BlobStore
+from api.core.store.open import open_store
 from worker import devices
 from worker.launcher import is_marked
 from worker.lease import Lease, Times

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from api.core import datasets, imports
 from api.core.errors import Fenced
 from api.core.lifecycle import Requested
-from api.core.tables import Dataset, Model
+from api.core.rows.tables import Dataset, Model
 from fgd.data.index import Report
 from worker.host import Host, Lost
 from worker.importer import NOTHING_THERE, TRY_AGAIN

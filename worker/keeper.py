@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from api.core.storage import BlobStore, StoreAway
+from api.core.store.names import BlobStore, StoreAway
 from fgd.events import Saved
 from fgd.failpoint import reach
 from worker.patience import is_away

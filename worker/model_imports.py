@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from api.core import models
-from api.core.tables import Model
+from api.core.rows.tables import Model
 from worker.host import Host
 from worker.imports import MAX_ERROR, Broken, Rejected, ended_badly
 from worker.staging import fetched

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from api.core import jobs
+from api.core.jobs import attempts, record
 from api.core.lifecycle import Requested
-from api.core.storage import StoreAway
+from api.core.store.names import StoreAway
 from fgd.events import Note
 from worker.host import DATABASE_AWAY, Host, Lost
 from worker.lease import Lease
@@ -33,7 +33,7 @@ class Interrupted(Exception):
 def patiently(
     host: Host,
     lease: Lease,
-    claim: jobs.Claim,
+    claim: attempts.Claim,
     what: str,
     call: Callable[[], T],
     *,
@@ -77,10 +77,10 @@ def is_away(error: OSError) -> bool:
     return isinstance(error, StoreAway) or error.errno in SHARE_AWAY
 
 
-def tell(host: Host, claim: jobs.Claim, code: str, message: str) -> None:
+def tell(host: Host, claim: attempts.Claim, code: str, message: str) -> None:
     """Best effort: the database may be away as well."""
     note = Note(code=code, message=message[:1000], level="warning")
     try:
-        host.write(lambda s: jobs.record(s, claim.job_id, claim.attempt, [note]))
+        host.write(lambda s: record.record(s, claim.job_id, claim.attempt, [note]))
     except DATABASE_AWAY as error:
         logger.warning("%s: %s: %s", claim.job_id, message, error)

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from api.core import plans
 from api.core.errors import Fenced
 from api.core.lifecycle import Requested
-from api.core.storage import DigestMismatch
+from api.core.store.names import DigestMismatch
 from fgd.outline import Measured
 from worker.host import Host, Lost
 from worker.launcher import Trainer

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from sqlalchemy.orm import Session
 
 from api.core import workers
-from api.core.storage import open_store
+from api.core.store.open import open_store
 from api.core.sweeper import Sweeper
 from worker import results, tasks
 from worker.host import DATABASE_AWAY, Host

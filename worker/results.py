@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from api.core.storage import sha256_file
+from api.core.store.names import sha256_file
 from fgd.events import Finished
 from worker.staging import link
 

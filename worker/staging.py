@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from api.core.storage import BlobStore, DigestMismatch, sha256_file
+from api.core.store.names import BlobStore, DigestMismatch, sha256_file
 from fgd.data import archive
 from fgd.spec import FromPath, JobSpec, TeacherFromPath
 

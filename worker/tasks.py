@@ -16,11 +16,12 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from api.core import datasets, jobs, models, plans
+from api.core import datasets, models, plans
 from api.core.errors import Fenced
+from api.core.jobs import attempts, queue_order
 from api.core.lifecycle import FailureCode, Requested, State
 from api.core.queue import ring
-from api.core.storage import Blob, DigestMismatch, blob_name
+from api.core.store.names import Blob, DigestMismatch, blob_name
 from fgd.asked import ask_to_finish
 from fgd.events import Failed, Finished, Note
 from fgd.failpoint import reach
@@ -62,8 +63,8 @@ def take(host: Host) -> Callable[[], None] | None:
         asked_at = time.monotonic()
         cpu, cuda = host.slots.free("cpu"), host.slots.free("cuda")
         gpus = len(host.found.gpus)
-        all_of_them = jobs.Free(host.settings.slots, gpus, gpu_host=gpus > 0)
-        free = jobs.Free(cpu, cuda, gpu_host=gpus > 0, cores=host.found.cores, of=all_of_them)
+        all_of_them = queue_order.Free(host.settings.slots, gpus, gpu_host=gpus > 0)
+        free = queue_order.Free(cpu, cuda, gpu_host=gpus > 0, cores=host.found.cores, of=all_of_them)
         job = host.write(lambda s: claim_job(s, host, free)) if free.devices() else None
         if job is not None:
             reach("after_claim")
@@ -83,9 +84,9 @@ def take(host: Host) -> Callable[[], None] | None:
         return lambda: _and_give(host, slot, lambda: run_import(host, work, asked_at))
 
 
-def claim_job(s: Session, host: Host, free: jobs.Free) -> jobs.Claim | None:
+def claim_job(s: Session, host: Host, free: queue_order.Free) -> attempts.Claim | None:
     reach("before_claim")
-    claim = jobs.claim(s, host.id, free, host.settings.lease_s)
+    claim = attempts.claim(s, host.id, free, host.settings.lease_s)
     if claim is not None:
         reach("claim_uncommitted")
     return claim
@@ -118,13 +119,13 @@ def _and_give(host: Host, slot: Slot, work: Callable[[], None]) -> None:
         host.slots.give(slot)
 
 
-def supervise(host: Host, claim: jobs.Claim, slot: Slot, claimed_at: float) -> None:
+def supervise(host: Host, claim: attempts.Claim, slot: Slot, claimed_at: float) -> None:
     """One attempt, from claim to its last write. claimed_at: time.monotonic() before the claim."""
     name = f"{claim.job_id} attempt {claim.attempt}"
     logger.info("%s: taken, on %s", name, slot.gpu or "the processor")
 
     def beat(s: Session) -> Requested | None:
-        return jobs.beat(s, claim.job_id, claim.attempt, host.id, host.settings.lease_s)
+        return attempts.beat(s, claim.job_id, claim.attempt, host.id, host.settings.lease_s)
 
     try:
         with (
@@ -153,7 +154,9 @@ def supervise(host: Host, claim: jobs.Claim, slot: Slot, claimed_at: float) -> N
         logger.warning("%s: no longer ours, nothing more was written", name)
 
 
-def staged_and_trained(host: Host, lease: Lease, claim: jobs.Claim, slot: Slot, folder: Path, claimed_at: float) -> End:
+def staged_and_trained(
+    host: Host, lease: Lease, claim: attempts.Claim, slot: Slot, folder: Path, claimed_at: float
+) -> End:
     reach("before_staging")
     with ExitStack() as held:
         stage = functools.partial(staged, claim.spec, claim.inputs, folder, host.cache)
@@ -162,14 +165,14 @@ def staged_and_trained(host: Host, lease: Lease, claim: jobs.Claim, slot: Slot, 
         return train_from_newest(host, lease, claim, slot, spec_file, claimed_at)
 
 
-def end_of_kept(host: Host, claim: jobs.Claim, result: Finished) -> End:
+def end_of_kept(host: Host, claim: attempts.Claim, result: Finished) -> End:
     """An earlier attempt came to its end on this host, and not into the store."""
     tell(host, claim, "result_found", "an earlier attempt finished the training on this host; its result is published")
     return End(0, last=result)
 
 
 def train_from_newest(
-    host: Host, lease: Lease, claim: jobs.Claim, slot: Slot, spec_file: Path, claimed_at: float
+    host: Host, lease: Lease, claim: attempts.Claim, slot: Slot, spec_file: Path, claimed_at: float
 ) -> End:
     """`train`; and where the trainer cannot read a checkpoint whose bytes are whole (another version's, say), again
     from the one before it, at last from the start: no attempt meets the same one twice.
@@ -218,7 +221,7 @@ def foreign(refused: Sequence[End]) -> End:
 def train(
     host: Host,
     lease: Lease,
-    claim: jobs.Claim,
+    claim: attempts.Claim,
     slot: Slot,
     spec_file: Path,
     claimed_at: float,
@@ -278,7 +281,7 @@ def train(
     return End(trainer.returncode(), ended, diary.last, trainer.tail(), oom_kills() - oom_before)
 
 
-def time_left_s(claim: jobs.Claim, staged_s: float) -> float | None:
+def time_left_s(claim: attempts.Claim, staged_s: float) -> float | None:
     """What is left of limits.max_runtime_s once this attempt has staged for so long. None: as long as it takes.
 
     Never under 0: from the moment it is told to end the trainer has its grace, however long the staging took.
@@ -291,8 +294,8 @@ def trainer_command(host: Host) -> list[str]:
 
 
 def newest_whole(
-    host: Host, lease: Lease, claim: jobs.Claim, folder: Path, diary: Diary
-) -> tuple[Path | None, tuple[jobs.Saved, ...]]:
+    host: Host, lease: Lease, claim: attempts.Claim, folder: Path, diary: Diary
+) -> tuple[Path | None, tuple[attempts.Saved, ...]]:
     """The newest checkpoint whose bytes are whole, as a file, and those that are older; None: from the start."""
     older = list(claim.checkpoints)
     while older:
@@ -307,7 +310,7 @@ def newest_whole(
     return None, ()
 
 
-def publish(host: Host, lease: Lease, claim: jobs.Claim, result: Finished, out: Path) -> list[jobs.ArtifactIn]:
+def publish(host: Host, lease: Lease, claim: attempts.Claim, result: Finished, out: Path) -> list[attempts.ArtifactIn]:
     """The files of the result, in the store under their digests, as soon as it answers; all of them again where the
     collector took one for unused while another was waited for.
 
@@ -319,7 +322,7 @@ def publish(host: Host, lease: Lease, claim: jobs.Claim, result: Finished, out: 
         raise ValueError(f"the trainer's result is not one: {sorted(result.files)} in {folder}")
     files = [file_of_result(folder, name, digest) for name, digest in result.files.items()]
     digests = {file.digest for file in files}
-    expected = functools.partial(jobs.expected, job_id=claim.job_id, attempt=claim.attempt, digests=digests)
+    expected = functools.partial(attempts.expected, job_id=claim.job_id, attempt=claim.attempt, digests=digests)
 
     def keep() -> None:
         if keep_result(host, claim, result):
@@ -336,17 +339,17 @@ def publish(host: Host, lease: Lease, claim: jobs.Claim, result: Finished, out: 
         logger.warning("%s: the store was waited for so long that files of the result went; again", claim.job_id)
 
 
-def file_of_result(folder: Path, name: str, digest: str) -> jobs.ArtifactIn:
+def file_of_result(folder: Path, name: str, digest: str) -> attempts.ArtifactIn:
     """Raises ValueError for what is no plain file of the folder, or no digest."""
     path = folder / name
     if path.name != name or path.is_symlink() or not path.is_file():
         raise ValueError(f"the trainer's result holds {name!r}, which is no plain file")
     blob_name(digest)
     media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
-    return jobs.ArtifactIn(path.name, digest, path.stat().st_size, media_type)
+    return attempts.ArtifactIn(path.name, digest, path.stat().st_size, media_type)
 
 
-def keep_result(host: Host, claim: jobs.Claim, result: Finished) -> bool:
+def keep_result(host: Host, claim: attempts.Claim, result: Finished) -> bool:
     """Hours of training must not hang on a store that is away: the next attempt on this host only publishes them.
     True: it is kept since now."""
     try:
@@ -356,17 +359,17 @@ def keep_result(host: Host, claim: jobs.Claim, result: Finished) -> bool:
         return False
 
 
-def put_expected(host: Host, lease: Lease, claim: jobs.Claim, path: Path, file: jobs.ArtifactIn) -> None:
+def put_expected(host: Host, lease: Lease, claim: attempts.Claim, path: Path, file: attempts.ArtifactIn) -> None:
     """Its row first, each time anew: while the store was away the collector may have taken it."""
     blob = Blob(file.digest, file.size)
-    host.insist(lease, functools.partial(jobs.expect, job_id=claim.job_id, attempt=claim.attempt, blob=blob))
+    host.insist(lease, functools.partial(attempts.expect, job_id=claim.job_id, attempt=claim.attempt, blob=blob))
     reach("before_artifact_blob")
     host.store.put_file(path, expected=file.digest)
     reach("after_artifact_blob")
 
 
 def settle(
-    host: Host, lease: Lease, claim: jobs.Claim, came: Verdict, files: list[jobs.ArtifactIn], exit: int | None
+    host: Host, lease: Lease, claim: attempts.Claim, came: Verdict, files: list[attempts.ArtifactIn], exit: int | None
 ) -> str:
     """The attempt's last write; the state the job is in then."""
     job, attempt = claim.job_id, claim.attempt
@@ -380,14 +383,14 @@ def settle(
     def put(s: Session) -> str:
         match came:
             case Succeeded(result):
-                jobs.finish(s, job, attempt, files, result.weights_digest, exit=exit)
+                attempts.finish(s, job, attempt, files, result.weights_digest, exit=exit)
                 return "succeeded"
             case AsAsked():
-                return jobs.ended_as_requested(s, job, attempt, exit=exit)
+                return attempts.ended_as_requested(s, job, attempt, exit=exit)
             case HandedBack(reason):
-                return jobs.requeue(s, job, attempt, reason, exit=exit)
+                return attempts.requeue(s, job, attempt, reason, exit=exit)
             case Failure(code, message, data):
-                return jobs.fail(s, job, attempt, code, message, data, exit=exit)
+                return attempts.fail(s, job, attempt, code, message, data, exit=exit)
 
     lease.closing()
     try:

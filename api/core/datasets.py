@@ -14,15 +14,17 @@ from datetime import datetime, timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.core import db, imports
-from api.core.cursor import Position, Slice, slice_of
+from api.core import imports
+from api.core.blobs import remember_blobs
 from api.core.errors import Conflict
-from api.core.ids import new_id
-from api.core.imports import MAX_IMPORTS, remember_blobs
+from api.core.imports import MAX_IMPORTS
 from api.core.lifecycle import DatasetState
-from api.core.owned import owned
-from api.core.storage import Blob
-from api.core.tables import Dataset, Job
+from api.core.rows import db
+from api.core.rows.cursor import Position, Slice, slice_of
+from api.core.rows.ids import new_id
+from api.core.rows.lookup import owned
+from api.core.rows.tables import Dataset, Job
+from api.core.store.names import Blob
 from fgd.data.index import Report
 from fgd.data.report import unread
 from fgd.spec import SubmitDataset

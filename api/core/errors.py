@@ -108,7 +108,7 @@ class Unfit(Exception):
 
 
 class SchemaOutOfDate(Unfit):
-    """The database is older than this code: `fgd serve` upgrades it, or call api.core.db.upgrade."""
+    """The database is older than this code: `fgd serve` upgrades it, or call api.core.rows.db.upgrade."""
 
 
 class SchemaTooNew(Unfit):

@@ -14,11 +14,10 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from api.core import db, leases
-from api.core.leases import beat, hand_back, held
-from api.core.record import insert_for
-from api.core.storage import Blob
-from api.core.tables import BlobRow, Dataset, Model
+from api.core.blobs import remember_blobs
+from api.core.rows import db, leases
+from api.core.rows.leases import beat, hand_back, held
+from api.core.rows.tables import Dataset, Model
 
 __all__ = ["beat", "claim", "end", "hand_back", "held", "lose", "remember_blobs", "sweep"]
 
@@ -50,15 +49,6 @@ def end(row: Dataset | Model, state: str, at: datetime, report: dict[str, Any] |
     row.state, row.finished_at, row.report = state, at, report
     row.upload_digest = None  # it is read, and no longer needed
     leases.let_go(row)
-
-
-def remember_blobs(s: Session, project_id: str, at: datetime, *blobs: Blob) -> None:
-    """Make files of the store part of the service; the same content twice is one row."""
-    rows = [{"project_id": project_id, "digest": b.digest, "size": b.size, "created_at": at} for b in blobs]
-    if rows:
-        again = {"unused_since": None}
-        insert = insert_for(s, BlobRow).on_conflict_do_update(index_elements=["project_id", "digest"], set_=again)
-        s.execute(insert, rows)
 
 
 def _lose(row: Dataset | Model, at: datetime, reason: str) -> None:

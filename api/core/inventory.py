@@ -15,10 +15,12 @@ from typing import Any
 from sqlalchemy import Engine, Text, cast, func, select
 from sqlalchemy.orm import Session
 
-from api.core import db, removal, workers
+from api.core import workers
+from api.core.blobs import holds_a_digest
 from api.core.errors import Conflict
-from api.core.storage import BlobStore
-from api.core.tables import Base, BlobRow, Checkpoint, Job, Plan, Restore
+from api.core.rows import db
+from api.core.rows.tables import Base, BlobRow, Checkpoint, Job, Plan, Restore
+from api.core.store.names import BlobStore
 
 GRACE_S = 86_400.0
 """What is younger may still get its row."""
@@ -123,7 +125,7 @@ def _users(s: Session, digest: str) -> tuple[str, ...]:
     """Rows that need a blob; its own row, where nothing else does."""
     found: list[str] = []
     for table in Base.metadata.sorted_tables:
-        columns = [] if table is BlobRow.__table__ else [c for c in table.columns if removal.holds_a_digest(c)]
+        columns = [] if table is BlobRow.__table__ else [c for c in table.columns if holds_a_digest(c)]
         for column in columns:
             first = next(iter(table.primary_key.columns))
             found += [f"{table.name} {id}" for id in s.scalars(select(first).where(column == digest))]

@@ -17,14 +17,15 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.core import db, imports
-from api.core.cursor import Position, Slice, slice_of
+from api.core import blobs, imports
 from api.core.errors import Conflict
-from api.core.ids import new_id
 from api.core.lifecycle import TERMINAL, ModelState
-from api.core.owned import owned
-from api.core.storage import Blob
-from api.core.tables import Job, JobModel, Model
+from api.core.rows import db
+from api.core.rows.cursor import Position, Slice, slice_of
+from api.core.rows.ids import new_id
+from api.core.rows.lookup import owned
+from api.core.rows.tables import Job, JobModel, Model
+from api.core.store.names import Blob
 from fgd.spec import FromModel, JobSpec, UploadModel
 
 Report = dict[str, Any]
@@ -65,7 +66,7 @@ def arrived(s: Session, project_id: str, model_id: str, upload: Blob) -> Model:
     model = owned(s, Model, project_id, model_id, locked=True)
     refuse_content(model)
     at = db.now(s)
-    imports.remember_blobs(s, project_id, at, upload)
+    blobs.remember_blobs(s, project_id, at, upload)
     model.upload_digest = model.upload_sha256 = upload.digest
     model.state = ModelState.verifying
     s.flush()
@@ -205,7 +206,7 @@ def _insert(
 
 def _finish(s: Session, model: Model, made: Finished, report: Report | None) -> None:
     at = db.now(s)
-    imports.remember_blobs(s, model.project_id, at, made.weights, made.recipe)
+    blobs.remember_blobs(s, model.project_id, at, made.weights, made.recipe)
     model.weights_digest, model.recipe_digest = made.weights.digest, made.recipe.digest
     model.tensors_digest, model.size = made.tensors_digest, made.weights.size
     imports.end(model, ModelState.ready, at, report)

@@ -16,11 +16,12 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from api.core import db, leases, workers
-from api.core.ids import new_id
+from api.core import workers
 from api.core.lifecycle import PlanState
-from api.core.owned import owned
-from api.core.tables import Plan
+from api.core.rows import db, leases
+from api.core.rows.ids import new_id
+from api.core.rows.lookup import owned
+from api.core.rows.tables import Plan
 from fgd.outline import Measured, Outline
 from fgd.spec import JobSpec
 

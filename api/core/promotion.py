@@ -14,14 +14,16 @@ from typing import Any, Literal, Self
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from api.core import checkpoints, datasets, db, jobs, models, references
+from api.core import datasets, models, references
 from api.core.errors import Conflict, Fault, Invalid, NotFound
-from api.core.idempotency import Once
+from api.core.jobs import checkpoints, requests
 from api.core.lifecycle import State
 from api.core.models import Finished
 from api.core.references import RECIPE, WEIGHTS, Weights
-from api.core.storage import Blob, BlobStore, DigestMismatch
-from api.core.tables import Artifact, Checkpoint, Job, Model
+from api.core.rows import db
+from api.core.rows.idempotency import Once
+from api.core.rows.tables import Artifact, Checkpoint, Job, Model
+from api.core.store.names import Blob, BlobStore, DigestMismatch
 from fgd.errors import WeightsError
 from fgd.spec import JobSpec, PromoteModel, SubmitModel, UploadModel
 from fgd.weights_file import digest_of_tensors
@@ -79,7 +81,7 @@ def promote(
     with db.reading(engine) as s:
         if (model := once.replayed(s)) is not None:
             return model, False
-        job = jobs.get(s, project_id, job_id)
+        job = requests.get(s, project_id, job_id)
         saved = checkpoints.newest_first(s, job.id)
         classes = datasets.get(s, project_id, job.dataset_id).classes or []
     wish = wish.but(name=name or f"{job.name[: MAX_NAME - 7]} ({wish.which})")
@@ -114,7 +116,7 @@ def _of_result(engine: Engine, store: BlobStore, project_id: str, wish: PromoteM
     """What inserts the model of a finished job. Raises Invalid, Conflict if there is none to be made."""
     with db.reading(engine) as s:
         found = references.of_job(s, store, project_id, wish.job, "job", pointer, wish.which)
-        job = jobs.get(s, project_id, wish.job)
+        job = requests.get(s, project_id, wish.job)
         artifacts = dict(s.execute(select(Artifact.name, Artifact.digest).where(Artifact.job_id == job.id)).all())
     is_last = found.files[WEIGHTS] == artifacts[WEIGHTS]
     tensors = job.weights_digest if is_last else _tensors_digest(store, found, pointer)

@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 
 from api.core.errors import Conflict, Fault, Invalid
 from api.core.lifecycle import DatasetState, ModelState, State
-from api.core.storage import Blob, BlobStore, DigestMismatch
-from api.core.tables import Artifact, Dataset, Job, Model
+from api.core.rows.tables import Artifact, Dataset, Job, Model
+from api.core.store.names import Blob, BlobStore, DigestMismatch
 from fgd import strict_json, weights_file
 from fgd.errors import SpecError, WeightsError
 from fgd.spec import DetectorSpec, FromJob, FromModel, FromPath, JobSpec, WeightsRef

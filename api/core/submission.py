@@ -12,11 +12,13 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from api.core import datasets, db, jobs, models, plans, references
+from api.core import datasets, models, plans, references
 from api.core.errors import Fault, Invalid
-from api.core.idempotency import Once
-from api.core.storage import BlobStore
-from api.core.tables import Dataset, Job, Plan
+from api.core.jobs import requests
+from api.core.rows import db
+from api.core.rows.idempotency import Once
+from api.core.rows.tables import Dataset, Job, Plan
+from api.core.store.names import BlobStore
 from fgd import presets
 from fgd.errors import SpecError
 from fgd.outline import outline
@@ -37,7 +39,7 @@ def submit_job(
     def insert(s: Session) -> Job:
         references.still_there(s, project_id, spec)
         datasets.remember_blobs(s, project_id, db.now(s), *inputs.packed)
-        job = jobs.submit(s, project_id, body, spec, inputs=inputs.files)
+        job = requests.submit(s, project_id, body, spec, inputs=inputs.files)
         models.link(s, job, spec)
         return job
 

@@ -18,10 +18,15 @@ from celery import Celery
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from api.core import datasets, db, inventory, jobs, removal, uploads
+from api.core import datasets, inventory
+from api.core.blobs import collect_blob, long_unused, note_unused
+from api.core.blobs import unused as unused_blobs
+from api.core.jobs.sweep import sweep as sweep_jobs
 from api.core.queue import ring_all
-from api.core.storage import BlobStore, StoreAway
-from api.core.tables import BlobRow, Checkpoint
+from api.core.rows import db
+from api.core.rows.tables import BlobRow, Checkpoint
+from api.core.store import uploads
+from api.core.store.names import BlobStore, StoreAway
 from fgd.failpoint import reach
 
 logger = logging.getLogger(__name__)
@@ -49,7 +54,7 @@ class Sweeper:
     def sweep(self) -> Sequence[str]:
         """Ids of the jobs that could not be put right; the others are."""
         with db.transaction(self.engine) as s:
-            swept = jobs.sweep(s, self.lease_s)
+            swept = sweep_jobs(s, self.lease_s)
             if swept.lost:
                 reach("before_sweep_requeue")
         if swept.lost:
@@ -102,15 +107,15 @@ class Sweeper:
 
     def _collect_blobs(self) -> None:
         with db.reading(self.engine) as s:
-            unused = removal.unused(s)
+            unused = unused_blobs(s)
         with db.transaction(self.engine) as s:
             at = db.now(s)
-            removal.note_unused(s, at, unused)
-            rubbish = removal.long_unused(s, at)
+            note_unused(s, at, unused)
+            rubbish = long_unused(s, at)
         for project, digest in rubbish:
             try:
                 with db.transaction(self.engine) as s:  # one each: nobody waits for the deletion of many files
-                    removal.collect_blob(s, self.store, project, digest)
+                    collect_blob(s, self.store, project, digest)
             except (IntegrityError, OSError) as error:
                 logger.warning("could not delete blob %s: %s", digest, error)
                 if isinstance(error, StoreAway):  # each would wait as long, and on SQLite everybody for it

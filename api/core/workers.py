@@ -9,8 +9,8 @@ from typing import Any, Literal
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from api.core import db
-from api.core.tables import DEFAULT_PROJECT, WorkerRow
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT, WorkerRow
 
 FORGET_AFTER = timedelta(days=1)
 

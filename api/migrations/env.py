@@ -1,4 +1,4 @@
-"""Alembic's entry: runs on the connection that `api.core.db` opened, inside its transaction."""
+"""Alembic's entry: runs on the connection that `api.core.rows.db` opened, inside its transaction."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 
 from alembic import context
 
-from api.core.tables import Base
+from api.core.rows.tables import Base
 
 connection = context.config.attributes["connection"]
 COMPARED_NOT = {"ix_jobs_queued"} if connection.dialect.name == "sqlite" else set[str]()

@@ -10,10 +10,10 @@ from fastapi import APIRouter, Header, Response
 from starlette.responses import StreamingResponse
 
 from api import etag, ranges
-from api.core import history
 from api.core.errors import Refused, ServiceError
-from api.core.storage import BlobStore
-from api.core.tables import Artifact
+from api.core.jobs import history
+from api.core.rows.tables import Artifact
+from api.core.store.names import BlobStore
 from api.deps import IfNoneMatch, ProjectDep, ServiceDep
 from api.errors import Responses, documented
 

@@ -8,10 +8,12 @@ from fastapi import APIRouter, BackgroundTasks, Query, Response
 
 from api import etag
 from api.bodies import StrictRoute
-from api.core import cursor, datasets, submission, uploads
+from api.core import datasets, submission
 from api.core.errors import Conflict
 from api.core.lifecycle import DatasetState
-from api.core.tables import Project
+from api.core.rows import cursor
+from api.core.rows.tables import Project
+from api.core.store import uploads
 from api.deps import IdempotencyKey, IfNoneMatch, ProjectDep, ServiceDep
 from api.errors import NOT_MODIFIED, Responses, documented
 from api.schemas import DatasetPage, DatasetView, PageQuery

@@ -7,8 +7,9 @@ import platform
 from fastapi import APIRouter, Response
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.core import db, queue, version
+from api.core import queue, version
 from api.core.errors import SchemaOutOfDate, SchemaTooNew
+from api.core.rows import db
 from api.deps import Service, ServiceDep
 from api.schemas import View
 

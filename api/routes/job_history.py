@@ -11,8 +11,8 @@ from starlette.responses import StreamingResponse
 
 from api import negotiate, ranges, streams, tabular
 from api.bodies import StrictRoute
-from api.core import curves, history, jobs
 from api.core.errors import Fault, Invalid, Refused
+from api.core.jobs import curves, history, requests
 from api.deps import Accept, ProjectDep, Service, ServiceDep
 from api.errors import Responses, documented
 from api.schemas import (
@@ -113,7 +113,7 @@ async def _stream(service: Service, project: str, job_id: str, after: int, last_
 
 def _page(service: Service, project: str, job_id: str, query: EventQuery) -> EventPage:
     with service.reading() as s:
-        items = history.events(s, jobs.get(s, project, job_id), query.after, query.limit)
+        items = history.events(s, requests.get(s, project, job_id), query.after, query.limit)
     return EventPage(items=[EventView.of(event) for event in items], next_after=items[-1].seq if items else query.after)
 
 
@@ -121,7 +121,7 @@ def _page(service: Service, project: str, job_id: str, query: EventQuery) -> Eve
 def list_attempts(job_id: str, service: ServiceDep, project: ProjectDep) -> Attempts:
     """Each time a worker took the job: where, with what, how it ended, and what was lost with it."""
     with service.reading() as s:
-        job = jobs.get(s, project, job_id)
+        job = requests.get(s, project, job_id)
         return Attempts(items=[AttemptView.of(row, job) for row in history.attempts(s, job)])
 
 
@@ -139,7 +139,7 @@ def list_metrics(
     if window.first is not None and window.last is not None and window.first > window.last:
         raise Invalid(Fault("", "empty_range", f"from {window.first} is after to {window.last}", parameter="from"))
     with service.reading() as s:
-        found = curves.curves(s, jobs.get(s, project, job_id).id, window)
+        found = curves.curves(s, requests.get(s, project, job_id).id, window)
     pieces = curves.points(service.engine, found, window)
     begun = chain([next(pieces, [])], pieces)  # a database that is busy is a 503, not half an answer
     if negotiate.prefers(accept, CSV, JSON):
@@ -152,7 +152,7 @@ def list_metrics(
 def latest_metrics(job_id: str, service: ServiceDep, project: ProjectDep) -> Points:
     """The last of each number."""
     with service.reading() as s:
-        points = history.latest(s, jobs.get(s, project, job_id))
+        points = history.latest(s, requests.get(s, project, job_id))
     return Points(items=[PointView.of(point) for point in points])
 
 
@@ -169,7 +169,7 @@ def read_log(
     if range is not None and query.after_offset:
         raise Refused("range_and_offset", "Range and after_offset both say where to begin; send one of them", 400)
     with service.reading() as s:
-        job = jobs.get(s, project, job_id)
+        job = requests.get(s, project, job_id)
         of = history.log_of(s, job, query.attempt)
         part = _part(range if if_range is None else None, of)
         log = history.log(s, of, query.after_offset) if part is None else None
@@ -189,7 +189,7 @@ def describe_log(
 ) -> Response:
     """The length of an attempt's log until now, without the bytes."""
     with service.reading() as s:
-        of = history.log_of(s, jobs.get(s, project, job_id), query.attempt)
+        of = history.log_of(s, requests.get(s, project, job_id), query.attempt)
     headers = {**_log_headers(of), "Content-Length": str(of.size)}
     return Response(headers=headers, media_type="text/plain; charset=utf-8")
 
@@ -210,5 +210,5 @@ def _log_headers(of: history.LogOf) -> dict[str, str]:
 def list_artifacts(job_id: str, service: ServiceDep, project: ProjectDep) -> Artifacts:
     """The files of the result; each is at /v1/artifacts/{id}/content."""
     with service.reading() as s:
-        rows = history.artifacts(s, jobs.get(s, project, job_id))
+        rows = history.artifacts(s, requests.get(s, project, job_id))
     return Artifacts(items=[ArtifactView.of(row) for row in rows])

@@ -14,11 +14,13 @@ from starlette.concurrency import run_in_threadpool
 
 from api import etag, negotiate
 from api.bodies import StrictRoute
-from api.core import cursor, jobs, removal, submission, workers
+from api.core import submission, workers
+from api.core.jobs import removal, requests, waiting
 from api.core.lifecycle import Requested, State
 from api.core.plans import ended
-from api.core.storage import BlobStore
-from api.core.tables import Job, Project, WorkerRow
+from api.core.rows import cursor
+from api.core.rows.tables import Job, Project, WorkerRow
+from api.core.store.names import BlobStore
 from api.deps import IdempotencyKey, IfNoneMatch, Prefer, ProjectDep, Service, ServiceDep
 from api.errors import NOT_MODIFIED, Responses, documented
 from api.live import Seen
@@ -115,7 +117,7 @@ def list_jobs(
     with service.reading() as s:
         key = s.get_one(Project, project).cursor_key
         after = cursor.decode(query.cursor, key, _LISTING, filter) if query.cursor else None
-        found = jobs.page(s, project, after, query.limit, selection)
+        found = requests.page(s, project, after, query.limit, selection)
         live = workers.live(s, service.settings.lease_s)
         items = [_view(s, service, job, live) for job in found.items]
     next = cursor.encode(found.next, key, _LISTING, filter) if found.next else None
@@ -158,7 +160,7 @@ async def get_job(
 
 def _look(service: Service, project: str, job_id: str) -> JobView:
     with service.reading() as s:
-        return _view(s, service, jobs.get(s, project, job_id))
+        return _view(s, service, requests.get(s, project, job_id))
 
 
 async def _until_changed(request: Request, service: Service, view: JobView, wait_s: float) -> None:
@@ -179,7 +181,7 @@ def cancel_job(
 ) -> JobView:
     """Ask for an end: a queued job is cancelled at once, a running one within seconds (see `requested`)."""
     with service.transaction() as s:
-        job = jobs.request(s, project, job_id, _WISH[(body or Cancel()).mode])
+        job = requests.request(s, project, job_id, _WISH[(body or Cancel()).mode])
         return _tagged(response, _view(s, service, job))
 
 
@@ -188,7 +190,7 @@ def pause_job(job_id: str, service: ServiceDep, project: ProjectDep, response: R
     """Let it wait: a queued job at once, a running one as soon as it has saved a checkpoint (see `requested`). It gives
     its device free."""
     with service.transaction() as s:
-        return _tagged(response, _view(s, service, jobs.request(s, project, job_id, Requested.pause)))
+        return _tagged(response, _view(s, service, requests.request(s, project, job_id, Requested.pause)))
 
 
 @router.post("/{job_id}/resume", status_code=202, responses=documented(404, 409))
@@ -197,7 +199,7 @@ def resume_job(
 ) -> JobView:
     """Queue a paused job again: it goes on from its last checkpoint. A pause that is not done yet is taken back."""
     with service.transaction() as s:
-        job = jobs.resume(s, project, job_id)
+        job = requests.resume(s, project, job_id)
         after.add_task(service.ring, job.id)
         return _tagged(response, _view(s, service, job))
 
@@ -210,7 +212,7 @@ def stop_job(
     the last step if nothing was evaluated); the job succeeds. A job that does not run is queued just to export what
     its checkpoint has; 409 nothing_to_keep if it has none."""
     with service.transaction() as s:
-        job = jobs.request(s, project, job_id, Requested.stop)
+        job = requests.request(s, project, job_id, Requested.stop)
         if job.state == State.queued:
             after.add_task(service.ring, job.id)
         return _tagged(response, _view(s, service, job))
@@ -247,7 +249,7 @@ def _view(s: Session, service: Service, job: Job, live: Sequence[WorkerRow] | No
     if job.state not in (State.queued, State.paused):
         return JobView.of(job, None)
     live = workers.live(s, service.settings.lease_s) if live is None else live
-    return JobView.of(job, jobs.waiting_reason(s, job, live=live), jobs.queue_position(s, job, live))
+    return JobView.of(job, waiting.waiting_reason(s, job, live=live), waiting.queue_position(s, job, live))
 
 
 def _tagged(response: Response, view: JobView) -> JobView:

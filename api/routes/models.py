@@ -11,12 +11,14 @@ from starlette.concurrency import run_in_threadpool
 
 from api import etag
 from api.bodies import StrictRoute
-from api.core import checkpoints, cursor, jobs, models, promotion
+from api.core import models, promotion
 from api.core.errors import Fault, Invalid, Refused
+from api.core.jobs import checkpoints, requests
 from api.core.lifecycle import ModelState
 from api.core.promotion import Kept
-from api.core.storage import BlobStore
-from api.core.tables import Model, Project
+from api.core.rows import cursor
+from api.core.rows.tables import Model, Project
+from api.core.store.names import BlobStore
 from api.deps import IdempotencyKey, IfNoneMatch, ProjectDep, Service, ServiceDep
 from api.errors import NOT_MODIFIED, Responses, documented
 from api.schemas import Checkpoints, CheckpointView, ModelPage, ModelView, PageQuery, Promote, Removed
@@ -118,7 +120,7 @@ def list_checkpoints(job_id: str, service: ServiceDep, project: ProjectDep) -> C
     """Weights that can be promoted to a model: `last` and `best` of a finished job; of one that has not ended the last
     two checkpoints and the best one; and the pinned ones of any."""
     with service.reading() as s:
-        kept = promotion.promotable(s, jobs.get(s, project, job_id))
+        kept = promotion.promotable(s, requests.get(s, project, job_id))
     return Checkpoints(items=[CheckpointView.of(each) for each in kept])
 
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 
 from api import etag, prefer
 from api.core import plans
-from api.core.tables import Plan
+from api.core.rows.tables import Plan
 from api.deps import IfNoneMatch, ProjectDep, Service, ServiceDep
 from api.errors import NOT_MODIFIED, documented
 from api.prefer import Prefer

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from api import etag, samples
-from api.core import datasets
+from api import etag
+from api.core import datasets, samples
 from api.core.errors import Conflict, NotFound
 from api.core.lifecycle import DatasetState
-from api.core.tables import Dataset
+from api.core.rows.tables import Dataset
 from api.deps import IfNoneMatch, ProjectDep, Service, ServiceDep
 from api.errors import NOT_MODIFIED, Responses, documented
 from api.schemas import SampleQuery, SampleView

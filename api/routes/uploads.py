@@ -18,11 +18,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from api import digests, etag
-from api.core import datasets, uploads
+from api.core import datasets
 from api.core.errors import Fault, Invalid, Refused
 from api.core.lifecycle import DatasetState
-from api.core.storage import DigestMismatch
-from api.core.tables import Dataset
+from api.core.rows.tables import Dataset
+from api.core.store import uploads
+from api.core.store.names import DigestMismatch
 from api.deps import ProjectDep, Service, ServiceDep
 from api.errors import Responses, documented
 from api.schemas import DatasetView

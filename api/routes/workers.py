@@ -5,7 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from api.bodies import StrictRoute
-from api.core import history, workers
+from api.core import workers
+from api.core.jobs import history
 from api.deps import ProjectDep, ServiceDep
 from api.schemas import Workers, WorkerView
 

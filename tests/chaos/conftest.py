@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from api.core import db
+from api.core.rows import db
 from tests.chaos.parts import Rig, copy_rows
 from tests.e2e.conftest import home, pictures, template  # noqa: F401
 from tests.e2e.parts import processes_of, until

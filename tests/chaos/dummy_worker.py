@@ -9,9 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from api.core import db, jobs, workers
-from api.core.ids import new_id
-from api.core.storage import LocalStore
+from api.core import workers
+from api.core.jobs import attempts, queue_order
+from api.core.rows import db
+from api.core.rows.ids import new_id
+from api.core.store.local import LocalStore
 from api.core.sweeper import Sweeper
 
 
@@ -26,7 +28,7 @@ def main(url: str, out: Path) -> None:
     while True:
         asked_at = time.perf_counter()
         with db.transaction(engine) as s:
-            claim = jobs.claim(s, worker, jobs.Free(1, 0), lease_s=60.0)
+            claim = attempts.claim(s, worker, queue_order.Free(1, 0), lease_s=60.0)
         took_s = time.perf_counter() - asked_at
         if time.monotonic() > sweep_at:
             sweep_at = time.monotonic() + 5
@@ -38,9 +40,9 @@ def main(url: str, out: Path) -> None:
             continue
         claimed.append((claim.job_id, took_s))
         with db.transaction(engine) as s:
-            jobs.beat(s, claim.job_id, claim.attempt, worker, lease_s=60.0)
+            attempts.beat(s, claim.job_id, claim.attempt, worker, lease_s=60.0)
         with db.transaction(engine) as s:
-            jobs.finish(s, claim.job_id, claim.attempt, [], "e" * 64)
+            attempts.finish(s, claim.job_id, claim.attempt, [], "e" * 64)
     out.write_text(json.dumps(claimed))
     engine.dispose()
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from api.core import db, removal
+from api.core import blobs
 from api.core.lifecycle import TERMINAL, State
-from api.core.storage import LocalStore, sha256_file
+from api.core.rows import db
+from api.core.rows.tables import Artifact, Attempt, BlobRow, Checkpoint, Dataset, Job, JobEvent, Model, Plan
+from api.core.store.local import LocalStore
+from api.core.store.names import sha256_file
 from api.core.sweeper import Sweeper
-from api.core.tables import Artifact, Attempt, BlobRow, Checkpoint, Dataset, Job, JobEvent, Model, Plan
 from tests.chaos.parts import no_patience
 from tests.e2e.parts import processes_of
 
@@ -105,7 +107,7 @@ def _blobs(s: Session, store: LocalStore, found: dict[str, list[str]]) -> None:
     leaked = found["no leaked blob"]
     leaked += [f"row without file: {digest}" for digest in rows.keys() - files.keys()]
     leaked += [f"file without row: {digest}" for digest in files.keys() - rows.keys()]
-    leaked += [f"named by nobody: {digest}" for _, digest in removal.unused(s)]
+    leaked += [f"named by nobody: {digest}" for _, digest in blobs.unused(s)]
     for file in s.scalars(select(Artifact)):
         if not store.exists(file.digest) or sha256_file(store.path(file.digest)) != file.digest:
             found["artifacts whole"].append(f"{file.job_id} {file.name}")

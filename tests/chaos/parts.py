@@ -21,9 +21,11 @@ import psutil
 from sqlalchemy import Engine, insert, select, text
 from sqlalchemy.exc import OperationalError
 
-from api.core import datasets, db, jobs, sweeper
+from api.core import datasets, sweeper
+from api.core.jobs import requests
 from api.core.lifecycle import Requested
-from api.core.tables import DEFAULT_PROJECT, Attempt, Base, Job, MetricPoint, Series
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT, Attempt, Base, Job, MetricPoint, Series
 from deploy import broker
 from fgd import failpoint
 from fgd.spec import JobSpec, SubmitJob
@@ -121,11 +123,11 @@ class Rig(Bench):
         dataset = datasets.get(s, DEFAULT_PROJECT, self.dataset)
         inputs = {"dataset": {"archive": str(dataset.archive_digest), "index": str(dataset.index_digest)}}
         resolved: JobSpec = spec.spec()
-        return jobs.submit(s, DEFAULT_PROJECT, spec, resolved, inputs=inputs).id
+        return requests.submit(s, DEFAULT_PROJECT, spec, resolved, inputs=inputs).id
 
     def ask(self, job: str, wish: Requested) -> None:
         with db.transaction(self.engine) as s:
-            jobs.request(s, DEFAULT_PROJECT, job, wish)
+            requests.request(s, DEFAULT_PROJECT, job, wish)
 
     def exits(self, job: str) -> list[int | None]:
         with db.reading(self.engine) as s:
@@ -296,7 +298,7 @@ def copy_rows(source: Engine, target: Engine) -> None:
 @contextmanager
 def no_patience() -> Iterator[None]:
     """The collector's grace periods are over at once."""
-    from api.core import removal
+    from api.core.jobs import removal
 
     names = [(sweeper, "ORPHAN_S"), (sweeper, "PARTIAL_S"), (removal, "UNUSED_S")]
     before = [getattr(module, name) for module, name in names]

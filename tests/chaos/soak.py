@@ -34,9 +34,10 @@ import psutil
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import DBAPIError
 
-from api.core import datasets, db
+from api.core import datasets
 from api.core.lifecycle import TERMINAL, State
-from api.core.tables import DEFAULT_PROJECT, Attempt, Job
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT, Attempt, Job
 from fgd.spec import SubmitDataset
 from tests import postgres
 from tests.chaos.conftest import filled

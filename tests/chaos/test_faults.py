@@ -29,11 +29,13 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Column, Engine, String, inspect, select, text, update
 
-from api.core import db, jobs
 from api.core.errors import Conflict
+from api.core.jobs import queue_order
+from api.core.jobs.attempts import claim
 from api.core.lifecycle import Requested
 from api.core.queue import make_app, ring
-from api.core.tables import Attempt, Base, Checkpoint, Job, JobEvent, WorkerRow
+from api.core.rows import db
+from api.core.rows.tables import Attempt, Base, Checkpoint, Job, JobEvent, WorkerRow
 from tests.chaos import invariants
 from tests.chaos.conftest import not_on_sqlite, opened
 from tests.chaos.parts import REAL_TIMES, Replica, Rig
@@ -537,7 +539,7 @@ def test_f23_two_sweepers(rig: Rig) -> None:
     """Eight sweeps at once find one expired lease: it is lost once and queued once."""
     job = rig.submit("steps=10 ms=1")
     with db.transaction(rig.engine) as s:
-        assert jobs.claim(s, "wrk_gone", jobs.Free(1, 0))
+        assert claim(s, "wrk_gone", queue_order.Free(1, 0))
     with db.transaction(rig.engine) as s:
         s.execute(update(Job).values(lease_expires=db.now(s) - timedelta(seconds=1)))
     engines = [db.make_engine(rig.url) for _ in range(8)]
@@ -547,7 +549,7 @@ def test_f23_two_sweepers(rig: Rig) -> None:
         barrier.wait()
         for _ in range(3):
             with db.transaction(engine) as s:
-                jobs.sweep(s, 2.6)
+                sweep.sweep(s, 2.6)
 
     sweepers = [threading.Thread(target=sweep, args=(engine,)) for engine in engines]
     for thread in sweepers:

@@ -25,10 +25,12 @@ import psutil
 import pytest
 from sqlalchemy import Engine, func, select
 
-from api.core import datasets, db, jobs
+from api.core import datasets
 from api.core.errors import Fenced
+from api.core.jobs import record, requests
 from api.core.lifecycle import State
-from api.core.tables import DEFAULT_PROJECT, Attempt, Checkpoint, JobEvent, MetricPoint
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT, Attempt, Checkpoint, JobEvent, MetricPoint
 from deploy import broker
 from fgd.events import Stepped
 from fgd.spec import SubmitDataset, SubmitJob
@@ -96,11 +98,11 @@ class Hosts:
         with db.transaction(self.engine) as s:
             dataset = datasets.get(s, DEFAULT_PROJECT, self.dataset)
             inputs = {"dataset": {"archive": str(dataset.archive_digest), "index": str(dataset.index_digest)}}
-            return jobs.submit(s, DEFAULT_PROJECT, spec, spec.spec(), inputs=inputs).id
+            return requests.submit(s, DEFAULT_PROJECT, spec, spec.spec(), inputs=inputs).id
 
     def job(self, job: str) -> Any:
         with db.reading(self.engine) as s:
-            return jobs.get(s, DEFAULT_PROJECT, job)
+            return requests.get(s, DEFAULT_PROJECT, job)
 
     def runs_on(self, job: str) -> str:
         """The host of the latest attempt."""
@@ -359,7 +361,7 @@ def test_f09_host_that_is_cut_off_ends_its_trainer_before_the_other_goes_on(host
     assert written_by(hosts, job, 1) == before, "it wrote for an attempt that it had lost"
     assert [event.attempt for event in hosts.story(job) if event.seq > lost + 1] == [2] * (len(story) - lost - 1)
     with pytest.raises(Fenced), db.transaction(hosts.engine) as s:
-        jobs.record(s, job, 1, [Stepped(step=599, epoch=1, values={"loss/total": 0.0})])
+        record.record(s, job, 1, [Stepped(step=599, epoch=1, values={"loss/total": 0.0})])
 
 
 def written_by(hosts: Hosts, job: str, attempt: int) -> tuple[int, ...]:

@@ -20,9 +20,11 @@ import httpx
 import pytest
 from sqlalchemy import func, select
 
-from api.core import db, jobs, workers
-from api.core.ids import new_id
-from api.core.tables import Attempt, Dataset, Job, JobEvent
+from api.core import workers
+from api.core.jobs import attempts, queue_order, record
+from api.core.rows import db
+from api.core.rows.ids import new_id
+from api.core.rows.tables import Attempt, Dataset, Job, JobEvent
 from fgd.events import Stepped
 from fgd.spec import SubmitJob
 from tests.chaos import invariants
@@ -128,7 +130,7 @@ def test_f27_a_million_points(rig: Rig, record_property: Any, capsys: pytest.Cap
         steps = range(start, min(start + PIECE, POINTS))
         events = [Stepped(step=step, epoch=1, values={"loss/total": values[step]}) for step in steps]
         with db.transaction(rig.engine) as s:
-            jobs.record(s, job, 1, events)
+            record.record(s, job, 1, events)
     api, took_ms = rig.api().ready(), []
     url = f"/v1/jobs/{job}/metrics?name=loss/total"
     for _ in range(11):
@@ -154,7 +156,7 @@ def claimed(rig: Rig) -> str:
     with db.transaction(rig.engine) as s:
         workers.register(s, worker, host="by hand", pid=0, slots=1)
     with db.transaction(rig.engine) as s:
-        claim = jobs.claim(s, worker, jobs.Free(1, 0), lease_s=600.0)
+        claim = attempts.claim(s, worker, queue_order.Free(1, 0), lease_s=600.0)
     assert claim is not None
     return claim.job_id
 

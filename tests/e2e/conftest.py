@@ -14,8 +14,9 @@ import httpx
 import pytest
 from PIL import Image as Picture
 
-from api.core import datasets, db
-from api.core.tables import DEFAULT_PROJECT
+from api.core import datasets
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT
 from fgd.spec import SubmitDataset
 from tests.e2e.parts import Bench, Service, environment, processes_of, until
 

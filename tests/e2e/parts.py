@@ -20,10 +20,12 @@ import psutil
 from sqlalchemy import Engine, select
 
 import fgd
-from api.core import datasets, db, jobs, plans, submission
+from api.core import datasets, plans, submission
+from api.core.jobs import requests
 from api.core.lifecycle import State
-from api.core.storage import LocalStore
-from api.core.tables import DEFAULT_PROJECT, Attempt, JobEvent, LogChunk
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT, Attempt, JobEvent, LogChunk
+from api.core.store.local import LocalStore
 from fgd.data.digits import compose
 from fgd.spec import FCOS, JobSpec, SubmitJob
 
@@ -117,7 +119,7 @@ class Bench:
             assert dataset.archive_digest
             assert dataset.index_digest
             inputs = {"dataset": {"archive": dataset.archive_digest, "index": dataset.index_digest}}
-            return jobs.submit(s, DEFAULT_PROJECT, spec, spec.spec(), inputs=inputs).id
+            return requests.submit(s, DEFAULT_PROJECT, spec, spec.spec(), inputs=inputs).id
 
     def plan(self) -> str:
         """A dry run: the real rehearsal of a small job on the imported pictures."""
@@ -132,7 +134,7 @@ class Bench:
 
     def job(self, job: str) -> Any:
         with db.reading(self.engine) as s:
-            return jobs.get(s, DEFAULT_PROJECT, job)
+            return requests.get(s, DEFAULT_PROJECT, job)
 
     def state(self, job: str) -> str:
         return str(self.job(job).state)

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from api.core import db, jobs
+from api.core.jobs import requests
 from api.core.lifecycle import Requested
-from api.core.tables import DEFAULT_PROJECT, Attempt, JobEvent, WorkerRow
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT, Attempt, JobEvent, WorkerRow
 from tests.e2e.parts import Bench, Service, processes_of, trainers, until, weights_digest_after
 
 pytestmark = pytest.mark.e2e
@@ -22,12 +23,12 @@ slow_ones = pytest.mark.chaos
 
 def ask(bench: Bench, job: str, wish: Requested) -> None:
     with db.transaction(bench.engine) as s:
-        jobs.request(s, DEFAULT_PROJECT, job, wish)
+        requests.request(s, DEFAULT_PROJECT, job, wish)
 
 
 def resume(bench: Bench, job: str) -> None:
     with db.transaction(bench.engine) as s:
-        jobs.resume(s, DEFAULT_PROJECT, job)
+        requests.resume(s, DEFAULT_PROJECT, job)
 
 
 def rows(bench: Bench, job: str) -> list[Attempt]:

@@ -12,10 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from api.core import checkpoints, datasets, db, jobs
+from api.core import datasets
+from api.core.jobs import checkpoints, requests
 from api.core.lifecycle import Requested
-from api.core.storage import LocalStore, object_name
-from api.core.tables import DEFAULT_PROJECT
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT
+from api.core.store.local import LocalStore
+from api.core.store.names import object_name
 from fgd.data import zips
 from fgd.spec import SubmitDataset
 from tests.e2e.parts import Bench, pids, processes_of, trainers, until, weights_digest_after
@@ -148,7 +151,7 @@ def test_running_job_is_cancelled_in_time(busy: Bench, wish: Requested, words: s
     job = busy.submit(words)
     busy.until_step(job, 10)
     with db.transaction(busy.engine) as s:
-        jobs.request(s, DEFAULT_PROJECT, job, wish)
+        requests.request(s, DEFAULT_PROJECT, job, wish)
     asked = time.monotonic()
     busy.until_state(job, "cancelled")
     assert time.monotonic() - asked < within_s + 1.0
@@ -207,7 +210,7 @@ def test_ended_jobs_leave_no_checkpoint_behind(busy: Bench) -> None:
     done, gone = busy.submit("steps=40 ms=2 save=5"), busy.submit(LONG)
     busy.until_step(gone, 40)
     with db.transaction(busy.engine) as s:
-        jobs.request(s, DEFAULT_PROJECT, gone, Requested.cancel)
+        requests.request(s, DEFAULT_PROJECT, gone, Requested.cancel)
     busy.until_state(done, "succeeded")
     busy.until_state(gone, "cancelled")
     objects = busy.home / "blobs" / "objects" / "jobs"

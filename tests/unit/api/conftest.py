@@ -13,10 +13,13 @@ import pytest
 from sqlalchemy import Engine, text
 from starlette.exceptions import StarletteDeprecationWarning
 
-from api.core import datasets, db, jobs, workers
+from api.core import datasets, workers
+from api.core.jobs import attempts, queue_order, requests, sweep
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT, Attempt, Dataset, Job, JobEvent
 from api.core.settings import Settings
-from api.core.storage import BlobStore, open_store
-from api.core.tables import DEFAULT_PROJECT, Attempt, Dataset, Job, JobEvent
+from api.core.store.names import BlobStore
+from api.core.store.open import open_store
 from api.main import create_app
 from fgd.data.index import Report, SplitCounts
 from fgd.spec import SubmitDataset, SubmitJob
@@ -71,7 +74,7 @@ class Given:
         body = SubmitJob.model_validate(self.body(dataset, **changes))
         inputs = {"dataset": {"archive": "a" * 64, "index": "b" * 64}}
         with db.transaction(self.engine) as s:
-            return jobs.submit(s, DEFAULT_PROJECT, body, body.spec(), inputs=inputs).id
+            return requests.submit(s, DEFAULT_PROJECT, body, body.spec(), inputs=inputs).id
 
     def running(self, worker: str = "wrk_a", **changes: Any) -> str:
         """The id of a job that `worker` runs as attempt 1."""
@@ -85,9 +88,9 @@ class Given:
         with db.transaction(self.engine) as s:
             return datasets.claim_import(s, worker)
 
-    def claim(self, worker: str = "wrk_a", cpu: int = 1, cuda: int = 0) -> jobs.Claim | None:
+    def claim(self, worker: str = "wrk_a", cpu: int = 1, cuda: int = 0) -> attempts.Claim | None:
         with db.transaction(self.engine) as s:
-            return jobs.claim(s, worker, jobs.Free(cpu, cuda))
+            return attempts.claim(s, worker, queue_order.Free(cpu, cuda))
 
     def succeeded(self, classes: tuple[str, ...] = CLASSES, detector: dict[str, Any] | None = None) -> str:
         """The id of a job whose result can teach."""
@@ -95,9 +98,9 @@ class Given:
         recipe = {"format": "fgd-recipe/1", "detector": detector or {"kind": "fcos"}, "classes": classes}
         contents = {"student.safetensors": b"weights of " + id.encode(), "recipe.json": json.dumps(recipe).encode()}
         blobs = {name: self.store.put_bytes(data) for name, data in contents.items()}
-        files = [jobs.ArtifactIn(name, blob.digest, blob.size) for name, blob in blobs.items()]
+        files = [attempts.ArtifactIn(name, blob.digest, blob.size) for name, blob in blobs.items()]
         with db.transaction(self.engine) as s:
-            jobs.finish(s, id, 1, files, WEIGHTS_DIGEST)
+            attempts.finish(s, id, 1, files, WEIGHTS_DIGEST)
         return id
 
     def artifact(self, data: bytes, name: str = "student.safetensors") -> tuple[str, str]:
@@ -105,7 +108,7 @@ class Given:
         id = self.running()
         blob = self.store.put_bytes(data)
         with db.transaction(self.engine) as s:
-            jobs.finish(s, id, 1, [jobs.ArtifactIn(name, blob.digest, blob.size)], WEIGHTS_DIGEST)
+            attempts.finish(s, id, 1, [attempts.ArtifactIn(name, blob.digest, blob.size)], WEIGHTS_DIGEST)
         return id, blob.digest
 
     def worker(self, id: str = "wrk_a", cuda: int = 0) -> None:
@@ -115,7 +118,7 @@ class Given:
 
     def look(self, id: str) -> Job:
         with db.reading(self.engine) as s:
-            return jobs.get(s, DEFAULT_PROJECT, id)
+            return requests.get(s, DEFAULT_PROJECT, id)
 
     def events(self, id: str) -> list[str]:
         with db.reading(self.engine) as s:
@@ -147,9 +150,9 @@ class Given:
         with db.transaction(self.engine) as s:
             s.execute(text(f"UPDATE {table} SET {column} = {then}"), {"by": seconds})
 
-    def sweep(self) -> jobs.Swept:
+    def sweep(self) -> sweep.Swept:
         with db.transaction(self.engine) as s:
-            return jobs.sweep(s)
+            return sweep.sweep(s)
 
 
 @pytest.fixture(scope="session")

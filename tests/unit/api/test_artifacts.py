@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.core.ids import new_id
+from api.core.rows.ids import new_id
 
 DATA = bytes(range(256)) * 5000
 

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from api.core import datasets, db
-from api.core.ids import new_id
+from api.core import datasets
+from api.core.rows import db
+from api.core.rows.ids import new_id
 
 
 def test_a_folder_below_a_data_root_is_accepted_and_waits_for_its_import(client: Any, given: Any) -> None:
@@ -75,7 +76,7 @@ def test_the_same_key_registers_a_folder_once(client: Any, given: Any) -> None:
 def test_a_folder_is_looked_at_before_the_database_is_locked(
     client: Any, given: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.core.db.BUSY_MS", 50)
+    monkeypatch.setattr("api.core.rows.db.BUSY_MS", 50)
     with db.transaction(given.engine):
         answer = client.post("/v1/datasets", json={"name": "d", "path": f"{given.roots}/missing"})
 

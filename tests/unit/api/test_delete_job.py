@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from api.core import datasets, db, jobs, references, removal
+from api.core import blobs, datasets, references
 from api.core.errors import NotFound
+from api.core.jobs import attempts, record, removal, requests
 from api.core.lifecycle import Requested
-from api.core.storage import Blob
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT, Base, BlobRow
+from api.core.store.names import Blob
 from api.core.sweeper import Sweeper
-from api.core.tables import DEFAULT_PROJECT, Base, BlobRow
 from fgd.events import Stepped
 from fgd.spec import SubmitJob
 
@@ -37,7 +39,7 @@ def student_of(given: Any, client: Any, teacher: str, inherit: bool = False) -> 
 
 def cancel(given: Any, id: str) -> None:
     with db.transaction(given.engine) as s:
-        jobs.request(s, DEFAULT_PROJECT, id, Requested.cancel)
+        requests.request(s, DEFAULT_PROJECT, id, Requested.cancel)
 
 
 def rows_that_name(given: Any, id: str) -> dict[str, int]:
@@ -79,10 +81,10 @@ def test_an_ended_job_goes_with_all_its_rows(client: Any, given: Any) -> None:
     id = client.post("/v1/jobs", json=given.body(), headers={"Idempotency-Key": "k"}).json()["id"]
     given.claim()
     with db.transaction(given.engine) as s:
-        jobs.record(s, id, 1, [Stepped(step=1, epoch=1, values={"loss/total": 1.0})], b"log")
-        jobs.checkpoint(s, id, 1, 1, f"jobs/{id}/a1/1.pt", "c" * 64, 7)
+        record.record(s, id, 1, [Stepped(step=1, epoch=1, values={"loss/total": 1.0})], b"log")
+        attempts.checkpoint(s, id, 1, 1, f"jobs/{id}/a1/1.pt", "c" * 64, 7)
         blob = given.store.put_bytes(WEIGHTS)
-        jobs.finish(s, id, 1, [jobs.ArtifactIn("student.safetensors", blob.digest, blob.size)], "e" * 64)
+        attempts.finish(s, id, 1, [attempts.ArtifactIn("student.safetensors", blob.digest, blob.size)], "e" * 64)
     artifact = client.get(f"/v1/jobs/{id}/artifacts").json()["items"][0]["id"]
 
     answer = client.delete(f"/v1/jobs/{id}")
@@ -101,8 +103,8 @@ def test_the_files_of_its_checkpoints_go_at_once(client: Any, given: Any, tmp_pa
     (tmp_path / "ckpt").write_bytes(b"weights")
     given.store.put_object(f"jobs/{id}/a1/1.pt", tmp_path / "ckpt")
     with db.transaction(given.engine) as s:
-        jobs.checkpoint(s, id, 1, 1, f"jobs/{id}/a1/1.pt", "c" * 64, 7)
-        jobs.finish(s, id, 1, [], "e" * 64)
+        attempts.checkpoint(s, id, 1, 1, f"jobs/{id}/a1/1.pt", "c" * 64, 7)
+        attempts.finish(s, id, 1, [], "e" * 64)
 
     assert client.delete(f"/v1/jobs/{id}").status_code == 202
 
@@ -232,7 +234,7 @@ def test_the_file_stays_while_another_project_has_the_content(client: Any, given
         connection.exec_driver_sql("UPDATE blobs SET unused_since = NULL WHERE project_id = 'prj_other'")
     pass_time(given, 2)
     with db.transaction(given.engine) as s:
-        assert removal.collect_blob(s, given.store, DEFAULT_PROJECT, digest)
+        assert blobs.collect_blob(s, given.store, DEFAULT_PROJECT, digest)
 
     assert given.store.exists(digest)
     assert row_of(given, digest) is None
@@ -275,7 +277,7 @@ def test_a_reference_that_comes_between_the_look_and_the_deletion_wins(
     client.delete(f"/v1/jobs/{id}")
     sweeper.collect()
     pass_time(given, 2)
-    long_unused = removal.long_unused
+    long_unused = blobs.long_unused
 
     def look_and_be_late(*how: Any) -> Any:
         found = list(long_unused(*how))
@@ -284,16 +286,16 @@ def test_a_reference_that_comes_between_the_look_and_the_deletion_wins(
         return found
 
     late: list[str] = []
-    collect_blob = removal.collect_blob
+    collect_blob = blobs.collect_blob
 
     def after_a_job(s: Any, *how: Any) -> bool:
         job = SubmitJob.model_validate(given.body(given_dataset))
-        jobs.submit(s, DEFAULT_PROJECT, job, job.spec(), inputs={"teacher": {"student.safetensors": digest}})
+        requests.submit(s, DEFAULT_PROJECT, job, job.spec(), inputs={"teacher": {"student.safetensors": digest}})
         return collect_blob(s, *how)
 
     given_dataset = given.dataset()
-    monkeypatch.setattr(removal, "long_unused", look_and_be_late)
-    monkeypatch.setattr(removal, "collect_blob", after_a_job)
+    monkeypatch.setattr("api.core.sweeper.long_unused", look_and_be_late)
+    monkeypatch.setattr("api.core.sweeper.collect_blob", after_a_job)
     sweeper.collect()
 
     assert late

@@ -13,8 +13,9 @@ from typing import Any
 import numpy
 from safetensors.numpy import save_file
 
-from api.core import datasets, db, models
-from api.core.tables import DEFAULT_PROJECT
+from api.core import datasets, models
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT
 from fgd import hub
 from fgd.data import formats, zips
 from tests.unit.api import test_uploads

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from api.core import db, history, jobs
+from api.core.jobs import attempts, history, record
+from api.core.rows import db
 from fgd.events import Evaluated, Stepped
 
 
-def record(given: Any, id: str, *events: Any, log: bytes = b"") -> None:
+def reported(given: Any, id: str, *events: Any, log: bytes = b"") -> None:
     with db.transaction(given.engine) as s:
-        jobs.record(s, id, 1, list(events), log)
+        record.record(s, id, 1, list(events), log)
 
 
 # --- logs -----------------------------------------------------------------------------------------------------
@@ -27,7 +28,7 @@ def log(client: Any, given: Any) -> tuple[str, bytes]:
     id = given.running()
     pieces = [bytes([number]) * 700 for number in range(40)]
     for piece in pieces:
-        record(given, id, log=piece)
+        reported(given, id, log=piece)
     return f"/v1/jobs/{id}/logs", b"".join(pieces)
 
 
@@ -102,7 +103,7 @@ def curve(given: Any) -> tuple[str, dict[int, float]]:
     values = {step * 3 + 7: math.sin(step / 90) + dice.random() / 10 for step in range(4000)}
     values[6004], values[7501 // 3 * 3 + 1] = 99.0, -99.0
     id = given.running()
-    record(given, id, *(Stepped(step=step, epoch=1, values={"loss/total": value}) for step, value in values.items()))
+    reported(given, id, *(Stepped(step=step, epoch=1, values={"loss/total": value}) for step, value in values.items()))
     return f"/v1/jobs/{id}/metrics", values
 
 
@@ -155,7 +156,7 @@ def test_each_series_gets_its_own_points_and_what_is_not_finite_is_no_peak(clien
     id = given.running()
     for step in range(1, 101):
         bad = float("nan") if step % 2 else None
-        record(given, id, Stepped(step=step, epoch=1, values={"a": float(step), "b": bad if step > 50 else -1.0}),
+        reported(given, id, Stepped(step=step, epoch=1, values={"a": float(step), "b": bad if step > 50 else -1.0}),
                Evaluated(step=step, epoch=1, split="val", values={"ap": None}))  # fmt: skip
 
     items = client.get(f"/v1/jobs/{id}/metrics?max_points=8").json()["items"]
@@ -185,7 +186,7 @@ def test_a_window_that_cannot_be_is_a_422(client: Any, given: Any, query: str, p
 def test_csv_has_a_header_one_line_a_point_and_no_formula(client: Any, given: Any) -> None:
     id = given.running()
     odd = '=HYPERLINK("http://x";"a,b")\n+1'
-    record(given, id, Stepped(step=3, epoch=1, values={odd: -0.5, "@x": 1e-300, "loss, total": float("inf")}))
+    reported(given, id, Stepped(step=3, epoch=1, values={odd: -0.5, "@x": 1e-300, "loss, total": float("inf")}))
 
     answer = client.get(f"/v1/jobs/{id}/metrics", headers={"Accept": "text/csv, */*"})
 
@@ -212,7 +213,7 @@ def test_json_is_served_unless_csv_is_wanted_more(client: Any, given: Any, accep
 
 def test_many_points_come_in_pieces_without_a_gap(client: Any, curve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     url, values = curve
-    monkeypatch.setattr("api.core.curves.PIECE", 1000)  # divides the number of points: the last piece is empty
+    monkeypatch.setattr("api.core.jobs.curves.PIECE", 1000)  # divides the number of points: the last piece is empty
 
     assert read(client, url) == dict(sorted(values.items()))
     assert client.get(url, headers={"Accept": "text/csv"}).text.count("\r\n") == 4001
@@ -225,7 +226,7 @@ def test_checkpoints_are_listed_newest_first(client: Any, given: Any) -> None:
     id = given.running()
     with db.transaction(given.engine) as s:
         for step in (10, 20):
-            jobs.checkpoint(s, id, 1, step, f"jobs/{id}/a1/{step}.pt", "c" * 64, 7)
+            attempts.checkpoint(s, id, 1, step, f"jobs/{id}/a1/{step}.pt", "c" * 64, 7)
 
     items = client.get(f"/v1/jobs/{id}/checkpoints").json()["items"]
 

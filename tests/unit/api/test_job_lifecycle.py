@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from api.core import db, jobs, workers
+from api.core import workers
+from api.core.jobs import attempts, record
 from api.core.lifecycle import FAILURES, FailureCode
+from api.core.rows import db
 from fgd.events import Started
 
 UNKNOWN = "job_" + "0" * 32
@@ -27,8 +29,8 @@ def test_a_job_is_paused_resumed_and_finished_early(client: Any, given: Any) -> 
     paused = post(client, id, "pause")
     assert (paused.status_code, paused.json()["requested"]) == (202, "pause")
     assert paused.headers["ETag"] == f'"v{paused.json()["version"]}"'
-    write(given, jobs.checkpoint, id, 5, "k", "c" * 64, 1)
-    write(given, jobs.ended_as_requested, id, exit=75)
+    write(given, attempts.checkpoint, id, 5, "k", "c" * 64, 1)
+    write(given, attempts.ended_as_requested, id, exit=75)
 
     view = client.get(f"/v1/jobs/{id}").json()
     assert (view["state"], view["requested"], view["finished_at"]) == ("paused", None, None)
@@ -68,7 +70,7 @@ def test_a_resume_without_a_pause_and_a_stop_without_a_step_are_refused(client: 
 @pytest.mark.parametrize("code", FailureCode)
 def test_every_failure_comes_with_advice(client: Any, given: Any, code: FailureCode) -> None:
     id = given.running(limits={"max_retries": 0})
-    write(given, jobs.fail, id, code, "it went wrong", {"x": 1})
+    write(given, attempts.fail, id, code, "it went wrong", {"x": 1})
 
     failure = client.get(f"/v1/jobs/{id}").json()["failure"]
     assert (failure["code"], failure["data"]["x"], failure["retryable"]) == (code, 1, FAILURES[code].retried)
@@ -86,7 +88,7 @@ def test_every_failure_comes_with_advice(client: Any, given: Any, code: FailureC
 )
 def test_advice_is_to_the_point(client: Any, given: Any, code: FailureCode, data: dict[str, Any], says: str) -> None:
     id = given.running(schedule={"batch_size": 1})
-    write(given, jobs.fail, id, code, "x", data)
+    write(given, attempts.fail, id, code, "x", data)
 
     assert says in client.get(f"/v1/jobs/{id}").json()["failure"]["advice"]
 
@@ -95,14 +97,14 @@ def test_attempts_tell_where_and_how_each_ended(client: Any, given: Any) -> None
     given.worker("wrk_a")
     id = given.running("wrk_a", resources={"on_out_of_memory": "halve"})
     started = Started(step=0, total_steps=9, epochs=1, device="a GPU", threads=1, precision="float32", versions={})
-    write(given, jobs.record, id, [started])
+    write(given, record.record, id, [started])
     with db.transaction(given.engine) as s:
-        jobs.beat(s, id, 1, "wrk_a", progress=jobs.Progress(step=7))
+        attempts.beat(s, id, 1, "wrk_a", progress=attempts.Progress(step=7))
     running = client.get(f"/v1/jobs/{id}/attempts").json()["items"]
     assert [(a["attempt"], a["outcome"], a["steps_done"], a["device"]) for a in running] == [(1, None, 7, "a GPU")]
-    write(given, jobs.fail, id, FailureCode.trainer_killed, "killed", exit=-9)
+    write(given, attempts.fail, id, FailureCode.trainer_killed, "killed", exit=-9)
     given.claim("wrk_a")
-    write(given, jobs.fail, id, FailureCode.gpu_out_of_memory, "full", attempt=2, exit=1)
+    write(given, attempts.fail, id, FailureCode.gpu_out_of_memory, "full", attempt=2, exit=1)
     given.claim("wrk_a")
 
     first, second, third = client.get(f"/v1/jobs/{id}/attempts").json()["items"]

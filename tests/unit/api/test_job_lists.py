@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from api.core import db, jobs
+from api.core.jobs import requests
 from api.core.lifecycle import Requested
-from api.core.tables import DEFAULT_PROJECT, Job
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT, Job
 
 
 def ids(client: Any, **query: Any) -> set[str]:
@@ -21,7 +22,7 @@ def ids(client: Any, **query: Any) -> set[str]:
 
 def cancel(given: Any, id: str) -> None:
     with db.transaction(given.engine) as s:
-        jobs.request(s, DEFAULT_PROJECT, id, Requested.cancel)
+        requests.request(s, DEFAULT_PROJECT, id, Requested.cancel)
 
 
 def test_states_are_told_apart_and_several_may_be_asked_for(client: Any, given: Any) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from api.core import db, jobs
+from api.core.jobs import record
+from api.core.rows import db
 from fgd.events import Evaluated, Note, Started, Stepped
 
 STARTED = Started(step=0, total_steps=20, epochs=2, device="cpu", threads=1, precision="float32", versions={})
@@ -208,7 +209,7 @@ def test_cancel_knows_its_modes(client: Any, given: Any) -> None:
 def test_events_are_read_in_pages_without_a_gap(client: Any, given: Any) -> None:
     id = given.running()
     with db.transaction(given.engine) as s:
-        jobs.record(s, id, 1, [Note(code="resumed", message=str(number)) for number in range(5)])
+        record.record(s, id, 1, [Note(code="resumed", message=str(number)) for number in range(5)])
 
     page = client.get(f"/v1/jobs/{id}/events?limit=4").json()
     rest = client.get(f"/v1/jobs/{id}/events?after={page['next_after']}").json()
@@ -234,7 +235,7 @@ def test_metrics_progress_and_latest_tell_the_same_story(client: Any, given: Any
         Evaluated(step=10, epoch=1, split="val", values={"ap": 12.5, "ap_l": None}),
     ]
     with db.transaction(given.engine) as s:
-        jobs.record(s, id, 1, told)
+        record.record(s, id, 1, told)
 
     points = client.get(f"/v1/jobs/{id}/metrics?name=loss/total").json()["items"]
     latest = client.get(f"/v1/jobs/{id}/metrics/latest").json()["items"]
@@ -251,8 +252,8 @@ def test_metrics_progress_and_latest_tell_the_same_story(client: Any, given: Any
 def test_a_log_is_read_by_byte_offsets(client: Any, given: Any) -> None:
     id = given.running()
     with db.transaction(given.engine) as s:
-        jobs.record(s, id, 1, [], "grün\n".encode())
-        jobs.record(s, id, 1, [], b"\xff\x00 raw")
+        record.record(s, id, 1, [], "grün\n".encode())
+        record.record(s, id, 1, [], b"\xff\x00 raw")
 
     whole = client.get(f"/v1/jobs/{id}/logs")
     tail = client.get(f"/v1/jobs/{id}/logs?attempt=1&after_offset=4")

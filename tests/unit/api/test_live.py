@@ -23,11 +23,12 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 import fgd
-from api.core import db, jobs
+from api.core.jobs import attempts, record, requests
 from api.core.lifecycle import Requested
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT
 from api.core.settings import Settings
-from api.core.storage import LocalStore
-from api.core.tables import DEFAULT_PROJECT
+from api.core.store.local import LocalStore
 from api.live import Changes
 from fgd.events import Note
 from tests.unit.api.conftest import Given
@@ -182,17 +183,17 @@ def no_place_is_lost(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def say(server: Server, id: str, *messages: str) -> None:
     with db.transaction(server.given.engine) as s:
-        jobs.record(s, id, 1, [Note(code="told", message=message) for message in messages])
+        record.record(s, id, 1, [Note(code="told", message=message) for message in messages])
 
 
 def succeed(server: Server, id: str) -> None:
     with db.transaction(server.given.engine) as s:
-        jobs.finish(s, id, 1, [], "e" * 64)
+        attempts.finish(s, id, 1, [], "e" * 64)
 
 
 def cancel(server: Server, id: str) -> None:
     with db.transaction(server.given.engine) as s:
-        jobs.request(s, DEFAULT_PROJECT, id, Requested.cancel)
+        requests.request(s, DEFAULT_PROJECT, id, Requested.cancel)
 
 
 def ids(events: list[dict[str, str]]) -> list[int]:

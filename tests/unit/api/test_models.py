@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from api.core import db, jobs, models
-from api.core.ids import new_id
+from api.core import models
+from api.core.jobs import attempts, requests
 from api.core.lifecycle import Requested
-from api.core.tables import DEFAULT_PROJECT
+from api.core.rows import db
+from api.core.rows.ids import new_id
+from api.core.rows.tables import DEFAULT_PROJECT
 
 UPLOAD = {"name": "t", "detector": {"kind": "fcos", "fpn_channels": 64}, "classes": ["cat", "dog"]}
 JSON = {"Content-Type": "application/octet-stream"}
@@ -261,7 +263,9 @@ def test_the_best_weights_are_promoted_where_they_are_not_the_last(client: Any, 
     contents = {"student.safetensors": b"x", "best.safetensors": GOOD, "recipe.json": json.dumps(recipe).encode()}
     blobs = {name: given.store.put_bytes(data) for name, data in contents.items()}
     with db.transaction(given.engine) as s:
-        jobs.finish(s, id, 1, [jobs.ArtifactIn(name, blob.digest, blob.size) for name, blob in blobs.items()], "e" * 64)
+        attempts.finish(
+            s, id, 1, [attempts.ArtifactIn(name, blob.digest, blob.size) for name, blob in blobs.items()], "e" * 64
+        )
 
     model = client.post(f"/v1/jobs/{id}/checkpoints/best/promote").json()
 
@@ -276,7 +280,7 @@ def test_a_checkpoint_of_a_running_job_goes_to_a_worker(client: Any, given: Any,
     (tmp_path / "c.pt").write_bytes(b"checkpoint")
     given.store.put_object("jobs/c.pt", tmp_path / "c.pt")
     with db.transaction(given.engine) as s:
-        jobs.checkpoint(s, id, 1, 40, "jobs/c.pt", hashlib.sha256(b"checkpoint").hexdigest(), 10)
+        attempts.checkpoint(s, id, 1, 40, "jobs/c.pt", hashlib.sha256(b"checkpoint").hexdigest(), 10)
     (kept,) = client.get(f"/v1/jobs/{id}/checkpoints").json()["items"]
 
     for name in (kept["id"], "best"):
@@ -294,7 +298,7 @@ def test_a_checkpoint_of_a_running_job_goes_to_a_worker(client: Any, given: Any,
 def test_a_job_without_weights_cannot_be_promoted(client: Any, given: Any) -> None:
     running, cancelled = given.running(), given.job()
     with db.transaction(given.engine) as s:
-        jobs.request(s, DEFAULT_PROJECT, cancelled, Requested.cancel)
+        requests.request(s, DEFAULT_PROJECT, cancelled, Requested.cancel)
 
     def promoted(job: str) -> tuple[int, str, str]:
         answer = client.post("/v1/models", json={"name": "m", "job": job}).json()

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from api.core import checkpoints, db, jobs
-from api.core.ids import new_id
+from api.core.jobs import attempts, checkpoints, sweep
 from api.core.lifecycle import FailureCode
+from api.core.rows import db
+from api.core.rows.ids import new_id
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def keep(given: Any, tmp_path: Path) -> Any:
         given.store.put_object(key, file)
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         with db.transaction(given.engine) as s:
-            dropped = jobs.checkpoint(s, id, 1, step, key, sha256, file.stat().st_size, best=best)
+            dropped = attempts.checkpoint(s, id, 1, step, key, sha256, file.stat().st_size, best=best)
         for old in dropped:
             given.store.delete_object(old)
 
@@ -66,8 +67,8 @@ def test_a_pinned_checkpoint_outlives_its_job_until_that_is_deleted(client: Any,
     of = listed(client, id)[10][0]
     client.post(f"/v1/jobs/{id}/checkpoints/{of}/pin")
     with db.transaction(given.engine) as s:
-        jobs.fail(s, id, 1, FailureCode.user_error, "no")
-        rubbish = jobs.sweep(s).rubbish
+        attempts.fail(s, id, 1, FailureCode.user_error, "no")
+        rubbish = sweep.sweep(s).rubbish
     assert rubbish == [f"jobs/{id}/a1/20"]
     assert list(listed(client, id)) == [10]
     assert client.post(f"/v1/jobs/{id}/checkpoints/{of}/promote").status_code == 202

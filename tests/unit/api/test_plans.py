@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import func, select
 
 from api import prefer
-from api.core import db, plans
-from api.core.tables import IdempotencyKey, Job, Plan
+from api.core import plans
+from api.core.rows import db
+from api.core.rows.tables import IdempotencyKey, Job, Plan
 from tests.unit.api.core.test_plans import MEASURED
 
 DRY = "/v1/jobs?dry_run=true"

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from api.core import db, jobs
-from api.core.ids import new_id
+from api.core.jobs import attempts
 from api.core.lifecycle import FailureCode
+from api.core.rows import db
+from api.core.rows.ids import new_id
 
 FGD = [{"kind": "fgd"}]
 
@@ -83,7 +84,7 @@ def test_a_teacher_that_still_trains_is_a_retryable_409(client: Any, given: Any)
 def test_a_teacher_that_failed_is_refused(client: Any, given: Any) -> None:
     id = given.running()
     with db.transaction(given.engine) as s:
-        jobs.fail(s, id, 1, FailureCode.loss_non_finite, "nan")
+        attempts.fail(s, id, 1, FailureCode.loss_non_finite, "nan")
 
     refused(client, given.body(teacher={"job": id}, methods=FGD), "/teacher/job", "teacher_has_no_weights")
 

@@ -22,9 +22,12 @@ from sqlalchemy.exc import IntegrityError
 
 import api
 from api.bodies import MAX_BODY_BYTES
-from api.core import checkpoints, datasets, db, jobs, models, uploads
-from api.core.ids import new_id
+from api.core import datasets, models
+from api.core.jobs import attempts, checkpoints, verbs
 from api.core.lifecycle import FailureCode
+from api.core.rows import db
+from api.core.rows.ids import new_id
+from api.core.store import uploads
 from api.routes import artifacts, plans, samples
 from api.routes import datasets as dataset_routes
 from api.routes import models as model_routes
@@ -324,7 +327,7 @@ def submit_model(w: World) -> Iterator[Refusal]:
 
 def failed_job(w: World, running: str) -> str:
     with db.transaction(w.given.engine) as s:
-        jobs.fail(s, running, 1, FailureCode.loss_non_finite, "nan")
+        attempts.fail(s, running, 1, FailureCode.loss_non_finite, "nan")
     return running
 
 
@@ -384,7 +387,7 @@ def pin(w: World) -> Iterator[Refusal]:
     def saved() -> str:
         nth = next(step)
         with db.transaction(w.given.engine) as s:
-            jobs.checkpoint(s, job, 1, nth, f"jobs/{job}/a1/ckpt-{nth}.pt", "c" * 64, 1)
+            attempts.checkpoint(s, job, 1, nth, f"jobs/{job}/a1/ckpt-{nth}.pt", "c" * 64, 1)
             return str(checkpoints.newest_first(s, job)[0].id)
 
     def pin(checkpoint: str, of: str = job) -> Any:
@@ -417,7 +420,7 @@ def promote_checkpoint(w: World) -> Iterator[Refusal]:
     unknown = f"/v1/jobs/{running}/checkpoints/{new_id('ckpt')}/promote"
     yield Refusal(post(unknown), 404, "checkpoint_not_found")
     with db.transaction(w.given.engine) as s:
-        jobs.checkpoint(s, running, 1, 40, "jobs/never-written.pt", "0" * 64, 10)
+        attempts.checkpoint(s, running, 1, 40, "jobs/never-written.pt", "0" * 64, 10)
     yield Refusal(post(f"/v1/jobs/{running}/checkpoints/last/promote"), 409, "checkpoint_gone")
 
 
@@ -453,7 +456,7 @@ def submit_job(w: World) -> Iterator[Refusal]:
     retinanet = {"kind": "retinanet", "inherit": {"job": given.succeeded()}}
     yield Refusal(job(student=retinanet), 422, "impossible_inheritance", "/student/inherit")
     yield from bad_references(w, job)
-    yield from bad_keys(w, url, given.body(ready), jobs, "submit")
+    yield from bad_keys(w, url, given.body(ready), verbs, "submit")
 
 
 def bad_references(w: World, job: Callable[..., Any]) -> Iterator[Refusal]:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from PIL import Image as Picture
 
-from api.core import datasets, db
+from api.core import datasets
 from api.core.errors import Fenced
-from api.core.ids import new_id
-from api.core.tables import Dataset
+from api.core.rows import db
+from api.core.rows.ids import new_id
+from api.core.rows.tables import Dataset
 from fgd.data import archive, formats
 from fgd.spec import SubmitDataset
 

@@ -10,10 +10,10 @@ import pytest
 from pydantic import SecretStr
 
 from api.catalogue import catalogue
-from api.core import db
 from api.core.errors import SchemaOutOfDate, SchemaTooNew
+from api.core.rows import db
+from api.core.rows.tables import Job
 from api.core.settings import Settings, UnsafeBind
-from api.core.tables import Job
 from api.main import create_app
 
 KEY = "k" * 20 + "0123456789ab"
@@ -129,7 +129,7 @@ def test_an_unexpected_error_shows_no_traceback_but_an_id_that_the_log_has(
     def explode(*_: Any, **__: Any) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("api.core.jobs.get", explode)
+    monkeypatch.setattr("api.core.jobs.requests.get", explode)
 
     answer = client.get("/v1/jobs/job_1")
 
@@ -143,7 +143,7 @@ def test_an_unexpected_error_shows_no_traceback_but_an_id_that_the_log_has(
 def test_a_database_that_stays_locked_is_a_retryable_503(
     serving: Any, settings: Any, given: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.core.db.BUSY_MS", 50)
+    monkeypatch.setattr("api.core.rows.db.BUSY_MS", 50)
     id = given.job()
     with serving(settings) as client, db.transaction(given.engine) as s:
         s.get_one(Job, id, with_for_update=True)

@@ -15,11 +15,13 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from api.core import checkpoints, db, jobs
+from api.core.jobs import attempts, checkpoints
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT
 from api.core.settings import Settings
-from api.core.storage import Blob, LocalStore, StoreAway
+from api.core.store.local import LocalStore
+from api.core.store.names import Blob, StoreAway
 from api.core.sweeper import Sweeper
-from api.core.tables import DEFAULT_PROJECT
 from fgd.events import Finished, Saved
 from worker import devices, patience, results, tasks
 from worker.diary import Diary
@@ -75,9 +77,9 @@ def trained(out: Path) -> Finished:
     return Finished(step=9, folder=str(out / "result"), files=digests, weights_digest="e" * 64)
 
 
-def running(given: Any) -> jobs.Claim:
+def running(given: Any) -> attempts.Claim:
     nothing: Any = None
-    return jobs.Claim(given.running(), DEFAULT_PROJECT, 1, nothing, {})
+    return attempts.Claim(given.running(), DEFAULT_PROJECT, 1, nothing, {})
 
 
 def hours_pass(given: Any, store: LocalStore) -> None:
@@ -110,7 +112,7 @@ def test_files_that_the_collector_took_while_the_store_was_away_are_brought_agai
     host.store.away = away  # type: ignore[attr-defined]
     files = tasks.publish(host, lease, claim, result, tmp_path / "out")
     with db.transaction(given.engine) as s:
-        jobs.finish(s, claim.job_id, 1, files, result.weights_digest)
+        attempts.finish(s, claim.job_id, 1, files, result.weights_digest)
     hours_pass(given, host.store)  # type: ignore[arg-type]
 
     assert {file.name for file in files} == CONTENTS.keys()
@@ -121,15 +123,15 @@ def test_files_that_the_collector_took_while_the_store_was_away_are_brought_agai
 def test_a_row_whose_file_a_collector_may_have_taken_before_it_died_is_not_trusted(given: Any) -> None:
     claim, blob = running(given), given.store.put_bytes(b"weights")
     with db.transaction(given.engine) as s:
-        jobs.expect(s, claim.job_id, 1, blob)
-        assert jobs.expected(s, claim.job_id, 1, {blob.digest})
-        assert not jobs.expected(s, claim.job_id, 1, {blob.digest, "f" * 64})
+        attempts.expect(s, claim.job_id, 1, blob)
+        assert attempts.expected(s, claim.job_id, 1, {blob.digest})
+        assert not attempts.expected(s, claim.job_id, 1, {blob.digest, "f" * 64})
 
     Sweeper(given.engine, given.store, None, lease_s=20.0).collect()  # notes it as unused
     given.earlier("blobs", "unused_since", 3700)
 
     with db.transaction(given.engine) as s:
-        assert not jobs.expected(s, claim.job_id, 1, {blob.digest})
+        assert not attempts.expected(s, claim.job_id, 1, {blob.digest})
 
 
 # --- the result outlives its attempt ----------------------------------------------------------------------------
@@ -139,7 +141,7 @@ def supervised(given: Any, host: Host, monkeypatch: pytest.MonkeyPatch, trained_
     """One attempt of the oldest job that waits, on this host; the state it leaves the job in. Only the training is
     played: what a trainer leaves is there at once."""
 
-    def train(_host: Host, _lease: Lease, claim: jobs.Claim, _slot: Any, folder: Path, _at: float) -> End:
+    def train(_host: Host, _lease: Lease, claim: attempts.Claim, _slot: Any, folder: Path, _at: float) -> End:
         trained_at.append(claim.attempt)
         return End(0, last=trained(folder / "out"))
 
@@ -193,14 +195,14 @@ def test_a_worker_told_to_stop_waits_for_the_store_as_long_as_its_grace_lasts(
 def test_a_finished_training_outlives_a_database_that_is_lost(
     given: Any, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    id, trained_at, finish = given.job(), list[int](), jobs.finish
+    id, trained_at, finish = given.job(), list[int](), attempts.finish
 
     def gone(*_: Any, **__: Any) -> None:
         raise Lost
 
-    monkeypatch.setattr(jobs, "finish", gone)
+    monkeypatch.setattr(attempts, "finish", gone)
     assert supervised(given, host, monkeypatch, trained_at) == "running"
-    monkeypatch.setattr(jobs, "finish", finish)
+    monkeypatch.setattr(attempts, "finish", finish)
     given.later(60)
     given.sweep()
     assert supervised(given, host, monkeypatch, trained_at) == "succeeded"
@@ -280,7 +282,7 @@ def rows(given: Any, id: str) -> list[tuple[int, int, bool]]:
         return [(row.attempt, row.step, row.best) for row in checkpoints.newest_first(s, id)]
 
 
-def second_attempt(given: Any, host: Host, out: Path, *, pinned: bool) -> tuple[jobs.Claim, Diary]:
+def second_attempt(given: Any, host: Host, out: Path, *, pinned: bool) -> tuple[attempts.Claim, Diary]:
     """Of a job whose first attempt saved steps 1 and 2, the second as its best."""
     host.store.may_delete.set()  # type: ignore[attr-defined]
     first = running(given)

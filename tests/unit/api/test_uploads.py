@@ -21,10 +21,12 @@ import pytest
 import uvicorn
 from typer.testing import CliRunner
 
-from api.core import datasets, db, uploads
-from api.core.ids import new_id
+from api.core import datasets
+from api.core.rows import db
+from api.core.rows.ids import new_id
+from api.core.rows.tables import DEFAULT_PROJECT
+from api.core.store import uploads
 from api.core.sweeper import Sweeper
-from api.core.tables import DEFAULT_PROJECT
 from api.main import create_app
 from fgd import cli
 from fgd.client import ApiError, Client, ClientError
@@ -145,7 +147,7 @@ def test_more_than_the_limit_is_a_413_before_it_is_read(serving: Any, settings: 
 
 
 def test_a_disk_without_room_is_a_507(client: Any, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.core.uploads.SPARE", 1e18)
+    monkeypatch.setattr("api.core.store.uploads.SPARE", 1e18)
     refused(client.put(url, content=b"x", headers=ZIP), 507, "no_space")
 
 

@@ -15,11 +15,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, select, update
 
-from api.core import db, inventory, jobs, sweeper, workers
+from api.core import inventory, sweeper, workers
+from api.core.jobs import attempts, record
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT, Artifact, Base, BlobRow, Checkpoint, Job, Project, Restore, Series
 from api.core.settings import Settings
-from api.core.storage import BlobStore, open_store
+from api.core.store.names import BlobStore
+from api.core.store.open import open_store
 from api.core.sweeper import Sweeper
-from api.core.tables import DEFAULT_PROJECT, Base, BlobRow, Checkpoint, Project, Restore, Series
 from deploy import backup as backups
 from deploy.backup import BackupError, backup, restore
 from deploy.doctor import examine
@@ -73,8 +76,8 @@ def lived_in(settings: Settings, tmp_path: Path) -> Iterator[tuple[Any, str, str
         done = given.running()
         files = {name: store.put_bytes(os.urandom(2000)) for name in ("student.safetensors", "model.py")}
         with db.transaction(engine) as s:
-            made = [jobs.ArtifactIn(name, blob.digest, blob.size) for name, blob in files.items()]
-            jobs.finish(s, done, 1, made, "e" * 64)
+            made = [attempts.ArtifactIn(name, blob.digest, blob.size) for name, blob in files.items()]
+            attempts.finish(s, done, 1, made, "e" * 64)
         running = given.running()
         tell(engine, running, 1, range(1, 700))
         save(engine, store, running, 1, 600, tmp_path)
@@ -87,7 +90,7 @@ def tell(engine: Engine, job: str, attempt: int, steps: range) -> None:
             step=steps[0] - 1, total_steps=2000, epochs=1, device="cpu", threads=1, versions={}, precision="x"
         )
         points = [Stepped(step=n, epoch=1, values={"loss/total": 1 / 3 + n, "loss/odd": None}) for n in steps]
-        jobs.record(
+        record.record(
             s, job, attempt, [began, *points, Evaluated(step=steps[-1], epoch=1, split="val", values={})], b"\0\xff\n"
         )
 
@@ -99,7 +102,7 @@ def save(engine: Engine, store: BlobStore, job: str, attempt: int, step: int, tm
     digest, size = backups.sha256_file(file), file.stat().st_size
     file.unlink()
     with db.transaction(engine) as s:
-        for old in jobs.checkpoint(s, job, attempt, step, key, digest, size):
+        for old in attempts.checkpoint(s, job, attempt, step, key, digest, size):
             store.delete_object(old)
     return key
 
@@ -141,7 +144,7 @@ def test_a_restored_service_has_every_row_and_every_byte(place: Any, tmp_path: P
         assert not workers_of(engine)
         db.check_schema(engine)
         with db.transaction(engine) as s:  # it goes on: lost by its worker, taken by another, with its checkpoint
-            s.execute(update(jobs.Job).where(jobs.Job.id == running).values(lease_expires=db.now(s)))
+            s.execute(update(Job).where(Job.id == running).values(lease_expires=db.now(s)))
         swept = Sweeper(engine, store, None, 20.0).sweep()
         assert not swept
         claim = Given(engine, store, tmp_path).claim("wrk_b")
@@ -149,7 +152,7 @@ def test_a_restored_service_has_every_row_and_every_byte(place: Any, tmp_path: P
         assert (claim.job_id, claim.attempt, claim.checkpoint.step) == (running, 2, 600)
         with db.transaction(engine) as s:  # a new series: PostgreSQL counts on from the restored ones
             new = [Stepped(step=700, epoch=1, values={"loss/new": 1.0})]
-            jobs.record(s, running, 2, new)
+            record.record(s, running, 2, new)
             assert len(set(s.scalars(select(Series.id)))) == s.scalar(select(func.count()).select_from(Series))
 
 
@@ -208,7 +211,7 @@ def test_a_database_older_than_the_store_is_told_and_nothing_is_deleted(
         of_newer = save(given.engine, given.store, newer, 1, 10, tmp_path)
         result = given.store.put_bytes(b"the result of a job that the backup does not know").digest
         with db.transaction(given.engine) as s:
-            jobs.finish(s, running, 1, [jobs.ArtifactIn("student.safetensors", result, 49)], "d" * 64)
+            attempts.finish(s, running, 1, [attempts.ArtifactIn("student.safetensors", result, 49)], "d" * 64)
         before = files(given.store)
     url = f"sqlite:///{tmp_path}/older.db"
     older = ours.model_copy(update={"database_url": url})
@@ -252,7 +255,7 @@ def test_rows_whose_files_are_gone_are_named(place: Any, tmp_path: Path) -> None
     ours = place()
     with lived_in(ours, tmp_path) as (given, done, running):
         with db.reading(given.engine) as s:
-            lost = s.scalars(select(jobs.Artifact).where(jobs.Artifact.job_id == done)).first()
+            lost = s.scalars(select(Artifact).where(Artifact.job_id == done)).first()
             key = s.scalars(select(Checkpoint.key)).one()
         given.store.delete(lost.digest)
         given.store.delete_object(key)

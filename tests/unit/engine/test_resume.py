@@ -119,7 +119,7 @@ def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "one.pt"
     contents = {"model": {str(n): torch.rand(200, 300) for n in range(20)}}
     digest = checkpoint.save(path, contents, State(step=3), None, "spec")
-    from api.core.storage import sha256_file
+    from api.core.store.names import sha256_file
 
     assert digest == sha256_file(path)
     assert [each.name for each in path.parent.iterdir()] == ["one.pt"]

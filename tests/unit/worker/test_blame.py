@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from api.core.lifecycle import FailureCode
-from api.core.storage import LocalStore
+from api.core.store.local import LocalStore
 from fgd.data import archive
 from fgd.errors import DatasetError
 from worker.staging import InputGone

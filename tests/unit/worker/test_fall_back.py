@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from api.core.jobs import Claim, Saved
+from api.core.jobs.attempts import Claim, Saved
 from api.core.lifecycle import FailureCode, advice
 from fgd.events import Failed
 from worker import tasks

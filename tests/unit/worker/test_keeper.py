@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from api.core.storage import LocalStore, StoreAway
+from api.core.store.local import LocalStore
+from api.core.store.names import StoreAway
 from fgd.events import Saved
 from worker.keeper import Keeper
 

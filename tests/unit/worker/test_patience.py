@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from api.core.lifecycle import Requested
-from api.core.s3 import S3Store
-from api.core.storage import StoreAway
+from api.core.store.names import StoreAway
+from api.core.store.s3 import S3Store
 from worker import patience
 from worker.host import Lost
 from worker.patience import Interrupted, patiently

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image as Picture
 
 from api.core.settings import Settings
-from api.core.storage import BlobStore, LocalStore, StoreAway, open_store
+from api.core.store.local import LocalStore
+from api.core.store.names import BlobStore, StoreAway
+from api.core.store.open import open_store
 from fgd.data import archive
 from fgd.data.index import Image, Index
 from fgd.spec import FCOS, FGD, FromJob, FromPath, JobSpec, TeacherFromJob, TeacherFromPath

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.core.jobs import Claim
+from api.core.jobs.attempts import Claim
 from fgd.spec import JobSpec
 from worker.curb import Curb
 from worker.outcome import Ended

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, text
 
-from api.core import blocks, curves, db, jobs
-from api.core.tables import MetricBlock, MetricPoint, Series
+from api.core.jobs import curves, metric_blocks, record
+from api.core.rows import db
+from api.core.rows.tables import MetricBlock, MetricPoint, Series
 from fgd.events import Started, Stepped
 
 Values = dict[int, float | None]
@@ -24,7 +25,7 @@ def started(step: int) -> Started:
 
 def tell(engine: Any, id: str, *events: Any) -> None:
     with db.transaction(engine) as s:
-        jobs.record(s, id, 1, list(events))
+        record.record(s, id, 1, list(events))
 
 
 def plot(engine: Any, id: str, **window: Any) -> Values:
@@ -44,10 +45,10 @@ def check_blocks(engine: Any, id: str) -> int:
     behind = -1
     for block in found:
         inside = [point for point in points if behind < point[0] <= block.last_step]
-        assert {name: getattr(block, name) for name in blocks.summary(inside)} == blocks.summary(inside)
+        assert {name: getattr(block, name) for name in metric_blocks.summary(inside)} == metric_blocks.summary(inside)
         behind = block.last_step
     assert series.covered == (behind if found else None)
-    assert series.loose == sum(step > behind for step, _ in points) < 2 * blocks.SIZE
+    assert series.loose == sum(step > behind for step, _ in points) < 2 * metric_blocks.SIZE
     return len(found)
 
 

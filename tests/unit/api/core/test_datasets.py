@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from api.core import datasets, db
+from api.core import datasets
 from api.core.errors import Fenced
-from api.core.storage import Blob
-from api.core.tables import DEFAULT_PROJECT
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT
+from api.core.store.names import Blob
 from fgd.data.index import Report
 
 REPORT = Report(ok=True, format="coco", classes=("a",), splits={}, defect_counts={}, defects=())

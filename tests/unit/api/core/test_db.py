@@ -14,9 +14,10 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import OperationalError, StatementError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from api.core import db, jobs
 from api.core.errors import DriverMissing, SchemaOutOfDate, SchemaTooNew
-from api.core.tables import Attempt, Base, Checkpoint, Job, JobEvent, MetricBlock, MetricPoint, Project, Series
+from api.core.jobs import attempts, record
+from api.core.rows import db
+from api.core.rows.tables import Attempt, Base, Checkpoint, Job, JobEvent, MetricBlock, MetricPoint, Project, Series
 from fgd.events import Stepped
 
 
@@ -98,8 +99,8 @@ def test_rows_outlive_every_step_down_and_up_again(given: Any, engine: Engine) -
     runs = given.running()
     waits = given.job()
     with db.transaction(engine) as s:
-        jobs.record(s, runs, 1, [Stepped(step=n, epoch=1, values={"loss": float(n % 50)}) for n in range(1, 201)])
-        jobs.checkpoint(s, runs, 1, 200, f"jobs/{runs}/a1/ckpt-200.pt", "c" * 64, 1)
+        record.record(s, runs, 1, [Stepped(step=n, epoch=1, values={"loss": float(n % 50)}) for n in range(1, 201)])
+        attempts.checkpoint(s, runs, 1, 200, f"jobs/{runs}/a1/ckpt-200.pt", "c" * 64, 1)
     counted = (Job, Attempt, JobEvent, Checkpoint, MetricPoint, MetricBlock, Series)
 
     def state() -> tuple[list[int | None], list[Any]]:
@@ -117,7 +118,7 @@ def test_rows_outlive_every_step_down_and_up_again(given: Any, engine: Engine) -
     with db.transaction(engine) as s:
         assert [row.best or row.pinned for row in s.scalars(select(Checkpoint))] == [False]
         assert s.scalars(select(Series.loose)).all() == [200 - 3 * 64]
-        jobs.beat(s, runs, 1, "wrk_a")
+        attempts.beat(s, runs, 1, "wrk_a")
     claimed = given.claim("wrk_b")
     assert claimed is not None
     assert claimed.job_id == waits

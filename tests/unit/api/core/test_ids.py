@@ -5,7 +5,7 @@ import uuid
 
 import pytest
 
-from api.core.ids import is_id, new_id
+from api.core.rows.ids import is_id, new_id
 
 
 def test_ids_are_uuid7_and_rise() -> None:

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from api.core import db, jobs, workers
+from api.core import workers
 from api.core.errors import Fenced, NotFound
+from api.core.jobs import attempts, moves, queue_order, record, requests, sweep
+from api.core.jobs.waiting import waiting_reason
 from api.core.lifecycle import FailureCode, Requested, State
-from api.core.tables import DEFAULT_PROJECT
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT
 from fgd.events import Phase, Stepped
 
 LOST = FailureCode.trainer_killed
@@ -32,7 +35,7 @@ def at_once(count: int, work: Callable[[int], None]) -> None:
 
 def ask(given: Any, id: str, wish: Requested = Requested.cancel) -> None:
     with db.transaction(given.engine) as s:
-        jobs.request(s, DEFAULT_PROJECT, id, wish)
+        requests.request(s, DEFAULT_PROJECT, id, wish)
 
 
 # --- claim ----------------------------------------------------------------------------------------------------
@@ -70,32 +73,32 @@ def test_priority_goes_first_then_age(given: Any) -> None:
 @pytest.mark.parametrize(
     ("device", "free", "fits"),
     [
-        ("cpu", jobs.Free(1, 0), True),
-        ("cpu", jobs.Free(0, 1, gpu_host=True), False),
-        ("cuda", jobs.Free(1, 0), False),
-        ("cuda", jobs.Free(0, 1, gpu_host=True), True),
-        ("auto", jobs.Free(1, 0), True),
-        ("auto", jobs.Free(1, 0, gpu_host=True), False),
-        ("auto", jobs.Free(0, 1, gpu_host=True), True),
-        ("auto", jobs.Free(0, 0), False),
+        ("cpu", queue_order.Free(1, 0), True),
+        ("cpu", queue_order.Free(0, 1, gpu_host=True), False),
+        ("cuda", queue_order.Free(1, 0), False),
+        ("cuda", queue_order.Free(0, 1, gpu_host=True), True),
+        ("auto", queue_order.Free(1, 0), True),
+        ("auto", queue_order.Free(1, 0, gpu_host=True), False),
+        ("auto", queue_order.Free(0, 1, gpu_host=True), True),
+        ("auto", queue_order.Free(0, 0), False),
     ],
 )
-def test_a_worker_takes_only_what_fits(given: Any, device: str, free: jobs.Free, fits: bool) -> None:
+def test_a_worker_takes_only_what_fits(given: Any, device: str, free: queue_order.Free, fits: bool) -> None:
     given.job(resources={"device": device})
 
     with db.transaction(given.engine) as s:
-        assert (jobs.claim(s, "wrk_a", free) is not None) is fits
+        assert (attempts.claim(s, "wrk_a", free) is not None) is fits
 
 
 def test_jobs_of_several_devices_share_a_host_with_others(given: Any) -> None:
     dataset = given.dataset()
     given.worker("wrk_a", cuda=4)
     four, two, one = (given.job(dataset, resources={"device": "cuda", "devices": n}) for n in (4, 2, 1))
-    whole = jobs.Free(1, 4, gpu_host=True)
+    whole = queue_order.Free(1, 4, gpu_host=True)
 
     def claim(cuda: int) -> str | None:
         with db.transaction(given.engine) as s:
-            found = jobs.claim(s, "wrk_a", jobs.Free(0, cuda, gpu_host=True, of=whole))
+            found = attempts.claim(s, "wrk_a", queue_order.Free(0, cuda, gpu_host=True, of=whole))
             return found.job_id if found else None
 
     assert claim(3) == two
@@ -110,11 +113,11 @@ def test_a_job_of_several_devices_is_not_overtaken_for_ever(given: Any, monkeypa
     big = given.job(dataset, resources={"device": "cpu", "devices": 2})
     given.job(dataset, resources={"device": "cpu"})
     urgent = given.job(dataset, resources={"device": "cpu"}, priority=1)
-    monkeypatch.setattr(jobs, "RESERVE_S", 0.0)
+    monkeypatch.setattr(queue_order, "RESERVE_S", 0.0)
 
     def claim(cpu: int) -> str | None:
         with db.transaction(given.engine) as s:
-            found = jobs.claim(s, "wrk_a", jobs.Free(cpu, 0, of=jobs.Free(2, 0)))
+            found = attempts.claim(s, "wrk_a", queue_order.Free(cpu, 0, of=queue_order.Free(2, 0)))
             return found.job_id if found else None
 
     assert claim(1) == urgent
@@ -135,11 +138,11 @@ def test_nothing_is_kept_for_one_that_would_not_take_it(
     dataset = given.dataset()
     given.job(dataset, resources=waits)
     small = given.job(dataset, resources={"device": "cpu"})
-    monkeypatch.setattr(jobs, "RESERVE_S", 0.0)
-    free = jobs.Free(1, 1, gpu_host=True, cores=8, of=jobs.Free(2, 2, gpu_host=True))
+    monkeypatch.setattr(queue_order, "RESERVE_S", 0.0)
+    free = queue_order.Free(1, 1, gpu_host=True, cores=8, of=queue_order.Free(2, 2, gpu_host=True))
 
     with db.transaction(given.engine) as s:
-        found = jobs.claim(s, "wrk_a", free)
+        found = attempts.claim(s, "wrk_a", free)
 
     assert found is not None
     assert found.job_id == small
@@ -151,7 +154,7 @@ def test_devices_that_lie_scattered_over_hosts_are_not_enough(given: Any) -> Non
         given.worker(worker, cuda=2)
         given.job(dataset, resources={"device": "cuda"})
         with db.transaction(given.engine) as s:
-            assert jobs.claim(s, worker, jobs.Free(0, 2, gpu_host=True)) is not None
+            assert attempts.claim(s, worker, queue_order.Free(0, 2, gpu_host=True)) is not None
     two = given.job(dataset, resources={"device": "cuda", "devices": 2})
 
     assert "busy (2 of 4 GPU slots in use, no host has 2 free at once)" in (why(given, two) or "")
@@ -175,7 +178,7 @@ def test_slots_of_one_host_and_cores_of_another_are_not_enough(given: Any) -> No
     assert why(given, id) == "next in line; a worker is about to take it"
     small = given.job(dataset, priority=5)
     with db.transaction(given.engine) as s:
-        assert jobs.claim(s, "wrk_both", jobs.Free(2, 0, cores=8)).job_id == small  # type: ignore[union-attr]
+        assert attempts.claim(s, "wrk_both", queue_order.Free(2, 0, cores=8)).job_id == small  # type: ignore[union-attr]
     assert "3 workers are running and busy (1 of 2 slots in use, 2 hosts too small for it)" in (why(given, id) or "")
 
 
@@ -197,8 +200,8 @@ def test_more_devices_than_any_host_has_are_told(given: Any) -> None:
     given.worker("wrk_a")
     assert "none with 2 slots, as resources.devices asks; the largest has 1" in (why(given, id) or "")
     with db.transaction(given.engine) as s:
-        assert jobs.claim(s, "wrk_a", jobs.Free(1, 0, of=jobs.Free(1, 0))) is None
-        assert jobs.claim(s, "wrk_a", jobs.Free(2, 0, cores=8, of=jobs.Free(2, 0))) is not None
+        assert attempts.claim(s, "wrk_a", queue_order.Free(1, 0, of=queue_order.Free(1, 0))) is None
+        assert attempts.claim(s, "wrk_a", queue_order.Free(2, 0, cores=8, of=queue_order.Free(2, 0))) is not None
 
 
 def test_a_cancelled_job_is_never_claimed(given: Any) -> None:
@@ -223,13 +226,13 @@ def test_the_claim_carries_the_spec_and_the_blobs(given: Any) -> None:
 # --- fencing --------------------------------------------------------------------------------------------------
 
 WRITES: dict[str, Callable[[Session, str], Any]] = {
-    "beat": lambda s, id: jobs.beat(s, id, 1, "wrk_a"),
-    "record": lambda s, id: jobs.record(s, id, 1, [Stepped(step=1, epoch=1, values={"x": 1.0})], b"log"),
-    "checkpoint": lambda s, id: jobs.checkpoint(s, id, 1, 5, "k", "c" * 64, 1),
-    "finish": lambda s, id: jobs.finish(s, id, 1, [], "e" * 64),
-    "fail": lambda s, id: jobs.fail(s, id, 1, LOST, "x"),
-    "requeue": lambda s, id: jobs.requeue(s, id, 1, "x"),
-    "ended_as_requested": lambda s, id: jobs.ended_as_requested(s, id, 1),
+    "beat": lambda s, id: attempts.beat(s, id, 1, "wrk_a"),
+    "record": lambda s, id: record.record(s, id, 1, [Stepped(step=1, epoch=1, values={"x": 1.0})], b"log"),
+    "checkpoint": lambda s, id: attempts.checkpoint(s, id, 1, 5, "k", "c" * 64, 1),
+    "finish": lambda s, id: attempts.finish(s, id, 1, [], "e" * 64),
+    "fail": lambda s, id: attempts.fail(s, id, 1, LOST, "x"),
+    "requeue": lambda s, id: attempts.requeue(s, id, 1, "x"),
+    "ended_as_requested": lambda s, id: attempts.ended_as_requested(s, id, 1),
 }
 
 
@@ -261,7 +264,7 @@ def test_another_worker_cannot_keep_a_lease_alive(given: Any) -> None:
     id = given.running("wrk_a")
 
     with pytest.raises(Fenced), db.transaction(given.engine) as s:
-        jobs.beat(s, id, 1, "wrk_b")
+        attempts.beat(s, id, 1, "wrk_b")
 
 
 def test_of_finish_and_cancel_at_once_exactly_one_is_told_as_the_end(given: Any) -> None:
@@ -272,7 +275,7 @@ def test_of_finish_and_cancel_at_once_exactly_one_is_told_as_the_end(given: Any)
         def end(number: int, id: str = id) -> None:
             try:
                 with db.transaction(given.engine) as s:
-                    jobs.finish(s, id, 1, [], "e" * 64) if number else jobs.ended_as_requested(s, id, 1)
+                    attempts.finish(s, id, 1, [], "e" * 64) if number else attempts.ended_as_requested(s, id, 1)
             except Fenced:
                 pass
 
@@ -289,10 +292,10 @@ def test_a_beat_prolongs_the_lease_and_hears_what_was_asked(given: Any) -> None:
     before = given.look(id)
 
     with db.transaction(given.engine) as s:
-        assert jobs.beat(s, id, 1, "wrk_a", lease_s=100, progress=jobs.Progress(step=3, total_steps=9)) is None
+        assert attempts.beat(s, id, 1, "wrk_a", lease_s=100, progress=attempts.Progress(step=3, total_steps=9)) is None
     ask(given, id)
     with db.transaction(given.engine) as s:
-        assert jobs.beat(s, id, 1, "wrk_a") == Requested.cancel
+        assert attempts.beat(s, id, 1, "wrk_a") == Requested.cancel
 
     after = given.look(id)
     assert after.progress["step"] == 3
@@ -304,10 +307,10 @@ def test_a_job_of_another_project_is_not_there(given: Any) -> None:
 
     with db.transaction(given.engine) as s:
         with pytest.raises(NotFound):
-            jobs.get(s, "prj_other", id)
+            requests.get(s, "prj_other", id)
         with pytest.raises(NotFound):
-            jobs.request(s, "prj_other", id, Requested.cancel)
-        assert jobs.page(s, "prj_other", None, 10).items == []
+            requests.request(s, "prj_other", id, Requested.cancel)
+        assert requests.page(s, "prj_other", None, 10).items == []
 
 
 # --- ends -----------------------------------------------------------------------------------------------------
@@ -318,7 +321,7 @@ def test_a_finished_job_is_succeeded_whatever_was_asked(given: Any) -> None:
     ask(given, id)
 
     with db.transaction(given.engine) as s:
-        jobs.finish(s, id, 1, [jobs.ArtifactIn("student.safetensors", "d" * 64, 5)], "e" * 64)
+        attempts.finish(s, id, 1, [attempts.ArtifactIn("student.safetensors", "d" * 64, 5)], "e" * 64)
 
     job = given.look(id)
     assert (job.state, job.requested, job.phase, job.lease_owner) == (State.succeeded, None, None, None)
@@ -330,7 +333,7 @@ def test_a_user_s_error_fails_at_once(given: Any) -> None:
     id = given.running()
 
     with db.transaction(given.engine) as s:
-        state = jobs.fail(s, id, 1, FailureCode.loss_non_finite, "step 3: loss/total is nan", {"step": 3}, exit=1)
+        state = attempts.fail(s, id, 1, FailureCode.loss_non_finite, "step 3: loss/total is nan", {"step": 3}, exit=1)
 
     job = given.look(id)
     assert state == State.failed
@@ -343,7 +346,7 @@ def test_a_killed_trainer_is_tried_again_at_once_then_later_then_given_up(given:
 
     def kill(attempt: int) -> State:
         with db.transaction(given.engine) as s:
-            return jobs.fail(s, id, attempt, LOST, "killed", exit=-9)
+            return attempts.fail(s, id, attempt, LOST, "killed", exit=-9)
 
     assert given.claim().attempt == 1
     assert kill(1) == State.queued
@@ -360,15 +363,15 @@ def test_a_killed_trainer_is_tried_again_at_once_then_later_then_given_up(given:
 
 
 def test_back_off_doubles_from_the_second_retry_to_an_hour() -> None:
-    assert [jobs.back_off_s(retry) for retry in (1, 2, 3, 4, 5)] == [0, 30, 60, 120, 240]
-    assert jobs.back_off_s(1000) == 3600
+    assert [moves.back_off_s(retry) for retry in (1, 2, 3, 4, 5)] == [0, 30, 60, 120, 240]
+    assert moves.back_off_s(1000) == 3600
 
 
 def test_a_job_handed_back_is_queued_and_nothing_is_counted(given: Any) -> None:
     id = given.running()
 
     with db.transaction(given.engine) as s:
-        assert jobs.requeue(s, id, 1, "the worker goes down") == State.queued
+        assert attempts.requeue(s, id, 1, "the worker goes down") == State.queued
 
     assert given.look(id).retries == 0
     assert given.attempts(id) == ["handed_back"]
@@ -390,7 +393,7 @@ def test_an_end_for_a_wish_that_was_taken_back_is_no_end(given: Any) -> None:
     id = given.running()
 
     with db.transaction(given.engine) as s:
-        assert jobs.ended_as_requested(s, id, 1) == State.queued
+        assert attempts.ended_as_requested(s, id, 1) == State.queued
 
     assert (given.look(id).retries, given.attempts(id)) == (0, ["handed_back"])
 
@@ -403,7 +406,7 @@ def test_the_last_two_checkpoints_are_kept_and_the_next_attempt_gets_them(given:
 
     def save(step: int) -> list[str]:
         with db.transaction(given.engine) as s:
-            return jobs.checkpoint(s, id, 1, step, f"jobs/{id}/a1/{step}", "c" * 64, 9)
+            return attempts.checkpoint(s, id, 1, step, f"jobs/{id}/a1/{step}", "c" * 64, 9)
 
     assert [save(10), save(20), save(30), save(30), save(40)] == [
         [], [], [f"jobs/{id}/a1/10"], [], [f"jobs/{id}/a1/20"],
@@ -419,12 +422,12 @@ def test_the_last_two_checkpoints_are_kept_and_the_next_attempt_gets_them(given:
 def test_an_attempt_that_fell_back_goes_on_from_its_own_checkpoint(given: Any) -> None:
     id = given.running()
     with db.transaction(given.engine) as s:
-        jobs.checkpoint(s, id, 1, 40, "a1-40", "c" * 64, 9)
-        jobs.requeue(s, id, 1, "x")
+        attempts.checkpoint(s, id, 1, 40, "a1-40", "c" * 64, 9)
+        attempts.requeue(s, id, 1, "x")
     given.claim()
     with db.transaction(given.engine) as s:
-        jobs.checkpoint(s, id, 2, 25, "a2-25", "c" * 64, 9)
-        jobs.requeue(s, id, 2, "x")
+        attempts.checkpoint(s, id, 2, 25, "a2-25", "c" * 64, 9)
+        attempts.requeue(s, id, 2, "x")
 
     assert given.claim().checkpoint.key == "a2-25"
 
@@ -448,7 +451,7 @@ def test_a_lost_worker_s_job_is_queued_again_and_the_story_told(given: Any) -> N
 def test_a_live_lease_is_left_alone(given: Any) -> None:
     id = given.running()
 
-    assert given.sweep() == jobs.Swept([], [])
+    assert given.sweep() == sweep.Swept([], [])
     assert given.look(id).state == State.running
 
 
@@ -509,13 +512,13 @@ def test_no_more_bells_are_rung_than_slots_are_free(given: Any) -> None:
 def test_checkpoints_of_a_job_that_has_ended_are_dropped_however_it_ended(given: Any, end: str) -> None:
     lives, id = given.running(limits={"max_retries": 0}), given.running(limits={"max_retries": 0})
     with db.transaction(given.engine) as s:
-        jobs.checkpoint(s, lives, 1, 5, "of-the-living", "c" * 64, 1)
-        jobs.checkpoint(s, id, 1, 5, "of-the-ended", "c" * 64, 1)
+        attempts.checkpoint(s, lives, 1, 5, "of-the-living", "c" * 64, 1)
+        attempts.checkpoint(s, id, 1, 5, "of-the-ended", "c" * 64, 1)
     assert given.sweep().rubbish == []
 
     if end == "cancelled while queued":
         with db.transaction(given.engine) as s:
-            jobs.requeue(s, id, 1, "x")
+            attempts.requeue(s, id, 1, "x")
         ask(given, id)
     else:
         if end == "ended_as_requested":
@@ -549,7 +552,7 @@ def test_a_job_that_nobody_takes_in_its_time_fails_and_says_so(given: Any) -> No
 def test_a_job_that_ran_once_may_wait_longer_than_max_wait_s(given: Any) -> None:
     id = given.running(limits={"max_wait_s": 0.001})
     with db.transaction(given.engine) as s:
-        jobs.requeue(s, id, 1, "the host goes down")
+        attempts.requeue(s, id, 1, "the host goes down")
 
     given.sweep()
 
@@ -559,7 +562,7 @@ def test_a_job_that_ran_once_may_wait_longer_than_max_wait_s(given: Any) -> None
 def test_a_claim_says_how_much_of_its_time_a_job_has_used(given: Any) -> None:
     id = given.running(limits={"max_runtime_s": 100})
     with db.transaction(given.engine) as s:
-        jobs.requeue(s, id, 1, "x")
+        attempts.requeue(s, id, 1, "x")
     with given.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE job_attempts SET started_at = '2026-01-01 00:00:00.000000'")
         connection.exec_driver_sql("UPDATE job_attempts SET finished_at = '2026-01-01 00:01:10.500000'")
@@ -574,7 +577,7 @@ def test_a_claim_says_how_much_of_its_time_a_job_has_used(given: Any) -> None:
 
 def why(given: Any, id: str) -> str | None:
     with db.reading(given.engine) as s:
-        return jobs.waiting_reason(s, jobs.get(s, DEFAULT_PROJECT, id))
+        return waiting_reason(s, requests.get(s, DEFAULT_PROJECT, id))
 
 
 def test_a_waiting_job_says_why_in_plain_words(given: Any) -> None:
@@ -606,7 +609,7 @@ def test_only_the_slots_that_a_job_fits_are_counted(given: Any) -> None:
 
     def claim(cpu: int, cuda: int) -> None:
         with db.transaction(given.engine) as s:
-            assert jobs.claim(s, "wrk_gpu", jobs.Free(cpu, cuda, gpu_host=True)) is not None
+            assert attempts.claim(s, "wrk_gpu", queue_order.Free(cpu, cuda, gpu_host=True)) is not None
 
     job("auto"), job("cuda")
     claim(0, 2), claim(0, 1)
@@ -627,7 +630,7 @@ def test_a_job_in_back_off_says_until_when(given: Any) -> None:
         given.worker("wrk_a")
         claim = given.claim()
         with db.transaction(given.engine) as s:
-            jobs.fail(s, id, claim.attempt, LOST, "killed")
+            attempts.fail(s, id, claim.attempt, LOST, "killed")
 
     assert "before retry 2 of 3" in (why(given, id) or "")
 
@@ -647,11 +650,11 @@ def test_every_write_of_a_job_raises_its_version(given: Any) -> None:
     given.claim()
     versions.append(given.look(id).version)
     steps: list[Callable[[Session], Any]] = [
-        lambda s: jobs.beat(s, id, 1, "wrk_a"),
-        lambda s: jobs.record(s, id, 1, [Phase(phase="training")]),
-        lambda s: jobs.checkpoint(s, id, 1, 5, "k", "c" * 64, 1),
-        lambda s: jobs.request(s, DEFAULT_PROJECT, id, Requested.cancel),
-        lambda s: jobs.ended_as_requested(s, id, 1),
+        lambda s: attempts.beat(s, id, 1, "wrk_a"),
+        lambda s: record.record(s, id, 1, [Phase(phase="training")]),
+        lambda s: attempts.checkpoint(s, id, 1, 5, "k", "c" * 64, 1),
+        lambda s: requests.request(s, DEFAULT_PROJECT, id, Requested.cancel),
+        lambda s: attempts.ended_as_requested(s, id, 1),
     ]
     for step in steps:
         with db.transaction(given.engine) as s:
@@ -665,9 +668,9 @@ def test_a_job_that_wants_more_threads_than_any_host_has_waits_and_says_why(give
     id = given.job(resources={"threads": 64})
     with db.transaction(given.engine) as s:
         workers.register(s, "wrk_a", host="here", pid=1, slots=1, facts={"cores": 8})
-        reason = jobs.waiting_reason(s, jobs.get(s, DEFAULT_PROJECT, id))
-        assert jobs.claim(s, "wrk_a", jobs.Free(1, 0, cores=8)) is None
-        assert jobs.claim(s, "wrk_a", jobs.Free(1, 0, cores=64)) is not None
+        reason = waiting_reason(s, requests.get(s, DEFAULT_PROJECT, id))
+        assert attempts.claim(s, "wrk_a", queue_order.Free(1, 0, cores=8)) is None
+        assert attempts.claim(s, "wrk_a", queue_order.Free(1, 0, cores=64)) is not None
 
     assert "64 processor cores" in str(reason)
     assert "the largest has 8" in str(reason)

@@ -21,10 +21,11 @@ from hypothesis.stateful import (
 )
 from sqlalchemy.orm import Session
 
-from api.core import db, jobs
 from api.core.errors import Conflict, Fenced
+from api.core.jobs import attempts, requests
 from api.core.lifecycle import FailureCode, Requested
-from api.core.tables import DEFAULT_PROJECT, Attempt
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT, Attempt
 from tests.postgres import emptied
 
 MAX_RETRIES = 2
@@ -108,7 +109,7 @@ class Life(RuleBasedStateMachine):
     @rule(wish=st.sampled_from(Requested))
     def ask(self, wish: Requested) -> None:
         refusal = self._refusal(wish)
-        assert self._refused(lambda s: jobs.request(s, DEFAULT_PROJECT, self.id, wish)) == refusal
+        assert self._refused(lambda s: requests.request(s, DEFAULT_PROJECT, self.id, wish)) == refusal
         if refusal:
             return
         if wish == Requested.pause and self.state != "paused" and self.asked != wish:
@@ -130,7 +131,7 @@ class Life(RuleBasedStateMachine):
             refusal = "cancel_requested"
         elif self.state != "paused" and self.asked != Requested.pause and not self.resumed:
             refusal = "not_paused"
-        assert self._refused(lambda s: jobs.resume(s, DEFAULT_PROJECT, self.id)) == refusal
+        assert self._refused(lambda s: requests.resume(s, DEFAULT_PROJECT, self.id)) == refusal
         if self.state == "paused":
             self.state, self.wait, self.resumed = "queued", False, True
         elif self.asked == Requested.pause:
@@ -140,12 +141,12 @@ class Life(RuleBasedStateMachine):
     def save(self, behind: int) -> None:
         attempt = self.attempt - behind
         key = f"{self.id}-{attempt}"
-        self.saved |= self._write(attempt, lambda s: jobs.checkpoint(s, self.id, attempt, 5, key, "c" * 64, 1))
+        self.saved |= self._write(attempt, lambda s: attempts.checkpoint(s, self.id, attempt, 5, key, "c" * 64, 1))
 
     @rule(behind=st.integers(0, 1))
     def end_as_asked(self, behind: int) -> None:
         attempt = self.attempt - behind
-        if self._write(attempt, lambda s: jobs.ended_as_requested(s, self.id, attempt)) and not self._as_asked():
+        if self._write(attempt, lambda s: attempts.ended_as_requested(s, self.id, attempt)) and not self._as_asked():
             self.wait = False
             self._free("queued")
 
@@ -164,25 +165,27 @@ class Life(RuleBasedStateMachine):
     @rule(behind=st.integers(0, 1))
     def beat(self, behind: int) -> None:
         attempt, heard = self.attempt - behind, []
-        if self._write(attempt, lambda s: heard.append(jobs.beat(s, self.id, attempt, getattr(self, "worker", "")))):
+        if self._write(
+            attempt, lambda s: heard.append(attempts.beat(s, self.id, attempt, getattr(self, "worker", "")))
+        ):
             assert heard == [self.asked]
 
     @rule(behind=st.integers(0, 1))
     def finish(self, behind: int) -> None:
         attempt = self.attempt - behind
-        if self._write(attempt, lambda s: jobs.finish(s, self.id, attempt, [], "e" * 64)):
+        if self._write(attempt, lambda s: attempts.finish(s, self.id, attempt, [], "e" * 64)):
             self._free("succeeded")
 
     @rule(behind=st.integers(0, 1), code=st.sampled_from([FailureCode.user_error, FailureCode.trainer_killed]))
     def fail(self, behind: int, code: FailureCode) -> None:
         attempt = self.attempt - behind
-        if self._write(attempt, lambda s: jobs.fail(s, self.id, attempt, code, "x")):
+        if self._write(attempt, lambda s: attempts.fail(s, self.id, attempt, code, "x")):
             self._lose() if code.retryable else self._free("failed")
 
     @rule(behind=st.integers(0, 1))
     def hand_back(self, behind: int) -> None:
         attempt = self.attempt - behind
-        if self._write(attempt, lambda s: jobs.requeue(s, self.id, attempt, "x")):
+        if self._write(attempt, lambda s: attempts.requeue(s, self.id, attempt, "x")):
             self.wait = False
             if not self._as_asked():
                 self._free("queued")

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from api.core import db, plans, submission
+from api.core import plans, submission
 from api.core.errors import Fenced, NotFound
 from api.core.lifecycle import PlanState
-from api.core.tables import DEFAULT_PROJECT, Plan
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT, Plan
 from fgd.outline import Measured
 from fgd.spec import SubmitJob
 from worker.plans import Broken, Refused, ending

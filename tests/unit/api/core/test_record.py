@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
-from api.core import curves, db, history, jobs, record
-from api.core.tables import DEFAULT_PROJECT
+from api.core.jobs import attempts, curves, history, requests
+from api.core.jobs.record import record
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT
 from fgd.events import Evaluated, Event, Failed, Finished, Phase, Saved, Started, Stepped
 
 
@@ -19,7 +21,7 @@ def step(number: int, loss: float | None) -> Stepped:
 
 def tell(given: Any, id: str, attempt: int, *events: Event, log: bytes = b"") -> None:
     with db.transaction(given.engine) as s:
-        jobs.record(s, id, attempt, list(events), log)
+        record(s, id, attempt, list(events), log)
 
 
 def curve(given: Any, id: str, name: str = "loss/total") -> dict[int, float | None]:
@@ -31,7 +33,7 @@ def curve(given: Any, id: str, name: str = "loss/total") -> dict[int, float | No
 
 def latest(given: Any, id: str) -> dict[str, tuple[int, float | None]]:
     with db.reading(given.engine) as s:
-        return {p.name: (p.step, p.value) for p in history.latest(s, jobs.get(s, DEFAULT_PROJECT, id))}
+        return {p.name: (p.step, p.value) for p in history.latest(s, requests.get(s, DEFAULT_PROJECT, id))}
 
 
 def test_after_a_resume_the_curve_has_no_zigzag(given: Any) -> None:
@@ -75,7 +77,7 @@ def test_the_phase_is_shown_while_the_job_runs(given: Any) -> None:
     assert given.look(id).phase == "training"
 
     with db.transaction(given.engine) as s:
-        jobs.requeue(s, id, 1, "x")
+        attempts.requeue(s, id, 1, "x")
     assert given.look(id).phase is None
 
 
@@ -98,7 +100,7 @@ def test_a_log_ends_where_it_is_full_and_says_so(given: Any, monkeypatch: pytest
         tell(given, id, 1, log=piece)
 
     with db.reading(given.engine) as s:
-        log = history.log(s, history.log_of(s, jobs.get(s, DEFAULT_PROJECT, id), None), 0)
+        log = history.log(s, history.log_of(s, requests.get(s, DEFAULT_PROJECT, id), None), 0)
     assert log.data.startswith(b"1234567890\n[the log is full")
     assert b"never" not in log.data
 
@@ -113,7 +115,7 @@ def test_a_log_comes_in_answers_of_bounded_size(given: Any, monkeypatch: pytest.
     read, offset = b"", 0
     while True:
         with db.reading(given.engine) as s:
-            log = history.log(s, history.log_of(s, jobs.get(s, DEFAULT_PROJECT, id), 1), offset)
+            log = history.log(s, history.log_of(s, requests.get(s, DEFAULT_PROJECT, id), 1), offset)
         if not log.data:
             break
         assert len(log.data) < 1300
@@ -131,6 +133,6 @@ def test_each_attempt_has_its_own_log(given: Any) -> None:
     tell(given, id, 2, log=b"second")
 
     with db.reading(given.engine) as s:
-        job = jobs.get(s, DEFAULT_PROJECT, id)
+        job = requests.get(s, DEFAULT_PROJECT, id)
         assert history.log(s, history.log_of(s, job, None), 0).data == b"second"
         assert history.log(s, history.log_of(s, job, 1), 2).data == b"rst"

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from api.core import checkpoints, db, history, jobs
 from api.core.errors import Conflict, Fenced
+from api.core.jobs import attempts, checkpoints, history, record, requests
 from api.core.lifecycle import FailureCode, Requested, State
-from api.core.tables import DEFAULT_PROJECT, Attempt
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT, Attempt
 from fgd.events import Started
 
 PAUSE, STOP, CANCEL, NOW = Requested.pause, Requested.stop, Requested.cancel, Requested.cancel_now
@@ -21,12 +22,12 @@ ENDS = ("succeeded", "failed", "cancelled")
 
 def ask(given: Any, id: str, wish: Requested) -> str:
     with db.transaction(given.engine) as s:
-        return str(jobs.request(s, DEFAULT_PROJECT, id, wish).state)
+        return str(requests.request(s, DEFAULT_PROJECT, id, wish).state)
 
 
 def resume(given: Any, id: str) -> str:
     with db.transaction(given.engine) as s:
-        return str(jobs.resume(s, DEFAULT_PROJECT, id).state)
+        return str(requests.resume(s, DEFAULT_PROJECT, id).state)
 
 
 def refused(given: Any, act: Callable[[], Any]) -> str:
@@ -37,7 +38,7 @@ def refused(given: Any, act: Callable[[], Any]) -> str:
 
 def save(given: Any, id: str, attempt: int = 1, step: int = 5) -> None:
     with db.transaction(given.engine) as s:
-        jobs.checkpoint(s, id, attempt, step, f"jobs/{id}/a{attempt}/{step}", "c" * 64, 9)
+        attempts.checkpoint(s, id, attempt, step, f"jobs/{id}/a{attempt}/{step}", "c" * 64, 9)
 
 
 def write(given: Any, verb: Callable[..., Any], id: str, *arguments: Any, attempt: int = 1) -> Any:
@@ -49,7 +50,7 @@ def started(given: Any, id: str, step: int, attempt: int = 1) -> None:
     event = Started(
         step=step, total_steps=90, epochs=3, device="a GPU", threads=1, precision="float32", versions={}
     )  # fmt: skip
-    write(given, jobs.record, id, [event], attempt=attempt)
+    write(given, record.record, id, [event], attempt=attempt)
 
 
 def end_of(given: Any, id: str) -> list[str]:
@@ -107,7 +108,7 @@ def test_a_job_that_has_nothing_cannot_finish_early(given: Any, paused: bool) ->
 def test_a_job_with_a_checkpoint_is_queued_just_to_export(given: Any, paused: bool) -> None:
     id = given.running()
     save(given, id)
-    write(given, jobs.requeue, id, "x")
+    write(given, attempts.requeue, id, "x")
     if paused:
         ask(given, id, PAUSE)
 
@@ -115,15 +116,15 @@ def test_a_job_with_a_checkpoint_is_queued_just_to_export(given: Any, paused: bo
     assert given.look(id).requested == STOP
     claim = given.claim()
     with db.transaction(given.engine) as s:
-        assert jobs.beat(s, id, claim.attempt, "wrk_a") == STOP, "its supervisor hears of it at once"
-    write(given, jobs.finish, id, [], "e" * 64, attempt=claim.attempt)
+        assert attempts.beat(s, id, claim.attempt, "wrk_a") == STOP, "its supervisor hears of it at once"
+    write(given, attempts.finish, id, [], "e" * 64, attempt=claim.attempt)
     assert end_of(given, id) == ["succeeded"]
 
 
 def test_of_stop_and_pause_the_later_counts_and_cancel_stands_over_both(given: Any) -> None:
     id = given.running()
     save(given, id)
-    write(given, jobs.requeue, id, "x")
+    write(given, attempts.requeue, id, "x")
     ask(given, id, STOP)
 
     assert ask(given, id, PAUSE) == State.paused
@@ -151,11 +152,11 @@ def test_what_has_ended_hears_nothing_more(given: Any, end: str) -> None:
     id = given.running()
     if end == "cancelled":
         ask(given, id, NOW)
-        write(given, jobs.ended_as_requested, id)
+        write(given, attempts.ended_as_requested, id)
     elif end == "failed":
-        write(given, jobs.fail, id, FailureCode.user_error, "x")
+        write(given, attempts.fail, id, FailureCode.user_error, "x")
     else:
-        write(given, jobs.finish, id, [], "e" * 64)
+        write(given, attempts.finish, id, [], "e" * 64)
     before = given.events(id)
 
     for act in (lambda: ask(given, id, PAUSE), lambda: ask(given, id, STOP), lambda: resume(given, id)):
@@ -189,7 +190,7 @@ def test_a_running_job_is_paused_when_its_trainer_has_saved(given: Any) -> None:
     assert ask(given, id, PAUSE) == State.running
     save(given, id)
 
-    assert write(given, jobs.ended_as_requested, id) == State.paused
+    assert write(given, attempts.ended_as_requested, id) == State.paused
     job = given.look(id)
     assert (job.requested, job.phase, job.lease_owner, job.lease_expires) == (None, None, None, None)
     assert given.attempts(id) == ["paused"]
@@ -204,8 +205,8 @@ def test_a_pause_that_is_taken_back_in_time_is_none(given: Any) -> None:
 
     assert resume(given, id) == State.running
     with db.transaction(given.engine) as s:
-        assert jobs.beat(s, id, 1, "wrk_a") is None
-    assert write(given, jobs.ended_as_requested, id) == State.queued, "its trainer had heard of it already"
+        assert attempts.beat(s, id, 1, "wrk_a") is None
+    assert write(given, attempts.ended_as_requested, id) == State.queued, "its trainer had heard of it already"
     assert given.look(id).retries == 0
 
 
@@ -220,11 +221,11 @@ def test_any_loss_honours_what_was_asked(given: Any, wish: Requested, after: str
         given.later(60)
         assert given.sweep().lost == [id]
     elif loss == "killed":
-        write(given, jobs.fail, id, FailureCode.trainer_killed, "x")
+        write(given, attempts.fail, id, FailureCode.trainer_killed, "x")
     elif loss == "handed back":
-        write(given, jobs.requeue, id, "x")
+        write(given, attempts.requeue, id, "x")
     else:
-        write(given, jobs.ended_as_requested, id)
+        write(given, attempts.ended_as_requested, id)
 
     job = given.look(id)
     assert (job.state, job.requested) == (after, STOP if wish == STOP else None)
@@ -250,7 +251,7 @@ def test_artifacts_committed_are_a_success_whatever_was_asked_meanwhile(
     else:
         ask(given, id, wish)
         ask(given, id, wish)
-    write(given, jobs.finish, id, [], "e" * 64)
+    write(given, attempts.finish, id, [], "e" * 64)
 
     assert (given.look(id).state, given.look(id).requested) == ("succeeded", None)
     assert end_of(given, id) == ["succeeded"]
@@ -280,7 +281,7 @@ def test_of_a_claim_and_a_wish_at_once_both_are_heard(given: Any, wish: Requeste
             assert job.state == ("paused" if wish == PAUSE else "cancelled")
         else:
             assert (job.state, job.requested) == ("running", wish)
-            assert write(given, jobs.ended_as_requested, id) == ("paused" if wish == PAUSE else "cancelled")
+            assert write(given, attempts.ended_as_requested, id) == ("paused" if wish == PAUSE else "cancelled")
 
 
 @pytest.mark.parametrize("wish", [PAUSE, STOP, CANCEL])
@@ -291,7 +292,7 @@ def test_of_a_finish_and_a_wish_at_once_there_is_one_end(given: Any, wish: Reque
 
         def finish(barrier: Any = barrier, id: str = id) -> None:
             barrier.wait()
-            write(given, jobs.finish, id, [], "e" * 64)
+            write(given, attempts.finish, id, [], "e" * 64)
 
         def want(barrier: Any = barrier, id: str = id) -> None:
             barrier.wait()
@@ -313,15 +314,15 @@ def test_a_paused_job_s_old_attempt_is_fenced(given: Any) -> None:
     given.sweep()
 
     with pytest.raises(Fenced):
-        write(given, jobs.finish, id, [], "e" * 64)
+        write(given, attempts.finish, id, [], "e" * 64)
 
 
 # --- attempts -------------------------------------------------------------------------------------------------
 
 
-def attempts(given: Any, id: str) -> list[Attempt]:
+def attempt_rows(given: Any, id: str) -> list[Attempt]:
     with db.reading(given.engine) as s:
-        return list(history.attempts(s, jobs.get(s, DEFAULT_PROJECT, id)))
+        return list(history.attempts(s, requests.get(s, DEFAULT_PROJECT, id)))
 
 
 def test_an_attempt_tells_what_was_lost_with_it(given: Any) -> None:
@@ -329,14 +330,14 @@ def test_an_attempt_tells_what_was_lost_with_it(given: Any) -> None:
     started(given, id, 0)
     save(given, id, step=20)
     with db.transaction(given.engine) as s:
-        jobs.beat(s, id, 1, "wrk_a", progress=jobs.Progress(step=27))
-    write(given, jobs.fail, id, FailureCode.trainer_killed, "killed")
+        attempts.beat(s, id, 1, "wrk_a", progress=attempts.Progress(step=27))
+    write(given, attempts.fail, id, FailureCode.trainer_killed, "killed")
 
-    [first] = attempts(given, id)
+    [first] = attempt_rows(given, id)
     assert (first.first_step, first.last_step, first.lost_steps, first.code) == (0, 27, 7, "trainer_killed")
     given.claim()
     started(given, id, 12, attempt=2)  # the newest checkpoint was torn
-    first, second = attempts(given, id)
+    first, second = attempt_rows(given, id)
     assert (first.lost_steps, second.first_step, second.device) == (15, 12, "a GPU")
 
 
@@ -351,21 +352,21 @@ def test_out_of_memory_halves_the_batch_down_to_one_image_and_then_fails(given: 
     for attempt in (1, 2, 3):
         claim = given.claim()
         ran.append((claim.spec.schedule.batch_size, claim.spec.schedule.accumulate))
-        state = write(given, jobs.fail, id, code, "out of memory", attempt=attempt)
+        state = write(given, attempts.fail, id, code, "out of memory", attempt=attempt)
 
     assert ran == [(4, 3), (2, 6), (1, 12)]
     assert state == State.failed
     job = given.look(id)
     assert (job.failure_code, job.failure_data, job.retries) == (code, {"batch_size": 1}, 0)
     assert given.events(id).count("batch_halved") == 2
-    recorded = [a.spec and a.spec["schedule"]["batch_size"] for a in attempts(given, id)]
+    recorded = [a.spec and a.spec["schedule"]["batch_size"] for a in attempt_rows(given, id)]
     assert recorded == [None, 2, 1], "null: the job's own spec"
 
 
 def test_out_of_memory_fails_at_once_where_nothing_else_was_asked(given: Any) -> None:
     id = given.running()
 
-    assert write(given, jobs.fail, id, FailureCode.gpu_out_of_memory, "x") == State.failed
+    assert write(given, attempts.fail, id, FailureCode.gpu_out_of_memory, "x") == State.failed
 
 
 @pytest.mark.parametrize(("wish", "after"), [(PAUSE, "paused"), (CANCEL, "cancelled"), (STOP, "queued")])
@@ -373,7 +374,7 @@ def test_out_of_memory_does_as_asked_and_remembers_the_batch(given: Any, wish: R
     id = given.running(resources={"on_out_of_memory": "halve"})
     ask(given, id, wish)
 
-    assert write(given, jobs.fail, id, FailureCode.gpu_out_of_memory, "x") == after
+    assert write(given, attempts.fail, id, FailureCode.gpu_out_of_memory, "x") == after
     assert given.look(id).batch_size == 4
 
 
@@ -386,7 +387,7 @@ def test_out_of_memory_that_no_smaller_batch_mends_does_as_asked_all_the_same(
     id = given.running(**least)
     ask(given, id, wish)
 
-    assert write(given, jobs.fail, id, FailureCode.gpu_out_of_memory, "x") == after
+    assert write(given, attempts.fail, id, FailureCode.gpu_out_of_memory, "x") == after
     assert (given.look(id).failure_code == FailureCode.gpu_out_of_memory) == (after == "failed")
     assert ("attempt_lost" in given.events(id)) == (after != "failed"), "the story tells it"
 
@@ -396,9 +397,9 @@ def test_out_of_memory_after_a_stop_leaves_what_there_is_to_be_exported_and_ends
     save(given, id)
     ask(given, id, STOP)
 
-    assert write(given, jobs.fail, id, FailureCode.gpu_out_of_memory, "x") == "queued"
+    assert write(given, attempts.fail, id, FailureCode.gpu_out_of_memory, "x") == "queued"
     assert given.claim().requested == STOP
-    assert write(given, jobs.fail, id, FailureCode.gpu_out_of_memory, "x", attempt=2) == "failed"
+    assert write(given, attempts.fail, id, FailureCode.gpu_out_of_memory, "x", attempt=2) == "failed"
 
 
 # --- no space -------------------------------------------------------------------------------------------------
@@ -407,7 +408,7 @@ def test_out_of_memory_after_a_stop_leaves_what_there_is_to_be_exported_and_ends
 def test_a_full_disk_is_left_to_another_worker(given: Any) -> None:
     id = given.running()
 
-    assert write(given, jobs.fail, id, FailureCode.no_space, "full") == State.queued
+    assert write(given, attempts.fail, id, FailureCode.no_space, "full") == State.queued
     assert given.look(id).retries == 1
 
 
@@ -415,10 +416,10 @@ def test_the_weights_of_the_last_finite_step_outlive_the_failure(given: Any) -> 
     id, other, foreign = given.running(), given.running(), given.running()
     for job in (id, other, foreign):
         save(given, job)
-    write(given, jobs.fail, id, FailureCode.loss_non_finite, "nan")
-    write(given, jobs.fail, other, FailureCode.user_error, "x")
-    write(given, jobs.fail, foreign, FailureCode.user_error, "x", {"checkpoint": "another_spec"})
+    write(given, attempts.fail, id, FailureCode.loss_non_finite, "nan")
+    write(given, attempts.fail, other, FailureCode.user_error, "x")
+    write(given, attempts.fail, foreign, FailureCode.user_error, "x", {"checkpoint": "another_spec"})
 
     assert given.sweep().rubbish == [f"jobs/{other}/a1/5"]
     with db.reading(given.engine) as s:
-        assert [row.step for row in checkpoints.newest_first(s, jobs.get(s, DEFAULT_PROJECT, id).id)] == [5]
+        assert [row.step for row in checkpoints.newest_first(s, requests.get(s, DEFAULT_PROJECT, id).id)] == [5]

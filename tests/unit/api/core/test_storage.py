@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from api.core.storage import Blob, DigestMismatch, LocalStore
+from api.core.store.local import LocalStore
+from api.core.store.names import Blob, DigestMismatch
 
 DATA = b"some weights" * 1000
 DIGEST = hashlib.sha256(DATA).hexdigest()

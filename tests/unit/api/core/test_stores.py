@@ -14,7 +14,9 @@ import pytest
 from pydantic import ValidationError
 
 from api.core.settings import Settings
-from api.core.storage import Blob, BlobStore, DigestMismatch, LocalStore, StoreAway, blob_name, object_name, open_store
+from api.core.store.local import LocalStore
+from api.core.store.names import Blob, BlobStore, DigestMismatch, StoreAway, blob_name, object_name
+from api.core.store.open import open_store
 from tests.s3 import BOTH_STORES, BUCKET, KEY_ID, S3, SECRET
 
 DATA = b"some weights" * 1000
@@ -250,7 +252,7 @@ def test_a_file_that_changes_while_it_is_sent_gets_no_name(
     store: BlobStore, settings: Settings, s3: S3, file: Path, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file.write_bytes(bytes(size))
-    monkeypatch.setattr("api.core.s3.sha256_file", lambda _path: DIGEST)  # what it was when it was looked at
+    monkeypatch.setattr("api.core.store.s3.sha256_file", lambda _path: DIGEST)  # what it was when it was looked at
 
     with pytest.raises(DigestMismatch, match="changed"):
         store.put_file(file)
@@ -262,7 +264,7 @@ def test_a_file_that_changes_while_it_is_sent_gets_no_name(
 
 @ON_S3
 def test_a_signed_address_is_the_one_that_boto3_signs(store: BlobStore, settings: Settings, s3: S3) -> None:
-    from api.core.s3 import signed
+    from api.core.store.s3 import signed
 
     store.put_bytes(DATA)
     key = place(settings, blob_name(DIGEST))

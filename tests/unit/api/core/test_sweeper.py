@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from api.core import db, jobs, sweeper
+from api.core import sweeper
+from api.core.jobs import attempts, requests
 from api.core.lifecycle import Requested, State
-from api.core.storage import StoreAway
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT, Job
+from api.core.store.names import StoreAway
 from api.core.sweeper import Sweeper, sweeping
-from api.core.tables import DEFAULT_PROJECT, Job
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -44,7 +46,7 @@ def save(given: Any, tmp_path: Path, id: str, step: int, commit: bool = True) ->
     (tmp_path / "ckpt").unlink()
     if commit:
         with db.transaction(given.engine) as s:
-            jobs.checkpoint(s, id, 1, step, key, "c" * 64, 7)
+            attempts.checkpoint(s, id, 1, step, key, "c" * 64, 7)
     return key
 
 
@@ -60,7 +62,7 @@ def test_the_files_of_an_ended_job_s_checkpoints_are_deleted(given: Any, sweep: 
     assert kept(given) == keys | {stays}
 
     with db.transaction(given.engine) as s:
-        jobs.finish(s, id, 1, [], "e" * 64)
+        attempts.finish(s, id, 1, [], "e" * 64)
     sweep.sweep()
 
     assert kept(given) == {stays}
@@ -91,7 +93,7 @@ def test_an_attempt_that_commits_while_rubbish_is_sought_keeps_its_file(
     def list_and_be_late(older_than_s: float) -> list[str]:
         found = list(listed(older_than_s))
         with db.transaction(given.engine) as s:
-            jobs.checkpoint(s, id, 1, 10, key, "c" * 64, 7)
+            attempts.checkpoint(s, id, 1, 10, key, "c" * 64, 7)
         return found
 
     monkeypatch.setattr(sweep.store, "objects", list_and_be_late)
@@ -107,7 +109,7 @@ def test_a_store_that_is_away_is_asked_once_in_a_sweep_and_the_rest_goes_with_th
     id, asked = given.running(), list[str]()
     keys = {save(given, tmp_path, id, step) for step in (10, 20)}
     with db.transaction(given.engine) as s:
-        jobs.finish(s, id, 1, [], "e" * 64)
+        attempts.finish(s, id, 1, [], "e" * 64)
 
     def away(key: str) -> None:
         asked.append(key)
@@ -129,7 +131,7 @@ def test_sweepers_at_once_delete_once_and_stumble_over_nothing(given: Any, tmp_p
     for step in (10, 20):
         save(given, tmp_path, id, step)
     with db.transaction(given.engine) as s:
-        jobs.finish(s, id, 1, [], "e" * 64)
+        attempts.finish(s, id, 1, [], "e" * 64)
     failed: list[Exception] = []
 
     def work() -> None:
@@ -197,7 +199,7 @@ def test_the_api_alone_puts_right_what_the_last_worker_left(
     id = given.running()
     if wish is not None:
         with db.transaction(given.engine) as s:
-            jobs.request(s, DEFAULT_PROJECT, id, wish)
+            requests.request(s, DEFAULT_PROJECT, id, wish)
     given.later(60)
 
     with serving(settings.model_copy(update={"sweep_s": 0.05})) as client:

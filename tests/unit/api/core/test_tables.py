@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import inspect
 from sqlalchemy.exc import IntegrityError
 
-from api.core import db, models
-from api.core.tables import DEFAULT_PROJECT, Base
+from api.core import models
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT, Base
 from fgd.spec import UploadModel
 
 IMPOSSIBLE = {

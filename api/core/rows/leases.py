@@ -13,9 +13,9 @@ from typing import TypeVar
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from api.core import db
 from api.core.errors import Fenced
-from api.core.tables import Dataset, Model, Plan
+from api.core.rows import db
+from api.core.rows.tables import Dataset, Model, Plan
 
 Row = TypeVar("Row", bound=Dataset | Model | Plan)
 

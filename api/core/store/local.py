@@ -1,84 +1,26 @@
 """Where bytes live: blobs named by their SHA-256, immutable; and private objects by key (checkpoints).
 
-Two stores: a folder (here), and an S3-compatible server (`api/core/s3.py`).
+Two stores: a folder (here), and an S3-compatible server (`api/core/store/s3.py`).
 Knows nothing of rows: a file that no row names is rubbish, not a result. Names that users see never become paths.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
-import re
 import shutil
 import stat
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
-from api.core.errors import DriverMissing
-from api.core.settings import Settings
+from api.core.store.names import DIGEST, Blob, DigestMismatch, blob_name, object_name, sha256_file
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_KEY_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
 _CHUNK = 1 << 20
 _RENAMES = 100
-
-
-class DigestMismatch(ValueError):
-    """The bytes are not those that were named: torn, or changed on disk."""
-
-
-class StoreAway(OSError):
-    """The store does not answer, or refuses; the same may work later."""
-
-
-@dataclass(frozen=True)
-class Blob:
-    digest: str
-    """SHA-256, hex."""
-    size: int
-    """Bytes."""
-
-
-class BlobStore(Protocol):
-    """Every put is durable when it returns. Raises KeyError for what is not there, ValueError for a bad name."""
-
-    def put_file(self, path: Path, expected: str | None = None) -> Blob: ...
-    def put_bytes(self, data: bytes) -> Blob: ...
-    def read(self, digest: str, start: int = 0, length: int | None = None) -> Iterator[bytes]: ...
-    def local(self, digest: str, scratch: Path | None = None) -> AbstractContextManager[Path]: ...
-    def url(self, digest: str, seconds: int, disposition: str, media_type: str) -> str | None: ...
-    def size(self, digest: str) -> int: ...
-    def exists(self, digest: str) -> bool: ...
-    def delete(self, digest: str) -> None: ...
-    def delete_unless_fresh(self, digest: str, fresh_s: float) -> bool: ...
-    def put_object(self, key: str, path: Path) -> None: ...
-    def local_object(self, key: str, scratch: Path | None = None) -> AbstractContextManager[Path]: ...
-    def delete_object(self, key: str) -> None: ...
-    def objects(self, older_than_s: float) -> Iterator[str]: ...
-    def blobs(self, older_than_s: float) -> Iterator[str]: ...
-    def drop_partial(self, older_than_s: float) -> None: ...
-    def writable(self) -> bool: ...
-    def __hash__(self) -> int: ...
-
-
-def open_store(settings: Settings, patience_s: float = 5.0) -> BlobStore:
-    """The store that the settings name. patience_s: how long one call tries again while an S3 server is away.
-
-    Raises DriverMissing. Connects to nothing.
-    """
-    if settings.store_url is None:
-        return LocalStore(settings.blobs)
-    if importlib.util.find_spec("obstore") is None:
-        raise DriverMissing("a store on S3 needs its client: pip install 'fgd-service[s3]'")
-    from api.core.s3 import S3Store
-
-    return S3Store.of(settings, patience_s)
 
 
 class LocalStore:
@@ -197,7 +139,7 @@ class LocalStore:
         """Digests of the blobs that were put at least so long ago, by the clock of the disk's host."""
         for folder, _, names in os.walk(self.root / "sha256"):
             for name in names:
-                if _DIGEST.fullmatch(name) and _is_file_older_than(Path(folder, name), older_than_s):
+                if DIGEST.fullmatch(name) and _is_file_older_than(Path(folder, name), older_than_s):
                     yield name
 
     def drop_partial(self, older_than_s: float) -> None:
@@ -248,20 +190,6 @@ class LocalStore:
             temporary.unlink(missing_ok=True)
 
 
-def blob_name(digest: str) -> str:
-    """Where a blob lies, below the root of any store. Raises ValueError for what is no digest."""
-    if _DIGEST.fullmatch(digest) is None:
-        raise ValueError(f"{digest[:80]!r} is not a sha256")
-    return f"sha256/{digest[:2]}/{digest[2:4]}/{digest}"
-
-
-def object_name(key: str) -> str:
-    """Where a private object lies, below the root of any store. Raises ValueError for what is no key."""
-    if len(key) > 512 or any(_KEY_PART.fullmatch(part) is None for part in key.split("/")):
-        raise ValueError(f"{key[:80]!r} is not a key: letters, digits, '_', '-', '.' in parts separated by '/'")
-    return f"objects/{key}"
-
-
 def _pieces(file: BinaryIO, start: int, length: int | None) -> Iterator[bytes]:
     with file:
         file.seek(start)
@@ -269,11 +197,6 @@ def _pieces(file: BinaryIO, start: int, length: int | None) -> Iterator[bytes]:
         while left > 0 and (piece := file.read(min(left, _CHUNK))):
             left -= 0 if length is None else len(piece)
             yield piece
-
-
-def sha256_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -12,8 +12,8 @@ from pathlib import PurePosixPath
 from typing_extensions import Buffer
 
 from api.core.errors import NotFound, ServiceError
-from api.core.storage import BlobStore
-from api.core.tables import Dataset
+from api.core.rows.tables import Dataset
+from api.core.store.names import BlobStore
 from fgd.data.index import Image, Index
 
 _HEADER = 2048

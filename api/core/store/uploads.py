@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from api.core.errors import Conflict
-from api.core.ids import is_id
+from api.core.rows.ids import is_id
 
 SPARE = 1.2
 """Free space asked for, as a multiple of what is still to come."""

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.core.errors import NotFound
-from api.core.tables import Dataset, Job, Model, Plan
+from api.core.rows.tables import Dataset, Job, Model, Plan
 
 Row = TypeVar("Row", bound=Dataset | Job | Model | Plan)
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Select, func
 
 from api.core.lifecycle import State
-from api.core.tables import Job
+from api.core.rows.tables import Job
 
 
 @dataclass(frozen=True)

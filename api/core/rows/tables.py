@@ -28,8 +28,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column
 
-from api.core.db import UtcDateTime
 from api.core.lifecycle import TERMINAL, DatasetState, FailureCode, ModelState, PlanState, Requested, State
+from api.core.rows.db import UtcDateTime
 
 DEFAULT_PROJECT = "prj_default"
 """The one project until there are users."""

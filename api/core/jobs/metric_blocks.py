@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
-from api.core.tables import Job, MetricBlock, MetricPoint, Series
+from api.core.rows.tables import Job, MetricBlock, MetricPoint, Series
 
 SIZE = 64
 """Points of a block, at least; fewer than twice as many. A plot reads a row a block, and points where one lies across

@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from api.core.errors import Conflict, NotFound
 from api.core.lifecycle import TERMINAL, FailureCode, State
-from api.core.owned import owned
-from api.core.tables import Checkpoint, Job
+from api.core.rows.lookup import owned
+from api.core.rows.tables import Checkpoint, Job
 
 KEPT = 2
 """The last, and the one before it in case the last is torn."""

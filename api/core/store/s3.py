@@ -23,7 +23,7 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store as Bucket
 
 from api.core.settings import Settings
-from api.core.storage import Blob, DigestMismatch, StoreAway, blob_name, object_name, sha256_file
+from api.core.store.names import Blob, DigestMismatch, StoreAway, blob_name, object_name, sha256_file
 
 PART = 8 << 20
 """Bytes: smaller files are one request, larger ones are sent in parts of at least this size."""
@@ -35,7 +35,7 @@ PROBE_S = 2.0
 
 
 class S3Store:
-    """`api.core.storage.BlobStore` on a bucket. Raises StoreAway, an OSError, when the server fails."""
+    """`api.core.store.local.BlobStore` on a bucket. Raises StoreAway, an OSError, when the server fails."""
 
     def __init__(
         self,

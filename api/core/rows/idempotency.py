@@ -13,9 +13,9 @@ from sqlalchemy import Engine, delete
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from api.core import db
 from api.core.errors import Conflict, Fault, Invalid
-from api.core.tables import Dataset, IdempotencyKey, Job, Model
+from api.core.rows import db
+from api.core.rows.tables import Dataset, IdempotencyKey, Job, Model
 
 KEPT = timedelta(hours=24)
 

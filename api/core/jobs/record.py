@@ -13,10 +13,11 @@ from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from api.core import blocks, db
 from api.core.errors import Fenced
+from api.core.jobs import metric_blocks
 from api.core.lifecycle import State
-from api.core.tables import Attempt, Base, Job, JobEvent, LogChunk, MetricPoint, Series
+from api.core.rows import db
+from api.core.rows.tables import Attempt, Base, Job, JobEvent, LogChunk, MetricPoint, Series
 from fgd.events import Evaluated, Event, Note, Phase, Started, Stepped
 
 MAX_LOG_BYTES = 32 * 1024**2
@@ -111,7 +112,7 @@ def _rewind(s: Session, job: Job, step: int) -> None:
     removed = delete(MetricPoint).where(MetricPoint.job_id == job.id, MetricPoint.step > step)
     if s.scalars(removed.returning(MetricPoint.step)).all():
         _find_latest_again(s, job.id)
-        blocks.rewind(s, job.id, step)
+        metric_blocks.rewind(s, job.id, step)
     if job.progress is not None:
         job.progress = {**job.progress, "step": step, "epoch": 0, "values": _latest_values(s, job.id)}
 
@@ -173,10 +174,10 @@ def _write_points(s: Session, job: Job, at: datetime, points: Sequence[Point]) -
     written: dict[int, set[int]] = {}
     for key, step, _ in points:
         written.setdefault(ids[key], set()).add(step)
-    blocks.keep(s, job, written, {extent.id: extent for extent in series.values()})
+    metric_blocks.keep(s, job, written, {extent.id: extent for extent in series.values()})
 
 
-def _intern(s: Session, job: Job, keys: set[tuple[str, str]]) -> dict[tuple[str, str], blocks.Extent]:
+def _intern(s: Session, job: Job, keys: set[tuple[str, str]]) -> dict[tuple[str, str], metric_blocks.Extent]:
     known = _series(s, job.id)
     missing = sorted(keys - known.keys())
     if not missing:
@@ -189,11 +190,12 @@ def _intern(s: Session, job: Job, keys: set[tuple[str, str]]) -> dict[tuple[str,
     return _series(s, job.id)
 
 
-def _series(s: Session, job_id: str) -> dict[tuple[str, str], blocks.Extent]:
+def _series(s: Session, job_id: str) -> dict[tuple[str, str], metric_blocks.Extent]:
     columns = (Series.name, Series.split, Series.id, Series.latest_step, Series.covered, Series.loose)
     rows = s.execute(select(*columns).where(Series.job_id == job_id))
     return {
-        (name, split): blocks.Extent(id, latest, covered, loose) for name, split, id, latest, covered, loose in rows
+        (name, split): metric_blocks.Extent(id, latest, covered, loose)
+        for name, split, id, latest, covered, loose in rows
     }
 
 

@@ -10,9 +10,10 @@ from typing import Any
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from api.core import db, workers
+from api.core import workers
 from api.core.lifecycle import State
-from api.core.tables import Job, WorkerRow
+from api.core.rows import db
+from api.core.rows.tables import Job, WorkerRow
 
 
 def waiting_reason(s: Session, job: Job, lease_s: float = 20.0, live: Sequence[WorkerRow] | None = None) -> str | None:

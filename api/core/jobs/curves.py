@@ -14,10 +14,10 @@ from typing import Any
 from sqlalchemy import BigInteger, Engine, Select, literal, select
 from sqlalchemy.orm import Session, aliased
 
-from api.core import db
-from api.core.blocks import SIZE
-from api.core.history import Point
-from api.core.tables import MetricBlock, MetricPoint, Series
+from api.core.jobs.history import Point
+from api.core.jobs.metric_blocks import SIZE
+from api.core.rows import db
+from api.core.rows.tables import MetricBlock, MetricPoint, Series
 
 Rows = Select[int, float | None, datetime]
 """Step, value, time."""

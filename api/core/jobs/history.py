@@ -9,10 +9,10 @@ from datetime import datetime
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
-from api.core import db
 from api.core.errors import NotFound
 from api.core.lifecycle import State
-from api.core.tables import Artifact, Attempt, Job, JobEvent, LogChunk, Series
+from api.core.rows import db
+from api.core.rows.tables import Artifact, Attempt, Job, JobEvent, LogChunk, Series
 
 MAX_LOG_ANSWER = 1 << 20
 """Bytes of one answer, about: whole chunks are read."""
