@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 
 from api.core.errors import Conflict, Fault, Invalid, NotFound, Refused, ServiceError
 from api.core.store.names import StoreAway
-from fgd.pointers import faults
+from fgd.text.pointers import faults
 
 log = logging.getLogger(__name__)
 

@@ -9,14 +9,16 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api import docs, errors
-from api.border import Border
+from api import errors
 from api.core import queue
 from api.core.rows import db
 from api.core.settings import Settings, check_bind
 from api.core.store.open import open_store
 from api.core.sweeper import Sweeper, sweeping
 from api.deps import Service
+from api.http import docs
+from api.http.middleware import Border
+from api.http.startup import PlainStart
 from api.live import Changes, Places, told_of_signals
 from api.routes import (
     artifacts,
@@ -31,7 +33,6 @@ from api.routes import (
     uploads,
     workers,
 )
-from api.startup import PlainStart
 
 DESCRIPTION = """\
 Compress object detectors by knowledge distillation: POST a job, poll its status, download the student's weights.

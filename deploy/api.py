@@ -13,7 +13,7 @@ import sys
 
 from sqlalchemy.exc import OperationalError
 
-from fgd.lifeline import die_with_parent
+from fgd.process.lifeline import die_with_parent
 
 GOODBYE_S = 3
 """Open streams get so long to end."""
@@ -46,7 +46,7 @@ def main() -> None:
         port=settings.port,
         timeout_graceful_shutdown=GOODBYE_S,
         log_level="info",
-        access_log=False,  # clients poll; api.border logs what changes something or goes wrong
+        access_log=False,  # clients poll; api.http.middleware logs what changes something or goes wrong
         server_header=False,
     )
     inherited = None if arguments.fd is None else [socket.socket(fileno=arguments.fd)]

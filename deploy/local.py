@@ -39,8 +39,8 @@ from api.core.rows import db
 from api.core.settings import Settings, UnsafeBind, check_bind
 from api.core.store.open import open_store
 from deploy import broker
-from fgd import children
-from fgd.lifeline import die_with_parent
+from fgd.process import children
+from fgd.process.lifeline import die_with_parent
 
 DRAIN_S = 5.0
 """What trainers get to save in when the server ends."""
@@ -259,7 +259,7 @@ class Server:
             listens = broker.socket_path(settings.home)
         except PermissionError as error:
             raise CannotStart(str(error)) from None
-        command = children.command("fgd.lifeline", str(self._lifeline_in))
+        command = children.command("fgd.process.lifeline", str(self._lifeline_in))
         command += broker.command(program, folder, listens)
         self._parts.append(Part("valkey", lambda: self._spawn("valkey", command, {})))
         return settings.model_copy(update={"broker_url": broker.url(listens)})

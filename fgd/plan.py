@@ -17,11 +17,11 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from fgd import lifeline
 from fgd.errors import FGDError
 from fgd.events import Event
 from fgd.outline import outline
-from fgd.signs import code_of
+from fgd.process import lifeline
+from fgd.process.error_causes import code_of
 from fgd.spec import FromPath, JobSpec
 from fgd.train import read_spec
 

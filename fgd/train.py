@@ -23,13 +23,14 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
-from fgd import lifeline, strict_json
 from fgd.errors import FGDError, SpecError, Stopped
 from fgd.events import EXIT_STOPPED, RANK_EVENTS, RANK_EXIT, Emit, Event, Failed, Note, to_line
-from fgd.pointers import faults_of_spec
-from fgd.printable import printable
-from fgd.signs import code_of
+from fgd.process import lifeline
+from fgd.process.error_causes import code_of
 from fgd.spec import FromPath, JobSpec, TeacherFromPath
+from fgd.text import strict_json
+from fgd.text.pointers import faults_of_spec
+from fgd.text.printable import printable
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -152,7 +153,7 @@ class StopFlag:
 
 def events_to(fd: int | None) -> Emit:
     if fd is None and sys.stdout.isatty():
-        from fgd.progress import draw
+        from fgd.engine.progress import draw
 
         return draw()
     stream: BinaryIO = os.fdopen(fd, "wb", buffering=0) if fd is not None else sys.stdout.buffer

@@ -64,7 +64,7 @@ def running(folder: Path) -> Iterator[S3]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     lifeline, held = os.pipe()
-    command = [sys.executable, "-m", "fgd.lifeline", str(lifeline)]
+    command = [sys.executable, "-m", "fgd.process.lifeline", str(lifeline)]
     command += [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with (folder / "moto.log").open("wb") as log:
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lifeline])

@@ -29,7 +29,6 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
-from fgd.asked import asked_to_finish
 from fgd.events import (
     Evaluated,
     Event,
@@ -42,8 +41,9 @@ from fgd.events import (
     Stepped,
     to_line,
 )
-from fgd.failpoint import reach
-from fgd.lifeline import die_with_parent
+from fgd.process.failpoints import reach
+from fgd.process.finish_file import asked_to_finish
+from fgd.process.lifeline import die_with_parent
 from fgd.spec import JobSpec
 
 stopping = False

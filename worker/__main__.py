@@ -6,7 +6,7 @@ import argparse
 import signal
 from types import FrameType
 
-from fgd.lifeline import die_with_parent
+from fgd.process.lifeline import die_with_parent
 
 CELERY = ["worker", "--without-mingle", "--without-gossip", "--without-heartbeat", "--loglevel=WARNING"]
 

@@ -19,7 +19,7 @@ from api.core.rows import db
 from api.core.settings import Settings
 from worker.host import DATABASE_AWAY, Host
 from worker.poller import Poller
-from worker.tasks import look
+from worker.take import look
 
 logger = logging.getLogger(__name__)
 

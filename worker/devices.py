@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from fgd import children
+from fgd.process import children
 
 ASK_S = 20.0
 """A driver that answers later than this is not there."""

@@ -27,10 +27,10 @@ from typing import BinaryIO, Self
 
 import psutil
 
-from fgd import children, failpoint
-from fgd.asked import ask_to_finish
 from fgd.events import MAX_LINE, Event, from_line
-from fgd.lifeline import DEADLINE, Deadline
+from fgd.process import children, failpoints
+from fgd.process.finish_file import ask_to_finish
+from fgd.process.lifeline import DEADLINE, Deadline
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def scrubbed_env(mark: str, threads: int, gpu: str | None, teachers: Path | None
     kept |= {"FGD_TEACHER_CACHE": os.path.abspath(teachers)} if teachers is not None else {}
     return (
         kept
-        | failpoint.environment()
+        | failpoints.environment()
         | {
             MARK: mark,
             "OMP_NUM_THREADS": str(threads),

@@ -17,8 +17,8 @@ from enum import Enum, auto
 from typing import Any
 
 from api.core.lifecycle import FailureCode, signal_name
-from fgd import signs
 from fgd.events import EXIT_STOPPED, Failed, Finished
+from fgd.process import error_causes
 
 
 class Ended(Enum):
@@ -69,9 +69,9 @@ class Failure:
 Verdict = Succeeded | AsAsked | HandedBack | Failure
 
 LOG_SIGNS: tuple[tuple[re.Pattern[str], FailureCode, str], ...] = (
-    (re.compile(signs.GPU_MEMORY), FailureCode.gpu_out_of_memory, "the GPU ran out of memory"),
-    (re.compile(signs.NO_SPACE), FailureCode.no_space, "the worker's disk is full"),
-    (re.compile(signs.HOST_MEMORY, re.M), FailureCode.host_out_of_memory, "the worker's host ran out of memory"),
+    (re.compile(error_causes.GPU_MEMORY), FailureCode.gpu_out_of_memory, "the GPU ran out of memory"),
+    (re.compile(error_causes.NO_SPACE), FailureCode.no_space, "the worker's disk is full"),
+    (re.compile(error_causes.HOST_MEMORY, re.M), FailureCode.host_out_of_memory, "the worker's host ran out of memory"),
 )
 """What the last lines of a log give away, most telling first."""
 

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from api.core import workers
 from api.core.store.open import open_store
 from api.core.sweeper import Sweeper
-from worker import results, tasks
+from worker import kept_results
 from worker.host import DATABASE_AWAY, Host
 from worker.launcher import kill_stale
 from worker.staging import clear_stale_work
@@ -77,7 +77,7 @@ class Poller:
         for pid in kill_stale(self.host.run_folder()):
             logger.warning("ended the trainer %d, which a worker that died had left behind", pid)
         clear_stale_work(self.host.settings.home)
-        results.forget_old(self.host.settings.home)
+        kept_results.forget_old(self.host.settings.home)
         for line in introduction(self.host):
             logger.info(line)
         self._thread = threading.Thread(target=self._run, name="poller")
@@ -139,7 +139,7 @@ class Poller:
     def _look(self) -> None:
         """Everything that fits now, each in a thread of its own, which then looks for more."""
         self._supervisors[:] = [thread for thread in self._supervisors if thread.is_alive()]
-        while work := tasks.take(self.host):
+        while work := take(self.host):
             thread = threading.Thread(target=self._work, args=(work,), name="supervisor")
             thread.start()  # first: whoever finds it in the list may join it
             self._supervisors.append(thread)
@@ -147,7 +147,7 @@ class Poller:
     def _work(self, work: Callable[[], None]) -> None:
         work()
         with contextlib.suppress(*DATABASE_AWAY):  # the next poll will say so
-            tasks.look(self.host)
+            look(self.host)
 
     def _say_goodbye(self) -> None:
         try:

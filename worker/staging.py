@@ -5,7 +5,7 @@
     <home>/cache/teachers/                what trainings know of teachers (fgd/engine/teacher_answers.py), under 1 MB
     <home>/work/<job>/a<attempt>/         spec.json, teacher/, inherit/, weights/, checkpoint.pt, out/; goes with it
     <home>/work/<job>/a<attempt>.lock     held as long as the attempt's supervisor lives
-    <home>/finished/<job>/                a result that waits for the store (worker/results.py)
+    <home>/finished/<job>/                a result that waits for the store (worker/kept_results.py)
 
 Knows blobs and files. Knows no rows and no torch.
 """

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from fgd.pointers import Fault as Fault
+from fgd.text.pointers import Fault as Fault
 
 
 class ServiceError(Exception):

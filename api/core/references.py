@@ -19,10 +19,11 @@ from api.core.errors import Conflict, Fault, Invalid
 from api.core.lifecycle import DatasetState, ModelState, State
 from api.core.rows.tables import Artifact, Dataset, Job, Model
 from api.core.store.names import Blob, BlobStore, DigestMismatch
-from fgd import strict_json, weights_file
+from fgd import weights_file
 from fgd.errors import SpecError, WeightsError
 from fgd.spec import DetectorSpec, FromJob, FromModel, FromPath, JobSpec, WeightsRef
-from fgd.wording import sentence
+from fgd.text import strict_json
+from fgd.text.pydantic_messages import sentence
 
 WEIGHTS, BEST, RECIPE = "student.safetensors", "best.safetensors", "recipe.json"
 Role = Literal["teacher", "inherit", "weights", "job"]

@@ -27,7 +27,7 @@ from api.core.rows import db
 from api.core.rows.tables import BlobRow, Checkpoint
 from api.core.store import uploads
 from api.core.store.names import BlobStore, StoreAway
-from fgd.failpoint import reach
+from fgd.process.failpoints import reach
 
 logger = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from urllib.parse import quote
 from fastapi import APIRouter, Header, Response
 from starlette.responses import StreamingResponse
 
-from api import etag, ranges
 from api.core.errors import Refused, ServiceError
 from api.core.jobs import history
 from api.core.rows.tables import Artifact
 from api.core.store.names import BlobStore
 from api.deps import IfNoneMatch, ProjectDep, ServiceDep
 from api.errors import Responses, documented
+from api.http import etag, ranges
 
 router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from api import etag
 from api.catalogue import Catalogue, catalogue
 from api.deps import IfNoneMatch
 from api.errors import NOT_MODIFIED
+from api.http import etag
 
 router = APIRouter(prefix="/v1/catalogue", tags=["catalogue"])
 

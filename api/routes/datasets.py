@@ -6,8 +6,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Query, Response
 
-from api import etag
-from api.bodies import StrictRoute
 from api.core import datasets, submission
 from api.core.errors import Conflict
 from api.core.lifecycle import DatasetState
@@ -16,6 +14,8 @@ from api.core.rows.tables import Project
 from api.core.store import uploads
 from api.deps import IdempotencyKey, IfNoneMatch, ProjectDep, ServiceDep
 from api.errors import NOT_MODIFIED, Responses, documented
+from api.http import etag
+from api.http.bodies import StrictRoute
 from api.schemas import DatasetPage, DatasetView, PageQuery
 from fgd.data.index import Report
 from fgd.spec import SubmitDataset

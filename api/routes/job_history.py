@@ -9,12 +9,13 @@ from fastapi import APIRouter, Header, Query, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from api import negotiate, ranges, streams, tabular
-from api.bodies import StrictRoute
+from api import streams
 from api.core.errors import Fault, Invalid, Refused
 from api.core.jobs import curves, history, requests
 from api.deps import Accept, ProjectDep, Service, ServiceDep
 from api.errors import Responses, documented
+from api.http import negotiate, ranges, tabular
+from api.http.bodies import StrictRoute
 from api.schemas import (
     Artifacts,
     ArtifactView,

@@ -12,8 +12,6 @@ from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from api import etag, negotiate
-from api.bodies import StrictRoute
 from api.core import submission, workers
 from api.core.jobs import removal, requests, waiting
 from api.core.lifecycle import Requested, State
@@ -23,6 +21,8 @@ from api.core.rows.tables import Job, Project, WorkerRow
 from api.core.store.names import BlobStore
 from api.deps import IdempotencyKey, IfNoneMatch, Prefer, ProjectDep, Service, ServiceDep
 from api.errors import NOT_MODIFIED, Responses, documented
+from api.http import etag, negotiate
+from api.http.bodies import StrictRoute
 from api.live import Seen
 from api.prefer import Prefer as PreferDone
 from api.routes import plans

@@ -9,8 +9,6 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from api import etag
-from api.bodies import StrictRoute
 from api.core import models, promotion
 from api.core.errors import Fault, Invalid, Refused
 from api.core.jobs import checkpoints, requests
@@ -21,6 +19,8 @@ from api.core.rows.tables import Model, Project
 from api.core.store.names import BlobStore
 from api.deps import IdempotencyKey, IfNoneMatch, ProjectDep, Service, ServiceDep
 from api.errors import NOT_MODIFIED, Responses, documented
+from api.http import etag
+from api.http.bodies import StrictRoute
 from api.schemas import Checkpoints, CheckpointView, ModelPage, ModelView, PageQuery, Promote, Removed
 from api.uploads import Received, content_digest, receiving
 from fgd import weights_file

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from api import etag, prefer
+from api import prefer
 from api.core import plans
 from api.core.rows.tables import Plan
 from api.deps import IfNoneMatch, ProjectDep, Service, ServiceDep
 from api.errors import NOT_MODIFIED, documented
+from api.http import etag
 from api.prefer import Prefer
 from api.schemas import PlanView
 

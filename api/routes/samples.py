@@ -6,13 +6,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from api import etag
 from api.core import datasets, samples
 from api.core.errors import Conflict, NotFound
 from api.core.lifecycle import DatasetState
 from api.core.rows.tables import Dataset
 from api.deps import IfNoneMatch, ProjectDep, Service, ServiceDep
 from api.errors import NOT_MODIFIED, Responses, documented
+from api.http import etag
 from api.schemas import SampleQuery, SampleView
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])

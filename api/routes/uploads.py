@@ -17,7 +17,6 @@ from fastapi import APIRouter, BackgroundTasks, Header, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from api import digests, etag
 from api.core import datasets
 from api.core.errors import Fault, Invalid, Refused
 from api.core.lifecycle import DatasetState
@@ -26,6 +25,7 @@ from api.core.store import uploads
 from api.core.store.names import DigestMismatch
 from api.deps import ProjectDep, Service, ServiceDep
 from api.errors import Responses, documented
+from api.http import digests, etag
 from api.schemas import DatasetView
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from api.bodies import StrictRoute
 from api.core import workers
 from api.core.jobs import history
 from api.deps import ProjectDep, ServiceDep
+from api.http.bodies import StrictRoute
 from api.schemas import Workers, WorkerView
 
 router = APIRouter(prefix="/v1/workers", tags=["workers"], route_class=StrictRoute)

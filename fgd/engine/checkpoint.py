@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fgd.errors import CheckpointForeign, CheckpointUnreadable
-from fgd.failpoint import reach
+from fgd.process.failpoints import reach
 from fgd.types import Calibration
 
 FORMAT = "fgd-checkpoint/1"

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fgd.asked import asked_to_finish, forget
 from fgd.data.loader import train_batches
 from fgd.engine import checkpoint, device, distributed
 from fgd.engine.alive import alive
@@ -35,6 +34,7 @@ from fgd.errors import Diverged, Stopped
 from fgd.events import Emit, Evaluated, Note, Phase, Saved, Started
 from fgd.outline import whole_steps
 from fgd.presets import resolve
+from fgd.process.finish_file import asked_to_finish, forget
 from fgd.spec import EarlyStop, JobSpec
 from fgd.types import Batch
 

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fgd.errors import FGDError, SpecError
-from fgd.printable import printable
+from fgd.text.printable import printable
 
 EXTRA = ("torch", "torchvision", "onnx", "onnxruntime")
 INSTALL = 'pip install "fgd-service[export]"'

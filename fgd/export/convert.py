@@ -25,7 +25,7 @@ from fgd.errors import DatasetError, FGDError, SpecError
 from fgd.export import usage, verify, write
 from fgd.export.graph import FIRST_OPSET, LAST_OPSET, graph_of
 from fgd.export.verify import Agreement
-from fgd.printable import printable
+from fgd.text.printable import printable
 
 
 class NotTheSame(FGDError):

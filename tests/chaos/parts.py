@@ -27,7 +27,7 @@ from api.core.lifecycle import Requested
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT, Attempt, Base, Job, MetricPoint, Series
 from deploy import broker
-from fgd import failpoint
+from fgd.process import failpoints
 from fgd.spec import JobSpec, SubmitJob
 from tests.e2e.parts import Bench, environment, processes_of, spec_of, until
 
@@ -78,7 +78,7 @@ class Rig(Bench):
     def armed(self, *places: str) -> dict[str, str]:
         """Variables for a process that is to die, or to stop, at one of the places."""
         self.struck_folder.mkdir(exist_ok=True)
-        return {failpoint.PLACES: ",".join(places), failpoint.TEST: str(self.struck_folder)}
+        return {failpoints.PLACES: ",".join(places), failpoints.TEST: str(self.struck_folder)}
 
     def struck(self, place: str) -> bool:
         return (self.struck_folder / place).exists()

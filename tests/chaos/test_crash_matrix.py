@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from fgd.failpoint import POINTS
+from fgd.process.failpoints import POINTS
 from tests.chaos import invariants
 from tests.chaos.parts import Rig
 from tests.e2e.parts import until, weights_digest_after

@@ -23,9 +23,9 @@ from typing import Any
 
 from bench_loss import commit
 
+from fgd.cli.demo import plan
 from fgd.data import archive, coco
 from fgd.data.digits import compose
-from fgd.demo import plan
 from fgd.engine.device import processor_name
 from fgd.events import Evaluated, Event, Failed, Note, Stepped, from_line
 from fgd.spec import FGD, FromPath, JobSpec, MethodSpec, Mimic, Resources, Schedule, TeacherFromPath

@@ -42,7 +42,16 @@ def test_every_field_of_a_spec_says_what_it_does() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["api.main", "worker.app", "worker.__main__", "deploy.local", "fgd.cli", "fgd.client", "fgd.demo", "fgd.spec"],
+    [
+        "api.main",
+        "worker.app",
+        "worker.__main__",
+        "deploy.local",
+        "fgd.cli.main",
+        "fgd.client",
+        "fgd.cli.demo",
+        "fgd.spec",
+    ],
 )
 def test_server_worker_client_and_command_line_load_no_torch(module: str) -> None:
     script = f"import sys, {module}; sys.exit('torch' in sys.modules or 'torchvision' in sys.modules)"

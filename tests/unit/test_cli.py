@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import pytest
 
 import fgd as fgd_package
-from fgd.cli import main
+from fgd.cli.main import main
 from tests.unit.http_fake import Answer, Asked, Server, closed_port, job_json, problem, serving
 
 JOB = job_json()["id"]
@@ -83,7 +83,7 @@ COMMANDS = [
 def test_every_command_explains_itself() -> None:
     code = f"""
 import contextlib, io, sys
-from fgd.cli import app
+from fgd.cli.main import app
 for words in {COMMANDS!r}:
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
@@ -503,7 +503,7 @@ def test_a_jobs_export_is_downloaded_before_it_becomes_onnx(
         became.append(arguments)
         raise SystemExit(0)
 
-    monkeypatch.setattr("fgd.cli._become", become)
+    monkeypatch.setattr("fgd.cli.main._become", become)
     done = fgd("export", JOB, "--onnx", str(tmp_path / "a.onnx"), "--size", "64", "96", url=server.url)
     assert done.code == 0, done.err
     assert {path.name for path in (tmp_path / JOB).iterdir()} == files.keys() - {"best.safetensors"}

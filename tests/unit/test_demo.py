@@ -14,10 +14,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fgd.client import ApiError, Client, Job, Point
-from fgd.compare import Measured, Row, Score, footnote, score, table
-from fgd.data.index import Report, SplitCounts
-from fgd.demo import (
+from fgd.cli.compare import Measured, Row, Score, footnote, score, table
+from fgd.cli.demo import (
     BUDGET_S,
     COST_S_PER_MPX,
     FEWEST_EPOCHS,
@@ -33,7 +31,9 @@ from fgd.demo import (
     teacher_spec,
     why,
 )
-from fgd.embedded import deaf, handling
+from fgd.cli.embedded import deaf, handling
+from fgd.client.client import ApiError, Client, Job, Point
+from fgd.data.index import Report, SplitCounts
 from fgd.spec import FGD, TeacherFromJob
 from tests.unit.http_fake import Answer, closed_port, job_json, problem, serving
 

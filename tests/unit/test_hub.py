@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from fgd import hub
+from fgd.cli import hub
 from fgd.data import formats, zips
 from tests.unit.data.test_huggingface import Folder, Shards
 from tests.unit.http_fake import closed_port

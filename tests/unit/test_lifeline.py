@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 import fgd
-from fgd.lifeline import DEADLINE, Deadline
+from fgd.process.lifeline import DEADLINE, Deadline
 
 ROOT = Path(fgd.__path__[0]).parent
 WAIT = "import sys, time; print('up', flush=True); time.sleep(3600)"
-OURS = f"import sys; from fgd.lifeline import die_with_parent; die_with_parent(int(sys.argv[1])); {WAIT}"
-TIED = "import sys; from fgd.lifeline import run_tied; sys.exit(run_tied(int(sys.argv[1]), sys.argv[2:]))"
+OURS = f"import sys; from fgd.process.lifeline import die_with_parent; die_with_parent(int(sys.argv[1])); {WAIT}"
+TIED = "import sys; from fgd.process.lifeline import run_tied; sys.exit(run_tied(int(sys.argv[1]), sys.argv[2:]))"
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def test_program_of_ours_dies_when_the_pipe_closes() -> None:
 def test_foreign_program_dies_with_its_parent() -> None:
     middle = (
         "import subprocess, sys, time\n"
-        "p = subprocess.Popen([sys.executable, '-m', 'fgd.lifeline', sys.argv[1], 'sleep', '3600'], "
+        "p = subprocess.Popen([sys.executable, '-m', 'fgd.process.lifeline', sys.argv[1], 'sleep', '3600'], "
         "pass_fds=[int(sys.argv[1])])\n"
         "print('up', flush=True); print(p.pid, flush=True); time.sleep(3600)"
     )
@@ -85,7 +85,7 @@ def test_foreign_program_does_not_start_for_a_parent_that_is_gone() -> None:
     with pipe() as (read, write):
         os.close(write)
         done = subprocess.run(
-            [sys.executable, "-m", "fgd.lifeline", str(read), "echo", "up"],
+            [sys.executable, "-m", "fgd.process.lifeline", str(read), "echo", "up"],
             pass_fds=[read], capture_output=True, start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         assert done.stdout == b""
@@ -108,7 +108,7 @@ def test_tied_program_hears_what_its_keeper_is_told() -> None:
 
 
 def late(file: Path) -> subprocess.Popen[bytes]:
-    program = f"from fgd.lifeline import die_with_parent; die_with_parent(None); {WAIT}"
+    program = f"from fgd.process.lifeline import die_with_parent; die_with_parent(None); {WAIT}"
     env = {**os.environ, "PYTHONPATH": str(ROOT), DEADLINE: str(file)}
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, start_new_session=True, env=env)
     assert process.stdout is not None

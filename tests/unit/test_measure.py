@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from fgd import measure
+from fgd.export import measure
 
 MODEL = """
 import torch

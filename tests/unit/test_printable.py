@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fgd.client import ApiError, FieldError, Job
+from fgd.cli.watch import Board, report_lines
+from fgd.client.client import ApiError, FieldError, Job
 from fgd.data.index import Defect, Report
+from fgd.engine.progress import draw
 from fgd.events import Finished, Note, Phase, Started
-from fgd.printable import printable
-from fgd.progress import draw
-from fgd.watch import Board, report_lines
+from fgd.text.printable import printable
 from tests.unit.http_fake import job_json
 
 NASTY = "\x1b]0;owned\x07\x9b31m\x7f\u202egpj\u2066[bold red]x[/nothing]"

@@ -7,7 +7,7 @@ from fastapi.sse import format_sse_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fgd import sse
+from fgd.client import sse
 
 NOT_LINE_ENDS = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg"
 

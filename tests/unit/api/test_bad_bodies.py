@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from api.bodies import MAX_BODY_BYTES
+from api.http.bodies import MAX_BODY_BYTES
 
 JSON = {"Content-Type": "application/json"}
 ANY_JOB = "job_" + "0" * 32

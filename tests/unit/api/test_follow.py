@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fgd import client as clients
-from fgd.client import Client, StoredEvent
+from fgd.client import client as clients
+from fgd.client.client import Client, StoredEvent
 from tests.unit.api.test_live import MAX_STREAMS, Server, cancel, say, serve_in, succeed
 from tests.unit.http_fake import Answer, Asked, job_json, problem, serving
 

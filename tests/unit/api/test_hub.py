@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from api.core import datasets, models
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT
-from fgd import hub
+from fgd.cli import hub
 from fgd.data import formats, zips
 from tests.unit.api import test_uploads
 from tests.unit.data.test_huggingface import Folder

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from api.negotiate import prefers, wait_s
+from api.http.negotiate import prefers, wait_s
 
 
 @pytest.mark.parametrize(

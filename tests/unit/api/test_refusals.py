@@ -21,13 +21,13 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 import api
-from api.bodies import MAX_BODY_BYTES
 from api.core import datasets, models
 from api.core.jobs import attempts, checkpoints, verbs
 from api.core.lifecycle import FailureCode
 from api.core.rows import db
 from api.core.rows.ids import new_id
 from api.core.store import uploads
+from api.http.bodies import MAX_BODY_BYTES
 from api.routes import artifacts, plans, samples
 from api.routes import datasets as dataset_routes
 from api.routes import models as model_routes

@@ -156,7 +156,7 @@ def test_a_database_that_stays_locked_is_a_retryable_503(
 def test_what_changes_something_or_goes_wrong_is_logged_in_a_line_and_a_poll_is_not(
     client: Any, given: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level("INFO", "api.border"):
+    with caplog.at_level("INFO", "api.http.middleware"):
         assert client.get("/v1/jobs").status_code == 200
         assert caplog.records == []
         made = client.post("/v1/jobs?secret=1", json=given.body())

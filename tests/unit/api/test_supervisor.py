@@ -23,8 +23,8 @@ from api.core.store.local import LocalStore
 from api.core.store.names import Blob, StoreAway
 from api.core.sweeper import Sweeper
 from fgd.events import Finished, Saved
-from worker import devices, patience, results, tasks
-from worker.diary import Diary
+from worker import devices, kept_results, publish, store_retry, supervisor
+from worker.event_writer import EventWriter
 from worker.host import Host, Lost
 from worker.lease import Lease, Times
 from worker.outcome import End
@@ -55,7 +55,7 @@ class Flaky(LocalStore):
 
 @pytest.fixture
 def host(given: Any, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Host:
-    monkeypatch.setattr(patience, "RETRY_S", 0.01)
+    monkeypatch.setattr(store_retry, "RETRY_S", 0.01)
     store = Flaky(settings.blobs)
     store.may_delete = threading.Event()
     found = devices.Host((), "a processor", 1, False, 1, 1)
@@ -110,7 +110,7 @@ def test_files_that_the_collector_took_while_the_store_was_away_are_brought_agai
         return True
 
     host.store.away = away  # type: ignore[attr-defined]
-    files = tasks.publish(host, lease, claim, result, tmp_path / "out")
+    files = publish.publish(host, lease, claim, result, tmp_path / "out")
     with db.transaction(given.engine) as s:
         attempts.finish(s, claim.job_id, 1, files, result.weights_digest)
     hours_pass(given, host.store)  # type: ignore[arg-type]
@@ -145,9 +145,9 @@ def supervised(given: Any, host: Host, monkeypatch: pytest.MonkeyPatch, trained_
         trained_at.append(claim.attempt)
         return End(0, last=trained(folder / "out"))
 
-    monkeypatch.setattr(tasks, "staged_and_trained", train)
+    monkeypatch.setattr(supervisor, "staged_and_trained", train)
     claim = given.claim(host.id)
-    tasks.supervise(host, claim, Slot("cpu"), time.monotonic())
+    supervisor.supervise(host, claim, Slot("cpu"), time.monotonic())
     return str(given.look(claim.job_id).state)
 
 
@@ -212,9 +212,9 @@ def test_a_finished_training_outlives_a_database_that_is_lost(
 @pytest.mark.parametrize("harm", ["bytes", "missing", "untold"])
 def test_half_of_a_kept_result_is_none(tmp_path: Path, harm: str) -> None:
     result = trained(tmp_path / "out")
-    assert results.keep(tmp_path, "job_1", result)
-    assert not results.keep(tmp_path, "job_1", result)
-    found = results.kept(tmp_path, "job_1")
+    assert kept_results.keep(tmp_path, "job_1", result)
+    assert not kept_results.keep(tmp_path, "job_1", result)
+    found = kept_results.kept(tmp_path, "job_1")
     assert found is not None
     assert found.files == result.files
     file = tmp_path / "finished" / "job_1" / ("finished.json" if harm == "untold" else "model.py")
@@ -222,17 +222,17 @@ def test_half_of_a_kept_result_is_none(tmp_path: Path, harm: str) -> None:
     if harm == "bytes":
         file.write_bytes(b"other")
 
-    assert results.kept(tmp_path, "job_1") is None
+    assert kept_results.kept(tmp_path, "job_1") is None
     assert not list((tmp_path / "finished").iterdir())
-    assert results.keep(tmp_path, "job_1", result)
+    assert kept_results.keep(tmp_path, "job_1", result)
 
 
 def test_what_is_kept_for_nobody_goes_after_a_while(tmp_path: Path) -> None:
     for job in ("job_1", "job_2"):
-        results.keep(tmp_path, job, trained(tmp_path / job))
-    then = time.time() - results.KEPT_S - 1
+        kept_results.keep(tmp_path, job, trained(tmp_path / job))
+    then = time.time() - kept_results.KEPT_S - 1
     os.utime(tmp_path / "finished" / "job_1", (then, then))
-    results.forget_old(tmp_path)
+    kept_results.forget_old(tmp_path)
     assert [folder.name for folder in (tmp_path / "finished").iterdir()] == ["job_2"]
 
 
@@ -254,7 +254,7 @@ def until(true: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def write(diary: Diary, *saved: Saved) -> None:
+def write(diary: EventWriter, *saved: Saved) -> None:
     """Until all of it is in rows."""
     diary.add(saved)
     until(lambda: diary.write() and not diary.keeping)
@@ -264,7 +264,7 @@ def write(diary: Diary, *saved: Saved) -> None:
 def test_a_store_that_takes_long_to_delete_keeps_no_supervisor_from_beating(
     given: Any, host: Host, tmp_path: Path
 ) -> None:
-    diary = Diary(host, running(given), tmp_path / "work" / "out")
+    diary = EventWriter(host, running(given), tmp_path / "work" / "out")
     began = time.monotonic()
     for step in (1, 2, 3):
         write(diary, saved(tmp_path / "work" / "out", step))
@@ -282,11 +282,11 @@ def rows(given: Any, id: str) -> list[tuple[int, int, bool]]:
         return [(row.attempt, row.step, row.best) for row in checkpoints.newest_first(s, id)]
 
 
-def second_attempt(given: Any, host: Host, out: Path, *, pinned: bool) -> tuple[attempts.Claim, Diary]:
+def second_attempt(given: Any, host: Host, out: Path, *, pinned: bool) -> tuple[attempts.Claim, EventWriter]:
     """Of a job whose first attempt saved steps 1 and 2, the second as its best."""
     host.store.may_delete.set()  # type: ignore[attr-defined]
     first = running(given)
-    diary = Diary(host, first, out)
+    diary = EventWriter(host, first, out)
     write(diary, saved(out, 1))
     write(diary, saved(out, 2, best=True))
     diary.close()
@@ -297,7 +297,7 @@ def second_attempt(given: Any, host: Host, out: Path, *, pinned: bool) -> tuple[
     given.later(60)
     given.sweep()
     claim = given.claim(host.id)
-    return claim, Diary(host, claim, out)
+    return claim, EventWriter(host, claim, out)
 
 
 @pytest.mark.parametrize("harm", ["torn", "gone"])
@@ -311,7 +311,7 @@ def test_a_torn_checkpoint_is_offered_no_more_once_the_next_attempt_went_past_it
     file.unlink()
     if harm == "torn":
         file.write_bytes(b"torn")
-    found, _ = tasks.newest_whole(host, lease, claim, tmp_path / "work", diary)
+    found, _ = supervisor.newest_whole(host, lease, claim, tmp_path / "work", diary)
     assert found is not None
     assert found.read_bytes() == b"checkpoint 1"
     assert diary.write()
@@ -345,7 +345,7 @@ def test_a_worker_told_to_stop_ends_in_time_whatever_hangs(
 ) -> None:
     host.settings = host.settings.model_copy(update={"lease_s": 0.5, "poll_s": 0.05, "beat_s": 0.05})
     id, let_go, ended = given.job(), threading.Event(), list[int]()
-    monkeypatch.setattr(tasks, "supervise", lambda *_: let_go.wait(20))
+    monkeypatch.setattr(supervisor, "supervise", lambda *_: let_go.wait(20))
     poller = Poller(host, exit=ended.append)
     poller.start()
     try:

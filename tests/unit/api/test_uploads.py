@@ -28,8 +28,8 @@ from api.core.rows.tables import DEFAULT_PROJECT
 from api.core.store import uploads
 from api.core.sweeper import Sweeper
 from api.main import create_app
-from fgd import cli
-from fgd.client import ApiError, Client, ClientError
+from fgd.cli import main
+from fgd.client.client import ApiError, Client, ClientError
 from fgd.data import zips
 
 ZIP = {"Content-Type": "application/zip"}
@@ -450,7 +450,7 @@ def test_the_command_line_uploads_what_the_service_cannot_read(
         source = tmp_path / "set.zip"
         zips.pack(folder, source)
     command = ["dataset", "add", "cells", str(source), "--format", "yolo", "--no-wait", "--json"]
-    done = CliRunner().invoke(cli.app, [*command, "--url", f"http://127.0.0.1:{address[1]}"])
+    done = CliRunner().invoke(main.app, [*command, "--url", f"http://127.0.0.1:{address[1]}"])
     assert done.exit_code == 0, done.output
     dataset = json.loads(done.stdout)
     assert dataset["state"] == "verifying"

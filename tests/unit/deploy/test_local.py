@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from api.core.settings import Settings
 from deploy import broker, local
 from deploy.local import CannotStart, Part, environment, listen, only_server, serve
-from fgd import children
+from fgd.process import children
 
 
 @pytest.fixture(autouse=True)

@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fgd.asked import FINISH, ask_to_finish
 from fgd.engine.identity import checkpoint_digest
 from fgd.engine.result import score
 from fgd.errors import Stopped
 from fgd.events import Evaluated, Finished, Note, Saved, Started
+from fgd.process.finish_file import FINISH, ask_to_finish
 from fgd.spec import JobSpec, Schedule
 
 Train = Callable[..., Any]

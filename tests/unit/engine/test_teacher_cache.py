@@ -23,8 +23,8 @@ from fgd.engine.teacher_answers import FOLDER
 from fgd.engine.teacher_cache import TeacherCache, equal, part
 from fgd.errors import Stopped
 from fgd.events import Event, Finished, Note, Saved, Stepped
-from fgd.pointers import faults_of_spec
 from fgd.spec import FCOS, JobSpec
+from fgd.text.pointers import faults_of_spec
 from fgd.types import Batch
 
 MakeSpec = Callable[..., JobSpec]

@@ -13,7 +13,7 @@ from api.core.store.local import LocalStore
 from fgd.data import archive
 from fgd.errors import DatasetError
 from worker.staging import InputGone
-from worker.tasks import blame
+from worker.supervisor import blame
 
 
 def refused(number: int) -> OSError:

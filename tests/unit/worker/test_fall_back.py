@@ -11,7 +11,7 @@ import pytest
 from api.core.jobs.attempts import Claim, Saved
 from api.core.lifecycle import FailureCode, advice
 from fgd.events import Failed
-from worker import tasks
+from worker import supervisor
 from worker.outcome import End, Ended, Failure, verdict
 
 UNREADABLE = Failed(code="user_error", message="not readable", data={"checkpoint": "unreadable"})
@@ -77,7 +77,7 @@ def fallen_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: Callable[
         def close(self) -> None: ...
 
     for name, instead in (("train", train), ("newest_whole", newest_whole), ("Diary", Diary)):
-        monkeypatch.setattr(tasks, name, instead)
+        monkeypatch.setattr(supervisor, name, instead)
     nobody: Any = None
-    end = tasks.train_from_newest(nobody, nobody, claim, nobody, tmp_path / "spec.json", 0.0)
+    end = supervisor.train_from_newest(nobody, nobody, claim, nobody, tmp_path / "spec.json", 0.0)
     return end, len(begun)

@@ -16,7 +16,7 @@ import pytest
 
 import fgd
 from fgd.events import Event, Failed, Finished, Saved, Stepped
-from fgd.lifeline import DEADLINE
+from fgd.process.lifeline import DEADLINE
 from fgd.spec import FCOS, FromPath, JobSpec
 from worker import launcher
 from worker.launcher import MARK, Trainer, bounded_lines, kill_stale

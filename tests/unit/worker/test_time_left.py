@@ -9,9 +9,9 @@ import pytest
 
 from api.core.jobs.attempts import Claim
 from fgd.spec import JobSpec
-from worker.curb import Curb
 from worker.outcome import Ended
-from worker.tasks import time_left_s
+from worker.stop_policy import StopPolicy
+from worker.supervisor import time_left_s
 
 SPEC = JobSpec.model_validate({"name": "x", "teacher": None, "methods": [], "student": {}, "dataset": {"path": "/x"}})
 CLAIM = Claim("job_x", "default", 1, SPEC, {}, max_runtime_s=100.0)
@@ -36,7 +36,7 @@ class Recorder:
 def test_a_job_whose_staging_took_all_its_time_is_asked_and_has_its_grace(staged_s: float) -> None:
     now, trainer = [0.0], Recorder()
     left_s = time_left_s(CLAIM, staged_s)
-    curb = Curb(trainer, grace_s=5, drain_s=1, stall_s=60, run_s=left_s, clock=lambda: now[0])
+    curb = StopPolicy(trainer, grace_s=5, drain_s=1, stall_s=60, run_s=left_s, clock=lambda: now[0])
     curb.check(None, worker_stops=False)
     assert (trainer.told, curb.ended) == (["terminate"], Ended.out_of_time)
     now[0] = 4.9

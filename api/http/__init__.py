@@ -1,0 +1,1 @@
+"""What HTTP needs and every route shares: headers, bodies, ranges, digests, CSV, middleware."""

@@ -1,0 +1,107 @@
+"""Reads a user's data set in a process of its own: what a hostile image can break is this process and no other.
+
+    python -m worker.import_dataset_child FOLDER|ZIP OUT [--format auto] [--verify full] [--val-fraction F]
+                                          [--group-by none]
+
+A zip is unpacked first, into OUT, and is read like a folder then. Writes OUT/report.json always; OUT/index.json and
+OUT/archive.tar where the data set can be trained on. Exit 0 in both cases; 2 with OUT/error.txt where there is no data
+set at all; 75 where the host refuses (a full disk, no file handles) and another try may go well. Knows no rows, no
+store, no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import shutil
+import sys
+from pathlib import Path
+from typing import Literal
+
+from fgd.data import archive, formats, zips
+from fgd.data.report import Defects
+from fgd.data.splits import Carving
+from fgd.errors import UserError
+from fgd.process.lifeline import die_with_parent
+
+CPU_S = 4 * 3600
+MEMORY = 16 * 2**30
+FILE = 64 * 2**30
+OPEN_FILES = 1024
+NOTHING_THERE = 2
+_TOLD = 5
+TRY_AGAIN = 75
+"""EX_TEMPFAIL of sysexits.h."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--format", choices=["auto", *formats.FORMATS], default="auto")
+    parser.add_argument("--val-fraction", type=float)
+    parser.add_argument("--group-by", choices=["none", "prefix"], default="none")
+    parser.add_argument("--verify", choices=["full", "headers"], default="full")
+    parser.add_argument("--parent-fd", type=int)
+    parser.add_argument("--events-fd", type=int, help="not used: an import has no steps")
+    arguments = parser.parse_args()
+    die_with_parent(arguments.parent_fd)
+    confine()
+    try:
+        carving = Carving(arguments.val_fraction, arguments.group_by)
+        return read_and_pack(arguments.folder, arguments.out, arguments.format, arguments.verify, carving)
+    except OSError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return TRY_AGAIN
+
+
+def read_and_pack(source: Path, out: Path, format: str, verify: Literal["full", "headers"], carving: Carving) -> int:
+    out.mkdir(parents=True, exist_ok=True)
+    folder, defects = source, Defects()
+    try:
+        if source.is_file():
+            folder = unpacked(source, out / "unzipped", defects)
+        index, report, sources = formats.read(folder, format, verify, carving, defects, out / "unpacked")
+        (out / "report.json").write_text(report.model_dump_json())
+        if report.ok:
+            (out / "index.json").write_text(index.model_dump_json())
+            archive.pack(index, sources, out / "archive.tar")
+    except UserError as error:
+        # Where a zip was unpacked to tells its sender nothing.
+        (out / "error.txt").write_text(
+            str(error).replace(str(folder.resolve()), "the zip" if folder != source else str(source))
+        )
+        return NOTHING_THERE
+    finally:
+        shutil.rmtree(out / "unpacked", ignore_errors=True)
+        if folder != source:
+            shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+def unpacked(source: Path, folder: Path, defects: Defects) -> Path:
+    """The folder of a zip's files. Raises DatasetError for one that is damaged or meant to do harm."""
+    skipped = zips.unpack(source, folder).skipped
+    if skipped:
+        told = ", ".join(skipped[:_TOLD]) + (", ..." if len(skipped) > _TOLD else "")
+        message = f"{len(skipped)} members of kinds that no data set needs, or hidden, were not unpacked: {told}"
+        defects.add("members_skipped", "", message, "kept")
+    return folder
+
+
+def confine() -> None:
+    """Bounds on time, memory, file size and open files; no core dumps of users' files."""
+    for what, limit in (
+        (resource.RLIMIT_CPU, CPU_S),
+        (resource.RLIMIT_AS, MEMORY),
+        (resource.RLIMIT_FSIZE, FILE),
+        (resource.RLIMIT_NOFILE, OPEN_FILES),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(what)
+        bounded = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(what, (bounded, bounded))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

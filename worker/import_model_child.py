@@ -1,0 +1,62 @@
+"""Reads a stranger's weights in a process of its own, where nothing can be reached, and makes them a model of ours.
+
+    python -m worker.import_model_child FILE WANTED.json OUT [--checkpoint last|best] [--parent-fd N]
+
+WANTED.json is the recipe of the network that FILE must fit. Exit 0 with OUT/student.safetensors, recipe.json and
+report.json; 2 with OUT/error.txt, and report.json where there is a difference to tell; 75 where the host refuses and
+another try may go well. The one module of the worker that loads torch; the supervisor starts it and never imports it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from fgd.process.lifeline import die_with_parent
+from worker.confinement import confine_process
+from worker.import_dataset_child import NOTHING_THERE, TRY_AGAIN, confine
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("file", type=Path)
+    parser.add_argument("wanted", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--checkpoint", choices=["last", "best"])
+    parser.add_argument("--parent-fd", type=int)
+    parser.add_argument("--events-fd", type=int, help="not used: an import has no steps")
+    arguments = parser.parse_args()
+    die_with_parent(arguments.parent_fd)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from fgd.detectors import Recipe
+    from fgd.engine import import_weights  # before the confinement: loading torch needs more than reading a file
+    from fgd.errors import UserError
+
+    confine()
+    if not confine_process():
+        print("this system has no filter for system calls: only weights_only guards this process", file=sys.stderr)
+    try:
+        recipe = Recipe.model_validate_json(arguments.wanted.read_bytes())
+        report = import_weights.convert(arguments.file, recipe, arguments.out, arguments.checkpoint)
+    except import_weights.Misfit as error:
+        (arguments.out / "report.json").write_text(json.dumps(error.report))
+        return refuse(arguments.out, error)
+    except UserError as error:
+        return refuse(arguments.out, error)
+    except OSError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return TRY_AGAIN
+    (arguments.out / "report.json").write_text(json.dumps(report))
+    return 0
+
+
+def refuse(out: Path, error: Exception) -> int:
+    (out / "error.txt").write_text(str(error))
+    return NOTHING_THERE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

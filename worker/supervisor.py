@@ -1,0 +1,284 @@
+"""The supervisor: claim -> stage -> launch -> finish | fail | hand back | cancelled. Never imports torch.
+
+`look` is all that bell and poller do. Knows the verbs of api.core; what a training is, the trainer knows.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from api.core.errors import Fenced
+from api.core.jobs import attempts
+from api.core.lifecycle import FailureCode, Requested, State
+from api.core.queue import ring
+from api.core.store.names import DigestMismatch
+from fgd.events import Failed, Finished, Note
+from fgd.process.failpoints import reach
+from fgd.process.finish_file import ask_to_finish
+from worker import kept_results
+from worker.event_writer import EventWriter
+from worker.host import DISK_FULL, Host, Lost, os_error_behind
+from worker.launcher import Trainer
+from worker.lease import Lease
+from worker.memory import oom_kills
+from worker.outcome import AsAsked, End, Ended, Failure, HandedBack, Succeeded, Verdict, verdict
+from worker.publish import keep_result, publish
+from worker.slots import Slot
+from worker.staging import InputGone, stage_checkpoint, staged, work_folder
+from worker.stop_policy import StopPolicy
+from worker.store_retry import Interrupted, cancelled, patiently, tell
+
+logger = logging.getLogger(__name__)
+
+FLUSH_S = 0.5
+"""Between two batches into the database."""
+KEEPING_S = 0.05
+"""Between two looks whether the last checkpoint is in the store."""
+
+
+def supervise(host: Host, claim: attempts.Claim, slot: Slot, claimed_at: float) -> None:
+    """One attempt, from claim to its last write. claimed_at: time.monotonic() before the claim."""
+    name = f"{claim.job_id} attempt {claim.attempt}"
+    logger.info("%s: taken, on %s", name, slot.gpu or "the processor")
+
+    def beat(s: Session) -> Requested | None:
+        return attempts.beat(s, claim.job_id, claim.attempt, host.id, host.settings.lease_s)
+
+    try:
+        with (
+            Lease(lambda: host.beat(beat), host.times(), claimed_at, claim.requested) as lease,
+            work_folder(host.settings.home, claim.job_id, claim.attempt) as folder,
+        ):
+            try:
+                if result := kept_results.kept(host.settings.home, claim.job_id):
+                    end, out = end_of_kept(host, claim, result), Path(result.folder)
+                else:
+                    end, out = staged_and_trained(host, lease, claim, slot, folder, claimed_at), folder / "out"
+                came = verdict(end)
+                files = publish(host, lease, claim, came.result, out) if isinstance(came, Succeeded) else []
+            except Interrupted:
+                came = AsAsked() if cancelled(lease) else HandedBack("the worker is shutting down")
+                files, end = [], End(None)
+            except (OSError, InputGone, DigestMismatch, ValueError) as error:
+                came, files, end = blame(error), [], End(None)
+            if isinstance(came, Failure) and came.code == FailureCode.no_space:
+                host.found_full()  # before the job is queued again: it is to go elsewhere
+            state = settle(host, lease, claim, came, files, end.returncode)
+            if State(state).terminal:
+                kept_results.forget(host.settings.home, claim.job_id)
+            logger.info("%s: %s", name, state)
+    except (Fenced, Lost):
+        logger.warning("%s: no longer ours, nothing more was written", name)
+
+
+def staged_and_trained(
+    host: Host, lease: Lease, claim: attempts.Claim, slot: Slot, folder: Path, claimed_at: float
+) -> End:
+    reach("before_staging")
+    with ExitStack() as held:
+        stage = functools.partial(staged, claim.spec, claim.inputs, folder, host.cache)
+        spec_file = patiently(host, lease, claim, "inputs", lambda: held.enter_context(stage()))
+        reach("after_staging")
+        return train_from_newest(host, lease, claim, slot, spec_file, claimed_at)
+
+
+def end_of_kept(host: Host, claim: attempts.Claim, result: Finished) -> End:
+    """An earlier attempt came to its end on this host, and not into the store."""
+    tell(host, claim, "result_found", "an earlier attempt finished the training on this host; its result is published")
+    return End(0, last=result)
+
+
+def train_from_newest(
+    host: Host, lease: Lease, claim: attempts.Claim, slot: Slot, spec_file: Path, claimed_at: float
+) -> End:
+    """`train`; and where the trainer cannot read a checkpoint whose bytes are whole (another version's, say), again
+    from the one before it, at last from the start: no attempt meets the same one twice.
+
+    Not from the start where all that it looked into are of another spec: they are whole, so it is the job that is not
+    what it was, and to throw away what was trained is not ours to decide."""
+    diary = EventWriter(host, claim, spec_file.parent / "out")
+    refused: list[End] = []
+    try:
+        while True:
+            file, older = newest_whole(host, lease, claim, spec_file.parent, diary)
+            if file is None and refused and all(map(of_another_spec, refused)):
+                diary.write()
+                return foreign(refused)
+            end = train(host, lease, claim, slot, spec_file, claimed_at, diary, file)
+            if file is None or not (isinstance(end.last, Failed) and end.last.data.get("checkpoint") == "unreadable"):
+                return end
+            if end.ended != Ended.by_itself:  # told to end; or it lives on, and a second one must not begin beside it
+                return end
+            refused.append(end)
+            if not of_another_spec(end):
+                diary.pass_over(claim.checkpoints[-1 - len(older)].key, torn=False)
+            what = "an older one is tried" if older else "no other is left"
+            message = f"the trainer cannot go on from it, {what}: {end.last.message}"
+            diary.add([Note(code="checkpoint_corrupt", message=message, level="warning")])
+            diary.last = None
+            claim = replace(claim, checkpoints=older)
+    finally:
+        diary.close()
+
+
+def of_another_spec(end: End) -> bool:
+    return isinstance(end.last, Failed) and end.last.data.get("why") == "another_spec"
+
+
+def foreign(refused: Sequence[End]) -> End:
+    last = refused[-1].last
+    assert isinstance(last, Failed), "it refused the checkpoint"
+    message = (
+        f"the checkpoints are whole and not of this spec ({len(refused)} tried); the job cannot go on from them, and "
+        f"does not begin anew by itself. {last.message}"
+    )
+    return replace(refused[-1], last=Failed(code=last.code, message=message, data={"checkpoint": "another_spec"}))
+
+
+def train(
+    host: Host,
+    lease: Lease,
+    claim: attempts.Claim,
+    slot: Slot,
+    spec_file: Path,
+    claimed_at: float,
+    diary: EventWriter,
+    checkpoint: Path | None,
+) -> End:
+    """Run the trainer to its end and tell what it says. Raises Lost or Fenced, and then it is dead."""
+    folder = spec_file.parent
+    resume = ["--resume", str(checkpoint)] if checkpoint else []
+    argv = [*trainer_command(host), str(spec_file), "--out", str(folder / "out"), *resume]
+    oom_before = oom_kills()
+    threads = claim.spec.resources.threads or host.threads
+    run_file = host.run_folder() / f"{claim.job_id}.a{claim.attempt}.json"
+    if lease.requested == Requested.stop:  # before it starts, so that it makes no step
+        ask_to_finish(folder / "out")
+    trainer = Trainer(
+        argv,
+        folder,
+        run_file,
+        threads=threads,
+        gpu=slot.gpu,
+        until=lease.ends_at(),
+        teachers=host.cache.folder / "teachers",
+    )
+    settings = host.settings
+    left_s = time_left_s(claim, staged_s=time.monotonic() - claimed_at)
+    curb = StopPolicy(trainer, grace_s=settings.grace_s, drain_s=host.drain_s, stall_s=settings.stall_s, run_s=left_s)
+    try:
+        lease.guard(trainer)
+        while not trainer.over() and not lease.lost.is_set():
+            if diary.full:
+                time.sleep(FLUSH_S)
+            else:
+                events, log = trainer.read(FLUSH_S)
+                curb.heard(events)
+                diary.add(events, log)
+            diary.write()
+            curb.check(lease.requested, host.stopping.is_set())
+    finally:
+        lease.guard(None)
+        gone = trainer.close()
+    diary.add(*trainer.read(0.0))
+    ended = curb.ended if gone else Ended.survived_kill
+    needless = ended == Ended.cancelled or isinstance(diary.last, Finished)  # nobody goes on from there
+    ended_at = time.monotonic()
+    while True:
+        in_time = not host.stopping.is_set() or time.monotonic() < ended_at + host.drain_s
+        keeping = diary.keeping and not needless and in_time and lease.requested != Requested.cancel_now
+        if diary.write() and not keeping:
+            break
+        if lease.lost.wait(KEEPING_S if keeping else FLUSH_S):
+            raise Lost
+    if lease.lost.is_set():
+        raise Lost
+    if not gone:
+        host.undead.add(trainer.mark)
+    return End(trainer.returncode(), ended, diary.last, trainer.tail(), oom_kills() - oom_before)
+
+
+def time_left_s(claim: attempts.Claim, staged_s: float) -> float | None:
+    """What is left of limits.max_runtime_s once this attempt has staged for so long. None: as long as it takes.
+
+    Never under 0: from the moment it is told to end the trainer has its grace, however long the staging took.
+    """
+    return None if claim.max_runtime_s is None else max(0.0, claim.max_runtime_s - claim.ran_s - staged_s)
+
+
+def trainer_command(host: Host) -> list[str]:
+    return list(host.settings.trainer or (sys.executable, "-m", "fgd.train"))
+
+
+def newest_whole(
+    host: Host, lease: Lease, claim: attempts.Claim, folder: Path, diary: EventWriter
+) -> tuple[Path | None, tuple[attempts.Saved, ...]]:
+    """The newest checkpoint whose bytes are whole, as a file, and those that are older; None: from the start."""
+    older = list(claim.checkpoints)
+    while older:
+        saved = older.pop(0)
+        stage = functools.partial(stage_checkpoint, host.store, saved.key, saved.sha256, folder)
+        if file := patiently(host, lease, claim, f"checkpoint of step {saved.step}", stage):
+            return file, tuple(older)
+        diary.pass_over(saved.key, torn=True)
+        what = "an older one is tried" if older else "no other is left, training begins anew"
+        message = f"the checkpoint of step {saved.step} is torn or gone; {what}"
+        diary.add([Note(code="checkpoint_corrupt", message=message, data={"step": saved.step}, level="warning")])
+    return None, ()
+
+
+def settle(
+    host: Host, lease: Lease, claim: attempts.Claim, came: Verdict, files: list[attempts.ArtifactIn], exit: int | None
+) -> str:
+    """The attempt's last write; the state the job is in then."""
+    job, attempt = claim.job_id, claim.attempt
+
+    def write(s: Session) -> str:
+        reach("before_final_state" if isinstance(came, Succeeded) else "before_requeue")
+        state = put(s)
+        reach("requeue_uncommitted" if state == "queued" else "final_state_uncommitted")
+        return state
+
+    def put(s: Session) -> str:
+        match came:
+            case Succeeded(result):
+                attempts.finish(s, job, attempt, files, result.weights_digest, exit=exit)
+                return "succeeded"
+            case AsAsked():
+                return attempts.ended_as_requested(s, job, attempt, exit=exit)
+            case HandedBack(reason):
+                return attempts.requeue(s, job, attempt, reason, exit=exit)
+            case Failure(code, message, data):
+                return attempts.fail(s, job, attempt, code, message, data, exit=exit)
+
+    lease.closing()
+    try:
+        state = host.insist(lease, write)
+    except Lost:
+        if isinstance(came, Succeeded):
+            keep_result(host, claim, came.result)
+        raise
+    reach("after_requeue" if state == "queued" else "after_final_state")
+    if state == "queued":
+        ring(host.app, job)
+    return state
+
+
+def blame(error: Exception) -> Failure:
+    """For what goes wrong around the trainer: the host's trouble may pass, anything else will come again."""
+    logger.error("around the trainer: %s: %s", type(error).__name__, error)
+    trouble = os_error_behind(error)
+    if trouble is None:
+        return Failure(FailureCode.protocol, f"{type(error).__name__}: {error}")
+    if trouble.errno in DISK_FULL:
+        return Failure(FailureCode.no_space, f"the worker's disk is full: {trouble}")
+    return Failure(FailureCode.host_wedged, f"the worker's host failed: {type(trouble).__name__}: {trouble}")
