@@ -24,6 +24,7 @@ from worker import kept_results
 from worker.host import DATABASE_AWAY, Host
 from worker.launcher import kill_stale
 from worker.staging import clear_stale_work
+from worker.take import look, take
 
 logger = logging.getLogger(__name__)
 

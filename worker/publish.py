@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from pathlib import Path
 
 from api.core.jobs import attempts
@@ -13,7 +14,9 @@ from worker import kept_results
 from worker.host import Host
 from worker.lease import Lease
 from worker.store_retry import patiently, tell
-from worker.supervisor import logger
+
+logger = logging.getLogger(__name__)
+
 
 MEDIA_TYPES = {".json": "application/json", ".py": "text/x-python"}
 

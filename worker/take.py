@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -16,7 +17,9 @@ from worker.import_supervisor import DatasetImport, Import, run_import
 from worker.model_import import ModelImport
 from worker.plan_supervisor import run_plan
 from worker.slots import Kind, Slot
-from worker.supervisor import logger, supervise
+from worker.supervisor import supervise
+
+logger = logging.getLogger(__name__)
 
 
 def look(host: Host) -> None:

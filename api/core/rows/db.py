@@ -22,7 +22,7 @@ from sqlalchemy.types import TypeDecorator
 
 from api.core.errors import DriverMissing, NotADatabase, SchemaOutOfDate, SchemaTooNew
 
-MIGRATIONS = Path(__file__).parents[1] / "migrations"
+MIGRATIONS = Path(__file__).parents[2] / "migrations"
 BUSY_MS = 5000
 """How long a statement waits for another's lock."""
 STATEMENT_MS = 30_000

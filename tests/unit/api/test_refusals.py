@@ -22,7 +22,7 @@ from sqlalchemy.exc import IntegrityError
 
 import api
 from api.core import datasets, models
-from api.core.jobs import attempts, checkpoints, verbs
+from api.core.jobs import attempts, checkpoints, requests
 from api.core.lifecycle import FailureCode
 from api.core.rows import db
 from api.core.rows.ids import new_id
@@ -456,7 +456,7 @@ def submit_job(w: World) -> Iterator[Refusal]:
     retinanet = {"kind": "retinanet", "inherit": {"job": given.succeeded()}}
     yield Refusal(job(student=retinanet), 422, "impossible_inheritance", "/student/inherit")
     yield from bad_references(w, job)
-    yield from bad_keys(w, url, given.body(ready), verbs, "submit")
+    yield from bad_keys(w, url, given.body(ready), requests, "submit")
 
 
 def bad_references(w: World, job: Callable[..., Any]) -> Iterator[Refusal]:

@@ -87,7 +87,7 @@ def test_the_queue_is_set_so_that_long_tasks_are_neither_lost_nor_doubled(settin
 
 def test_the_server_and_the_core_load_no_torch_and_open_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys, api.main, api.core.jobs.verbs, api.core.submission, api.core.queue\n"
+        "import sys, api.main, api.core.jobs.requests, api.core.submission, api.core.queue\n"
         "assert not {'torch', 'torchvision'} & set(sys.modules), 'heavy'\n"
         "import os; assert not os.listdir('.')"
     )
