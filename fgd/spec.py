@@ -8,7 +8,7 @@ a weight of 0 switches its term off. Sizes are pixels, rates are per step, AP is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -59,6 +59,19 @@ class Spec(BaseModel):
         validate_by_alias=True,
         serialize_by_alias=True,
     )
+
+    retired: ClassVar[Mapping[str, str]] = {}
+    """Fields that an earlier version had -> what to do instead, which is said to a request that names one. What was
+    stored with one is read by `fgd.stored`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_nothing_retired(cls, values: Any) -> Any:
+        for name, instead in cls.retired.items():
+            if isinstance(values, dict) and name in values:
+                about = {"at": name, "instead": instead}
+                raise PydanticCustomError("retired_field", "the field '{at}' was removed: {instead}", about)
+        return values
 
     def but(self, **changes: Any) -> Self:
         """A checked copy with some fields changed."""

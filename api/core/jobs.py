@@ -33,6 +33,7 @@ from api.core.storage import Blob
 from api.core.tables import Artifact, Attempt, Checkpoint, Job, JobEvent, WorkerRow
 from api.core.waiting import queue_position, waiting_reason
 from fgd.spec import FromJob, JobSpec, Schedule, SubmitJob
+from fgd.stored import stored_spec
 
 __all__ = [
     "ArtifactIn", "Claim", "Free", "Progress", "Saved", "Swept",
@@ -377,7 +378,7 @@ def _not_after_one_that(s: Session, waits: ColumnElement[bool], lane: Sequence[s
 
 def _spec_now(job: Job) -> JobSpec:
     """The job's spec; after it ran out of memory with smaller batches, and more of them to a step."""
-    spec = JobSpec.model_validate(job.spec)
+    spec = stored_spec(job.spec)
     return spec if job.batch_size is None else spec.but(schedule=spec.schedule.in_batches_of(job.batch_size))
 
 
