@@ -506,6 +506,10 @@ class Schedule(Spec):
 class Resources(Spec):
     """What the job wants of a worker's host."""
 
+    retired: ClassVar[Mapping[str, str]] = {
+        "compile": "leave it out, whether true or false; the losses are computed as they were without it"
+    }
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """"auto": a GPU where the worker has one, else the processor."""
     threads: Annotated[Int, Field(ge=1, le=1024)] | None = None
@@ -513,10 +517,6 @@ class Resources(Spec):
     devices: Annotated[Int, Field(ge=1, le=64)] = 1
     """GPUs of one host, or processes on its processor, that share each batch and each evaluation; `threads` are each
     one's. `schedule.batch_size` stays the images of one batch over all of them, and must be a multiple."""
-    compile: Bool = False
-    """Compile the distillation losses' passes over the maps when the training starts; the worker needs a C++ compiler,
-    for a GPU triton too, and a job fails at its start without. Losses equal the default's within rounding, so bytes
-    are reproducible among trainings that have the same here. Plain training has nothing to compile."""
     on_out_of_memory: Literal["fail", "halve"] = "fail"
     """What a lack of memory, of the GPU or the host, does. "fail": it ends the job. "halve": the service tries again
     from the last checkpoint with half of schedule.batch_size and twice schedule.accumulate, so that a step has as many

@@ -55,7 +55,6 @@ from fgd.engine.warm import start_from
 from fgd.errors import DatasetError, Diverged, SpecError, Stopped
 from fgd.events import Alive, Emit, Evaluated, Finished, Note, Phase, Saved, Started, Stepped
 from fgd.methods import build as build_method
-from fgd.methods import compiled
 from fgd.methods.base import Method, Pair
 from fgd.outline import idle_resources, whole_steps, without_effect
 from fgd.presets import resolve
@@ -410,11 +409,6 @@ def prepare(
     emit(Phase(phase="loading"))
     laps = laps or Laps()
     schedule = spec.schedule
-    # First of all: nobody should wait for the data to hear that the host has no compiler.
-    kernels = None
-    if spec.resources.compile and spec.methods:
-        kernels = compiled(machine.device)
-        laps.end("compiling")
     assert isinstance(spec.dataset, FromPath)
     index, root = open_index(Path(spec.dataset.path))
     train, val, test = split(index, root, "train"), split(index, root, "val"), split(index, root, "test")
@@ -497,7 +491,6 @@ def prepare(
             torch.manual_seed(seeded(spec.seed, 1))
             methods = {m.kind: build_method(m, pair, calibration, schedule) for m in spec.methods}
         for method in methods.values():
-            method.kernels = kernels
             method.train_in_bf16(on=machine.bf16)
     distill = Distill(student, methods).to(machine.device)
     model = ranks.wrap(distill)
@@ -771,8 +764,7 @@ def finish(
         "weights_digest": weights_digest,
         "parameters": sum(p.numel() for p in parts.student.module.parameters()),
         "machine": {"device": machine.device_name, "threads": machine.threads, "precision": machine.precision}
-        | ({"devices": parts.ranks.size} if parts.ranks.size > 1 else {})
-        | ({"compiled": True} if parts.spec.resources.compile and parts.spec.methods else {}),
+        | ({"devices": parts.ranks.size} if parts.ranks.size > 1 else {}),
         "versions": device.versions(),
     }
     files = weights.export(out / "result", shown, manifest, best if state.best_step != state.step else None)

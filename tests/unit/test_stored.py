@@ -77,6 +77,11 @@ def test_a_request_that_names_one_is_pointed_at_the_field(document: dict[str, An
     assert "was removed: a" in fault.detail
 
 
+@pytest.mark.parametrize("compile", [True, False])
+def test_a_job_of_the_compiled_losses_is_read_as_one_without_them(compile: bool) -> None:
+    assert stored_spec(spec(threads=2, compile=compile)) == JobSpec.model_validate(spec(threads=2))
+
+
 def test_what_is_stored_today_is_shown_as_it_is() -> None:
     today = JobSpec.model_validate(spec(threads=2)).model_dump(mode="json")
     assert without_retired(today) == today
