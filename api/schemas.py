@@ -31,6 +31,7 @@ from api.core.rows.tables import Artifact, Attempt, Dataset, Job, JobEvent, Mode
 from fgd.data.index import Image
 from fgd.outline import Measured, Outline
 from fgd.spec import Name, Spec
+from fgd.stored import without_retired
 
 
 class View(BaseModel):
@@ -113,7 +114,7 @@ class JobView(View):
             state=State(job.state),
             phase=job.phase,
             requested=Requested(job.requested) if job.requested else None,
-            spec=job.spec,
+            spec=without_retired(job.spec),
             metadata=job.labels,
             priority=job.priority,
             limits=job.limits,
@@ -190,7 +191,7 @@ class AttemptView(View):
             last_step=last,
             steps_done=max(0, (last or 0) - (row.first_step or 0)),
             lost_steps=row.lost_steps or 0,
-            spec=row.spec or job.spec,
+            spec=without_retired(row.spec or job.spec),
         )
 
 
@@ -637,7 +638,7 @@ class PlanView(View):
             name=plan.name,
             state=PlanState(plan.state),
             waiting_reason=waiting_reason,
-            spec=plan.spec,
+            spec=without_retired(plan.spec),
             outline=Outline.model_validate(plan.outline),
             measured=MeasuredView.model_validate(plan.measured) if plan.measured is not None else None,
             error=PlanErrorView.model_validate(plan.error) if plan.error is not None else None,

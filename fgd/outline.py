@@ -216,9 +216,6 @@ def without_effect(schedule: Schedule, per_epoch: int) -> Iterator[Warned]:
 
 def idle_resources(spec: JobSpec) -> Iterator[Warned]:
     """What is asked of the host, and nothing comes of it."""
-    if spec.resources.compile and not spec.methods:
-        message = "it compiles what methods do with the maps, and there are none: it has no effect"
-        yield Warned(pointer="/resources/compile", message=message)
     if spec.resources.teacher_cache_gib is not None and spec.teacher is None:
         yield Warned(pointer="/resources/teacher_cache_gib", message="there is no teacher: it has no effect")
     elif spec.resources.teacher_cache_gib is not None and spec.schedule.epochs == 1:

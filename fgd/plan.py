@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in fgd.train; must be set before torch loads
     code, answer = 0, {}
     try:
-        answer = plan(read_spec(arguments.spec))
+        answer = plan(read_spec(arguments.spec, staged=arguments.parent_fd is not None))
     except Exception as error:
         code, answer = 1, {"error": told(error)}
     text = json.dumps(answer, indent=2) + "\n"

@@ -8,7 +8,7 @@ a weight of 0 switches its term off. Sizes are pixels, rates are per step, AP is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -59,6 +59,19 @@ class Spec(BaseModel):
         validate_by_alias=True,
         serialize_by_alias=True,
     )
+
+    retired: ClassVar[Mapping[str, str]] = {}
+    """Fields that an earlier version had -> what to do instead, which is said to a request that names one. What was
+    stored with one is read by `fgd.stored`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_nothing_retired(cls, values: Any) -> Any:
+        for name, instead in cls.retired.items():
+            if isinstance(values, dict) and name in values:
+                about = {"at": name, "instead": instead}
+                raise PydanticCustomError("retired_field", "the field '{at}' was removed: {instead}", about)
+        return values
 
     def but(self, **changes: Any) -> Self:
         """A checked copy with some fields changed."""
@@ -493,6 +506,10 @@ class Schedule(Spec):
 class Resources(Spec):
     """What the job wants of a worker's host."""
 
+    retired: ClassVar[Mapping[str, str]] = {
+        "compile": "leave it out, whether true or false; the losses are computed as they were without it"
+    }
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """"auto": a GPU where the worker has one, else the processor."""
     threads: Annotated[Int, Field(ge=1, le=1024)] | None = None
@@ -500,10 +517,6 @@ class Resources(Spec):
     devices: Annotated[Int, Field(ge=1, le=64)] = 1
     """GPUs of one host, or processes on its processor, that share each batch and each evaluation; `threads` are each
     one's. `schedule.batch_size` stays the images of one batch over all of them, and must be a multiple."""
-    compile: Bool = False
-    """Compile the distillation losses' passes over the maps when the training starts; the worker needs a C++ compiler,
-    for a GPU triton too, and a job fails at its start without. Losses equal the default's within rounding, so bytes
-    are reproducible among trainings that have the same here. Plain training has nothing to compile."""
     on_out_of_memory: Literal["fail", "halve"] = "fail"
     """What a lack of memory, of the GPU or the host, does. "fail": it ends the job. "halve": the service tries again
     from the last checkpoint with half of schedule.batch_size and twice schedule.accumulate, so that a step has as many

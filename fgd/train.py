@@ -28,6 +28,7 @@ from fgd.events import EXIT_STOPPED, RANK_EVENTS, RANK_EXIT, Emit, Event, Failed
 from fgd.process import lifeline
 from fgd.process.error_causes import code_of
 from fgd.spec import FromPath, JobSpec, TeacherFromPath
+from fgd.stored import stored_spec
 from fgd.text import strict_json
 from fgd.text.pointers import faults_of_spec
 from fgd.text.printable import printable
@@ -54,7 +55,7 @@ def train(arguments: argparse.Namespace, emit: Emit, stop: StopFlag, *, is_rank:
     # shared cores. Must be set before torch loads its OpenMP.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        spec = read_spec(arguments.spec)
+        spec = read_spec(arguments.spec, staged=is_rank or arguments.parent_fd is not None)
         if spec.resources.devices > 1 and not is_rank:
             from fgd.engine.launch import launch
 
@@ -101,11 +102,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def read_spec(path: Path) -> JobSpec:
+def read_spec(path: Path, *, staged: bool = False) -> JobSpec:
+    """staged: a worker wrote it, which may be of an earlier version than this process. Raises SpecError."""
     try:
         text = path.read_bytes()
         body = strict_json.parse(text)  # pydantic takes the last of two values of one key
-        spec = JobSpec.model_validate_json(text)
+        spec = stored_spec(body) if staged else JobSpec.model_validate_json(text)
     except OSError as error:
         raise SpecError(f"{path}: {error.strerror}") from error
     except strict_json.NotJSON as error:

@@ -24,6 +24,7 @@ from api.core.rows.lookup import owned
 from api.core.rows.tables import Plan
 from fgd.outline import Measured, Outline
 from fgd.spec import JobSpec
+from fgd.stored import stored_spec
 
 MAX_TRIES = 2
 """A rehearsal whose worker or process was lost so many times will not be tried again."""
@@ -93,7 +94,7 @@ def claim(s: Session, worker_id: str, devices: Collection[str], lease_s: float =
         plan_id=plan.id,
         project_id=plan.project_id,
         attempt=plan.attempt,
-        spec=JobSpec.model_validate(plan.spec),
+        spec=stored_spec(plan.spec),
         inputs=plan.inputs,
         device=plan.device,
     )

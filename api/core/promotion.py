@@ -26,6 +26,7 @@ from api.core.rows.tables import Artifact, Checkpoint, Job, Model
 from api.core.store.names import Blob, BlobStore, DigestMismatch
 from fgd.errors import WeightsError
 from fgd.spec import JobSpec, PromoteModel, SubmitModel, UploadModel
+from fgd.stored import stored_spec
 from fgd.weights_file import digest_of_tensors
 
 Which = Literal["last", "best"]
@@ -90,7 +91,7 @@ def promote(
     row = _saved(job, saved, checkpoint)
     upload = _keep(store, row)
     source = {"kind": "checkpoint", "job": job.id, "which": wish.which, "checkpoint": row.id, "step": row.step}
-    recipe = _recipe(JobSpec.model_validate(job.spec), classes)
+    recipe = _recipe(stored_spec(job.spec), classes)
     return once.make(engine, lambda s: models.promote_checkpoint(s, project_id, wish.name, recipe, source, upload))
 
 

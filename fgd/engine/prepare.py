@@ -41,7 +41,6 @@ from fgd.engine.warm_start import start_from
 from fgd.errors import DatasetError, SpecError
 from fgd.events import Emit, Note, Phase
 from fgd.methods import build as build_method
-from fgd.methods import compiled
 from fgd.methods.base import Method, Pair
 from fgd.outline import idle_resources, whole_steps, without_effect
 from fgd.spec import DetectorSpec, FromPath, JobSpec, TeacherFromPath
@@ -98,11 +97,6 @@ def prepare(
     emit(Phase(phase="loading"))
     laps = laps or Laps()
     schedule = spec.schedule
-    # First of all: nobody should wait for the data to hear that the host has no compiler.
-    kernels = None
-    if spec.resources.compile and spec.methods:
-        kernels = compiled(machine.device)
-        laps.end("compiling")
     assert isinstance(spec.dataset, FromPath)
     index, root = open_index(Path(spec.dataset.path))
     train, val, test = open_split(index, root, "train"), open_split(index, root, "val"), open_split(index, root, "test")
@@ -185,7 +179,6 @@ def prepare(
             torch.manual_seed(seeded(spec.seed, 1))
             methods = {m.kind: build_method(m, pair, calibration, schedule) for m in spec.methods}
         for method in methods.values():
-            method.kernels = kernels
             method.train_in_bf16(on=machine.bf16)
     distill = Distill(student, methods).to(machine.device)
     model = ranks.wrap(distill)

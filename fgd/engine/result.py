@@ -112,8 +112,7 @@ def finish(
         "weights_digest": weights_digest,
         "parameters": sum(p.numel() for p in parts.student.module.parameters()),
         "machine": {"device": machine.device_name, "threads": machine.threads, "precision": machine.precision}
-        | ({"devices": parts.ranks.size} if parts.ranks.size > 1 else {})
-        | ({"compiled": True} if parts.spec.resources.compile and parts.spec.methods else {}),
+        | ({"devices": parts.ranks.size} if parts.ranks.size > 1 else {}),
         "versions": device.versions(),
     }
     files = weights.export(out / "result", shown, manifest, best if state.best_step != state.step else None)

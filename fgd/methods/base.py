@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fgd.methods.maps import Kernels
 from fgd.spec import DetectorSpec
 from fgd.types import Batch
 
@@ -35,9 +34,6 @@ class Pair:
 
 class Method(nn.Module, ABC):
     """A distillation loss with the modules it trains (adapters, context blocks); they never enter the student."""
-
-    kernels: Kernels | None = None
-    """What takes the passes over the maps, if compiled."""
 
     def train_in_bf16(self, *, on: bool) -> None:
         """The adapters; sums and terms are float32 all the same."""

@@ -141,7 +141,6 @@ class FGDLoss(Method):
             Wanted(feature=on.feature, magnitude=bool(on.spatial), context=bool(on.global_)),
             temperature=self.temperature / scale,
             attend=self._attend(level, scale) if on.global_ else None,
-            kernels=self.kernels,
         )
 
     def _attend(self, level: str, scale: float) -> Attend:

@@ -10,9 +10,8 @@ Two passes give the sums and two more the gradient, which is the only thing of a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from torch.autograd.function import once_differentiable
 CPU_BLOCK = 2**20
 """Values worked on at a time: 4 MiB, so that blocks and buffers stay in cache and each operation is worth starting."""
 GPU_BLOCK = 2**23
-"""Bounds the buffers to 32 MiB each; larger ones would only save a few kernels."""
+"""Bounds the buffers to 32 MiB each; larger ones would only save a few calls."""
 
 SMALL = 2**15
 """Values of an image's block below which a call costs more than its work."""
@@ -101,45 +100,6 @@ class Softmax(NamedTuple):
     share_NP: Tensor
 
 
-class Kernels(Protocol):
-    """The three passes, each as one compiled walk over both maps, which are of any float type but float64."""
-
-    def magnitudes(
-        self,
-        student_NCP: Tensor,
-        teacher_NCP: Tensor,
-        valid_NP: Tensor,
-        student_attend_NC: Tensor,
-        teacher_attend_NC: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """sum_c |s|, sum_p v |s|, the same of t, and sum_c w_c s_c of either with its own w."""
-
-    def differences(
-        self,
-        student_NCP: Tensor,
-        teacher_NCP: Tensor,
-        valid_NP: Tensor,
-        attention_NC: Tensor,
-        student_share_NP: Tensor,
-        teacher_share_NP: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """sum_c A d^2, sum_c d^2, sum_p v d, and sum_p share_p of either with its own share."""
-
-    def gradients(
-        self,
-        student_NCP: Tensor,
-        teacher_NCP: Tensor,
-        scale: Plane,
-        slope: Plane,
-        attend_NC: Tensor,
-        difference_NC: Tensor,
-        student: Softmax,
-        teacher: Softmax,
-    ) -> tuple[Tensor, ...]:
-        """d * scale + sign(s) * slope + attend_c l_p + (student's context)_c (share)_p + difference_c v_p, v the cells
-        of `slope`; sum_p l s; sum_p of t with its own l. Each l is the gradient of the logits that `Softmax` tells."""
-
-
 def compare(
     student_NCP: Tensor,
     teacher_NCP: Tensor,
@@ -148,20 +108,14 @@ def compare(
     *,
     temperature: float = 1.0,
     attend: Attend | None = None,
-    kernels: Kernels | None = None,
 ) -> Sums:
     """The wanted sums. Gradients reach the student's map and `attend`, never the teacher's map.
 
     Maps of any float type and memory layout, read as they are; float64 is summed in float64, all else in float32.
-    kernels: what takes the passes instead of torch's operations, but for float64.
     """
     dtype = torch.float64 if student_NCP.dtype == torch.float64 else torch.float32
-    if dtype == torch.float64:
-        kernels = None
     weights = (None,) * 4 if attend is None else attend
-    return Sums(
-        *_Compare.apply(student_NCP, teacher_NCP.detach(), valid_NP.to(dtype), wanted, temperature, kernels, *weights)
-    )
+    return Sums(*_Compare.apply(student_NCP, teacher_NCP.detach(), valid_NP.to(dtype), wanted, temperature, *weights))
 
 
 class _Compare(torch.autograd.Function):
@@ -175,7 +129,6 @@ class _Compare(torch.autograd.Function):
         valid_NP: Tensor,
         wanted: Wanted,
         temperature: float,
-        kernels: Kernels | None,
         *attend: Tensor | None,
     ) -> tuple[Tensor, ...]:
         weights = Weights.of(student_NCP, valid_NP, *attend[::2])
@@ -183,15 +136,13 @@ class _Compare(torch.autograd.Function):
             *(valid_NP.new_zeros(len(valid_NP), student_NCP.shape[2 if "NP" in f else 1]) for f in Sums._fields)
         )
         with torch.autocast(valid_NP.device.type, enabled=False):
-            if kernels is not None:
-                _sums_at_once(kernels, student_NCP, teacher_NCP, wanted, temperature, weights, sums)
             maps = Maps(student_NCP, teacher_NCP, valid_NP.dtype)
-            for blocks in maps.groups if kernels is None else ():
+            for blocks in maps.groups:
                 _magnitudes(maps, blocks, wanted, weights, sums)
                 _weigh(blocks[0][0], wanted, temperature, weights, sums)
                 _differences(maps, blocks[::-1], wanted, weights, sums)  # what was read last is still in cache
         ctx.save_for_backward(student_NCP, teacher_NCP)  # freed by backward; the rest lives as long as the loss
-        ctx.wanted, ctx.weights, ctx.kernels = wanted, weights, kernels
+        ctx.wanted, ctx.weights = wanted, weights
         ctx.contexts_NC = sums.student_context_NC.clone(), sums.teacher_context_NC.clone()  # outputs would be a cycle
         ctx.attend = [each is not None and each.shape for each in attend]
         ctx.mark_non_differentiable(sums.teacher_cells_NP, sums.teacher_channels_NC)
@@ -202,18 +153,15 @@ class _Compare(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         student_NCP, teacher_NCP = ctx.saved_tensors
         weights, wanted = ctx.weights, ctx.wanted
-        of_teacher = ctx.needs_input_grad[8]
+        of_teacher = ctx.needs_input_grad[7]
         parts = Parts.of(Sums(*upstream), weights, ctx.contexts_NC, wanted, of_teacher=of_teacher)
         with torch.autocast(student_NCP.device.type, enabled=False):
-            if ctx.kernels is not None:
-                gradient_NCP = _gradients_at_once(ctx.kernels, student_NCP, teacher_NCP, parts)
-            else:
-                gradient_NCP = torch.empty_like(student_NCP)
-                maps = Maps(student_NCP, teacher_NCP, weights.valid_NP.dtype)
-                for blocks in maps.groups:
-                    if wanted.context:
-                        _logits_gradients(maps, blocks, parts)
-                    _gradients(maps, blocks[::-1], wanted, parts, gradient_NCP)
+            gradient_NCP = torch.empty_like(student_NCP)
+            maps = Maps(student_NCP, teacher_NCP, weights.valid_NP.dtype)
+            for blocks in maps.groups:
+                if wanted.context:
+                    _logits_gradients(maps, blocks, parts)
+                _gradients(maps, blocks[::-1], wanted, parts, gradient_NCP)
         attend = [
             parts.student_attend_NC.sum(0),
             parts.student_attend_NC.new_zeros(1),
@@ -221,7 +169,7 @@ class _Compare(torch.autograd.Function):
             parts.teacher_attend_NC.new_zeros(1),
         ]
         of_attend = (each.view(shape) if shape else None for each, shape in zip(attend, ctx.attend, strict=True))
-        return gradient_NCP, None, None, None, None, None, *of_attend
+        return gradient_NCP, None, None, None, None, *of_attend
 
 
 @dataclass(frozen=True)
@@ -326,7 +274,7 @@ class Parts:
     student: Softmax
     teacher: Softmax
     student_logits_NP: Tensor
-    """Gradient of the logits, filled group by group where there are no kernels."""
+    """Gradient of the logits, filled group by group."""
     teacher_logits_NP: Tensor
     student_attend_NC: Tensor
     """Gradient of the attending weights, by image."""
@@ -410,57 +358,6 @@ def _gradients(maps: Maps, blocks: list[Block], wanted: Wanted, parts: Parts, gr
             gradient.addcmul_(slope, torch.sign(student, out=maps.buffer("sign", block)))
         if not in_place:
             gradient_NCP[block] = gradient
-
-
-# --- by kernels -------------------------------------------------------------------------------------------------
-
-
-def _sums_at_once(
-    kernels: Kernels,
-    student_NCP: Tensor,
-    teacher_NCP: Tensor,
-    wanted: Wanted,
-    temperature: float,
-    weights: Weights,
-    sums: Sums,
-) -> None:
-    needed = needed_by(wanted)
-    if wanted.magnitude or wanted.feature or wanted.context:
-        found: Sequence[Tensor]
-        *found, student_logits_NP, teacher_logits_NP = kernels.magnitudes(
-            student_NCP, teacher_NCP, weights.valid_NP, weights.student_attend_NC, weights.teacher_attend_NC
-        )
-        _keep(found, sums[:4], needed[:4])
-        if wanted.context:
-            weights.student_share_NP.copy_(student_logits_NP)
-            weights.teacher_share_NP.copy_(teacher_logits_NP)
-    _weigh(slice(None), wanted, temperature, weights, sums)
-    if wanted.feature or wanted.error or wanted.context:
-        shares_NP = weights.student_share_NP, weights.teacher_share_NP
-        found = kernels.differences(student_NCP, teacher_NCP, weights.valid_NP, weights.attention_NC, *shares_NP)
-        _keep(found, sums[4:], needed[4:])
-
-
-def _keep(found: Sequence[Tensor], sums: Sequence[Tensor], needed: Sequence[bool]) -> None:
-    for each, kept, is_needed in zip(found, sums, needed, strict=True):
-        if is_needed:
-            kept.copy_(each)
-
-
-def _gradients_at_once(kernels: Kernels, student_NCP: Tensor, teacher_NCP: Tensor, parts: Parts) -> Tensor:
-    gradient_NCP, student_attend_NC, teacher_attend_NC = kernels.gradients(
-        student_NCP,
-        teacher_NCP,
-        parts.scale,
-        parts.slope,
-        parts.attend_NC,
-        parts.difference_NC,
-        parts.student,
-        parts.teacher,
-    )
-    parts.student_attend_NC.copy_(student_attend_NC)
-    parts.teacher_attend_NC.copy_(teacher_attend_NC)
-    return gradient_NCP
 
 
 # --- blocks -----------------------------------------------------------------------------------------------------

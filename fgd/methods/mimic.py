@@ -40,7 +40,7 @@ class MimicLoss(Method):
                 same_size(level, student[level], teacher[level])
                 aligned_NCHW = self.align[level](student[level])
                 student_NCP, teacher_NCP = aligned_NCHW.flatten(2), teacher[level].flatten(2)
-                sums = compare(student_NCP, teacher_NCP, of_level_NP, Wanted(error=True), kernels=self.kernels)
+                sums = compare(student_NCP, teacher_NCP, of_level_NP, Wanted(error=True))
                 errors_N.append((sums.error_NP * of_level_NP).sum(1))
         means_NL = torch.stack(errors_N, 1) / cells_NL
         return {"feature": self.weight * means_NL.sum(1).mean()}

@@ -113,7 +113,7 @@ def _of_body(error: Mapping[str, Any], place: Place) -> Fault:
     pointer = place.pointer()
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         pointer += "/" + error["ctx"]["discriminator"].strip("'")
-    if error["type"] == "cannot_be_cached":  # found where other parts of the spec are known, of a field inside
+    if "at" in error.get("ctx", {}):  # one of our own, of a field inside what was looked at
         pointer += "/" + error["ctx"]["at"]
     return Fault(pointer, error["type"], sentence(error, str(place.parts[-1]) if place.parts else ""))
 

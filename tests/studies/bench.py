@@ -107,7 +107,7 @@ class Bench:
         a = self.arguments
         return Recipe(detector=detector, classes=self.classes, min_size=a.min_size, max_size=a.max_size)
 
-    def spec(self, *, distilled: bool, epochs: int = 2, compiled: bool = False, **schedule: Any) -> JobSpec:
+    def spec(self, *, distilled: bool, epochs: int = 2, **schedule: Any) -> JobSpec:
         a = self.arguments
         sizes = {"epochs": epochs, "batch_size": a.batch, "min_size": a.min_size, "max_size": a.max_size}
         plain = {
@@ -117,7 +117,7 @@ class Bench:
             "student": {"kind": "fcos", "backbone": "resnet18", "fpn_channels": 128},
             "dataset": {"path": str(self.data.resolve())},
             "schedule": sizes | schedule,
-            "resources": {"device": "cpu", "threads": a.threads, "compile": compiled},
+            "resources": {"device": "cpu", "threads": a.threads},
         }
         return resolve(JobSpec.model_validate_json(json.dumps(plain)))
 
@@ -141,7 +141,6 @@ class Bench:
         bare, bare_optimizer = self.parts(self.spec(distilled=True))
         loaded, loaded_optimizer = self.parts(self.spec(distilled=True))
         loaded = dataclasses.replace(loaded, teacher=AsLoaded(self.teacher))
-        compiled, _ = self.parts(self.spec(distilled=True, compiled=True))
         maps = {id(batch): maps_of(bare, batch) for batch in batches}
         candidates: dict[str, Callable[[Batch], object]] = {
             "ours": lambda batch: step.step(parts, optimizer, [batch], 1, 100),
@@ -149,7 +148,6 @@ class Bench:
             "floor": lambda batch: bare_step(bare, bare_optimizer, batch),
             "student": lambda batch: student_step(bare, bare_optimizer, batch),
             "loss": lambda batch: loss_step(parts.distill.methods["fgd"], *maps[id(batch)], batch),
-            "compiled loss": lambda batch: loss_step(compiled.distill.methods["fgd"], *maps[id(batch)], batch),
             "adapters": lambda batch: adapter_step(parts.distill.methods["fgd"], maps[id(batch)][0]),
         }
         times = in_turn(candidates, batches, self.rounds)
@@ -157,8 +155,8 @@ class Bench:
         print(f"\nOf the floor the student alone: {cells(times['student'])} (clock / cpu).\n")
         print("| forward and backward, on maps that are there | ms (clock / cpu) | of a step, clock | cpu |")
         print("|---" * 4 + "|")
-        for name in ("loss", "compiled loss", "adapters"):
-            told = {"adapters": "the adapters, of either"}.get(name, f"{name} with its adapters")
+        for name in ("loss", "adapters"):
+            told = {"loss": "loss with its adapters", "adapters": "the adapters alone"}[name]
             shares = [fine(*([pair[k] for pair in times[each]] for each in (name, "ours"))) for k in (0, 1)]
             print(f"| {told} | {cells(times[name])} | {' | '.join(shares)} |")
         print()

@@ -29,7 +29,6 @@ from torch import Tensor
 from fgd.engine.device import keep_freed_memory, processor_name
 from fgd.methods.base import Pair
 from fgd.methods.fgd import FGDLoss
-from fgd.methods.native import Native
 from fgd.spec import FGD, Schedule
 from fgd.types import Batch, Calibration, Target
 
@@ -37,7 +36,6 @@ HEIGHT, WIDTH, CHANNELS, IMAGES = 800, 1344, 256, 2
 LEVELS = {"p3": 8, "p4": 16, "p5": 32, "p6": 64, "p7": 128}
 SPEC = FGD(alpha=1e-3, beta=5e-4, gamma=5e-4, temperature=0.5).but(lambda_=5e-6)
 RESAMPLES = 2000
-KERNELS = Native()
 
 Maps = dict[str, Tensor]
 
@@ -69,8 +67,7 @@ def measure(boxes: int, layout: str, rounds: int, *, cpu: bool = False) -> dict[
     for map_NCHW in student.values():
         map_NCHW.requires_grad_()
     batch = make_batch(boxes, generator)
-    ours, fast = build(SPEC), build(SPEC)
-    fast.kernels = KERNELS
+    ours = build(SPEC)
     reference = Reference(boxes)
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
@@ -79,7 +76,6 @@ def measure(boxes: int, layout: str, rounds: int, *, cpu: bool = False) -> dict[
     candidates: dict[str, Callable[[], object]] = {
         "reference": reference,
         "ours": lambda: learn(ours(student, teacher, batch)),
-        "compiled": lambda: learn(fast(student, teacher, batch)),
         "reads": lambda: read_twice(student, teacher),
     }
     now = time.process_time if cpu else time.perf_counter
@@ -160,22 +156,17 @@ def read_twice(student: Maps, teacher: Maps) -> None:
 
 def header(*first: str) -> str:
     """Of a table of `row`s, with columns before them."""
-    names = ["comparison: reference alone, ms", "comparison: reference, ms", "ours, ms", "ours compiled, ms"]
-    names += ["floor: two reads, ms"]
+    names = ["comparison: reference alone, ms", "comparison: reference, ms", "ours, ms", "floor: two reads, ms"]
     ratios = ["alone / ours", "reference / ours", "ours / two reads"]
-    ratios += ["alone / compiled", "reference / compiled", "compiled / two reads"]
     columns = [*first, *names, *ratios]
     return f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|"
 
 
 def row(times: dict[str, list[float]]) -> str:
-    names = ("alone", "reference", "ours", "compiled", "reads")
+    names = ("alone", "reference", "ours", "reads")
     medians = [f"{1000 * statistics.median(times[name]):.1f}" for name in names]
-    ratios = [
-        ratio(*(times[each] for each in pair))
-        for name in ("ours", "compiled")
-        for pair in (("alone", name), ("reference", name), (name, "reads"))
-    ]
+    pairs = (("alone", "ours"), ("reference", "ours"), ("ours", "reads"))
+    ratios = [ratio(*(times[each] for each in pair)) for pair in pairs]
     return " | ".join(medians + ratios)
 
 

@@ -63,6 +63,12 @@ def specs(base: type[Spec] = Spec) -> set[type[Spec]]:
     return {spec for spec in found if spec.__module__.startswith("fgd.")}  # a query's numbers come as text
 
 
+def test_a_retired_field_is_no_field_and_stands_in_no_schema() -> None:
+    for spec in specs():
+        assert not spec.retired.keys() & {field.alias or name for name, field in spec.model_fields.items()}, spec
+        assert not {"retired", *spec.retired} & spec.model_json_schema(by_alias=True).get("properties", {}).keys(), spec
+
+
 def refuses(spec: type[Spec], field: str, value: object) -> bool:
     try:
         spec.model_validate({field: value})

@@ -89,12 +89,6 @@ def test_a_setting_without_effect_is_named(schedule: dict[str, Any], field: str)
     assert [warned.pointer for warned in known.warnings] == [f"/schedule/{field}"]
 
 
-def test_plain_training_has_nothing_to_compile() -> None:
-    plain = spec()
-    known = outline(plain.but(resources=plain.resources.but(compile=True)), IMAGES, None)
-    assert [warned.pointer for warned in known.warnings] == ["/resources/compile"]
-
-
 def test_settings_with_an_effect_are_not_warned_of() -> None:
     schedule = Schedule.model_validate(
         {

@@ -56,6 +56,7 @@ def failed(tmp_path: Path, body: str) -> Failed:
         (json.dumps(spec(methods=[{"kind": "fgd"}])), "methods need a teacher"),
         (json.dumps(spec(student={"norm": "frozen"})), "needs pretrained weights"),
         (json.dumps(spec(schedule={"epochs": "3"})), "/schedule/epochs: a whole number is expected here"),
+        (json.dumps(spec(resources={"compile": False})), "/resources/compile: the field 'compile' was removed: leave"),
         (json.dumps(spec(teacher={"path": "t"}, methods=[{"kind": "fgd", "alfa": 1}])), "/methods/0/alfa: there is no"),
     ],
 )
@@ -63,6 +64,21 @@ def test_a_bad_spec_fails_at_once_and_names_the_field(tmp_path: Path, body: str,
     event = failed(tmp_path, body)
     assert event.code == "user_error"
     assert says in event.message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["fgd.train", "fgd.plan"])
+def test_a_spec_that_a_worker_of_an_earlier_version_staged_is_read(tmp_path: Path, module: str) -> None:
+    path, (ours, theirs) = tmp_path / "spec.json", os.pipe()
+    path.write_text(json.dumps(spec(resources={"device": "cpu", "threads": 1, "compile": True})))
+    command = [sys.executable, "-m", module, str(path), "--out", str(tmp_path / "out"), "--parent-fd", str(ours)]
+    done = subprocess.run(command, capture_output=True, timeout=200, check=False, pass_fds=[ours])
+    os.close(ours)
+    os.close(theirs)
+    told = done.stderr + ((tmp_path / "out").read_bytes() if module == "fgd.plan" else b"")
+    assert done.returncode == 1
+    assert b"compile" not in told
+    assert b"nowhere" in told
 
 
 @pytest.mark.slow

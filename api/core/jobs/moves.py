@@ -16,6 +16,7 @@ from api.core.jobs.record import add_event
 from api.core.lifecycle import FailureCode, Requested, State, allowed
 from api.core.rows.tables import Attempt, Checkpoint, Job
 from fgd.spec import JobSpec, Schedule
+from fgd.stored import stored_spec
 
 BACK_OFF_S = 30.0
 """Wait before the second retry; it doubles with each further one. The first retry is at once."""
@@ -31,7 +32,7 @@ def has_steps(s: Session, job: Job) -> bool:
 
 def spec_now(job: Job) -> JobSpec:
     """The job's spec; after it ran out of memory with smaller batches, and more of them to a step."""
-    spec = JobSpec.model_validate(job.spec)
+    spec = stored_spec(job.spec)
     return spec if job.batch_size is None else spec.but(schedule=spec.schedule.in_batches_of(job.batch_size))
 
 

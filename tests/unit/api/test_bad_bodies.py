@@ -29,6 +29,7 @@ def faults(answer: Any) -> list[tuple[str, str]]:
 
 FGD = {"kind": "fgd"}
 TEACHER = {"job": ANY_JOB}
+SEED = ("/seed", "greater_than_equal")
 NOT_CACHED = ("/resources/teacher_cache_gib", "cannot_be_cached")
 
 
@@ -38,7 +39,7 @@ NOT_CACHED = ("/resources/teacher_cache_gib", "cannot_be_cached")
         ({"nmae": "typo"}, [("/nmae", "extra_forbidden")]),
         ({"name": ""}, [("/name", "string_too_short")]),
         ({"name": "two\nlines"}, [("/name", "string_pattern_mismatch")]),
-        ({"seed": -1}, [("/seed", "greater_than_equal")]),
+        ({"seed": -1}, [SEED]),
         ({"schedule": {"epochs": 0}}, [("/schedule/epochs", "greater_than_equal")]),
         ({"schedule": {"min_size": 400}}, [("/schedule", "value_error")]),
         ({"schedule": {"optimizer": {"kind": "adamw", "lr": 0}}}, [("/schedule/optimizer/lr", "greater_than")]),
@@ -69,6 +70,8 @@ NOT_CACHED = ("/resources/teacher_cache_gib", "cannot_be_cached")
         ({"schedule": {"scales": [240, 320]}, "resources": {"teacher_cache_gib": 1}}, [NOT_CACHED]),
         ({"schedule": {"augment": {"crop": {}}}, "resources": {"teacher_cache_gib": 1}}, [NOT_CACHED]),
         ({"resources": {"teacher_cache_gib": 0}}, [("/resources/teacher_cache_gib", "greater_than")]),
+        ({"resources": {"compile": True}}, [("/resources/compile", "retired_field")]),
+        ({"resources": {"compile": False}, "seed": -1}, [("/resources/compile", "retired_field"), SEED]),
         ({"seed": True}, [("/seed", "int_type")]),
         ({"schedule": {"epochs": "3"}}, [("/schedule/epochs", "int_type")]),
         ({"schedule": {"optimizer": {"kind": "sgd", "lr": True}}}, [("/schedule/optimizer/lr", "float_type")]),
@@ -89,6 +92,12 @@ def test_a_fault_is_pointed_at_in_the_body_that_was_sent(
     client: Any, changes: dict[str, Any], expected: list[tuple[str, str]]
 ) -> None:
     assert sorted(faults(client.post("/v1/jobs", json=body(**changes)))) == sorted(expected)
+
+
+def test_a_field_that_was_removed_says_so_and_what_to_do(client: Any) -> None:
+    (fault,) = client.post("/v1/jobs", json=body(resources={"compile": True})).json()["errors"]
+
+    assert fault["detail"].startswith("the field 'compile' was removed: leave it out")
 
 
 def test_a_missing_field_is_pointed_at(client: Any) -> None:

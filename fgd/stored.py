@@ -1,0 +1,55 @@
+"""Specs as this or an earlier version wrote them: fields that were retired since (`Spec.retired`) are left out.
+
+A request is read by `JobSpec` itself, which refuses such a field. Knows no torch, no HTTP, no SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, get_args
+
+from fgd.spec import JobSpec, Spec
+
+
+def stored_spec(document: Mapping[str, Any]) -> JobSpec:
+    """The spec that a row or a file holds."""
+    return JobSpec.model_validate(without_retired(document))
+
+
+def without_retired(document: Mapping[str, Any], kinds: tuple[type[Spec], ...] = (JobSpec,)) -> dict[str, Any]:
+    """A copy that can be shown, and sent again. Nothing else is checked or changed.
+
+    kinds: what the document is one of.
+    """
+    likely = [kind for kind in kinds if _may_be(document, kind)]
+    return {
+        name: _inside(value, tuple(part for kind in likely for part in _parts(kind, name)))
+        for name, value in document.items()
+        if not any(name in kind.retired for kind in likely)
+    }
+
+
+def _inside(value: Any, kinds: tuple[type[Spec], ...]) -> Any:
+    if kinds and isinstance(value, list):
+        return [_inside(each, kinds) for each in value]
+    return without_retired(value, kinds) if kinds and isinstance(value, dict) else value
+
+
+def _may_be(document: Mapping[str, Any], kind: type[Spec]) -> bool:
+    own = kind.model_fields.get("kind")
+    return own is None or document.get("kind", own.default) == own.default
+
+
+@cache
+def _parts(kind: type[Spec], sent: str) -> tuple[type[Spec], ...]:
+    """What a field may hold, by its name in a document."""
+    fields = kind.model_fields.items()
+    return tuple(each for name, field in fields if sent == (field.alias or name) for each in _specs(field.annotation))
+
+
+def _specs(annotation: Any) -> Iterator[type[Spec]]:
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _specs(inner)
