@@ -65,7 +65,7 @@ def fallen_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: Callable[
     def newest_whole(_host: Any, _lease: Any, claim: Claim, folder: Path, _diary: Any) -> Any:
         return (folder / "checkpoint.pt", claim.checkpoints[1:]) if claim.checkpoints else (None, ())
 
-    class Diary:
+    class Writer:
         last = None
 
         def __init__(self, *_: Any) -> None: ...
@@ -76,7 +76,7 @@ def fallen_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: Callable[
 
         def close(self) -> None: ...
 
-    for name, instead in (("train", train), ("newest_whole", newest_whole), ("Diary", Diary)):
+    for name, instead in (("train", train), ("newest_whole", newest_whole), ("EventWriter", Writer)):
         monkeypatch.setattr(supervisor, name, instead)
     nobody: Any = None
     end = supervisor.train_from_newest(nobody, nobody, claim, nobody, tmp_path / "spec.json", 0.0)

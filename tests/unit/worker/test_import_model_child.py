@@ -25,11 +25,11 @@ def python(script: str, *arguments: str) -> str:
     return done.stdout
 
 
-def test_a_secluded_process_opens_no_socket_and_runs_no_program_but_works(tmp_path: Path) -> None:
+def test_a_confined_process_opens_no_socket_and_runs_no_program_but_works(tmp_path: Path) -> None:
     script = """
 import os, socket, subprocess, sys, threading
-from worker.confinement import seclude
-assert seclude()
+from worker.confinement import confine_process
+assert confine_process()
 for deed in (socket.socket, socket.socketpair, lambda: subprocess.run(["/bin/sh", "-c", f"touch {sys.argv[1]}"])):
     try:
         deed()

@@ -31,13 +31,13 @@ def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
             stopping.set()
         host = SimpleNamespace(stopping=stopping, write=lambda verb: verb(None))
         lease = SimpleNamespace(lost=lost, requested=requested)
-        record = store_retry.jobs.record
-        monkeypatch.setattr(store_retry.jobs, "record", lambda s, job, attempt, notes: told.append(notes[0].code))
+        record = store_retry.record.record
+        monkeypatch.setattr(store_retry.record, "record", lambda s, job, attempt, notes: told.append(notes[0].code))
         try:
             claim = SimpleNamespace(job_id="job_x", attempt=1)
             return patiently(host, lease, claim, "the result", call)  # type: ignore[arg-type]
         finally:
-            monkeypatch.setattr(store_retry.jobs, "record", record)
+            monkeypatch.setattr(store_retry.record, "record", record)
 
     lost = threading.Event()
     run.lost = lost  # type: ignore[attr-defined]
