@@ -22,6 +22,8 @@ from fgd.process.failpoints import reach
 from fgd.types import Calibration
 
 FORMAT = "fgd-checkpoint/1"
+KEEP_CHECKPOINTS = 2
+"""Files in the output folder of a training: this many, the newest."""
 
 
 @dataclass

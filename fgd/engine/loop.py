@@ -9,16 +9,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import math
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from torch import Tensor
-
 from fgd.data.loader import train_batches
-from fgd.engine import checkpoint, device, distributed
+from fgd.engine import device, distributed
 from fgd.engine.alive import alive
 from fgd.engine.average import Average
 from fgd.engine.checkpoint import State
@@ -28,10 +24,10 @@ from fgd.engine.meter import Meter
 from fgd.engine.optimise import make_optimizer
 from fgd.engine.prepare import cache_of, prepare
 from fgd.engine.result import choose_best, finish, score, tell_undecodable
-from fgd.engine.saver import KEEP_CHECKPOINTS, everything_of
+from fgd.engine.saver import Saver
 from fgd.engine.step import Statistics, all_finite, gives_up, skip, step
 from fgd.errors import Diverged, Stopped
-from fgd.events import Emit, Evaluated, Note, Phase, Saved, Started
+from fgd.events import Emit, Evaluated, Note, Phase, Started
 from fgd.outline import whole_steps
 from fgd.presets import resolve
 from fgd.process.finish_file import asked_to_finish, forget
@@ -55,20 +51,16 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
     distill, student, schedule = parts.distill, parts.student, spec.schedule
     optimizer = make_optimizer([distill], schedule.optimizer)
     average = Average(student, schedule.ema) if schedule.ema else None
-    best: dict[str, Tensor] | None = None
-    if contents is not None:
-        assert resume is not None
-        with checkpoint.reading(resume):
-            distill.load_state_dict(contents["model"], strict=True)
-            optimizer.load_state_dict(contents["optimizer"])
-            best = contents["best"]
-            if average is not None:
-                average.load_state_dict(contents["average"])
-        contents = None  # or its copies would take room as long as the training
     shown = average.detector if average else student  # what is evaluated, and becomes the result
     per_epoch = whole_steps(len(parts.train), schedule.batch_size, schedule.accumulate)
     total = per_epoch * schedule.epochs
     per_step = schedule.batch_size * schedule.accumulate
+    meter = Meter(state, emit, per_step, DeviceMetrics(machine), parts.cache)
+    saver = Saver(parts, state, optimizer, average, meter, out, emit)
+    if contents is not None:
+        assert resume is not None
+        saver.restore(contents, resume)
+        contents = None  # or its copies would take room as long as the training
     if left_over := len(parts.train) - per_epoch * per_step:
         message = f"{left_over} of {len(parts.train)} images are left out of each epoch, others each time"
         emit(Note(code="left_over", message=message, data={"images": left_over}))
@@ -83,27 +75,6 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
             versions=device.versions(),
         )
     )
-
-    meter = Meter(state, emit, per_step, DeviceMetrics(machine), parts.cache)
-    saved, saved_at = (state.step, state.evaluated_step), time.monotonic()
-    kept: list[Path] = []
-
-    def save() -> None:
-        nonlocal saved, saved_at
-        if saved == (state.step, state.evaluated_step) or not ranks.first:
-            return
-        path = out / "checkpoints" / f"step-{state.step:08d}-{max(state.evaluated_step, 0):08d}.pt"
-        is_best = state.best_step == state.step  # then `best` is what is there anyway, and need not be written twice
-        everything = everything_of(distill, optimizer, shown.module.state_dict() if is_best else best, average)
-        everything["recipe"] = student.recipe.model_dump(mode="json")  # a promoted checkpoint needs nothing else
-        with meter.saving():
-            digest = checkpoint.save(path, everything, state, parts.calibration, parts.digest)
-        emit(Saved(step=state.step, path=str(path), sha256=digest, size=path.stat().st_size, best=is_best))
-        kept.append(path)
-        for old in kept[:-KEEP_CHECKPOINTS]:
-            old.unlink(missing_ok=True)
-            kept.remove(old)
-        saved, saved_at = (state.step, state.evaluated_step), time.monotonic()
 
     batches: Iterator[Batch] | None = None
     statistics = Statistics(distill)
@@ -125,20 +96,19 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
                 if state.scores["ap"] > state.best_ap:
                     state.best_ap, state.best_step = state.scores["ap"], state.step
                     state.best_scores = dict(state.scores)
-                    best = {key: value.clone() for key, value in shown.module.state_dict().items()}
+                    saver.remember_best()
                 if schedule.early_stop is not None:
                     count(state, schedule.early_stop)
-                save()
+                saver.save()
                 emit(Phase(phase="training"))
-            every = schedule.checkpoint_steps or math.inf
-            if time.monotonic() - saved_at > schedule.checkpoint_s or state.step - saved[0] >= every:
-                save()
+            if saver.due():
+                saver.save()
             if ranks.any(stop()):
                 raise Stopped("asked to stop")
             if state.step == total or stale(state, schedule.early_stop):
                 break
             if early := state.step > 0 and ranks.any(asked_to_finish(out)):
-                save()
+                saver.save()
                 break
             if batches is None or done_in_epoch == 0:
                 batches = train_batches(
@@ -158,7 +128,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
                 statistics.restore()
                 if gives_up(state, schedule):
                     if all_finite(distill):
-                        save()
+                        saver.save()
                     raise
                 losses, rate = {}, skip(diverged, state, schedule, per_epoch, emit)
             else:
@@ -169,7 +139,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
             meter.add(losses, rate, epoch + 1, last_of_epoch=done_in_epoch + 1 == per_epoch)
             tell_undecodable(parts, emit)
     except Stopped:
-        save()
+        saver.save()
         with contextlib.suppress(RuntimeError):  # one that stopped elsewhere, and is gone
             ranks.wait()  # a rank that ends early has the others killed after a while, also in the middle of a save
             distributed.leave()  # a process that ends without it may abort, and that is not what a stop looks like
@@ -180,8 +150,8 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
         if parts.cache is not None:  # before the result needs the room
             parts.cache.close()
     if early:
-        choose_best(parts, shown, state, best, total, emit, check_stop, epoch=state.step // per_epoch)
-        best = None
+        choose_best(parts, shown, state, saver.best, total, emit, check_stop, epoch=state.step // per_epoch)
+        saver.best = None
     elif state.step < total:
         message = (
             f"{state.stale} evaluations in a row without an improvement: ended after epoch {state.step // per_epoch}"
@@ -191,7 +161,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
     emit(meter.evaluation_cost())
     if parts.cache is not None:
         emit(parts.cache.cost())
-    finish(parts, shown, state, best, out, emit, check_stop, epoch=state.step // per_epoch, stopped=early)
+    finish(parts, shown, state, saver.best, out, emit, check_stop, epoch=state.step // per_epoch, stopped=early)
     forget(out)
     distributed.leave()
 

@@ -17,13 +17,12 @@ from fgd.data.loader import Dataset, Split
 from fgd.data.transforms import Transform
 from fgd.detectors import DETECTORS, Detector, Recipe, anchors, build
 from fgd.engine import checkpoint, device, pretrained, weights
-from fgd.engine.checkpoint import State
+from fgd.engine.checkpoint import KEEP_CHECKPOINTS, State
 from fgd.engine.device import Machine, seeded
 from fgd.engine.distill import Distill, Teacher
 from fgd.engine.distributed import ALONE, Ranks
 from fgd.engine.identity import checkpoint_digest, digest_of_file, digest_of_json
 from fgd.engine.laps import Laps
-from fgd.engine.saver import KEEP_CHECKPOINTS
 from fgd.engine.teacher import (
     CALIBRATION_IMAGES,
     CHECK_IMAGES,

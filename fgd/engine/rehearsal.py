@@ -19,13 +19,12 @@ from torch import nn
 from fgd.data.loader import CACHE_BYTES, Dataset, train_batches
 from fgd.engine import checkpoint, device, prepare, saver, step, weights
 from fgd.engine.average import Average
-from fgd.engine.checkpoint import State
+from fgd.engine.checkpoint import KEEP_CHECKPOINTS, State
 from fgd.engine.device_metrics import MIB, DeviceMetrics
 from fgd.engine.evaluate import evaluate
 from fgd.engine.optimise import make_optimizer
 from fgd.engine.prepare import Training
 from fgd.engine.result import score
-from fgd.engine.saver import KEEP_CHECKPOINTS
 from fgd.engine.teacher import CALIBRATION_IMAGES, CHECK_IMAGES
 from fgd.events import Emit
 from fgd.methods.base import Pair
@@ -174,7 +173,7 @@ def starting_seconds(parts: Training) -> float:
 def written(parts: Training, optimizer: torch.optim.Optimizer, average: Average | None) -> tuple[int, int, float]:
     """Bytes of a checkpoint and of a result, and the seconds that saving takes: written for real, then deleted."""
     tensors = {name: value.clone() for name, value in parts.student.module.state_dict().items()}  # as `best` is
-    contents = saver.everything_of(parts.distill, optimizer, tensors, average)
+    contents = saver.contents_of(parts.distill, optimizer, tensors, average)
     with tempfile.TemporaryDirectory(prefix="fgd-plan-") as folder:
         file = Path(folder) / "checkpoint.pt"
         began = time.monotonic()
