@@ -94,7 +94,7 @@ def test_what_the_supervisor_answers_itself_is_not_recorded(given: Any) -> None:
 
 
 def test_a_log_ends_where_it_is_full_and_says_so(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record, "MAX_LOG_BYTES", 10)
+    monkeypatch.setattr("api.core.jobs.record.MAX_LOG_BYTES", 10)
     id = given.running()
     for piece in (b"12345", b"67890abc", b"never"):
         tell(given, id, 1, log=piece)
