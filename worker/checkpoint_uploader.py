@@ -18,7 +18,7 @@ from pathlib import Path
 from api.core.store.names import BlobStore, StoreAway
 from fgd.events import Saved
 from fgd.process.failpoints import reach
-from worker.store_retry import is_away
+from worker.running_attempt import is_away
 
 logger = logging.getLogger(__name__)
 

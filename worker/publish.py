@@ -11,23 +11,21 @@ from api.core.store.names import Blob, blob_name
 from fgd.events import Finished
 from fgd.process.failpoints import reach
 from worker import kept_results
-from worker.host import Host
-from worker.lease import Lease
-from worker.store_retry import patiently, tell
+from worker.running_attempt import RunningAttempt
 
 logger = logging.getLogger(__name__)
-
 
 MEDIA_TYPES = {".json": "application/json", ".py": "text/x-python"}
 
 
-def publish(host: Host, lease: Lease, claim: attempts.Claim, result: Finished, out: Path) -> list[attempts.ArtifactIn]:
+def publish(attempt: RunningAttempt, result: Finished, out: Path) -> list[attempts.ArtifactIn]:
     """The files of the result, in the store under their digests, as soon as it answers; all of them again where the
     collector took one for unused while another was waited for.
 
     Raises DigestMismatch, OSError, ValueError; Lost or Fenced if the attempt is not ours any more, Interrupted where
     the store stays away for too long.
     """
+    host, claim = attempt.host, attempt.claim
     folder = Path(result.folder).resolve()
     if not folder.is_relative_to(out.resolve()) or "student.safetensors" not in result.files:
         raise ValueError(f"the trainer's result is not one: {sorted(result.files)} in {folder}")
@@ -36,16 +34,16 @@ def publish(host: Host, lease: Lease, claim: attempts.Claim, result: Finished, o
     expected = functools.partial(attempts.expected, job_id=claim.job_id, attempt=claim.attempt, digests=digests)
 
     def keep() -> None:
-        if keep_result(host, claim, result):
-            tell(host, claim, "result_kept", f"the finished training is kept on {host.name} until the store has it")
+        if keep_result(attempt, result):
+            attempt.report("result_kept", f"the finished training is kept on {host.name} until the store has it")
 
     if host.stopping.is_set():  # whoever told it to stop may not wait for the store
         keep()
     while True:
         for file in files:
-            put = functools.partial(put_expected, host, lease, claim, folder / file.name, file)
-            patiently(host, lease, claim, f"result {file.name}", put, at_first=keep, drains=True)
-        if host.insist(lease, expected):
+            put = functools.partial(put_expected, attempt, folder / file.name, file)
+            attempt.with_store(f"result {file.name}", put, at_first=keep, drains=True)
+        if attempt.insist(expected):
             return files
         logger.warning("%s: the store was waited for so long that files of the result went; again", claim.job_id)
 
@@ -60,20 +58,20 @@ def file_of_result(folder: Path, name: str, digest: str) -> attempts.ArtifactIn:
     return attempts.ArtifactIn(path.name, digest, path.stat().st_size, media_type)
 
 
-def keep_result(host: Host, claim: attempts.Claim, result: Finished) -> bool:
+def keep_result(attempt: RunningAttempt, result: Finished) -> bool:
     """Hours of training must not hang on a store that is away: the next attempt on this host only publishes them.
     True: it is kept since now."""
     try:
-        return kept_results.keep(host.settings.home, claim.job_id, result)
+        return kept_results.keep(attempt.host.settings.home, attempt.claim.job_id, result)
     except OSError as error:
-        logger.warning("%s: its result could not be kept on this host: %s", claim.job_id, error)
+        logger.warning("%s: its result could not be kept on this host: %s", attempt.claim.job_id, error)
         return False
 
 
-def put_expected(host: Host, lease: Lease, claim: attempts.Claim, path: Path, file: attempts.ArtifactIn) -> None:
-    """Its row first, each time anew: while the store was away the collector may have taken it."""
-    blob = Blob(file.digest, file.size)
-    host.insist(lease, functools.partial(attempts.expect, job_id=claim.job_id, attempt=claim.attempt, blob=blob))
+def put_expected(attempt: RunningAttempt, path: Path, file: attempts.ArtifactIn) -> None:
+    """Its row first, every time: while the store was away the collector may have taken it."""
+    claim, blob = attempt.claim, Blob(file.digest, file.size)
+    attempt.insist(functools.partial(attempts.expect, job_id=claim.job_id, attempt=claim.attempt, blob=blob))
     reach("before_artifact_blob")
-    host.store.put_file(path, expected=file.digest)
+    attempt.host.store.put_file(path, expected=file.digest)
     reach("after_artifact_blob")

@@ -1,6 +1,6 @@
 """The supervisor: claim -> stage -> launch -> finish | fail | hand back | cancelled. Never imports torch.
 
-`look` is all that bell and poller do. Knows the verbs of api.core; what a training is, the trainer knows.
+Knows the verbs of api.core; what a training is, the trainer knows.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from worker.lease import Lease
 from worker.memory import oom_kills
 from worker.outcome import AsAsked, End, Ended, Failure, HandedBack, Succeeded, Verdict, verdict
 from worker.publish import keep_result, publish
+from worker.running_attempt import Interrupted, RunningAttempt
 from worker.slots import Slot
 from worker.staging import InputGone, stage_checkpoint, staged, work_folder
 from worker.stop_policy import StopPolicy
-from worker.store_retry import Interrupted, cancelled, patiently, tell
 
 logger = logging.getLogger(__name__)
 
@@ -58,21 +58,22 @@ def supervise(host: Host, claim: attempts.Claim, slot: Slot, claimed_at: float) 
             Lease(lambda: host.beat(beat), host.times(), claimed_at, claim.requested) as lease,
             work_folder(host.settings.home, claim.job_id, claim.attempt) as folder,
         ):
+            attempt = RunningAttempt(host, lease, claim)
             try:
                 if result := kept_results.kept(host.settings.home, claim.job_id):
-                    end, out = end_of_kept(host, claim, result), Path(result.folder)
+                    end, out = end_of_kept(attempt, result), Path(result.folder)
                 else:
-                    end, out = staged_and_trained(host, lease, claim, slot, folder, claimed_at), folder / "out"
+                    end, out = staged_and_trained(attempt, slot, folder, claimed_at), folder / "out"
                 came = verdict(end)
-                files = publish(host, lease, claim, came.result, out) if isinstance(came, Succeeded) else []
+                files = publish(attempt, came.result, out) if isinstance(came, Succeeded) else []
             except Interrupted:
-                came = AsAsked() if cancelled(lease) else HandedBack("the worker is shutting down")
+                came = AsAsked() if attempt.cancelled else HandedBack("the worker is shutting down")
                 files, end = [], End(None)
             except (OSError, InputGone, DigestMismatch, ValueError) as error:
                 came, files, end = blame(error), [], End(None)
             if isinstance(came, Failure) and came.code == FailureCode.no_space:
                 host.found_full()  # before the job is queued again: it is to go elsewhere
-            state = settle(host, lease, claim, came, files, end.returncode)
+            state = settle(attempt, came, files, end.returncode)
             if State(state).terminal:
                 kept_results.forget(host.settings.home, claim.job_id)
             logger.info("%s: %s", name, state)
@@ -80,54 +81,51 @@ def supervise(host: Host, claim: attempts.Claim, slot: Slot, claimed_at: float) 
         logger.warning("%s: no longer ours, nothing more was written", name)
 
 
-def staged_and_trained(
-    host: Host, lease: Lease, claim: attempts.Claim, slot: Slot, folder: Path, claimed_at: float
-) -> End:
+def staged_and_trained(attempt: RunningAttempt, slot: Slot, folder: Path, claimed_at: float) -> End:
+    claim = attempt.claim
     reach("before_staging")
     with ExitStack() as held:
-        stage = functools.partial(staged, claim.spec, claim.inputs, folder, host.cache)
-        spec_file = patiently(host, lease, claim, "inputs", lambda: held.enter_context(stage()))
+        stage = functools.partial(staged, claim.spec, claim.inputs, folder, attempt.host.cache)
+        spec_file = attempt.with_store("inputs", lambda: held.enter_context(stage()))
         reach("after_staging")
-        return train_from_newest(host, lease, claim, slot, spec_file, claimed_at)
+        return train_from_newest(attempt, slot, spec_file, claimed_at)
 
 
-def end_of_kept(host: Host, claim: attempts.Claim, result: Finished) -> End:
+def end_of_kept(attempt: RunningAttempt, result: Finished) -> End:
     """An earlier attempt came to its end on this host, and not into the store."""
-    tell(host, claim, "result_found", "an earlier attempt finished the training on this host; its result is published")
+    attempt.report("result_found", "an earlier attempt finished the training on this host; its result is published")
     return End(0, last=result)
 
 
-def train_from_newest(
-    host: Host, lease: Lease, claim: attempts.Claim, slot: Slot, spec_file: Path, claimed_at: float
-) -> End:
+def train_from_newest(attempt: RunningAttempt, slot: Slot, spec_file: Path, claimed_at: float) -> End:
     """`train`; and where the trainer cannot read a checkpoint whose bytes are whole (another version's, say), again
     from the one before it, at last from the start: no attempt meets the same one twice.
 
     Not from the start where all that it looked into are of another spec: they are whole, so it is the job that is not
     what it was, and to throw away what was trained is not ours to decide."""
-    diary = EventWriter(host, claim, spec_file.parent / "out")
+    writer = EventWriter(attempt.host, attempt.claim, spec_file.parent / "out")
     refused: list[End] = []
     try:
         while True:
-            file, older = newest_whole(host, lease, claim, spec_file.parent, diary)
+            file, older = newest_whole(attempt, spec_file.parent, writer)
             if file is None and refused and all(map(of_another_spec, refused)):
-                diary.write()
+                writer.write()
                 return foreign(refused)
-            end = train(host, lease, claim, slot, spec_file, claimed_at, diary, file)
+            end = train(attempt, slot, spec_file, claimed_at, writer, file)
             if file is None or not (isinstance(end.last, Failed) and end.last.data.get("checkpoint") == "unreadable"):
                 return end
             if end.ended != Ended.by_itself:  # told to end; or it lives on, and a second one must not begin beside it
                 return end
             refused.append(end)
             if not of_another_spec(end):
-                diary.pass_over(claim.checkpoints[-1 - len(older)].key, torn=False)
+                writer.pass_over(attempt.claim.checkpoints[-1 - len(older)].key, torn=False)
             what = "an older one is tried" if older else "no other is left"
             message = f"the trainer cannot go on from it, {what}: {end.last.message}"
-            diary.add([Note(code="checkpoint_corrupt", message=message, level="warning")])
-            diary.last = None
-            claim = replace(claim, checkpoints=older)
+            writer.add([Note(code="checkpoint_corrupt", message=message, level="warning")])
+            writer.last = None
+            attempt = replace(attempt, claim=replace(attempt.claim, checkpoints=older))
     finally:
-        diary.close()
+        writer.close()
 
 
 def of_another_spec(end: End) -> bool:
@@ -145,16 +143,15 @@ def foreign(refused: Sequence[End]) -> End:
 
 
 def train(
-    host: Host,
-    lease: Lease,
-    claim: attempts.Claim,
+    attempt: RunningAttempt,
     slot: Slot,
     spec_file: Path,
     claimed_at: float,
-    diary: EventWriter,
+    writer: EventWriter,
     checkpoint: Path | None,
 ) -> End:
-    """Run the trainer to its end and tell what it says. Raises Lost or Fenced, and then it is dead."""
+    """Run the trainer to its end and report what it says. Raises Lost or Fenced, and then it is dead."""
+    host, lease, claim = attempt.host, attempt.lease, attempt.claim
     folder = spec_file.parent
     resume = ["--resume", str(checkpoint)] if checkpoint else []
     argv = [*trainer_command(host), str(spec_file), "--out", str(folder / "out"), *resume]
@@ -174,29 +171,29 @@ def train(
     )
     settings = host.settings
     left_s = time_left_s(claim, staged_s=time.monotonic() - claimed_at)
-    curb = StopPolicy(trainer, grace_s=settings.grace_s, drain_s=host.drain_s, stall_s=settings.stall_s, run_s=left_s)
+    policy = StopPolicy(trainer, grace_s=settings.grace_s, drain_s=host.drain_s, stall_s=settings.stall_s, run_s=left_s)
     try:
         lease.guard(trainer)
         while not trainer.over() and not lease.lost.is_set():
-            if diary.full:
+            if writer.full:
                 time.sleep(FLUSH_S)
             else:
                 events, log = trainer.read(FLUSH_S)
-                curb.heard(events)
-                diary.add(events, log)
-            diary.write()
-            curb.check(lease.requested, host.stopping.is_set())
+                policy.heard(events)
+                writer.add(events, log)
+            writer.write()
+            policy.check(lease.requested, host.stopping.is_set())
     finally:
         lease.guard(None)
         gone = trainer.close()
-    diary.add(*trainer.read(0.0))
-    ended = curb.ended if gone else Ended.survived_kill
-    needless = ended == Ended.cancelled or isinstance(diary.last, Finished)  # nobody goes on from there
+    writer.add(*trainer.read(0.0))
+    ended = policy.ended if gone else Ended.survived_kill
+    needless = ended == Ended.cancelled or isinstance(writer.last, Finished)  # nobody goes on from there
     ended_at = time.monotonic()
     while True:
         in_time = not host.stopping.is_set() or time.monotonic() < ended_at + host.drain_s
-        keeping = diary.keeping and not needless and in_time and lease.requested != Requested.cancel_now
-        if diary.write() and not keeping:
+        keeping = writer.keeping and not needless and in_time and lease.requested != Requested.cancel_now
+        if writer.write() and not keeping:
             break
         if lease.lost.wait(KEEPING_S if keeping else FLUSH_S):
             raise Lost
@@ -204,7 +201,7 @@ def train(
         raise Lost
     if not gone:
         host.undead.add(trainer.mark)
-    return End(trainer.returncode(), ended, diary.last, trainer.tail(), oom_kills() - oom_before)
+    return End(trainer.returncode(), ended, writer.last, trainer.tail(), oom_kills() - oom_before)
 
 
 def time_left_s(claim: attempts.Claim, staged_s: float) -> float | None:
@@ -220,27 +217,25 @@ def trainer_command(host: Host) -> list[str]:
 
 
 def newest_whole(
-    host: Host, lease: Lease, claim: attempts.Claim, folder: Path, diary: EventWriter
+    attempt: RunningAttempt, folder: Path, writer: EventWriter
 ) -> tuple[Path | None, tuple[attempts.Saved, ...]]:
     """The newest checkpoint whose bytes are whole, as a file, and those that are older; None: from the start."""
-    older = list(claim.checkpoints)
+    older = list(attempt.claim.checkpoints)
     while older:
         saved = older.pop(0)
-        stage = functools.partial(stage_checkpoint, host.store, saved.key, saved.sha256, folder)
-        if file := patiently(host, lease, claim, f"checkpoint of step {saved.step}", stage):
+        stage = functools.partial(stage_checkpoint, attempt.host.store, saved.key, saved.sha256, folder)
+        if file := attempt.with_store(f"checkpoint of step {saved.step}", stage):
             return file, tuple(older)
-        diary.pass_over(saved.key, torn=True)
-        what = "an older one is tried" if older else "no other is left, training begins anew"
+        writer.pass_over(saved.key, torn=True)
+        what = "an older one is tried" if older else "no other is left, training starts from scratch"
         message = f"the checkpoint of step {saved.step} is torn or gone; {what}"
-        diary.add([Note(code="checkpoint_corrupt", message=message, data={"step": saved.step}, level="warning")])
+        writer.add([Note(code="checkpoint_corrupt", message=message, data={"step": saved.step}, level="warning")])
     return None, ()
 
 
-def settle(
-    host: Host, lease: Lease, claim: attempts.Claim, came: Verdict, files: list[attempts.ArtifactIn], exit: int | None
-) -> str:
+def settle(attempt: RunningAttempt, came: Verdict, files: list[attempts.ArtifactIn], exit: int | None) -> str:
     """The attempt's last write; the state the job is in then."""
-    job, attempt = claim.job_id, claim.attempt
+    job, number = attempt.claim.job_id, attempt.claim.attempt
 
     def write(s: Session) -> str:
         reach("before_final_state" if isinstance(came, Succeeded) else "before_requeue")
@@ -251,25 +246,25 @@ def settle(
     def put(s: Session) -> str:
         match came:
             case Succeeded(result):
-                attempts.finish(s, job, attempt, files, result.weights_digest, exit=exit)
+                attempts.finish(s, job, number, files, result.weights_digest, exit=exit)
                 return "succeeded"
             case AsAsked():
-                return attempts.ended_as_requested(s, job, attempt, exit=exit)
+                return attempts.ended_as_requested(s, job, number, exit=exit)
             case HandedBack(reason):
-                return attempts.requeue(s, job, attempt, reason, exit=exit)
+                return attempts.requeue(s, job, number, reason, exit=exit)
             case Failure(code, message, data):
-                return attempts.fail(s, job, attempt, code, message, data, exit=exit)
+                return attempts.fail(s, job, number, code, message, data, exit=exit)
 
-    lease.closing()
+    attempt.lease.closing()
     try:
-        state = host.insist(lease, write)
+        state = attempt.insist(write)
     except Lost:
         if isinstance(came, Succeeded):
-            keep_result(host, claim, came.result)
+            keep_result(attempt, came.result)
         raise
     reach("after_requeue" if state == "queued" else "after_final_state")
     if state == "queued":
-        ring(host.app, job)
+        ring(attempt.host.app, job)
     return state
 
 

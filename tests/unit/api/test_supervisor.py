@@ -23,12 +23,13 @@ from api.core.store.local import LocalStore
 from api.core.store.names import Blob, StoreAway
 from api.core.sweeper import Sweeper
 from fgd.events import Finished, Saved
-from worker import devices, kept_results, publish, store_retry, supervisor
+from worker import devices, kept_results, publish, running_attempt, supervisor
 from worker.event_writer import EventWriter
 from worker.host import Host, Lost
 from worker.lease import Lease, Times
 from worker.outcome import End
 from worker.poller import Poller
+from worker.running_attempt import RunningAttempt
 from worker.slots import Slot, Slots
 from worker.staging import Cache
 
@@ -55,7 +56,7 @@ class Flaky(LocalStore):
 
 @pytest.fixture
 def host(given: Any, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Host:
-    monkeypatch.setattr(store_retry, "RETRY_S", 0.01)
+    monkeypatch.setattr(running_attempt, "RETRY_S", 0.01)
     store = Flaky(settings.blobs)
     store.may_delete = threading.Event()
     found = devices.Host((), "a processor", 1, False, 1, 1)
@@ -110,7 +111,7 @@ def test_files_that_the_collector_took_while_the_store_was_away_are_brought_agai
         return True
 
     host.store.away = away  # type: ignore[attr-defined]
-    files = publish.publish(host, lease, claim, result, tmp_path / "out")
+    files = publish.publish(RunningAttempt(host, lease, claim), result, tmp_path / "out")
     with db.transaction(given.engine) as s:
         attempts.finish(s, claim.job_id, 1, files, result.weights_digest)
     hours_pass(given, host.store)  # type: ignore[arg-type]
@@ -141,8 +142,8 @@ def supervised(given: Any, host: Host, monkeypatch: pytest.MonkeyPatch, trained_
     """One attempt of the oldest job that waits, on this host; the state it leaves the job in. Only the training is
     played: what a trainer leaves is there at once."""
 
-    def train(_host: Host, _lease: Lease, claim: attempts.Claim, _slot: Any, folder: Path, _at: float) -> End:
-        trained_at.append(claim.attempt)
+    def train(attempt: RunningAttempt, _slot: Any, folder: Path, _at: float) -> End:
+        trained_at.append(attempt.claim.attempt)
         return End(0, last=trained(folder / "out"))
 
     monkeypatch.setattr(supervisor, "staged_and_trained", train)
@@ -311,7 +312,7 @@ def test_a_torn_checkpoint_is_offered_no_more_once_the_next_attempt_went_past_it
     file.unlink()
     if harm == "torn":
         file.write_bytes(b"torn")
-    found, _ = supervisor.newest_whole(host, lease, claim, tmp_path / "work", diary)
+    found, _ = supervisor.newest_whole(RunningAttempt(host, lease, claim), tmp_path / "work", diary)
     assert found is not None
     assert found.read_bytes() == b"checkpoint 1"
     assert diary.write()
@@ -345,7 +346,7 @@ def test_a_worker_told_to_stop_ends_in_time_whatever_hangs(
 ) -> None:
     host.settings = host.settings.model_copy(update={"lease_s": 0.5, "poll_s": 0.05, "beat_s": 0.05})
     id, let_go, ended = given.job(), threading.Event(), list[int]()
-    monkeypatch.setattr(supervisor, "supervise", lambda *_: let_go.wait(20))
+    monkeypatch.setattr("worker.take.supervise", lambda *_: let_go.wait(20))
     poller = Poller(host, exit=ended.append)
     poller.start()
     try:

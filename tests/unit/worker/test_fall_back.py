@@ -13,6 +13,7 @@ from api.core.lifecycle import FailureCode, advice
 from fgd.events import Failed
 from worker import supervisor
 from worker.outcome import End, Ended, Failure, verdict
+from worker.running_attempt import RunningAttempt
 
 UNREADABLE = Failed(code="user_error", message="not readable", data={"checkpoint": "unreadable"})
 
@@ -62,8 +63,9 @@ def fallen_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: Callable[
         begun.append(arguments[-1])
         return ends(len(begun))
 
-    def newest_whole(_host: Any, _lease: Any, claim: Claim, folder: Path, _diary: Any) -> Any:
-        return (folder / "checkpoint.pt", claim.checkpoints[1:]) if claim.checkpoints else (None, ())
+    def newest_whole(attempt: RunningAttempt, folder: Path, _writer: Any) -> Any:
+        older = attempt.claim.checkpoints
+        return (folder / "checkpoint.pt", older[1:]) if older else (None, ())
 
     class Writer:
         last = None
@@ -79,5 +81,5 @@ def fallen_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: Callable[
     for name, instead in (("train", train), ("newest_whole", newest_whole), ("EventWriter", Writer)):
         monkeypatch.setattr(supervisor, name, instead)
     nobody: Any = None
-    end = supervisor.train_from_newest(nobody, nobody, claim, nobody, tmp_path / "spec.json", 0.0)
+    end = supervisor.train_from_newest(RunningAttempt(nobody, nobody, claim), nobody, tmp_path / "spec.json", 0.0)
     return end, len(begun)

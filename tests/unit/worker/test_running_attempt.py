@@ -14,16 +14,16 @@ import pytest
 from api.core.lifecycle import Requested
 from api.core.store.names import StoreAway
 from api.core.store.s3 import S3Store
-from worker import store_retry
+from worker import running_attempt
 from worker.host import Lost
+from worker.running_attempt import Interrupted, RunningAttempt
 from worker.staging import stage_checkpoint
-from worker.store_retry import Interrupted, patiently
 
 
 @pytest.fixture
 def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """patiently() for an attempt whose lease and host are as told; `told` collects the job's events."""
-    monkeypatch.setattr(store_retry, "RETRY_S", 0.01)
+    """`with_store` of an attempt with that lease and host; `told` collects the job's events."""
+    monkeypatch.setattr(running_attempt, "RETRY_S", 0.01)
 
     def run(call: Callable[[], Any], told: list[str], requested: Requested | None = None, stops: bool = False) -> Any:
         stopping = threading.Event()
@@ -31,13 +31,13 @@ def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
             stopping.set()
         host = SimpleNamespace(stopping=stopping, write=lambda verb: verb(None))
         lease = SimpleNamespace(lost=lost, requested=requested)
-        record = store_retry.record.record
-        monkeypatch.setattr(store_retry.record, "record", lambda s, job, attempt, notes: told.append(notes[0].code))
+        record = running_attempt.record.record
+        monkeypatch.setattr(running_attempt.record, "record", lambda s, job, attempt, notes: told.append(notes[0].code))
         try:
             claim = SimpleNamespace(job_id="job_x", attempt=1)
-            return patiently(host, lease, claim, "the result", call)  # type: ignore[arg-type]
+            return RunningAttempt(host, lease, claim).with_store("the result", call)  # type: ignore[arg-type]
         finally:
-            monkeypatch.setattr(store_retry.record, "record", record)
+            monkeypatch.setattr(running_attempt.record, "record", record)
 
     lost = threading.Event()
     run.lost = lost  # type: ignore[attr-defined]
