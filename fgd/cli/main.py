@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from api.core.settings import Settings
-    from fgd.client.client import Artifact, Client, Dataset, Model, StoredEvent
+    from fgd.client import Artifact, Client, Dataset, Model, StoredEvent
     from fgd.data.index import Report
 
 DONE, FAILED, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -79,7 +79,7 @@ ModelIdArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Id of a m
 TIMES = ["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
 
 URL = "http://127.0.0.1:8000"
-"""`fgd.client.client.DEFAULT_URL`, which would cost the help its speed."""
+"""`fgd.client.DEFAULT_URL`, which would cost the help its speed."""
 
 
 # --- processes ------------------------------------------------------------------------------------------------
@@ -383,7 +383,7 @@ def dataset_delete(dataset: DatasetIdArgument, url: Url = URL) -> None:
 
 def _add_by_path(client: Client, name: str, path: Path, how: dict[str, Any]) -> Dataset | None:
     """None: the service cannot read that folder, and here it is, to be sent."""
-    from fgd.client.client import ApiError
+    from fgd.client import ApiError
 
     try:
         return client.add_dataset(name, path.absolute(), **how)
@@ -993,7 +993,7 @@ def artifact_download(
 
 
 def _client(url: str) -> Client:
-    from fgd.client.client import Client
+    from fgd.client import Client
 
     return Client(url, _api_key())
 
@@ -1188,7 +1188,7 @@ def main() -> None:
 
 def _tell(error: Exception) -> int:
     _print_error(str(error))
-    from fgd.client.client import ApiError, Unreachable
+    from fgd.client import ApiError, Unreachable
 
     if isinstance(error, ApiError):
         if error.status == 401:
