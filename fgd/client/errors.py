@@ -54,8 +54,9 @@ class ApiError(ClientError):
         request_id: str | None = None,
         retryable: bool = False,
         title: str = "",
+        retry_after_s: float | None = None,
     ) -> None:
-        super().__init__(status, code, detail, errors, request_id, retryable, title)
+        super().__init__(status, code, detail, errors, request_id, retryable, title, retry_after_s)
         self.status = status
         self.code = code
         self.detail = detail
@@ -63,6 +64,7 @@ class ApiError(ClientError):
         self.request_id = request_id
         self.retryable = retryable
         self.title = title
+        self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
         said_twice = any(error.detail in self.detail for error in self.errors)
@@ -93,4 +95,7 @@ class DigestMismatch(ClientError):
 
 def passing(error: ApiError | Unreachable) -> bool:
     """May the same request succeed a little later?"""
-    return isinstance(error, Unreachable) or error.status in BUSY or error.retryable
+    if isinstance(error, Unreachable):
+        return True
+    # The next look says where an upload has to go on.
+    return error.status in BUSY or error.retryable or error.code == "upload_offset_mismatch"

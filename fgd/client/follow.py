@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import queue
-import random
 import socket
 import threading
 import time
@@ -18,7 +17,8 @@ from typing import Any, Literal
 import httpx
 
 from fgd.client.answers import Job, StoredEvent
-from fgd.client.errors import ApiError, ClientError, Unreachable, passing
+from fgd.client.errors import ApiError, ClientError, Unreachable
+from fgd.client.patience import Patience
 from fgd.client.sse import NotAStream, parse
 from fgd.client.transport import A, Transport, check, problem_of, read, route
 from fgd.errors import FGDError
@@ -50,15 +50,14 @@ def until(
     patience_s: float,
 ) -> A:
     """Look again and again until it is done. on_look hears every look, None when nobody answered."""
-    heard = time.monotonic()
+    patience = Patience(for_s=patience_s)
     while True:
         seen: A | None = None
         try:
             seen = look()
-            heard = time.monotonic()
+            patience.progress()
         except (ApiError, Unreachable) as error:
-            if not passing(error) or time.monotonic() - heard > patience_s:
-                raise
+            patience.bear(error)
         if on_look:
             on_look(seen)
         if seen is not None and done(seen):
@@ -249,12 +248,12 @@ def streamed(
     Raises NoStream if there is no stream, ApiError if there is no job, Unreachable if nobody answers any more.
     """
     line = line or _Line()
-    heard, fruitless = time.monotonic(), 0
+    patience = Patience(service.backoff_s, for_s=patience_s)
     while not line.ended:
-        reason: ApiError | Unreachable = Unreachable(service.url, "the stream broke off")
+        broken: ApiError | Unreachable = Unreachable(service.url, "the stream broke off")
         try:
             for event in _listen(service, job_id, after, line):
-                heard, fruitless = time.monotonic(), 0
+                patience.progress()
                 if event == "end":
                     return
                 if isinstance(event, StoredEvent) and event.seq > after:
@@ -263,19 +262,14 @@ def streamed(
         except httpx.ReadTimeout as error:
             raise NoStream(f"nothing came for {SILENCE_S:g} s") from error
         except httpx.TransportError as error:
-            reason = Unreachable(service.url, str(error) or type(error).__name__)
+            broken = service.unreachable(error)
         except NotAStream as error:
             raise NoStream(str(error)) from error
         except ApiError as error:
             if error.status in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.NOT_ACCEPTABLE):
                 raise NoStream(str(error)) from error
-            if not passing(error):
-                raise
-            reason = error
-        if time.monotonic() - heard > patience_s:
-            raise reason
-        fruitless += 1
-        line.pause(service.backoff_s * 2 ** min(fruitless - 1, 5) * random.uniform(0.5, 1.0))
+            broken = error
+        line.pause(patience.bear(broken))
 
 
 def _listen(service: Transport, job_id: str, after: int, line: _Line) -> Iterator[StoredEvent | Literal["end"] | None]:

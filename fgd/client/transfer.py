@@ -17,6 +17,7 @@ import httpx
 
 from fgd.client.answers import Artifact
 from fgd.client.errors import ApiError, ClientError, DigestMismatch, Unreachable, passing
+from fgd.client.patience import Patience
 from fgd.client.transport import Transport, problem_of
 
 # --- to the service -------------------------------------------------------------------------------------------
@@ -38,28 +39,29 @@ def upload(
     size, sha256 = file.stat().st_size, sha256_of(file)
     if size == 0:
         raise ClientError(f"{file} is empty; it should be the zip of a data set")
-    fruitless, best, heard = 0, -1, time.monotonic()
-    while True:
-        head = service.request("HEAD", url).headers
-        if head.get("upload-complete") == "?1":
-            return
-        there = _number(head.get("upload-offset"))
+    best = -1
+    broken: ApiError | Unreachable | None = None
+    trying, waiting = service.patience(), Patience(for_s=patience_s)
+    while (there := _offset(service, url)) is not None:
         if there > best:
-            fruitless, best, heard = 0, there, time.monotonic()
-        else:
-            fruitless += 1
-        reason = _send(service, url, file, there, size, sha256, on_bytes)
-        if reason is None:
+            best = there
+            trying.progress()
+            waiting.progress()
+        elif broken is not None:
+            time.sleep(trying.bear(broken))
+        broken = _send(service, url, file, there, size, sha256, on_bytes)
+        if broken is None:
             return
-        if isinstance(reason, ApiError) and reason.code == "upload_in_progress":
-            if time.monotonic() - heard > patience_s:
-                raise reason
-            fruitless = 0
-            time.sleep(poll_s)
-        if fruitless >= service.attempts:
-            raise reason
-        if fruitless:
-            service.pause(fruitless)
+        if isinstance(broken, ApiError) and broken.code == "upload_in_progress":
+            time.sleep(max(poll_s, waiting.bear(broken)))
+            trying.progress()
+            broken = None
+
+
+def _offset(service: Transport, url: str) -> int | None:
+    """How many bytes are there; None: all of them."""
+    head = service.request("HEAD", url).headers
+    return None if head.get("upload-complete") == "?1" else _number(head.get("upload-offset"))
 
 
 def _send(
@@ -84,11 +86,11 @@ def _send(
     try:
         response = service.http.patch(url, content=_read_from(file, offset, on_bytes), headers=headers)
     except httpx.TransportError as error:
-        return Unreachable(service.url, str(error) or type(error).__name__)
+        return service.unreachable(error)
     if response.is_success:
         return None
     problem = problem_of(response)
-    if not passing(problem) and problem.code != "upload_offset_mismatch":
+    if not passing(problem):
         raise problem
     return problem
 
@@ -153,25 +155,25 @@ def _fetch_all(
     on_bytes: Callable[[int], None] | None,
 ) -> None:
     """Bring `part` to its full length, over as many connections as it takes while each brings something."""
-    fruitless = 0
-    while not part.exists() or (there := part.stat().st_size) != artifact.size:
-        before = there if part.exists() and there < artifact.size else 0
-        reason: Exception = ClientError("the body ended early")
+    patience = service.patience()
+    while (before := _size(part)) != artifact.size:
+        offset = before if 0 < before < artifact.size else 0
+        broken: ApiError | Unreachable = Unreachable(service.url, "the body ended early")
         try:
-            _fetch(service, url, artifact, part, before, etag, on_bytes)
+            _fetch(service, url, artifact, part, offset, etag, on_bytes)
         except httpx.TransportError as error:
-            reason = error
+            broken = service.unreachable(error)
         except ApiError as error:
-            if not passing(error):
-                raise
-            reason = error
-        if part.exists() and part.stat().st_size > before:
-            fruitless = 0
-            continue
-        fruitless += 1
-        if fruitless >= service.attempts:
-            raise Unreachable(service.url, str(reason) or type(reason).__name__) from reason
-        service.pause(fruitless)
+            broken = error
+        if _size(part) > before:
+            patience.progress()
+        else:
+            time.sleep(patience.bear(broken))
+
+
+def _size(part: Path) -> int:
+    """Bytes; -1: it is not there."""
+    return part.stat().st_size if part.exists() else -1
 
 
 def _fetch(

@@ -6,7 +6,6 @@ breaks, a busy or a restarting service cost time, not work.
 
 from __future__ import annotations
 
-import random
 import time
 import uuid
 from typing import Any, TypeVar
@@ -16,12 +15,10 @@ import httpx
 from pydantic import ValidationError
 
 from fgd.client.answers import Answer
-from fgd.client.errors import ApiError, ClientError, FieldError, Unreachable, passing
+from fgd.client.errors import ApiError, ClientError, FieldError, Unreachable
+from fgd.client.patience import Patience
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-
-LONGEST_PAUSE_S = 10.0
-"""Between two tries; also bounds what a Retry-After may ask for."""
 
 A = TypeVar("A", bound=Answer)
 
@@ -87,29 +84,24 @@ class Transport:
 
     def request(self, method: str, path: str, *, attempts: int | None = None, **how: Any) -> httpx.Response:
         """Send until there is an answer worth having; ApiError or Unreachable otherwise."""
-        attempt, content, attempts = 0, how.pop("content", None), attempts or self.attempts
+        patience, content = self.patience(attempts), how.pop("content", None)
         while True:
-            attempt += 1
             try:
                 response = self.http.request(method, path, content=content() if callable(content) else content, **how)
             except httpx.TransportError as error:
-                if attempt >= attempts:
-                    raise Unreachable(self.url, str(error) or type(error).__name__) from error
-                self.pause(attempt)
+                time.sleep(patience.bear(self.unreachable(error)))
                 continue
             if response.is_success or response.status_code == httpx.codes.NOT_MODIFIED:
                 return response
-            problem = problem_of(response)
-            if attempt >= attempts or not passing(problem):
-                raise problem
-            self.pause(attempt, response.headers.get("retry-after"))
+            time.sleep(patience.bear(problem_of(response)))
 
-    def pause(self, attempt: int, retry_after: str | None = None) -> None:
-        """Twice as long each time, spread out so that many clients do not come back at once."""
-        pause_s = self.backoff_s * 2 ** (attempt - 1) * random.uniform(0.5, 1.0)
-        if retry_after and retry_after.isdigit():
-            pause_s = max(pause_s, float(retry_after))
-        time.sleep(min(pause_s, LONGEST_PAUSE_S))
+    def patience(self, attempts: int | None = None) -> Patience:
+        return Patience(self.backoff_s, attempts or self.attempts)
+
+    def unreachable(self, error: httpx.TransportError) -> Unreachable:
+        found = Unreachable(self.url, str(error) or type(error).__name__)
+        found.__cause__ = error
+        return found
 
 
 # --- answers --------------------------------------------------------------------------------------------------
@@ -140,12 +132,14 @@ def foreign(response: httpx.Response, error: Exception) -> ClientError:
 def problem_of(response: httpx.Response) -> ApiError:
     """The problem+json of an answer; a proxy's HTML page, too, becomes a readable error."""
     fallback = f"{response.request.method} {response.request.url.path} was answered {response.reason_phrase or 'oddly'}"
+    retry_after = response.headers.get("retry-after", "")
+    retry_after_s = float(retry_after) if retry_after.isdecimal() else None
     try:
         body = response.json()
     except ValueError:
         body = None
     if not isinstance(body, dict):
-        return ApiError(response.status_code, f"http_{response.status_code}", fallback)
+        return ApiError(response.status_code, f"http_{response.status_code}", fallback, retry_after_s=retry_after_s)
     errors = body.get("errors")
     return ApiError(
         response.status_code,
@@ -164,4 +158,5 @@ def problem_of(response: httpx.Response) -> ApiError:
         str(body["request_id"]) if body.get("request_id") else None,
         body.get("retryable") is True,
         str(body.get("title") or ""),
+        retry_after_s,
     )
