@@ -539,7 +539,7 @@ def job_plan(
         if not as_json:
             for line in outline_lines(plan.outline):
                 _line(line)
-        if wait and plan.state == "measuring":
+        if wait and not plan.ended:
             with err.status(plan.waiting_reason or "a worker tries a few steps"):
                 plan = client.wait_plan(plan.id)
     if as_json:
@@ -887,7 +887,7 @@ def model_promote(
     """Make a model of a job's weights."""
     with _client(url) as client:
         model = client.promote(job, checkpoint, name)
-        if wait and not model.settled:
+        if wait and not model.ended:
             with err.status(f"checking {model.id}"):
                 model = client.wait_model(model.id)
     _tell_model(model, as_json)
@@ -932,7 +932,7 @@ def model_show(model: ModelIdArgument, url: Url = URL) -> None:
 def model_remove(model: ModelIdArgument, url: Url = URL) -> None:
     """Forget a model. One that a job still needs stays, and the job is named."""
     with _client(url) as client:
-        client.remove_model(model)
+        client.delete_model(model)
     out.print(f"{model}  removed", highlight=False, markup=False)
 
 

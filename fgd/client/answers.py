@@ -152,7 +152,7 @@ class Dataset(Answer):
     """awaiting_upload, verifying, ready, rejected."""
     classes: tuple[str, ...] | None = None
     splits: dict[str, Split] | None = None
-    error: Any = None
+    error: str | None = None
     created_at: datetime | None = None
 
     @property
@@ -177,6 +177,10 @@ class Plan(Answer):
     measured: Measured | None = None
     error: PlanError | None = None
 
+    @property
+    def ended(self) -> bool:
+        return self.state in ("measured", "failed")
+
 
 class Model(Answer):
     id: str
@@ -195,7 +199,7 @@ class Model(Answer):
     created_at: datetime | None = None
 
     @property
-    def settled(self) -> bool:
+    def ended(self) -> bool:
         return self.state in ("ready", "rejected")
 
 

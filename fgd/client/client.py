@@ -77,14 +77,8 @@ class Client:
         patience_s: float = 600.0,
     ) -> Plan:
         """Follow a plan to its end: measured or failed."""
-        path = route("plans", plan_id)
-        return follow.until(
-            lambda: read(Plan, self._service.get(path)),
-            lambda plan: plan.state != "measuring",
-            on_plan,
-            poll_s,
-            patience_s,
-        )
+        look = lambda: read(Plan, self._service.get(route("plans", plan_id)))  # noqa: E731
+        return follow.until(look, lambda found: found.ended, on_plan, poll_s, patience_s)
 
     def job(self, job_id: str) -> Job:
         return read(Job, self._service.get(route("jobs", job_id)))
@@ -138,6 +132,10 @@ class Client:
             if job is None or job.state != end:
                 raise
             return job
+
+    def delete_job(self, job_id: str) -> None:
+        """Delete an ended job and all that it made. Raises ApiError if it has not ended, or a job needs its weights."""
+        self._service.request("DELETE", route("jobs", job_id))
 
     def attempts(self, job_id: str) -> list[Attempt]:
         """Each time that a worker took the job, the first one first."""
@@ -348,7 +346,7 @@ class Client:
         """The newest first, at most `most` of them."""
         return self._service.pages(Model, "/v1/models", most)
 
-    def remove_model(self, model_id: str) -> None:
+    def delete_model(self, model_id: str) -> None:
         """Raises ApiError while a job that has not ended uses it."""
         self._service.request("DELETE", route("models", model_id))
 
@@ -361,7 +359,7 @@ class Client:
         patience_s: float = 600.0,
     ) -> Model:
         """Follow a check to its end: ready or rejected."""
-        return follow.until(lambda: self.model(model_id), lambda found: found.settled, on_model, poll_s, patience_s)
+        return follow.until(lambda: self.model(model_id), lambda found: found.ended, on_model, poll_s, patience_s)
 
     # the service
 
