@@ -34,6 +34,6 @@ class Patience:
         late = time.monotonic() - self._since > self._for_s
         if not passing(error) or late or self._failures >= self._attempts:
             raise error
-        pause_s = self._backoff_s * 2 ** min(self._failures - 1, 5) * random.uniform(0.5, 1.0)
+        pause_s = self._backoff_s * 2.0 ** min(self._failures - 1, 5) * random.uniform(0.5, 1.0)
         asked_s = error.retry_after_s or 0.0 if isinstance(error, ApiError) else 0.0
         return min(max(pause_s, asked_s), LONGEST_PAUSE_S)
