@@ -503,7 +503,7 @@ def test_a_jobs_export_is_downloaded_before_it_becomes_onnx(
         became.append(arguments)
         raise SystemExit(0)
 
-    monkeypatch.setattr("fgd.cli.main._become", become)
+    monkeypatch.setattr("fgd.cli.library.become", become)
     done = fgd("export", JOB, "--onnx", str(tmp_path / "a.onnx"), "--size", "64", "96", url=server.url)
     assert done.code == 0, done.err
     assert {path.name for path in (tmp_path / JOB).iterdir()} == files.keys() - {"best.safetensors"}
