@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fgd.cli.options import URL, AsJson, JobId, Url, client_of
-from fgd.cli.printing import FAILED, err, fail, print_json, print_line, print_table
+from fgd.cli.printing import FAILED, Columns, answer, err, fail, print_line, table
 from fgd.text.printable import printable
 
 if TYPE_CHECKING:
@@ -21,14 +21,12 @@ app = typer.Typer(no_args_is_help=True, help="List and download what a job made.
 def artifact_list(job: JobId, as_json: AsJson = False, url: Url = URL) -> None:
     """List the files a job made."""
     with client_of(url) as client:
-        artifacts = client.artifacts(job)
-    if as_json:
-        print_json(artifacts)
-        return
-    print_table(
-        {"id": None, "name": None, "MB": "right", "sha256": None},
-        ([found.id, found.name, f"{found.size / 1e6:.2f}", found.sha256] for found in artifacts),
-    )
+        columns: Columns = {"id": None, "name": None, "MB": "right", "sha256": None}
+        answer(client.artifacts(job), as_json, table(columns, _cells))
+
+
+def _cells(artifact: Artifact) -> list[str]:
+    return [artifact.id, artifact.name, f"{artifact.size / 1e6:.2f}", artifact.sha256]
 
 
 @app.command("download")

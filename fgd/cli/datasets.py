@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from fgd.cli.options import URL, AsJson, DatasetId, Url, client_of
-from fgd.cli.printing import DONE, FAILED, err, leave, print_json, print_line, print_table
+from fgd.cli.printing import DONE, FAILED, Columns, answer, err, leave, note, print_json, print_line, table
 from fgd.text.printable import printable
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def dataset_add(
         dataset = None if here else _add_by_path(client, name, source, how)
         if dataset is None:
             dataset = client.add_dataset(name, None, **how)  # type: ignore[arg-type]
-            err.print(Text(printable(f"{dataset.id}: uploading {path}")))
+            note(f"{dataset.id}: uploading {path}")
             _upload(client, dataset.id, source, links_into)
         _tell_import(client, dataset.id, wait, as_json)
 
@@ -103,23 +103,13 @@ def dataset_list(
 ) -> None:
     """List data sets."""
     with client_of(url) as client:
-        found = client.datasets(limit)
-    if as_json:
-        print_json(found)
-        return
-    print_table(
-        {"id": None, "name": None, "state": None, "images": "right", "classes": "right"},
-        (
-            [
-                dataset.id,
-                dataset.name,
-                dataset.state,
-                str(sum(split.images for split in (dataset.splits or {}).values())),
-                str(len(dataset.classes or ())),
-            ]
-            for dataset in found
-        ),
-    )
+        columns: Columns = {"id": None, "name": None, "state": None, "images": "right", "classes": "right"}
+        answer(client.datasets(limit), as_json, table(columns, _cells))
+
+
+def _cells(dataset: Dataset) -> list[str]:
+    images = sum(split.images for split in (dataset.splits or {}).values())
+    return [dataset.id, dataset.name, dataset.state, str(images), str(len(dataset.classes or ()))]
 
 
 @app.command("show")
@@ -133,11 +123,7 @@ def dataset_show(dataset: DatasetId, url: Url = URL) -> None:
 def dataset_report(dataset: DatasetId, as_json: AsJson = False, url: Url = URL) -> None:
     """Print what the importer saw: counts, and every kind of defect."""
     with client_of(url) as client:
-        report = client.report(dataset)
-    if as_json:
-        print_json(report)
-        return
-    _print_report(report)
+        answer(client.report(dataset), as_json, _print_report)
 
 
 def _add_by_path(client: Client, name: str, path: Path, how: dict[str, Any]) -> Dataset | None:
@@ -159,9 +145,9 @@ def _dataset_source(text: str) -> tuple[Path, Path | None]:
     if not hub.is_address(text):
         return Path(text), None
     address = hub.dataset_address(text)
-    err.print(Text(printable(f"downloading {address}")))
+    note(f"downloading {address}")
     fetched = hub.fetch_dataset(address)
-    err.print(Text(printable(f"it is {fetched.address}")), soft_wrap=True)
+    note(f"it is {fetched.address}")
     return fetched.path, fetched.cache
 
 
@@ -191,12 +177,13 @@ def _tell_import(client: Client, dataset_id: str, wait: bool, as_json: bool) -> 
     if wait:
         with err.status(Text(printable(f"importing {dataset.id}"))):
             dataset = client.wait_dataset(dataset.id)
-        if not as_json:
+
+    def show(dataset: Dataset) -> None:
+        if wait:
             _print_report(client.report(dataset.id))
-    if as_json:
-        print_json(dataset)
-    else:
         print_line(f"{dataset.id}  {dataset.state}")
+
+    answer(dataset, as_json, show)
     leave(FAILED if dataset.state == "rejected" else DONE)
 
 

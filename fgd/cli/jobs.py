@@ -15,11 +15,25 @@ import typer
 from rich.text import Text
 
 from fgd.cli.options import URL, AsJson, JobId, Url, client_of
-from fgd.cli.printing import DONE, FAILED, REFUSED, clock, err, fail, leave, out, print_json, print_line, print_table
+from fgd.cli.printing import (
+    DONE,
+    FAILED,
+    REFUSED,
+    Columns,
+    answer,
+    clock,
+    err,
+    fail,
+    leave,
+    out,
+    print_json,
+    print_line,
+    table,
+)
 from fgd.text.printable import printable
 
 if TYPE_CHECKING:
-    from fgd.client import Client, StoredEvent
+    from fgd.client import Attempt, Client, Job, Kept, Plan, Point, StoredEvent
 
 TIMES = ["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
 
@@ -37,10 +51,7 @@ def job_submit(
     body = _read_json(spec)
     with client_of(url) as client:
         job = client.submit(body)
-        if as_json:
-            print_json(job)
-        else:
-            print_line(job.id)
+        answer(job, as_json, lambda job: print_line(job.id))
         if watch:
             leave(_watch(client, job.id))
 
@@ -53,7 +64,7 @@ def job_plan(
     url: Url = URL,
 ) -> None:
     """Tell what a job would do and cost, without submitting it."""
-    from fgd.cli.plan_lines import measured_lines, outline_lines
+    from fgd.cli.plan_lines import outline_lines
 
     body = _read_json(spec)
     with client_of(url) as client:
@@ -64,15 +75,19 @@ def job_plan(
         if wait and not plan.ended:
             with err.status(plan.waiting_reason or "a worker tries a few steps"):
                 plan = client.wait_plan(plan.id)
-    if as_json:
-        print_json(plan)
-    elif plan.measured is not None:
+    answer(plan, as_json, _print_cost)
+    leave(FAILED if plan.state == "failed" else DONE)
+
+
+def _print_cost(plan: Plan) -> None:
+    from fgd.cli.plan_lines import measured_lines
+
+    if plan.measured is not None:
         for line in measured_lines(plan.measured):
             print_line(line)
     elif plan.error is not None:
         where = f"{plan.error.pointer}: " if plan.error.pointer else ""
         err.print(f"{plan.error.code}: {where}{plan.error.message}", style="red", markup=False, highlight=False)
-    leave(FAILED if plan.state == "failed" else DONE)
 
 
 @app.command("list")
@@ -103,8 +118,6 @@ def job_list(
     - `fgd job list --name 'cells*' --metadata owner=ada --limit 500 --json`
     - `fgd job list --created-after 2026-11-01 --created-before 2026-12-01`
     """
-    from fgd.cli.watch import figures
-
     labels = dict(_label(text) for text in metadata or ())
     with client_of(url) as client:
         jobs = client.jobs(
@@ -115,24 +128,22 @@ def job_list(
             created_after=created_after,
             created_before=created_before,
         )
-    if as_json:
-        print_json(jobs)
-        return
-    seen = ((job, figures(job)) for job in jobs)
-    print_table(
-        {"id": None, "name": None, "state": None, "epoch": None, "AP": "right", "created": None},
-        (
-            [
-                job.id,
-                job.name,
-                f"{job.state}, {now.status}" if job.state == "running" else now.status,
-                now.epoch.removeprefix("epoch "),
-                now.ap.removeprefix("AP "),
-                f"{job.created_at.astimezone():%Y-%m-%d %H:%M}",
-            ]
-            for job, now in seen
-        ),
-    )
+    columns: Columns = {"id": None, "name": None, "state": None, "epoch": None, "AP": "right", "created": None}
+    answer(jobs, as_json, table(columns, _cells))
+
+
+def _cells(job: Job) -> list[str]:
+    from fgd.cli.watch import figures
+
+    now = figures(job)
+    return [
+        job.id,
+        job.name,
+        f"{job.state}, {now.status}" if job.state == "running" else now.status,
+        now.epoch.removeprefix("epoch "),
+        now.ap.removeprefix("AP "),
+        f"{job.created_at.astimezone():%Y-%m-%d %H:%M}",
+    ]
 
 
 @app.command("show")
@@ -191,58 +202,56 @@ def job_stop(job: JobId, url: Url = URL) -> None:
     print_line(f"{found.id}  {found.state if found.ended else 'finishing early'}")
 
 
+@app.command("delete")
+def job_delete(job: JobId, url: Url = URL) -> None:
+    """Delete a job that has ended, with its log, figures and files. It stays while another job needs its weights."""
+    with client_of(url) as client:
+        client.delete_job(job)
+    print_line(f"{job}  deleted")
+
+
 @app.command("attempts")
 def job_attempts(job: JobId, as_json: AsJson = False, url: Url = URL) -> None:
     """List each time that a worker took the job: where, how it ended, what was lost with it."""
     with client_of(url) as client:
-        attempts = client.attempts(job)
-    if as_json:
-        print_json(attempts)
-        return
-    print_table(
-        {
+        columns: Columns = {
             "attempt": "right", "host": None, "device": None, "started": None, "ended": None, "outcome": None,
             "exit": None, "steps": "right", "lost": "right", "reason": None,
-        },
-        (
-            [
-                str(found.attempt),
-                found.host,
-                found.device or "-",
-                clock(found.started_at),
-                clock(found.finished_at) if found.finished_at else "-",
-                found.outcome or "running",
-                found.signal or ("-" if found.exit is None else str(found.exit)),
-                str(found.steps_done),
-                str(found.lost_steps),
-                f"{found.code}: {found.reason}" if found.code else found.reason or "",
-            ]
-            for found in attempts
-        ),
-    )  # fmt: skip
+        }  # fmt: skip
+        answer(client.attempts(job), as_json, table(columns, _cells_of_attempt))
+
+
+def _cells_of_attempt(attempt: Attempt) -> list[str]:
+    return [
+        str(attempt.attempt),
+        attempt.host,
+        attempt.device or "-",
+        clock(attempt.started_at),
+        clock(attempt.finished_at) if attempt.finished_at else "-",
+        attempt.outcome or "running",
+        attempt.signal or ("-" if attempt.exit is None else str(attempt.exit)),
+        str(attempt.steps_done),
+        str(attempt.lost_steps),
+        f"{attempt.code}: {attempt.reason}" if attempt.code else attempt.reason or "",
+    ]
 
 
 @app.command("checkpoints")
 def job_checkpoints(job: JobId, as_json: AsJson = False, url: Url = URL) -> None:
     """List the weights of a job that can be promoted to a model: the last, the best, and the pinned checkpoints."""
     with client_of(url) as client:
-        found = client.checkpoints(job)
-    if as_json:
-        print_json(found)
-        return
-    print_table(
-        {"id": None, "step": "right", "MB": "right", "kept as": None, "created": None},
-        (
-            [
-                each.id,
-                "-" if each.step is None else str(each.step),
-                f"{each.size / 1e6:.1f}",
-                " ".join(word for word, true in (("best", each.best), ("pinned", each.pinned)) if true) or "-",
-                f"{each.created_at.astimezone():%Y-%m-%d %H:%M}",
-            ]
-            for each in found
-        ),
-    )
+        columns: Columns = {"id": None, "step": "right", "MB": "right", "kept as": None, "created": None}
+        answer(client.checkpoints(job), as_json, table(columns, _cells_of_checkpoint))
+
+
+def _cells_of_checkpoint(kept: Kept) -> list[str]:
+    return [
+        kept.id,
+        "-" if kept.step is None else str(kept.step),
+        f"{kept.size / 1e6:.1f}",
+        " ".join(word for word, true in (("best", kept.best), ("pinned", kept.pinned)) if true) or "-",
+        f"{kept.created_at.astimezone():%Y-%m-%d %H:%M}",
+    ]
 
 
 @app.command("pin")
@@ -321,16 +330,13 @@ def job_metrics(
     with client_of(url) as client:
         points = client.metrics(job, name, split) if name else client.latest(job)
     points = [point for point in points if split is None or point.split == split]
-    if as_json:
-        print_json(points)
-        return
-    print_table(
-        {"series": None, "split": None, "step": "right", "value": "right"},
-        (
-            [point.name, point.split or "", str(point.step), "-" if point.value is None else f"{point.value:.6g}"]
-            for point in points
-        ),
-    )
+    columns: Columns = {"series": None, "split": None, "step": "right", "value": "right"}
+    answer(points, as_json, table(columns, _cells_of_point))
+
+
+def _cells_of_point(point: Point) -> list[str]:
+    value = "-" if point.value is None else f"{point.value:.6g}"
+    return [point.name, point.split or "", str(point.step), value]
 
 
 def _watch(client: Client, job_id: str) -> int:

@@ -8,11 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.text import Text
 
 from fgd.cli.options import URL, AsJson, JobId, ModelId, Url, client_of
-from fgd.cli.printing import DONE, FAILED, REFUSED, err, fail, leave, out, print_json, print_line, print_table
-from fgd.text.printable import printable
+from fgd.cli.printing import (
+    DONE,
+    FAILED,
+    REFUSED,
+    Columns,
+    answer,
+    err,
+    fail,
+    leave,
+    note,
+    print_json,
+    print_line,
+    table,
+)
 
 if TYPE_CHECKING:
     from fgd.client import Model
@@ -107,24 +118,22 @@ def model_list(
 ) -> None:
     """List models."""
     with client_of(url) as client:
-        found = client.models(limit)
-    if as_json:
-        print_json(found)
-        return
-    print_table(
-        {"id": None, "name": None, "state": None, "detector": None, "classes": "right", "MB": "right"},
-        (
-            [
-                model.id,
-                model.name,
-                model.state,
-                " ".join(str(model.recipe.get("detector", {}).get(key, "")) for key in ("kind", "backbone")),
-                str(len(model.classes)),
-                f"{model.size / 1e6:.1f}" if model.size else "-",
-            ]
-            for model in found
-        ),
-    )
+        columns: Columns = {
+            "id": None, "name": None, "state": None, "detector": None, "classes": "right", "MB": "right",
+        }  # fmt: skip
+        answer(client.models(limit), as_json, table(columns, _cells))
+
+
+def _cells(model: Model) -> list[str]:
+    detector = model.recipe.get("detector", {})
+    return [
+        model.id,
+        model.name,
+        model.state,
+        " ".join(str(detector.get(key, "")) for key in ("kind", "backbone")),
+        str(len(model.classes)),
+        f"{model.size / 1e6:.1f}" if model.size else "-",
+    ]
 
 
 @app.command("show")
@@ -134,12 +143,12 @@ def model_show(model: ModelId, url: Url = URL) -> None:
         print_json(client.model(model))
 
 
-@app.command("remove")
-def model_remove(model: ModelId, url: Url = URL) -> None:
-    """Forget a model. One that a job still needs stays, and the job is named."""
+@app.command("delete")
+def model_delete(model: ModelId, url: Url = URL) -> None:
+    """Delete a model that no unfinished job uses."""
     with client_of(url) as client:
         client.delete_model(model)
-    out.print(f"{model}  removed", highlight=False, markup=False)
+    print_line(f"{model}  deleted")
 
 
 def _weights_source(text: str) -> Path:
@@ -151,22 +160,23 @@ def _weights_source(text: str) -> Path:
             fail(f"{text}: no such file", REFUSED)
         return file
     address = hub.file_address(text)
-    err.print(Text(printable(f"downloading {address}")))
+    note(f"downloading {address}")
     fetched = hub.fetch_file(address)
-    err.print(Text(printable(f"it is {fetched.address}")), soft_wrap=True)
+    note(f"it is {fetched.address}")
     return fetched.path
 
 
 def _tell_model(model: Model, as_json: bool) -> NoReturn:
-    if as_json:
-        print_json(model)
-    else:
-        for note in (model.report or {}).get("notes", []):
-            print_line(note)
-        if model.error:
-            print_line(model.error)
-        out.print(f"{model.id}  {model.state}", highlight=False, markup=False)
+    answer(model, as_json, _print_check)
     leave(FAILED if model.state == "rejected" else DONE)
+
+
+def _print_check(model: Model) -> None:
+    for found in (model.report or {}).get("notes", []):
+        print_line(found)
+    if model.error:
+        print_line(model.error)
+    print_line(f"{model.id}  {model.state}")
 
 
 def _read_object(text: str, option: str) -> Mapping[str, Any]:
