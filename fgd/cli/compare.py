@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 
 from fgd.cli.watch import clock
-from fgd.client.client import Job, Point
+from fgd.client import Job, Point
 from fgd.data.index import Report
 from fgd.errors import WeightsError
 from fgd.process import children

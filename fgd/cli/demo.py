@@ -25,7 +25,7 @@ from rich.text import Text
 from fgd.cli.compare import footnote, measure, network_name, row, score, table
 from fgd.cli.embedded import ServiceDied, handling, service_at
 from fgd.cli.watch import Board, report_lines, told
-from fgd.client.client import ApiError, Client, Dataset, Job, StoredEvent
+from fgd.client import ApiError, Client, Dataset, Job, StoredEvent
 from fgd.data.index import Report
 from fgd.errors import FGDError, WeightsError
 from fgd.spec import FCOS, FGD, AdamW, JobSpec, MethodSpec, Schedule, TeacherFromJob

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from fgd.client.client import Client
+from fgd.client import Client
 from fgd.errors import FGDError
 from fgd.process import children
 

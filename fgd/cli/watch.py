@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from fgd.client.client import Job, StoredEvent
+from fgd.client import Job, StoredEvent
 from fgd.data.index import Report
 from fgd.text.printable import printable
 

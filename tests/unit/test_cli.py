@@ -17,7 +17,9 @@ from typing import Any, Protocol
 import pytest
 
 import fgd as fgd_package
+from fgd.cli import options
 from fgd.cli.main import main
+from fgd.client import DEFAULT_URL
 from tests.unit.http_fake import Answer, Asked, Server, closed_port, job_json, problem, serving
 
 JOB = job_json()["id"]
@@ -69,12 +71,18 @@ COMMANDS = [
     ["train"],
     ["plan"],
     ["parity"],
+    ["export"],
+    ["backup"],
+    ["restore"],
+    ["doctor"],
+    ["workers"],
     ["dataset"],
     *(["dataset", name] for name in ("add", "upload", "list", "show", "report", "delete")),
     ["job"],
     *(["job", name] for name in ("submit", "plan", "list", "show", "watch", "events", "cancel", "logs", "metrics")),
+    *(["job", name] for name in ("pause", "resume", "stop", "attempts", "checkpoints", "pin", "delete")),
     ["model"],
-    *(["model", name] for name in ("add", "promote", "list", "show", "remove")),
+    *(["model", name] for name in ("add", "promote", "list", "show", "delete")),
     ["artifact"],
     *(["artifact", name] for name in ("list", "download")),
 ]
@@ -412,18 +420,25 @@ def test_classes_must_be_named_once_and_the_file_be_there(fgd: Command, tmp_path
     assert fgd("model", "add", str(tmp_path / "none.pth"), "--classes", "a").code == 2
 
 
-def test_a_job_is_promoted_and_models_are_listed_and_removed(fgd: Command, server: Server) -> None:
+def test_a_job_is_promoted_and_models_are_listed(fgd: Command, server: Server) -> None:
     detector = {"detector": {"kind": "fcos", "backbone": "resnet18"}}
     ready = model_json("ready", size=46_900_000, recipe=detector)
     server.routes[("POST", f"/v1/jobs/{JOB}/checkpoints/best/promote")] = Answer(201, ready)
     server.routes[("GET", "/v1/models")] = Answer(body={"items": [ready], "next": None})
-    server.routes[("DELETE", f"/v1/models/{MODEL}")] = problem(409, "model_in_use", f"{MODEL} is used by {JOB}")
 
     promoted = fgd("model", "promote", JOB, "--checkpoint", "best", url=server.url)
     assert (promoted.code, promoted.out) == (0, f"{MODEL}  ready\n"), promoted.err
     columns = fgd("model", "list", url=server.url).out.rstrip("\n").split("\t")
     assert columns == [MODEL, "m", "ready", "fcos resnet18", "2", "46.9"]
-    refused = fgd("model", "remove", MODEL, url=server.url)
+
+
+@pytest.mark.parametrize("noun", ["job", "dataset", "model"])
+def test_what_nothing_needs_is_deleted_and_what_something_needs_is_not(fgd: Command, server: Server, noun: str) -> None:
+    refusal = problem(409, f"{noun}_in_use", f"x_1 is used by {JOB}")
+    server.routes[("DELETE", f"/v1/{noun}s/x_1")] = [Answer(202, {"id": "x_1"}), refusal]
+    done = fgd(noun, "delete", "x_1", url=server.url)
+    assert (done.code, done.out) == (0, "x_1  deleted\n"), done.err
+    refused = fgd(noun, "delete", "x_1", url=server.url)
     assert refused.code == 2
     assert f"used by {JOB}" in refused.err
 
@@ -503,10 +518,14 @@ def test_a_jobs_export_is_downloaded_before_it_becomes_onnx(
         became.append(arguments)
         raise SystemExit(0)
 
-    monkeypatch.setattr("fgd.cli.main._become", become)
+    monkeypatch.setattr("fgd.cli.library.become", become)
     done = fgd("export", JOB, "--onnx", str(tmp_path / "a.onnx"), "--size", "64", "96", url=server.url)
     assert done.code == 0, done.err
     assert {path.name for path in (tmp_path / JOB).iterdir()} == files.keys() - {"best.safetensors"}
     ((module, *arguments),) = became
     assert module == "fgd.export"
     assert arguments[-4:] == ["64", "96", "--", str(tmp_path / JOB)]
+
+
+def test_the_address_in_the_help_is_the_clients_own() -> None:
+    assert options.URL == DEFAULT_URL

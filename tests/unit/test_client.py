@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from fgd.client.client import (
+from fgd.client import (
     ApiError,
     Artifact,
     Client,

@@ -32,7 +32,7 @@ from fgd.cli.demo import (
     why,
 )
 from fgd.cli.embedded import deaf, handling
-from fgd.client.client import ApiError, Client, Job, Point
+from fgd.client import ApiError, Client, Job, Point
 from fgd.data.index import Report, SplitCounts
 from fgd.spec import FGD, TeacherFromJob
 from tests.unit.http_fake import Answer, closed_port, job_json, problem, serving

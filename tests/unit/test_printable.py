@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from fgd.cli.watch import Board, report_lines
-from fgd.client.client import ApiError, FieldError, Job
+from fgd.client import ApiError, FieldError, Job
 from fgd.data.index import Defect, Report
 from fgd.engine.progress import draw
 from fgd.events import Finished, Note, Phase, Started

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from fgd.cli.watch import Board, Eta, clock, figures, report_lines, told
-from fgd.client.client import Job, StoredEvent
+from fgd.client import Job, StoredEvent
 from fgd.data.index import Defect, Report
 from tests.unit.http_fake import job_json
 

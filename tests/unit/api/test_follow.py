@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fgd.client import client as clients
-from fgd.client.client import Client, StoredEvent
+from fgd.client import Client, StoredEvent, follow
 from tests.unit.api.test_live import MAX_STREAMS, Server, cancel, say, serve_in, succeed
 from tests.unit.http_fake import Answer, Asked, job_json, problem, serving
 
@@ -99,7 +98,7 @@ def test_where_all_streams_are_taken_events_are_polled_for(own_server: Server) -
     server = own_server
     id, idle = server.given.running(), server.given.job()
     held = [Client(address(server)) for _ in range(MAX_STREAMS)]
-    streams = [client._http.stream("GET", f"/v1/jobs/{idle}/events", headers={"Accept": clients.EVENT_STREAM})
+    streams = [client._service.http.stream("GET", f"/v1/jobs/{idle}/events", headers={"Accept": follow.EVENT_STREAM})
                for client in held]  # fmt: skip
     for stream in streams:
         assert stream.__enter__().status_code == 200
@@ -140,17 +139,17 @@ def test_an_older_service_that_answers_with_a_page_and_a_full_one_are_polled() -
         with serving() as server, Client(server.url) as client:
             server.routes["GET", f"/v1/jobs/{JOB}"] = Answer(body=job_json("succeeded", id=JOB))
             server.routes["GET", f"/v1/jobs/{JOB}/events"] = lambda asked, refusal=refusal: (
-                refusal if refusal and asked.headers["accept"] == clients.EVENT_STREAM else page(asked)
+                refusal if refusal and asked.headers["accept"] == follow.EVENT_STREAM else page(asked)
             )
             assert [event.seq for event in client.follow(JOB, poll_s=0.01)] == [1, 2, 3]
 
 
 def test_a_proxy_that_keeps_the_stream_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "SILENCE_S", 0.2)
+    monkeypatch.setattr(follow, "SILENCE_S", 0.2)
     over = threading.Event()
 
     def answer(asked: Asked) -> Answer:
-        if asked.headers["accept"] == clients.EVENT_STREAM:
+        if asked.headers["accept"] == follow.EVENT_STREAM:
             over.wait(10)
         return page(asked)
 

@@ -23,7 +23,7 @@ from tests.unit.data.test_huggingface import Folder
 from tests.unit.hub_server import COMMIT, Hub
 
 address = test_uploads.address
-ROOT = Path(hub.__file__).parent.parent
+ROOT = Path(hub.__file__).parents[2]
 
 
 def fgd(server: Hub, address: tuple[str, int], home: Path, *arguments: str) -> Any:

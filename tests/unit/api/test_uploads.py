@@ -29,7 +29,7 @@ from api.core.store import uploads
 from api.core.sweeper import Sweeper
 from api.main import create_app
 from fgd.cli import main
-from fgd.client.client import ApiError, Client, ClientError
+from fgd.client import ApiError, Client, ClientError
 from fgd.data import zips
 
 ZIP = {"Content-Type": "application/zip"}

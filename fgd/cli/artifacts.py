@@ -1,0 +1,64 @@
+"""`fgd artifact ...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fgd.cli.options import URL, AsJson, JobId, Url, client_of
+from fgd.cli.printing import FAILED, Columns, answer, err, fail, print_line, table
+from fgd.text.printable import printable
+
+if TYPE_CHECKING:
+    from fgd.client import Artifact, Client
+
+app = typer.Typer(no_args_is_help=True, help="List and download what a job made.")
+
+
+@app.command("list")
+def artifact_list(job: JobId, as_json: AsJson = False, url: Url = URL) -> None:
+    """List the files a job made."""
+    with client_of(url) as client:
+        columns: Columns = {"id": None, "name": None, "MB": "right", "sha256": None}
+        answer(client.artifacts(job), as_json, table(columns, _cells))
+
+
+def _cells(artifact: Artifact) -> list[str]:
+    return [artifact.id, artifact.name, f"{artifact.size / 1e6:.2f}", artifact.sha256]
+
+
+@app.command("download")
+def artifact_download(
+    job: JobId,
+    to: Annotated[Path, typer.Option(help="Folder to write to; it is made if need be.", file_okay=False)] = Path(),
+    name: Annotated[list[str] | None, typer.Option(help="Only the file of this name; may be given often.")] = None,
+    url: Url = URL,
+) -> None:
+    """Download what a job made, and verify every checksum.
+
+    An interrupted download goes on where it stopped; a file that is already there is not fetched again.
+    """
+    with client_of(url) as client:
+        artifacts = client.artifacts(job)
+        if missing := set(name or ()) - {found.name for found in artifacts}:
+            have = ", ".join(found.name for found in artifacts) or "none"
+            fail(f"job {job} has no artifact {', '.join(sorted(missing))}; it has: {have}", FAILED)
+        if not artifacts:
+            fail(f"job {job} has no artifacts yet; it is {client.job(job).state}", FAILED)
+        to.mkdir(parents=True, exist_ok=True)
+        for artifact in artifacts:
+            if not name or artifact.name in name:
+                print_line(
+                    f"{_download(client, artifact, to)}  {artifact.size / 1e6:.2f} MB  sha256 {artifact.sha256} ok"
+                )
+
+
+def _download(client: Client, artifact: Artifact, folder: Path) -> Path:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        task = bars.add_task(printable(artifact.name), total=artifact.size)
+        return client.download(artifact, folder, lambda there: bars.update(task, completed=there))

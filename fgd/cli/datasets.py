@@ -1,0 +1,194 @@
+"""`fgd dataset ...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.text import Text
+
+from fgd.cli.options import URL, AsJson, DatasetId, Url, client_of
+from fgd.cli.printing import DONE, FAILED, Columns, answer, err, leave, note, print_json, print_line, table
+from fgd.text.printable import printable
+
+if TYPE_CHECKING:
+    from fgd.client import Client, Dataset
+    from fgd.data.index import Report
+
+app = typer.Typer(no_args_is_help=True, help="Import data sets, and see what the importer found.")
+
+
+@app.command("add")
+def dataset_add(
+    name: Annotated[str, typer.Argument(help="What to call it.", show_default=False)],
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="Folder or .zip: COCO, Pascal VOC, YOLO or Hugging Face; or hf://owner/name[@revision] of the hub.",
+            metavar="FOLDER|ZIP|hf://...",
+            show_default=False,
+        ),
+    ],
+    verify: Annotated[
+        Literal["full", "headers"], typer.Option(help="Decode every image, or read only the headers.")
+    ] = "full",
+    format: Annotated[
+        Literal["auto", "coco", "voc", "yolo", "huggingface"],
+        typer.Option(help="What it is; auto finds it by content."),
+    ] = "auto",
+    val_fraction: Annotated[
+        float | None, typer.Option(help="Share of train that becomes val where there is none. [default: 0.1]")
+    ] = None,
+    group_by: Annotated[
+        Literal["none", "prefix"], typer.Option(help="prefix keeps photo_1 and photo_2 in one split when val is made.")
+    ] = "none",
+    upload: Annotated[
+        bool, typer.Option("--upload", help="Send it, even if the service could read the folder.")
+    ] = False,
+    wait: Annotated[bool, typer.Option(help="Wait for the import and print its report.")] = True,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Import a folder below one of the service's FGD_DATA_ROOTS; any other folder, or a zip, is uploaded.
+
+    An upload that breaks off goes on by itself; for one that was interrupted, type `fgd dataset upload`. What is on
+    the Hugging Face hub is downloaded here, into its own cache, and uploaded; HF_TOKEN and HF_ENDPOINT count.
+    """
+    source, links_into = _dataset_source(path)
+    how = {"verify": verify, "format": format, "val_fraction": val_fraction, "group_by": group_by}
+    with client_of(url) as client:
+        here = upload or source.is_file() or links_into is not None
+        dataset = None if here else _add_by_path(client, name, source, how)
+        if dataset is None:
+            dataset = client.add_dataset(name, None, **how)  # type: ignore[arg-type]
+            note(f"{dataset.id}: uploading {path}")
+            _upload(client, dataset.id, source, links_into)
+        _tell_import(client, dataset.id, wait, as_json)
+
+
+@app.command("upload")
+def dataset_upload(
+    dataset: DatasetId,
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="The same folder, .zip or hf:// address.", metavar="FOLDER|ZIP|hf://...", show_default=False
+        ),
+    ],
+    wait: Annotated[bool, typer.Option(help="Wait for the import and print its report.")] = True,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Go on with an upload that was interrupted."""
+    source, links_into = _dataset_source(path)
+    with client_of(url) as client:
+        _upload(client, dataset, source, links_into)
+        _tell_import(client, dataset, wait, as_json)
+
+
+@app.command("delete")
+def dataset_delete(dataset: DatasetId, url: Url = URL) -> None:
+    """Delete a data set that no job uses."""
+    with client_of(url) as client:
+        client.delete_dataset(dataset)
+    print_line(f"{dataset}  deleted")
+
+
+@app.command("list")
+def dataset_list(
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """List data sets."""
+    with client_of(url) as client:
+        columns: Columns = {"id": None, "name": None, "state": None, "images": "right", "classes": "right"}
+        answer(client.datasets(limit), as_json, table(columns, _cells))
+
+
+def _cells(dataset: Dataset) -> list[str]:
+    images = sum(split.images for split in (dataset.splits or {}).values())
+    return [dataset.id, dataset.name, dataset.state, str(images), str(len(dataset.classes or ()))]
+
+
+@app.command("show")
+def dataset_show(dataset: DatasetId, url: Url = URL) -> None:
+    """Print a data set as JSON."""
+    with client_of(url) as client:
+        print_json(client.dataset(dataset))
+
+
+@app.command("report")
+def dataset_report(dataset: DatasetId, as_json: AsJson = False, url: Url = URL) -> None:
+    """Print what the importer saw: counts, and every kind of defect."""
+    with client_of(url) as client:
+        answer(client.report(dataset), as_json, _print_report)
+
+
+def _add_by_path(client: Client, name: str, path: Path, how: dict[str, Any]) -> Dataset | None:
+    """None: the service cannot read that folder, and here it is, to be sent."""
+    from fgd.client import ApiError
+
+    try:
+        return client.add_dataset(name, path.absolute(), **how)
+    except ApiError as error:
+        if path.is_dir() and error.code in ("path_not_allowed", "path_not_found"):
+            return None
+        raise
+
+
+def _dataset_source(text: str) -> tuple[Path, Path | None]:
+    """Folder or zip; of the hub, the folder in its cache, and where its links lead."""
+    from fgd.cli import hub
+
+    if not hub.is_address(text):
+        return Path(text), None
+    address = hub.dataset_address(text)
+    note(f"downloading {address}")
+    fetched = hub.fetch_dataset(address)
+    note(f"it is {fetched.address}")
+    return fetched.path, fetched.cache
+
+
+def _upload(client: Client, dataset_id: str, path: Path, links_into: Path | None = None) -> None:
+    """Send a zip, or make one of the folder first, with a bar that shows how far it is."""
+    import tempfile
+
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from fgd.data import zips
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with tempfile.TemporaryDirectory(prefix="fgd-") as folder, Progress(*columns, console=err) as progress:
+        zip_path = path
+        if not path.is_file():
+            packing = progress.add_task("packing", total=None)
+            zip_path = Path(folder) / "dataset.zip"
+            zips.pack(path, zip_path, links_into)
+            progress.remove_task(packing)
+        sending = progress.add_task("sending", total=zip_path.stat().st_size)
+        client.upload(dataset_id, zip_path, lambda there: progress.update(sending, completed=there))
+
+
+def _tell_import(client: Client, dataset_id: str, wait: bool, as_json: bool) -> None:
+    """Print what became of a data set, and leave with the exit code for it."""
+    dataset = client.dataset(dataset_id)
+    if wait:
+        with err.status(Text(printable(f"importing {dataset.id}"))):
+            dataset = client.wait_dataset(dataset.id)
+
+    def show(dataset: Dataset) -> None:
+        if wait:
+            _print_report(client.report(dataset.id))
+        print_line(f"{dataset.id}  {dataset.state}")
+
+    answer(dataset, as_json, show)
+    leave(FAILED if dataset.state == "rejected" else DONE)
+
+
+def _print_report(report: Report) -> None:
+    from fgd.cli.watch import report_lines
+
+    for line in report_lines(report):
+        print_line(line)

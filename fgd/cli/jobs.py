@@ -1,0 +1,408 @@
+"""`fgd job ...`."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from fgd.cli.options import URL, AsJson, JobId, Url, client_of
+from fgd.cli.printing import (
+    DONE,
+    FAILED,
+    REFUSED,
+    Columns,
+    answer,
+    clock,
+    err,
+    fail,
+    leave,
+    out,
+    print_json,
+    print_line,
+    table,
+)
+from fgd.text.printable import printable
+
+if TYPE_CHECKING:
+    from fgd.client import Attempt, Client, Job, Kept, Plan, Point, StoredEvent
+
+TIMES = ["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
+
+app = typer.Typer(no_args_is_help=True, help="Submit jobs, watch them, cancel them.")
+
+
+@app.command("submit")
+def job_submit(
+    spec: Annotated[str, typer.Argument(metavar="SPEC.json", help="File with the job's spec; - is standard input.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Stay and watch it.")] = False,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Submit a job and print its id."""
+    body = _read_json(spec)
+    with client_of(url) as client:
+        job = client.submit(body)
+        answer(job, as_json, lambda job: print_line(job.id))
+        if watch:
+            leave(_watch(client, job.id))
+
+
+@app.command("plan")
+def job_plan(
+    spec: Annotated[str, typer.Argument(metavar="SPEC.json", help="File with the job's spec; - is standard input.")],
+    wait: Annotated[bool, typer.Option(help="Wait until a worker has tried a few steps.")] = True,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Tell what a job would do and cost, without submitting it."""
+    from fgd.cli.plan_lines import outline_lines
+
+    body = _read_json(spec)
+    with client_of(url) as client:
+        plan = client.plan(body)
+        if not as_json:
+            for line in outline_lines(plan.outline):
+                print_line(line)
+        if wait and not plan.ended:
+            with err.status(plan.waiting_reason or "a worker tries a few steps"):
+                plan = client.wait_plan(plan.id)
+    answer(plan, as_json, _print_cost)
+    leave(FAILED if plan.state == "failed" else DONE)
+
+
+def _print_cost(plan: Plan) -> None:
+    from fgd.cli.plan_lines import measured_lines
+
+    if plan.measured is not None:
+        for line in measured_lines(plan.measured):
+            print_line(line)
+    elif plan.error is not None:
+        where = f"{plan.error.pointer}: " if plan.error.pointer else ""
+        err.print(f"{plan.error.code}: {where}{plan.error.message}", style="red", markup=False, highlight=False)
+
+
+@app.command("list")
+def job_list(
+    state: Annotated[
+        list[str] | None,
+        typer.Option(help="queued, running, paused, succeeded, failed, cancelled; may be given several times."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Whole name; with * at the end, how it begins: 'cells*'.")] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Metadata says so; may be given several times.")
+    ] = None,
+    created_after: Annotated[
+        datetime | None, typer.Option(formats=TIMES, metavar="TIME", help="Submitted then or later; local time.")
+    ] = None,
+    created_before: Annotated[
+        datetime | None, typer.Option(formats=TIMES, metavar="TIME", help="Submitted earlier than that.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first; any number.")] = 20,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """List jobs, the newest first. Of several filters all must hold; of several states one.
+
+    Examples:
+
+    - `fgd job list --state running --state queued`
+    - `fgd job list --name 'cells*' --metadata owner=ada --limit 500 --json`
+    - `fgd job list --created-after 2026-11-01 --created-before 2026-12-01`
+    """
+    labels = dict(_label(text) for text in metadata or ())
+    with client_of(url) as client:
+        jobs = client.jobs(
+            limit,
+            states=state or (),
+            name=name,
+            metadata=labels,
+            created_after=created_after,
+            created_before=created_before,
+        )
+    columns: Columns = {"id": None, "name": None, "state": None, "epoch": None, "AP": "right", "created": None}
+    answer(jobs, as_json, table(columns, _cells))
+
+
+def _cells(job: Job) -> list[str]:
+    from fgd.cli.watch import figures
+
+    now = figures(job)
+    return [
+        job.id,
+        job.name,
+        f"{job.state}, {now.status}" if job.state == "running" else now.status,
+        now.epoch.removeprefix("epoch "),
+        now.ap.removeprefix("AP "),
+        f"{job.created_at.astimezone():%Y-%m-%d %H:%M}",
+    ]
+
+
+@app.command("show")
+def job_show(job: JobId, url: Url = URL) -> None:
+    """Print a job, its resolved spec included, as JSON."""
+    with client_of(url) as client:
+        print_json(client.job(job))
+
+
+@app.command("watch")
+def job_watch(job: JobId, url: Url = URL) -> None:
+    """Follow a job to its end. Ctrl-C stops the watching, not the job; the same command goes on with it.
+
+    A service that restarts meanwhile is waited for. Exits 0 if the job succeeded, 1 if it failed or was cancelled.
+    """
+    with client_of(url) as client:
+        leave(_watch(client, job))
+
+
+@app.command("cancel")
+def job_cancel(
+    job: JobId,
+    now: Annotated[bool, typer.Option("--now", help="Kill it; by default it may write a checkpoint first.")] = False,
+    url: Url = URL,
+) -> None:
+    """End a job."""
+    with client_of(url) as client:
+        found = client.cancel(job, "now" if now else "graceful")
+    print_line(f"{found.id}  {found.state if found.ended else 'cancelling'}")
+
+
+@app.command("pause")
+def job_pause(job: JobId, url: Url = URL) -> None:
+    """Let a job wait; a running one saves a checkpoint first, and gives its device free."""
+    with client_of(url) as client:
+        found = client.pause(job)
+    print_line(f"{found.id}  {'pausing' if found.state == 'running' else found.state}")
+
+
+@app.command("resume")
+def job_resume(job: JobId, url: Url = URL) -> None:
+    """Let a paused job go on, from its last checkpoint."""
+    with client_of(url) as client:
+        found = client.resume(job)
+    print_line(f"{found.id}  {found.state}")
+
+
+@app.command("stop")
+def job_stop(job: JobId, url: Url = URL) -> None:
+    """Finish a job early: its best weights until now become the result.
+
+    `cancel` ends a job without a result.
+    """
+    with client_of(url) as client:
+        found = client.stop(job)
+    print_line(f"{found.id}  {found.state if found.ended else 'finishing early'}")
+
+
+@app.command("delete")
+def job_delete(job: JobId, url: Url = URL) -> None:
+    """Delete a job that has ended, with its log, figures and files. It stays while another job needs its weights."""
+    with client_of(url) as client:
+        client.delete_job(job)
+    print_line(f"{job}  deleted")
+
+
+@app.command("attempts")
+def job_attempts(job: JobId, as_json: AsJson = False, url: Url = URL) -> None:
+    """List each time that a worker took the job: where, how it ended, what was lost with it."""
+    with client_of(url) as client:
+        columns: Columns = {
+            "attempt": "right", "host": None, "device": None, "started": None, "ended": None, "outcome": None,
+            "exit": None, "steps": "right", "lost": "right", "reason": None,
+        }  # fmt: skip
+        answer(client.attempts(job), as_json, table(columns, _cells_of_attempt))
+
+
+def _cells_of_attempt(attempt: Attempt) -> list[str]:
+    return [
+        str(attempt.attempt),
+        attempt.host,
+        attempt.device or "-",
+        clock(attempt.started_at),
+        clock(attempt.finished_at) if attempt.finished_at else "-",
+        attempt.outcome or "running",
+        attempt.signal or ("-" if attempt.exit is None else str(attempt.exit)),
+        str(attempt.steps_done),
+        str(attempt.lost_steps),
+        f"{attempt.code}: {attempt.reason}" if attempt.code else attempt.reason or "",
+    ]
+
+
+@app.command("checkpoints")
+def job_checkpoints(job: JobId, as_json: AsJson = False, url: Url = URL) -> None:
+    """List the weights of a job that can be promoted to a model: the last, the best, and the pinned checkpoints."""
+    with client_of(url) as client:
+        columns: Columns = {"id": None, "step": "right", "MB": "right", "kept as": None, "created": None}
+        answer(client.checkpoints(job), as_json, table(columns, _cells_of_checkpoint))
+
+
+def _cells_of_checkpoint(kept: Kept) -> list[str]:
+    return [
+        kept.id,
+        "-" if kept.step is None else str(kept.step),
+        f"{kept.size / 1e6:.1f}",
+        " ".join(word for word, true in (("best", kept.best), ("pinned", kept.pinned)) if true) or "-",
+        f"{kept.created_at.astimezone():%Y-%m-%d %H:%M}",
+    ]
+
+
+@app.command("pin")
+def job_pin(
+    job: JobId,
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Its id: ckpt_...", show_default=False)],
+    off: Annotated[bool, typer.Option("--off", help="Unpin it: keep it no longer than others.")] = False,
+    url: Url = URL,
+) -> None:
+    """Keep a checkpoint when newer ones come, and after the job's end."""
+    with client_of(url) as client:
+        found = client.unpin(job, checkpoint) if off else client.pin(job, checkpoint)
+    print_line(f"{found.id}  {'pinned' if found.pinned else 'not pinned'}")
+
+
+@app.command("events")
+def job_events(
+    job: JobId,
+    after: Annotated[int, typer.Option(min=0, help="Only those with a higher number.")] = 0,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Print the history of a job, one event a line.
+
+    Examples: `fgd job events JOB --follow`; `fgd job events JOB --follow --after 17 --json | jq .type`
+    """
+
+    def show(event: StoredEvent) -> None:
+        if event.seq > after:
+            print_line(event.model_dump_json() if as_json else _event_line(event))
+
+    with client_of(url) as client:
+        if follow:
+            for event in client.follow(job, after):
+                show(event)
+            return
+        for event in client.events(job, after):
+            show(event)
+
+
+@app.command("logs")
+def job_logs(
+    job: JobId,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Which attempt; the last by default.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    url: Url = URL,
+) -> None:
+    """Print what the trainer wrote to its log."""
+    write = _log_writer()
+    with client_of(url) as client:
+        offset, reading = 0, attempt
+        while True:
+            ended = not follow or client.job(job).ended  # asked before reading: then nothing is missed
+            while (chunk := client.logs(job, attempt, offset)).content or chunk.attempt != reading:
+                if chunk.attempt != reading:  # a new attempt has a new log
+                    offset, reading = 0, chunk.attempt
+                    continue
+                write(chunk.content)
+                offset = chunk.next_offset
+            sys.stdout.buffer.flush()
+            if ended:
+                return
+            time.sleep(1.0)
+
+
+@app.command("metrics")
+def job_metrics(
+    job: JobId,
+    name: Annotated[str | None, typer.Option(help="All points of this series, not the last of each.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only of this split: val, test.")] = None,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Print the last value of every series, or all values of one."""
+    with client_of(url) as client:
+        points = client.metrics(job, name, split) if name else client.latest(job)
+    points = [point for point in points if split is None or point.split == split]
+    columns: Columns = {"series": None, "split": None, "step": "right", "value": "right"}
+    answer(points, as_json, table(columns, _cells_of_point))
+
+
+def _cells_of_point(point: Point) -> list[str]:
+    value = "-" if point.value is None else f"{point.value:.6g}"
+    return [point.name, point.split or "", str(point.step), value]
+
+
+def _watch(client: Client, job_id: str) -> int:
+    from fgd.cli.watch import Board, told
+
+    job = client.job(job_id)
+    with Board(out, [job.name]) as board:
+
+        def on_event(event: StoredEvent) -> None:
+            if text := told(event):
+                board.say(job.name, text)
+
+        job = client.wait(job_id, on_event, lambda seen: board.show(job.name, seen))
+    if job.state == "succeeded":
+        print_line(f"{job.id} succeeded; next: fgd artifact download {job.id} --to .")
+        return DONE
+    reason = f": {job.failure.code}: {job.failure.message}" if job.failure else ""
+    err.print(Text(printable(f"{job.id} {job.state}{reason}", keep="\n"), style="red"))
+    if job.failure:
+        if job.failure.advice:
+            err.print(Text(printable(f"advice: {job.failure.advice}", keep="\n")), soft_wrap=True)
+        err.print(Text(printable(f"next: fgd job logs {job.id}")))
+    return FAILED
+
+
+def _read_json(source: str) -> Mapping[str, Any]:
+    from fgd.text.strict_json import NotJSON, parse
+
+    try:
+        body = parse(sys.stdin.read() if source == "-" else Path(source).read_bytes())
+    except OSError as error:
+        fail(f"{source}: {error.strerror}", REFUSED)
+    except UnicodeError:
+        fail(f"{source}: not UTF-8", REFUSED)
+    except NotJSON as error:
+        fail(f"{source}: {error}", REFUSED)
+    if not isinstance(body, dict):
+        fail(f"{source}: a spec is an object, {{...}}", REFUSED)
+    return body
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        fail(f"--metadata {text}: write KEY=VALUE, as in --metadata owner=ada", REFUSED)
+    return key, value
+
+
+def _log_writer() -> Callable[[bytes], None]:
+    """Writes pieces of a log: as they are into a file or pipe, to a screen without what would steer it."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a piece may end within a character
+
+    def write(piece: bytes) -> None:
+        if sys.stdout.isatty():
+            typer.echo(printable(decoder.decode(piece), keep="\n\t"), nl=False)
+        else:
+            sys.stdout.buffer.write(piece)
+
+    return write
+
+
+def _event_line(event: StoredEvent) -> str:
+    data = " ".join(f"{key}={_short(value)}" for key, value in event.data.items())
+    attempt = f"attempt {event.attempt}" if event.attempt else ""
+    return f"{event.seq:>5}  {event.at.astimezone():%H:%M:%S}  {attempt:<10}  {event.type}  {data}".rstrip()
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

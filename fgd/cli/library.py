@@ -1,0 +1,98 @@
+"""`fgd train|plan|parity|export`: the library's own programs, on this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from fgd.cli.artifacts import artifact_download
+from fgd.cli.options import URL, AsJson, Url
+
+app = typer.Typer()
+
+
+@app.command(
+    rich_help_panel="Without a service",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def train(
+    context: typer.Context,
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.json", help="A JobSpec whose references are paths.")],
+    to: Annotated[Path, typer.Option("--out", help="Folder for checkpoints and the result.")],
+) -> None:
+    """Train on this machine, no service involved: `python -m fgd.train`, which gets all further options.
+
+    Exit codes are the trainer's: 0 finished, 1 failed, 75 stopped after writing a checkpoint.
+    """
+    become("fgd.train", str(spec), "--out", str(to), *context.args)
+
+
+@app.command(rich_help_panel="Without a service")
+def plan(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.json", help="A JobSpec whose references are paths.")],
+) -> None:
+    """Try a few steps on this machine and print what the whole training would cost, as JSON: `python -m fgd.plan`."""
+    become("fgd.plan", str(spec))
+
+
+@app.command(
+    rich_help_panel="Without a service",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def parity(context: typer.Context) -> None:
+    """Compare our FGD with recorded numbers of the reference: `fgd parity FILE.npz FILE.json`.
+
+    Prints the largest error of each quantity; exits 1 if one is off.
+    """
+    become("fgd.parity", *context.args)
+
+
+@app.command(rich_help_panel="Without a service")
+def export(
+    source: Annotated[
+        str, typer.Argument(metavar="FOLDER|JOB", help="What a job made, or its id: job_...", show_default=False)
+    ],
+    onnx: Annotated[Path, typer.Option(help="The file to write; must end in .onnx.", show_default=False)],
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="H W", help="Of the images. [default: of --image when evaluated, else min_size max_size]"),
+    ] = None,
+    batch: Annotated[str, typer.Option(help="Images at once: a number, or dynamic (not for faster_rcnn).")] = "1",
+    opset: Annotated[int, typer.Option(help="Version of ONNX's operators, 16 to 20.")] = 18,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="Compare on this image, not a synthetic one; may be given often.")
+    ] = None,
+    best: Annotated[bool, typer.Option("--best", help="Take best.safetensors.")] = False,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Write a student as ONNX, for onnxruntime: final boxes, scores and labels, as torch finds them.
+
+    Normalisation and suppression are inside. The file is written only if onnxruntime finds in it what torch does, and
+    beside it, as `NAME_onnx.py`, how to feed it. A job's files are downloaded into a folder of its id beside it.
+    """
+    folder = Path(source)
+    if source.startswith("job_") and not folder.exists():
+        folder = onnx.parent / source
+        artifact_download(source, folder, ["recipe.json", "manifest.json", _weights(best)], url)
+    options = ["--onnx", str(onnx), "--batch", batch, "--opset", str(opset)]
+    options += ["--size", *map(str, size)] if size else []
+    options += [part for path in image or () for part in ("--image", str(path))]
+    options += ["--best"] * best + ["--json"] * as_json
+    become("fgd.export", *options, "--", str(folder))
+
+
+def _weights(best: bool) -> str:
+    return "best.safetensors" if best else "student.safetensors"
+
+
+def become(module: str, *arguments: str) -> NoReturn:
+    """Replace this process: signals, exit code and terminal are then the trainer's own."""
+    from fgd.process import children
+
+    sys.stdout.flush()
+    os.execve(sys.executable, children.command(module, *arguments), children.environment())

@@ -1,0 +1,189 @@
+"""`fgd model ...`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from fgd.cli.options import URL, AsJson, JobId, ModelId, Url, client_of
+from fgd.cli.printing import (
+    DONE,
+    FAILED,
+    REFUSED,
+    Columns,
+    answer,
+    err,
+    fail,
+    leave,
+    note,
+    print_json,
+    print_line,
+    table,
+)
+
+if TYPE_CHECKING:
+    from fgd.client import Model
+
+app = typer.Typer(no_args_is_help=True, help="Upload weights, promote those of a job, and see what they are.")
+
+
+@app.command("add")
+def model_add(
+    weights: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|hf://...",
+            help="safetensors, or a state dict (.pth); or hf://owner/name/file[@revision] of the hub.",
+            show_default=False,
+        ),
+    ],
+    classes: Annotated[str | None, typer.Option(help="Class names in label order: a,b,c.")] = None,
+    classes_from: Annotated[
+        Path | None, typer.Option(help="File with one class name a line, instead.", exists=True, dir_okay=False)
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What to call it. [default: the file's name]")] = None,
+    detector: Annotated[str, typer.Option(help="Family, as in the catalogue; or its whole spec as JSON.")] = "fcos",
+    backbone: Annotated[str | None, typer.Option(help="Trunk: resnet18, resnet34, resnet50, ...")] = None,
+    fpn_channels: Annotated[int | None, typer.Option(help="Width of the pyramid.")] = None,
+    norm: Annotated[str | None, typer.Option(help="Normalisation of the trunk: batch, group, frozen.")] = None,
+    min_size: Annotated[int | None, typer.Option(help="Shorter side it was trained with. [default: 800]")] = None,
+    max_size: Annotated[int | None, typer.Option(help="Longer side at most. [default: 1333]")] = None,
+    anchors: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help='Anchors it was trained with: {"anchor_sizes": [[32], [64], ...], "anchor_ratios": [0.5, 1, 2]}. '
+            "[default: torchvision's]",
+        ),
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Wait until it is checked.")] = True,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Upload weights; the service checks them strictly against the detector you name.
+
+    A rejected file is told with every key that is missing, unexpected or of another shape.
+    """
+    if (classes is None) == (classes_from is None):
+        fail("name the classes: --classes a,b,c, or --classes-from FILE", REFUSED)
+    text = classes.split(",") if classes is not None else (classes_from or Path()).read_text().splitlines()
+    spec = dict(_read_object(detector, "--detector")) if detector.startswith("{") else {"kind": detector}
+    spec |= {
+        key: value
+        for key, value in {"backbone": backbone, "fpn_channels": fpn_channels, "norm": norm}.items()
+        if value is not None
+    }
+    sizes: dict[str, Any] = {
+        key: value for key, value in {"min_size": min_size, "max_size": max_size}.items() if value is not None
+    }
+    sizes |= _read_object(anchors, "--anchors") if anchors is not None else {}
+    file = _weights_source(weights)
+    with client_of(url) as client:
+        with err.status(f"uploading {file.name}"):
+            names = [each.strip() for each in text if each.strip()]
+            model = client.add_model(file, name or file.stem[:100], spec, names, **sizes)
+        if wait:
+            with err.status(f"checking {model.id}"):
+                model = client.wait_model(model.id)
+    _tell_model(model, as_json)
+
+
+@app.command("promote")
+def model_promote(
+    job: JobId,
+    checkpoint: Annotated[str, typer.Option(help="last, best, or the id of a checkpoint of a running job.")] = "last",
+    name: Annotated[str | None, typer.Option(help="What to call it. [default: the job's name]")] = None,
+    wait: Annotated[bool, typer.Option(help="Wait until it is ready.")] = True,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Make a model of a job's weights."""
+    with client_of(url) as client:
+        model = client.promote(job, checkpoint, name)
+        if wait and not model.ended:
+            with err.status(f"checking {model.id}"):
+                model = client.wait_model(model.id)
+    _tell_model(model, as_json)
+
+
+@app.command("list")
+def model_list(
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """List models."""
+    with client_of(url) as client:
+        columns: Columns = {
+            "id": None, "name": None, "state": None, "detector": None, "classes": "right", "MB": "right",
+        }  # fmt: skip
+        answer(client.models(limit), as_json, table(columns, _cells))
+
+
+def _cells(model: Model) -> list[str]:
+    detector = model.recipe.get("detector", {})
+    return [
+        model.id,
+        model.name,
+        model.state,
+        " ".join(str(detector.get(key, "")) for key in ("kind", "backbone")),
+        str(len(model.classes)),
+        f"{model.size / 1e6:.1f}" if model.size else "-",
+    ]
+
+
+@app.command("show")
+def model_show(model: ModelId, url: Url = URL) -> None:
+    """Print a model, with what its check found, as JSON."""
+    with client_of(url) as client:
+        print_json(client.model(model))
+
+
+@app.command("delete")
+def model_delete(model: ModelId, url: Url = URL) -> None:
+    """Delete a model that no unfinished job uses."""
+    with client_of(url) as client:
+        client.delete_model(model)
+    print_line(f"{model}  deleted")
+
+
+def _weights_source(text: str) -> Path:
+    from fgd.cli import hub
+
+    if not hub.is_address(text):
+        file = Path(text)
+        if not file.is_file():
+            fail(f"{text}: no such file", REFUSED)
+        return file
+    address = hub.file_address(text)
+    note(f"downloading {address}")
+    fetched = hub.fetch_file(address)
+    note(f"it is {fetched.address}")
+    return fetched.path
+
+
+def _tell_model(model: Model, as_json: bool) -> NoReturn:
+    answer(model, as_json, _print_check)
+    leave(FAILED if model.state == "rejected" else DONE)
+
+
+def _print_check(model: Model) -> None:
+    for found in (model.report or {}).get("notes", []):
+        print_line(found)
+    if model.error:
+        print_line(model.error)
+    print_line(f"{model.id}  {model.state}")
+
+
+def _read_object(text: str, option: str) -> Mapping[str, Any]:
+    try:
+        body = json.loads(text)
+    except ValueError as error:
+        fail(f"{option}: not JSON: {error}", REFUSED)
+    if not isinstance(body, dict):
+        fail(f"{option}: an object is expected, {{...}}", REFUSED)
+    return body

@@ -1,0 +1,33 @@
+"""Options and arguments that several commands have, and the client that they lead to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fgd.client import Client
+
+URL = "http://127.0.0.1:8000"
+"""`fgd.client.DEFAULT_URL`, which would cost the help its speed."""
+
+Url = Annotated[str, typer.Option("--url", envvar="FGD_URL", help="Address of the service.", rich_help_panel="Service")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Home = Annotated[Path | None, typer.Option(help="Folder of everything the service writes. [default: .fgd]")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job: job_...", show_default=False)]
+DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id of a data set: ds_...", show_default=False)]
+ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Id of a model: mdl_...", show_default=False)]
+
+
+def client_of(url: str) -> Client:
+    from fgd.client import Client
+
+    return Client(url, api_key())
+
+
+def api_key() -> str | None:
+    """Only from the environment: every user of a machine can read what stands on a command line."""
+    return os.environ.get("FGD_API_KEY") or None

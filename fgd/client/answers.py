@@ -1,0 +1,222 @@
+"""What the service answers. A field that is not known here is ignored, so an older client can talk to a newer service.
+
+Knows the shape of the answers. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from fgd.outline import Measured, Outline
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Progress(Answer):
+    step: int = 0
+    total_steps: int | None = None
+    """None until the trainer has said so; so is `epochs`."""
+    epoch: int = 0
+    epochs: int | None = None
+    values: dict[str, float | None] = {}
+    """The latest of each: "loss/total", "lr", "val/ap", ..."""
+
+
+class Failure(Answer):
+    code: str
+    message: str
+    advice: str = ""
+    """What to change."""
+    data: dict[str, Any] = {}
+    retryable: bool = False
+
+
+class Job(Answer):
+    id: str
+    name: str
+    state: str
+    """queued, running, paused, succeeded, failed, cancelled."""
+    phase: str | None = None
+    requested: str | None = None
+    spec: dict[str, Any]
+    """As resolved by the service; a dict, because a newer service may know more than `fgd.spec` here."""
+    metadata: dict[str, str] = {}
+    priority: int = 0
+    attempt: int = 0
+    progress: Progress | None = None
+    waiting_reason: str | None = None
+    failure: Failure | None = None
+    weights_digest: str | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("succeeded", "failed", "cancelled")
+
+
+class Attempt(Answer):
+    """One time that a worker took a job."""
+
+    attempt: int
+    worker: str = ""
+    host: str = ""
+    device: str | None = None
+    started_at: datetime
+    finished_at: datetime | None = None
+    outcome: str | None = None
+    """succeeded, failed, cancelled, paused, lost, handed_back; None: it runs."""
+    code: str | None = None
+    reason: str | None = None
+    exit: int | None = None
+    signal: str | None = None
+    first_step: int | None = None
+    last_step: int | None = None
+    steps_done: int = 0
+    lost_steps: int = 0
+    spec: dict[str, Any] = {}
+    """The JobSpec it ran with; after a lack of memory its batches may be smaller than the job's."""
+
+
+class Running(Answer):
+    job: str
+    name: str = ""
+    attempt: int = 0
+    phase: str | None = None
+    device: str | None = None
+    since: datetime | None = None
+
+
+class Worker(Answer):
+    id: str
+    host: str
+    pid: int = 0
+    live: bool
+    complaint: str | None = None
+    """Why it takes nothing just now."""
+    slots: int
+    free_slots: int = 0
+    devices: tuple[dict[str, Any], ...] = ()
+    versions: dict[str, str] = {}
+    facts: dict[str, Any] = {}
+    started_at: datetime
+    last_beat: datetime
+    running: tuple[Running, ...] = ()
+
+
+class StoredEvent(Answer):
+    """One line of a job's history; `seq` counts from 1 without gaps."""
+
+    seq: int
+    type: str
+    at: datetime
+    attempt: int | None = None
+    data: dict[str, Any] = {}
+
+
+class Point(Answer):
+    """One value of one series. `step` is the trainer's; `value` is null where it was not finite."""
+
+    name: str
+    split: str | None = None
+    step: int
+    value: float | None
+    at: datetime | None = None
+
+
+class Artifact(Answer):
+    id: str
+    name: str
+    size: int
+    """Bytes."""
+    sha256: str
+    media_type: str = "application/octet-stream"
+
+
+class Split(Answer):
+    images: int
+    boxes: int
+
+
+class Dataset(Answer):
+    id: str
+    name: str
+    state: str
+    """awaiting_upload, verifying, ready, rejected."""
+    classes: tuple[str, ...] | None = None
+    splits: dict[str, Split] | None = None
+    error: str | None = None
+    created_at: datetime | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("ready", "rejected")
+
+
+class PlanError(Answer):
+    code: str
+    message: str
+    pointer: str = ""
+
+
+class Plan(Answer):
+    """What a job would do, and what it would cost once a worker has tried a few steps."""
+
+    id: str
+    state: str
+    """measuring, measured, failed."""
+    waiting_reason: str | None = None
+    outline: Outline
+    measured: Measured | None = None
+    error: PlanError | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("measured", "failed")
+
+
+class Model(Answer):
+    id: str
+    name: str
+    state: str
+    """awaiting_upload, verifying, ready, rejected."""
+    source: dict[str, Any] = {}
+    recipe: dict[str, Any] = {}
+    classes: tuple[str, ...] = ()
+    weights_digest: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+    report: dict[str, Any] | None = None
+    error: str | None = None
+    content_url: str | None = None
+    created_at: datetime | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("ready", "rejected")
+
+
+class Kept(Answer):
+    """Weights of a job that can be promoted to a model."""
+
+    id: str
+    step: int | None = None
+    size: int
+    created_at: datetime
+    best: bool = False
+    pinned: bool = False
+
+
+@dataclass(frozen=True)
+class LogChunk:
+    content: bytes
+    attempt: int | None
+    next_offset: int
+    """Where to go on reading."""
