@@ -14,7 +14,6 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, Text, cast, exists, func, literal, or_, select, union_all, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from api.core.jobs.record import insert_for
 from api.core.rows import db
 from api.core.rows.tables import (
     Base,
@@ -22,6 +21,7 @@ from api.core.rows.tables import (
     Job,
     Plan,
 )
+from api.core.rows.upsert import insert_for
 from api.core.store.names import Blob, BlobStore
 
 UNUSED_S = 3600.0

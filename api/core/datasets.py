@@ -31,7 +31,7 @@ from fgd.spec import SubmitDataset
 
 __all__ = [
     "MAX_IMPORTS", "DatasetClaim", "awaiting", "beat_import", "claim_import", "delete", "expect_upload",
-    "finish_import", "get", "hand_back", "lose", "page", "reject", "remember_blobs", "submit", "sweep", "uploaded",
+    "finish_import", "get", "hand_back", "lose", "page", "reject", "submit", "sweep", "uploaded",
 ]  # fmt: skip
 
 UPLOAD_S = 7 * 86_400.0

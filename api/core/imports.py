@@ -14,12 +14,11 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from api.core.blobs import remember_blobs
 from api.core.rows import db, leases
 from api.core.rows.leases import beat, hand_back, held
 from api.core.rows.tables import Dataset, Model
 
-__all__ = ["beat", "claim", "end", "hand_back", "held", "lose", "remember_blobs", "sweep"]
+__all__ = ["beat", "claim", "end", "hand_back", "held", "lose", "sweep"]
 
 MAX_IMPORTS = 3
 """An import whose worker or reader was lost so many times will not be tried again."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from api.core import blobs, datasets, references
+from api.core import blobs, references
 from api.core.errors import NotFound
 from api.core.jobs import attempts, record, removal, requests
 from api.core.lifecycle import Requested
@@ -227,7 +227,7 @@ def test_the_file_stays_while_another_project_has_the_content(client: Any, given
             "INSERT INTO projects SELECT 'prj_other', 'other', cursor_key, created_at FROM projects"
         )
     with db.transaction(given.engine) as s:
-        datasets.remember_blobs(s, "prj_other", db.now(s), Blob(digest, len(WEIGHTS)))
+        blobs.remember_blobs(s, "prj_other", db.now(s), Blob(digest, len(WEIGHTS)))
     client.delete(f"/v1/jobs/{id}")
     sweeper.collect()
     with given.engine.begin() as connection:
