@@ -134,7 +134,7 @@ def page(s: Session, project_id: str, after: Position | None, limit: int) -> Sli
     return slice_of(s, select(Dataset).where(Dataset.project_id == project_id), Dataset, after, limit)
 
 
-def claim_import(s: Session, worker_id: str, lease_s: float = 20.0) -> DatasetClaim | None:
+def claim_import(s: Session, worker_id: str, lease_s: float) -> DatasetClaim | None:
     """Take the oldest data set that waits for its import; None if there is none."""
     dataset = imports.claim(s, Dataset, worker_id, lease_s)
     if dataset is None:
@@ -153,7 +153,7 @@ def claim_import(s: Session, worker_id: str, lease_s: float = 20.0) -> DatasetCl
     )
 
 
-def beat_import(s: Session, dataset_id: str, attempt: int, worker_id: str, lease_s: float = 20.0) -> None:
+def beat_import(s: Session, dataset_id: str, attempt: int, worker_id: str, lease_s: float) -> None:
     """Keep the lease. Raises Fenced if it was lost."""
     imports.beat(s, Dataset, dataset_id, attempt, worker_id, lease_s)
 

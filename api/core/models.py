@@ -143,7 +143,7 @@ def references(spec: JobSpec) -> Mapping[str, FromModel]:
 # --- workers --------------------------------------------------------------------------------------------------
 
 
-def claim_import(s: Session, worker_id: str, lease_s: float = 20.0) -> ModelClaim | None:
+def claim_import(s: Session, worker_id: str, lease_s: float) -> ModelClaim | None:
     """Take the oldest model that waits for its import; None if there is none."""
     model = imports.claim(s, Model, worker_id, lease_s)
     if model is None:

@@ -72,7 +72,7 @@ def get(s: Session, project_id: str, plan_id: str) -> Plan:
     return owned(s, Plan, project_id, plan_id)
 
 
-def waiting_reason(s: Session, plan: Plan, lease_s: float = 20.0) -> str | None:
+def waiting_reason(s: Session, plan: Plan, lease_s: float) -> str | None:
     """Why it is not being measured yet; None once it is."""
     if plan.state != PlanState.measuring or plan.lease_owner is not None:
         return None
@@ -84,7 +84,7 @@ def waiting_reason(s: Session, plan: Plan, lease_s: float = 20.0) -> str | None:
     return "a worker takes it when its lane for plans and imports is free"
 
 
-def claim(s: Session, worker_id: str, devices: Collection[str], lease_s: float = 20.0) -> PlanClaim | None:
+def claim(s: Session, worker_id: str, devices: Collection[str], lease_s: float) -> PlanClaim | None:
     """Take the oldest plan whose resources.device is one of `devices`; None if there is none."""
     waiting = leases.waiting(Plan, PlanState.measuring).where(Plan.device.in_(devices))
     plan = leases.claim(s, Plan, waiting, worker_id, lease_s)
@@ -100,7 +100,7 @@ def claim(s: Session, worker_id: str, devices: Collection[str], lease_s: float =
     )
 
 
-def beat(s: Session, plan_id: str, attempt: int, worker_id: str, lease_s: float = 20.0) -> None:
+def beat(s: Session, plan_id: str, attempt: int, worker_id: str, lease_s: float) -> None:
     """Keep the lease. Raises Fenced if it was lost."""
     leases.beat(s, Plan, plan_id, attempt, worker_id, lease_s)
 

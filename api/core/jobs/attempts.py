@@ -88,7 +88,7 @@ class ArtifactIn:
     media_type: str = "application/octet-stream"
 
 
-def claim(s: Session, worker_id: str, free: Free, lease_s: float = 20.0) -> Claim | None:
+def claim(s: Session, worker_id: str, free: Free, lease_s: float) -> Claim | None:
     """Take the best queued job that fits `free` (priority, then age); None if there is none.
 
     A job for several devices that has waited long has a host's next free devices kept for it.
@@ -165,7 +165,7 @@ def beat(
     job_id: str,
     attempt: int,
     worker_id: str,
-    lease_s: float = 20.0,
+    lease_s: float,
     progress: Progress | None = None,
 ) -> Requested | None:
     """Prolong the lease; hear what a person asked for. Raises Fenced if the attempt is stale."""

@@ -54,7 +54,7 @@ class Given:
             dataset = datasets.submit(s, DEFAULT_PROJECT, SubmitDataset(name="cells", path="/data/cells"))
             if state == "verifying":
                 return dataset
-            claim = datasets.claim_import(s, "wrk_a")
+            claim = datasets.claim_import(s, "wrk_a", lease_s=20.0)
             assert claim is not None
             assert claim.dataset_id == dataset.id
             if state == "ready":
@@ -86,11 +86,11 @@ class Given:
 
     def claim_import(self, worker: str = "wrk_a") -> datasets.DatasetClaim | None:
         with db.transaction(self.engine) as s:
-            return datasets.claim_import(s, worker)
+            return datasets.claim_import(s, worker, lease_s=20.0)
 
     def claim(self, worker: str = "wrk_a", cpu: int = 1, cuda: int = 0) -> attempts.Claim | None:
         with db.transaction(self.engine) as s:
-            return attempts.claim(s, worker, queue_order.Free(cpu, cuda))
+            return attempts.claim(s, worker, queue_order.Free(cpu, cuda), lease_s=20.0)
 
     def succeeded(self, classes: tuple[str, ...] = CLASSES, detector: dict[str, Any] | None = None) -> str:
         """The id of a job whose result can teach."""
@@ -152,7 +152,7 @@ class Given:
 
     def sweep(self) -> sweep.Swept:
         with db.transaction(self.engine) as s:
-            return sweep.sweep(s)
+            return sweep.sweep(s, lease_s=20.0)
 
 
 @pytest.fixture(scope="session")

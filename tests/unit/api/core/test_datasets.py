@@ -18,7 +18,7 @@ BLOBS = Blob("a" * 64, 1), Blob("b" * 64, 2)
 
 def claim(given: Any, worker: str = "wrk_a") -> datasets.DatasetClaim | None:
     with db.transaction(given.engine) as s:
-        return datasets.claim_import(s, worker)
+        return datasets.claim_import(s, worker, lease_s=20.0)
 
 
 def state(given: Any, id: str) -> str:
@@ -47,7 +47,7 @@ def test_an_expired_import_can_be_claimed_again_and_the_old_one_is_fenced(given:
     assert claim(given, "wrk_b").attempt == 2  # type: ignore[union-attr]
 
     for write in (
-        lambda s: datasets.beat_import(s, id, 1, "wrk_a"),
+        lambda s: datasets.beat_import(s, id, 1, "wrk_a", lease_s=20.0),
         lambda s: datasets.finish_import(s, id, 1, *BLOBS, REPORT),
         lambda s: datasets.reject(s, id, 1, None, "x"),
         lambda s: datasets.hand_back(s, id, 1),
@@ -63,13 +63,13 @@ def test_a_beat_keeps_an_import_from_being_swept(given: Any) -> None:
     claim(given)
     given.later(15)
     with db.transaction(given.engine) as s:
-        datasets.beat_import(s, id, 1, "wrk_a")
+        datasets.beat_import(s, id, 1, "wrk_a", lease_s=20.0)
     given.later(15)
     given.worker("wrk_a")
 
     assert given.sweep().ring == []
     with pytest.raises(Fenced), db.transaction(given.engine) as s:
-        datasets.beat_import(s, id, 1, "wrk_b")
+        datasets.beat_import(s, id, 1, "wrk_b", lease_s=20.0)
 
 
 def test_an_import_that_takes_every_worker_down_is_given_up(given: Any) -> None:

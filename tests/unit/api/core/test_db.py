@@ -118,7 +118,7 @@ def test_rows_outlive_every_step_down_and_up_again(given: Any, engine: Engine) -
     with db.transaction(engine) as s:
         assert [row.best or row.pinned for row in s.scalars(select(Checkpoint))] == [False]
         assert s.scalars(select(Series.loose)).all() == [200 - 3 * 64]
-        attempts.beat(s, runs, 1, "wrk_a")
+        attempts.beat(s, runs, 1, "wrk_a", lease_s=20.0)
     claimed = given.claim("wrk_b")
     assert claimed is not None
     assert claimed.job_id == waits
