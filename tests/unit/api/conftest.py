@@ -16,7 +16,7 @@ from starlette.exceptions import StarletteDeprecationWarning
 from api.core import datasets, workers
 from api.core.jobs import attempts, queue_order, requests, sweep
 from api.core.rows import db
-from api.core.rows.tables import DEFAULT_PROJECT, Attempt, Dataset, Job, JobEvent
+from api.core.rows.tables import DEFAULT_PROJECT, Attempt, Base, Dataset, Job, JobEvent
 from api.core.settings import Settings
 from api.core.store.names import BlobStore
 from api.core.store.open import open_store
@@ -132,15 +132,9 @@ class Given:
 
     def later(self, seconds: float) -> None:
         """Let time pass for leases, back-offs and workers: all their times move into the past."""
-        moves = {
-            "jobs": ("lease_expires", "not_before"),
-            "datasets": ("lease_expires",),
-            "models": ("lease_expires",),
-            "workers": ("last_beat",),
-        }
-        for table, columns in moves.items():
-            for column in columns:
-                self.earlier(table, column, seconds)
+        for table in Base.metadata.sorted_tables:
+            for column in {"lease_expires", "not_before", "last_beat"} & {*table.columns.keys()}:
+                self.earlier(table.name, column, seconds)
 
     def earlier(self, table: str, column: str, seconds: float) -> None:
         """Move a time of every row into the past."""

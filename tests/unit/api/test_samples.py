@@ -12,7 +12,7 @@ from PIL import Image as Picture
 
 from api.core import datasets
 from api.core.errors import Fenced
-from api.core.rows import db
+from api.core.rows import db, leases
 from api.core.rows.ids import new_id
 from api.core.rows.tables import Dataset
 from fgd.data import archive, formats
@@ -99,7 +99,7 @@ def test_a_data_set_deleted_under_its_import_fences_the_worker(client: Any, give
     claim = given.claim_import()
     assert client.delete(f"/v1/datasets/{id}").status_code == 204
     with pytest.raises(Fenced), db.transaction(given.engine) as s:
-        datasets.beat_import(s, id, claim.attempt, "wrk_a", lease_s=20.0)
+        leases.beat(s, Dataset, id, claim.attempt, "wrk_a", lease_s=20.0)
 
 
 def test_a_key_of_a_deleted_data_set_makes_a_new_one(client: Any) -> None:

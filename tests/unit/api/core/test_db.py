@@ -44,7 +44,7 @@ def shape(engine: Engine) -> Any:
     inspector = inspect(engine)
     return {
         table: (
-            [(column["name"], str(column["type"]), column["nullable"]) for column in inspector.get_columns(table)],
+            sorted((c["name"], str(c["type"]), c["nullable"]) for c in inspector.get_columns(table)),
             sorted((c["name"], c["sqltext"]) for c in inspector.get_check_constraints(table)),
             whatever_the_order(inspector.get_foreign_keys(table)),
             whatever_the_order(inspector.get_unique_constraints(table)),
