@@ -14,11 +14,31 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any, ClassVar
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, text
+from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 from sqlalchemy.schema import SchemaItem
 
 ProjectId = Annotated[str, mapped_column(String(40))]
+
+
+class BlobDigest(String):
+    """SHA-256 of a blob. The collector keeps every blob that a column of this type names (api/core/blobs.py), so one
+    over anything else, such as tensors or a request, is a plain String(64)."""
+
+    def __init__(self, length: int = 64) -> None:
+        super().__init__(length)
+
+
+class BlobFiles(JSON):
+    """Blobs of several things: {"dataset": {"archive": sha256, "index": sha256}, "teacher": {file: sha256}, ...}. The
+    collector keeps them all."""
+
+    def __init__(self, none_as_null: bool = True) -> None:
+        super().__init__(none_as_null=none_as_null)
+
+
+Digest = Annotated[str, mapped_column(BlobDigest())]
+Inputs = Annotated[dict[str, dict[str, str]], mapped_column(BlobFiles())]
 
 
 class Noun:
@@ -78,7 +98,7 @@ class Imported(Leased):
     """What the reader saw."""
     error: Mapped[str | None]
     finished_at: Mapped[datetime | None]
-    upload_digest: Mapped[str | None] = mapped_column(String(64))
+    upload_digest: Mapped[Digest | None]
     """The blob to read: from the end of the upload to the end of the import."""
 
 

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column
 
 from api.core.lifecycle import TERMINAL, DatasetState, FailureCode, ModelState, PlanState, Requested, State
-from api.core.rows.columns import Imported, Leased, Noun, ProjectId, import_rules, lease_rules, one_of
+from api.core.rows.columns import Digest, Imported, Inputs, Leased, Noun, ProjectId, import_rules, lease_rules, one_of
 from api.core.rows.db import UtcDateTime
 
 DEFAULT_PROJECT = "prj_default"
@@ -67,7 +67,7 @@ class BlobRow(Base):
     __tablename__ = "blobs"
 
     project_id: Mapped[ProjectId] = mapped_column(ForeignKey("projects.id"), primary_key=True)
-    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    digest: Mapped[Digest] = mapped_column(primary_key=True)
     size: Mapped[int] = mapped_column(BigInteger)
     """Bytes."""
     created_at: Mapped[datetime]
@@ -89,8 +89,8 @@ class Dataset(Imported, Base):
     path: Mapped[str | None]
     """The folder it was read from; null where it was uploaded."""
     verify: Mapped[str]
-    archive_digest: Mapped[str | None] = mapped_column(String(64))
-    index_digest: Mapped[str | None] = mapped_column(String(64))
+    archive_digest: Mapped[Digest | None]
+    index_digest: Mapped[Digest | None]
     classes: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     splits: Mapped[dict[str, Any] | None]
     """{"train": {"images": n, "boxes": n}, ...}"""
@@ -130,10 +130,10 @@ class Model(Imported, Base):
     """{"kind": "upload"}, {"kind": "job", "job", "which"} or {"kind": "checkpoint", "job", "checkpoint", "step"}"""
     upload_sha256: Mapped[str | None] = mapped_column(String(64))
     """Of what was uploaded, for good."""
-    weights_digest: Mapped[str | None] = mapped_column(String(64))
-    """Blob: student.safetensors."""
-    recipe_digest: Mapped[str | None] = mapped_column(String(64))
-    """Blob: recipe.json."""
+    weights_digest: Mapped[Digest | None]
+    """student.safetensors."""
+    recipe_digest: Mapped[Digest | None]
+    """recipe.json."""
     tensors_digest: Mapped[str | None] = mapped_column(String(64))
     """sha256 over the tensors: equal for equal networks, whatever the file."""
     size: Mapped[int | None] = mapped_column(BigInteger)
@@ -167,8 +167,8 @@ class Job(Noun, Base):
     requested: Mapped[str | None] = mapped_column(String(16))
     spec: Mapped[dict[str, Any]]
     """The resolved JobSpec."""
-    inputs: Mapped[dict[str, Any]]
-    """Blobs of the references: {"dataset": {"archive": sha256, "index": sha256}, "teacher": {file: sha256}, ...}"""
+    inputs: Mapped[Inputs]
+    """Of the references: dataset, teacher, inherit, weights."""
     labels: Mapped[dict[str, Any]] = mapped_column("metadata")
     priority: Mapped[int]
     device: Mapped[str] = mapped_column(String(16))
@@ -193,6 +193,7 @@ class Job(Noun, Base):
     failure_message: Mapped[str | None]
     failure_data: Mapped[dict[str, Any] | None]
     weights_digest: Mapped[str | None] = mapped_column(String(64))
+    """Over the tensors of its result."""
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     batch_size: Mapped[int | None]
@@ -419,7 +420,7 @@ class Checkpoint(Base):
     attempt: Mapped[int]
     step: Mapped[int] = mapped_column(BigInteger)
     key: Mapped[str]
-    """Of a private object in the store."""
+    """Of a private object in the store, which is no blob."""
     sha256: Mapped[str] = mapped_column(String(64))
     size: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
@@ -445,7 +446,7 @@ class Artifact(Base):
     project_id: Mapped[ProjectId]
     job_id: Mapped[str] = mapped_column(String(40))
     name: Mapped[str]
-    digest: Mapped[str] = mapped_column(String(64))
+    digest: Mapped[Digest]
     size: Mapped[int] = mapped_column(BigInteger)
     media_type: Mapped[str]
     created_at: Mapped[datetime]
@@ -467,8 +468,8 @@ class Plan(Leased, Base):
     name: Mapped[str]
     spec: Mapped[dict[str, Any]]
     """The resolved JobSpec."""
-    inputs: Mapped[dict[str, Any]]
-    """Blobs of the references, as a job's."""
+    inputs: Mapped[Inputs]
+    """As a job's."""
     device: Mapped[str] = mapped_column(String(16))
     outline: Mapped[dict[str, Any]]
     """fgd.outline.Outline: what is known without trying."""
