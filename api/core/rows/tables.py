@@ -523,7 +523,7 @@ class Restore(Base):
 
 
 class IdempotencyKey(Base):
-    """A request that was answered: the same key with the same body gets the same job, data set or model."""
+    """A request that was answered: the same key with the same body gets the same thing, as long as that is there."""
 
     __tablename__ = "idempotency_keys"
 
@@ -532,19 +532,7 @@ class IdempotencyKey(Base):
     operation: Mapped[str]
     """Method and path."""
     body_sha256: Mapped[str] = mapped_column(String(64))
-    job_id: Mapped[str | None] = mapped_column(String(40))
+    made_kind: Mapped[str] = mapped_column(String(32))
+    """Noun.noun() of what the request made: job, dataset, ..."""
+    made_id: Mapped[str] = mapped_column(String(40))
     created_at: Mapped[datetime]
-    dataset_id: Mapped[str | None] = mapped_column(String(40))
-    model_id: Mapped[str | None] = mapped_column(String(40))
-    """Exactly one of job_id, dataset_id and model_id: what the request made."""
-
-    __table_args__ = (
-        ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
-        ForeignKeyConstraint(["project_id", "dataset_id"], ["datasets.project_id", "datasets.id"], ondelete="CASCADE"),
-        ForeignKeyConstraint(["project_id", "model_id"], ["models.project_id", "models.id"], ondelete="CASCADE"),
-        CheckConstraint(
-            "CASE WHEN job_id IS NULL THEN 0 ELSE 1 END + CASE WHEN dataset_id IS NULL THEN 0 ELSE 1 END"
-            " + CASE WHEN model_id IS NULL THEN 0 ELSE 1 END = 1",
-            "made_one",
-        ),
-    )

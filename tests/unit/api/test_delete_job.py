@@ -98,6 +98,18 @@ def test_an_ended_job_goes_with_all_its_rows(client: Any, given: Any) -> None:
     assert client.get("/v1/jobs").json()["items"] == []
 
 
+def test_the_key_of_a_deleted_job_makes_a_new_one_and_then_only_that(client: Any, given: Any) -> None:
+    body, headers = given.body(), {"Idempotency-Key": "once"}
+    first = client.post("/v1/jobs", json=body, headers=headers).json()["id"]
+    cancel(given, first)
+    client.delete(f"/v1/jobs/{first}")
+
+    second, again = (client.post("/v1/jobs", json=body, headers=headers) for _ in range(2))
+
+    assert (second.status_code, again.status_code) == (201, 200)
+    assert first != second.json()["id"] == again.json()["id"]
+
+
 def test_the_files_of_its_checkpoints_go_at_once(client: Any, given: Any, tmp_path: Path) -> None:
     id = given.running()
     (tmp_path / "ckpt").write_bytes(b"weights")
