@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from api.core import datasets, imports
 from api.core.errors import Fenced
 from api.core.lifecycle import Requested
+from api.core.rows import leases
 from api.core.rows.tables import Dataset, Model
 from fgd.data.index import Report
 from worker.host import Host, Lost
@@ -77,7 +78,7 @@ def run_import(host: Host, work: Import, claimed_at: float) -> None:
 
     def beat() -> Requested | None:
         lease_s = host.settings.lease_s
-        host.beat(lambda s: imports.beat(s, work.kind, work.id, work.attempt, host.id, lease_s))
+        host.beat(lambda s: leases.beat(s, work.kind, work.id, work.attempt, host.id, lease_s))
         return None
 
     try:
@@ -153,7 +154,7 @@ def tell(s: Session, work: Import, refused: Rejected | Broken | HandedBack) -> N
         case Broken(reason):
             imports.lose(s, work.kind, work.id, work.attempt, reason)
         case HandedBack():
-            imports.hand_back(s, work.kind, work.id, work.attempt)
+            leases.hand_back(s, work.kind, work.id, work.attempt)
 
 
 # --- data sets ------------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from sqlalchemy.orm import Session
 from api.core import plans
 from api.core.errors import Fenced
 from api.core.lifecycle import Requested
+from api.core.rows import leases
+from api.core.rows.tables import Plan
 from api.core.store.names import DigestMismatch
 from fgd.outline import Measured
 from worker.host import Host, Lost
@@ -57,7 +59,7 @@ def run_plan(host: Host, claim: plans.PlanClaim, slot: Slot, claimed_at: float) 
     logger.info("%s: rehearsing %s on %s", claim.plan_id, claim.spec.name, slot.gpu or "the processor")
 
     def beat() -> Requested | None:
-        host.beat(lambda s: plans.beat(s, claim.plan_id, claim.attempt, host.id, host.settings.lease_s))
+        host.beat(lambda s: leases.beat(s, Plan, claim.plan_id, claim.attempt, host.id, host.settings.lease_s))
         return None
 
     try:
@@ -130,4 +132,4 @@ def tell(s: Session, claim: plans.PlanClaim, end: End, trainings_beside: int) ->
         case Broken(reason):
             plans.lose(s, id, attempt, reason)
         case HandedBack():
-            plans.hand_back(s, id, attempt)
+            leases.hand_back(s, Plan, id, attempt)

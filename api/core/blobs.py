@@ -1,4 +1,5 @@
-"""Blobs that rows name, and those that none names any more.
+"""Blobs that rows name, and those that none names any more. A column says by its type that it names blobs
+(rows/columns.py: Digest, Inputs).
 
 Blobs are shared, so deleting a row leaves them; the sweep deletes a blob in two steps: it notes since when nothing has
 referred to it, and after a grace period looks again, in the transaction that deletes the row. Only what has a row is
@@ -11,17 +12,13 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Text, cast, exists, func, literal, or_, select, union_all, update
+from sqlalchemy import Column, ColumnElement, Text, cast, exists, func, literal, or_, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from api.core.jobs.record import insert_for
 from api.core.rows import db
-from api.core.rows.tables import (
-    Base,
-    BlobRow,
-    Job,
-    Plan,
-)
+from api.core.rows.columns import BlobDigest, BlobFiles
+from api.core.rows.tables import Base, BlobRow
+from api.core.rows.upsert import insert_for
 from api.core.store.names import Blob, BlobStore
 
 UNUSED_S = 3600.0
@@ -30,8 +27,13 @@ UNUSED_S = 3600.0
 
 def unused(s: Session) -> set[tuple[str, str]]:
     """(project, digest) of the blobs to which nothing refers just now."""
-    inputs = s.scalars(union_all(select(Job.inputs), select(Plan.inputs)).execution_options(yield_per=500))
-    named = {digest for files in inputs for by_name in files.values() for digest in by_name.values()}
+    named = {
+        digest
+        for column in columns_of(BlobFiles)
+        for files in s.scalars(select(column).where(column.is_not(None)).execution_options(yield_per=500))
+        for by_name in files.values()
+        for digest in by_name.values()
+    }
     query = select(BlobRow.project_id, BlobRow.digest).where(~_in_a_column(BlobRow.digest))
     return {(project, digest) for project, digest in s.execute(query) if digest not in named}
 
@@ -76,8 +78,8 @@ def collect_blob(s: Session, store: BlobStore, project_id: str, digest: str) -> 
     row = s.scalar(locked)
     if row is None or row.unused_since is None or row.unused_since > db.now(s) - timedelta(seconds=UNUSED_S):
         return False
-    named = [select(t.id).where(cast(t.inputs, Text).contains(digest)).exists() for t in (Job, Plan)]
-    if s.scalar(select(or_(*named, _in_a_column(literal(digest))))):
+    among = [exists().where(cast(column, Text).contains(digest)) for column in columns_of(BlobFiles)]
+    if s.scalar(select(or_(*among, _in_a_column(literal(digest))))):
         return False
     elsewhere = select(func.count()).select_from(BlobRow)
     shared = s.scalar(elsewhere.where(BlobRow.digest == digest, BlobRow.project_id != project_id))
@@ -88,23 +90,15 @@ def collect_blob(s: Session, store: BlobStore, project_id: str, digest: str) -> 
     return True
 
 
+def columns_of(kind: type[BlobDigest] | type[BlobFiles]) -> list[Column[Any]]:
+    """Where rows name blobs, whatever the table: a new one needs no word here."""
+    tables = (table for table in Base.metadata.sorted_tables if table is not BlobRow.__table__)
+    return [column for table in tables for column in table.columns if isinstance(column.type, kind)]
+
+
 def _in_a_column(digest: ColumnElement[str] | InstrumentedAttribute[str]) -> ColumnElement[bool]:
-    """True where a row of any project names the digest, in whatever table has a column for one."""
-    columns = [
-        column
-        for table in Base.metadata.sorted_tables
-        if table is not BlobRow.__table__
-        for column in table.columns
-        if holds_a_digest(column)
-    ]
-    return or_(*(exists().where(column == digest) for column in columns))
-
-
-def holds_a_digest(column: Column[Any]) -> bool:
-    if any(key.column.table is BlobRow.__table__ and key.column.name == "digest" for key in column.foreign_keys):
-        return True
-    # A column without a foreign key may name one too; `weights_digest` is over tensors, not over a file.
-    return column.name != "weights_digest" and (column.name == "sha256" or column.name.endswith("digest"))
+    """True where a row of any project names the digest as its one blob."""
+    return or_(*(exists().where(column == digest) for column in columns_of(BlobDigest)))
 
 
 def remember_blobs(s: Session, project_id: str, at: datetime, *blobs: Blob) -> None:

@@ -17,9 +17,8 @@ from sqlalchemy.orm import Session
 from api.core import imports
 from api.core.blobs import remember_blobs
 from api.core.errors import Conflict
-from api.core.imports import MAX_IMPORTS
 from api.core.lifecycle import DatasetState
-from api.core.rows import db
+from api.core.rows import db, leases
 from api.core.rows.cursor import Position, Slice, slice_of
 from api.core.rows.ids import new_id
 from api.core.rows.lookup import owned
@@ -28,11 +27,6 @@ from api.core.store.names import Blob
 from fgd.data.index import Report
 from fgd.data.report import unread
 from fgd.spec import SubmitDataset
-
-__all__ = [
-    "MAX_IMPORTS", "DatasetClaim", "awaiting", "beat_import", "claim_import", "delete", "expect_upload",
-    "finish_import", "get", "hand_back", "lose", "page", "reject", "remember_blobs", "submit", "sweep", "uploaded",
-]  # fmt: skip
 
 UPLOAD_S = 7 * 86_400.0
 """A data set may wait for its zip for so long."""
@@ -134,9 +128,9 @@ def page(s: Session, project_id: str, after: Position | None, limit: int) -> Sli
     return slice_of(s, select(Dataset).where(Dataset.project_id == project_id), Dataset, after, limit)
 
 
-def claim_import(s: Session, worker_id: str, lease_s: float = 20.0) -> DatasetClaim | None:
+def claim_import(s: Session, worker_id: str, lease_s: float) -> DatasetClaim | None:
     """Take the oldest data set that waits for its import; None if there is none."""
-    dataset = imports.claim(s, Dataset, worker_id, lease_s)
+    dataset = leases.claim(s, Dataset, worker_id, lease_s)
     if dataset is None:
         return None
     return DatasetClaim(
@@ -153,14 +147,9 @@ def claim_import(s: Session, worker_id: str, lease_s: float = 20.0) -> DatasetCl
     )
 
 
-def beat_import(s: Session, dataset_id: str, attempt: int, worker_id: str, lease_s: float = 20.0) -> None:
-    """Keep the lease. Raises Fenced if it was lost."""
-    imports.beat(s, Dataset, dataset_id, attempt, worker_id, lease_s)
-
-
 def finish_import(s: Session, dataset_id: str, attempt: int, archive: Blob, index: Blob, report: Report) -> None:
     """verifying -> ready. Both blobs are in the store already. Raises Fenced."""
-    dataset = imports.held(s, Dataset, dataset_id, attempt)
+    dataset = leases.held(s, Dataset, dataset_id, attempt)
     at = db.now(s)
     remember_blobs(s, dataset.project_id, at, archive, index)
     dataset.archive_digest, dataset.index_digest = archive.digest, index.digest
@@ -172,21 +161,11 @@ def finish_import(s: Session, dataset_id: str, attempt: int, archive: Blob, inde
 
 def reject(s: Session, dataset_id: str, attempt: int, report: Report | None, error: str) -> None:
     """verifying -> rejected; `error` in one sentence. Raises Fenced."""
-    dataset = imports.held(s, Dataset, dataset_id, attempt)
+    dataset = leases.held(s, Dataset, dataset_id, attempt)
     at = db.now(s)
     dataset.error = error
     _end(dataset, DatasetState.rejected, at, report)
     s.flush()
-
-
-def hand_back(s: Session, dataset_id: str, attempt: int) -> None:
-    """The worker goes down in good order: another may import, and the try does not count. Raises Fenced."""
-    imports.hand_back(s, Dataset, dataset_id, attempt)
-
-
-def lose(s: Session, dataset_id: str, attempt: int, reason: str) -> None:
-    """The reader died or its host failed: verifying again, or rejected if that happened too often. Raises Fenced."""
-    imports.lose(s, Dataset, dataset_id, attempt, reason)
 
 
 def sweep(s: Session, at: datetime) -> list[str]:

@@ -10,16 +10,16 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Engine, Text, cast, func, select
 from sqlalchemy.orm import Session
 
 from api.core import workers
-from api.core.blobs import holds_a_digest
+from api.core.blobs import columns_of
 from api.core.errors import Conflict
 from api.core.rows import db
-from api.core.rows.tables import Base, BlobRow, Checkpoint, Job, Plan, Restore
+from api.core.rows.columns import BlobDigest, BlobFiles
+from api.core.rows.tables import BlobRow, Checkpoint, Job, Restore
 from api.core.store.names import BlobStore
 
 GRACE_S = 86_400.0
@@ -124,15 +124,11 @@ def _has_object(store: BlobStore, key: str) -> bool:
 def _users(s: Session, digest: str) -> tuple[str, ...]:
     """Rows that need a blob; its own row, where nothing else does."""
     found: list[str] = []
-    for table in Base.metadata.sorted_tables:
-        columns = [] if table is BlobRow.__table__ else [c for c in table.columns if holds_a_digest(c)]
-        for column in columns:
-            first = next(iter(table.primary_key.columns))
-            found += [f"{table.name} {id}" for id in s.scalars(select(first).where(column == digest))]
-    by_input: tuple[Any, ...] = (Job, Plan)
-    for kind in by_input:
-        query = select(kind.id).where(cast(kind.inputs, Text).contains(digest))
-        found += [f"{kind.__tablename__} {id}" for id in s.scalars(query)]
+    names = [(column, column == digest) for column in columns_of(BlobDigest)]
+    names += [(column, cast(column, Text).contains(digest)) for column in columns_of(BlobFiles)]
+    for column, is_named in names:
+        first = next(iter(column.table.primary_key.columns))
+        found += [f"{column.table.name} {id}" for id in s.scalars(select(first).where(is_named))]
     if not found and s.scalar(select(BlobRow.digest).where(BlobRow.digest == digest).limit(1)):
         found = ["its own row only"]
     return tuple(dict.fromkeys(found))

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from api.core import blobs, imports
 from api.core.errors import Conflict
 from api.core.lifecycle import TERMINAL, ModelState
-from api.core.rows import db
+from api.core.rows import db, leases
 from api.core.rows.cursor import Position, Slice, slice_of
 from api.core.rows.ids import new_id
 from api.core.rows.lookup import owned
@@ -143,9 +143,9 @@ def references(spec: JobSpec) -> Mapping[str, FromModel]:
 # --- workers --------------------------------------------------------------------------------------------------
 
 
-def claim_import(s: Session, worker_id: str, lease_s: float = 20.0) -> ModelClaim | None:
+def claim_import(s: Session, worker_id: str, lease_s: float) -> ModelClaim | None:
     """Take the oldest model that waits for its import; None if there is none."""
-    model = imports.claim(s, Model, worker_id, lease_s)
+    model = leases.claim(s, Model, worker_id, lease_s)
     if model is None:
         return None
     assert model.upload_digest is not None, "a model that waits has its content"
@@ -163,7 +163,7 @@ def finish_import(
     s: Session, model_id: str, attempt: int, recipe: dict[str, Any], made: Finished, report: Report
 ) -> None:
     """verifying -> ready. Both files are in the store already. Raises Fenced."""
-    model = imports.held(s, Model, model_id, attempt)
+    model = leases.held(s, Model, model_id, attempt)
     model.recipe = recipe
     _finish(s, model, made, report)
     s.flush()
@@ -171,7 +171,7 @@ def finish_import(
 
 def reject(s: Session, model_id: str, attempt: int, report: Report | None, error: str) -> None:
     """verifying -> rejected; `error` in one sentence. Raises Fenced."""
-    model = imports.held(s, Model, model_id, attempt)
+    model = leases.held(s, Model, model_id, attempt)
     model.error = error
     imports.end(model, ModelState.rejected, db.now(s), report)
     s.flush()

@@ -72,7 +72,7 @@ def get(s: Session, project_id: str, plan_id: str) -> Plan:
     return owned(s, Plan, project_id, plan_id)
 
 
-def waiting_reason(s: Session, plan: Plan, lease_s: float = 20.0) -> str | None:
+def waiting_reason(s: Session, plan: Plan, lease_s: float) -> str | None:
     """Why it is not being measured yet; None once it is."""
     if plan.state != PlanState.measuring or plan.lease_owner is not None:
         return None
@@ -84,10 +84,9 @@ def waiting_reason(s: Session, plan: Plan, lease_s: float = 20.0) -> str | None:
     return "a worker takes it when its lane for plans and imports is free"
 
 
-def claim(s: Session, worker_id: str, devices: Collection[str], lease_s: float = 20.0) -> PlanClaim | None:
+def claim(s: Session, worker_id: str, devices: Collection[str], lease_s: float) -> PlanClaim | None:
     """Take the oldest plan whose resources.device is one of `devices`; None if there is none."""
-    waiting = leases.waiting(Plan, PlanState.measuring).where(Plan.device.in_(devices))
-    plan = leases.claim(s, Plan, waiting, worker_id, lease_s)
+    plan = leases.claim(s, Plan, worker_id, lease_s, Plan.device.in_(devices))
     if plan is None:
         return None
     return PlanClaim(
@@ -98,11 +97,6 @@ def claim(s: Session, worker_id: str, devices: Collection[str], lease_s: float =
         inputs=plan.inputs,
         device=plan.device,
     )
-
-
-def beat(s: Session, plan_id: str, attempt: int, worker_id: str, lease_s: float = 20.0) -> None:
-    """Keep the lease. Raises Fenced if it was lost."""
-    leases.beat(s, Plan, plan_id, attempt, worker_id, lease_s)
 
 
 def finish(s: Session, plan_id: str, attempt: int, measured: Measured, trainings_beside: int) -> None:
@@ -119,11 +113,6 @@ def fail(s: Session, plan_id: str, attempt: int, code: str, message: str, pointe
     _end(s, plan, PlanState.failed)
 
 
-def hand_back(s: Session, plan_id: str, attempt: int) -> None:
-    """The worker goes down in good order: another may measure, and the try does not count. Raises Fenced."""
-    leases.hand_back(s, Plan, plan_id, attempt)
-
-
 def lose(s: Session, plan_id: str, attempt: int, reason: str) -> None:
     """The rehearsal died or its host failed: measuring again, or failed if that happened too often. Raises Fenced."""
     _lose(s, leases.held(s, Plan, plan_id, attempt), reason)
@@ -131,20 +120,16 @@ def lose(s: Session, plan_id: str, attempt: int, reason: str) -> None:
 
 def sweep(s: Session, at: datetime) -> list[str]:
     """Free expired leases, forget old plans; the ids that wait for a worker."""
-    waiting = leases.sweep(s, Plan, PlanState.measuring, at, lambda plan, reason: _lose(s, plan, reason))
+    waiting = leases.sweep(s, Plan, at, lambda plan, reason: _lose(s, plan, reason))
     s.execute(delete(Plan).where(Plan.created_at < at - KEEP, Plan.lease_owner.is_(None)))
     return waiting
 
 
 def _lose(s: Session, plan: Plan, reason: str) -> None:
-    plan.losses += 1
-    if plan.losses < MAX_TRIES:
-        leases.let_go(plan)
-        s.flush()
-        return
-    message = f"given up after {plan.losses} tries that did not come to their end; the last: {reason}"
-    plan.error = {"code": "worker_lost", "message": message, "pointer": ""}
-    _end(s, plan, PlanState.failed)
+    if message := leases.lose(plan, reason, MAX_TRIES):
+        plan.error = {"code": "worker_lost", "message": message, "pointer": ""}
+        _end(s, plan, PlanState.failed)
+    s.flush()
 
 
 def _end(s: Session, plan: Plan, state: PlanState) -> None:

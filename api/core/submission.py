@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from api.core import datasets, models, plans, references
+from api.core import blobs, datasets, models, plans, references
 from api.core.errors import Fault, Invalid
 from api.core.jobs import requests
 from api.core.rows import db
@@ -38,7 +38,7 @@ def submit_job(
 
     def insert(s: Session) -> Job:
         references.still_there(s, project_id, spec)
-        datasets.remember_blobs(s, project_id, db.now(s), *inputs.packed)
+        blobs.remember_blobs(s, project_id, db.now(s), *inputs.packed)
         job = requests.submit(s, project_id, body, spec, inputs=inputs.files)
         models.link(s, job, spec)
         return job
@@ -56,7 +56,7 @@ def plan_job(engine: Engine, store: BlobStore, roots: Sequence[Path], project_id
     except SpecError as error:
         raise Invalid(Fault(error.pointer, "impossible_spec", error.message)) from error
     with db.transaction(engine) as s:
-        datasets.remember_blobs(s, project_id, db.now(s), *inputs.packed)
+        blobs.remember_blobs(s, project_id, db.now(s), *inputs.packed)
         return plans.submit(s, project_id, spec, known, inputs.files)
 
 

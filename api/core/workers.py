@@ -49,7 +49,7 @@ def beat(s: Session, worker_id: str, complaint: str | None = None) -> bool:
     return True
 
 
-def live(s: Session, lease_s: float = 20.0) -> list[WorkerRow]:
+def live(s: Session, lease_s: float) -> list[WorkerRow]:
     """Workers heard of within `lease_s` seconds."""
     since = db.now(s) - timedelta(seconds=lease_s)
     return list(s.scalars(select(WorkerRow).where(WorkerRow.last_beat > since).order_by(WorkerRow.id)))

@@ -249,7 +249,7 @@ def _view(s: Session, service: Service, job: Job, live: Sequence[WorkerRow] | No
     if job.state not in (State.queued, State.paused):
         return JobView.of(job, None)
     live = workers.live(s, service.settings.lease_s) if live is None else live
-    return JobView.of(job, waiting.waiting_reason(s, job, live=live), waiting.queue_position(s, job, live))
+    return JobView.of(job, waiting.waiting_reason(s, job, live), waiting.queue_position(s, job, live))
 
 
 def _tagged(response: Response, view: JobView) -> JobView:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from api.core import blobs
 from api.core.lifecycle import TERMINAL, State
 from api.core.rows import db
-from api.core.rows.tables import Artifact, Attempt, BlobRow, Checkpoint, Dataset, Job, JobEvent, Model, Plan
+from api.core.rows.tables import Artifact, Attempt, Base, BlobRow, Checkpoint, Job, JobEvent
 from api.core.store.local import LocalStore
 from api.core.store.names import sha256_file
 from api.core.sweeper import Sweeper
@@ -91,8 +91,10 @@ def _jobs(s: Session, digests: Mapping[str, str | None], found: dict[str, list[s
 
 
 def _leases(s: Session, found: list[str]) -> None:
-    for table in (Job, Dataset, Model, Plan):
-        found += [f"{row.id} is {row.state}" for row in s.scalars(select(table)) if row.lease_owner is not None]
+    for table in Base.metadata.sorted_tables:
+        if "lease_owner" in table.columns:
+            held = select(table.c.id, table.c.state).where(table.c.lease_owner.is_not(None))
+            found += [f"{id} is {state}" for id, state in s.execute(held)]
 
 
 def _checkpoints(s: Session, store: LocalStore, found: list[str]) -> None:

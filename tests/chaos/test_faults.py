@@ -32,6 +32,7 @@ from sqlalchemy import Column, Engine, String, inspect, select, text, update
 from api.core.errors import Conflict
 from api.core.jobs import queue_order
 from api.core.jobs.attempts import claim
+from api.core.jobs.sweep import sweep
 from api.core.lifecycle import Requested
 from api.core.queue import make_app, ring
 from api.core.rows import db
@@ -539,19 +540,19 @@ def test_f23_two_sweepers(rig: Rig) -> None:
     """Eight sweeps at once find one expired lease: it is lost once and queued once."""
     job = rig.submit("steps=10 ms=1")
     with db.transaction(rig.engine) as s:
-        assert claim(s, "wrk_gone", queue_order.Free(1, 0))
+        assert claim(s, "wrk_gone", queue_order.Free(1, 0), lease_s=2.6)
     with db.transaction(rig.engine) as s:
         s.execute(update(Job).values(lease_expires=db.now(s) - timedelta(seconds=1)))
     engines = [db.make_engine(rig.url) for _ in range(8)]
     barrier = threading.Barrier(8)
 
-    def sweep(engine: Engine) -> None:
+    def sweep_thrice(engine: Engine) -> None:
         barrier.wait()
         for _ in range(3):
             with db.transaction(engine) as s:
-                sweep.sweep(s, 2.6)
+                sweep(s, 2.6)
 
-    sweepers = [threading.Thread(target=sweep, args=(engine,)) for engine in engines]
+    sweepers = [threading.Thread(target=sweep_thrice, args=(engine,)) for engine in engines]
     for thread in sweepers:
         thread.start()
     for thread in sweepers:

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import func, or_, select, true, update
 from sqlalchemy.orm import Session
 
-from api.core import blobs, datasets
+from api.core import blobs
 from api.core.jobs import checkpoints
 from api.core.jobs.moves import (
     CANCELS,
@@ -88,7 +88,7 @@ class ArtifactIn:
     media_type: str = "application/octet-stream"
 
 
-def claim(s: Session, worker_id: str, free: Free, lease_s: float = 20.0) -> Claim | None:
+def claim(s: Session, worker_id: str, free: Free, lease_s: float) -> Claim | None:
     """Take the best queued job that fits `free` (priority, then age); None if there is none.
 
     A job for several devices that has waited long has a host's next free devices kept for it.
@@ -165,7 +165,7 @@ def beat(
     job_id: str,
     attempt: int,
     worker_id: str,
-    lease_s: float = 20.0,
+    lease_s: float,
     progress: Progress | None = None,
 ) -> Requested | None:
     """Prolong the lease; hear what a person asked for. Raises Fenced if the attempt is stale."""
@@ -227,7 +227,7 @@ def expect(s: Session, job_id: str, attempt: int, blob: Blob) -> None:
     The collector deletes only what has a row, so one that dies between the put and `finish` must have left one.
     """
     job = held(s, job_id, attempt)
-    datasets.remember_blobs(s, job.project_id, db.now(s), blob)
+    blobs.remember_blobs(s, job.project_id, db.now(s), blob)
 
 
 def expected(s: Session, job_id: str, attempt: int, digests: Collection[str]) -> bool:
@@ -248,7 +248,7 @@ def finish(
     """running -> succeeded, whatever was asked meanwhile. The files are in the store already. Raises Fenced."""
     job = held(s, job_id, attempt)
     at = db.now(s)
-    datasets.remember_blobs(s, job.project_id, at, *(Blob(file.digest, file.size) for file in files))
+    blobs.remember_blobs(s, job.project_id, at, *(Blob(file.digest, file.size) for file in files))
     for file in files:
         s.add(
             Artifact(

@@ -10,14 +10,14 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import bindparam, delete, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from api.core.errors import Fenced
 from api.core.jobs import metric_blocks
 from api.core.lifecycle import State
 from api.core.rows import db
-from api.core.rows.tables import Attempt, Base, Job, JobEvent, LogChunk, MetricPoint, Series
+from api.core.rows.tables import Attempt, Job, JobEvent, LogChunk, MetricPoint, Series
+from api.core.rows.upsert import insert_for
 from fgd.events import Evaluated, Event, Note, Phase, Started, Stepped
 
 MAX_LOG_BYTES = 32 * 1024**2
@@ -227,8 +227,3 @@ def append_log(s: Session, job: Job, at: datetime, log: bytes) -> None:
         )
     )
     attempt.log_bytes += len(log)
-
-
-def insert_for(s: Session, table: type[Base]) -> sqlite.Insert | postgresql.Insert:
-    """INSERT with ON CONFLICT, which both databases have and SQLAlchemy keeps in two places."""
-    return sqlite.insert(table) if s.get_bind().dialect.name == "sqlite" else postgresql.insert(table)

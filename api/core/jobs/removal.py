@@ -1,9 +1,4 @@
-"""Deleting a job, and the content that nothing refers to any more.
-
-A job's rows go in one transaction. Blobs are shared, so theirs stay; the sweep deletes a blob in two steps: it notes
-since when nothing has referred to it, and after a grace period looks again, in the transaction that deletes the row.
-Only what has a row is ever deleted: files without one may be newer than a restored database.
-"""
+"""Deleting a job: its rows go in one transaction. Blobs are shared, so theirs stay until the sweep collects them."""
 
 from __future__ import annotations
 
@@ -65,6 +60,3 @@ def _let_go(s: Session, job: Job) -> None:
         s.execute(
             refers.values({column: None, Job.version: Job.version + 1}).execution_options(synchronize_session=False)
         )
-
-
-# --- blobs ----------------------------------------------------------------------------------------------------

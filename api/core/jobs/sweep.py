@@ -35,7 +35,7 @@ class Swept:
     """Jobs that could not be put right; the log says why."""
 
 
-def sweep(s: Session, lease_s: float = 20.0) -> Swept:
+def sweep(s: Session, lease_s: float) -> Swept:
     """Put right what the silent left behind. Idempotent; may run anywhere, and twice at once.
 
     It rings no more often than there is room, and not at all where no worker lives: bells nobody hears would pile up.

@@ -16,14 +16,13 @@ from api.core.rows import db
 from api.core.rows.tables import Job, WorkerRow
 
 
-def waiting_reason(s: Session, job: Job, lease_s: float = 20.0, live: Sequence[WorkerRow] | None = None) -> str | None:
-    """None unless the job is queued or paused. `live`: the live workers, if the caller has them already."""
+def waiting_reason(s: Session, job: Job, live: Sequence[WorkerRow]) -> str | None:
+    """None unless the job is queued or paused. `live`: the live workers."""
     if job.state == State.paused:
         step = (job.progress or {}).get("step", 0)
         return f"paused after step {step}; `fgd job resume {job.id}` lets it go on, from its last checkpoint"
     if job.state != State.queued:
         return None
-    live = workers.live(s, lease_s) if live is None else live
     if not live:
         return "no worker is running; start one with `fgd worker` (`fgd serve` starts one by itself)"
     if not (willing := [worker for worker in live if worker.complaint is None]):

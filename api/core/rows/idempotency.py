@@ -15,11 +15,12 @@ from sqlalchemy.orm import Session
 
 from api.core.errors import Conflict, Fault, Invalid
 from api.core.rows import db
-from api.core.rows.tables import Dataset, IdempotencyKey, Job, Model
+from api.core.rows.columns import Noun
+from api.core.rows.tables import IdempotencyKey
 
 KEPT = timedelta(hours=24)
 
-Made = TypeVar("Made", Job, Dataset, Model)
+Made = TypeVar("Made", bound=Noun)
 
 
 @dataclass(frozen=True)
@@ -38,51 +39,57 @@ class Once(Generic[Made]):
         return cls(kind, project_id, key, operation, hashlib.sha256(body.model_dump_json().encode()).hexdigest())
 
     def replayed(self, s: Session) -> Made | None:
-        """What this very request made before; None if the key is new.
+        """What this very request made before; None if the key is new, or what it made was deleted: whoever deletes a
+        thing may make it once more.
 
         Raises Invalid (422) if the key was used for another request.
         """
-        row = s.get(IdempotencyKey, (self.project_id, self.key)) if self.key is not None else None
+        return self._replayed(s, self._row(s))
+
+    def _row(self, s: Session) -> IdempotencyKey | None:
+        return s.get(IdempotencyKey, (self.project_id, self.key)) if self.key is not None else None
+
+    def _replayed(self, s: Session, row: IdempotencyKey | None) -> Made | None:
         if row is None or row.created_at <= db.now(s) - KEPT:
             return None
         if row.operation != self.operation or row.body_sha256 != self.body_sha256:
             detail = "this Idempotency-Key was used for another request; take a new key for each new request"
             raise Invalid(Fault("", "idempotency_key_reused", detail, parameter="Idempotency-Key"))
-        return s.get_one(self.kind, row.job_id or row.dataset_id or row.model_id)
+        return s.get(self.kind, row.made_id)
 
     def make(self, engine: Engine, insert: Callable[[Session], Made]) -> tuple[Made, bool]:
         """One transaction: `insert`, unless it was done before. The thing, and whether it is new."""
         try:
             with db.transaction(engine) as s:
-                if (made := self.replayed(s)) is not None:
+                before = self._row(s)
+                if (made := self._replayed(s, before)) is not None:
                     return made, False
                 made = insert(s)
-                self._remember(s, made)
+                self._remember(s, made, before)
                 return made, True
         except IntegrityError as error:
             return self._after_a_race(engine, error), False
 
-    def _remember(self, s: Session, made: Made) -> None:
-        """In the transaction of the insert. The primary key stops a second request that runs beside this one."""
+    def _remember(self, s: Session, made: Made, before: IdempotencyKey | None) -> None:
+        """In the transaction of the insert. The primary key stops a second request that runs beside this one.
+
+        before: the row that is in the way: expired, or of a thing that was deleted.
+        """
         if self.key is None:
             return
-        at = db.now(s)
-        expired = delete(IdempotencyKey).where(
-            IdempotencyKey.project_id == self.project_id,
-            IdempotencyKey.key == self.key,
-            IdempotencyKey.created_at <= at - KEPT,
-        )
-        s.execute(expired)
+        if before is not None:
+            this_one = IdempotencyKey.made_id == before.made_id  # not one that took its place meanwhile
+            mine = IdempotencyKey.project_id == self.project_id, IdempotencyKey.key == self.key
+            s.execute(delete(IdempotencyKey).where(*mine, this_one))
         s.add(
             IdempotencyKey(
                 project_id=self.project_id,
                 key=self.key,
                 operation=self.operation,
                 body_sha256=self.body_sha256,
-                job_id=made.id if isinstance(made, Job) else None,
-                dataset_id=made.id if isinstance(made, Dataset) else None,
-                model_id=made.id if isinstance(made, Model) else None,
-                created_at=at,
+                made_kind=made.noun(),
+                made_id=made.id,
+                created_at=db.now(s),
             )
         )
         s.flush()

@@ -1,7 +1,7 @@
 """Work that a worker takes for a while, whatever it is: the import of a data set or a model, the measuring of a plan.
 
-Each claim raises `attempt`, the fencing token; each write carries it, as with jobs. What a row becomes when its worker
-was lost, its own module says. Jobs have verbs of their own (`jobs`, `record`).
+Each claim raises `attempt`, the fencing token; each write carries it, as with jobs. What a row becomes at its end, its
+own module says. Jobs have verbs of their own (`jobs`).
 """
 
 from __future__ import annotations
@@ -10,23 +10,19 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from sqlalchemy import Select, select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from api.core.errors import Fenced
 from api.core.rows import db
-from api.core.rows.tables import Dataset, Model, Plan
+from api.core.rows.columns import Leased
 
-Row = TypeVar("Row", bound=Dataset | Model | Plan)
-
-
-def waiting(kind: type[Row], state: str) -> Select[Row]:
-    """Rows in `state` that no worker holds."""
-    return select(kind).where(kind.state == state, kind.lease_owner.is_(None))
+Row = TypeVar("Row", bound=Leased)
 
 
-def claim(s: Session, kind: type[Row], waiting: Select[Row], worker_id: str, lease_s: float) -> Row | None:
-    """Take the oldest of those that wait; None if there is none."""
+def claim(s: Session, kind: type[Row], worker_id: str, lease_s: float, *which: ColumnElement[bool]) -> Row | None:
+    """Take the oldest row that no worker holds, of those that fit `which`; None if there is none."""
+    waiting = select(kind).where(kind.state == kind.leased_in, kind.lease_owner.is_(None), *which)
     row = s.scalar(waiting.order_by(kind.created_at, kind.id).limit(1).with_for_update(skip_locked=True))
     if row is None:
         return None
@@ -36,7 +32,7 @@ def claim(s: Session, kind: type[Row], waiting: Select[Row], worker_id: str, lea
     return row
 
 
-def beat(s: Session, kind: type[Row], id: str, attempt: int, worker_id: str, lease_s: float) -> None:
+def beat(s: Session, kind: type[Leased], id: str, attempt: int, worker_id: str, lease_s: float) -> None:
     """Keep the lease. Raises Fenced if it was lost."""
     row = held(s, kind, id, attempt)
     if row.lease_owner != worker_id:
@@ -45,13 +41,13 @@ def beat(s: Session, kind: type[Row], id: str, attempt: int, worker_id: str, lea
     s.flush()
 
 
-def hand_back(s: Session, kind: type[Row], id: str, attempt: int) -> None:
+def hand_back(s: Session, kind: type[Leased], id: str, attempt: int) -> None:
     """The worker goes down in good order: another may take it, and the try does not count. Raises Fenced."""
     let_go(held(s, kind, id, attempt))
     s.flush()
 
 
-def let_go(row: Dataset | Model | Plan) -> None:
+def let_go(row: Leased) -> None:
     row.lease_owner = row.lease_expires = None
 
 
@@ -64,14 +60,24 @@ def held(s: Session, kind: type[Row], id: str, attempt: int) -> Row:
     return row
 
 
-def sweep(s: Session, kind: type[Row], state: str, at: datetime, lose: Callable[[Row, str], None]) -> list[str]:
-    """`lose` the rows in `state` whose lease has expired, with the reason; the ids that wait for a worker."""
-    query = select(kind).where(kind.state == state).with_for_update(skip_locked=True)
+def lose(row: Leased, reason: str, most: int) -> str | None:
+    """A try did not come to its end, so another worker may take the row: None. Why it is given up, after the last of
+    `most` tries; the caller then ends it."""
+    let_go(row)
+    row.losses += 1
+    if row.losses < most:
+        return None
+    return f"given up after {row.losses} tries that did not come to their end; the last: {reason}"
+
+
+def sweep(s: Session, kind: type[Row], at: datetime, lose: Callable[[Row, str], None]) -> list[str]:
+    """`lose` the rows whose lease has expired, with the reason; the ids of those that wait for a worker."""
+    query = select(kind).where(kind.state == kind.leased_in).with_for_update(skip_locked=True)
     free = []
     for row in s.scalars(query.execution_options(populate_existing=True)):
         if row.lease_expires is not None and row.lease_expires <= at:
             lose(row, f"no heartbeat from {row.lease_owner}")
-        if row.state == state and row.lease_owner is None:
+        if row.state == kind.leased_in and row.lease_owner is None:
             free.append(row.id)
     s.flush()
     return free

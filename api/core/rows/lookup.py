@@ -8,17 +8,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.core.errors import NotFound
-from api.core.rows.tables import Dataset, Job, Model, Plan
+from api.core.rows.columns import Noun
 
-Row = TypeVar("Row", bound=Dataset | Job | Model | Plan)
+Row = TypeVar("Row", bound=Noun)
 
 
 def owned(s: Session, kind: type[Row], project_id: str, id: str, *, locked: bool = False) -> Row:
-    """Raises NotFound, for another project's row too. locked: read anew, and nobody else writes it until the commit."""
+    """Raises NotFound, for another project's row too. locked: nobody else writes it before the commit."""
     query = select(kind).where(kind.project_id == project_id, kind.id == id)
     if locked:
         query = query.with_for_update().execution_options(populate_existing=True)
     row = s.scalar(query)
     if row is None:
-        raise NotFound(kind.__name__.lower(), id)  # job_not_found, dataset_not_found, ...
+        raise NotFound(kind.noun(), id)  # job_not_found, dataset_not_found, ...
     return row

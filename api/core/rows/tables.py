@@ -6,9 +6,8 @@ into another project. Times are aware UTC from the database's clock. Knows nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     JSON,
@@ -29,19 +28,14 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column
 
 from api.core.lifecycle import TERMINAL, DatasetState, FailureCode, ModelState, PlanState, Requested, State
+from api.core.rows.columns import Digest, Imported, Inputs, Leased, Noun, ProjectId, import_rules, lease_rules, one_of
 from api.core.rows.db import UtcDateTime
 
 DEFAULT_PROJECT = "prj_default"
 """The one project until there are users."""
 
-ProjectId = Annotated[str, mapped_column(String(40))]
 _ATTEMPT_KEY = ["job_attempts.job_id", "job_attempts.attempt"]
 _BIG = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER is an autoincrementing key on SQLite
-
-
-def _one_of(column: str, words: Iterable[str]) -> str:
-    quoted = ", ".join(f"'{word}'" for word in words)
-    return f"{column} IN ({quoted})"
 
 
 class Base(DeclarativeBase):
@@ -73,7 +67,7 @@ class BlobRow(Base):
     __tablename__ = "blobs"
 
     project_id: Mapped[ProjectId] = mapped_column(ForeignKey("projects.id"), primary_key=True)
-    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    digest: Mapped[Digest] = mapped_column(primary_key=True)
     size: Mapped[int] = mapped_column(BigInteger)
     """Bytes."""
     created_at: Mapped[datetime]
@@ -86,132 +80,86 @@ class BlobRow(Base):
     )
 
 
-class Dataset(Base):
+class Dataset(Imported, Base):
     __tablename__ = "datasets"
 
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    project_id: Mapped[ProjectId] = mapped_column(ForeignKey("projects.id"))
     name: Mapped[str]
     format: Mapped[str]
     """As asked: auto, coco, voc, yolo, huggingface."""
     path: Mapped[str | None]
     """The folder it was read from; null where it was uploaded."""
     verify: Mapped[str]
-    state: Mapped[str] = mapped_column(String(16), default=DatasetState.verifying)
-    attempt: Mapped[int] = mapped_column(default=0)
-    """The fencing token of the import."""
-    losses: Mapped[int] = mapped_column(default=0)
-    """Imports whose worker was lost."""
-    lease_owner: Mapped[str | None]
-    lease_expires: Mapped[datetime | None]
-    archive_digest: Mapped[str | None] = mapped_column(String(64))
-    index_digest: Mapped[str | None] = mapped_column(String(64))
+    archive_digest: Mapped[Digest | None]
+    index_digest: Mapped[Digest | None]
     classes: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     splits: Mapped[dict[str, Any] | None]
     """{"train": {"images": n, "boxes": n}, ...}"""
     report: Mapped[dict[str, Any] | None] = deferred(mapped_column(JSON(none_as_null=True)))
     """fgd.data.index.Report; may be large, so it is loaded only when asked for."""
-    error: Mapped[str | None]
-    version: Mapped[int] = mapped_column()
-    created_at: Mapped[datetime]
-    finished_at: Mapped[datetime | None]
     val_fraction: Mapped[float | None]
     group_by: Mapped[str] = mapped_column(String(16), default="none", server_default="none")
     upload_length: Mapped[int | None] = mapped_column(BigInteger)
     """Bytes of the zip, as far as that has been said."""
-    upload_digest: Mapped[str | None] = mapped_column(String(64))
-    """The zip in the store, from the end of the upload to the end of the import."""
 
-    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
     __table_args__ = (
         UniqueConstraint("project_id", "id"),
         ForeignKeyConstraint(["project_id", "archive_digest"], ["blobs.project_id", "blobs.digest"]),
         ForeignKeyConstraint(["project_id", "index_digest"], ["blobs.project_id", "blobs.digest"]),
         ForeignKeyConstraint(["project_id", "upload_digest"], ["blobs.project_id", "blobs.digest"]),
-        CheckConstraint(_one_of("state", DatasetState), "state"),
+        CheckConstraint(one_of("state", DatasetState), "state"),
         CheckConstraint("(state = 'ready') = (archive_digest IS NOT NULL)", "ready_has_archive"),
         CheckConstraint("(state = 'ready') = (index_digest IS NOT NULL)", "ready_has_index"),
-        CheckConstraint("(state = 'rejected') = (error IS NOT NULL)", "rejected_has_error"),
-        CheckConstraint("(state IN ('ready', 'rejected')) = (finished_at IS NOT NULL)", "ended_has_finished_at"),
         CheckConstraint("state <> 'awaiting_upload' OR path IS NULL", "awaiting_has_no_path"),
         CheckConstraint(
             "(state = 'verifying' AND path IS NULL) = (upload_digest IS NOT NULL)", "verifying_upload_has_digest"
         ),
-        CheckConstraint("(lease_owner IS NULL) = (lease_expires IS NULL)", "lease_whole"),
-        CheckConstraint("lease_owner IS NULL OR (state = 'verifying' AND attempt > 0)", "lease_only_verifying"),
-        CheckConstraint("attempt >= 0 AND losses >= 0", "counts"),
         Index("ix_datasets_page", "project_id", "created_at", "id"),
-        Index("ix_datasets_verifying", "created_at", sqlite_where=text("state = 'verifying'"),
-              postgresql_where=text("state = 'verifying'")),
-    )  # fmt: skip
+        *import_rules(__tablename__),
+    )
 
 
-class Model(Base):
+class Model(Imported, Base):
     """A network of its own: uploaded, or made of a job's weights. Its two files are what a job's references stage."""
 
     __tablename__ = "models"
 
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    project_id: Mapped[ProjectId] = mapped_column(ForeignKey("projects.id"))
     name: Mapped[str]
-    state: Mapped[str] = mapped_column(String(16))
     recipe: Mapped[dict[str, Any]]
     """fgd.detectors.Recipe: the detector, its classes, sizes, mean and std."""
     source: Mapped[dict[str, Any]]
     """{"kind": "upload"}, {"kind": "job", "job", "which"} or {"kind": "checkpoint", "job", "checkpoint", "step"}"""
-    upload_digest: Mapped[str | None] = mapped_column(String(64))
-    """Blob that the importer reads; none any more once the model is ready or rejected."""
     upload_sha256: Mapped[str | None] = mapped_column(String(64))
     """Of what was uploaded, for good."""
-    weights_digest: Mapped[str | None] = mapped_column(String(64))
-    """Blob: student.safetensors."""
-    recipe_digest: Mapped[str | None] = mapped_column(String(64))
-    """Blob: recipe.json."""
+    weights_digest: Mapped[Digest | None]
+    """student.safetensors."""
+    recipe_digest: Mapped[Digest | None]
+    """recipe.json."""
     tensors_digest: Mapped[str | None] = mapped_column(String(64))
     """sha256 over the tensors: equal for equal networks, whatever the file."""
     size: Mapped[int | None] = mapped_column(BigInteger)
     """Bytes of student.safetensors."""
-    attempt: Mapped[int] = mapped_column(default=0)
-    """The fencing token of the import."""
-    losses: Mapped[int] = mapped_column(default=0)
-    """Imports whose worker was lost."""
-    lease_owner: Mapped[str | None]
-    lease_expires: Mapped[datetime | None]
-    report: Mapped[dict[str, Any] | None]
-    """What the importer saw: fgd.engine.import_weights.Found or Misfit."""
-    error: Mapped[str | None]
-    version: Mapped[int] = mapped_column()
-    created_at: Mapped[datetime]
-    finished_at: Mapped[datetime | None]
 
-    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
     __table_args__ = (
         UniqueConstraint("project_id", "id"),
         ForeignKeyConstraint(["project_id", "upload_digest"], ["blobs.project_id", "blobs.digest"]),
         ForeignKeyConstraint(["project_id", "weights_digest"], ["blobs.project_id", "blobs.digest"]),
         ForeignKeyConstraint(["project_id", "recipe_digest"], ["blobs.project_id", "blobs.digest"]),
-        CheckConstraint(_one_of("state", ModelState), "state"),
+        CheckConstraint(one_of("state", ModelState), "state"),
         CheckConstraint("(state = 'verifying') = (upload_digest IS NOT NULL)", "verifying_has_upload"),
         CheckConstraint("(state = 'ready') = (weights_digest IS NOT NULL)", "ready_has_weights"),
         CheckConstraint("(weights_digest IS NULL) = (recipe_digest IS NULL)", "weights_have_recipe"),
         CheckConstraint("(weights_digest IS NULL) = (tensors_digest IS NULL)", "weights_have_tensors"),
         CheckConstraint("(weights_digest IS NULL) = (size IS NULL)", "weights_have_size"),
-        CheckConstraint("(state = 'rejected') = (error IS NOT NULL)", "rejected_has_error"),
-        CheckConstraint("(state IN ('ready', 'rejected')) = (finished_at IS NOT NULL)", "ended_has_finished_at"),
-        CheckConstraint("(lease_owner IS NULL) = (lease_expires IS NULL)", "lease_whole"),
-        CheckConstraint("lease_owner IS NULL OR (state = 'verifying' AND attempt > 0)", "lease_only_verifying"),
-        CheckConstraint("attempt >= 0 AND losses >= 0", "counts"),
         Index("ix_models_page", "project_id", "created_at", "id"),
-        Index("ix_models_verifying", "created_at", sqlite_where=text("state = 'verifying'"),
-              postgresql_where=text("state = 'verifying'")),
-    )  # fmt: skip
+        *import_rules(__tablename__),
+    )
 
 
-class Job(Base):
+class Job(Noun, Base):
+    """Its lease has rules of its own: a job runs while it is held, and only then."""
+
     __tablename__ = "jobs"
 
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    project_id: Mapped[ProjectId] = mapped_column(ForeignKey("projects.id"))
     name: Mapped[str]
     state: Mapped[str] = mapped_column(String(16), default=State.queued)
     phase: Mapped[str | None]
@@ -219,8 +167,8 @@ class Job(Base):
     requested: Mapped[str | None] = mapped_column(String(16))
     spec: Mapped[dict[str, Any]]
     """The resolved JobSpec."""
-    inputs: Mapped[dict[str, Any]]
-    """Blobs of the references: {"dataset": {"archive": sha256, "index": sha256}, "teacher": {file: sha256}, ...}"""
+    inputs: Mapped[Inputs]
+    """Of the references: dataset, teacher, inherit, weights."""
     labels: Mapped[dict[str, Any]] = mapped_column("metadata")
     priority: Mapped[int]
     device: Mapped[str] = mapped_column(String(16))
@@ -238,8 +186,6 @@ class Job(Base):
     lease_expires: Mapped[datetime | None]
     event_seq: Mapped[int] = mapped_column(default=0)
     """Number of the last event; allocated in the transaction of the move, so that a job's events have no gap."""
-    version: Mapped[int] = mapped_column()
-    """Raised by every write of the row; the ETag."""
     progress: Mapped[dict[str, Any] | None]
     """{"step", "total_steps", "epoch", "epochs", "values": {"loss/total": ..., "val/ap": ...}}"""
 
@@ -247,21 +193,20 @@ class Job(Base):
     failure_message: Mapped[str | None]
     failure_data: Mapped[dict[str, Any] | None]
     weights_digest: Mapped[str | None] = mapped_column(String(64))
-    created_at: Mapped[datetime]
+    """Over the tensors of its result."""
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     batch_size: Mapped[int | None]
     """Images per forward pass since it ran out of memory; null: as the spec says."""
 
-    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
     __table_args__ = (
         UniqueConstraint("project_id", "id"),
         ForeignKeyConstraint(["project_id", "dataset_id"], ["datasets.project_id", "datasets.id"]),
         ForeignKeyConstraint(["project_id", "teacher_job_id"], ["jobs.project_id", "jobs.id"]),
         ForeignKeyConstraint(["project_id", "inherit_job_id"], ["jobs.project_id", "jobs.id"]),
-        CheckConstraint(_one_of("state", State), "state"),
+        CheckConstraint(one_of("state", State), "state"),
         CheckConstraint(
-            f"requested IS NULL OR (state = 'running' AND {_one_of('requested', Requested)})"
+            f"requested IS NULL OR (state = 'running' AND {one_of('requested', Requested)})"
             " OR (state = 'queued' AND requested = 'stop')",
             "requested",
         ),
@@ -269,8 +214,8 @@ class Job(Base):
         CheckConstraint("(state = 'succeeded') = (weights_digest IS NOT NULL)", "succeeded_has_weights"),
         CheckConstraint("(state = 'failed') = (failure_code IS NOT NULL)", "failed_has_code"),
         CheckConstraint("(failure_code IS NULL) = (failure_message IS NULL)", "failure_whole"),
-        CheckConstraint(f"failure_code IS NULL OR {_one_of('failure_code', FailureCode)}", "failure_code"),
-        CheckConstraint(f"({_one_of('state', sorted(TERMINAL))}) = (finished_at IS NOT NULL)", "ended_has_finished_at"),
+        CheckConstraint(f"failure_code IS NULL OR {one_of('failure_code', FailureCode)}", "failure_code"),
+        CheckConstraint(f"({one_of('state', sorted(TERMINAL))}) = (finished_at IS NOT NULL)", "ended_has_finished_at"),
         CheckConstraint("(state = 'running') = (lease_owner IS NOT NULL)", "running_has_lease"),
         CheckConstraint("(lease_owner IS NULL) = (lease_expires IS NULL)", "lease_whole"),
         CheckConstraint("state = 'running' OR phase IS NULL", "phase_only_running"),
@@ -475,7 +420,7 @@ class Checkpoint(Base):
     attempt: Mapped[int]
     step: Mapped[int] = mapped_column(BigInteger)
     key: Mapped[str]
-    """Of a private object in the store."""
+    """Of a private object in the store, which is no blob."""
     sha256: Mapped[str] = mapped_column(String(64))
     size: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
@@ -501,7 +446,7 @@ class Artifact(Base):
     project_id: Mapped[ProjectId]
     job_id: Mapped[str] = mapped_column(String(40))
     name: Mapped[str]
-    digest: Mapped[str] = mapped_column(String(64))
+    digest: Mapped[Digest]
     size: Mapped[int] = mapped_column(BigInteger)
     media_type: Mapped[str]
     created_at: Mapped[datetime]
@@ -514,49 +459,34 @@ class Artifact(Base):
     )
 
 
-class Plan(Base):
+class Plan(Leased, Base):
     """What a job would do and cost, asked for instead of submitting it. Forgotten after some days."""
 
     __tablename__ = "plans"
+    leased_in = PlanState.measuring
 
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    project_id: Mapped[ProjectId] = mapped_column(ForeignKey("projects.id"))
     name: Mapped[str]
-    state: Mapped[str] = mapped_column(String(16), default=PlanState.measuring)
     spec: Mapped[dict[str, Any]]
     """The resolved JobSpec."""
-    inputs: Mapped[dict[str, Any]]
-    """Blobs of the references, as a job's."""
+    inputs: Mapped[Inputs]
+    """As a job's."""
     device: Mapped[str] = mapped_column(String(16))
     outline: Mapped[dict[str, Any]]
     """fgd.outline.Outline: what is known without trying."""
-    attempt: Mapped[int] = mapped_column(default=0)
-    """The fencing token of the rehearsal."""
-    losses: Mapped[int] = mapped_column(default=0)
-    """Rehearsals that did not come to their end."""
-    lease_owner: Mapped[str | None]
-    lease_expires: Mapped[datetime | None]
     measured: Mapped[dict[str, Any] | None]
     """fgd.outline.Measured, and `trainings_beside`."""
     error: Mapped[dict[str, Any] | None]
     """{"code", "message", "pointer"}"""
-    version: Mapped[int] = mapped_column()
-    created_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
 
-    __mapper_args__ = {"version_id_col": version}  # noqa: RUF012
     __table_args__ = (
-        CheckConstraint(_one_of("state", PlanState), "state"),
+        CheckConstraint(one_of("state", PlanState), "state"),
         CheckConstraint("(state = 'measured') = (measured IS NOT NULL)", "measured_has_figures"),
         CheckConstraint("(state = 'failed') = (error IS NOT NULL)", "failed_has_error"),
         CheckConstraint("(state <> 'measuring') = (finished_at IS NOT NULL)", "ended_has_finished_at"),
-        CheckConstraint("(lease_owner IS NULL) = (lease_expires IS NULL)", "lease_whole"),
-        CheckConstraint("lease_owner IS NULL OR (state = 'measuring' AND attempt > 0)", "lease_only_measuring"),
         CheckConstraint("device IN ('auto', 'cpu', 'cuda')", "device"),
-        CheckConstraint("attempt >= 0 AND losses >= 0", "counts"),
-        Index("ix_plans_measuring", "created_at", sqlite_where=text("state = 'measuring'"),
-              postgresql_where=text("state = 'measuring'")),
-    )  # fmt: skip
+        *lease_rules(__tablename__, leased_in),
+    )
 
 
 class WorkerRow(Base):
@@ -593,7 +523,7 @@ class Restore(Base):
 
 
 class IdempotencyKey(Base):
-    """A request that was answered: the same key with the same body gets the same job, data set or model."""
+    """A request that was answered: the same key with the same body gets the same thing, as long as that is there."""
 
     __tablename__ = "idempotency_keys"
 
@@ -602,19 +532,7 @@ class IdempotencyKey(Base):
     operation: Mapped[str]
     """Method and path."""
     body_sha256: Mapped[str] = mapped_column(String(64))
-    job_id: Mapped[str | None] = mapped_column(String(40))
+    made_kind: Mapped[str] = mapped_column(String(32))
+    """Noun.noun() of what the request made: job, dataset, ..."""
+    made_id: Mapped[str] = mapped_column(String(40))
     created_at: Mapped[datetime]
-    dataset_id: Mapped[str | None] = mapped_column(String(40))
-    model_id: Mapped[str | None] = mapped_column(String(40))
-    """Exactly one of job_id, dataset_id and model_id: what the request made."""
-
-    __table_args__ = (
-        ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
-        ForeignKeyConstraint(["project_id", "dataset_id"], ["datasets.project_id", "datasets.id"], ondelete="CASCADE"),
-        ForeignKeyConstraint(["project_id", "model_id"], ["models.project_id", "models.id"], ondelete="CASCADE"),
-        CheckConstraint(
-            "CASE WHEN job_id IS NULL THEN 0 ELSE 1 END + CASE WHEN dataset_id IS NULL THEN 0 ELSE 1 END"
-            " + CASE WHEN model_id IS NULL THEN 0 ELSE 1 END = 1",
-            "made_one",
-        ),
-    )

@@ -16,7 +16,7 @@ from starlette.exceptions import StarletteDeprecationWarning
 from api.core import datasets, workers
 from api.core.jobs import attempts, queue_order, requests, sweep
 from api.core.rows import db
-from api.core.rows.tables import DEFAULT_PROJECT, Attempt, Dataset, Job, JobEvent
+from api.core.rows.tables import DEFAULT_PROJECT, Attempt, Base, Dataset, Job, JobEvent
 from api.core.settings import Settings
 from api.core.store.names import BlobStore
 from api.core.store.open import open_store
@@ -54,7 +54,7 @@ class Given:
             dataset = datasets.submit(s, DEFAULT_PROJECT, SubmitDataset(name="cells", path="/data/cells"))
             if state == "verifying":
                 return dataset
-            claim = datasets.claim_import(s, "wrk_a")
+            claim = datasets.claim_import(s, "wrk_a", lease_s=20.0)
             assert claim is not None
             assert claim.dataset_id == dataset.id
             if state == "ready":
@@ -86,11 +86,11 @@ class Given:
 
     def claim_import(self, worker: str = "wrk_a") -> datasets.DatasetClaim | None:
         with db.transaction(self.engine) as s:
-            return datasets.claim_import(s, worker)
+            return datasets.claim_import(s, worker, lease_s=20.0)
 
     def claim(self, worker: str = "wrk_a", cpu: int = 1, cuda: int = 0) -> attempts.Claim | None:
         with db.transaction(self.engine) as s:
-            return attempts.claim(s, worker, queue_order.Free(cpu, cuda))
+            return attempts.claim(s, worker, queue_order.Free(cpu, cuda), lease_s=20.0)
 
     def succeeded(self, classes: tuple[str, ...] = CLASSES, detector: dict[str, Any] | None = None) -> str:
         """The id of a job whose result can teach."""
@@ -132,15 +132,9 @@ class Given:
 
     def later(self, seconds: float) -> None:
         """Let time pass for leases, back-offs and workers: all their times move into the past."""
-        moves = {
-            "jobs": ("lease_expires", "not_before"),
-            "datasets": ("lease_expires",),
-            "models": ("lease_expires",),
-            "workers": ("last_beat",),
-        }
-        for table, columns in moves.items():
-            for column in columns:
-                self.earlier(table, column, seconds)
+        for table in Base.metadata.sorted_tables:
+            for column in {"lease_expires", "not_before", "last_beat"} & {*table.columns.keys()}:
+                self.earlier(table.name, column, seconds)
 
     def earlier(self, table: str, column: str, seconds: float) -> None:
         """Move a time of every row into the past."""
@@ -152,7 +146,7 @@ class Given:
 
     def sweep(self) -> sweep.Swept:
         with db.transaction(self.engine) as s:
-            return sweep.sweep(s)
+            return sweep.sweep(s, lease_s=20.0)
 
 
 @pytest.fixture(scope="session")

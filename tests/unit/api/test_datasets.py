@@ -113,7 +113,7 @@ def test_a_rejected_data_set_says_why(client: Any, given: Any) -> None:
 def test_a_data_set_of_which_nothing_could_be_read_has_a_report_that_says_why(client: Any, given: Any) -> None:
     id = given.dataset("verifying").id
     with db.transaction(given.engine) as s:
-        claim = datasets.claim_import(s, "w")
+        claim = datasets.claim_import(s, "w", lease_s=20.0)
         assert claim is not None
         datasets.reject(s, id, claim.attempt, None, "/data/x: no COCO annotations found")
 

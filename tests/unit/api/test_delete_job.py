@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from api.core import blobs, datasets, references
+from api.core import blobs, references
 from api.core.errors import NotFound
 from api.core.jobs import attempts, record, removal, requests
 from api.core.lifecycle import Requested
@@ -96,6 +96,18 @@ def test_an_ended_job_goes_with_all_its_rows(client: Any, given: Any) -> None:
     assert client.get(f"/v1/artifacts/{artifact}/content").status_code == 404
     assert client.delete(f"/v1/jobs/{id}").json()["code"] == "job_not_found"
     assert client.get("/v1/jobs").json()["items"] == []
+
+
+def test_the_key_of_a_deleted_job_makes_a_new_one_and_then_only_that(client: Any, given: Any) -> None:
+    body, headers = given.body(), {"Idempotency-Key": "once"}
+    first = client.post("/v1/jobs", json=body, headers=headers).json()["id"]
+    cancel(given, first)
+    client.delete(f"/v1/jobs/{first}")
+
+    second, again = (client.post("/v1/jobs", json=body, headers=headers) for _ in range(2))
+
+    assert (second.status_code, again.status_code) == (201, 200)
+    assert first != second.json()["id"] == again.json()["id"]
 
 
 def test_the_files_of_its_checkpoints_go_at_once(client: Any, given: Any, tmp_path: Path) -> None:
@@ -227,7 +239,7 @@ def test_the_file_stays_while_another_project_has_the_content(client: Any, given
             "INSERT INTO projects SELECT 'prj_other', 'other', cursor_key, created_at FROM projects"
         )
     with db.transaction(given.engine) as s:
-        datasets.remember_blobs(s, "prj_other", db.now(s), Blob(digest, len(WEIGHTS)))
+        blobs.remember_blobs(s, "prj_other", db.now(s), Blob(digest, len(WEIGHTS)))
     client.delete(f"/v1/jobs/{id}")
     sweeper.collect()
     with given.engine.begin() as connection:

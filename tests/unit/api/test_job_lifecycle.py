@@ -99,7 +99,7 @@ def test_attempts_tell_where_and_how_each_ended(client: Any, given: Any) -> None
     started = Started(step=0, total_steps=9, epochs=1, device="a GPU", threads=1, precision="float32", versions={})
     write(given, record.record, id, [started])
     with db.transaction(given.engine) as s:
-        attempts.beat(s, id, 1, "wrk_a", progress=attempts.Progress(step=7))
+        attempts.beat(s, id, 1, "wrk_a", lease_s=20.0, progress=attempts.Progress(step=7))
     running = client.get(f"/v1/jobs/{id}/attempts").json()["items"]
     assert [(a["attempt"], a["outcome"], a["steps_done"], a["device"]) for a in running] == [(1, None, 7, "a GPU")]
     write(given, attempts.fail, id, FailureCode.trainer_killed, "killed", exit=-9)

@@ -98,8 +98,13 @@ def test_a_key_is_forgotten_after_a_day(client: Any, given: Any) -> None:
     assert client.post("/v1/jobs", json=body, headers=headers).status_code == 201
 
 
-def test_twenty_requests_at_once_with_one_key_make_one_job(client: Any, given: Any) -> None:
-    body, answers = given.body(), []
+@pytest.mark.parametrize("before", ["nothing", "a job that was deleted"])
+def test_twenty_requests_at_once_with_one_key_make_one_job(client: Any, given: Any, before: str) -> None:
+    body, answers = given.body(), list[Any]()
+    if before != "nothing":
+        id = client.post("/v1/jobs", json=body, headers={"Idempotency-Key": "once"}).json()["id"]
+        client.post(f"/v1/jobs/{id}/cancel")
+        assert client.delete(f"/v1/jobs/{id}").status_code == 202
 
     def post() -> None:
         answers.append(client.post("/v1/jobs", json=body, headers={"Idempotency-Key": "once"}))

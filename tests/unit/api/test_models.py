@@ -58,7 +58,7 @@ def verified(given: Any, id: str, classes: tuple[str, ...] = ("cat", "dog")) -> 
     recipe = {"format": "fgd-recipe/1", "detector": {"kind": "fcos", "fpn_channels": 64}, "classes": list(classes)}
     files = given.store.put_bytes(b"weights"), given.store.put_bytes(json.dumps(recipe).encode())
     with db.transaction(given.engine) as s:
-        claim = models.claim_import(s, "wrk_a")
+        claim = models.claim_import(s, "wrk_a", lease_s=20.0)
         assert claim is not None
         assert claim.model_id == id
         models.finish_import(s, id, claim.attempt, recipe, models.Finished(*files, "d" * 64), {"notes": []})
@@ -289,7 +289,7 @@ def test_a_checkpoint_of_a_running_job_goes_to_a_worker(client: Any, given: Any,
         assert answer.json()["source"]["step"] == 40
 
     with db.transaction(given.engine) as s:
-        claims = [models.claim_import(s, "wrk_a"), models.claim_import(s, "wrk_a")]
+        claims = [models.claim_import(s, "wrk_a", lease_s=20.0), models.claim_import(s, "wrk_a", lease_s=20.0)]
     assert sorted(claim.which or "" for claim in claims if claim) == ["best", "last"]
     unknown = client.post(f"/v1/jobs/{id}/checkpoints/{new_id('ckpt')}/promote")
     assert (unknown.status_code, unknown.json()["code"]) == (404, "checkpoint_not_found")
@@ -346,7 +346,7 @@ def test_a_model_that_is_not_ready_is_told_by_its_state(client: Any, given: Any)
     put(client, id, GOOD)
     assert asked(id) == (409, "weights_not_ready", True)
     with db.transaction(given.engine) as s:
-        models.claim_import(s, "wrk_a")
+        models.claim_import(s, "wrk_a", lease_s=20.0)
         models.reject(s, id, 1, {"missing": ["a"]}, "it does not fit")
     assert asked(id) == (422, "weights_rejected", False)
     assert client.get(f"/v1/models/{id}").json()["report"] == {"missing": ["a"]}
@@ -380,7 +380,7 @@ def test_an_import_that_expires_is_swept_and_given_up_in_the_end(client: Any, gi
     put(client, id, GOOD)
     for attempt in (1, 2, 3):
         with db.transaction(given.engine) as s:
-            claim = models.claim_import(s, "wrk_a")
+            claim = models.claim_import(s, "wrk_a", lease_s=20.0)
         assert claim is not None
         assert claim.attempt == attempt
         given.later(60)

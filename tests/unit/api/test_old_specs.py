@@ -90,7 +90,7 @@ def test_a_checkpoint_of_an_old_job_is_promoted(client: Any, given: Any, tmp_pat
 
     assert (answer.status_code, answer.json()["state"]) == (202, "verifying"), answer.text
     with db.transaction(given.engine) as s:
-        assert models.claim_import(s, "wrk_a") is not None
+        assert models.claim_import(s, "wrk_a", lease_s=20.0) is not None
 
 
 def test_an_old_plan_is_shown_and_measured(client: Any, given: Any) -> None:
@@ -99,7 +99,7 @@ def test_an_old_plan_is_shown_and_measured(client: Any, given: Any) -> None:
 
     shown = client.get(f"/v1/plans/{id}").json()["spec"]
     with db.transaction(given.engine) as s:
-        claimed = plans.claim(s, "wrk_a", ("cpu", "auto"))
+        claimed = plans.claim(s, "wrk_a", ("cpu", "auto"), lease_s=20.0)
         row = plans.get(s, DEFAULT_PROJECT, id)
         assert "compile" in row.spec["resources"]
 

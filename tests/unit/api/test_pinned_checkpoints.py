@@ -68,7 +68,7 @@ def test_a_pinned_checkpoint_outlives_its_job_until_that_is_deleted(client: Any,
     client.post(f"/v1/jobs/{id}/checkpoints/{of}/pin")
     with db.transaction(given.engine) as s:
         attempts.fail(s, id, 1, FailureCode.user_error, "no")
-        rubbish = sweep.sweep(s).rubbish
+        rubbish = sweep.sweep(s, lease_s=20.0).rubbish
     assert rubbish == [f"jobs/{id}/a1/20"]
     assert list(listed(client, id)) == [10]
     assert client.post(f"/v1/jobs/{id}/checkpoints/{of}/promote").status_code == 202

@@ -96,7 +96,7 @@ def measure_soon(given: Any, after_s: float) -> threading.Thread:
     def work() -> None:
         while True:
             with db.transaction(given.engine) as s:
-                claim = plans.claim(s, "wrk_a", ("cpu", "auto"))
+                claim = plans.claim(s, "wrk_a", ("cpu", "auto"), lease_s=20.0)
             if claim is not None:
                 break
             time.sleep(0.02)
@@ -143,7 +143,7 @@ def test_a_plan_can_be_asked_for_later_and_waited_for(client: Any, given: Any) -
 def test_a_failed_plan_says_why(client: Any, given: Any) -> None:
     location = client.post(DRY, json=given.body()).headers["location"]
     with db.transaction(given.engine) as s:
-        claim = plans.claim(s, "wrk_a", ("auto",))
+        claim = plans.claim(s, "wrk_a", ("auto",), lease_s=20.0)
         assert claim is not None
         plans.fail(s, claim.plan_id, claim.attempt, "gpu_out_of_memory", "too large")
     plan = client.get(location).json()

@@ -465,7 +465,7 @@ def bad_references(w: World, job: Callable[..., Any]) -> Iterator[Refusal]:
     rejected = w.client.post("/v1/models", json=UPLOAD).json()["id"]
     assert w.client.put(f"/v1/models/{rejected}/content", content=GOOD, headers=RAW).status_code == 202
     with db.transaction(w.given.engine) as s:
-        claim = models.claim_import(s, "wrk_a")
+        claim = models.claim_import(s, "wrk_a", lease_s=20.0)
         assert claim is not None
         models.reject(s, rejected, claim.attempt, None, "it does not fit")
     running, failed = w.given.running(), failed_job(w, w.given.running())

@@ -12,7 +12,7 @@ from PIL import Image as Picture
 
 from api.core import datasets
 from api.core.errors import Fenced
-from api.core.rows import db
+from api.core.rows import db, leases
 from api.core.rows.ids import new_id
 from api.core.rows.tables import Dataset
 from fgd.data import archive, formats
@@ -36,7 +36,7 @@ def imported(given: Any, tmp_path: Path) -> Dataset:
     archive.pack(index, sources, tmp_path / "cells.tar")
     with db.transaction(given.engine) as s:
         dataset = datasets.submit(s, "prj_default", SubmitDataset(name="cells", path=str(root)))
-        claim = datasets.claim_import(s, "wrk_a")
+        claim = datasets.claim_import(s, "wrk_a", lease_s=20.0)
         assert claim is not None
         tar = given.store.put_file(tmp_path / "cells.tar")
         json_blob = given.store.put_bytes(index.model_dump_json().encode())
@@ -99,7 +99,7 @@ def test_a_data_set_deleted_under_its_import_fences_the_worker(client: Any, give
     claim = given.claim_import()
     assert client.delete(f"/v1/datasets/{id}").status_code == 204
     with pytest.raises(Fenced), db.transaction(given.engine) as s:
-        datasets.beat_import(s, id, claim.attempt, "wrk_a")
+        leases.beat(s, Dataset, id, claim.attempt, "wrk_a", lease_s=20.0)
 
 
 def test_a_key_of_a_deleted_data_set_makes_a_new_one(client: Any) -> None:

@@ -83,7 +83,7 @@ def test_a_zip_in_one_stream_goes_to_the_store_and_its_import_is_due(
     head = client.head(url)
     assert (head.headers["upload-offset"], head.headers["upload-complete"]) == ("3000000", "?1")
     with db.transaction(given.engine) as s:
-        claim = datasets.claim_import(s, "wrk_a")
+        claim = datasets.claim_import(s, "wrk_a", lease_s=20.0)
     assert claim is not None
     assert (claim.upload_digest, claim.path) == (sha256, None)
 

@@ -158,7 +158,7 @@ def test_a_restored_service_has_every_row_and_every_byte(place: Any, tmp_path: P
 
 def workers_of(engine: Engine) -> list[str]:
     with db.reading(engine) as s:
-        return [row.id for row in workers.live(s)]
+        return [row.id for row in workers.live(s, lease_s=20.0)]
 
 
 def test_a_backup_of_one_kind_is_restored_into_the_other(place: Any, kind: str, tmp_path: Path) -> None:

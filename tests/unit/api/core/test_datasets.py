@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from api.core import datasets
+from api.core import datasets, imports
 from api.core.errors import Fenced
-from api.core.rows import db
-from api.core.rows.tables import DEFAULT_PROJECT
+from api.core.rows import db, leases
+from api.core.rows.tables import DEFAULT_PROJECT, Dataset
 from api.core.store.names import Blob
 from fgd.data.index import Report
 
@@ -18,7 +18,7 @@ BLOBS = Blob("a" * 64, 1), Blob("b" * 64, 2)
 
 def claim(given: Any, worker: str = "wrk_a") -> datasets.DatasetClaim | None:
     with db.transaction(given.engine) as s:
-        return datasets.claim_import(s, worker)
+        return datasets.claim_import(s, worker, lease_s=20.0)
 
 
 def state(given: Any, id: str) -> str:
@@ -47,11 +47,11 @@ def test_an_expired_import_can_be_claimed_again_and_the_old_one_is_fenced(given:
     assert claim(given, "wrk_b").attempt == 2  # type: ignore[union-attr]
 
     for write in (
-        lambda s: datasets.beat_import(s, id, 1, "wrk_a"),
+        lambda s: leases.beat(s, Dataset, id, 1, "wrk_a", lease_s=20.0),
         lambda s: datasets.finish_import(s, id, 1, *BLOBS, REPORT),
         lambda s: datasets.reject(s, id, 1, None, "x"),
-        lambda s: datasets.hand_back(s, id, 1),
-        lambda s: datasets.lose(s, id, 1, "x"),
+        lambda s: leases.hand_back(s, Dataset, id, 1),
+        lambda s: imports.lose(s, Dataset, id, 1, "x"),
     ):
         with pytest.raises(Fenced), db.transaction(given.engine) as s:
             write(s)
@@ -63,18 +63,18 @@ def test_a_beat_keeps_an_import_from_being_swept(given: Any) -> None:
     claim(given)
     given.later(15)
     with db.transaction(given.engine) as s:
-        datasets.beat_import(s, id, 1, "wrk_a")
+        leases.beat(s, Dataset, id, 1, "wrk_a", lease_s=20.0)
     given.later(15)
     given.worker("wrk_a")
 
     assert given.sweep().ring == []
     with pytest.raises(Fenced), db.transaction(given.engine) as s:
-        datasets.beat_import(s, id, 1, "wrk_b")
+        leases.beat(s, Dataset, id, 1, "wrk_b", lease_s=20.0)
 
 
 def test_an_import_that_takes_every_worker_down_is_given_up(given: Any) -> None:
     id = given.dataset("verifying").id
-    for _ in range(datasets.MAX_IMPORTS):
+    for _ in range(imports.MAX_IMPORTS):
         assert claim(given) is not None
         given.later(60)
         given.sweep()
@@ -85,12 +85,12 @@ def test_an_import_that_takes_every_worker_down_is_given_up(given: Any) -> None:
 
 def test_an_import_whose_reader_dies_is_tried_again_and_the_last_reason_is_told(given: Any) -> None:
     id = given.dataset("verifying").id
-    for _ in range(datasets.MAX_IMPORTS):
+    for _ in range(imports.MAX_IMPORTS):
         assert state(given, id) == "verifying"
         taken = claim(given)
         assert taken is not None
         with db.transaction(given.engine) as s:
-            datasets.lose(s, id, taken.attempt, "the reader was ended by signal 9")
+            imports.lose(s, Dataset, id, taken.attempt, "the reader was ended by signal 9")
 
     with db.reading(given.engine) as s:
         dataset = datasets.get(s, DEFAULT_PROJECT, id)
@@ -101,11 +101,11 @@ def test_an_import_whose_reader_dies_is_tried_again_and_the_last_reason_is_told(
 
 def test_an_import_handed_back_is_not_counted(given: Any) -> None:
     id = given.dataset("verifying").id
-    for _ in range(datasets.MAX_IMPORTS + 1):
+    for _ in range(imports.MAX_IMPORTS + 1):
         taken = claim(given)
         assert taken is not None
         with db.transaction(given.engine) as s:
-            datasets.hand_back(s, id, taken.attempt)
+            leases.hand_back(s, Dataset, id, taken.attempt)
 
     assert state(given, id) == "verifying"
 

@@ -17,7 +17,18 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from api.core.errors import DriverMissing, SchemaOutOfDate, SchemaTooNew
 from api.core.jobs import attempts, record
 from api.core.rows import db
-from api.core.rows.tables import Attempt, Base, Checkpoint, Job, JobEvent, MetricBlock, MetricPoint, Project, Series
+from api.core.rows.tables import (
+    Attempt,
+    Base,
+    Checkpoint,
+    IdempotencyKey,
+    Job,
+    JobEvent,
+    MetricBlock,
+    MetricPoint,
+    Project,
+    Series,
+)
 from fgd.events import Stepped
 
 
@@ -44,7 +55,7 @@ def shape(engine: Engine) -> Any:
     inspector = inspect(engine)
     return {
         table: (
-            [(column["name"], str(column["type"]), column["nullable"]) for column in inspector.get_columns(table)],
+            sorted((c["name"], str(c["type"]), c["nullable"]) for c in inspector.get_columns(table)),
             sorted((c["name"], c["sqltext"]) for c in inspector.get_check_constraints(table)),
             whatever_the_order(inspector.get_foreign_keys(table)),
             whatever_the_order(inspector.get_unique_constraints(table)),
@@ -94,6 +105,33 @@ def test_a_key_kept_by_an_older_version_still_replays_its_job(client: Any, given
     assert (again.status_code, again.json()["id"]) == (200, job)
 
 
+def test_keys_of_every_kind_outlive_the_step_down_and_those_of_deleted_things_are_forgotten(
+    client: Any, given: Any, engine: Engine
+) -> None:
+    """Before 0012 a key referred to what it made: a column for each kind, with a foreign key."""
+    made = {
+        "/v1/jobs": given.body(),
+        "/v1/datasets": {"name": "c"},
+        "/v1/models": {"name": "m", "detector": {"kind": "fcos"}, "classes": ["a"]},
+    }
+    ids = {url: client.post(url, json=made[url], headers={"Idempotency-Key": url}).json()["id"] for url in made}
+    gone = client.post("/v1/datasets", json={"name": "gone"}, headers={"Idempotency-Key": "gone"}).json()["id"]
+    client.delete(f"/v1/datasets/{gone}")
+
+    migrate(engine, command.downgrade, "0011")
+    migrate(engine, command.upgrade, "head")
+
+    for url, body in made.items():
+        again = client.post(url, json=body, headers={"Idempotency-Key": url})
+        assert again.json()["id"] == ids[url]
+    with db.reading(engine) as s:
+        assert set(s.execute(select(IdempotencyKey.made_kind, IdempotencyKey.made_id))) == {
+            ("job", ids["/v1/jobs"]),
+            ("dataset", ids["/v1/datasets"]),
+            ("model", ids["/v1/models"]),
+        }
+
+
 def test_rows_outlive_every_step_down_and_up_again(given: Any, engine: Engine) -> None:
     """Back to the tables before pauses, kept checkpoints, blocks and restores, one step at a time."""
     runs = given.running()
@@ -118,7 +156,7 @@ def test_rows_outlive_every_step_down_and_up_again(given: Any, engine: Engine) -
     with db.transaction(engine) as s:
         assert [row.best or row.pinned for row in s.scalars(select(Checkpoint))] == [False]
         assert s.scalars(select(Series.loose)).all() == [200 - 3 * 64]
-        attempts.beat(s, runs, 1, "wrk_a")
+        attempts.beat(s, runs, 1, "wrk_a", lease_s=20.0)
     claimed = given.claim("wrk_b")
     assert claimed is not None
     assert claimed.job_id == waits

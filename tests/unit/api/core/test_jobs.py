@@ -87,7 +87,7 @@ def test_a_worker_takes_only_what_fits(given: Any, device: str, free: queue_orde
     given.job(resources={"device": device})
 
     with db.transaction(given.engine) as s:
-        assert (attempts.claim(s, "wrk_a", free) is not None) is fits
+        assert (attempts.claim(s, "wrk_a", free, lease_s=20.0) is not None) is fits
 
 
 def test_jobs_of_several_devices_share_a_host_with_others(given: Any) -> None:
@@ -98,7 +98,7 @@ def test_jobs_of_several_devices_share_a_host_with_others(given: Any) -> None:
 
     def claim(cuda: int) -> str | None:
         with db.transaction(given.engine) as s:
-            found = attempts.claim(s, "wrk_a", queue_order.Free(0, cuda, gpu_host=True, of=whole))
+            found = attempts.claim(s, "wrk_a", queue_order.Free(0, cuda, gpu_host=True, of=whole), lease_s=20.0)
             return found.job_id if found else None
 
     assert claim(3) == two
@@ -117,7 +117,7 @@ def test_a_job_of_several_devices_is_not_overtaken_for_ever(given: Any, monkeypa
 
     def claim(cpu: int) -> str | None:
         with db.transaction(given.engine) as s:
-            found = attempts.claim(s, "wrk_a", queue_order.Free(cpu, 0, of=queue_order.Free(2, 0)))
+            found = attempts.claim(s, "wrk_a", queue_order.Free(cpu, 0, of=queue_order.Free(2, 0)), lease_s=20.0)
             return found.job_id if found else None
 
     assert claim(1) == urgent
@@ -142,7 +142,7 @@ def test_nothing_is_kept_for_one_that_would_not_take_it(
     free = queue_order.Free(1, 1, gpu_host=True, cores=8, of=queue_order.Free(2, 2, gpu_host=True))
 
     with db.transaction(given.engine) as s:
-        found = attempts.claim(s, "wrk_a", free)
+        found = attempts.claim(s, "wrk_a", free, lease_s=20.0)
 
     assert found is not None
     assert found.job_id == small
@@ -154,7 +154,7 @@ def test_devices_that_lie_scattered_over_hosts_are_not_enough(given: Any) -> Non
         given.worker(worker, cuda=2)
         given.job(dataset, resources={"device": "cuda"})
         with db.transaction(given.engine) as s:
-            assert attempts.claim(s, worker, queue_order.Free(0, 2, gpu_host=True)) is not None
+            assert attempts.claim(s, worker, queue_order.Free(0, 2, gpu_host=True), lease_s=20.0) is not None
     two = given.job(dataset, resources={"device": "cuda", "devices": 2})
 
     assert "busy (2 of 4 GPU slots in use, no host has 2 free at once)" in (why(given, two) or "")
@@ -178,7 +178,7 @@ def test_slots_of_one_host_and_cores_of_another_are_not_enough(given: Any) -> No
     assert why(given, id) == "next in line; a worker is about to take it"
     small = given.job(dataset, priority=5)
     with db.transaction(given.engine) as s:
-        assert attempts.claim(s, "wrk_both", queue_order.Free(2, 0, cores=8)).job_id == small  # type: ignore[union-attr]
+        assert attempts.claim(s, "wrk_both", queue_order.Free(2, 0, cores=8), lease_s=20.0).job_id == small  # type: ignore[union-attr]
     assert "3 workers are running and busy (1 of 2 slots in use, 2 hosts too small for it)" in (why(given, id) or "")
 
 
@@ -200,8 +200,11 @@ def test_more_devices_than_any_host_has_are_told(given: Any) -> None:
     given.worker("wrk_a")
     assert "none with 2 slots, as resources.devices asks; the largest has 1" in (why(given, id) or "")
     with db.transaction(given.engine) as s:
-        assert attempts.claim(s, "wrk_a", queue_order.Free(1, 0, of=queue_order.Free(1, 0))) is None
-        assert attempts.claim(s, "wrk_a", queue_order.Free(2, 0, cores=8, of=queue_order.Free(2, 0))) is not None
+        assert attempts.claim(s, "wrk_a", queue_order.Free(1, 0, of=queue_order.Free(1, 0)), lease_s=20.0) is None
+        assert (
+            attempts.claim(s, "wrk_a", queue_order.Free(2, 0, cores=8, of=queue_order.Free(2, 0)), lease_s=20.0)
+            is not None
+        )
 
 
 def test_a_cancelled_job_is_never_claimed(given: Any) -> None:
@@ -226,7 +229,7 @@ def test_the_claim_carries_the_spec_and_the_blobs(given: Any) -> None:
 # --- fencing --------------------------------------------------------------------------------------------------
 
 WRITES: dict[str, Callable[[Session, str], Any]] = {
-    "beat": lambda s, id: attempts.beat(s, id, 1, "wrk_a"),
+    "beat": lambda s, id: attempts.beat(s, id, 1, "wrk_a", lease_s=20.0),
     "record": lambda s, id: record.record(s, id, 1, [Stepped(step=1, epoch=1, values={"x": 1.0})], b"log"),
     "checkpoint": lambda s, id: attempts.checkpoint(s, id, 1, 5, "k", "c" * 64, 1),
     "finish": lambda s, id: attempts.finish(s, id, 1, [], "e" * 64),
@@ -264,7 +267,7 @@ def test_another_worker_cannot_keep_a_lease_alive(given: Any) -> None:
     id = given.running("wrk_a")
 
     with pytest.raises(Fenced), db.transaction(given.engine) as s:
-        attempts.beat(s, id, 1, "wrk_b")
+        attempts.beat(s, id, 1, "wrk_b", lease_s=20.0)
 
 
 def test_of_finish_and_cancel_at_once_exactly_one_is_told_as_the_end(given: Any) -> None:
@@ -295,7 +298,7 @@ def test_a_beat_prolongs_the_lease_and_hears_what_was_asked(given: Any) -> None:
         assert attempts.beat(s, id, 1, "wrk_a", lease_s=100, progress=attempts.Progress(step=3, total_steps=9)) is None
     ask(given, id)
     with db.transaction(given.engine) as s:
-        assert attempts.beat(s, id, 1, "wrk_a") == Requested.cancel
+        assert attempts.beat(s, id, 1, "wrk_a", lease_s=20.0) == Requested.cancel
 
     after = given.look(id)
     assert after.progress["step"] == 3
@@ -577,7 +580,7 @@ def test_a_claim_says_how_much_of_its_time_a_job_has_used(given: Any) -> None:
 
 def why(given: Any, id: str) -> str | None:
     with db.reading(given.engine) as s:
-        return waiting_reason(s, requests.get(s, DEFAULT_PROJECT, id))
+        return waiting_reason(s, requests.get(s, DEFAULT_PROJECT, id), workers.live(s, lease_s=20.0))
 
 
 def test_a_waiting_job_says_why_in_plain_words(given: Any) -> None:
@@ -609,7 +612,7 @@ def test_only_the_slots_that_a_job_fits_are_counted(given: Any) -> None:
 
     def claim(cpu: int, cuda: int) -> None:
         with db.transaction(given.engine) as s:
-            assert attempts.claim(s, "wrk_gpu", queue_order.Free(cpu, cuda, gpu_host=True)) is not None
+            assert attempts.claim(s, "wrk_gpu", queue_order.Free(cpu, cuda, gpu_host=True), lease_s=20.0) is not None
 
     job("auto"), job("cuda")
     claim(0, 2), claim(0, 1)
@@ -641,7 +644,7 @@ def test_a_worker_that_says_goodbye_is_not_counted(given: Any) -> None:
         assert workers.beat(s, "wrk_a")
         workers.forget(s, "wrk_a")
         assert not workers.beat(s, "wrk_a")
-        assert workers.live(s) == []
+        assert workers.live(s, lease_s=20.0) == []
 
 
 def test_every_write_of_a_job_raises_its_version(given: Any) -> None:
@@ -650,7 +653,7 @@ def test_every_write_of_a_job_raises_its_version(given: Any) -> None:
     given.claim()
     versions.append(given.look(id).version)
     steps: list[Callable[[Session], Any]] = [
-        lambda s: attempts.beat(s, id, 1, "wrk_a"),
+        lambda s: attempts.beat(s, id, 1, "wrk_a", lease_s=20.0),
         lambda s: record.record(s, id, 1, [Phase(phase="training")]),
         lambda s: attempts.checkpoint(s, id, 1, 5, "k", "c" * 64, 1),
         lambda s: requests.request(s, DEFAULT_PROJECT, id, Requested.cancel),
@@ -668,9 +671,9 @@ def test_a_job_that_wants_more_threads_than_any_host_has_waits_and_says_why(give
     id = given.job(resources={"threads": 64})
     with db.transaction(given.engine) as s:
         workers.register(s, "wrk_a", host="here", pid=1, slots=1, facts={"cores": 8})
-        reason = waiting_reason(s, requests.get(s, DEFAULT_PROJECT, id))
-        assert attempts.claim(s, "wrk_a", queue_order.Free(1, 0, cores=8)) is None
-        assert attempts.claim(s, "wrk_a", queue_order.Free(1, 0, cores=64)) is not None
+        reason = waiting_reason(s, requests.get(s, DEFAULT_PROJECT, id), workers.live(s, lease_s=20.0))
+        assert attempts.claim(s, "wrk_a", queue_order.Free(1, 0, cores=8), lease_s=20.0) is None
+        assert attempts.claim(s, "wrk_a", queue_order.Free(1, 0, cores=64), lease_s=20.0) is not None
 
     assert "64 processor cores" in str(reason)
     assert "the largest has 8" in str(reason)

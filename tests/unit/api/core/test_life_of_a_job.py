@@ -166,7 +166,7 @@ class Life(RuleBasedStateMachine):
     def beat(self, behind: int) -> None:
         attempt, heard = self.attempt - behind, []
         if self._write(
-            attempt, lambda s: heard.append(attempts.beat(s, self.id, attempt, getattr(self, "worker", "")))
+            attempt, lambda s: heard.append(attempts.beat(s, self.id, attempt, getattr(self, "worker", ""), 20.0))
         ):
             assert heard == [self.asked]
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from api.core import plans, submission
 from api.core.errors import Fenced, NotFound
 from api.core.lifecycle import PlanState
-from api.core.rows import db
+from api.core.rows import db, leases
 from api.core.rows.tables import DEFAULT_PROJECT, Plan
 from fgd.outline import Measured
 from fgd.spec import SubmitJob
@@ -32,7 +32,7 @@ def planned(given: Any, **changes: Any) -> str:
 
 def claim(given: Any, worker: str = "wrk_a", devices: tuple[str, ...] = ("cpu", "auto")) -> plans.PlanClaim | None:
     with db.transaction(given.engine) as s:
-        return plans.claim(s, worker, devices)
+        return plans.claim(s, worker, devices, lease_s=20.0)
 
 
 def taken(given: Any, worker: str = "wrk_a") -> plans.PlanClaim:
@@ -96,14 +96,14 @@ def test_a_worker_that_lost_its_lease_writes_nothing(given: Any) -> None:
     assert new.attempt == 2
     for write in (
         lambda s: plans.finish(s, id, old.attempt, MEASURED, 0),
-        lambda s: plans.beat(s, id, old.attempt, "wrk_a"),
-        lambda s: plans.beat(s, id, new.attempt, "wrk_a"),
-        lambda s: plans.hand_back(s, id, old.attempt),
+        lambda s: leases.beat(s, Plan, id, old.attempt, "wrk_a", lease_s=20.0),
+        lambda s: leases.beat(s, Plan, id, new.attempt, "wrk_a", lease_s=20.0),
+        lambda s: leases.hand_back(s, Plan, id, old.attempt),
     ):
         with pytest.raises(Fenced), db.transaction(given.engine) as s:
             write(s)
     with db.transaction(given.engine) as s:
-        plans.beat(s, id, new.attempt, "wrk_b")
+        leases.beat(s, Plan, id, new.attempt, "wrk_b", lease_s=20.0)
 
 
 def test_a_rehearsal_that_keeps_dying_is_given_up(given: Any) -> None:
@@ -122,7 +122,7 @@ def test_a_plan_that_was_handed_back_is_taken_again_and_the_try_does_not_count(g
     for _ in range(plans.MAX_TRIES + 1):
         claimed = taken(given)
         with db.transaction(given.engine) as s:
-            plans.hand_back(s, id, claimed.attempt)
+            leases.hand_back(s, Plan, id, claimed.attempt)
     assert (look(given, id).state, look(given, id).losses) == ("measuring", 0)
 
 
@@ -170,7 +170,7 @@ def test_an_impossible_plan_is_refused(given: Any, change: str) -> None:
 def test_why_a_plan_waits_is_told(given: Any) -> None:
     def why(id: str) -> str | None:
         with db.reading(given.engine) as s:
-            return plans.waiting_reason(s, plans.get(s, DEFAULT_PROJECT, id))
+            return plans.waiting_reason(s, plans.get(s, DEFAULT_PROJECT, id), lease_s=20.0)
 
     id, gpu = planned(given), planned(given, resources={"device": "cuda"})
     assert "no worker is running" in str(why(id))

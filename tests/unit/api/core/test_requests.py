@@ -116,7 +116,7 @@ def test_a_job_with_a_checkpoint_is_queued_just_to_export(given: Any, paused: bo
     assert given.look(id).requested == STOP
     claim = given.claim()
     with db.transaction(given.engine) as s:
-        assert attempts.beat(s, id, claim.attempt, "wrk_a") == STOP, "its supervisor hears of it at once"
+        assert attempts.beat(s, id, claim.attempt, "wrk_a", lease_s=20.0) == STOP, "its supervisor hears of it at once"
     write(given, attempts.finish, id, [], "e" * 64, attempt=claim.attempt)
     assert end_of(given, id) == ["succeeded"]
 
@@ -205,7 +205,7 @@ def test_a_pause_that_is_taken_back_in_time_is_none(given: Any) -> None:
 
     assert resume(given, id) == State.running
     with db.transaction(given.engine) as s:
-        assert attempts.beat(s, id, 1, "wrk_a") is None
+        assert attempts.beat(s, id, 1, "wrk_a", lease_s=20.0) is None
     assert write(given, attempts.ended_as_requested, id) == State.queued, "its trainer had heard of it already"
     assert given.look(id).retries == 0
 
@@ -330,7 +330,7 @@ def test_an_attempt_tells_what_was_lost_with_it(given: Any) -> None:
     started(given, id, 0)
     save(given, id, step=20)
     with db.transaction(given.engine) as s:
-        attempts.beat(s, id, 1, "wrk_a", progress=attempts.Progress(step=27))
+        attempts.beat(s, id, 1, "wrk_a", lease_s=20.0, progress=attempts.Progress(step=27))
     write(given, attempts.fail, id, FailureCode.trainer_killed, "killed")
 
     [first] = attempt_rows(given, id)
