@@ -19,6 +19,7 @@ from api.core.blobs import remember_blobs
 from api.core.errors import Conflict
 from api.core.imports import MAX_IMPORTS
 from api.core.lifecycle import DatasetState
+from api.core.request_bodies import SubmitDataset
 from api.core.rows import db
 from api.core.rows.cursor import Position, Slice, slice_of
 from api.core.rows.ids import new_id
@@ -27,7 +28,6 @@ from api.core.rows.tables import Dataset, Job
 from api.core.store.names import Blob
 from fgd.data.index import Report
 from fgd.data.report import unread
-from fgd.spec import SubmitDataset
 
 __all__ = [
     "MAX_IMPORTS", "DatasetClaim", "awaiting", "beat_import", "claim_import", "delete", "expect_upload",

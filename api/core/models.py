@@ -20,13 +20,14 @@ from sqlalchemy.orm import Session
 from api.core import blobs, imports
 from api.core.errors import Conflict
 from api.core.lifecycle import TERMINAL, ModelState
+from api.core.request_bodies import UploadModel
 from api.core.rows import db
 from api.core.rows.cursor import Position, Slice, slice_of
 from api.core.rows.ids import new_id
 from api.core.rows.lookup import owned
 from api.core.rows.tables import Job, JobModel, Model
 from api.core.store.names import Blob
-from fgd.spec import FromModel, JobSpec, UploadModel
+from fgd.spec import FromModel, JobSpec
 
 Report = dict[str, Any]
 MAX_NAMED = 5

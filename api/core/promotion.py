@@ -20,12 +20,13 @@ from api.core.jobs import checkpoints, requests
 from api.core.lifecycle import State
 from api.core.models import Finished
 from api.core.references import RECIPE, WEIGHTS, Weights
+from api.core.request_bodies import PromoteModel, SubmitModel, UploadModel
 from api.core.rows import db
 from api.core.rows.idempotency import Once
 from api.core.rows.tables import Artifact, Checkpoint, Job, Model
 from api.core.store.names import Blob, BlobStore, DigestMismatch
 from fgd.errors import WeightsError
-from fgd.spec import JobSpec, PromoteModel, SubmitModel, UploadModel
+from fgd.spec import JobSpec
 from fgd.stored import stored_spec
 from fgd.weights_file import digest_of_tensors
 

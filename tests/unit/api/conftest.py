@@ -15,6 +15,7 @@ from starlette.exceptions import StarletteDeprecationWarning
 
 from api.core import datasets, workers
 from api.core.jobs import attempts, queue_order, requests, sweep
+from api.core.request_bodies import SubmitDataset
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT, Attempt, Dataset, Job, JobEvent
 from api.core.settings import Settings
@@ -22,7 +23,7 @@ from api.core.store.names import BlobStore
 from api.core.store.open import open_store
 from api.main import create_app
 from fgd.data.index import Report, SplitCounts
-from fgd.spec import SubmitDataset, SubmitJob
+from fgd.spec import SubmitJob
 
 with warnings.catch_warnings():
     # Starlette 1.10 prefers httpx2, which our client does not use; to be taken out when it does.

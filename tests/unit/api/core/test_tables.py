@@ -9,9 +9,9 @@ from sqlalchemy import inspect
 from sqlalchemy.exc import IntegrityError
 
 from api.core import models
+from api.core.request_bodies import UploadModel
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT, Base
-from fgd.spec import UploadModel
 
 IMPOSSIBLE = {
     "queued": [
