@@ -156,7 +156,7 @@ class Model(Base):
     name: Mapped[str]
     state: Mapped[str] = mapped_column(String(16))
     recipe: Mapped[dict[str, Any]]
-    """fgd.detectors.Recipe: the detector, its classes, sizes, mean and std."""
+    """fgd.recipe.Recipe: the detector, its classes, sizes, mean and std."""
     source: Mapped[dict[str, Any]]
     """{"kind": "upload"}, {"kind": "job", "job", "which"} or {"kind": "checkpoint", "job", "checkpoint", "step"}"""
     upload_digest: Mapped[str | None] = mapped_column(String(64))
