@@ -11,18 +11,9 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from api.core.request_bodies import SubmitDataset, SubmitModel
 from fgd import presets
-from fgd.spec import (
-    DetectorSpec,
-    LrSchedule,
-    MethodSpec,
-    OptimizerSpec,
-    Schedule,
-    Spec,
-    SubmitDataset,
-    SubmitJob,
-    SubmitModel,
-)
+from fgd.spec import DetectorSpec, LrSchedule, MethodSpec, OptimizerSpec, Schedule, Spec, SubmitJob
 
 
 class Entry(BaseModel):

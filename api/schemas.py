@@ -30,6 +30,7 @@ from api.core.promotion import Kept
 from api.core.rows.tables import Artifact, Attempt, Dataset, Job, JobEvent, Model, Plan, WorkerRow
 from fgd.data.index import Image
 from fgd.outline import Measured, Outline
+from fgd.recipe import Recipe
 from fgd.spec import Name, Spec
 from fgd.stored import without_retired
 
@@ -418,7 +419,7 @@ class ModelView(View):
             name=model.name,
             state=ModelState(model.state),
             source=model.source,
-            recipe=model.recipe,
+            recipe=without_retired(model.recipe, (Recipe,)),
             classes=model.recipe["classes"],
             weights_digest=model.tensors_digest,
             sha256=model.weights_digest,

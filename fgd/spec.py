@@ -14,11 +14,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
     Strict,
     StringConstraints,
-    Tag,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -648,120 +646,3 @@ class SubmitJob(JobSpec):
     def spec(self) -> JobSpec:
         """The part that travels with the weights."""
         return JobSpec.model_validate({name: getattr(self, name) for name in JobSpec.model_fields})
-
-
-class SubmitDataset(Spec):
-    """The body of POST /v1/datasets."""
-
-    name: Name
-    format: Literal["auto", "coco", "voc", "yolo", "huggingface"] = "auto"
-    """"auto" finds it by content."""
-    path: Path | None = None
-    """Absolute folder or .zip on the server's host, below one of FGD_DATA_ROOTS. It is packed into the store; later
-    changes of it have no effect. Left out: send a zip of the folder to /v1/datasets/{id}/content."""
-    verify: Literal["full", "headers"] = "full"
-    """"full" decodes every image at import; "headers" reads only their headers."""
-    val_fraction: Annotated[Float, Field(gt=0, lt=1)] | None = None
-    """Share of the training images that become the val split where the data set has none. None: 0.1."""
-    group_by: Literal["none", "prefix"] = "none"
-    """"prefix" keeps images together whose names differ after the last ".", "_" or "-" only, as crops and copies of one
-    photograph do, when a val split is made."""
-
-
-# --- models ---------------------------------------------------------------------------------------------------
-
-ClassName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=rf"^[^{INVISIBLE}]+$")]
-Channels = tuple[Float, Float, Float]
-AnchorSizes = Annotated[tuple[Annotated[Int, Field(ge=1, le=8192)], ...], Field(min_length=1, max_length=16)]
-"""Of one level."""
-ANCHOR_LEVELS = 5
-"""P3-P7 of RetinaNet, P2-P6 of Faster R-CNN."""
-
-
-class UploadModel(Spec):
-    """The body of POST /v1/models for weights that are uploaded next: what a state dict does not say."""
-
-    name: Name
-    detector: DetectorSpec
-    """The network that the file must fit, key by key and shape by shape."""
-    classes: Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=10_000)]
-    """Label k (1, 2, ...) means classes[k - 1]; 0 is background and is not named."""
-    min_size: Annotated[Int, Field(ge=32, le=8192)] = 800
-    """Shorter side after resizing, for using the model; a job's schedule has its own. Default: torchvision's."""
-    max_size: Annotated[Int, Field(ge=32, le=8192)] = 1333
-    """Longer side at most."""
-    image_mean: Channels = (0.485, 0.456, 0.406)
-    image_std: Channels = (0.229, 0.224, 0.225)
-    """Of RGB in 0..1, as the network was trained; a teacher sees its pixels so."""
-    anchor_sizes: Annotated[tuple[AnchorSizes, ...], Field(min_length=1, max_length=16)] | None = None
-    """Of RetinaNet and Faster R-CNN: square roots of the anchors' areas in pixels, for each of the five levels, finest
-    first, as torchvision's AnchorGenerator has them. A state dict does not say. Default: torchvision's."""
-    anchor_ratios: Annotated[tuple[PositiveFloat, ...], Field(min_length=1, max_length=16)] | None = None
-    """Height by width of the anchors, the same at each level: aspect_ratios[0] of the AnchorGenerator. Default: 0.5, 1
-    and 2."""
-
-    @field_validator("anchor_sizes", "anchor_ratios", mode="after")
-    @classmethod
-    def _are_of_a_family_with_anchors(cls, value: Any, info: ValidationInfo) -> Any:
-        if value is not None and getattr(info.data.get("detector"), "kind", "") == "fcos":
-            raise ValueError("fcos has no anchors; leave it out")
-        return value
-
-    @field_validator("anchor_sizes", mode="after")
-    @classmethod
-    def _make_equal_heads(cls, sizes: tuple[AnchorSizes, ...] | None) -> tuple[AnchorSizes, ...] | None:
-        if sizes is not None and len(sizes) != ANCHOR_LEVELS:
-            raise ValueError(f"{ANCHOR_LEVELS} levels have anchors, {len(sizes)} are named")
-        if sizes is not None and len({len(level) for level in sizes}) > 1:
-            raise ValueError(
-                f"all levels share one head, so each has as many sizes; these have {[len(level) for level in sizes]}"
-            )
-        return sizes
-
-    @field_validator("detector", mode="after")
-    @classmethod
-    def _is_finished(cls, detector: DetectorSpec) -> DetectorSpec:
-        if detector.inherit is not None or not isinstance(detector.weights, str):
-            raise ValueError("inherit and weights say how a training begins; leave them out of a finished model")
-        return detector
-
-    @field_validator("classes", mode="after")
-    @classmethod
-    def _are_different(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(classes)) != len(classes):
-            raise ValueError(
-                f"each class may be named once; {next(c for c in classes if classes.count(c) > 1)!r} is not"
-            )
-        return classes
-
-    @field_validator("image_std", mode="after")
-    @classmethod
-    def _divides(cls, std: Channels) -> Channels:
-        if min(std) <= 0:
-            raise ValueError("a standard deviation is above 0")
-        return std
-
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> Self:
-        if self.min_size > self.max_size:
-            raise ValueError(f"min_size {self.min_size} is larger than max_size {self.max_size}")
-        return self
-
-
-class PromoteModel(Spec):
-    """The body of POST /v1/models for the student of a finished job."""
-
-    name: Name
-    job: JobId
-    which: Literal["last", "best"] = "last"
-    """The weights after the last step, or those with the best AP on the validation images."""
-
-
-def _model_kind(body: Any) -> str:
-    names_job = "job" in body if isinstance(body, dict) else isinstance(body, PromoteModel)
-    return "promote" if names_job else "upload"
-
-
-SubmitModel = Annotated[
-    Annotated[UploadModel, Tag("upload")] | Annotated[PromoteModel, Tag("promote")], Discriminator(_model_kind)
-]

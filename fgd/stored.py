@@ -1,4 +1,5 @@
-"""Specs as this or an earlier version wrote them: fields that were retired since (`Spec.retired`) are left out.
+"""Specs and recipes as this or an earlier version wrote them: fields that were retired since (`Spec.retired`) are left
+out.
 
 A request is read by `JobSpec` itself, which refuses such a field. Knows no torch, no HTTP, no SQL.
 """
@@ -9,12 +10,20 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, get_args
 
+from fgd.recipe import Recipe
 from fgd.spec import JobSpec, Spec
+from fgd.text import strict_json
 
 
 def stored_spec(document: Mapping[str, Any]) -> JobSpec:
     """The spec that a row or a file holds."""
     return JobSpec.model_validate(without_retired(document))
+
+
+def stored_recipe(document: bytes | Mapping[str, Any]) -> Recipe:
+    """The recipe that a row, a checkpoint or a file (its bytes) holds. Raises ValueError."""
+    value = strict_json.parse(document) if isinstance(document, bytes) else document
+    return Recipe.model_validate(without_retired(value, (Recipe,)) if isinstance(value, Mapping) else value)
 
 
 def without_retired(document: Mapping[str, Any], kinds: tuple[type[Spec], ...] = (JobSpec,)) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from fgd.process.lifeline import die_with_parent
+from fgd.stored import stored_recipe
 from worker.confinement import confine_process
 from worker.import_dataset_child import NOTHING_THERE, TRY_AGAIN, confine
 
@@ -31,7 +32,6 @@ def main() -> int:
     arguments = parser.parse_args()
     die_with_parent(arguments.parent_fd)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from fgd.detectors import Recipe
     from fgd.engine import import_weights  # before the confinement: loading torch needs more than reading a file
     from fgd.errors import UserError
 
@@ -39,7 +39,7 @@ def main() -> int:
     if not confine_process():
         print("this system has no filter for system calls: only weights_only guards this process", file=sys.stderr)
     try:
-        recipe = Recipe.model_validate_json(arguments.wanted.read_bytes())
+        recipe = stored_recipe(arguments.wanted.read_bytes())
         report = import_weights.convert(arguments.file, recipe, arguments.out, arguments.checkpoint)
     except import_weights.Misfit as error:
         (arguments.out / "report.json").write_text(json.dumps(error.report))

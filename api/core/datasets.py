@@ -18,6 +18,7 @@ from api.core import imports
 from api.core.blobs import remember_blobs
 from api.core.errors import Conflict
 from api.core.lifecycle import DatasetState
+from api.core.request_bodies import SubmitDataset
 from api.core.rows import db, leases
 from api.core.rows.cursor import Position, Slice, slice_of
 from api.core.rows.ids import new_id
@@ -26,7 +27,6 @@ from api.core.rows.tables import Dataset, Job
 from api.core.store.names import Blob
 from fgd.data.index import Report
 from fgd.data.report import unread
-from fgd.spec import SubmitDataset
 
 UPLOAD_S = 7 * 86_400.0
 """A data set may wait for its zip for so long."""

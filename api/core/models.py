@@ -20,13 +20,15 @@ from sqlalchemy.orm import Session
 from api.core import blobs, imports
 from api.core.errors import Conflict
 from api.core.lifecycle import TERMINAL, ModelState
+from api.core.request_bodies import UploadModel
 from api.core.rows import db, leases
 from api.core.rows.cursor import Position, Slice, slice_of
 from api.core.rows.ids import new_id
 from api.core.rows.lookup import owned
 from api.core.rows.tables import Job, JobModel, Model
 from api.core.store.names import Blob
-from fgd.spec import FromModel, JobSpec, UploadModel
+from fgd.recipe import Recipe
+from fgd.spec import FromModel, JobSpec
 
 Report = dict[str, Any]
 MAX_NAMED = 5
@@ -57,7 +59,7 @@ class ModelClaim:
 
 def create(s: Session, project_id: str, body: UploadModel) -> Model:
     """A model whose weights are uploaded next."""
-    recipe = {"format": "fgd-recipe/1", **body.model_dump(mode="json", exclude={"name"})}
+    recipe = Recipe.model_validate(body.model_dump(exclude={"name"}))
     return _insert(s, project_id, body.name, ModelState.awaiting_upload, recipe, {"kind": "upload"})
 
 
@@ -79,9 +81,7 @@ def refuse_content(model: Model) -> None:
         raise Conflict("model_has_content", detail)
 
 
-def promote(
-    s: Session, project_id: str, name: str, recipe: dict[str, Any], source: dict[str, Any], made: Finished
-) -> Model:
+def promote(s: Session, project_id: str, name: str, recipe: Recipe, source: dict[str, Any], made: Finished) -> Model:
     """A model of a finished job's weights: ready at once."""
     model = _insert(s, project_id, name, ModelState.awaiting_upload, recipe, source)
     _finish(s, model, made, None)
@@ -90,7 +90,7 @@ def promote(
 
 
 def promote_checkpoint(
-    s: Session, project_id: str, name: str, recipe: dict[str, Any], source: dict[str, Any], upload: Blob
+    s: Session, project_id: str, name: str, recipe: Recipe, source: dict[str, Any], upload: Blob
 ) -> Model:
     """A model of a checkpoint, which a worker takes apart."""
     model = _insert(s, project_id, name, ModelState.awaiting_upload, recipe, source)
@@ -185,15 +185,13 @@ def sweep(s: Session, at: datetime) -> list[str]:
 # --- inside ---------------------------------------------------------------------------------------------------
 
 
-def _insert(
-    s: Session, project_id: str, name: str, state: ModelState, recipe: dict[str, Any], source: dict[str, Any]
-) -> Model:
+def _insert(s: Session, project_id: str, name: str, state: ModelState, recipe: Recipe, source: dict[str, Any]) -> Model:
     model = Model(
         id=new_id("mdl"),
         project_id=project_id,
         name=name,
         state=state,
-        recipe=recipe,
+        recipe=recipe.model_dump(mode="json"),
         source=source,
         attempt=0,
         losses=0,

@@ -5,7 +5,6 @@ Files are read before the write lock is taken, as in `submission`. Knows rows an
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,12 +19,14 @@ from api.core.jobs import checkpoints, requests
 from api.core.lifecycle import State
 from api.core.models import Finished
 from api.core.references import RECIPE, WEIGHTS, Weights
+from api.core.request_bodies import PromoteModel, SubmitModel, UploadModel
 from api.core.rows import db
 from api.core.rows.idempotency import Once
 from api.core.rows.tables import Artifact, Checkpoint, Job, Model
 from api.core.store.names import Blob, BlobStore, DigestMismatch
 from fgd.errors import WeightsError
-from fgd.spec import JobSpec, PromoteModel, SubmitModel, UploadModel
+from fgd.recipe import Recipe
+from fgd.spec import JobSpec
 from fgd.stored import stored_spec
 from fgd.weights_file import digest_of_tensors
 
@@ -123,9 +124,8 @@ def _of_result(engine: Engine, store: BlobStore, project_id: str, wish: PromoteM
     tensors = job.weights_digest if is_last else _tensors_digest(store, found, pointer)
     assert tensors is not None, "a job that succeeded has the digest of its weights"
     made = Finished(_blob(store, found.files[WEIGHTS]), _blob(store, found.files[RECIPE]), tensors)
-    recipe = json.loads(b"".join(store.read(found.files[RECIPE])))
     source = {"kind": "job", "job": job.id, "which": wish.which}
-    return lambda s: models.promote(s, project_id, wish.name, recipe, source, made)
+    return lambda s: models.promote(s, project_id, wish.name, found.recipe, source, made)
 
 
 def _tensors_digest(store: BlobStore, found: Weights, pointer: str) -> str:
@@ -164,14 +164,11 @@ def _keep(store: BlobStore, row: Checkpoint) -> Blob:
         raise Conflict("checkpoint_gone", detail, retryable=True) from error
 
 
-def _recipe(spec: JobSpec, classes: list[str]) -> dict[str, Any]:
+def _recipe(spec: JobSpec, classes: list[str]) -> Recipe:
     """As the trainer would write it; what it knows better stands in the checkpoint and overrules this."""
-    return {
-        "format": "fgd-recipe/1",
-        "detector": spec.student.but(inherit=None, weights="none", norm=spec.student.trunk_norm()).model_dump(
-            mode="json"
-        ),
-        "classes": classes,
-        "min_size": spec.schedule.min_size,
-        "max_size": spec.schedule.max_size,
-    }
+    return Recipe(
+        detector=spec.student.but(inherit=None, weights="none", norm=spec.student.trunk_norm()),
+        classes=tuple(classes),
+        min_size=spec.schedule.min_size,
+        max_size=spec.schedule.max_size,
+    )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -21,31 +21,15 @@ from api.core.rows.tables import Artifact, Dataset, Job, Model
 from api.core.store.names import Blob, BlobStore, DigestMismatch
 from fgd import weights_file
 from fgd.errors import SpecError, WeightsError
+from fgd.recipe import Recipe
 from fgd.spec import DetectorSpec, FromJob, FromModel, FromPath, JobSpec, WeightsRef
-from fgd.text import strict_json
+from fgd.stored import stored_recipe
 from fgd.text.pydantic_messages import sentence
 
 WEIGHTS, BEST, RECIPE = "student.safetensors", "best.safetensors", "recipe.json"
 Role = Literal["teacher", "inherit", "weights", "job"]
 """What a reference is for; begins the codes of its faults."""
 MAX_RECIPE_BYTES = 1 << 20
-
-
-class Recipe(BaseModel):
-    """The part of a result's recipe.json that a reference is checked against."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    format: Literal["fgd-recipe/1"]
-    detector: DetectorSpec
-    classes: tuple[str, ...]
-
-
-class FolderRecipe(Recipe):
-    """Of a user's folder: a result of ours has these too, and has had them checked when it was written."""
-
-    min_size: PositiveInt
-    max_size: PositiveInt
 
 
 @dataclass(frozen=True)
@@ -326,7 +310,7 @@ def _from_path(roots: Sequence[Path], path: str, pointer: str) -> Weights:
             raise Invalid(
                 Fault(pointer, "weights_incomplete", f"{path!r} has no file {name}; it needs {WEIGHTS}, {RECIPE}")
             )
-    recipe = _recipe(files[RECIPE], pointer, FolderRecipe, f"{path}/{RECIPE}")
+    recipe = _recipe(files[RECIPE], pointer, f"{path}/{RECIPE}")
     _check_weights(files[WEIGHTS], pointer, f"{path}/{WEIGHTS}")
     return Weights(recipe, to_pack=files)
 
@@ -345,14 +329,13 @@ def _check_weights(file: Path, pointer: str, named: str) -> None:
         raise Invalid(Fault(pointer, "weights_unreadable", f"{named}: {reason}")) from error
 
 
-def _recipe(file: Path, pointer: str, kind: type[Recipe] = Recipe, named: str = RECIPE) -> Recipe:
+def _recipe(file: Path, pointer: str, named: str = RECIPE) -> Recipe:
     try:
         with file.open("rb") as opened:
             text = opened.read(MAX_RECIPE_BYTES + 1)
         if len(text) > MAX_RECIPE_BYTES:
             raise ValueError(f"larger than {MAX_RECIPE_BYTES} bytes")
-        strict_json.parse(text)
-        return kind.model_validate_json(text)
+        return stored_recipe(text)
     except (OSError, ValueError) as error:
         detail = f"{named} is not a recipe of this service: {_reason(error)}"
         raise Invalid(Fault(pointer, "recipe_unreadable", detail)) from error

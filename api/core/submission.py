@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from api.core import blobs, datasets, models, plans, references
 from api.core.errors import Fault, Invalid
 from api.core.jobs import requests
+from api.core.request_bodies import SubmitDataset
 from api.core.rows import db
 from api.core.rows.idempotency import Once
 from api.core.rows.tables import Dataset, Job, Plan
@@ -22,7 +23,7 @@ from api.core.store.names import BlobStore
 from fgd import presets
 from fgd.errors import SpecError
 from fgd.outline import outline
-from fgd.spec import SubmitDataset, SubmitJob
+from fgd.spec import SubmitJob
 
 
 def submit_job(

@@ -9,6 +9,7 @@ from fastapi import APIRouter, BackgroundTasks, Query, Response
 from api.core import datasets, submission
 from api.core.errors import Conflict
 from api.core.lifecycle import DatasetState
+from api.core.request_bodies import SubmitDataset
 from api.core.rows import cursor
 from api.core.rows.tables import Project
 from api.core.store import uploads
@@ -18,7 +19,6 @@ from api.http import etag
 from api.http.bodies import StrictRoute
 from api.schemas import DatasetPage, DatasetView, PageQuery
 from fgd.data.index import Report
-from fgd.spec import SubmitDataset
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=StrictRoute)
 

@@ -14,6 +14,7 @@ from api.core.errors import Fault, Invalid, Refused
 from api.core.jobs import checkpoints, requests
 from api.core.lifecycle import ModelState
 from api.core.promotion import Kept
+from api.core.request_bodies import SubmitModel
 from api.core.rows import cursor
 from api.core.rows.tables import Model, Project
 from api.core.store.names import BlobStore
@@ -25,7 +26,6 @@ from api.schemas import Checkpoints, CheckpointView, ModelPage, ModelView, PageQ
 from api.uploads import Received, content_digest, receiving
 from fgd import weights_file
 from fgd.errors import WeightsError
-from fgd.spec import SubmitModel
 
 router = APIRouter(tags=["models"], route_class=StrictRoute)
 

@@ -5,10 +5,11 @@ To add one: a file like fcos.py, a spec class in fgd/spec.py, a line in DETECTOR
 
 from __future__ import annotations
 
-from fgd.detectors.base import Detector, Recipe
+from fgd.detectors.base import Detector
 from fgd.detectors.faster_rcnn import FasterRCNNDetector
 from fgd.detectors.fcos import FCOSDetector
 from fgd.detectors.retinanet import RetinaNetDetector
+from fgd.recipe import Recipe
 from fgd.spec import FCOS, FasterRCNN, RetinaNet, Spec
 
 DETECTORS: dict[type[Spec], type[Detector]] = {
@@ -17,7 +18,7 @@ DETECTORS: dict[type[Spec], type[Detector]] = {
     FasterRCNN: FasterRCNNDetector,
 }
 
-__all__ = ["DETECTORS", "Detector", "Recipe", "build"]
+__all__ = ["DETECTORS", "Detector", "build"]
 
 
 def build(recipe: Recipe) -> Detector:

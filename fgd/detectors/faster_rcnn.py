@@ -16,8 +16,9 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from fgd.detectors import trunks
 from fgd.detectors.anchors import ONE_FROM_P2, RATIOS, generator
-from fgd.detectors.base import Detector, Recipe
+from fgd.detectors.base import Detector
 from fgd.detectors.towers import BoxTower, Tower, one_cast_each
+from fgd.recipe import Recipe
 from fgd.spec import FasterRCNN
 from fgd.types import Batch, Detections
 

@@ -14,8 +14,9 @@ from torchvision.models.detection import FCOS as TorchvisionFCOS
 from torchvision.models.detection.image_list import ImageList
 
 from fgd.detectors import trunks
-from fgd.detectors.base import Detector, Recipe
+from fgd.detectors.base import Detector
 from fgd.detectors.towers import Tower, one_cast_each
+from fgd.recipe import Recipe
 from fgd.types import Batch, Detections
 
 STRIDES = (8, 16, 32)

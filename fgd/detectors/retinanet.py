@@ -15,8 +15,9 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 
 from fgd.detectors import trunks
 from fgd.detectors.anchors import RATIOS, THREE_FROM_P3, generator
-from fgd.detectors.base import Detector, Recipe
+from fgd.detectors.base import Detector
 from fgd.detectors.towers import Tower, one_cast_each
+from fgd.recipe import Recipe
 from fgd.spec import RetinaNet
 from fgd.types import Batch, Detections
 

@@ -12,7 +12,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelP6P7
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from fgd.detectors.base import Recipe
+from fgd.recipe import Recipe
 from fgd.spec import Norm, Trunk
 
 Taps = dict[int, tuple[str, int]]

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fgd.detectors import Detector, Recipe
+from fgd.detectors import Detector
 from fgd.detectors.folding import fold, to_bf16
 from fgd.methods.base import Method
+from fgd.recipe import Recipe
 from fgd.types import Batch
 
 

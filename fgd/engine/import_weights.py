@@ -18,10 +18,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fgd import weights_file
-from fgd.detectors import Recipe, build
+from fgd.detectors import build
 from fgd.engine import checkpoint, weights
 from fgd.engine.weights import Difference
 from fgd.errors import WeightsError
+from fgd.recipe import Recipe
+from fgd.stored import stored_recipe
 from fgd.weights_file import Kind
 
 Which = Literal["last", "best"]
@@ -175,7 +177,7 @@ def _of_checkpoint(loaded: Any, which: Which, recipe: Recipe) -> tuple[dict[str,
     if not isinstance(loaded, Mapping) or loaded.get("format") != checkpoint.FORMAT:
         raise WeightsError(f"not a checkpoint of this version, {checkpoint.FORMAT}")
     if "recipe" in loaded:
-        recipe = Recipe.model_validate(loaded["recipe"])
+        recipe = stored_recipe(loaded["recipe"])
     if which == "best":
         if loaded.get("best") is None:
             raise WeightsError("the checkpoint has no best weights: the validation images were not scored before it")

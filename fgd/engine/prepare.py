@@ -15,7 +15,7 @@ from fgd.data import open_index
 from fgd.data.index import Index
 from fgd.data.loader import Dataset, Split
 from fgd.data.transforms import Transform
-from fgd.detectors import DETECTORS, Detector, Recipe, anchors, build
+from fgd.detectors import DETECTORS, Detector, anchors, build
 from fgd.engine import checkpoint, device, pretrained, weights
 from fgd.engine.checkpoint import KEEP_CHECKPOINTS, State
 from fgd.engine.device import Machine, seeded
@@ -42,6 +42,7 @@ from fgd.events import Emit, Note, Phase
 from fgd.methods import build as build_method
 from fgd.methods.base import Method, Pair
 from fgd.outline import idle_resources, whole_steps, without_effect
+from fgd.recipe import Recipe
 from fgd.spec import DetectorSpec, FromPath, JobSpec, TeacherFromPath
 from fgd.types import Calibration
 

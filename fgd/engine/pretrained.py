@@ -19,8 +19,9 @@ import torch
 import torchvision
 from torch import Tensor
 
-from fgd.detectors import Detector, Recipe, build
+from fgd.detectors import Detector, build
 from fgd.errors import WeightsError
+from fgd.recipe import Recipe
 from fgd.spec import DetectorSpec
 
 FOLDER = "FGD_WEIGHTS_DIR"

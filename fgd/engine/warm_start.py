@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from fgd.detectors import Detector, Recipe, build
+from fgd.detectors import Detector, build
 from fgd.engine import weights
 from fgd.errors import SpecError
+from fgd.recipe import Recipe
 
 
 @dataclass(frozen=True)

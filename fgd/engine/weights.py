@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fgd.detectors import Detector, Recipe, build
+from fgd.detectors import Detector, build
 from fgd.errors import WeightsError
+from fgd.recipe import Recipe
+from fgd.stored import stored_recipe
 
 WEIGHTS = "student.safetensors"
 RECIPE = "recipe.json"
@@ -25,10 +26,10 @@ RECIPE = "recipe.json"
 
 def read_recipe(folder: Path) -> Recipe:
     try:
-        return Recipe.model_validate_json((folder / RECIPE).read_bytes())
+        return stored_recipe((folder / RECIPE).read_bytes())
     except FileNotFoundError as error:
         raise WeightsError(f"{folder}: no {RECIPE}; give a folder with {WEIGHTS} and {RECIPE}") from error
-    except ValidationError as error:
+    except ValueError as error:
         raise WeightsError(f"{folder / RECIPE}: {error}") from error
 
 

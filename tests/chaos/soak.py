@@ -36,9 +36,9 @@ from sqlalchemy.exc import DBAPIError
 
 from api.core import datasets
 from api.core.lifecycle import TERMINAL, State
+from api.core.request_bodies import SubmitDataset
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT, Attempt, Job
-from fgd.spec import SubmitDataset
 from tests import postgres
 from tests.chaos.conftest import filled
 from tests.chaos.invariants import violations

@@ -29,11 +29,12 @@ from api.core import datasets
 from api.core.errors import Fenced
 from api.core.jobs import record, requests
 from api.core.lifecycle import State
+from api.core.request_bodies import SubmitDataset
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT, Attempt, Checkpoint, JobEvent, MetricPoint
 from deploy import broker
 from fgd.events import Stepped
-from fgd.spec import SubmitDataset, SubmitJob
+from fgd.spec import SubmitJob
 from tests import postgres as databases
 from tests import s3 as stores
 from tests.chaos import network

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image as Picture
 
 from api.core import datasets
+from api.core.request_bodies import SubmitDataset
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT
-from fgd.spec import SubmitDataset
 from tests.e2e.parts import Bench, Service, environment, processes_of, until
 
 

@@ -15,12 +15,12 @@ import pytest
 from api.core import datasets
 from api.core.jobs import checkpoints, requests
 from api.core.lifecycle import Requested
+from api.core.request_bodies import SubmitDataset
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT
 from api.core.store.local import LocalStore
 from api.core.store.names import object_name
 from fgd.data import zips
-from fgd.spec import SubmitDataset
 from tests.e2e.parts import Bench, pids, processes_of, trainers, until, weights_digest_after
 
 pytestmark = pytest.mark.e2e

@@ -41,13 +41,14 @@ from torchvision.transforms.functional import to_tensor
 from fgd.data import open_index
 from fgd.data.digits import compose
 from fgd.data.loader import Dataset, train_batches
-from fgd.detectors import Detector, Recipe, build
+from fgd.detectors import Detector, build
 from fgd.engine import device, prepare, step, weights
 from fgd.engine.distill import Teacher
 from fgd.engine.optimise import make_optimizer
 from fgd.engine.prepare import Training
 from fgd.engine.teacher_cache import TeacherCache
 from fgd.presets import resolve
+from fgd.recipe import Recipe
 from fgd.spec import FCOS, JobSpec
 from fgd.types import Batch
 

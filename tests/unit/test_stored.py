@@ -1,15 +1,17 @@
-"""Specs of earlier versions: read without the fields that were retired since, wherever they stand."""
+"""Specs and recipes of earlier versions: read without the fields that were retired since, wherever they stand."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
-from fgd.spec import JobSpec, Spec
-from fgd.stored import stored_spec, without_retired
+from fgd.recipe import Recipe
+from fgd.spec import FCOS, JobSpec, Spec
+from fgd.stored import stored_recipe, stored_spec, without_retired
 from fgd.text.pointers import faults_of_spec
 
 
@@ -80,6 +82,24 @@ def test_a_request_that_names_one_is_pointed_at_the_field(document: dict[str, An
 @pytest.mark.parametrize("compile", [True, False])
 def test_a_job_of_the_compiled_losses_is_read_as_one_without_them(compile: bool) -> None:
     assert stored_spec(spec(threads=2, compile=compile)) == JobSpec.model_validate(spec(threads=2))
+
+
+def test_a_recipe_is_read_without_the_fields_that_its_detector_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    today = Recipe(detector=FCOS(norm="batch"), classes=("a",), min_size=64, max_size=96)
+    document = today.model_dump(mode="json")
+    document["detector"]["tied"] = True
+    with pytest.raises(ValidationError, match="tied"):
+        stored_recipe(document)
+
+    monkeypatch.setattr(FCOS, "retired", {"tied": "both towers have weights of their own"})
+
+    assert stored_recipe(document) == stored_recipe(json.dumps(document).encode()) == today
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{", b'{"format": "fgd-recipe/2"}', b'{"classes": [], "classes": []}'])
+def test_what_is_no_recipe_is_a_fault_and_no_crash(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r"JSON|Recipe|twice"):
+        stored_recipe(text)
 
 
 def test_what_is_stored_today_is_shown_as_it_is() -> None:

@@ -125,7 +125,7 @@ class Model(Imported, Base):
 
     name: Mapped[str]
     recipe: Mapped[dict[str, Any]]
-    """fgd.detectors.Recipe: the detector, its classes, sizes, mean and std."""
+    """fgd.recipe.Recipe: the detector, its classes, sizes, mean and std."""
     source: Mapped[dict[str, Any]]
     """{"kind": "upload"}, {"kind": "job", "job", "which"} or {"kind": "checkpoint", "job", "checkpoint", "step"}"""
     upload_sha256: Mapped[str | None] = mapped_column(String(64))

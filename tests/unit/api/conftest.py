@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -10,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 from sqlalchemy import Engine, text
 from starlette.exceptions import StarletteDeprecationWarning
 
 from api.core import datasets, workers
 from api.core.jobs import attempts, queue_order, requests, sweep
+from api.core.request_bodies import SubmitDataset
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT, Attempt, Base, Dataset, Job, JobEvent
 from api.core.settings import Settings
@@ -22,7 +23,8 @@ from api.core.store.names import BlobStore
 from api.core.store.open import open_store
 from api.main import create_app
 from fgd.data.index import Report, SplitCounts
-from fgd.spec import SubmitDataset, SubmitJob
+from fgd.recipe import Recipe
+from fgd.spec import DetectorSpec, SubmitJob
 
 with warnings.catch_warnings():
     # Starlette 1.10 prefers httpx2, which our client does not use; to be taken out when it does.
@@ -95,8 +97,12 @@ class Given:
     def succeeded(self, classes: tuple[str, ...] = CLASSES, detector: dict[str, Any] | None = None) -> str:
         """The id of a job whose result can teach."""
         id = self.running()
-        recipe = {"format": "fgd-recipe/1", "detector": detector or {"kind": "fcos"}, "classes": classes}
-        contents = {"student.safetensors": b"weights of " + id.encode(), "recipe.json": json.dumps(recipe).encode()}
+        network = TypeAdapter(DetectorSpec).validate_python(detector or {})
+        recipe = Recipe(detector=network, classes=tuple(classes), min_size=64, max_size=64)
+        contents = {
+            "student.safetensors": b"weights of " + id.encode(),
+            "recipe.json": recipe.model_dump_json().encode(),
+        }
         blobs = {name: self.store.put_bytes(data) for name, data in contents.items()}
         files = [attempts.ArtifactIn(name, blob.digest, blob.size) for name, blob in blobs.items()]
         with db.transaction(self.engine) as s:

@@ -18,6 +18,8 @@ from api.core.lifecycle import Requested
 from api.core.rows import db
 from api.core.rows.ids import new_id
 from api.core.rows.tables import DEFAULT_PROJECT
+from fgd.recipe import Recipe
+from fgd.spec import FCOS
 
 UPLOAD = {"name": "t", "detector": {"kind": "fcos", "fpn_channels": 64}, "classes": ["cat", "dog"]}
 JSON = {"Content-Type": "application/octet-stream"}
@@ -55,13 +57,14 @@ def digest(data: bytes) -> str:
 
 def verified(given: Any, id: str, classes: tuple[str, ...] = ("cat", "dog")) -> None:
     """What a worker does for a good file."""
-    recipe = {"format": "fgd-recipe/1", "detector": {"kind": "fcos", "fpn_channels": 64}, "classes": list(classes)}
-    files = given.store.put_bytes(b"weights"), given.store.put_bytes(json.dumps(recipe).encode())
+    recipe = Recipe(detector=FCOS(fpn_channels=64), classes=classes, min_size=64, max_size=64)
+    files = given.store.put_bytes(b"weights"), given.store.put_bytes(recipe.model_dump_json().encode())
     with db.transaction(given.engine) as s:
         claim = models.claim_import(s, "wrk_a", lease_s=20.0)
         assert claim is not None
         assert claim.model_id == id
-        models.finish_import(s, id, claim.attempt, recipe, models.Finished(*files, "d" * 64), {"notes": []})
+        made = models.Finished(*files, "d" * 64)
+        models.finish_import(s, id, claim.attempt, recipe.model_dump(mode="json"), made, {"notes": []})
 
 
 # --- upload ---------------------------------------------------------------------------------------------------
@@ -259,8 +262,8 @@ def test_a_finished_job_becomes_a_model_at_once_and_shares_its_files(client: Any
 
 def test_the_best_weights_are_promoted_where_they_are_not_the_last(client: Any, given: Any) -> None:
     id = given.running()
-    recipe = {"format": "fgd-recipe/1", "detector": {"kind": "fcos"}, "classes": ["cat", "dog"]}
-    contents = {"student.safetensors": b"x", "best.safetensors": GOOD, "recipe.json": json.dumps(recipe).encode()}
+    recipe = Recipe(detector=FCOS(), classes=("cat", "dog"), min_size=64, max_size=64).model_dump_json().encode()
+    contents = {"student.safetensors": b"x", "best.safetensors": GOOD, "recipe.json": recipe}
     blobs = {name: given.store.put_bytes(data) for name, data in contents.items()}
     with db.transaction(given.engine) as s:
         attempts.finish(

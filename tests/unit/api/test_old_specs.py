@@ -1,18 +1,20 @@
-"""Jobs and plans whose rows an earlier version wrote, with a field that is no more: they live on as any other."""
+"""Jobs, plans and models whose rows an earlier version wrote, with a field that is no more: they live on."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from api.core import models, plans
+from api.core import blobs, models, plans
 from api.core.jobs import attempts
 from api.core.lifecycle import FailureCode
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT, Attempt, Job, Plan
+from fgd.spec import FCOS
 from fgd.stored import stored_spec
 
 LEASE_S = 1000.0
@@ -106,3 +108,22 @@ def test_an_old_plan_is_shown_and_measured(client: Any, given: Any) -> None:
     assert claimed is not None
     assert claimed.spec.model_dump(mode="json") == shown
     assert "compile" not in shown["resources"]
+
+
+def test_an_old_model_is_shown_without_the_field_and_teaches(
+    client: Any, given: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = client.post("/v1/models", json={"name": "t", "job": given.succeeded()}).json()
+    recipe = {**made["recipe"], "detector": {**made["recipe"]["detector"], "tied": True}}
+    blob = given.store.put_bytes(json.dumps(recipe).encode())
+    with db.transaction(given.engine) as s:
+        model = models.get(s, DEFAULT_PROJECT, made["id"])
+        blobs.remember_blobs(s, DEFAULT_PROJECT, db.now(s), blob)
+        model.recipe, model.recipe_digest = recipe, blob.digest
+    monkeypatch.setattr(FCOS, "retired", {"tied": "both towers have weights of their own"})
+
+    shown = client.get(f"/v1/models/{made['id']}").json()["recipe"]
+    answer = client.post("/v1/jobs", json=given.body(teacher={"model": made["id"]}, methods=[{"kind": "fgd"}]))
+
+    assert shown == made["recipe"]
+    assert answer.status_code == 201, answer.text

@@ -12,11 +12,11 @@ from PIL import Image as Picture
 
 from api.core import datasets
 from api.core.errors import Fenced
+from api.core.request_bodies import SubmitDataset
 from api.core.rows import db, leases
 from api.core.rows.ids import new_id
 from api.core.rows.tables import Dataset
 from fgd.data import archive, formats
-from fgd.spec import SubmitDataset
 
 
 @pytest.fixture

@@ -16,11 +16,12 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from fgd.data.transforms import Sample, Transform
-from fgd.detectors import DETECTORS, Detector, Recipe, build
+from fgd.detectors import DETECTORS, Detector, build
 from fgd.detectors.trunks import TAPS
 from fgd.engine import weights
 from fgd.errors import SpecError
 from fgd.methods.base import Pair
+from fgd.recipe import Recipe
 from fgd.spec import FCOS, DetectorSpec, FasterRCNN, FromPath, JobSpec, RetinaNet, Trunk
 from fgd.types import Batch
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from fgd.data.transforms import Sample, Transform
-from fgd.detectors import Recipe, build
+from fgd.detectors import build
+from fgd.recipe import Recipe
 from fgd.spec import FCOS
 from fgd.types import Batch
 

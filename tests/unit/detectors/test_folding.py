@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from fgd.detectors import Detector, Recipe, build
+from fgd.detectors import Detector, build
 from fgd.detectors.folding import NORMS, fold
 from fgd.engine.distill import Teacher
+from fgd.recipe import Recipe
 from fgd.spec import FCOS, DetectorSpec, FasterRCNN, RetinaNet
 from fgd.types import Batch
 

@@ -15,8 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fgd.detectors import Detector, Recipe, build
+from fgd.detectors import Detector, build
 from fgd.detectors.towers import BoxTower, Tower, one_cast_each
+from fgd.recipe import Recipe
 from fgd.spec import FCOS, DetectorSpec, FasterRCNN, RetinaNet
 
 TOWERS: dict[str, DetectorSpec] = {

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from fgd.detectors import Recipe, build
+from fgd.detectors import build
 from fgd.engine import checkpoint, loop, weights
 from fgd.engine.average import Average
 from fgd.engine.checkpoint import State
 from fgd.errors import Stopped
 from fgd.events import Evaluated, Finished, Note, Saved
+from fgd.recipe import Recipe
 from fgd.spec import EMA, FCOS, EarlyStop, JobSpec
 
 pytestmark = pytest.mark.slow

@@ -112,7 +112,8 @@ import torch
 from torch import distributed
 from fgd.data import open_index
 from fgd.data.transforms import Transform
-from fgd.detectors import Recipe, build
+from fgd.detectors import build
+from fgd.recipe import Recipe
 from fgd.engine.distributed import Ranks, leave
 from fgd.engine.evaluate import evaluate
 from fgd.engine.prepare import open_split

@@ -16,11 +16,12 @@ import torchvision
 from torch import nn
 from torchvision.models.detection._utils import overwrite_eps
 
-from fgd.detectors import Detector, Recipe, build
+from fgd.detectors import Detector, build
 from fgd.engine import pretrained, weights
 from fgd.engine.pretrained import Source, source_of
 from fgd.errors import WeightsError
 from fgd.events import Finished, Note
+from fgd.recipe import Recipe
 from fgd.spec import FCOS, DetectorSpec, FasterRCNN, JobSpec, RetinaNet
 
 COCO = ("__background__", *(f"thing {n}" for n in range(1, 91)))

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from fgd.data.loader import Dataset, train_batches
 from fgd.data.transforms import Sample, Transform, flip
-from fgd.detectors import Recipe, build
+from fgd.detectors import build
 from fgd.engine.distill import Teacher
 from fgd.engine.loop import run
 from fgd.engine.teacher_answers import FOLDER
 from fgd.engine.teacher_cache import TeacherCache, equal, part
 from fgd.errors import Stopped
 from fgd.events import Event, Finished, Note, Saved, Stepped
+from fgd.recipe import Recipe
 from fgd.spec import FCOS, JobSpec
 from fgd.text.pointers import faults_of_spec
 from fgd.types import Batch

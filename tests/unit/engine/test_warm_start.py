@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fgd.detectors import Detector, Recipe, build
+from fgd.detectors import Detector, build
 from fgd.engine import weights
 from fgd.engine.warm_start import class_tensors, start_from
 from fgd.errors import SpecError
 from fgd.events import Note
+from fgd.recipe import Recipe
 from fgd.spec import FCOS
 from tests.unit.engine.conftest import MakeSpec
 

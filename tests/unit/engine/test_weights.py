@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fgd.detectors import Recipe, build
+from fgd.detectors import build
 from fgd.engine import weights
 from fgd.errors import WeightsError
+from fgd.recipe import Recipe
 from fgd.spec import FCOS, Norm
 
 

@@ -20,10 +20,11 @@ from sklearn.datasets import load_sample_image
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from fgd.detectors import Recipe, build  # noqa: E402
+from fgd.detectors import build  # noqa: E402
 from fgd.engine import weights  # noqa: E402
 from fgd.export import __main__ as command  # noqa: E402
 from fgd.export import usage, verify, write  # noqa: E402
+from fgd.recipe import Recipe  # noqa: E402
 from fgd.spec import FCOS, DetectorSpec, FasterRCNN, RetinaNet  # noqa: E402
 from fgd.types import Detections  # noqa: E402
 

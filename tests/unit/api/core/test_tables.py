@@ -10,10 +10,10 @@ from sqlalchemy.exc import IntegrityError
 
 from api.core import models
 from api.core.blobs import columns_of
+from api.core.request_bodies import UploadModel
 from api.core.rows import db
 from api.core.rows.columns import BlobDigest, BlobFiles
 from api.core.rows.tables import DEFAULT_PROJECT, Base
-from fgd.spec import UploadModel
 
 IMPOSSIBLE = {
     "queued": [
