@@ -75,5 +75,5 @@ def put_expected(host: Host, lease: Lease, claim: attempts.Claim, path: Path, fi
     blob = Blob(file.digest, file.size)
     host.insist(lease, functools.partial(attempts.expect, job_id=claim.job_id, attempt=claim.attempt, blob=blob))
     reach("before_artifact_blob")
-    host.store.put_file(path, expected=file.digest)
+    host.store.take_file(path, expected=file.digest)
     reach("after_artifact_blob")
