@@ -186,8 +186,8 @@ class DatasetImport:
 
     def stored(self, host: Host, folder: Path) -> Callable[[Session], None]:
         report = Report.model_validate_json((folder / "report.json").read_bytes())
-        archive = host.store.put_file(folder / "archive.tar")
-        index = host.store.put_file(folder / "index.json")
+        archive = host.store.take_file(folder / "archive.tar")
+        index = host.store.take_file(folder / "index.json")
         return lambda s: datasets.finish_import(s, self.id, self.attempt, archive, index, report)
 
     def reject(self, s: Session, refused: Rejected) -> None:

@@ -52,8 +52,8 @@ class ModelImport:
     def stored(self, host: Host, folder: Path) -> Callable[[Session], None]:
         report, recipe = _json(folder / REPORT), _json(folder / RECIPE)
         made = models.Finished(
-            weights=host.store.put_file(folder / WEIGHTS),
-            recipe=host.store.put_file(folder / RECIPE),
+            weights=host.store.take_file(folder / WEIGHTS),
+            recipe=host.store.take_file(folder / RECIPE),
             tensors_digest=report.pop("weights_digest"),
         )
         return lambda s: models.finish_import(s, self.id, self.attempt, recipe, made, report)

@@ -158,7 +158,7 @@ def _keep(store: BlobStore, row: Checkpoint) -> Blob:
     """The checkpoint as a blob of its own: the job will soon drop it. Raises Conflict if it just has."""
     try:
         with store.local_object(row.key) as file:
-            return store.put_file(file, expected=row.sha256)
+            return store.take_file(file, expected=row.sha256)
     except (KeyError, FileNotFoundError, DigestMismatch) as error:
         detail = f"the checkpoint of step {row.step} was just replaced; list them again"
         raise Conflict("checkpoint_gone", detail, retryable=True) from error

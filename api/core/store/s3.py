@@ -87,6 +87,9 @@ class S3Store:
                 self._put(blob_name(digest), _checked(file, digest), size)
         return Blob(digest, size)
 
+    def take_file(self, path: Path, expected: str | None = None) -> Blob:
+        return self.put_file(path, expected)
+
     def put_bytes(self, data: bytes) -> Blob:
         digest = hashlib.sha256(data).hexdigest()
         if not self._has(digest, len(data)):

@@ -291,6 +291,8 @@ def test_a_checkpoint_of_a_running_job_goes_to_a_worker(client: Any, given: Any,
         assert (answer.status_code, answer.json()["state"]) == (202, "verifying"), answer.text
         assert answer.json()["source"]["step"] == 40
 
+    blob = given.store.path(hashlib.sha256(b"checkpoint").hexdigest())
+    assert blob.samefile(given.store.object_path("jobs/c.pt")), "the store's own bytes are not copied"
     with db.transaction(given.engine) as s:
         claims = [models.claim_import(s, "wrk_a", lease_s=20.0), models.claim_import(s, "wrk_a", lease_s=20.0)]
     assert sorted(claim.which or "" for claim in claims if claim) == ["best", "last"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
 import time
@@ -22,11 +23,14 @@ from api.core.settings import Settings
 from api.core.store.local import LocalStore
 from api.core.store.names import Blob, StoreAway
 from api.core.sweeper import Sweeper
+from fgd.data.report import unread
 from fgd.events import Finished, Saved
 from worker import devices, kept_results, publish, running_attempt, supervisor
 from worker.event_writer import EventWriter
 from worker.host import Host, Lost
+from worker.import_supervisor import DatasetImport
 from worker.lease import Lease, Times
+from worker.model_import import ModelImport
 from worker.outcome import End
 from worker.poller import Poller
 from worker.running_attempt import RunningAttempt
@@ -41,10 +45,10 @@ class Flaky(LocalStore):
 
     away: Callable[[str], bool] = staticmethod(lambda _name: False)
 
-    def put_file(self, path: Path, expected: str | None = None) -> Blob:
+    def take_file(self, path: Path, expected: str | None = None) -> Blob:
         if self.away(path.name):
             raise StoreAway("no answer")
-        return super().put_file(path, expected)
+        return super().take_file(path, expected)
 
     may_delete = threading.Event()
 
@@ -133,6 +137,41 @@ def test_a_row_whose_file_a_collector_may_have_taken_before_it_died_is_not_trust
 
     with db.transaction(given.engine) as s:
         assert not attempts.expected(s, claim.job_id, 1, {blob.digest})
+
+
+# --- no byte of ours is written twice ---------------------------------------------------------------------------
+
+
+def test_the_files_of_a_result_are_the_blobs_themselves(given: Any, host: Host, lease: Lease, tmp_path: Path) -> None:
+    result = trained(tmp_path / "out")
+
+    publish.publish(host, lease, running(given), result, tmp_path / "out")
+
+    for name, digest in result.files.items():
+        assert given.store.path(digest, verify=True).samefile(Path(result.folder) / name)
+
+
+def test_the_files_of_an_import_are_the_blobs_themselves(given: Any, host: Host, tmp_path: Path) -> None:
+    recipe = {"format": "fgd-recipe/1", "detector": {"kind": "fcos"}, "classes": ["cat"]}
+    files = {
+        "archive.tar": b"tar", "index.json": b"index", "student.safetensors": b"weights",
+        "recipe.json": json.dumps(recipe).encode(),
+    }  # fmt: skip
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "archive.tar").chmod(0o600)  # as a temporary file is that was renamed
+    usual = given.store.path(given.store.put_bytes(b"").digest).stat().st_mode
+    nothing: Any = None
+
+    (tmp_path / "report.json").write_text(unread("coco", "").model_dump_json())
+    DatasetImport(nothing).stored(host, tmp_path)
+    (tmp_path / "report.json").write_text(json.dumps({"weights_digest": "d" * 64}))
+    ModelImport(nothing).stored(host, tmp_path)
+
+    for name, content in files.items():
+        kept = given.store.path(hashlib.sha256(content).hexdigest(), verify=True)
+        assert kept.samefile(tmp_path / name), name
+        assert kept.stat().st_mode == usual, "an API of another user reads it too"
 
 
 # --- the result outlives its attempt ----------------------------------------------------------------------------

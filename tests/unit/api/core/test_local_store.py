@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -40,9 +43,68 @@ def test_a_file_is_kept_under_its_digest(store: LocalStore, file: Path) -> None:
     assert leftovers(store) == []
 
 
+def test_a_file_that_is_given_away_is_not_written_again(store: LocalStore, file: Path) -> None:
+    file.chmod(0o600)
+    os.utime(file, (0, 0))
+    inode, before = file.stat().st_ino, time.time()
+
+    assert store.take_file(file, expected=DIGEST) == Blob(DIGEST, len(DATA))
+
+    kept = store.path(DIGEST, verify=True).stat()
+    assert kept.st_ino == inode
+    assert kept.st_mtime >= before - 1, "nobody shall take it for one that was put long ago"
+    usual = file.with_name("usual")
+    usual.touch()
+    assert kept.st_mode == usual.stat().st_mode, "who may read blobs may read this one"
+    file.unlink()
+    assert store.path(DIGEST, verify=True).stat().st_nlink == 1
+    assert leftovers(store) == []
+
+
+def test_what_was_there_before_stays_when_the_same_is_given_away(store: LocalStore, file: Path) -> None:
+    store.put_bytes(DATA)
+    inode = store.path(DIGEST).stat().st_ino
+    os.utime(store.path(DIGEST), (0, 0))
+
+    assert store.take_file(file) == Blob(DIGEST, len(DATA))
+
+    assert store.path(DIGEST).stat().st_ino == inode
+    assert not store.delete_unless_fresh(DIGEST, 60.0)
+
+
+def test_a_file_is_copied_where_it_cannot_be_linked(
+    store: LocalStore, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def only_in_the_store(source: Path, target: Path) -> None:
+        if source == file:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", only_in_the_store)
+    assert store.take_file(file, expected=DIGEST) == Blob(DIGEST, len(DATA))
+
+    assert store.path(DIGEST, verify=True).stat().st_ino != file.stat().st_ino
+    assert leftovers(store) == []
+
+
+def test_what_a_link_leads_to_is_copied_for_it_is_not_ours(store: LocalStore, file: Path, tmp_path: Path) -> None:
+    file.chmod(0o600)
+    link = tmp_path / "link"
+    link.symlink_to(file)
+
+    assert store.take_file(link) == Blob(DIGEST, len(DATA))
+
+    assert file.stat().st_nlink == 1
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert not store.path(DIGEST).is_symlink()
+
+
 def test_bytes_that_are_not_those_promised_are_not_kept(store: LocalStore, file: Path) -> None:
-    with pytest.raises(DigestMismatch):
-        store.put_file(file, expected="0" * 64)
+    for put in (store.put_file, store.take_file):
+        with pytest.raises(DigestMismatch):
+            put(file, expected="0" * 64)
 
     assert not store.exists(DIGEST)
     assert leftovers(store) == []
@@ -83,6 +145,8 @@ def test_what_is_no_key_is_refused(store: LocalStore, file: Path, key: str) -> N
 
 
 def test_missing_things_are_key_errors(store: LocalStore) -> None:
+    with pytest.raises(FileNotFoundError):
+        store.take_file(Path("/nowhere"))
     with pytest.raises(KeyError):
         store.path("0" * 64)
     with pytest.raises(KeyError):

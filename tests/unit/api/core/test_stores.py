@@ -81,9 +81,18 @@ def test_a_file_is_kept_under_its_digest(store: BlobStore, file: Path) -> None:
 
 
 @BOTH_STORES
+def test_a_file_that_is_given_away_is_kept_when_it_is_gone(store: BlobStore, file: Path) -> None:
+    assert store.take_file(file, expected=DIGEST) == store.take_file(file) == Blob(DIGEST, len(DATA))
+    file.unlink()
+
+    assert b"".join(store.read(DIGEST)) == DATA
+
+
+@BOTH_STORES
 def test_bytes_that_are_not_those_promised_are_not_kept(store: BlobStore, file: Path) -> None:
-    with pytest.raises(DigestMismatch):
-        store.put_file(file, expected=NOTHING)
+    for put in (store.put_file, store.take_file):
+        with pytest.raises(DigestMismatch):
+            put(file, expected=NOTHING)
 
     assert not store.exists(DIGEST)
     assert not store.exists(NOTHING)
