@@ -6,10 +6,10 @@ READY  := $(VENV)/.ready
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-unit lint format lock parity study families resume bench images chaos soak clean
+.PHONY: help install demo serve test test-unit lint format lock parity study families resume bench bench-service images chaos soak clean
 
 help: ## what you can ask for
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 install: $(READY) ## build .venv from the lock
 
@@ -69,6 +69,9 @@ soak: $(READY) ## jobs while random parts are killed and frozen: MINUTES=30 DATA
 
 bench: $(READY) ## loss, step, cache, pipeline and start beside the least they could cost; half an hour, ARGS=--quick under 5 minutes
 	@PYTHONPATH=. $(BIN)/python tests/studies/bench.py $(ARGS)
+
+bench-service: $(READY) ## reads, 304s, lists and metric writes beside an empty route; three minutes, ARGS=--postgres for PostgreSQL
+	@PYTHONPATH=. $(BIN)/python tests/studies/bench_service.py $(ARGS)
 
 lock: $(READY) ## resolve the lock anew
 	@$(BIN)/pip install --quiet uv
