@@ -23,7 +23,7 @@ from api.core.rows import leases
 from api.core.rows.tables import Dataset, Model
 from fgd.data.index import Report
 from worker.host import Host, Lost
-from worker.import_dataset_child import NOTHING_THERE, TRY_AGAIN
+from worker.importer import NOTHING_THERE, TRY_AGAIN
 from worker.launcher import Trainer
 from worker.lease import Lease
 from worker.outcome import HandedBack
@@ -177,7 +177,7 @@ class DatasetImport:
     def command(self, host: Host, folder: Path) -> Iterator[list[str]]:
         claim = self.claim
         with source_of(host, claim, folder) as source:
-            argv = [sys.executable, "-m", "worker.import_dataset_child", str(source), str(folder)]
+            argv = [sys.executable, "-m", "worker.importer", str(source), str(folder)]
             argv += ["--verify", claim.verify, "--format", claim.format, "--group-by", claim.group_by]
             yield argv if claim.val_fraction is None else [*argv, "--val-fraction", str(claim.val_fraction)]
 

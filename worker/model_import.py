@@ -41,7 +41,7 @@ class ModelImport:
         wanted.write_text(json.dumps(self.claim.recipe))
         which = ["--checkpoint", self.claim.which] if self.claim.which else []
         with fetched(host.store, self.claim.upload, folder) as upload:
-            yield [sys.executable, "-m", "worker.import_model_child", str(upload), str(wanted), str(folder), *which]
+            yield [sys.executable, "-m", "worker.model_importer", str(upload), str(wanted), str(folder), *which]
 
     def refusal(self, code: int, folder: Path) -> Rejected | Broken | None:
         bad = ended_badly(code, folder, "the file")

@@ -1,6 +1,6 @@
 """Weights from elsewhere, made ours: read without executing, checked strictly, written as safetensors and recipe.json.
 
-Run it in a confined process (`worker.import_model_child`): `weights_only` keeps a pickle from naming code, the
+Run it in a confined process (`worker.model_importer`): `weights_only` keeps a pickle from naming code, the
 confinement is for the day it fails. Knows no rows and no store.
 """
 

@@ -281,7 +281,7 @@ def test_killed_reader_of_a_data_set_is_started_again(bench: Bench, pictures: ob
     with db.transaction(bench.engine) as s:
         dataset = datasets.submit(s, DEFAULT_PROJECT, SubmitDataset(name="more", path=str(pictures))).id
     bench.worker()
-    os.kill(until(lambda: pids(bench.home, "worker.import_dataset_child"), what="the reader")[0], signal.SIGKILL)
+    os.kill(until(lambda: pids(bench.home, "worker.importer"), what="the reader")[0], signal.SIGKILL)
 
     def row() -> object:
         with db.reading(bench.engine) as s:

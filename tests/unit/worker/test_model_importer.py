@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import fgd
-from worker.import_dataset_child import NOTHING_THERE
+from worker.importer import NOTHING_THERE
 
 ROOT = Path(fgd.__path__[0]).parent
 
@@ -71,7 +71,7 @@ def test_a_bomb_is_refused_in_words_and_a_good_file_is_converted(tmp_path: Path)
         command = [
             sys.executable,
             "-m",
-            "worker.import_model_child",
+            "worker.model_importer",
             f"{out}.pth",
             str(tmp_path / "wanted.json"),
             str(out),

@@ -13,7 +13,7 @@ import fgd
 from fgd.data import archive
 from fgd.data.index import Report
 from tests.unit.data.test_yolo import Yolo
-from worker import import_dataset_child
+from worker import importer
 
 ROOT = Path(fgd.__path__[0]).parent
 
@@ -27,7 +27,7 @@ def zipped(folder: Path, target: Path, below: str = "") -> Path:
 
 
 def run(source: Path, out: Path, *options: str) -> int:
-    command = [sys.executable, "-m", "worker.import_dataset_child", str(source), str(out), *options]
+    command = [sys.executable, "-m", "worker.importer", str(source), str(out), *options]
     return subprocess.run(command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=60).returncode
 
 
@@ -63,7 +63,7 @@ def test_a_hostile_zip_is_refused_in_words_and_leaves_nothing(yolo: Yolo, tmp_pa
     with zipfile.ZipFile(upload, "a") as made:
         made.writestr("../evil.txt", "x")
     out = tmp_path / "work/out"
-    assert run(upload, out) == import_dataset_child.NOTHING_THERE
+    assert run(upload, out) == importer.NOTHING_THERE
     assert "'../evil.txt' has .. in its name" in (out / "error.txt").read_text()
     assert [path.name for path in out.iterdir()] == ["error.txt"]
     assert not list(tmp_path.rglob("evil.txt"))
@@ -73,14 +73,14 @@ def test_a_zip_without_a_data_set_is_refused_without_naming_a_folder_of_ours(tmp
     upload = tmp_path / "empty.zip"
     with zipfile.ZipFile(upload, "w") as made:
         made.writestr("notes.txt", "nothing here")
-    assert run(upload, tmp_path / "out") == import_dataset_child.NOTHING_THERE
+    assert run(upload, tmp_path / "out") == importer.NOTHING_THERE
     error = (tmp_path / "out/error.txt").read_text()
     assert error.startswith("the zip: no data set found")
     assert str(tmp_path) not in error
 
 
 def test_format_and_split_are_as_asked(yolo: Yolo, tmp_path: Path) -> None:
-    assert run(yolo.root, tmp_path / "out", "--format", "coco") == import_dataset_child.NOTHING_THERE
+    assert run(yolo.root, tmp_path / "out", "--format", "coco") == importer.NOTHING_THERE
     assert "no COCO annotations" in (tmp_path / "out/error.txt").read_text()
     del yolo.plan["val"]
     for n in range(8):

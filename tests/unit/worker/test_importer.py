@@ -13,7 +13,7 @@ import pytest
 import fgd
 from fgd.data import archive
 from fgd.data.index import Index, Report
-from worker import import_dataset_child
+from worker import importer
 from worker.import_supervisor import Broken, Rejected, refusal
 
 ROOT = Path(fgd.__path__[0]).parent
@@ -22,7 +22,7 @@ Folder = tuple[Path, Path]
 
 def run(folder: Path, out: Path) -> int:
     out.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "worker.import_dataset_child", str(folder), str(out)]
+    command = [sys.executable, "-m", "worker.importer", str(folder), str(out)]
     done = subprocess.run(command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=60)
     (out / "tail.txt").write_bytes(done.stderr)
     return done.returncode
@@ -81,7 +81,7 @@ def test_folder_that_is_no_data_set_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     code = run(tmp_path / "in", tmp_path / "out")
     refused = refusal(code, tmp_path / "out")
-    assert code == import_dataset_child.NOTHING_THERE
+    assert code == importer.NOTHING_THERE
     assert isinstance(refused, Rejected)
     assert str(tmp_path / "in") in refused.error
 
@@ -94,9 +94,7 @@ def test_error_in_the_reader_is_a_refusal(tmp_path: Path) -> None:
     assert "MemoryError" in refused.error
 
 
-@pytest.mark.parametrize(
-    ("code", "words"), [(-9, "signal 9"), (-11, "signal 11"), (import_dataset_child.TRY_AGAIN, "No space")]
-)
+@pytest.mark.parametrize(("code", "words"), [(-9, "signal 9"), (-11, "signal 11"), (importer.TRY_AGAIN, "No space")])
 def test_killed_reader_or_a_full_disk_is_not_held_against_the_data_set(tmp_path: Path, code: int, words: str) -> None:
     (tmp_path / "tail.txt").write_text("OSError: [Errno 28] No space left on device\n")
     refused = refusal(code, tmp_path)
@@ -110,17 +108,17 @@ def test_importer_on_a_full_disk_asks_for_another_try(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "report.json").symlink_to("/dev/full")
-    assert run(coco(tmp_path / "in", [[1, 1, 20, 20]]), out) == import_dataset_child.TRY_AGAIN
-    refused = refusal(import_dataset_child.TRY_AGAIN, out)
+    assert run(coco(tmp_path / "in", [[1, 1, 20, 20]]), out) == importer.TRY_AGAIN
+    refused = refusal(importer.TRY_AGAIN, out)
     assert isinstance(refused, Broken)
     assert "No space left on device" in refused.reason
 
 
 def test_importer_is_confined(tmp_path: Path) -> None:
-    script = "import resource; from worker.import_dataset_child import confine; confine(); " + (
+    script = "import resource; from worker.importer import confine; confine(); " + (
         "print([resource.getrlimit(r)[1] for r in (resource.RLIMIT_CPU, resource.RLIMIT_CORE, resource.RLIMIT_NOFILE)])"
     )
     done = subprocess.run([sys.executable, "-c", script], env={"PYTHONPATH": str(ROOT)}, capture_output=True)
     cpu, core, files = json.loads(done.stdout)
-    assert (cpu, core) == (import_dataset_child.CPU_S, 0)
-    assert files <= max(import_dataset_child.OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    assert (cpu, core) == (importer.CPU_S, 0)
+    assert files <= max(importer.OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])

@@ -1,6 +1,6 @@
 """Reads a stranger's weights in a process of its own, where nothing can be reached, and makes them a model of ours.
 
-    python -m worker.import_model_child FILE WANTED.json OUT [--checkpoint last|best] [--parent-fd N]
+    python -m worker.model_importer FILE WANTED.json OUT [--checkpoint last|best] [--parent-fd N]
 
 WANTED.json is the recipe of the network that FILE must fit. Exit 0 with OUT/student.safetensors, recipe.json and
 report.json; 2 with OUT/error.txt, and report.json where there is a difference to tell; 75 where the host refuses and
@@ -18,7 +18,7 @@ from pathlib import Path
 from fgd.process.lifeline import die_with_parent
 from fgd.stored import stored_recipe
 from worker.confinement import confine_process
-from worker.import_dataset_child import NOTHING_THERE, TRY_AGAIN, confine
+from worker.importer import NOTHING_THERE, TRY_AGAIN, confine
 
 
 def main() -> int:

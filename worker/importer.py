@@ -1,6 +1,6 @@
 """Reads a user's data set in a process of its own: what a hostile image can break is this process and no other.
 
-    python -m worker.import_dataset_child FOLDER|ZIP OUT [--format auto] [--verify full] [--val-fraction F]
+    python -m worker.importer FOLDER|ZIP OUT [--format auto] [--verify full] [--val-fraction F]
                                           [--group-by none]
 
 A zip is unpacked first, into OUT, and is read like a folder then. Writes OUT/report.json always; OUT/index.json and
