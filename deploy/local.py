@@ -10,7 +10,6 @@ seconds), at once when it is killed. Knows how to start the parts, and nothing o
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import fcntl
 import json
@@ -19,7 +18,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -347,13 +345,3 @@ def bound_log(log: Path) -> None:
     if log.exists() and log.stat().st_size > MAX_LOG:
         shutil.copyfile(log, log.with_suffix(".log.1"))
         os.truncate(log, 0)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m deploy.local", description="`fgd serve`, settings from FGD_*")
-    parser.add_argument("--parent-fd", type=int)
-    sys.exit(serve(Settings(), parent_fd=parser.parse_args().parent_fd))
-
-
-if __name__ == "__main__":
-    main()

@@ -37,13 +37,12 @@ class Service:
         foreign = {f"FGD_{name}" for name in ("DATABASE_URL", "BROKER_URL", "BLOBS", "API_KEY", "DATA_ROOTS", "SLOTS")}
         foreign |= {name for name in os.environ if name.startswith("FGD_STORE_")}
         self._lifeline, self._held = os.pipe()
-        command = children.command(
-            "fgd.cli.main", "serve", "--host", "127.0.0.1", "--port", str(port), "--home", str(home)
-        )
-        command += [word for root in data_roots for word in ("--data-root", str(root))]
+        command = children.command("deploy", "serve", "--parent-fd", str(self._lifeline))
+        command += ["--host=127.0.0.1", f"--port={port}", f"--home={home}"]
+        command += [f"--data-root={root}" for root in data_roots]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                children.command("fgd.process.lifeline", str(self._lifeline), *command),
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

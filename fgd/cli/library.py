@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from fgd.cli.artifacts import artifact_download
 from fgd.cli.options import URL, AsJson, Url
+from fgd.process import children
 
 app = typer.Typer()
 
@@ -28,7 +27,7 @@ def train(
 
     Exit codes are the trainer's: 0 finished, 1 failed, 75 stopped after writing a checkpoint.
     """
-    become("fgd.train", str(spec), "--out", str(to), *context.args)
+    children.become("fgd.train", str(spec), "--out", str(to), *context.args)
 
 
 @app.command(rich_help_panel="Without a service")
@@ -36,7 +35,7 @@ def plan(
     spec: Annotated[Path, typer.Argument(metavar="SPEC.json", help="A JobSpec whose references are paths.")],
 ) -> None:
     """Try a few steps on this machine and print what the whole training would cost, as JSON: `python -m fgd.plan`."""
-    become("fgd.plan", str(spec))
+    children.become("fgd.plan", str(spec))
 
 
 @app.command(
@@ -48,7 +47,7 @@ def parity(context: typer.Context) -> None:
 
     Prints the largest error of each quantity; exits 1 if one is off.
     """
-    become("fgd.parity", *context.args)
+    children.become("fgd.parity", *context.args)
 
 
 @app.command(rich_help_panel="Without a service")
@@ -83,16 +82,8 @@ def export(
     options += ["--size", *map(str, size)] if size else []
     options += [part for path in image or () for part in ("--image", str(path))]
     options += ["--best"] * best + ["--json"] * as_json
-    become("fgd.export", *options, "--", str(folder))
+    children.become("fgd.export", *options, "--", str(folder))
 
 
 def _weights(best: bool) -> str:
     return "best.safetensors" if best else "student.safetensors"
-
-
-def become(module: str, *arguments: str) -> NoReturn:
-    """Replace this process: signals, exit code and terminal are then the trainer's own."""
-    from fgd.process import children
-
-    sys.stdout.flush()
-    os.execve(sys.executable, children.command(module, *arguments), children.environment())

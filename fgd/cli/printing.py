@@ -16,7 +16,7 @@ from fgd.text.printable import printable
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-DONE, FAILED, REFUSED, UNREACHABLE = 0, 1, 2, 3
+DONE, FAILED, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 out = Console()
 err = Console(stderr=True)

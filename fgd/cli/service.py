@@ -1,19 +1,19 @@
-"""`fgd demo|serve|worker` and `fgd backup|restore|doctor`: a service on this machine, and who looks after it."""
+"""`fgd demo|serve|worker` and `fgd backup|restore|doctor`: to start a service and to look after it.
+
+All but the demo are programs of the service, which this process turns into: the library imports none of them.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from fgd.cli.library import become
 from fgd.cli.options import Home, api_key
-from fgd.cli.printing import DONE, FAILED, REFUSED, err, fail, leave, out, print_line
-
-if TYPE_CHECKING:
-    from api.core.settings import Settings
+from fgd.cli.printing import leave, out
+from fgd.process import children
 
 app = typer.Typer()
 
@@ -39,7 +39,7 @@ def demo(
     """
     from fgd.cli.demo import run
 
-    raise typer.Exit(run(home=home, data=data, url=url, api_key=api_key(), console=out))
+    leave(run(home=home, data=data, url=url, api_key=api_key(), console=out))
 
 
 @app.command(rich_help_panel="Start here")
@@ -57,9 +57,8 @@ def serve(
     Ctrl-C stops it within ten seconds; jobs go on from their last checkpoint at the next start. Every other setting
     is an FGD_* variable. A bind that is not loopback needs FGD_API_KEY (at least 32 characters).
     """
-    from deploy.local import serve as run
-
-    leave(run(_settings(host=host, port=port, home=home, data_roots=tuple(data_root) if data_root else None)))
+    roots = [f"--data-root={root}" for root in data_root or ()]
+    children.become("deploy", "serve", *_given(host=host, port=port, home=home), *roots)
 
 
 @app.command(rich_help_panel="Start here")
@@ -67,7 +66,7 @@ def worker(home: Home = None) -> None:
     """Run one more worker, for the database, broker and blob store that the FGD_* variables name."""
     if home is not None:
         os.environ["FGD_HOME"] = str(home.absolute())
-    become("worker")
+    children.become("worker")
 
 
 @app.command(rich_help_panel="Look after a service")
@@ -79,13 +78,7 @@ def backup(
 
     For the database and store that the FGD_* variables name. Exits 1 if rows name files that the store has lost.
     """
-    from deploy.backup import backup as run
-
-    made = run(_settings(home=home), folder, say=err.print)
-    print_line(f"{folder}  {made.taken_at}  {len(made.blobs)} blobs, {len(made.objects)} checkpoints")
-    for missing in made.missing:
-        print_line(f"missing from the store, and so from the backup: {missing}")
-    leave(FAILED if made.missing else DONE)
+    children.become("deploy", "backup", *_given(home=home), "--", str(folder))
 
 
 @app.command(rich_help_panel="Look after a service")
@@ -100,12 +93,8 @@ def restore(
 
     Jobs that ran when it was made go on from their last checkpoint as soon as a worker runs.
     """
-    from deploy.backup import restore as run
-
-    found = run(_settings(home=home), folder, keep_store, say=err.print)
-    for line in found.lines():
-        print_line(line)
-    leave(FAILED if found.missing else DONE)
+    kept = ["--keep-store"] * keep_store
+    children.become("deploy", "restore", *kept, *_given(home=home), "--", str(folder))
 
 
 @app.command(rich_help_panel="Look after a service")
@@ -119,29 +108,9 @@ def doctor(
     home: Home = None,
 ) -> None:
     """Compare database and store: files that no row names, and rows whose files are gone (exit code 1)."""
-    from deploy.doctor import examine
-
-    found = examine(_settings(home=home), older_than_h * 3600.0, delete)
-    for line in found.lines():
-        print_line(line)
-    if found.whole:
-        print_line("database and store agree")
-    elif delete:
-        print_line(f"deleted {len(found.stray_blobs)} blobs and {len(found.stray_objects)} checkpoints")
-    leave(FAILED if found.missing else DONE)
+    children.become("deploy", "doctor", *["--delete"] * delete, f"--older-than-h={older_than_h}", *_given(home=home))
 
 
-def _settings(**given: Any) -> Settings:
-    """FGD_* variables, overruled by the options that were given."""
-    from pydantic import ValidationError
-
-    from api.core.settings import Settings
-
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        lines = [
-            f"FGD_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" if e["loc"] else e["msg"]
-            for e in error.errors(include_input=False)
-        ]
-        fail("\n".join(["a setting is wrong", *lines]), REFUSED)
+def _given(**options: object) -> list[str]:
+    """Options as the program takes them; those that were not given are left to the FGD_* variables."""
+    return [f"--{name}={value}" for name, value in options.items() if value is not None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import fgd
 
@@ -21,6 +22,12 @@ def command(module: str, *arguments: str) -> list[str]:
 def environment() -> dict[str, str]:
     """Ours, and what makes the children of the child safe too."""
     return {**os.environ, "PYTHONPATH": python_path(), "PYTHONSAFEPATH": "1"}
+
+
+def become(module: str, *arguments: str) -> NoReturn:
+    """Replace this process by that program: signals, exit code and terminal are its own from here on."""
+    sys.stdout.flush()
+    os.execve(sys.executable, command(module, *arguments), environment())
 
 
 def our_folder() -> str:

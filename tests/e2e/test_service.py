@@ -36,7 +36,7 @@ def bell_server(service: Service) -> redis.Redis:
 
 
 def serve_in_vain(home: Path, port: int = 0) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "deploy.local"]
+    command = [sys.executable, "-m", "fgd.cli", "serve"]
     return subprocess.run(command, env=environment(home, FGD_PORT=str(port)), capture_output=True, timeout=30)
 
 

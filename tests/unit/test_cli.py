@@ -20,6 +20,7 @@ import fgd as fgd_package
 from fgd.cli import options
 from fgd.cli.main import main
 from fgd.client import DEFAULT_URL
+from fgd.process import children
 from tests.unit.http_fake import Answer, Asked, Server, closed_port, job_json, problem, serving
 
 JOB = job_json()["id"]
@@ -302,16 +303,37 @@ def test_an_unknown_artifact_is_answered_with_those_there_are(fgd: Command, serv
     assert "it has: model.py" in done.err
 
 
-def test_a_wrong_setting_is_named_by_its_variable(fgd: Command) -> None:
-    done = fgd("serve", FGD_PORT="99999999")
-    assert done.code == 2
-    assert "FGD_PORT" in done.err
+@pytest.fixture
+def became(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """The programs that this process would have turned into."""
+    programs: list[tuple[str, ...]] = []
+
+    def become(*program: str) -> None:
+        programs.append(program)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(children, "become", become)
+    return programs
 
 
-def test_an_open_door_is_refused(fgd: Command, tmp_path: Path) -> None:
-    done = fgd("serve", "--host", "0.0.0.0", "--home", str(tmp_path))
-    assert done.code == 1
-    assert "FGD_API_KEY" in done.out + done.err
+@pytest.mark.parametrize(
+    ("typed", "program"),
+    [
+        ("serve", "deploy serve"),
+        ("serve --host h --port 0", "deploy serve --host=h --port=0"),
+        ("serve --data-root a --data-root b", "deploy serve --data-root=a --data-root=b"),
+        ("backup f --home h", "deploy backup --home=h -- f"),
+        ("restore . --keep-store", "deploy restore --keep-store -- ."),
+        ("doctor", "deploy doctor --older-than-h=24.0"),
+        ("doctor --delete --older-than-h 2", "deploy doctor --delete --older-than-h=2.0"),
+        ("worker", "worker"),
+    ],
+)
+def test_what_is_the_services_becomes_its_program(
+    fgd: Command, became: list[tuple[str, ...]], typed: str, program: str
+) -> None:
+    assert fgd(*typed.split()).code == 0
+    assert became == [tuple(program.split())]
 
 
 def test_training_options_reach_the_trainer_and_its_exit_code_comes_back(tmp_path: Path) -> None:
@@ -502,7 +524,7 @@ def test_a_failed_job_is_watched_to_its_advice(fgd: Command, server: Server) -> 
 
 
 def test_a_jobs_export_is_downloaded_before_it_becomes_onnx(
-    fgd: Command, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fgd: Command, server: Server, tmp_path: Path, became: list[tuple[str, ...]]
 ) -> None:
     files = {"student.safetensors": b"w", "recipe.json": b"{}", "manifest.json": b"{}", "best.safetensors": b"b"}
     items = []
@@ -512,13 +534,6 @@ def test_a_jobs_export_is_downloaded_before_it_becomes_onnx(
         for method in ("HEAD", "GET"):
             server.routes[(method, f"/v1/artifacts/{name}/content")] = Answer(body=content)
     server.routes[("GET", f"/v1/jobs/{JOB}/artifacts")] = Answer(body={"items": items})
-    became: list[tuple[str, ...]] = []
-
-    def become(*arguments: str) -> None:
-        became.append(arguments)
-        raise SystemExit(0)
-
-    monkeypatch.setattr("fgd.cli.library.become", become)
     done = fgd("export", JOB, "--onnx", str(tmp_path / "a.onnx"), "--size", "64", "96", url=server.url)
     assert done.code == 0, done.err
     assert {path.name for path in (tmp_path / JOB).iterdir()} == files.keys() - {"best.safetensors"}
