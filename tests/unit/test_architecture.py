@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from graphlib import TopologicalSorter
 from typing import get_args
 
+import grimp
 import pytest
 from pydantic import ValidationError
 
@@ -14,6 +17,64 @@ from fgd.detectors import DETECTORS
 from fgd.methods import METHODS
 from fgd.presets import PRESETS
 from fgd.spec import DetectorSpec, MethodSpec, Spec
+
+Imports = Mapping[str, set[str]]
+"""By module: the modules that it imports, wherever in its text it does."""
+TORCH = {"torch", "torchvision", "safetensors"}
+LOAD_TORCH = (
+    "fgd.engine", "fgd.methods", "fgd.detectors", "fgd.types", "fgd.data.augment", "fgd.data.loader",
+    "fgd.data.transforms", "fgd.export", "fgd.parity", "fgd.plan", "fgd.train", "worker.model_importer",
+)  # fmt: skip
+"""The trainer's modules, and the programs that train, measure, export or open weights. No other may."""
+
+
+@pytest.fixture(scope="module")
+def imports() -> Imports:
+    graph = grimp.build_graph("api", "worker", "fgd", "deploy", include_external_packages=True, cache_dir=None)
+    return {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+
+
+def loaded_with(module: str, imports: Imports) -> set[str]:
+    """All that is imported with a module: what it imports, their packages, and so on."""
+    found: set[str] = set()
+    ahead = [module]
+    while ahead:
+        if (each := ahead.pop()) in found:
+            continue
+        found.add(each)
+        ahead += [*imports.get(each, ()), *packages_of(each)]
+    return found
+
+
+def packages_of(module: str) -> Iterator[str]:
+    while "." in module:
+        module = module.rpartition(".")[0]
+        yield module
+
+
+def loads_torch(module: str) -> bool:
+    return any(module == each or module.startswith(f"{each}.") for each in LOAD_TORCH)
+
+
+def test_no_modules_import_each_other_in_a_circle(imports: Imports) -> None:
+    TopologicalSorter(imports).prepare()  # raises CycleError, which names them
+
+
+def test_only_the_trainers_modules_load_torch(imports: Imports) -> None:
+    found = {module for module in imports if not loads_torch(module) and loaded_with(module, imports) & TORCH}
+    assert found - TORCH == set()
+
+
+@pytest.mark.parametrize("part", LOAD_TORCH)
+def test_what_may_load_torch_does(imports: Imports, part: str) -> None:
+    below = [module for module in imports if module == part or module.startswith(f"{part}.")]
+    assert any(loaded_with(module, imports) & TORCH for module in below)
+
+
+def test_nobody_imports_the_child_that_opens_strangers_weights(imports: Imports) -> None:
+    child = "worker.model_importer"
+    assert child in imports
+    assert [module for module, imported in imports.items() if child in imported] == []
 
 
 def members(union: object) -> set[object]:
@@ -47,7 +108,10 @@ def test_every_field_of_a_spec_says_what_it_does() -> None:
         "api.main",
         "worker.app",
         "worker.__main__",
+        "deploy.__main__",
+        "deploy.api",
         "deploy.local",
+        "deploy.backup",
         "fgd.cli.main",
         "fgd.client",
         "fgd.cli.demo",
