@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 from api.core import models
 from api.core.rows.tables import Model
 from worker.host import Host
-from worker.import_supervisor import MAX_ERROR, Broken, Rejected, ended_badly
+from worker.leased_child import MAX_ERROR, Broken, Rejected
+from worker.reader_ending import ended_badly
 from worker.staging import fetched
 
 WEIGHTS, RECIPE, REPORT = "student.safetensors", "recipe.json", "report.json"

@@ -12,10 +12,11 @@ from sqlalchemy.orm import Session
 from api.core import datasets, models, plans
 from api.core.jobs import attempts, queue_order
 from fgd.process.failpoints import reach
+from worker.dataset_import import DatasetImport
 from worker.host import Host
-from worker.import_supervisor import DatasetImport, Import, run_import
+from worker.leased_child import Import, run_import
 from worker.model_import import ModelImport
-from worker.plan_supervisor import run_plan
+from worker.rehearsal import run_plan
 from worker.slots import Kind, Slot
 from worker.supervisor import supervise
 

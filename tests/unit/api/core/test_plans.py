@@ -16,7 +16,7 @@ from api.core.rows import db, leases
 from api.core.rows.tables import DEFAULT_PROJECT, Plan
 from fgd.outline import Measured
 from fgd.spec import SubmitJob
-from worker.plan_supervisor import Broken, Refused, ending
+from worker.rehearsal import Broken, Refused, ending
 
 MEASURED = Measured(
     device="a processor", threads=2, precision="float32", student_parameters=11, teacher_parameters=None,

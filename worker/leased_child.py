@@ -7,27 +7,24 @@
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
-from api.core import datasets, imports
+from api.core import imports
 from api.core.errors import Fenced
 from api.core.lifecycle import Requested
 from api.core.rows import leases
 from api.core.rows.tables import Dataset, Model
-from fgd.data.index import Report
 from worker.host import Host, Lost
-from worker.importer import NOTHING_THERE, TRY_AGAIN
 from worker.launcher import Trainer
 from worker.lease import Lease
 from worker.outcome import HandedBack
-from worker.staging import InputGone, fetched, work_folder
+from worker.staging import InputGone, work_folder
 
 logger = logging.getLogger(__name__)
 
@@ -133,20 +130,6 @@ def read_in_child(host: Host, lease: Lease, work: Import, folder: Path) -> int |
         return child.returncode()
 
 
-def ended_badly(code: int, folder: Path, what: str) -> Rejected | Broken | None:
-    """What every reader's exit code says; None: it came to its end."""
-    if code == NOTHING_THERE:
-        return Rejected((folder / "error.txt").read_text()[:MAX_ERROR])
-    last = (folder / "tail.txt").read_text().strip().rpartition("\n")[2][:MAX_ERROR] if code else ""
-    if code == TRY_AGAIN:
-        return Broken(f"the worker's host failed: {last}")
-    if code < 0:  # by the kernel for want of memory, by a person, or by a file that crashes the reader: it will repeat
-        return Broken(f"the reader was ended by signal {-code}. {last}".strip())
-    if code:
-        return Rejected(f"reading {what} failed with exit code {code}; it breaks the reader. {last}".strip())
-    return None
-
-
 def tell(s: Session, work: Import, refused: Rejected | Broken | HandedBack) -> None:
     match refused:
         case Rejected():
@@ -155,66 +138,3 @@ def tell(s: Session, work: Import, refused: Rejected | Broken | HandedBack) -> N
             imports.lose(s, work.kind, work.id, work.attempt, reason)
         case HandedBack():
             leases.hand_back(s, work.kind, work.id, work.attempt)
-
-
-# --- data sets ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class DatasetImport:
-    claim: datasets.DatasetClaim
-    kind = Dataset
-
-    @property
-    def id(self) -> str:
-        return self.claim.dataset_id
-
-    @property
-    def attempt(self) -> int:
-        return self.claim.attempt
-
-    @contextmanager
-    def command(self, host: Host, folder: Path) -> Iterator[list[str]]:
-        claim = self.claim
-        with source_of(host, claim, folder) as source:
-            argv = [sys.executable, "-m", "worker.importer", str(source), str(folder)]
-            argv += ["--verify", claim.verify, "--format", claim.format, "--group-by", claim.group_by]
-            yield argv if claim.val_fraction is None else [*argv, "--val-fraction", str(claim.val_fraction)]
-
-    def refusal(self, code: int, folder: Path) -> Rejected | Broken | None:
-        return refusal(code, folder)
-
-    def stored(self, host: Host, folder: Path) -> Callable[[Session], None]:
-        report = Report.model_validate_json((folder / "report.json").read_bytes())
-        archive = host.store.take_file(folder / "archive.tar")
-        index = host.store.take_file(folder / "index.json")
-        return lambda s: datasets.finish_import(s, self.id, self.attempt, archive, index, report)
-
-    def reject(self, s: Session, refused: Rejected) -> None:
-        datasets.reject(s, self.id, self.attempt, refused.report, refused.error)
-
-
-@contextmanager
-def source_of(host: Host, claim: datasets.DatasetClaim, scratch: Path) -> Iterator[Path]:
-    """The folder or zip to read. Raises InputGone if the zip is."""
-    if claim.upload_digest is None:
-        assert claim.path is not None, "a data set has a path or an upload"
-        yield Path(claim.path)
-        return
-    with fetched(host.store, claim.upload_digest, scratch) as zip:
-        yield zip
-
-
-def refusal(code: int, folder: Path) -> Rejected | Broken | None:
-    """Why the data set is refused, or this try was in vain; None: it is good."""
-    if bad := ended_badly(code, folder, "the data set"):
-        return bad
-    report = Report.model_validate_json((folder / "report.json").read_bytes())
-    if report.ok:
-        return None
-    reasons = [
-        f"{defect.file}: {defect.message}" if defect.file else defect.message
-        for defect in report.defects
-        if defect.action == "rejected"
-    ]
-    return Rejected("; ".join(reasons)[:MAX_ERROR] or "nothing can be trained from it; see the report", report)
