@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from api.core import datasets
+from api.core import datasets, imports
 from api.core.rows.tables import Dataset
 from fgd.data.index import Report
 from worker.host import Host
-from worker.leased_child import MAX_ERROR, Broken, Rejected
-from worker.reader_ending import ended_badly
+from worker.leased_child import MAX_MESSAGE, Broken, End, LeasedChild
+from worker.reader_ending import Rejected, ended_badly, upload_gone
+from worker.slots import Slot
 from worker.staging import fetched
 
 
 @dataclass(frozen=True)
-class DatasetImport:
+class DatasetImport(LeasedChild):
     claim: datasets.DatasetClaim
     kind = Dataset
-
-    @property
-    def id(self) -> str:
-        return self.claim.dataset_id
-
-    @property
-    def attempt(self) -> int:
-        return self.claim.attempt
 
     @contextmanager
     def command(self, host: Host, folder: Path) -> Iterator[list[str]]:
@@ -40,17 +33,30 @@ class DatasetImport:
             argv += ["--verify", claim.verify, "--format", claim.format, "--group-by", claim.group_by]
             yield argv if claim.val_fraction is None else [*argv, "--val-fraction", str(claim.val_fraction)]
 
-    def refusal(self, code: int, folder: Path) -> Rejected | Broken | None:
-        return refusal(code, folder)
-
-    def stored(self, host: Host, folder: Path) -> Callable[[Session], None]:
+    def ended(self, host: Host, slot: Slot, folder: Path, code: int) -> End | Broken:  # noqa: ARG002
+        refused = refusal(code, folder)
+        if refused is not None:
+            return refused if isinstance(refused, Broken) else self._rejected(refused)
         report = Report.model_validate_json((folder / "report.json").read_bytes())
         archive = host.store.take_file(folder / "archive.tar")
         index = host.store.take_file(folder / "index.json")
-        return lambda s: datasets.finish_import(s, self.id, self.attempt, archive, index, report)
+        id, attempt = self.claim.id, self.claim.attempt
+        return End("ready", lambda s: datasets.finish_import(s, id, attempt, archive, index, report))
 
-    def reject(self, s: Session, refused: Rejected) -> None:
-        datasets.reject(s, self.id, self.attempt, refused.report, refused.error)
+    def inputs_gone(self, error: str) -> End:
+        return self._rejected(upload_gone(error))
+
+    def lose(self, s: Session, reason: str) -> None:
+        imports.lose(s, Dataset, self.claim.id, self.claim.attempt, reason)
+
+    def _rejected(self, why: Rejected) -> End:
+        id, attempt = self.claim.id, self.claim.attempt
+        return End(f"rejected: {why.error}", lambda s: datasets.reject(s, id, attempt, why.report, why.error))
+
+
+def claim(s: Session, worker_id: str, lease_s: float, devices: Sequence[str]) -> DatasetImport | None:  # noqa: ARG001
+    claimed = datasets.claim_import(s, worker_id, lease_s)
+    return DatasetImport(claimed) if claimed is not None else None
 
 
 @contextmanager
@@ -76,4 +82,4 @@ def refusal(code: int, folder: Path) -> Rejected | Broken | None:
         for defect in report.defects
         if defect.action == "rejected"
     ]
-    return Rejected("; ".join(reasons)[:MAX_ERROR] or "nothing can be trained from it; see the report", report)
+    return Rejected("; ".join(reasons)[:MAX_MESSAGE] or "nothing can be trained from it; see the report", report)

@@ -1,140 +1,162 @@
-"""Imports, in the processor lane: a child reads what a user brought, this side stores and tells.
+"""What a child process does for a row under a lease: an import, a rehearsal. From the claim to the last write.
 
-`run_import` is the same for all kinds; what a kind's child is called with, and what becomes of its files, is an Import:
-`DatasetImport` here, `ModelImport` in model_imports.py.
+A noun brings a LeasedChild: what is started, and what its end means. Beating, the work folder, handing back and trying
+again are the same for all. Jobs have a supervisor of their own (supervisor.py). Imports no torch.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import ClassVar, Protocol
 
 from sqlalchemy.orm import Session
 
-from api.core import imports
 from api.core.errors import Fenced
-from api.core.lifecycle import Requested
 from api.core.rows import leases
-from api.core.rows.tables import Dataset, Model
+from api.core.rows.columns import Leased
 from worker.host import Host, Lost
 from worker.launcher import Trainer
 from worker.lease import Lease
 from worker.outcome import HandedBack
+from worker.slots import Slot
 from worker.staging import InputGone, work_folder
 
 logger = logging.getLogger(__name__)
 
 WAIT_S = 0.2
-MAX_ERROR = 2000
+MAX_MESSAGE = 2000
+"""Characters of a child's last words."""
+TAIL = "tail.txt"
+"""In the work folder, once the child has ended: the last of its log."""
 
 
-@dataclass(frozen=True)
-class Rejected:
-    error: str
-    report: Any = None
-    """Of the kind's own type."""
+class Claim(Protocol):
+    """What core gave out with the lease."""
 
-
-@dataclass(frozen=True)
-class Broken:
-    """Perhaps not the fault of what was read: it is tried again a few times."""
-
-    reason: str
-
-
-class Import(Protocol):
-    """One thing that this worker took for its import."""
-
-    @property
-    def kind(self) -> type[Dataset] | type[Model]: ...
     @property
     def id(self) -> str: ...
     @property
     def attempt(self) -> int: ...
 
+
+@dataclass(frozen=True)
+class End:
+    """The row's last write, and what the worker's log says of it."""
+
+    said: str
+    write: Callable[[Session], None]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Perhaps nobody's fault: it is tried again a few times."""
+
+    reason: str
+
+
+class LeasedChild(ABC):
+    """One row that this worker has claimed. A noun's own is a frozen dataclass with its claim."""
+
+    kind: ClassVar[type[Leased]]
+    max_s: ClassVar[float] = math.inf
+    """A child that takes longer hangs."""
+    log_level: ClassVar[int] = logging.INFO
+    """Of the child's lines in the worker's log."""
+    claim: Claim
+
+    def threads(self, host: Host) -> int:
+        return host.threads
+
+    @abstractmethod
     def command(self, host: Host, folder: Path) -> AbstractContextManager[list[str]]:
-        """What reads it; its files go into `folder`. What it reads is there as long as the context. Raises OSError,
+        """What to run; its files go into `folder`. What it reads is there as long as the context. Raises OSError,
         InputGone."""
 
-    def refusal(self, code: int, folder: Path) -> Rejected | Broken | None:
-        """Why it is refused, or this try was in vain; None: it is good. `folder` also has tail.txt, the log's end."""
+    @abstractmethod
+    def ended(self, host: Host, slot: Slot, folder: Path, code: int) -> End | Broken:
+        """What became of it, with its files in the store. code: negative for a signal. Raises OSError."""
 
-    def stored(self, host: Host, folder: Path) -> Callable[[Session], None]:
-        """Files into the store; the write that makes it ready. Raises OSError."""
+    @abstractmethod
+    def inputs_gone(self, error: str) -> End:
+        """What it was to read is no longer in the store; no other try would find it."""
 
-    def reject(self, s: Session, refused: Rejected) -> None: ...
+    @abstractmethod
+    def lose(self, s: Session, reason: str) -> None:
+        """The try was in vain: another, or the end of the row after too many of them. Raises Fenced."""
 
 
-def run_import(host: Host, work: Import, claimed_at: float) -> None:
-    """One import, from claim to its last write. claimed_at: time.monotonic() before the claim."""
-    logger.info("%s: importing", work.id)
+def run(host: Host, work: LeasedChild, slot: Slot, claimed_at: float) -> None:
+    """From the claim to the last write. claimed_at: time.monotonic() before the claim."""
+    id, attempt = work.claim.id, work.claim.attempt
+    logger.info("%s: taken, on %s", id, slot.gpu or "the processor")
 
-    def beat() -> Requested | None:
-        lease_s = host.settings.lease_s
-        host.beat(lambda s: leases.beat(s, work.kind, work.id, work.attempt, host.id, lease_s))
-        return None
+    def beat() -> None:
+        host.beat(lambda s: leases.beat(s, work.kind, id, attempt, host.id, host.settings.lease_s))
 
     try:
-        with (
-            Lease(beat, host.times(), claimed_at) as lease,
-            work_folder(host.settings.home, work.id, work.attempt) as folder,
-        ):
-            refused = read_and_store(host, lease, work, folder)
-            if refused is not None:
-                lease.closing()
-                host.insist(lease, lambda s: tell(s, work, refused))
-            logger.info("%s: %s", work.id, refused or "ready")
+        with Lease(beat, host.times(), claimed_at) as lease, work_folder(host.settings.home, id, attempt) as folder:
+            end = done(host, lease, work, slot, folder)
+            lease.closing()
+            host.insist(lease, end.write)
+            logger.info("%s: %s", id, end.said)
     except (Fenced, Lost):
-        logger.warning("%s: the import is no longer ours, nothing more was written", work.id)
+        logger.warning("%s: no longer ours, nothing more was written", id)
 
 
-def read_and_store(host: Host, lease: Lease, work: Import, folder: Path) -> Rejected | Broken | HandedBack | None:
-    """None: it is ready. Raises Lost, Fenced."""
+def done(host: Host, lease: Lease, work: LeasedChild, slot: Slot, folder: Path) -> End:
+    """Do it, as far as it goes. Raises Lost."""
     try:
-        code = read_in_child(host, lease, work, folder)
-        if code is None:
-            return HandedBack("the worker is shutting down")
-        if refused := work.refusal(code, folder):
-            return refused
-        write = work.stored(host, folder)
-    except InputGone as error:  # no other try would find it
-        return Rejected(f"the upload is no longer in the store, or changed there; upload it again: {error}")
+        code = run_child(host, lease, work, slot, folder)
+        end = work.ended(host, slot, folder, code) if isinstance(code, int) else code
+    except InputGone as error:
+        end = work.inputs_gone(str(error))
     except OSError as error:
-        return Broken(f"the worker's host failed: {error}")
-    lease.closing()
-    host.insist(lease, write)
-    return None
+        end = Broken(f"the worker's host failed: {error}")
+    id, attempt = work.claim.id, work.claim.attempt
+    match end:
+        case Broken(reason):
+            return End(f"in vain: {reason}", lambda s: work.lose(s, reason))
+        case HandedBack(reason):
+            return End(f"handed back: {reason}", lambda s: leases.hand_back(s, work.kind, id, attempt))
+        case End():
+            return end
 
 
-def read_in_child(host: Host, lease: Lease, work: Import, folder: Path) -> int | None:
-    """Exit status of the reader; None if the worker stops before its end. Raises Lost."""
-    run_file = host.run_folder() / f"{work.id}.a{work.attempt}.json"
-    with work.command(host, folder) as argv, Trainer(argv, folder, run_file, threads=host.threads) as child:
+def run_child(host: Host, lease: Lease, work: LeasedChild, slot: Slot, folder: Path) -> int | Broken | HandedBack:
+    """Its exit status, if it came to its end. Raises Lost."""
+    run_file = host.run_folder() / f"{work.claim.id}.a{work.claim.attempt}.json"
+    until = time.monotonic() + work.max_s
+    with (
+        work.command(host, folder) as argv,
+        Trainer(argv, folder, run_file, threads=work.threads(host), gpu=slot.gpu, until=lease.ends_at()) as child,
+    ):
         lease.guard(child)
         try:
             while not child.over():
                 if host.stopping.is_set():
-                    return None
+                    return HandedBack("the worker is shutting down")
+                if time.monotonic() > until:
+                    return Broken(f"it took longer than {work.max_s:.0f} s")
                 _, log = child.read(WAIT_S)
-                if log:
-                    logger.info("%s: %s", work.id, log.decode(errors="replace").strip()[:MAX_ERROR])
+                if lines := log.decode(errors="replace").strip():
+                    logger.log(work.log_level, "%s: %s", work.claim.id, lines[:MAX_MESSAGE])
         finally:
             lease.guard(None)
         if lease.lost.is_set():
             raise Lost
-        (folder / "tail.txt").write_text(child.tail())
-        return child.returncode()
+        (folder / TAIL).write_text(child.tail())
+        code = child.returncode()
+        assert code is not None, "it is over"
+        return code
 
 
-def tell(s: Session, work: Import, refused: Rejected | Broken | HandedBack) -> None:
-    match refused:
-        case Rejected():
-            work.reject(s, refused)
-        case Broken(reason):
-            imports.lose(s, work.kind, work.id, work.attempt, reason)
-        case HandedBack():
-            leases.hand_back(s, work.kind, work.id, work.attempt)
+def last_line(folder: Path) -> str:
+    """Of the child's log."""
+    return (folder / TAIL).read_text().strip().rpartition("\n")[2][:MAX_MESSAGE]

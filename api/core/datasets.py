@@ -36,7 +36,7 @@ _USERS_TOLD = 20
 
 @dataclass(frozen=True)
 class DatasetClaim:
-    dataset_id: str
+    id: str
     project_id: str
     attempt: int
     """Fencing token."""
@@ -135,7 +135,7 @@ def claim_import(s: Session, worker_id: str, lease_s: float) -> DatasetClaim | N
     if dataset is None:
         return None
     return DatasetClaim(
-        dataset_id=dataset.id,
+        id=dataset.id,
         project_id=dataset.project_id,
         attempt=dataset.attempt,
         name=dataset.name,

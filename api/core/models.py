@@ -46,7 +46,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class ModelClaim:
-    model_id: str
+    id: str
     project_id: str
     attempt: int
     """Fencing token."""
@@ -150,7 +150,7 @@ def claim_import(s: Session, worker_id: str, lease_s: float) -> ModelClaim | Non
         return None
     assert model.upload_digest is not None, "a model that waits has its content"
     return ModelClaim(
-        model_id=model.id,
+        id=model.id,
         project_id=model.project_id,
         attempt=model.attempt,
         upload=model.upload_digest,

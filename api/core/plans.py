@@ -35,7 +35,7 @@ KEEP = timedelta(days=7)
 
 @dataclass(frozen=True)
 class PlanClaim:
-    plan_id: str
+    id: str
     project_id: str
     attempt: int
     """Fencing token."""
@@ -91,7 +91,7 @@ def claim(s: Session, worker_id: str, devices: Collection[str], lease_s: float) 
     if plan is None:
         return None
     return PlanClaim(
-        plan_id=plan.id,
+        id=plan.id,
         project_id=plan.project_id,
         attempt=plan.attempt,
         spec=stored_spec(plan.spec),

@@ -60,7 +60,7 @@ class Given:
                 return dataset
             claim = datasets.claim_import(s, "wrk_a", lease_s=20.0)
             assert claim is not None
-            assert claim.dataset_id == dataset.id
+            assert claim.id == dataset.id
             if state == "ready":
                 archive, index = self.store.put_bytes(b"archive"), self.store.put_bytes(b"index")
                 datasets.finish_import(s, dataset.id, claim.attempt, archive, index, report)

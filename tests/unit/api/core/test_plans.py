@@ -16,7 +16,9 @@ from api.core.rows import db, leases
 from api.core.rows.tables import DEFAULT_PROJECT, Plan
 from fgd.outline import Measured
 from fgd.spec import SubmitJob
-from worker.rehearsal import Broken, Refused, ending
+from worker.child_answer import Refused
+from worker.leased_child import Broken
+from worker.rehearsal import ending
 
 MEASURED = Measured(
     device="a processor", threads=2, precision="float32", student_parameters=11, teacher_parameters=None,
@@ -60,11 +62,11 @@ def test_a_plan_inserts_no_job(given: Any) -> None:
 def test_the_oldest_plan_that_fits_is_taken_once(given: Any) -> None:
     first, second = planned(given), planned(given)
     gpu = planned(given, resources={"device": "cuda"})
-    assert [taken(given).plan_id, taken(given).plan_id] == [first, second]
+    assert [taken(given).id, taken(given).id] == [first, second]
     assert claim(given) is None
     claimed = claim(given, devices=("cuda", "auto"))
     assert claimed is not None
-    assert claimed.plan_id == gpu
+    assert claimed.id == gpu
 
 
 def test_a_claim_holds_the_resolved_spec_and_its_inputs(given: Any) -> None:
