@@ -9,8 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
-from api.core.rows.tables import WorkerRow
+
+class Live(Protocol):
+    """A worker that was heard of lately."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def complaint(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -18,8 +28,7 @@ class Moment:
     """One look at the service, the same for every noun."""
 
     at: datetime
-    live: Sequence[WorkerRow]
-    """Workers heard of lately."""
+    live: Sequence[Live]
 
 
 @dataclass(frozen=True)
