@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worker.leased_child import MAX_MESSAGE, Broken
+from worker.leased_child import MAX_MESSAGE, Broken, last_line
 
 MAX_ANSWER = 1 << 20
 
@@ -21,9 +21,9 @@ class Refused:
     pointer: str = ""
 
 
-def answer_of(code: int, file: Path, tail: str) -> dict[str, Any] | Refused | Broken:
-    """code: the child's exit status, 0 for an answer. tail: the last of its log."""
-    last = tail.strip().rpartition("\n")[2][:MAX_MESSAGE]
+def answer_of(code: int, file: Path) -> dict[str, Any] | Refused | Broken:
+    """code: the child's exit status, 0 for an answer. file: the answer, in the work folder."""
+    last = last_line(file.parent)
     if code < 0:  # for want of memory, by a person, or a crash
         return Broken(f"it was ended by signal {-code}; perhaps memory was too small. {last}".strip())
     try:

@@ -18,7 +18,7 @@ from api.core.store.names import DigestMismatch
 from fgd.outline import Measured
 from worker.child_answer import Refused, answer_of
 from worker.host import Host
-from worker.leased_child import TAIL, Broken, End, LeasedChild
+from worker.leased_child import Broken, End, LeasedChild, last_line
 from worker.slots import Slot
 from worker.staging import InputGone, staged
 
@@ -47,7 +47,7 @@ class Rehearsal(LeasedChild):
     def ended(self, host: Host, slot: Slot, folder: Path, code: int) -> End | Broken:
         id, attempt = self.claim.id, self.claim.attempt
         beside = host.running() - (slot.kind == "cuda")  # that one is ours
-        match ending(code, folder / ANSWER, (folder / TAIL).read_text()):
+        match ending(code, folder):
             case Broken() as broken:
                 return broken
             case Refused() as refused:
@@ -71,11 +71,11 @@ def claim(s: Session, worker_id: str, lease_s: float, devices: Sequence[str]) ->
     return Rehearsal(claimed) if claimed is not None else None
 
 
-def ending(code: int, answer: Path, tail: str) -> Measured | Refused | Broken:
-    told = answer_of(code, answer, tail)
+def ending(code: int, folder: Path) -> Measured | Refused | Broken:
+    told = answer_of(code, folder / ANSWER)
     if not isinstance(told, dict):
         return told
     try:
         return Measured.model_validate(told["measured"])
     except (KeyError, ValidationError):
-        return Broken(f"its answer is none of ours. {tail.strip()[-200:]}".strip())
+        return Broken(f"its answer is not one that we know. {last_line(folder)}".strip())
