@@ -1,10 +1,10 @@
-"""The import of a model: a confined child checks and converts, this side stores. See imports.py. Loads no torch."""
+"""The import of a model: a confined child checks and converts, this side stores it. Loads no torch."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,12 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from api.core import models
+from api.core import imports, models
 from api.core.rows.tables import Model
 from worker.host import Host
-from worker.import_supervisor import MAX_ERROR, Broken, Rejected, ended_badly
+from worker.leased_child import MAX_MESSAGE, Broken, End, LeasedChild
+from worker.reader_ending import Rejected, ended_badly, upload_gone
+from worker.slots import Slot
 from worker.staging import fetched
 
 WEIGHTS, RECIPE, REPORT = "student.safetensors", "recipe.json", "report.json"
@@ -23,17 +25,9 @@ WEIGHTS, RECIPE, REPORT = "student.safetensors", "recipe.json", "report.json"
 
 
 @dataclass(frozen=True)
-class ModelImport:
+class ModelImport(LeasedChild):
     claim: models.ModelClaim
     kind = Model
-
-    @property
-    def id(self) -> str:
-        return self.claim.model_id
-
-    @property
-    def attempt(self) -> int:
-        return self.claim.attempt
 
     @contextmanager
     def command(self, host: Host, folder: Path) -> Iterator[list[str]]:
@@ -43,23 +37,36 @@ class ModelImport:
         with fetched(host.store, self.claim.upload, folder) as upload:
             yield [sys.executable, "-m", "worker.model_importer", str(upload), str(wanted), str(folder), *which]
 
-    def refusal(self, code: int, folder: Path) -> Rejected | Broken | None:
-        bad = ended_badly(code, folder, "the file")
-        if isinstance(bad, Rejected) and (folder / REPORT).exists():
-            return Rejected(bad.error, _json(folder / REPORT))
-        return bad
-
-    def stored(self, host: Host, folder: Path) -> Callable[[Session], None]:
+    def ended(self, host: Host, slot: Slot, folder: Path, code: int) -> End | Broken:  # noqa: ARG002
+        match ended_badly(code, folder, "the file"):
+            case Broken() as broken:
+                return broken
+            case Rejected(error):
+                report = _json(folder / REPORT) if (folder / REPORT).exists() else None
+                return self._rejected(Rejected(error, report))
         report, recipe = _json(folder / REPORT), _json(folder / RECIPE)
         made = models.Finished(
             weights=host.store.take_file(folder / WEIGHTS),
             recipe=host.store.take_file(folder / RECIPE),
             tensors_digest=report.pop("weights_digest"),
         )
-        return lambda s: models.finish_import(s, self.id, self.attempt, recipe, made, report)
+        id, attempt = self.claim.id, self.claim.attempt
+        return End("ready", lambda s: models.finish_import(s, id, attempt, recipe, made, report))
 
-    def reject(self, s: Session, refused: Rejected) -> None:
-        models.reject(s, self.id, self.attempt, refused.report, refused.error[:MAX_ERROR])
+    def inputs_gone(self, error: str) -> End:
+        return self._rejected(upload_gone(error))
+
+    def lose(self, s: Session, reason: str) -> None:
+        imports.lose(s, Model, self.claim.id, self.claim.attempt, reason)
+
+    def _rejected(self, why: Rejected) -> End:
+        id, attempt, error = self.claim.id, self.claim.attempt, why.error[:MAX_MESSAGE]
+        return End(f"rejected: {error}", lambda s: models.reject(s, id, attempt, why.report, error))
+
+
+def claim(s: Session, worker_id: str, lease_s: float, devices: Sequence[str]) -> ModelImport | None:  # noqa: ARG001
+    claimed = models.claim_import(s, worker_id, lease_s)
+    return ModelImport(claimed) if claimed is not None else None
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What to do next: claim a job, a plan or an import that fits a free slot, and do it. All that bell and poller do."""
+"""What to do next: claim a job, or what WORK lists, that fits a free slot, and do it. All that bell and poller do."""
 
 from __future__ import annotations
 
@@ -6,20 +6,38 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from api.core import datasets, models, plans
 from api.core.jobs import attempts, queue_order
 from fgd.process.failpoints import reach
+from worker import dataset_import, leased_child, model_import, rehearsal
 from worker.host import Host
-from worker.import_supervisor import DatasetImport, Import, run_import
-from worker.model_import import ModelImport
-from worker.plan_supervisor import run_plan
+from worker.leased_child import LeasedChild
 from worker.slots import Kind, Slot
 from worker.supervisor import supervise
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One kind of work that is done by a child under a lease."""
+
+    claim: Callable[[Session, str, float, Sequence[str]], LeasedChild | None]
+    """Of (session, worker's id, lease_s, the devices that the lane offers): take the oldest that waits and fits."""
+    lanes: Sequence[Kind] = ("import",)
+
+
+WORK = (
+    Work(rehearsal.claim, lanes=("cuda", "import")),
+    Work(dataset_import.claim),
+    Work(model_import.claim),
+)
+"""Whatever comes first is taken first."""
+DEVICES: dict[Kind, Sequence[str]] = {"cuda": ("cuda", "auto"), "import": ("cpu", "auto")}
+"""What the lanes of WORK offer, best first: a GPU that is free, else the processor, unless it must be a GPU."""
 
 
 def look(host: Host) -> None:
@@ -29,32 +47,29 @@ def look(host: Host) -> None:
 
 
 def take(host: Host) -> Callable[[], None] | None:
-    """Claim a job or an import that fits a free slot. Call what it returns in a thread that has time."""
+    """Claim what fits a free slot. Call what it returns in a thread that has time."""
     with host.slots.asking("cuda", "cpu", "import") as take_slot:
         if take_slot is None or not host.announced.is_set() or host.complaint() is not None:
             return None
         asked_at = time.monotonic()
-        cpu, cuda = host.slots.free("cpu"), host.slots.free("cuda")
-        gpus = len(host.found.gpus)
-        all_of_them = queue_order.Free(host.settings.slots, gpus, gpu_host=gpus > 0)
-        free = queue_order.Free(cpu, cuda, gpu_host=gpus > 0, cores=host.found.cores, of=all_of_them)
-        job = host.write(lambda s: claim_job(s, host, free)) if free.devices() else None
-        if job is not None:
+        if (job := next_job(host)) is not None:
             reach("after_claim")
             on_gpu = job.spec.resources.device != "cpu" and host.slots.free("cuda") > 0
             slot = take_slot("cuda" if on_gpu else "cpu", job.spec.resources.devices)
             return lambda: _and_give(host, slot, lambda: supervise(host, job, slot, asked_at))
-        if rehearsal := claim_plan(host):
-            claimed, lane = rehearsal
-            slot = take_slot(lane)
-            return lambda: _and_give(host, slot, lambda: run_plan(host, claimed, slot, asked_at))
-        if not host.slots.free("import"):
+        if (leased := next_leased(host)) is None:
             return None
-        work = host.write(lambda s: claim_import(s, host))
-        if work is None:
-            return None
-        slot = take_slot("import")
-        return lambda: _and_give(host, slot, lambda: run_import(host, work, asked_at))
+        work, lane = leased
+        slot = take_slot(lane)
+        return lambda: _and_give(host, slot, lambda: leased_child.run(host, work, slot, asked_at))
+
+
+def next_job(host: Host) -> attempts.Claim | None:
+    cpu, cuda = host.slots.free("cpu"), host.slots.free("cuda")
+    gpus = len(host.found.gpus)
+    all_of_them = queue_order.Free(host.settings.slots, gpus, gpu_host=gpus > 0)
+    free = queue_order.Free(cpu, cuda, gpu_host=gpus > 0, cores=host.found.cores, of=all_of_them)
+    return host.write(lambda s: claim_job(s, host, free)) if free.devices() else None
 
 
 def claim_job(s: Session, host: Host, free: queue_order.Free) -> attempts.Claim | None:
@@ -65,22 +80,18 @@ def claim_job(s: Session, host: Host, free: queue_order.Free) -> attempts.Claim 
     return claim
 
 
-def claim_import(s: Session, host: Host) -> Import | None:
-    if dataset := datasets.claim_import(s, host.id, host.settings.lease_s):
-        return DatasetImport(dataset)
-    if model := models.claim_import(s, host.id, host.settings.lease_s):
-        return ModelImport(model)
+def next_leased(host: Host) -> tuple[LeasedChild, Kind] | None:
+    """The first of WORK that has something for a lane that is free; one transaction a lane."""
+    for lane, devices in DEVICES.items():
+        claim = functools.partial(claim_leased, host=host, lane=lane, devices=devices)
+        if host.slots.free(lane) and (work := host.write(claim)) is not None:
+            return work, lane
     return None
 
 
-def claim_plan(host: Host) -> tuple[plans.PlanClaim, Kind] | None:
-    """A plan is measured on a GPU that is free, else in the processor's lane, unless it must be a GPU."""
-    lanes: dict[Kind, Sequence[str]] = {"cuda": ("cuda", "auto"), "import": ("cpu", "auto")}
-    for lane, devices in lanes.items():
-        claim = functools.partial(plans.claim, worker_id=host.id, devices=devices, lease_s=host.settings.lease_s)
-        if host.slots.free(lane) and (claimed := host.write(claim)) is not None:
-            return claimed, lane
-    return None
+def claim_leased(s: Session, host: Host, lane: Kind, devices: Sequence[str]) -> LeasedChild | None:
+    claims = (work.claim(s, host.id, host.settings.lease_s, devices) for work in WORK if lane in work.lanes)
+    return next((claimed for claimed in claims if claimed is not None), None)
 
 
 def _and_give(host: Host, slot: Slot, work: Callable[[], None]) -> None:

@@ -23,6 +23,7 @@ from api.core.rows import db, leases
 from api.core.rows.cursor import Position, Slice, slice_of
 from api.core.rows.ids import new_id
 from api.core.rows.lookup import owned
+from api.core.rows.swept import Moment, Swept
 from api.core.rows.tables import Dataset, Job
 from api.core.store.names import Blob
 from fgd.data.index import Report
@@ -35,7 +36,7 @@ _USERS_TOLD = 20
 
 @dataclass(frozen=True)
 class DatasetClaim:
-    dataset_id: str
+    id: str
     project_id: str
     attempt: int
     """Fencing token."""
@@ -134,7 +135,7 @@ def claim_import(s: Session, worker_id: str, lease_s: float) -> DatasetClaim | N
     if dataset is None:
         return None
     return DatasetClaim(
-        dataset_id=dataset.id,
+        id=dataset.id,
         project_id=dataset.project_id,
         attempt=dataset.attempt,
         name=dataset.name,
@@ -168,10 +169,10 @@ def reject(s: Session, dataset_id: str, attempt: int, report: Report | None, err
     s.flush()
 
 
-def sweep(s: Session, at: datetime) -> list[str]:
-    """Free expired imports, give up on those that keep killing workers; the ids that wait for a worker."""
-    _give_up_uploads(s, at)
-    return imports.sweep(s, Dataset, at)
+def sweep(s: Session, moment: Moment) -> Swept:
+    """Free expired imports, give up on those that keep killing workers, and on uploads that never came."""
+    _give_up_uploads(s, moment.at)
+    return imports.sweep(s, Dataset, moment)
 
 
 def _give_up_uploads(s: Session, at: datetime) -> None:

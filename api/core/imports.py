@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from api.core.rows import db, leases
 from api.core.rows.columns import Imported
+from api.core.rows.swept import Moment, Swept
 
 MAX_IMPORTS = 3
 """An import whose worker or reader was lost this many times will not be tried again."""
@@ -29,9 +30,9 @@ def lose(s: Session, kind: type[Imported], id: str, attempt: int, reason: str) -
     s.flush()
 
 
-def sweep(s: Session, kind: type[Imported], at: datetime) -> list[str]:
-    """Free expired imports, give up on those that keep killing workers; the ids that wait for a worker."""
-    return leases.sweep(s, kind, at, lambda row, reason: _lose(row, at, reason))
+def sweep(s: Session, kind: type[Imported], moment: Moment) -> Swept:
+    """Free expired imports, give up on those that keep killing workers."""
+    return leases.sweep(s, kind, moment, lambda row, reason: _lose(row, moment.at, reason))
 
 
 def end(row: Imported, state: str, at: datetime, report: dict[str, Any] | None) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
@@ -25,6 +24,7 @@ from api.core.rows import db, leases
 from api.core.rows.cursor import Position, Slice, slice_of
 from api.core.rows.ids import new_id
 from api.core.rows.lookup import owned
+from api.core.rows.swept import Moment, Swept
 from api.core.rows.tables import Job, JobModel, Model
 from api.core.store.names import Blob
 from fgd.recipe import Recipe
@@ -46,7 +46,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class ModelClaim:
-    model_id: str
+    id: str
     project_id: str
     attempt: int
     """Fencing token."""
@@ -150,7 +150,7 @@ def claim_import(s: Session, worker_id: str, lease_s: float) -> ModelClaim | Non
         return None
     assert model.upload_digest is not None, "a model that waits has its content"
     return ModelClaim(
-        model_id=model.id,
+        id=model.id,
         project_id=model.project_id,
         attempt=model.attempt,
         upload=model.upload_digest,
@@ -177,9 +177,9 @@ def reject(s: Session, model_id: str, attempt: int, report: Report | None, error
     s.flush()
 
 
-def sweep(s: Session, at: datetime) -> list[str]:
-    """Free expired imports, give up on those that keep killing workers; the ids that wait for a worker."""
-    return imports.sweep(s, Model, at)
+def sweep(s: Session, moment: Moment) -> Swept:
+    """Free expired imports, give up on those that keep killing workers."""
+    return imports.sweep(s, Model, moment)
 
 
 # --- inside ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
@@ -21,6 +21,7 @@ from api.core.lifecycle import PlanState
 from api.core.rows import db, leases
 from api.core.rows.ids import new_id
 from api.core.rows.lookup import owned
+from api.core.rows.swept import Moment, Swept
 from api.core.rows.tables import Plan
 from fgd.outline import Measured, Outline
 from fgd.spec import JobSpec
@@ -34,7 +35,7 @@ KEEP = timedelta(days=7)
 
 @dataclass(frozen=True)
 class PlanClaim:
-    plan_id: str
+    id: str
     project_id: str
     attempt: int
     """Fencing token."""
@@ -90,7 +91,7 @@ def claim(s: Session, worker_id: str, devices: Collection[str], lease_s: float) 
     if plan is None:
         return None
     return PlanClaim(
-        plan_id=plan.id,
+        id=plan.id,
         project_id=plan.project_id,
         attempt=plan.attempt,
         spec=stored_spec(plan.spec),
@@ -118,11 +119,11 @@ def lose(s: Session, plan_id: str, attempt: int, reason: str) -> None:
     _lose(s, leases.held(s, Plan, plan_id, attempt), reason)
 
 
-def sweep(s: Session, at: datetime) -> list[str]:
-    """Free expired leases, forget old plans; the ids that wait for a worker."""
-    waiting = leases.sweep(s, Plan, at, lambda plan, reason: _lose(s, plan, reason))
-    s.execute(delete(Plan).where(Plan.created_at < at - KEEP, Plan.lease_owner.is_(None)))
-    return waiting
+def sweep(s: Session, moment: Moment) -> Swept:
+    """Free expired leases, forget old plans."""
+    swept = leases.sweep(s, Plan, moment, lambda plan, reason: _lose(s, plan, reason))
+    s.execute(delete(Plan).where(Plan.created_at < moment.at - KEEP, Plan.lease_owner.is_(None)))
+    return swept
 
 
 def _lose(s: Session, plan: Plan, reason: str) -> None:

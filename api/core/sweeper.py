@@ -1,7 +1,7 @@
 """The periodic sweep: what the silent left behind is put right, bells ring again, rubbish is deleted.
 
-Every worker sweeps and so does every API process: a job whose last worker died must end too. Idempotent; may run
-anywhere, and twice at once. Holds no session between two sweeps.
+SWEEPS lists what each noun does of it. Every worker sweeps and so does every API process: a job whose last worker died
+must end too. Idempotent; may run anywhere, and twice at once. Holds no session between two sweeps.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from pathlib import Path
 
 from celery import Celery
 from sqlalchemy import Engine, select
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.orm import Session
 
-from api.core import datasets, inventory
+from api.core import datasets, inventory, models, plans, workers
 from api.core.blobs import collect_blob, long_unused, note_unused
 from api.core.blobs import unused as unused_blobs
-from api.core.jobs.sweep import sweep as sweep_jobs
+from api.core.jobs import sweep as jobs
 from api.core.queue import ring_all
-from api.core.rows import db
+from api.core.rows import db, idempotency
+from api.core.rows.swept import Moment, Swept
 from api.core.rows.tables import BlobRow, Checkpoint
 from api.core.store import uploads
 from api.core.store.names import BlobStore, StoreAway
@@ -40,6 +42,54 @@ PARTIAL_S = 86_400.0
 GOODBYE_S = 2.0
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """One noun's part."""
+
+    noun: str
+    sweep: Callable[[Session, Moment], Swept]
+    lane: str | None = None
+    """What waits rings one bell for each live worker, together with the nouns of the same lane: a worker takes one of
+    them at a time. None: the noun counts its bells itself."""
+
+
+SWEEPS = (
+    Sweep("jobs", jobs.sweep),
+    Sweep("datasets", datasets.sweep, lane="imports"),
+    Sweep("models", models.sweep, lane="imports"),
+    Sweep("plans", plans.sweep, lane="plans"),
+    Sweep("keys", idempotency.sweep),
+    Sweep("workers", workers.sweep),
+)
+"""In the order in which their bells ring."""
+
+
+def sweep_rows(s: Session, lease_s: float) -> Swept:
+    """Every noun's part, in one transaction. One that fails is named in `stuck`, and keeps no other from it."""
+    moment = Moment(db.now(s), workers.live(s, lease_s))
+    room = {sweep.lane: len(moment.live) for sweep in SWEEPS if sweep.lane is not None}
+    ring, lost, rubbish, stuck = list[str](), list[str](), list[str](), list[str]()
+    for sweep in SWEEPS:
+        try:
+            with s.begin_nested():
+                swept = sweep.sweep(s, moment)
+        except OperationalError:  # the database, not the noun
+            raise
+        except Exception:
+            logger.exception("the sweep of %s failed", sweep.noun)
+            stuck.append(sweep.noun)
+            continue
+        bells = list(swept.ring)
+        if sweep.lane is not None:
+            bells = bells[: room[sweep.lane]]
+            room[sweep.lane] -= len(bells)
+        ring += bells
+        lost += swept.lost
+        rubbish += swept.rubbish
+        stuck += swept.stuck
+    return Swept(ring, lost, rubbish, stuck)
+
+
 @dataclass
 class Sweeper:
     engine: Engine
@@ -52,9 +102,9 @@ class Sweeper:
     _told: bool = False
 
     def sweep(self) -> Sequence[str]:
-        """Ids of the jobs that could not be put right; the others are."""
+        """What could not be put right, by name; the rest is."""
         with db.transaction(self.engine) as s:
-            swept = sweep_jobs(s, self.lease_s)
+            swept = sweep_rows(s, self.lease_s)
             if swept.lost:
                 reach("before_sweep_requeue")
         if swept.lost:

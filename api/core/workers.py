@@ -10,6 +10,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from api.core.rows import db
+from api.core.rows.swept import Moment, Swept
 from api.core.rows.tables import DEFAULT_PROJECT, WorkerRow
 
 FORGET_AFTER = timedelta(days=1)
@@ -65,9 +66,10 @@ def forget(s: Session, worker_id: str) -> None:
     s.execute(delete(WorkerRow).where(WorkerRow.id == worker_id))
 
 
-def forget_silent(s: Session) -> None:
-    """Drop workers not heard of for a day."""
-    s.execute(delete(WorkerRow).where(WorkerRow.last_beat < db.now(s) - FORGET_AFTER))
+def sweep(s: Session, moment: Moment) -> Swept:
+    """Forget workers not heard of for a day."""
+    s.execute(delete(WorkerRow).where(WorkerRow.last_beat < moment.at - FORGET_AFTER))
+    return Swept()
 
 
 def has_cuda(worker: WorkerRow) -> bool:

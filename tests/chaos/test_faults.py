@@ -32,11 +32,11 @@ from sqlalchemy import Column, Engine, String, inspect, select, text, update
 from api.core.errors import Conflict
 from api.core.jobs import queue_order
 from api.core.jobs.attempts import claim
-from api.core.jobs.sweep import sweep
 from api.core.lifecycle import Requested
 from api.core.queue import make_app, ring
 from api.core.rows import db
 from api.core.rows.tables import Attempt, Base, Checkpoint, Job, JobEvent, WorkerRow
+from api.core.sweeper import sweep_rows
 from tests.chaos import invariants
 from tests.chaos.conftest import not_on_sqlite, opened
 from tests.chaos.parts import REAL_TIMES, Replica, Rig
@@ -550,7 +550,7 @@ def test_f23_two_sweepers(rig: Rig) -> None:
         barrier.wait()
         for _ in range(3):
             with db.transaction(engine) as s:
-                sweep(s, 2.6)
+                sweep_rows(s, 2.6)
 
     sweepers = [threading.Thread(target=sweep_thrice, args=(engine,)) for engine in engines]
     for thread in sweepers:

@@ -1,60 +1,37 @@
-"""What silent workers left behind, put right: lost attempts are queued again or given up, bells ring again."""
+"""The sweep of jobs: lost attempts are queued again or given up, bells ring again."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from api.core import datasets, models, plans, workers
 from api.core.jobs import checkpoints
 from api.core.jobs.moves import close_attempt, give_up, lose
 from api.core.jobs.record import add_event
 from api.core.lifecycle import FailureCode, State
-from api.core.rows import db
-from api.core.rows.idempotency import forget_old_keys
+from api.core.rows.swept import Moment, Swept
 from api.core.rows.tables import Job
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Swept:
-    ring: list[str] = field(default_factory=list)
-    """Ids of jobs, data sets, models and plans for which a worker is free: ring for each after the commit."""
-    lost: list[str] = field(default_factory=list)
-    """Jobs whose attempt was lost."""
-    rubbish: list[str] = field(default_factory=list)
-    """Keys of checkpoints of jobs that have ended: delete those objects after the commit."""
-    stuck: list[str] = field(default_factory=list)
-    """Jobs that could not be put right; the log says why."""
-
-
-def sweep(s: Session, lease_s: float) -> Swept:
-    """Put right what the silent left behind. Idempotent; may run anywhere, and twice at once.
-
-    It rings no more often than there is room, and not at all where no worker lives: bells nobody hears would pile up.
-    """
-    at = db.now(s)
+def sweep(s: Session, moment: Moment) -> Swept:
+    """Rings no more often than there is room, and not at all where no worker lives: bells nobody hears pile up."""
+    at = moment.at
     expired = select(Job).where(Job.state == State.running, Job.lease_expires <= at).with_for_update(skip_locked=True)
     lost = list(s.scalars(expired.execution_options(populate_existing=True)))
     stuck = _each(s, lost, lambda job: _lose_silent(s, job, at))
     stuck += _each(s, _overdue(s, at), lambda job: _give_up_waiting(s, job, at))
-    live = workers.live(s, lease_s)
-    willing = {worker.id: worker.slots for worker in live if worker.complaint is None}
+    willing = {worker.id: worker.slots for worker in moment.live if worker.complaint is None}
     theirs = select(func.count()).select_from(Job).where(Job.state == State.running, Job.lease_owner.in_(willing))
     free = max(0, sum(willing.values()) - (s.scalar(theirs) or 0))
     claimable = select(Job.id).where(Job.state == State.queued, Job.not_before <= at)
-    ring = list(s.scalars(claimable.order_by(Job.priority.desc(), Job.created_at, Job.id).limit(free)))
-    ring += [*datasets.sweep(s, at), *models.sweep(s, at)][: len(live)]
-    ring += plans.sweep(s, at)[: len(live)]
-    forget_old_keys(s, at)
-    workers.forget_silent(s)
+    ring = s.scalars(claimable.order_by(Job.priority.desc(), Job.created_at, Job.id).limit(free)).all()
     swept = [job.id for job in lost if job.id not in stuck]
     return Swept(ring, swept, checkpoints.drop_of_the_ended(s), stuck)
 

@@ -47,6 +47,8 @@ class Noun:
     version: Mapped[int] = mapped_column()
     """Raised by every write of the row; the ETag."""
     created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    """Since then it changes no more."""
 
     @declared_attr.directive
     def __mapper_args__(cls) -> dict[str, Any]:
@@ -97,7 +99,6 @@ class Imported(Leased):
     report: Mapped[dict[str, Any] | None]
     """What the reader saw."""
     error: Mapped[str | None]
-    finished_at: Mapped[datetime | None]
     upload_digest: Mapped[Digest | None]
     """The blob to read: from the end of the upload to the end of the import."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Generic, TypeVar
 
 from pydantic import BaseModel
@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from api.core.errors import Conflict, Fault, Invalid
 from api.core.rows import db
 from api.core.rows.columns import Noun
+from api.core.rows.swept import Moment, Swept
 from api.core.rows.tables import IdempotencyKey
 
 KEPT = timedelta(hours=24)
@@ -106,5 +107,7 @@ class Once(Generic[Made]):
         return made
 
 
-def forget_old_keys(s: Session, at: datetime) -> None:
-    s.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at <= at - KEPT))
+def sweep(s: Session, moment: Moment) -> Swept:
+    """Forget old keys."""
+    s.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at <= moment.at - KEPT))
+    return Swept()

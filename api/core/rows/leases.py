@@ -7,7 +7,7 @@ own module says. Jobs have verbs of their own (`jobs`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TypeVar
 
 from sqlalchemy import ColumnElement, select
@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from api.core.errors import Fenced
 from api.core.rows import db
 from api.core.rows.columns import Leased
+from api.core.rows.swept import Moment, Swept
 
 Row = TypeVar("Row", bound=Leased)
 
@@ -70,14 +71,14 @@ def lose(row: Leased, reason: str, most: int) -> str | None:
     return f"given up after {row.losses} tries that did not come to their end; the last: {reason}"
 
 
-def sweep(s: Session, kind: type[Row], at: datetime, lose: Callable[[Row, str], None]) -> list[str]:
-    """`lose` the rows whose lease has expired, with the reason; the ids of those that wait for a worker."""
+def sweep(s: Session, kind: type[Row], moment: Moment, lose: Callable[[Row, str], None]) -> Swept:
+    """`lose` the rows whose lease has expired, with the reason; ring for those that wait for a worker."""
     query = select(kind).where(kind.state == kind.leased_in).with_for_update(skip_locked=True)
     free = []
     for row in s.scalars(query.execution_options(populate_existing=True)):
-        if row.lease_expires is not None and row.lease_expires <= at:
+        if row.lease_expires is not None and row.lease_expires <= moment.at:
             lose(row, f"no heartbeat from {row.lease_owner}")
         if row.state == kind.leased_in and row.lease_owner is None:
             free.append(row.id)
     s.flush()
-    return free
+    return Swept(ring=free)

@@ -195,7 +195,6 @@ class Job(Noun, Base):
     weights_digest: Mapped[str | None] = mapped_column(String(64))
     """Over the tensors of its result."""
     started_at: Mapped[datetime | None]
-    finished_at: Mapped[datetime | None]
     batch_size: Mapped[int | None]
     """Images per forward pass since it ran out of memory; null: as the spec says."""
 
@@ -477,7 +476,6 @@ class Plan(Leased, Base):
     """fgd.outline.Measured, and `trainings_beside`."""
     error: Mapped[dict[str, Any] | None]
     """{"code", "message", "pointer"}"""
-    finished_at: Mapped[datetime | None]
 
     __table_args__ = (
         CheckConstraint(one_of("state", PlanState), "state"),

@@ -14,13 +14,15 @@ from sqlalchemy import Engine, text
 from starlette.exceptions import StarletteDeprecationWarning
 
 from api.core import datasets, workers
-from api.core.jobs import attempts, queue_order, requests, sweep
+from api.core.jobs import attempts, queue_order, requests
 from api.core.request_bodies import SubmitDataset
 from api.core.rows import db
+from api.core.rows.swept import Swept
 from api.core.rows.tables import DEFAULT_PROJECT, Attempt, Base, Dataset, Job, JobEvent
 from api.core.settings import Settings
 from api.core.store.names import BlobStore
 from api.core.store.open import open_store
+from api.core.sweeper import sweep_rows
 from api.main import create_app
 from fgd.data.index import Report, SplitCounts
 from fgd.recipe import Recipe
@@ -58,7 +60,7 @@ class Given:
                 return dataset
             claim = datasets.claim_import(s, "wrk_a", lease_s=20.0)
             assert claim is not None
-            assert claim.dataset_id == dataset.id
+            assert claim.id == dataset.id
             if state == "ready":
                 archive, index = self.store.put_bytes(b"archive"), self.store.put_bytes(b"index")
                 datasets.finish_import(s, dataset.id, claim.attempt, archive, index, report)
@@ -150,9 +152,9 @@ class Given:
         with db.transaction(self.engine) as s:
             s.execute(text(f"UPDATE {table} SET {column} = {then}"), {"by": seconds})
 
-    def sweep(self) -> sweep.Swept:
+    def sweep(self) -> Swept:
         with db.transaction(self.engine) as s:
-            return sweep.sweep(s, lease_s=20.0)
+            return sweep_rows(s, lease_s=20.0)
 
 
 @pytest.fixture(scope="session")

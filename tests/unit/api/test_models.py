@@ -62,7 +62,7 @@ def verified(given: Any, id: str, classes: tuple[str, ...] = ("cat", "dog")) -> 
     with db.transaction(given.engine) as s:
         claim = models.claim_import(s, "wrk_a", lease_s=20.0)
         assert claim is not None
-        assert claim.model_id == id
+        assert claim.id == id
         made = models.Finished(*files, "d" * 64)
         models.finish_import(s, id, claim.attempt, recipe.model_dump(mode="json"), made, {"notes": []})
 

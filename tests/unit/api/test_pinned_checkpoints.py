@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from api.core.jobs import attempts, checkpoints, sweep
+from api.core.jobs import attempts, checkpoints
 from api.core.lifecycle import FailureCode
 from api.core.rows import db
 from api.core.rows.ids import new_id
+from api.core.sweeper import sweep_rows
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_a_pinned_checkpoint_outlives_its_job_until_that_is_deleted(client: Any,
     client.post(f"/v1/jobs/{id}/checkpoints/{of}/pin")
     with db.transaction(given.engine) as s:
         attempts.fail(s, id, 1, FailureCode.user_error, "no")
-        rubbish = sweep.sweep(s, lease_s=20.0).rubbish
+        rubbish = sweep_rows(s, lease_s=20.0).rubbish
     assert rubbish == [f"jobs/{id}/a1/20"]
     assert list(listed(client, id)) == [10]
     assert client.post(f"/v1/jobs/{id}/checkpoints/{of}/promote").status_code == 202

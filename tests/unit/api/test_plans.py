@@ -102,7 +102,7 @@ def measure_soon(given: Any, after_s: float) -> threading.Thread:
             time.sleep(0.02)
         time.sleep(after_s)
         with db.transaction(given.engine) as s:
-            plans.finish(s, claim.plan_id, claim.attempt, MEASURED, 0)
+            plans.finish(s, claim.id, claim.attempt, MEASURED, 0)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -145,7 +145,7 @@ def test_a_failed_plan_says_why(client: Any, given: Any) -> None:
     with db.transaction(given.engine) as s:
         claim = plans.claim(s, "wrk_a", ("auto",), lease_s=20.0)
         assert claim is not None
-        plans.fail(s, claim.plan_id, claim.attempt, "gpu_out_of_memory", "too large")
+        plans.fail(s, claim.id, claim.attempt, "gpu_out_of_memory", "too large")
     plan = client.get(location).json()
     assert plan["error"] == {"code": "gpu_out_of_memory", "message": "too large", "pointer": ""}
 

@@ -339,7 +339,7 @@ def test_the_zip_is_let_go_when_its_import_ends(client: Any, given: Any, url: st
     client.put(url, content=b"zip", headers=ZIP)
     claim = given.claim_import()
     with db.transaction(given.engine) as s:
-        datasets.reject(s, claim.dataset_id, claim.attempt, None, "no zip")
+        datasets.reject(s, claim.id, claim.attempt, None, "no zip")
     assert upload_of(given, url).upload_digest is None
 
 

@@ -14,7 +14,9 @@ import fgd
 from fgd.data import archive
 from fgd.data.index import Index, Report
 from worker import importer
-from worker.import_supervisor import Broken, Rejected, refusal
+from worker.dataset_import import refusal
+from worker.leased_child import Broken
+from worker.reader_ending import Rejected
 
 ROOT = Path(fgd.__path__[0]).parent
 Folder = tuple[Path, Path]

@@ -34,7 +34,7 @@ def test_one_of_many_workers_gets_an_import(given: Any) -> None:
     for thread in threads:
         thread.join()
 
-    assert [(won.dataset_id, won.attempt) for won in claims if won] == [(id, 1)]
+    assert [(won.id, won.attempt) for won in claims if won] == [(id, 1)]
 
 
 def test_an_expired_import_can_be_claimed_again_and_the_old_one_is_fenced(given: Any) -> None:

@@ -16,7 +16,9 @@ from api.core.rows import db, leases
 from api.core.rows.tables import DEFAULT_PROJECT, Plan
 from fgd.outline import Measured
 from fgd.spec import SubmitJob
-from worker.plan_supervisor import Broken, Refused, ending
+from worker.child_answer import Refused
+from worker.leased_child import TAIL, Broken
+from worker.rehearsal import ending
 
 MEASURED = Measured(
     device="a processor", threads=2, precision="float32", student_parameters=11, teacher_parameters=None,
@@ -60,11 +62,11 @@ def test_a_plan_inserts_no_job(given: Any) -> None:
 def test_the_oldest_plan_that_fits_is_taken_once(given: Any) -> None:
     first, second = planned(given), planned(given)
     gpu = planned(given, resources={"device": "cuda"})
-    assert [taken(given).plan_id, taken(given).plan_id] == [first, second]
+    assert [taken(given).id, taken(given).id] == [first, second]
     assert claim(given) is None
     claimed = claim(given, devices=("cuda", "auto"))
     assert claimed is not None
-    assert claimed.plan_id == gpu
+    assert claimed.id == gpu
 
 
 def test_a_claim_holds_the_resolved_spec_and_its_inputs(given: Any) -> None:
@@ -184,27 +186,28 @@ def test_why_a_plan_waits_is_told(given: Any) -> None:
 # --- how a rehearsal ended ------------------------------------------------------------------------------------
 
 
-def answer(tmp_path: Path, content: Any) -> Path:
-    file = tmp_path / "plan.json"
-    file.write_text(content if isinstance(content, str) else json.dumps(content))
-    return file
+def answered(folder: Path, content: Any, log: str = "") -> Path:
+    """The work folder of a rehearsal that has ended."""
+    (folder / "plan.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    (folder / TAIL).write_text(log)
+    return folder
 
 
 def test_an_answer_is_read(tmp_path: Path) -> None:
-    good = answer(tmp_path, {"levels": [], "measured": MEASURED.model_dump()})
-    assert ending(0, good, "") == MEASURED
-    refused = answer(tmp_path, {"error": {"code": "gpu_out_of_memory", "message": "too large", "pointer": ""}})
-    assert ending(1, refused, "") == Refused("gpu_out_of_memory", "too large", "")
+    assert ending(0, answered(tmp_path, {"levels": [], "measured": MEASURED.model_dump()})) == MEASURED
+    error = {"code": "gpu_out_of_memory", "message": "too large", "pointer": ""}
+    assert ending(1, answered(tmp_path, {"error": error})) == Refused("gpu_out_of_memory", "too large", "")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"measured": {}}', '{"measured": null}', '{"error": 3}'])
 @pytest.mark.parametrize("code", [0, 1])
 def test_an_answer_that_is_none_is_tried_again(tmp_path: Path, content: str, code: int) -> None:
-    end = ending(code, answer(tmp_path, content), "some\nlast words\n")
+    end = ending(code, answered(tmp_path, content, "some\nlast words\n"))
     assert isinstance(end, Broken)
     assert "last words" in end.reason
 
 
 def test_a_rehearsal_that_was_killed_or_left_no_answer_is_tried_again(tmp_path: Path) -> None:
+    (tmp_path / TAIL).write_text("x")
     for code in (-9, 0, 1, 2):
-        assert isinstance(ending(code, tmp_path / "missing.json", "x"), Broken)
+        assert isinstance(ending(code, tmp_path), Broken)

@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 from sqlalchemy import update
+from sqlalchemy.orm import Session
 
-from api.core import sweeper
+from api.core import models, submission, sweeper
 from api.core.jobs import attempts, requests
 from api.core.lifecycle import Requested, State
+from api.core.request_bodies import UploadModel
 from api.core.rows import db
+from api.core.rows.swept import Moment, Swept
 from api.core.rows.tables import DEFAULT_PROJECT, Job
 from api.core.store.names import StoreAway
 from api.core.sweeper import Sweeper, sweeping
+from fgd.spec import FCOS, SubmitJob
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -182,6 +186,42 @@ def test_one_row_that_cannot_be_put_right_keeps_no_other_from_it(given: Any, ser
         assert bad in client.get("/readyz").json()["sweeper"]["detail"]
         assert client.get("/readyz").status_code == 200
         assert client.get(f"/v1/jobs/{bad}").json()["state"] == State.running
+
+
+def test_a_noun_whose_sweep_fails_is_named_and_keeps_no_other_from_it(
+    given: Any, sweep: Sweeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails_half_way(s: Session, moment: Moment) -> Swept:
+        s.execute(update(Job).values(name="half"))
+        raise KeyError("a row of an older version")
+
+    id, failing = given.running(), sweeper.Sweep("toys", fails_half_way)
+    given.later(60)
+    monkeypatch.setattr(sweeper, "SWEEPS", (failing, *sweeper.SWEEPS))
+
+    assert sweep.sweep() == ["toys"]
+    job = given.look(id)
+    assert (job.state, job.name) == (State.queued, "a job")
+
+
+def test_bells_ring_in_order_and_no_more_than_workers_live(given: Any) -> None:
+    """A worker takes one import at a time, of whatever kind, and one plan."""
+    body = SubmitJob.model_validate(given.body())
+    plan = submission.plan_job(given.engine, given.store, (), DEFAULT_PROJECT, body)
+    job = given.job(given.dataset())
+    sets = [given.dataset("verifying").id for _ in range(3)]
+    with db.transaction(given.engine) as s:
+        model = models.create(s, DEFAULT_PROJECT, UploadModel(name="m", detector=FCOS(), classes=("cat",)))
+        models.arrived(s, DEFAULT_PROJECT, model.id, given.store.put_bytes(b"weights"))
+
+    rings = []
+    for worker in range(5):
+        given.worker(f"wrk_{worker}")
+        rings.append(given.sweep().ring)
+
+    assert rings[0] == [job, sets[0], plan.id]
+    assert rings[2] == [job, *sets, plan.id]
+    assert rings[3] == rings[4] == [job, *sets, model.id, plan.id]
 
 
 def test_a_wait_of_any_length_that_an_older_version_took_is_kept(given: Any, sweep: Sweeper) -> None:

@@ -1,0 +1,35 @@
+"""What the exit code of a reader says: a child that reads what a stranger brought, a data set or a model's file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worker.importer import NOTHING_THERE, TRY_AGAIN
+from worker.leased_child import MAX_MESSAGE, Broken, last_line
+
+
+@dataclass(frozen=True)
+class Rejected:
+    error: str
+    report: Any = None
+    """Of the noun's own type."""
+
+
+def ended_badly(code: int, folder: Path, what: str) -> Rejected | Broken | None:
+    """What every reader's exit code says; None: it came to its end."""
+    if code == 0:
+        return None
+    if code == NOTHING_THERE:
+        return Rejected((folder / "error.txt").read_text()[:MAX_MESSAGE])
+    last = last_line(folder)
+    if code == TRY_AGAIN:
+        return Broken(f"the worker's host failed: {last}")
+    if code < 0:  # by the kernel for want of memory, by a person, or by a file that crashes the reader: it will repeat
+        return Broken(f"the reader was ended by signal {-code}. {last}".strip())
+    return Rejected(f"reading {what} failed with exit code {code}; it breaks the reader. {last}".strip())
+
+
+def upload_gone(error: str) -> Rejected:
+    return Rejected(f"the upload is no longer in the store, or changed there; upload it again: {error}")
