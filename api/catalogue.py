@@ -13,7 +13,17 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from api.core.request_bodies import SubmitDataset, SubmitModel
 from fgd import presets
-from fgd.spec import DetectorSpec, LrSchedule, MethodSpec, OptimizerSpec, Schedule, Spec, SubmitJob
+from fgd.spec import (
+    DetectorSpec,
+    LrSchedule,
+    MethodSpec,
+    OptimizerSpec,
+    Schedule,
+    Spec,
+    SubmitJob,
+    families_for,
+    members,
+)
 
 
 class Entry(BaseModel):
@@ -27,6 +37,10 @@ class Entry(BaseModel):
     """What must be there for it; "" for nothing."""
     json_schema: dict[str, Any]
     """JSON Schema; every property's `description` says what it does."""
+    offers: list[str] = []
+    """Of a detector: what methods can take of it, as student and as teacher."""
+    families: list[str] = []
+    """Of a method: the detectors that offer what it takes."""
     presets: dict[str, dict[str, Any]] = {}
     """Detector family -> the numbers that are filled in for what a request leaves out."""
 
@@ -83,8 +97,11 @@ _FORMATS = {
 def catalogue() -> tuple[Catalogue, str]:
     """The catalogue, and the SHA-256 of its JSON."""
     made = Catalogue(
-        detectors=[_entry(spec) for spec in members(DetectorSpec)],
-        methods=[_entry(spec, _METHOD_NEEDS, _presets(spec)) for spec in members(MethodSpec)],
+        detectors=[_entry(spec, offers=sorted(spec.offers)) for spec in members(DetectorSpec)],
+        methods=[
+            _entry(spec, needs=_METHOD_NEEDS, families=families_for(spec), presets=_presets(spec))
+            for spec in members(MethodSpec)
+        ],
         optimizers=[_entry(spec) for spec in members(OptimizerSpec)],
         lr_schedules=[_entry(spec) for spec in members(LrSchedule)],
         formats=[
@@ -100,27 +117,13 @@ def catalogue() -> tuple[Catalogue, str]:
     return made, hashlib.sha256(text.encode()).hexdigest()
 
 
-def members(union: Any) -> list[type[Spec]]:
-    """The spec classes of a union told apart by `kind`; a single class counts as a union of one."""
-    if isinstance(union, type):
-        assert issubclass(union, Spec)
-        return [union]
-    return [member for part in get_args(union) for member in _classes(part)]
-
-
-def _classes(part: Any) -> list[type[Spec]]:
-    if isinstance(part, type):
-        return [part] if issubclass(part, Spec) else []
-    return [member for inner in get_args(part) for member in _classes(inner)]
-
-
-def _entry(spec: type[Spec], needs: str = "", numbers: dict[str, dict[str, Any]] | None = None) -> Entry:
+def _entry(spec: type[Spec], needs: str = "", **more: Any) -> Entry:
     return Entry(
         kind=spec.model_fields["kind"].default,
         summary=inspect.cleandoc(spec.__doc__ or ""),
         needs=needs,
         json_schema=spec.model_json_schema(),
-        presets=numbers or {},
+        **more,
     )
 
 

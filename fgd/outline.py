@@ -17,7 +17,7 @@ class Told(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
 
-class Level(Told):
+class PairedLevel(Told):
     """A level of the student's pyramid."""
 
     name: str
@@ -34,7 +34,7 @@ class Adapter(Told):
     method: str
     level: str
     layer: str
-    """"1x1 convolution" or "none": where the widths are equal, nothing is needed."""
+    """"1x1 convolution", or what else the method has; "none" where nothing is needed, as between equal widths."""
     from_channels: int
     to_channels: int
 
@@ -55,7 +55,7 @@ class Warned(Told):
 
 
 class Outline(Told):
-    levels: tuple[Level, ...]
+    levels: tuple[PairedLevel, ...]
     adapters: tuple[Adapter, ...]
     sizes: tuple[Size, ...]
     """Training is at one of these, drawn for each step; evaluation at the spec's own min_size and max_size."""
@@ -141,26 +141,26 @@ def whole_steps(images: int, batch_size: int, accumulate: int = 1) -> int:
     return images // (batch_size * accumulate)
 
 
-def levels(student: DetectorSpec, teacher: DetectorSpec | None) -> tuple[Level, ...]:
-    strides = set(teacher.levels().values()) if teacher is not None else set()
+def levels(student: DetectorSpec, teacher: DetectorSpec | None) -> tuple[PairedLevel, ...]:
+    widths = {level.stride: level.channels for level in teacher.levels()} if teacher is not None else {}
     return tuple(
-        Level(
-            name=name,
-            stride=stride,
-            student_channels=student.channels(),
-            teacher_channels=teacher.channels() if teacher is not None and stride in strides else None,
+        PairedLevel(
+            name=level.name,
+            stride=level.stride,
+            student_channels=level.channels,
+            teacher_channels=widths.get(level.stride),
         )
-        for name, stride in student.levels().items()
+        for level in student.levels()
     )
 
 
 def adapters(spec: JobSpec, teacher: DetectorSpec) -> Iterator[Adapter]:
-    """One for each method and each level that both networks have."""
-    ours, theirs = spec.student.channels(), teacher.channels()
-    layer = "none" if ours == theirs else "1x1 convolution"
+    """One for each method and each level that both networks have, as the method says."""
     for method in spec.methods:
         for level in levels(spec.student, teacher):
             if level.teacher_channels is not None:
+                ours, theirs = level.student_channels, level.teacher_channels
+                layer = method.adapter(ours, theirs)
                 yield Adapter(method=method.kind, level=level.name, layer=layer, from_channels=ours, to_channels=theirs)
 
 

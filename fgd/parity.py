@@ -28,7 +28,7 @@ from fgd.errors import UserError
 from fgd.methods.base import Pair
 from fgd.methods.fgd import FGDLoss
 from fgd.spec import FGD, Schedule
-from fgd.types import Batch, Calibration, Target
+from fgd.types import Batch, Calibration, Target, View
 
 TOLERANCE = 1e-5
 """Of max|a - b| / max|b|."""
@@ -85,7 +85,7 @@ class Case(BaseModel):
             temperature=self.temp,
             compat="official",
         ).but(lambda_=weights.lambda_fgd)
-        pair = Pair({LEVEL: 1}, self.cs, self.ct)
+        pair = Pair.alike({LEVEL: 1}, self.cs, self.ct)
         return FGDLoss(spec, pair, Calibration(teacher_rms={}, boxes_per_image=0.0), Schedule())
 
     def shapes(self) -> dict[str, tuple[int | None, ...]]:
@@ -212,7 +212,8 @@ def _terms(
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(torch.from_numpy(arrays[f"module/{name}"]))
-    terms = method({LEVEL: student_NCHW}, {LEVEL: torch.from_numpy(arrays["teacher"])}, _batch(case, arrays))
+    teacher_NCHW = torch.from_numpy(arrays["teacher"])
+    terms = method(View({LEVEL: student_NCHW}), View({LEVEL: teacher_NCHW}), _batch(case, arrays))
     return terms, parameters
 
 

@@ -8,7 +8,8 @@ a weight of 0 switches its term off. Sizes are pixels, rates are per step, AP is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -123,6 +124,33 @@ WeightsRef = FromJob | FromModel | FromPath
 DatasetRef = DatasetId | FromPath
 
 
+# --- what methods take of detectors ---------------------------------------------------------------------------
+
+Need = Literal["features", "logits", "boxes", "distributions", "anchors", "proposals", "towers"]
+"""What a method takes of a network, and a family of detectors offers.
+
+features       the neck's maps
+logits         what the head gives each class at each place; of two stages, the first one's: whether anything is there
+boxes          the box at each place, as the head codes it
+distributions  the box at each place as distributions over bins
+anchors        what the boxes are coded against: anchors, or the points of a family without
+proposals      the second stage: its proposals, and its answers to any others
+towers         the head's convolutions, to be run from any one on, and the student's maps between them
+"""
+OF_THE_HEAD: frozenset[Need] = frozenset({"logits", "boxes", "distributions"})
+"""For these the teacher runs its head."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level of a detector's pyramid that carries knowledge."""
+
+    name: str
+    stride: int
+    """Pixels of the padded input."""
+    channels: int
+
+
 # --- detectors ------------------------------------------------------------------------------------------------
 
 Trunk = Literal[
@@ -146,6 +174,9 @@ Version = Annotated[Int, Field(ge=1, le=2)]
 
 class Detector_(Spec):
     """What every family has. Strides are pixels of the padded input."""
+
+    offers: ClassVar[frozenset[Need]] = frozenset({"features"})
+    """What methods can take of it."""
 
     backbone: Trunk = "resnet18"
     """The trunk, as torchvision builds it."""
@@ -186,17 +217,15 @@ class Detector_(Spec):
         """`norm`, or what it defaults to."""
         return self.norm or ("frozen" if self.weights in ("IMAGENET1K_V1", "COCO_V1") else "batch")
 
-    def levels(self) -> dict[str, int]:
-        """Pyramid levels that carry knowledge, finest first, and the stride of each."""
-        return {"p3": 8, "p4": 16, "p5": 32, "p6": 64, "p7": 128}
-
-    def channels(self) -> int:
-        """Width of every level."""
-        return self.fpn_channels
+    def levels(self) -> tuple[Level, ...]:
+        """Pyramid levels that carry knowledge, finest first. Here: P3-P7, all of one width."""
+        return tuple(Level(f"p{n}", 2**n, self.fpn_channels) for n in range(3, 8))
 
 
 class FCOS(Detector_):
     """FCOS (arXiv 1904.01355) as torchvision builds it: one stage, no anchors, pyramid levels P3-P7."""
+
+    offers = frozenset({"features", "logits", "boxes", "anchors", "towers"})
 
     kind: Literal["fcos"] = "fcos"
     fpn_channels: WidthIn32 = 256
@@ -209,6 +238,8 @@ class RetinaNet(Detector_):
 
     The smallest anchor is chosen for the training boxes before training, and travels with the weights.
     """
+
+    offers = frozenset({"features", "logits", "boxes", "anchors", "towers"})
 
     kind: Literal["retinanet"] = "retinanet"
     version: Version = 1
@@ -233,6 +264,8 @@ class FasterRCNN(Detector_):
     P5 for the proposals, carries no knowledge of its own and is not distilled.
     """
 
+    offers = frozenset({"features", "logits", "boxes", "anchors", "proposals"})
+
     kind: Literal["faster_rcnn"] = "faster_rcnn"
     version: Version = 1
     """2: torchvision's fasterrcnn_resnet50_fpn_v2: batch norm in pyramid and box head, two convolutions for the
@@ -240,8 +273,8 @@ class FasterRCNN(Detector_):
     fpn_channels: WidthIn8 = 256
     """Width of the pyramid and the heads; a multiple of 8."""
 
-    def levels(self) -> dict[str, int]:
-        return {"p2": 4, "p3": 8, "p4": 16, "p5": 32}
+    def levels(self) -> tuple[Level, ...]:
+        return tuple(Level(f"p{n}", 2**n, self.fpn_channels) for n in range(2, 6))
 
 
 def _fcos_if_unsaid(value: Any) -> Any:
@@ -256,7 +289,33 @@ DetectorSpec = Annotated[FCOS | RetinaNet | FasterRCNN, Field(discriminator="kin
 # --- methods --------------------------------------------------------------------------------------------------
 
 
-class FGD(Spec):
+class Method_(Spec):
+    """What every method has."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"features"})
+    """What it takes of student and teacher; it is for families that offer all of it."""
+
+    def teaches(self) -> bool:
+        """Whether any term is on."""
+        return True
+
+    def adapter(self, student_channels: int, teacher_channels: int) -> str:
+        """The layer that it trains at a level of these widths, in words; "none" where it trains none."""
+        del student_channels, teacher_channels
+        return "none"
+
+    def refusal(self, student: DetectorSpec, teacher: DetectorSpec) -> str | None:
+        """Why it cannot carry knowledge from this teacher to this student, though both offer what it needs."""
+        del student, teacher
+        return None
+
+
+def convolution_if_unlike(student_channels: int, teacher_channels: int) -> str:
+    """Of a method that needs maps of one width and no other layer: what `Method_.adapter` says."""
+    return "none" if student_channels == teacher_channels else "1x1 convolution"
+
+
+class FGD(Method_):
     """Focal and Global Knowledge Distillation for Detectors (arXiv 2111.11837), equations 1-13.
 
     Focal only: {"lambda": 0}. Global only: {"alpha": 0, "beta": 0, "gamma": 0}. Foreground only: {"beta": 0}.
@@ -293,8 +352,11 @@ class FGD(Spec):
         """Whether any term is on."""
         return any(weight != 0 for weight in (self.alpha, self.beta, self.gamma, self.lambda_))
 
+    def adapter(self, student_channels: int, teacher_channels: int) -> str:
+        return convolution_if_unlike(student_channels, teacher_channels)
 
-class Mimic(Spec):
+
+class Mimic(Method_):
     """Plain imitation of the neck's maps, FitNets' hint applied to detectors: the baseline FGD must beat."""
 
     kind: Literal["mimic"] = "mimic"
@@ -305,8 +367,34 @@ class Mimic(Spec):
         """Whether its term is on."""
         return self.weight != 0
 
+    def adapter(self, student_channels: int, teacher_channels: int) -> str:
+        return convolution_if_unlike(student_channels, teacher_channels)
+
 
 MethodSpec = Annotated[FGD | Mimic, Field(discriminator="kind")]
+
+
+def members(union: Any) -> list[type[Any]]:
+    """The spec classes of a union told apart by `kind`; a single class counts as a union of one."""
+    if isinstance(union, type):
+        return [union] if issubclass(union, Spec) else []
+    return [member for part in get_args(union) for member in members(part)]
+
+
+def unserved(method: MethodSpec, detector: DetectorSpec) -> str | None:
+    """Why a network of this family cannot be student or teacher of `method`."""
+    lacking = [need for need in get_args(Need) if need in method.needs - detector.offers]
+    if not lacking:
+        return None
+    return (
+        f"{method.kind} takes {' and '.join(lacking)} of student and teacher, and {detector.kind} has no "
+        f"{' and no '.join(lacking)}; families that have: {', '.join(families_for(type(method))) or 'none'}"
+    )
+
+
+def families_for(method: type[Method_]) -> list[str]:
+    """The kinds of detectors that offer what it takes."""
+    return [family.model_fields["kind"].default for family in members(DetectorSpec) if method.needs <= family.offers]
 
 
 # --- schedule -------------------------------------------------------------------------------------------------
@@ -564,6 +652,19 @@ class JobSpec(Spec):
 
     @field_validator("resources")
     @classmethod
+    def _maps_are_enough_if_cached(cls, resources: Resources, info: ValidationInfo) -> Resources:
+        for method in info.data.get("methods", ()):
+            if resources.teacher_cache_gib is not None and method.needs & (OF_THE_HEAD | {"proposals"}):
+                raise PydanticCustomError(
+                    "cannot_be_cached",
+                    "the teacher's maps can be kept, and not what its head makes of them, which {method} takes as "
+                    "well: leave one of the two out",
+                    {"at": "teacher_cache_gib", "method": method.kind},
+                )
+        return resources
+
+    @field_validator("resources")
+    @classmethod
     def _pixels_come_back_if_cached(cls, resources: Resources, info: ValidationInfo) -> Resources:
         schedule = info.data.get("schedule")
         if resources.teacher_cache_gib is not None and schedule is not None and (why := schedule.never_the_same()):
@@ -594,13 +695,31 @@ class JobSpec(Spec):
                 raise ValueError("a teacher without methods teaches nothing: add a method, or set teacher to null")
         return methods
 
+    @field_validator("methods")
+    @classmethod
+    def _student_serves_its_methods(
+        cls, methods: tuple[MethodSpec, ...], info: ValidationInfo
+    ) -> tuple[MethodSpec, ...]:
+        if "student" in info.data:
+            for place, method in enumerate(methods):
+                if why := unserved(method, info.data["student"]):
+                    raise PydanticCustomError("method_not_served", "{why}", {"at": str(place), "why": why})
+        return methods
+
+    def needs(self) -> frozenset[Need]:
+        """What the methods take of both networks, all together."""
+        return frozenset(need for method in self.methods for need in method.needs)
+
     def refuse_pair(self, teacher: DetectorSpec) -> None:
-        """Raise SpecError if no method here can carry knowledge from `teacher` to the student."""
-        ours, theirs = self.student.levels().values(), teacher.levels().values()
+        """Raise SpecError if a method here cannot carry knowledge from `teacher` to the student."""
+        for place, method in enumerate(self.methods):
+            if why := unserved(method, teacher) or method.refusal(self.student, teacher):
+                raise SpecError(why, f"/methods/{place}")
+        ours, theirs = ([level.stride for level in each.levels()] for each in (self.student, teacher))
         if not set(ours) & set(theirs):
             raise SpecError(
                 f"a teacher of kind {teacher.kind} has no pyramid level in common with this {self.student.kind}: "
-                f"student strides {list(ours)}, teacher strides {list(theirs)}",
+                f"student strides {ours}, teacher strides {theirs}",
                 "/teacher",
             )
 

@@ -20,10 +20,12 @@ def outline_lines(outline: Outline) -> Iterator[str]:
     for level in outline.levels:
         teacher = f", teacher {level.teacher_channels}" if level.teacher_channels is not None else ""
         yield f"level      {level.name}: stride {level.stride}, student {level.student_channels} channels{teacher}"
-    for method in dict.fromkeys(each.method for each in outline.adapters):
-        some = [each for each in outline.adapters if each.method == method]
-        change = f"{some[0].from_channels} -> {some[0].to_channels}"
-        yield f"adapters   {method}: {some[0].layer} on {', '.join(each.level for each in some)}, {change} channels"
+    alike: dict[tuple[str, str, int, int], list[str]] = {}
+    for each in outline.adapters:
+        alike.setdefault((each.method, each.layer, each.from_channels, each.to_channels), []).append(each.level)
+    for (method, layer, from_channels, to_channels), levels in alike.items():
+        change = f"{from_channels} -> {to_channels} channels"
+        yield f"adapters   {method}: {layer} on {', '.join(levels)}, {change}"
     for warned in outline.warnings:
         yield f"warning    {warned.pointer}: {warned.message}"
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from fgd.data.index import Image
@@ -60,6 +61,12 @@ def best_base(recalls: Mapping[int, float]) -> int:
 
 def generator(sizes: Sizes, ratios: tuple[float, ...] = RATIOS) -> AnchorGenerator:
     return AnchorGenerator(sizes, (ratios,) * len(sizes))
+
+
+def decoded(coder: BoxCoder, deltas_NK4: Tensor, anchors_K4: Tensor) -> Tensor:
+    """xyxy, NK4. torchvision's coder takes one list of boxes."""
+    boxes_M4: Tensor = coder.decode_single(deltas_NK4.flatten(0, 1), anchors_K4.repeat(len(deltas_NK4), 1))
+    return boxes_M4.view_as(deltas_NK4)
 
 
 def recall(images: Iterable[Image], transform: Transform, sizes: Sizes, strides: Sequence[int]) -> float:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from fgd.detectors.anchors import AnchorLayout
 from fgd.detectors.towers import BoxTower, Tower
 from fgd.recipe import Recipe
-from fgd.types import Batch, Detections
+from fgd.types import Batch, Detections, HeadTower, Predictions, Regions
 
 
 class Detector(nn.Module, ABC):
     """`module` is plain torchvision: its state dict is what users download.
 
-    Features are arguments, not hooks: `features()` once, then `losses()` or `detect()`, and the distillation methods
-    see the same maps. Trunk, neck and the head's towers may train in bf16; the maps, the head's outputs, anchors and
-    losses are float32, and so is everything in eval mode.
+    Features and predictions are arguments, not hooks: `features()` once, `predict()` once, then `losses()` or
+    `detect()`, and the distillation methods see the same maps and predictions. Trunk, neck and the head's towers may
+    train in bf16; the maps, the head's outputs, anchors and losses are float32, and so is everything in eval mode.
     """
 
     anchor_layout: ClassVar[AnchorLayout | None] = None
@@ -51,13 +51,33 @@ class Detector(nn.Module, ABC):
         with torch.autocast(images_NCHW.device.type, torch.bfloat16, enabled=lower):
             maps = self._neck(images_NCHW)
         maps = [each.to(torch.float32, memory_format=torch.contiguous_format) for each in maps]
-        return dict(zip(self.recipe.detector.levels(), maps, strict=True))
+        return {level.name: each for level, each in zip(self.recipe.detector.levels(), maps, strict=True)}
 
     @abstractmethod
     def _neck(self, images_NCHW: Tensor) -> Sequence[Tensor]: ...
 
+    @property
     @abstractmethod
-    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def trunk(self) -> nn.Module:
+        """The part of `module` that is trained as a classifier before."""
+
+    @property
+    @abstractmethod
+    def trunk_and_neck(self) -> tuple[nn.Module, ...]:
+        """The parts of `module` that make the maps: all but the head."""
+
+    @abstractmethod
+    def predict(
+        self, features: Mapping[str, Tensor], batch: Batch, *, hold: bool = False, regions: bool = True
+    ) -> Predictions:
+        """One pass of the head. In training what the losses are made of is drawn here, from torch's global generator.
+
+        hold: keep the maps between the convolutions of `towers`. regions: run a second stage, which losses and
+        detections need.
+        """
+
+    @abstractmethod
+    def losses(self, predictions: Predictions, batch: Batch) -> dict[str, Tensor]:
         """Scalar detection losses by name; images without boxes are legal."""
 
     def counted(self, batch: Batch) -> int:
@@ -66,8 +86,16 @@ class Detector(nn.Module, ABC):
         return len(batch.image_ids)
 
     @abstractmethod
-    def detect(self, features: dict[str, Tensor], batch: Batch) -> list[Detections]:
+    def detect(self, predictions: Predictions, batch: Batch) -> list[Detections]:
         """Detections in pixels of the stored images."""
+
+    def towers(self) -> Mapping[str, HeadTower]:
+        """Of the head, by a name that families share: "cls", "reg". None in families that do not offer them."""
+        return {}
+
+    def regions(self, features: Mapping[str, Tensor], batch: Batch, proposals: Sequence[Tensor]) -> Regions:
+        """The second stage's answers to proposals of each image, xyxy in pixels of the padded input."""
+        raise NotImplementedError(f"{self.recipe.detector.kind} has no second stage")
 
     @abstractmethod
     def model_source(self) -> str:
@@ -75,4 +103,10 @@ class Detector(nn.Module, ABC):
 
     def neck_and_head(self) -> dict[str, Tensor]:
         """What FGD's inheriting strategy copies: every tensor outside the trunk."""
-        return {k: v for k, v in self.module.state_dict().items() if not k.startswith("backbone.body.")}
+        of_trunk = self.trunk_keys()
+        return {key: value for key, value in self.module.state_dict().items() if key not in of_trunk}
+
+    def trunk_keys(self) -> dict[str, str]:
+        """Key of each tensor of the trunk in the state dict of `module` -> its key in the trunk's own."""
+        prefix = next(name for name, each in self.module.named_modules() if each is self.trunk)
+        return {f"{prefix}.{key}": key for key in self.trunk.state_dict()}

@@ -4,26 +4,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.rpn import RPNHead
+from torchvision.models.detection.roi_heads import fastrcnn_loss
+from torchvision.models.detection.rpn import RPNHead, concat_box_prediction_layers
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from fgd.detectors import trunks
-from fgd.detectors.anchors import ONE_FROM_P2, RATIOS, generator
+from fgd.detectors.anchors import ONE_FROM_P2, RATIOS, decoded, generator
 from fgd.detectors.base import Detector
+from fgd.detectors.one_stage import targets_of
 from fgd.detectors.towers import BoxTower, Tower, one_cast_each
 from fgd.recipe import Recipe
 from fgd.spec import FasterRCNN
-from fgd.types import Batch, Detections
+from fgd.types import Batch, Detections, Predictions, Regions
 
 STRIDES = (4, 8, 16, 32)
 """Of the trunk's stages that the pyramid stands on."""
+POOLED = "p6"
+"""The level that is pooled from P5 for the proposals alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoStagePredictions(Predictions):
+    proposal_losses: dict[str, Tensor] = field(default_factory=dict)
+    """In training: torchvision draws the places of these losses before it draws the regions."""
 
 
 class FasterRCNNDetector(Detector):
@@ -58,32 +71,97 @@ class FasterRCNNDetector(Detector):
         wide = self.module.roi_heads.box_head
         self.module.roi_heads.box_head = Tower(*wide) if isinstance(wide, nn.Sequential) else BoxTower(wide)
 
+    @property
+    def trunk(self) -> nn.Module:
+        trunk: nn.Module = self.module.backbone.body
+        return trunk
+
+    @property
+    def trunk_and_neck(self) -> tuple[nn.Module, ...]:
+        return (self.module.backbone,)
+
     def _neck(self, images_NCHW: Tensor) -> Sequence[Tensor]:
         maps = self.module.backbone(images_NCHW)
         return [maps[str(place)] for place in range(len(STRIDES))]  # without the pooled P6
 
-    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        assert self.training, "proposals and boxes are sampled for the losses in training mode only"
-        targets = [{"boxes": target.boxes_K4, "labels": target.labels_K} for target in batch.targets]
-        maps, images = self._inputs(features, batch)
+    def predict(
+        self,
+        features: Mapping[str, Tensor],
+        batch: Batch,
+        *,
+        hold: bool = False,  # noqa: ARG002  # it offers no towers
+        regions: bool = True,
+    ) -> TwoStagePredictions:
+        """torchvision's order of things: what is drawn depends on it."""
+        rpn, maps = self.module.rpn, self._maps(features)
         with one_cast_each(batch.images_NCHW.device):
-            proposals, proposal_losses = self.module.rpn(images, maps, targets)
-        _, box_losses = self.module.roi_heads(maps, proposals, images.image_sizes, targets)
-        return {**box_losses, **proposal_losses}
+            of_levels = rpn.head(list(maps.values()))
+        rows = [each[0].numel() for each, _ in zip(*of_levels, strict=True)]
+        anchors = rpn.anchor_generator(ImageList(batch.images_NCHW, list(batch.image_sizes)), list(maps.values()))
+        logits_M1, deltas_M4 = concat_box_prediction_layers(*of_levels)
+        predictions = TwoStagePredictions(
+            rows=dict(zip((*features, POOLED), rows, strict=True)),
+            logits_NKC=logits_M1.view(len(anchors), -1, 1),
+            objectness=True,
+            boxes_NKD=deltas_M4.view(len(anchors), -1, 4),
+            anchors_K4=anchors[0],
+            decode=partial(decoded, rpn.box_coder),
+        )
+        if not regions:
+            return predictions
+        boxes_NK4 = rpn.box_coder.decode(deltas_M4.detach(), anchors).view(len(anchors), -1, 4)
+        proposals, _ = rpn.filter_proposals(boxes_NK4, logits_M1, list(batch.image_sizes), rows)
+        if not self.training:
+            return replace(predictions, regions=self._answers(maps, batch, proposals))
+        labels, matched = rpn.assign_targets_to_anchors(anchors, targets_of(batch))
+        drawn = rpn.compute_loss(logits_M1, deltas_M4, labels, rpn.box_coder.encode(matched, anchors))
+        proposals, _, labels, deltas = self.module.roi_heads.select_training_samples(proposals, targets_of(batch))
+        answers = self._answers(maps, batch, proposals)
+        return replace(
+            predictions,
+            regions=replace(answers, labels_R=torch.cat(labels), targets_R4=torch.cat(deltas)),
+            proposal_losses=dict(zip(("loss_objectness", "loss_rpn_box_reg"), drawn, strict=True)),
+        )
 
-    def detect(self, features: dict[str, Tensor], batch: Batch) -> list[Detections]:
+    def regions(self, features: Mapping[str, Tensor], batch: Batch, proposals: Sequence[Tensor]) -> Regions:
+        return self._answers(self._maps(features), batch, proposals)
+
+    def _answers(self, maps: Mapping[str, Tensor], batch: Batch, proposals: Sequence[Tensor]) -> Regions:
+        heads = self.module.roi_heads
+        pooled = heads.box_roi_pool(maps, list(proposals), list(batch.image_sizes))
+        logits_RC, deltas_RD = heads.box_predictor(heads.box_head(pooled))
+        return Regions(proposals=tuple(proposals), logits_RC=logits_RC, boxes_RC4=deltas_RD.view(*logits_RC.shape, 4))
+
+    def losses(self, predictions: Predictions, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
+        assert isinstance(predictions, TwoStagePredictions)
+        drawn = predictions.regions
+        assert drawn is not None
+        assert drawn.labels_R is not None, "proposals and boxes are sampled for the losses in training mode only"
+        assert drawn.targets_R4 is not None
+        classes, boxes = fastrcnn_loss(
+            drawn.logits_RC, drawn.boxes_RC4.flatten(1), [drawn.labels_R], [drawn.targets_R4]
+        )
+        return {"loss_classifier": classes, "loss_box_reg": boxes, **predictions.proposal_losses}
+
+    def detect(self, predictions: Predictions, batch: Batch) -> list[Detections]:
+        found = predictions.regions
+        assert found is not None
         assert not self.training, "boxes are found in eval mode only"
-        maps, images = self._inputs(features, batch)
-        proposals, _ = self.module.rpn(images, maps)
-        found, _ = self.module.roi_heads(maps, proposals, images.image_sizes)
-        found = self.module.transform.postprocess(found, images.image_sizes, list(batch.original_sizes))
-        return [Detections(each["boxes"], each["scores"], each["labels"]) for each in found]
+        boxes, scores, labels = self.module.roi_heads.postprocess_detections(
+            found.logits_RC, found.boxes_RC4.flatten(1), list(found.proposals), list(batch.image_sizes)
+        )
+        of_images = [
+            {"boxes": boxes_K4, "scores": scores_K, "labels": labels_K}
+            for boxes_K4, scores_K, labels_K in zip(boxes, scores, labels, strict=True)
+        ]
+        of_images = self.module.transform.postprocess(of_images, list(batch.image_sizes), list(batch.original_sizes))
+        return [Detections(each["boxes"], each["scores"], each["labels"]) for each in of_images]
 
-    def _inputs(self, features: dict[str, Tensor], batch: Batch) -> tuple[dict[str, Tensor], ImageList]:
-        """The maps as torchvision names them, with P6 pooled from P5, and the images."""
+    def _maps(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As torchvision names them, with P6 pooled from P5."""
         maps = list(features.values())
         maps, names = self.module.backbone.fpn.extra_blocks(maps, maps, [str(place) for place in range(len(maps))])
-        return dict(zip(names, maps, strict=True)), ImageList(batch.images_NCHW, list(batch.image_sizes))
+        return dict(zip(names, maps, strict=True))
 
     def model_source(self) -> str:
         recipe, spec = self.recipe, self.recipe.detector

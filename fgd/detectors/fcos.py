@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
 
@@ -14,16 +13,16 @@ from torchvision.models.detection import FCOS as TorchvisionFCOS
 from torchvision.models.detection.image_list import ImageList
 
 from fgd.detectors import trunks
-from fgd.detectors.base import Detector
-from fgd.detectors.towers import Tower, one_cast_each
+from fgd.detectors.one_stage import TELLS_MATCHES, OneStageDetector, targets_of
+from fgd.detectors.towers import Layer, LevelTower, Tower
 from fgd.recipe import Recipe
-from fgd.types import Batch, Detections
+from fgd.types import Batch
 
 STRIDES = (8, 16, 32)
 """Of the trunk's stages that the pyramid stands on."""
 
 
-class FCOSDetector(Detector):
+class FCOSDetector(OneStageDetector):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe
@@ -42,48 +41,39 @@ class FCOSDetector(Detector):
         for head in (self.module.head.classification_head, self.module.head.regression_head):
             head.conv = Tower(*head.conv)
 
-    def _neck(self, images_NCHW: Tensor) -> Sequence[Tensor]:
-        return list(self.module.backbone(images_NCHW).values())
+    def _towers(self) -> dict[str, LevelTower]:
+        classes, boxes = self.module.head.classification_head, self.module.head.regression_head
+        return {
+            "cls": LevelTower(classes.conv, {"logits": Layer(classes.cls_logits, classes.num_classes, background=1)}),
+            "reg": LevelTower(
+                boxes.conv,
+                {
+                    "boxes": Layer(lambda map_NCHW: boxes.bbox_reg(map_NCHW).relu(), 4),
+                    "quality": Layer(boxes.bbox_ctrness, 1),
+                },
+            ),
+        }
 
-    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        outputs, anchors, cells = self._head(features, batch)
-        targets = [{"boxes": target.boxes_K4, "labels": target.labels_K} for target in batch.targets]
-        losses: dict[str, Tensor] = self.module.compute_loss(targets, outputs, anchors, cells)
-        return losses
+    def _matches(self, anchors: list[Tensor], rows: list[int], targets: list[dict[str, Tensor]]) -> list[Tensor]:
+        network = SimpleNamespace(center_sampling_radius=self.module.center_sampling_radius, head=TELLS_MATCHES)
+        matches: list[Tensor] = TorchvisionFCOS.compute_loss(network, targets, {}, anchors, rows)
+        return matches
+
+    def _decode(self, boxes_NK4: Tensor, anchors_K4: Tensor) -> Tensor:
+        decoded_NK4: Tensor = self.module.box_coder.decode(boxes_NK4, anchors_K4)
+        return decoded_NK4
 
     def counted(self, batch: Batch) -> int:
         """Cells that have a box to find: FCOS's losses are sums over the batch, divided by their number."""
         height, width = batch.padded_size
-        shapes = [(-(-height // stride), -(-width // stride)) for stride in self.recipe.detector.levels().values()]
+        strides = [level.stride for level in self.recipe.detector.levels()]
+        shapes = [(-(-height // stride), -(-width // stride)) for stride in strides]
         maps = [torch.empty((0, 1, *shape)) for shape in shapes]
         images = ImageList(torch.empty((len(batch.image_ids), 0, height, width)), list(batch.image_sizes))
         anchors = self.module.anchor_generator(images, maps)
-        targets = [{"boxes": target.boxes_K4.cpu(), "labels": target.labels_K.cpu()} for target in batch.targets]
+        targets = [{name: each.cpu() for name, each in target.items()} for target in targets_of(batch)]
         cells = [height * width for height, width in shapes]
-        # torchvision matches boxes and cells on the way to the head's loss: this head is only told what was matched.
-        head = SimpleNamespace(compute_loss=lambda _targets, _outputs, _anchors, matched: matched)
-        matcher = SimpleNamespace(center_sampling_radius=self.module.center_sampling_radius, head=head)
-        matched = TorchvisionFCOS.compute_loss(matcher, targets, {}, anchors, cells)
-        return sum(int((each >= 0).sum()) for each in matched)
-
-    def detect(self, features: dict[str, Tensor], batch: Batch) -> list[Detections]:
-        outputs, anchors, cells = self._head(features, batch)
-        found = self.module.postprocess_detections(
-            {name: list(torch.split(output, cells, dim=1)) for name, output in outputs.items()},
-            [list(torch.split(anchor, cells)) for anchor in anchors],
-            list(batch.image_sizes),
-        )
-        found = self.module.transform.postprocess(found, list(batch.image_sizes), list(batch.original_sizes))
-        return [Detections(each["boxes"], each["scores"], each["labels"]) for each in found]
-
-    def _head(self, features: dict[str, Tensor], batch: Batch) -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
-        """Head outputs, each image's anchors, and the number of cells of each level."""
-        maps = list(features.values())
-        with one_cast_each(maps[0].device):
-            outputs = self.module.head(maps)
-        anchors = self.module.anchor_generator(ImageList(batch.images_NCHW, list(batch.image_sizes)), maps)
-        cells = [each.shape[-2] * each.shape[-1] for each in maps]
-        return outputs, anchors, cells
+        return sum(int((each >= 0).sum()) for each in self._matches(anchors, cells, targets))
 
     def model_source(self) -> str:
         recipe, channels = self.recipe, self.recipe.detector.fpn_channels

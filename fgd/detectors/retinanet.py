@@ -4,28 +4,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
+from types import SimpleNamespace
 
-import torch
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
-from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
 
 from fgd.detectors import trunks
-from fgd.detectors.anchors import RATIOS, THREE_FROM_P3, generator
-from fgd.detectors.base import Detector
-from fgd.detectors.towers import Tower, one_cast_each
+from fgd.detectors.anchors import RATIOS, THREE_FROM_P3, decoded, generator
+from fgd.detectors.one_stage import TELLS_MATCHES, OneStageDetector
+from fgd.detectors.towers import Layer, LevelTower, Tower
 from fgd.recipe import Recipe
 from fgd.spec import RetinaNet
-from fgd.types import Batch, Detections
 
 STRIDES = (8, 16, 32)
 """Of the trunk's stages that the pyramid stands on."""
 
 
-class RetinaNetDetector(Detector):
+class RetinaNetDetector(OneStageDetector):
     anchor_layout = THREE_FROM_P3
 
     def __init__(self, recipe: Recipe) -> None:
@@ -62,36 +59,20 @@ class RetinaNetDetector(Detector):
         assert isinstance(spec, RetinaNet)
         return spec.fpn_channels if spec.version == 1 else trunks.TAPS[spec.backbone][32][1]
 
-    def _neck(self, images_NCHW: Tensor) -> Sequence[Tensor]:
-        return list(self.module.backbone(images_NCHW).values())
+    def _towers(self) -> dict[str, LevelTower]:
+        classes, boxes = self.module.head.classification_head, self.module.head.regression_head
+        return {
+            "cls": LevelTower(classes.conv, {"logits": Layer(classes.cls_logits, classes.num_classes, background=1)}),
+            "reg": LevelTower(boxes.conv, {"boxes": Layer(boxes.bbox_reg, 4)}),
+        }
 
-    def losses(self, features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        outputs, anchors = self._head(features, batch)
-        targets = [{"boxes": target.boxes_K4, "labels": target.labels_K} for target in batch.targets]
-        losses: dict[str, Tensor] = self.module.compute_loss(targets, outputs, anchors)
-        return losses
+    def _matches(self, anchors: list[Tensor], rows: list[int], targets: list[dict[str, Tensor]]) -> list[Tensor]:  # noqa: ARG002
+        network = SimpleNamespace(proposal_matcher=self.module.proposal_matcher, head=TELLS_MATCHES)
+        matches: list[Tensor] = TorchvisionRetinaNet.compute_loss(network, targets, {}, anchors)
+        return matches
 
-    def detect(self, features: dict[str, Tensor], batch: Batch) -> list[Detections]:
-        outputs, anchors = self._head(features, batch)
-        shapes = self.module.anchor_generator.num_anchors_per_location()
-        counts = [
-            each.shape[-2] * each.shape[-1] * count for each, count in zip(features.values(), shapes, strict=True)
-        ]
-        found = self.module.postprocess_detections(
-            {name: list(torch.split(output, counts, dim=1)) for name, output in outputs.items()},
-            [list(torch.split(anchor, counts)) for anchor in anchors],
-            list(batch.image_sizes),
-        )
-        found = self.module.transform.postprocess(found, list(batch.image_sizes), list(batch.original_sizes))
-        return [Detections(each["boxes"], each["scores"], each["labels"]) for each in found]
-
-    def _head(self, features: dict[str, Tensor], batch: Batch) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Head outputs, and each image's anchors."""
-        maps = list(features.values())
-        with one_cast_each(maps[0].device):
-            outputs = self.module.head(maps)
-        anchors = self.module.anchor_generator(ImageList(batch.images_NCHW, list(batch.image_sizes)), maps)
-        return outputs, anchors
+    def _decode(self, boxes_NK4: Tensor, anchors_K4: Tensor) -> Tensor:
+        return decoded(self.module.box_coder, boxes_NK4, anchors_K4)
 
     def model_source(self) -> str:
         recipe, spec = self.recipe, self.recipe.detector

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -11,65 +13,86 @@ from fgd.detectors import Detector
 from fgd.detectors.folding import fold, to_bf16
 from fgd.methods.base import Method
 from fgd.recipe import Recipe
-from fgd.types import Batch
+from fgd.spec import OF_THE_HEAD, Need
+from fgd.types import Batch, HeadTower, Output, Predictions, Regions, View
 
 
 class Distill(nn.Module):
-    """The one module that trains. The teacher stays outside: frozen, in eval mode, run only to its neck."""
+    """The one module that trains. The teacher stays outside: frozen, in eval mode, run only as far as is needed."""
 
-    def __init__(self, student: Detector, methods: Mapping[str, Method]) -> None:
+    def __init__(self, student: Detector, methods: Mapping[str, Method], needs: Collection[Need] = ()) -> None:
+        """needs: what the methods take of both networks besides maps."""
         super().__init__()
         self.student = student
         self.methods = nn.ModuleDict(dict(methods))
+        self.needs = frozenset(needs)
 
-    def forward(self, batch: Batch, teacher_features: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, teacher: View | None) -> dict[str, Tensor]:
         """Weighted losses by name: detection/<term> of the detector, <method>/<term> of each method."""
-        features = self.student.features(batch.images_NCHW)
-        losses = {f"detection/{name}": loss for name, loss in self.student.losses(features, batch).items()}
-        if teacher_features is not None:
+        student = self.student
+        features = student.features(batch.images_NCHW)
+        predictions = student.predict(features, batch, hold="towers" in self.needs)
+        losses = {f"detection/{name}": loss for name, loss in student.losses(predictions, batch).items()}
+        if teacher is not None:
+            answers = partial(student.regions, features, batch) if "proposals" in self.needs else None
+            view = View(features, predictions, student.towers(), answers)
             for kind, method in self.methods.items():
-                terms = method(features, teacher_features, batch)
+                terms = method(view, teacher, batch)
                 losses |= {f"{kind}/{name}": term for name, term in terms.items()}
         return losses
 
 
 class Teacher:
-    """A frozen detector, run to its neck on the student's own input, normalised as the teacher knows it.
+    """A frozen detector, run on the student's own input, normalised as the teacher knows it: to its neck, and through
+    its head if a method takes something of that.
 
-    It takes the detector over: batch norms are folded into the convolutions, and these are laid out channels last.
+    It takes the detector over: batch norms of trunk and neck are folded into the convolutions, and these are laid out
+    channels last. Levels have the student's names in all that it shows, and classes the student's order.
     """
 
-    def __init__(self, detector: Detector, student: Recipe) -> None:
+    def __init__(self, detector: Detector, student: Recipe, needs: Collection[Need] = ()) -> None:
+        """needs: what the methods take of both networks besides maps."""
         self.parameters = sum(parameter.numel() for parameter in detector.parameters())
         """As the detector came; folding changes their number."""
         self.detector = detector.eval().requires_grad_(False)
         self.dtype = torch.float32
         """Of trunk and neck."""
-        fold(self.trunk)
-        self.trunk.to(memory_format=torch.channels_last)
+        for part in detector.trunk_and_neck:
+            fold(part)
+            part.to(memory_format=torch.channels_last)
+        self.needs = frozenset(needs)
+        self.student_classes = student.classes
         recipe = detector.recipe
         self.same_pixels = (recipe.image_mean, recipe.image_std) == (student.image_mean, student.image_std)
         mean, std = torch.tensor(recipe.image_mean), torch.tensor(recipe.image_std)
-        theirs = {stride: name for name, stride in recipe.detector.levels().items()}
+        theirs = {level.stride: level.name for level in recipe.detector.levels()}
         ours = student.detector.levels()
-        self.shared = {name: theirs[stride] for name, stride in ours.items() if stride in theirs}
+        self.shared = {level.name: theirs[level.stride] for level in ours if level.stride in theirs}
         """The student's name of each level that both have -> the teacher's."""
         self.scale_C = torch.tensor(student.image_std) / std
         self.shift_C = (torch.tensor(student.image_mean) - mean) / std
 
-    @property
-    def trunk(self) -> nn.Module:
-        """Trunk and neck: all that teaches."""
-        return self.detector.module.get_submodule("backbone")
-
     def quicken(self) -> None:
         """Trunk and neck compute in bf16 from now on; the maps come out float32 all the same."""
-        to_bf16(self.trunk)
+        for part in self.detector.trunk_and_neck:
+            to_bf16(part)
         self.dtype = torch.bfloat16
+
+    def view(self, batch: Batch) -> View:
+        """What the methods see of it."""
+        maps = self.features(batch)
+        return View(
+            features=self.of_shared(maps),
+            predictions=self.predictions(maps, batch) if self.needs & OF_THE_HEAD else None,
+            towers=self.towers(),
+            regions=partial(self.regions, maps, batch) if "proposals" in self.needs else None,
+        )
 
     def shared_features(self, batch: Batch) -> dict[str, Tensor]:
         """The teacher's maps of the levels that the student has too, by the student's names."""
-        maps = self.features(batch)
+        return self.of_shared(self.features(batch))
+
+    def of_shared(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {ours: maps[theirs] for ours, theirs in self.shared.items()}
 
     @torch.no_grad()
@@ -80,6 +103,45 @@ class Teacher:
         maps = self.detector.features(images_NCHW.to(self.dtype))
         return {level: map_NCHW.contiguous() for level, map_NCHW in maps.items()}
 
+    @torch.no_grad()
+    def predictions(self, maps: Mapping[str, Tensor], batch: Batch) -> Predictions:
+        hold, regions = "towers" in self.needs, "proposals" in self.needs
+        made = self.detector.predict(maps, batch, hold=hold, regions=regions)
+        names = {theirs: ours for ours, theirs in self.shared.items()}
+        return replace(
+            made,
+            rows={names.get(level, f"the teacher's {level}"): count for level, count in made.rows.items()},
+            logits_NKC=made.logits_NKC if made.objectness else self.in_order(made.logits_NKC),
+            held={
+                tower: {names[level]: maps for level, maps in of_levels.items() if level in names}
+                for tower, of_levels in made.held.items()
+            },
+            regions=self.regions_in_order(made.regions) if made.regions is not None else None,
+        )
+
+    def towers(self) -> dict[str, HeadTower]:
+        return {name: TeacherTower(self, tower) for name, tower in self.detector.towers().items()}
+
+    @torch.no_grad()
+    def regions(self, maps: Mapping[str, Tensor], batch: Batch, proposals: Sequence[Tensor]) -> Regions:
+        return self.regions_in_order(self.detector.regions(maps, batch, proposals))
+
+    def regions_in_order(self, regions: Regions) -> Regions:
+        if self.order is None:
+            return regions
+        columns = [0, *(1 + column for column in self.order)]
+        return replace(regions, logits_RC=regions.logits_RC[:, columns], boxes_RC4=regions.boxes_RC4[:, columns])
+
+    def in_order(self, logits_NKC: Tensor) -> Tensor:
+        """With a column for each of the student's classes, in the student's order."""
+        return logits_NKC if self.order is None else logits_NKC[..., self.order]
+
+    @cached_property
+    def order(self) -> list[int] | None:
+        """The teacher's place of each of the student's classes; None: the same."""
+        ours, theirs = self.student_classes, self.detector.recipe.classes
+        return None if ours == theirs else [theirs.index(name) for name in ours]
+
     def renormalised(self, batch: Batch) -> Tensor:
         """The same pixels with the teacher's mean and std; padding stays zero, as the teacher was trained."""
         images_NCHW = torch.zeros_like(batch.images_NCHW)
@@ -88,3 +150,23 @@ class Teacher:
             inside = (n, slice(None), slice(height), slice(width))
             images_NCHW[inside] = batch.images_NCHW[inside] * scale_C11 + shift_C11
         return images_NCHW
+
+
+@dataclass(frozen=True)
+class TeacherTower:
+    """A tower of the teacher's head by the student's names of levels, and in the order of its classes."""
+
+    teacher: Teacher
+    tower: HeadTower
+
+    @property
+    def depth(self) -> int:
+        return self.tower.depth
+
+    @property
+    def channels(self) -> int:
+        return self.tower.channels
+
+    def __call__(self, level: str, map_NCHW: Tensor, first: int = 0) -> dict[Output, Tensor]:
+        rows = self.tower(self.teacher.shared[level], map_NCHW, first)
+        return {name: self.teacher.in_order(each) if name == "logits" else each for name, each in rows.items()}

@@ -48,7 +48,8 @@ def evaluate(
         for number, batch in enumerate(batches):
             check_stop()
             batch = to_device(batch, device)
-            detections = detector.detect(features(batch) if features else detector.features(batch.images_NCHW), batch)
+            maps = features(batch) if features else detector.features(batch.images_NCHW)
+            detections = detector.detect(detector.predict(maps, batch), batch)
             found: list[dict[str, object]] = []
             for image_id, each in zip(batch.image_ids, detections, strict=True):
                 boxes = each.boxes_K4.cpu().double().numpy()

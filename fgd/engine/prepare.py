@@ -159,7 +159,7 @@ def prepare(
                 recipe.max_size,
                 recipe.image_mean,
                 recipe.image_std,
-                student.recipe.detector.levels(),
+                {level.name: level.stride for level in student.recipe.detector.levels()},
             ],
             "machine": [machine.device_name, machine.threads, schedule.batch_size, ranks.size, device.versions()],
         }
@@ -180,7 +180,7 @@ def prepare(
             methods = {m.kind: build_method(m, pair, calibration, schedule) for m in spec.methods}
         for method in methods.values():
             method.train_in_bf16(on=machine.bf16)
-    distill = Distill(student, methods).to(machine.device)
+    distill = Distill(student, methods, spec.needs()).to(machine.device)
     model = ranks.wrap(distill)
     parts = Training(spec, machine, train, val, test, transform, distill, teacher, calibration, identity, ranks, model)
     return parts, state, contents
@@ -265,7 +265,7 @@ def pretrained_start(
 def pair_up(spec: JobSpec, teacher: Teacher, emit: Emit) -> None:
     """Refuse a pair without a common level; say which levels are left out of a pair that lacks some."""
     spec.refuse_pair(teacher.detector.recipe.detector)
-    left_out = {name: stride for name, stride in spec.student.levels().items() if name not in teacher.shared}
+    left_out = {level.name: level.stride for level in spec.student.levels() if level.name not in teacher.shared}
     if left_out:
         message = (
             f"levels are matched by stride: {', '.join(teacher.shared)} are distilled; "
@@ -294,7 +294,8 @@ def load_teacher(spec: JobSpec, student: Detector, machine: Machine) -> tuple[Te
     folder = Path(spec.teacher.path)
     detector = weights.load_detector(folder)
     check_classes(detector.recipe.classes, student.recipe.classes)
-    return Teacher(detector.to(machine.device), student.recipe), digest_of_file(folder / weights.WEIGHTS)
+    teacher = Teacher(detector.to(machine.device), student.recipe, spec.needs())
+    return teacher, digest_of_file(folder / weights.WEIGHTS)
 
 
 def examine(

@@ -204,6 +204,9 @@ def teacher_cache_bytes(parts: Training) -> int:
         return most
     ((height, width),) = sizes
     pair = Pair.of(parts.spec.student, teacher.detector.recipe.detector)
-    cells = sum(-(-height // stride) * -(-width // stride) for stride in pair.levels.values())
-    entry = cells * pair.teacher_channels * teacher.dtype.itemsize
+    values = sum(
+        -(-height // level.stride) * -(-width // level.stride) * level.teacher_channels
+        for level in pair.levels.values()
+    )
+    entry = values * teacher.dtype.itemsize
     return min(most, entry * len(parts.train) * FLIPS[parts.spec.schedule.flip] * asked.devices)

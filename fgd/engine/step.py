@@ -111,7 +111,7 @@ def shared(parts: Training, batches: Iterable[Batch]) -> Iterator[tuple[Batch, f
 
 def forward(parts: Training, batch: Batch) -> dict[str, Tensor]:
     teacher = parts.cache or parts.teacher
-    losses: dict[str, Tensor] = parts.model(batch, teacher.shared_features(batch) if teacher else None)
+    losses: dict[str, Tensor] = parts.model(batch, teacher.view(batch) if teacher else None)
     return losses
 
 

@@ -37,7 +37,7 @@ from torch import Tensor
 
 from fgd.engine.distill import Teacher
 from fgd.events import Emit, Note
-from fgd.types import Batch
+from fgd.types import Batch, View
 
 KEEP_FREE = 2 * 2**30
 """Bytes of the disk that are left for all else, at least."""
@@ -84,6 +84,10 @@ class TeacherCache:
     def close(self) -> None:
         """The file is gone; the figures stay."""
         self.file.file.close()
+
+    def view(self, batch: Batch) -> View:
+        """As `Teacher.view` where no method takes what its head says of its own maps, which are not kept."""
+        return View(self.shared_features(batch), towers=self.teacher.towers())
 
     def shared_features(self, batch: Batch) -> Maps:
         """As `Teacher.shared_features`, bit by bit."""

@@ -62,7 +62,7 @@ def torchs(detector: Detector, images_NCHW: Tensor) -> list[Detections]:
     sizes = ((height, width),) * count
     nothing = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     batch = Batch(padded_NCHW, sizes, sizes, (nothing,) * count, tuple(range(count)))
-    return detector.detect(detector.features(batch.images_NCHW), batch)
+    return detector.detect(detector.predict(detector.features(batch.images_NCHW), batch), batch)
 
 
 def onnxs(session: onnxruntime.InferenceSession, images_NCHW: Tensor) -> list[Detections]:

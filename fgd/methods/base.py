@@ -12,24 +12,37 @@ import torch
 from torch import Tensor, nn
 
 from fgd.spec import DetectorSpec
-from fgd.types import Batch
+from fgd.types import Batch, View
+
+
+@dataclass(frozen=True)
+class SharedLevel:
+    """A level that two detectors have."""
+
+    stride: int
+    """Pixels of the padded input."""
+    student_channels: int
+    teacher_channels: int
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The levels two detectors share, and how wide each is there."""
+    """The levels two detectors share."""
 
-    levels: dict[str, int]
-    """The student's name of each shared level, finest first, and its stride in pixels of the padded input."""
-    student_channels: int
-    teacher_channels: int
+    levels: dict[str, SharedLevel]
+    """By the student's name, finest first."""
 
     @classmethod
     def of(cls, student: DetectorSpec, teacher: DetectorSpec) -> Pair:
         """Levels are matched by stride, never by name; a level only one of them has is left out."""
-        strides = set(teacher.levels().values())
-        levels = {name: stride for name, stride in student.levels().items() if stride in strides}
-        return cls(levels, student.channels(), teacher.channels())
+        widths = {level.stride: level.channels for level in teacher.levels()}
+        shared = [level for level in student.levels() if level.stride in widths]
+        return cls({each.name: SharedLevel(each.stride, each.channels, widths[each.stride]) for each in shared})
+
+    @classmethod
+    def alike(cls, strides: Mapping[str, int], student_channels: int, teacher_channels: int) -> Pair:
+        """Levels of one width in each network."""
+        return cls({name: SharedLevel(each, student_channels, teacher_channels) for name, each in strides.items()})
 
 
 class Method(nn.Module, ABC):
@@ -42,11 +55,11 @@ class Method(nn.Module, ABC):
                 each.bf16 = on
 
     @abstractmethod
-    def forward(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def forward(self, student: View, teacher: View, batch: Batch) -> dict[str, Tensor]:
         """The weighted terms by name, float32 scalars, each summed over levels; add them to the detection loss.
 
-        student, teacher: level of `Pair.levels` -> float NCHW map of any precision, same H x W in both.
-        A term whose weight is 0 is absent. No gradient reaches the teacher's maps.
+        Maps have the same H x W in both views. What is in them besides maps is what `needs` of the method's spec
+        names. A term whose weight is 0 is absent. No gradient reaches the teacher's maps.
         """
 
 
@@ -72,9 +85,13 @@ class Adapter(nn.Conv2d):
 
 def adapters(pair: Pair) -> nn.ModuleDict:
     """Level -> its adapter; the identity where the widths are equal."""
-    if pair.student_channels == pair.teacher_channels:
-        return nn.ModuleDict({level: nn.Identity() for level in pair.levels})
-    return nn.ModuleDict({level: Adapter(pair.student_channels, pair.teacher_channels) for level in pair.levels})
+    return nn.ModuleDict({name: adapter(level) for name, level in pair.levels.items()})
+
+
+def adapter(level: SharedLevel) -> nn.Module:
+    if level.student_channels == level.teacher_channels:
+        return nn.Identity()
+    return Adapter(level.student_channels, level.teacher_channels)
 
 
 def same_size(level: str, student_NCHW: Tensor, teacher_NCHW: Tensor) -> None:

@@ -9,8 +9,9 @@ departs from it in scale and geometry only; each departure is told where it is m
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from fgd.methods.context import ContextBlock
 from fgd.methods.geometry import BoxCells, Grid, Layout, inclusive, official, scale_masks, tight, valid_cells
 from fgd.methods.maps import Attend, Sums, Wanted, compare
 from fgd.spec import FGD, Schedule
-from fgd.types import Batch, Calibration
+from fgd.types import Batch, Calibration, View
 
 TEACHER_RMS = 0.3
 """What both maps are brought to: low enough that at T 0.5-0.8 the attentions stay spread over the map."""
@@ -35,7 +36,7 @@ BOX_CELLS: dict[str, BoxCells] = {"tight": tight, "inclusive": inclusive}
 
 @dataclass(frozen=True)
 class Weights:
-    """What each sum is multiplied by; 0 switches it off."""
+    """What each sum of the finest level is multiplied by; 0 switches it off."""
 
     foreground: float
     background: float
@@ -56,12 +57,13 @@ def weights(spec: FGD, pair: Pair, calibration: Calibration, schedule: Schedule)
     """alpha, beta, gamma, gamma, lambda; by default brought from the reference's geometry to the job's.
 
     FGD sums over channels and cells, and its foreground term grows with the number of boxes, so the published
-    weights hold for one width, input size and crowd only.
+    weights hold for one width, input size and crowd only. A level of another width than the finest has its sums over
+    channels brought to the finest one's (`FGDLoss.narrower`).
     """
     alpha, beta, gamma, lambda_ = (resolved(n) for n in (spec.alpha, spec.beta, spec.gamma, spec.lambda_))
     if spec.compat == "official":
         return Weights(alpha, beta, gamma, gamma, lambda_)
-    by_channels = REFERENCE_CHANNELS / pair.teacher_channels
+    by_channels = REFERENCE_CHANNELS / next(iter(pair.levels.values())).teacher_channels
     by_size = REFERENCE_PIXELS / (schedule.max_size * schedule.min_size)
     # Without boxes there is no foreground: any finite factor will do.
     by_boxes = REFERENCE_BOXES / calibration.boxes_per_image if calibration.boxes_per_image > 0 else 1.0
@@ -100,23 +102,28 @@ class FGDLoss(Method):
         self.box_cells = official if self.official else BOX_CELLS[spec.box_cells or "tight"]
         # A module whose term is off would never get a gradient, which DistributedDataParallel does not forgive.
         self.align = adapters(pair) if self.weights.any_on else nn.ModuleDict()
+        self.widths = [level.teacher_channels for level in pair.levels.values()]
+        self.narrower = [self.widths[0] / width for width in self.widths]
+        """The finest level's width by each one's."""
         in_global = pair.levels if self.weights.global_ else {}
-        self.student_context = nn.ModuleDict({level: ContextBlock(pair.teacher_channels) for level in in_global})
-        self.teacher_context = nn.ModuleDict({level: ContextBlock(pair.teacher_channels) for level in in_global})
+        widths = {name: level.teacher_channels for name, level in in_global.items()}
+        self.student_context = nn.ModuleDict({level: ContextBlock(width) for level, width in widths.items()})
+        self.teacher_context = nn.ModuleDict({level: ContextBlock(width) for level, width in widths.items()})
         self.teacher_context.requires_grad_(not spec.freeze_teacher_gc)
 
-    def forward(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def forward(self, student: View, teacher: View, batch: Batch) -> dict[str, Tensor]:
         if not self.weights.any_on:
             return {}
         device = batch.images_NCHW.device
-        grid = Grid.of(tuple(tuple(teacher[level].shape[-2:]) for level in self.scales), device)
+        ours, theirs = student.features, teacher.features
+        grid = Grid.of(tuple(tuple(theirs[level].shape[-2:]) for level in self.scales), device)
         # Sums over C, H and W of squares exceed float16 and lose digits in bfloat16.
         with torch.autocast(device.type, enabled=False):
             cells = self._cells(Layout.of(batch, device), grid)
             of_levels = []
             for level, valid_NP in zip(self.scales, grid.split(cells.valid_NP), strict=True):
-                same_size(level, student[level], teacher[level])
-                of_levels.append(self._sums(level, student[level], teacher[level], valid_NP))
+                same_size(level, ours[level], theirs[level])
+                of_levels.append(self._sums(level, ours[level], theirs[level], valid_NP))
             terms = self._terms(of_levels, cells)
         return {name: value / len(batch.targets) for name, value in terms.items()}
 
@@ -154,10 +161,13 @@ class FGDLoss(Method):
 
     def _terms(self, sums: list[Sums], cells: Cells) -> dict[str, Tensor]:
         """The weighted terms of all levels, not yet divided by N."""
-        on, channels = self.weights, sums[0].difference_NC.shape[1]
-        scale_L = torch.tensor(list(self.scales.values())).to(sums[0].feature_NP, non_blocking=True)
-        scale_P, scale_L1 = scale_L[cells.grid.level_P], scale_L[:, None]
-        spatial_sharpness_P = scale_P / (channels * self.temperature)
+        on = self.weights
+        by_width = [1.0] * len(sums) if self.official else self.narrower
+        of_levels = [list(self.scales.values()), self.narrower, by_width]
+        scale_L, narrower_L, by_width_L = torch.tensor(of_levels).to(sums[0].feature_NP, non_blocking=True)
+        level_P, scale_L1 = cells.grid.level_P, scale_L[:, None]
+        square_P = (scale_L.square() * by_width_L)[level_P]
+        spatial_sharpness_P = (scale_L / (self.widths[0] * self.temperature) * narrower_L)[level_P]
         channel_sharpness_NL1 = scale_L1 / (cells.counts_NL[..., None] * self.temperature)
 
         terms: dict[str, Tensor] = {}
@@ -165,7 +175,7 @@ class FGDLoss(Method):
             teacher_cells_NP = torch.cat([each.teacher_cells_NP for each in sums], 1)
             spatial_NP = spatial_attention(teacher_cells_NP * spatial_sharpness_P, cells)
         if on.feature:
-            error_NP = spatial_NP * scale_P.square() * torch.cat([each.feature_NP for each in sums], 1)
+            error_NP = spatial_NP * square_P * torch.cat([each.feature_NP for each in sums], 1)
             if on.foreground:
                 terms["fg"] = on.foreground * (cells.foreground_NP * error_NP).sum()
             if on.background:
@@ -174,21 +184,30 @@ class FGDLoss(Method):
             # The student's after the adapter; the paper leaves it open, the reference does so.
             student_cells_NP = torch.cat([each.student_cells_NP for each in sums], 1)
             student_spatial_NP = spatial_attention(student_cells_NP * spatial_sharpness_P, cells)
-            channel_NLC, student_channel_NLC = (
-                channel_attention(torch.stack(each, 1) * channel_sharpness_NL1)
-                for each in ([each.teacher_channels_NC for each in sums], [each.student_channels_NC for each in sums])
-            )
-            terms["attention"] = (
-                on.spatial * (spatial_NP - student_spatial_NP).abs().sum()
-                + on.channel * (channel_NLC - student_channel_NLC).abs().sum()
-            )
+            of_channels = []
+            for some in of_one_width(self.widths):
+                channel_NLC, student_channel_NLC = (
+                    channel_attention(torch.stack(each, 1) * channel_sharpness_NL1[:, some])
+                    for each in (
+                        [each.teacher_channels_NC for each in sums[some]],
+                        [each.student_channels_NC for each in sums[some]],
+                    )
+                )
+                weight = on.channel * by_width[some.start]
+                of_channels.append(weight * (channel_NLC - student_channel_NLC).abs().sum())
+            of_cells = on.spatial * (spatial_NP - student_spatial_NP).abs().sum()
+            terms["attention"] = reduce(torch.add, of_channels, of_cells)
         if on.global_:
             # R_S - R_T = scale d + b with b the same at every cell: its square is three sums instead of a map.
-            added_NLC = torch.stack([self._added(*each) for each in zip(self.scales, sums, strict=True)], 1)
-            difference_NLC = scale_L1 * torch.stack([each.difference_NC for each in sums], 1)
-            error_NP = scale_P.square() * cells.valid_NP * torch.cat([each.error_NP for each in sums], 1)
-            b_NLC = cells.counts_NL[..., None] * added_NLC + 2 * difference_NLC
-            terms["global"] = on.global_ * (error_NP.sum() + (added_NLC * b_NLC).sum())
+            error_NP = square_P * cells.valid_NP * torch.cat([each.error_NP for each in sums], 1)
+            added = [self._added(*each) for each in zip(self.scales, sums, strict=True)]
+            of_channels = []
+            for some in of_one_width(self.widths):
+                added_NLC = torch.stack(added[some], 1)
+                difference_NLC = scale_L1[some] * torch.stack([each.difference_NC for each in sums[some]], 1)
+                b_NLC = cells.counts_NL[:, some, None] * added_NLC + 2 * difference_NLC
+                of_channels.append(by_width[some.start] * (added_NLC * b_NLC).sum())
+            terms["global"] = on.global_ * reduce(torch.add, of_channels, error_NP.sum())
         return terms
 
     def _added(self, level: str, sums: Sums) -> Tensor:
@@ -219,6 +238,15 @@ def spatial_attention(logits_NP: Tensor, cells: Cells) -> Tensor:
     masked_NP = logits_NP.masked_fill(~cells.valid_NP, float("-inf"))
     levels = zip(cells.counts_NL[..., None].unbind(1), cells.grid.split(masked_NP), strict=True)
     return torch.cat([count_N1 * logits_Np.softmax(1) for count_N1, logits_Np in levels], 1)
+
+
+def of_one_width(widths: Sequence[int]) -> Iterator[slice]:
+    """Runs of neighbouring levels whose maps are equally wide; all of them in most pyramids."""
+    first = 0
+    for level in range(1, len(widths) + 1):
+        if level == len(widths) or widths[level] != widths[first]:
+            yield slice(first, level)
+            first = level
 
 
 def channel_attention(logits_NLC: Tensor) -> Tensor:

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +11,7 @@ from fgd.methods.base import Method, Pair, adapters, resolved, same_size
 from fgd.methods.geometry import Grid, Layout, valid_cells
 from fgd.methods.maps import Wanted, compare
 from fgd.spec import Mimic, Schedule
-from fgd.types import Batch, Calibration
+from fgd.types import Batch, Calibration, View
 
 
 class MimicLoss(Method):
@@ -27,19 +25,20 @@ class MimicLoss(Method):
         self.weight = resolved(spec.weight)
         self.align = adapters(pair) if self.weight else nn.ModuleDict()
 
-    def forward(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    def forward(self, student: View, teacher: View, batch: Batch) -> dict[str, Tensor]:
         if not self.weight:
             return {}
         device = batch.images_NCHW.device
-        grid = Grid.of(tuple(tuple(teacher[level].shape[-2:]) for level in self.align), device)
+        ours, theirs = student.features, teacher.features
+        grid = Grid.of(tuple(tuple(theirs[level].shape[-2:]) for level in self.align), device)
         valid_NP, cells_NL = valid_cells(Layout.of(batch, device), grid)
         errors_N = []
         # Sums over C and H x W of squares exceed float16 and lose digits in bfloat16.
         with torch.autocast(device.type, enabled=False):
             for level, of_level_NP in zip(self.align, grid.split(valid_NP), strict=True):
-                same_size(level, student[level], teacher[level])
-                aligned_NCHW = self.align[level](student[level])
-                student_NCP, teacher_NCP = aligned_NCHW.flatten(2), teacher[level].flatten(2)
+                same_size(level, ours[level], theirs[level])
+                aligned_NCHW = self.align[level](ours[level])
+                student_NCP, teacher_NCP = aligned_NCHW.flatten(2), theirs[level].flatten(2)
                 sums = compare(student_NCP, teacher_NCP, of_level_NP, Wanted(error=True))
                 errors_N.append((sums.error_NP * of_level_NP).sum(1))
         means_NL = torch.stack(errors_N, 1) / cells_NL

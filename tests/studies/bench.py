@@ -50,7 +50,7 @@ from fgd.engine.teacher_cache import TeacherCache
 from fgd.presets import resolve
 from fgd.recipe import Recipe
 from fgd.spec import FCOS, JobSpec
-from fgd.types import Batch
+from fgd.types import Batch, View
 
 ITEMS = ("loss", "step", "cache", "pipeline", "start")
 Times = dict[str, list[tuple[float, float]]]
@@ -289,8 +289,8 @@ class AsLoaded:
         self.detector: Detector = weights.load_detector(folder).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def shared_features(self, batch: Batch) -> dict[str, Tensor]:
-        return self.detector.features(batch.images_NCHW)
+    def view(self, batch: Batch) -> View:
+        return View(self.detector.features(batch.images_NCHW))
 
 
 class Remembered:
@@ -298,13 +298,13 @@ class Remembered:
 
     def __init__(self, teacher: Teacher | None) -> None:
         assert teacher is not None
-        self.teacher, self.maps = teacher, dict[tuple[int, ...], Maps]()
+        self.teacher, self.views = teacher, dict[tuple[int, ...], View]()
 
-    def shared_features(self, batch: Batch) -> dict[str, Tensor]:
+    def view(self, batch: Batch) -> View:
         size = tuple(batch.images_NCHW.shape)
-        if size not in self.maps:
-            self.maps[size] = self.teacher.shared_features(batch)
-        return self.maps[size]
+        if size not in self.views:
+            self.views[size] = self.teacher.view(batch)
+        return self.views[size]
 
 
 def bare_step(parts: Training, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
@@ -325,7 +325,7 @@ def maps_of(parts: Training, batch: Batch) -> tuple[Maps, Maps]:
 
 def loss_step(method: nn.Module, student: Maps, teacher: Maps, batch: Batch) -> None:
     forget(method, student)
-    learn(method(student, teacher, batch))
+    learn(method(View(student), View(teacher), batch))
 
 
 def adapter_step(method: nn.Module, student: Maps) -> None:
@@ -343,7 +343,7 @@ def forget(method: nn.Module, maps: Maps) -> None:
 def student_step(parts: Training, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
     optimizer.zero_grad(set_to_none=True)
     features = parts.student.features(batch.images_NCHW)
-    learn(parts.student.losses(features, batch))
+    learn(parts.student.losses(parts.student.predict(features, batch), batch))
     optimizer.step()
 
 

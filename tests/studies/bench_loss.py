@@ -30,7 +30,7 @@ from fgd.engine.device import keep_freed_memory, processor_name
 from fgd.methods.base import Pair
 from fgd.methods.fgd import FGDLoss
 from fgd.spec import FGD, Schedule
-from fgd.types import Batch, Calibration, Target
+from fgd.types import Batch, Calibration, Target, View
 
 HEIGHT, WIDTH, CHANNELS, IMAGES = 800, 1344, 256, 2
 LEVELS = {"p3": 8, "p4": 16, "p5": 32, "p6": 64, "p7": 128}
@@ -75,7 +75,7 @@ def measure(boxes: int, layout: str, rounds: int, *, cpu: bool = False) -> dict[
     alone.start()
     candidates: dict[str, Callable[[], object]] = {
         "reference": reference,
-        "ours": lambda: learn(ours(student, teacher, batch)),
+        "ours": lambda: learn(ours(View(student), View(teacher), batch)),
         "reads": lambda: read_twice(student, teacher),
     }
     now = time.process_time if cpu else time.perf_counter
@@ -140,7 +140,7 @@ def make_batch(boxes: int, generator: torch.Generator) -> Batch:
 
 def build(spec: FGD) -> FGDLoss:
     calibration = Calibration(dict.fromkeys(LEVELS, 1.0), boxes_per_image=7.3)
-    return FGDLoss(spec, Pair(LEVELS, CHANNELS, CHANNELS), calibration, Schedule(min_size=HEIGHT, max_size=WIDTH))
+    return FGDLoss(spec, Pair.alike(LEVELS, CHANNELS, CHANNELS), calibration, Schedule(min_size=HEIGHT, max_size=WIDTH))
 
 
 def learn(terms: dict[str, Tensor]) -> None:

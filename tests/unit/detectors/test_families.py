@@ -22,7 +22,7 @@ from fgd.engine import weights
 from fgd.errors import SpecError
 from fgd.methods.base import Pair
 from fgd.recipe import Recipe
-from fgd.spec import FCOS, DetectorSpec, FasterRCNN, FromPath, JobSpec, RetinaNet, Trunk
+from fgd.spec import FCOS, DetectorSpec, FasterRCNN, FromPath, JobSpec, Level, RetinaNet, Trunk
 from fgd.types import Batch
 
 FAMILIES: dict[str, DetectorSpec] = {
@@ -70,9 +70,10 @@ def test_levels_have_the_strides_and_widths_the_spec_promises(detector: Detector
     features = detector.features(batch.images_NCHW)
     spec = detector.recipe.detector
     height, width = batch.padded_size
-    assert list(features) == list(spec.levels())
-    for level, stride in spec.levels().items():
-        assert features[level].shape == (1, spec.channels(), -(-height // stride), -(-width // stride))
+    assert list(features) == [level.name for level in spec.levels()]
+    for level in spec.levels():
+        size = -(-height // level.stride), -(-width // level.stride)
+        assert features[level.name].shape == (1, level.channels, *size)
 
 
 @pytest.mark.parametrize("boxes", [True, False])
@@ -81,7 +82,7 @@ def test_losses_are_torchvisions_own(detector: Detector, boxes: bool) -> None:
     detector.train()  # batch statistics: both passes see the same batch
     detector.module.get_submodule("transform").eval()  # in training it draws one of its single size, at random
     torch.manual_seed(1)  # of the sampler of proposals and boxes
-    ours = detector.losses(detector.features(batch.images_NCHW), batch)
+    ours = detector.losses(detector.predict(detector.features(batch.images_NCHW), batch), batch)
     torch.manual_seed(1)
     theirs = detector.module(images, targets)
     assert ours.keys() == theirs.keys()
@@ -94,7 +95,7 @@ def test_detections_are_torchvisions_own_in_pixels_of_the_stored_image(detector:
     images, _, batch = batch_of((200, 240), (150, 130))
     detector.eval()
     with torch.no_grad():
-        ours = detector.detect(detector.features(batch.images_NCHW), batch)
+        ours = detector.detect(detector.predict(detector.features(batch.images_NCHW), batch), batch)
         theirs = detector.module(images)
     for mine, plain in zip(ours, theirs, strict=True):
         assert 0 < len(mine.boxes_K4) <= 100
@@ -122,7 +123,7 @@ def test_heads_and_losses_are_float32_where_the_trunk_trains_in_bf16() -> None:
     detector = build(Recipe(detector=spec, classes=CLASSES, min_size=64, max_size=64)).train()
     detector.bf16 = True
     features = detector.features(batch.images_NCHW)
-    losses = detector.losses(features, batch)
+    losses = detector.losses(detector.predict(features, batch), batch)
     assert {each.dtype for each in [*features.values(), *losses.values()]} == {torch.float32}
 
 
@@ -167,7 +168,7 @@ def test_every_trunk_gives_maps_of_the_promised_strides_and_widths(backbone: Tru
         detector = build(Recipe(detector=spec, classes=("a",), min_size=96, max_size=128)).eval()
         maps = detector._neck(torch.zeros(1, 3, 128, 160))
     assert [tuple(each.shape) for each in maps] == [
-        (1, 16, -(-128 // stride), -(-160 // stride)) for stride in spec.levels().values()
+        (1, 16, -(-128 // level.stride), -(-160 // level.stride)) for level in spec.levels()
     ]
 
 
@@ -252,8 +253,8 @@ def test_families_are_paired_by_stride(student: DetectorSpec, teacher: DetectorS
 
 def test_a_pair_without_a_common_stride_is_refused_with_both_lists() -> None:
     class Odd(FCOS):
-        def levels(self) -> dict[str, int]:
-            return {"c1": 6, "c2": 12}
+        def levels(self) -> tuple[Level, ...]:
+            return Level("c1", 6, 16), Level("c2", 12, 16)
 
     with pytest.raises(SpecError, match=r"student strides \[4, 8, 16, 32\], teacher strides \[6, 12\]"):
         job(FasterRCNN()).refuse_pair(Odd())

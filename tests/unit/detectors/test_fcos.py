@@ -46,7 +46,7 @@ def test_bf16_is_for_training_only_and_ends_at_the_neck(detector) -> None:  # ty
         detector.train()
         features = detector.features(batch.images_NCHW)
         assert {each.dtype for each in features.values()} == {torch.float32}
-        losses = detector.losses(features, batch)
+        losses = detector.losses(detector.predict(features, batch), batch)
         assert {loss.dtype for loss in losses.values()} == {torch.float32}
     finally:
         detector.bf16 = False

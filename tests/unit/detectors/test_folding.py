@@ -59,7 +59,7 @@ def test_folded_maps_are_the_same_but_for_rounding(spec: DetectorSpec) -> None:
     plain = detector.features(IMAGES_NCHW)
     assert any(norms(detector.module.backbone))
     teacher = Teacher(detector, detector.recipe)
-    assert not any(norms(teacher.trunk)), "each of them follows a convolution"
+    assert not any(norms(teacher.detector.module.backbone)), "each of them follows a convolution"
     for level, map_NCHW in teacher.features(batch()).items():
         assert apart(map_NCHW, plain[level]) < 1e-4
         assert map_NCHW.is_contiguous()
@@ -88,7 +88,7 @@ def test_group_norms_depend_on_their_input_and_stay() -> None:
     detector = trained(FCOS(backbone="resnet18", fpn_channels=64, norm="group"))
     plain = detector.features(IMAGES_NCHW)
     teacher = Teacher(detector, detector.recipe)
-    assert any(isinstance(each, nn.GroupNorm) for each in teacher.trunk.modules())
+    assert any(isinstance(each, nn.GroupNorm) for each in detector.module.backbone.modules())
     for level, map_NCHW in teacher.features(batch()).items():
         assert apart(map_NCHW, plain[level]) < 1e-4
     teacher.quicken()
@@ -100,4 +100,5 @@ def test_group_norms_depend_on_their_input_and_stay() -> None:
 def test_frozen_norms_are_folded_too() -> None:
     detector = trained(SPECS["frozen norms"])
     assert any(isinstance(each, FrozenBatchNorm2d) for each in norms(detector))
-    assert not any(norms(Teacher(detector, detector.recipe).trunk))
+    Teacher(detector, detector.recipe)
+    assert not any(norms(detector.module.backbone))

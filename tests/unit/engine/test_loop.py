@@ -188,7 +188,7 @@ def test_the_exported_student_in_plain_torchvision_has_the_reported_ap_and_boxes
     ours = weights.load_detector(fit.result).eval()
     for batch in eval_batches(Dataset(index, "test", root), Transform(64, 64), batch_size=4):
         with torch.no_grad():
-            detections = ours.detect(ours.features(batch.images_NCHW), batch)
+            detections = ours.detect(ours.predict(ours.features(batch.images_NCHW), batch), batch)
         for image_id, mine in zip(batch.image_ids, detections, strict=True):
             sure = mine.scores_K > 0.3
             theirs = plain[image_id]["boxes"][plain[image_id]["scores"] > 0.3]

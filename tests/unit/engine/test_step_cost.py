@@ -62,7 +62,8 @@ def test_the_student_runs_once_and_the_teacher_without_head_or_norms(parts: Call
     plain, distilled = (parts("float32", distilled=each) for each in (False, True))
     without, with_teacher = calls_of_step(plain), calls_of_step(distilled)
     assert distilled.teacher is not None
-    convolutions = sum(isinstance(each, nn.Conv2d) for each in distilled.teacher.trunk.modules())
+    parts_of_teacher = nn.ModuleList(distilled.teacher.detector.trunk_and_neck)
+    convolutions = sum(isinstance(each, nn.Conv2d) for each in parts_of_teacher.modules())
     adapters = sum(isinstance(each, nn.Conv2d) for each in distilled.distill.methods.modules())
     assert with_teacher["aten::convolution"] - without["aten::convolution"] <= convolutions + 8 * adapters
     assert with_teacher["aten::native_batch_norm"] == without["aten::native_batch_norm"]

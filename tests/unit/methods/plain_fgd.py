@@ -8,24 +8,20 @@ an oracle of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from fgd.methods.context import ContextBlock
 from fgd.methods.fgd import FGDLoss
 from fgd.methods.geometry import Grid, Layout, scale_masks, valid_cells
-from fgd.types import Batch
+from fgd.types import Batch, View
 
 
-def plain_fgd(
-    method: FGDLoss, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], batch: Batch
-) -> dict[str, Tensor]:
+def plain_fgd(method: FGDLoss, student: View, teacher: View, batch: Batch) -> dict[str, Tensor]:
     """The terms of `method` without its way of computing them."""
     totals: dict[str, Tensor] = {}
     for level in method.scales:
-        terms = plain_level(method, level, student[level], teacher[level].detach(), batch)
+        terms = plain_level(method, level, student.features[level], teacher.features[level].detach(), batch)
         totals = {name: totals.get(name, 0) + term for name, term in terms.items()}  # type: ignore[misc]
     return totals
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from fgd import parity
 from fgd.errors import TeacherUnfit
-from fgd.methods.base import Pair
+from fgd.methods.base import Pair, SharedLevel
 from fgd.methods.context import ContextBlock
 from fgd.methods.fgd import FGDLoss, Weights, scales, weights
 from fgd.spec import FGD, Schedule
-from fgd.types import Batch, Calibration
+from fgd.types import Batch, Calibration, View
 
 MakeBatch = Callable[[tuple[int, int], Sequence[tuple[int, int]], Sequence[Sequence[Sequence[float]]]], Batch]
 Box = tuple[float, float, float, float]
@@ -131,7 +131,7 @@ def slow_fgd(
 def build(spec: FGD = SPEC, student_channels: int = STUDENT_CHANNELS) -> FGDLoss:
     """A method whose context blocks look trained: at their start they add nothing."""
     torch.manual_seed(0)
-    method = FGDLoss(spec, Pair(dict(STRIDES), student_channels, TEACHER_CHANNELS), CALIBRATION, SCHEDULE)
+    method = FGDLoss(spec, Pair.alike(dict(STRIDES), student_channels, TEACHER_CHANNELS), CALIBRATION, SCHEDULE)
     with torch.no_grad():
         for block in (*method.student_context.values(), *method.teacher_context.values()):
             for parameter in block.parameters():
@@ -188,7 +188,7 @@ def test_equals_a_slow_loop(
     method = build(spec)
 
     expected = slow_fgd(method, student, teacher, batch, spec, method.weights)
-    terms = {name: term.item() for name, term in method(student, teacher, batch).items()}
+    terms = {name: term.item() for name, term in method(View(student), View(teacher), batch).items()}
     assert terms == pytest.approx(expected, rel=2e-5, abs=1e-9)
 
 
@@ -212,7 +212,7 @@ def test_official_equals_the_reference(name: str) -> None:
 
 def test_default_weights_are_brought_to_the_jobs_geometry() -> None:
     spec = FGD(alpha=1, beta=10, gamma=100, temperature=0.5).but(lambda_=1000)
-    pair = Pair({"p3": 8}, 96, 128)
+    pair = Pair.alike({"p3": 8}, 96, 128)
     calibration = Calibration(teacher_rms={"p3": 1.0}, boxes_per_image=3.65)
 
     scaled = weights(spec, pair, calibration, Schedule(min_size=400, max_size=672))
@@ -220,7 +220,7 @@ def test_default_weights_are_brought_to_the_jobs_geometry() -> None:
 
 
 def test_at_the_reference_geometry_both_weights_are_the_published_ones() -> None:
-    pair = Pair({"p3": 8}, 256, 256)
+    pair = Pair.alike({"p3": 8}, 256, 256)
     calibration = Calibration(teacher_rms={"p3": 0.3}, boxes_per_image=7.3)
     schedule = Schedule(min_size=800, max_size=1344)
     official = SPEC.but(compat="official", box_cells=None)
@@ -232,7 +232,31 @@ def test_at_the_reference_geometry_both_weights_are_the_published_ones() -> None
 def test_a_data_set_without_boxes_has_finite_weights() -> None:
     calibration = Calibration(teacher_rms={}, boxes_per_image=0.0)
 
-    assert math.isfinite(weights(SPEC, Pair({}, 4, 4), calibration, SCHEDULE).foreground)
+    assert math.isfinite(weights(SPEC, Pair.alike({"p3": 8}, 4, 4), calibration, SCHEDULE).foreground)
+
+
+@pytest.mark.parametrize("compat", ["default", "official"])
+def test_levels_of_other_widths_count_as_if_each_were_alone(batch: Batch, compat: str) -> None:
+    """Adapters, context blocks and the weights' 256/C are each level's own."""
+    spec = SPEC.but(compat=compat, box_cells=None)
+    widths = {"p3": (3, 8), "p4": (6, 12)}
+    levels = {level: SharedLevel(STRIDES[level], *of_level) for level, of_level in widths.items()}
+    student, teacher = ({level: maps(widths[level][place], 1 + place)[level] for level in widths} for place in (0, 1))
+    torch.manual_seed(0)
+    together = FGDLoss(spec, Pair(levels), CALIBRATION, SCHEDULE)
+    with torch.no_grad():
+        for parameter in together.parameters():
+            parameter.copy_(torch.randn(parameter.shape))
+    summed: dict[str, float] = {}
+    for level, of_level in levels.items():
+        alone = FGDLoss(spec, Pair({level: of_level}), CALIBRATION, SCHEDULE)
+        alone.load_state_dict({key: value for key, value in together.state_dict().items() if f".{level}." in key})
+        for name, term in alone(View(student), View(teacher), batch).items():
+            summed[name] = summed.get(name, 0.0) + term.item()
+    found = {name: term.item() for name, term in together(View(student), View(teacher), batch).items()}
+    assert found == pytest.approx(summed, rel=1e-5)
+    assert len(found) == 4
+    assert all(found.values())
 
 
 @pytest.mark.parametrize("rms", [0.0, math.inf, math.nan])
@@ -240,17 +264,17 @@ def test_a_teacher_that_says_nothing_at_a_level_is_unfit(rms: float) -> None:
     calibration = Calibration(teacher_rms={"p3": 1.0, "p4": rms}, boxes_per_image=2.0)
 
     with pytest.raises(TeacherUnfit, match="p4"):
-        FGDLoss(SPEC, Pair(dict(STRIDES), TEACHER_CHANNELS, TEACHER_CHANNELS), calibration, SCHEDULE)
+        FGDLoss(SPEC, Pair.alike(dict(STRIDES), TEACHER_CHANNELS, TEACHER_CHANNELS), calibration, SCHEDULE)
 
 
 def test_the_magnitude_of_the_teachers_maps_does_not_matter(batch: Batch) -> None:
-    pair = Pair(dict(STRIDES), TEACHER_CHANNELS, TEACHER_CHANNELS)
+    pair = Pair.alike(dict(STRIDES), TEACHER_CHANNELS, TEACHER_CHANNELS)
     student, teacher = maps(TEACHER_CHANNELS, seed=1), maps(TEACHER_CHANNELS, seed=2)
     loud = Calibration({level: 9 * rms for level, rms in CALIBRATION.teacher_rms.items()}, CALIBRATION.boxes_per_image)
 
-    before = FGDLoss(SPEC, pair, CALIBRATION, SCHEDULE)(student, teacher, batch)
+    before = FGDLoss(SPEC, pair, CALIBRATION, SCHEDULE)(View(student), View(teacher), batch)
     louder = [{level: 9 * feature for level, feature in features.items()} for features in (student, teacher)]
-    after = FGDLoss(SPEC, pair, loud, SCHEDULE)(*louder, batch)
+    after = FGDLoss(SPEC, pair, loud, SCHEDULE)(*map(View, louder), batch)
     torch.testing.assert_close(after, before)
 
 
@@ -259,9 +283,9 @@ def test_the_magnitude_of_the_teachers_maps_does_not_matter(batch: Batch) -> Non
 
 def test_equal_maps_cost_nothing(batch: Batch) -> None:
     features = maps(TEACHER_CHANNELS, seed=1)
-    method = FGDLoss(SPEC, Pair(dict(STRIDES), TEACHER_CHANNELS, TEACHER_CHANNELS), CALIBRATION, SCHEDULE)
+    method = FGDLoss(SPEC, Pair.alike(dict(STRIDES), TEACHER_CHANNELS, TEACHER_CHANNELS), CALIBRATION, SCHEDULE)
 
-    assert not any(method(features, features, batch).values())
+    assert not any(method(View(features), View(features), batch).values())
 
 
 def test_context_blocks_start_as_the_identity() -> None:
@@ -276,7 +300,7 @@ def test_context_blocks_start_as_the_identity() -> None:
 def test_without_boxes_there_is_no_foreground(
     make_batch: MakeBatch, student: dict[str, Tensor], teacher: dict[str, Tensor]
 ) -> None:
-    terms = build()(student, teacher, make_batch((32, 48), [(20, 30), (32, 48)], [[], []]))
+    terms = build()(View(student), View(teacher), make_batch((32, 48), [(20, 30), (32, 48)], [[], []]))
 
     assert terms["fg"] == 0
     assert terms["bg"] > 0
@@ -286,7 +310,7 @@ def test_a_box_over_the_whole_image_leaves_no_background(
     make_batch: MakeBatch, student: dict[str, Tensor], teacher: dict[str, Tensor]
 ) -> None:
     whole = [[(0, 0, 48, 32)], [(0, 0, 48, 32)]]
-    terms = build()(student, teacher, make_batch((32, 48), [(32, 48), (32, 48)], whole))
+    terms = build()(View(student), View(teacher), make_batch((32, 48), [(32, 48), (32, 48)], whole))
 
     assert terms["fg"] > 0
     assert terms["bg"] == 0
@@ -294,11 +318,11 @@ def test_a_box_over_the_whole_image_leaves_no_background(
 
 def test_padding_does_not_count(batch: Batch, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> None:
     method = build()
-    before = method(student, teacher, batch)
+    before = method(View(student), View(teacher), batch)
 
     student["p3"][0, :, 3:], student["p4"][0, :, :, 2:] = 100, -100
     teacher["p3"][0, :, :, 4:], teacher["p4"][0, :, :, 2:] = -100, 100
-    assert method(student, teacher, batch) == before
+    assert method(View(student), View(teacher), batch) == before
 
 
 def test_constant_maps_give_finite_terms_and_gradients(batch: Batch) -> None:
@@ -307,7 +331,7 @@ def test_constant_maps_give_finite_terms_and_gradients(batch: Batch) -> None:
         level: torch.zeros_like(feature).requires_grad_() for level, feature in maps(STUDENT_CHANNELS, seed=0).items()
     }
     teacher = {level: torch.zeros_like(feature) for level, feature in maps(TEACHER_CHANNELS, seed=0).items()}
-    sum(method(student, teacher, batch).values()).backward()
+    sum(method(View(student), View(teacher), batch).values()).backward()
 
     assert all(feature.grad is not None and feature.grad.isfinite().all() for feature in student.values())
     assert all(value.grad is not None and value.grad.isfinite().all() for value in method.parameters())
@@ -319,8 +343,8 @@ def test_a_crowd_on_a_large_map_stays_finite(make_batch: MakeBatch, compat: str)
     batch = make_batch((800, 800), [(800, 800)], [[(x, y, x + w, y + h) for x, y, w, h in corners.tolist()]])
     method = build(SPEC.but(compat=compat, box_cells=None))
     terms = method(
-        maps(STUDENT_CHANNELS, 1, images=1, padded=(800, 800)),
-        maps(TEACHER_CHANNELS, 2, images=1, padded=(800, 800)),
+        View(maps(STUDENT_CHANNELS, 1, images=1, padded=(800, 800))),
+        View(maps(TEACHER_CHANNELS, 2, images=1, padded=(800, 800))),
         batch,
     )
 
@@ -335,11 +359,11 @@ def test_half_precision_maps_are_summed_in_float32(
         {level: (50 * feature).bfloat16() for level, feature in features.items()} for features in (student, teacher)
     ]
     with torch.autocast("cpu", torch.bfloat16):
-        terms = method(*half, batch)
+        terms = method(*map(View, half), batch)
 
     upcast = [{level: feature.float() for level, feature in features.items()} for features in half]
     assert {term.dtype for term in terms.values()} == {torch.float32}
-    assert terms == method(*upcast, batch)
+    assert terms == method(*map(View, upcast), batch)
 
 
 def test_maps_of_different_sizes_are_refused(
@@ -348,7 +372,7 @@ def test_maps_of_different_sizes_are_refused(
     teacher["p4"] = teacher["p4"][:, :, :1]
 
     with pytest.raises(AssertionError, match="p4"):
-        build()(student, teacher, batch)
+        build()(View(student), View(teacher), batch)
 
 
 # --- gradients and switches ---------------------------------------------------------------------------------------
@@ -361,7 +385,7 @@ def test_gradients_reach_student_adapters_and_context_and_not_the_teacher(
     method = build(SPEC.but(compat=compat, box_cells=None))
     for feature in (*student.values(), *teacher.values()):
         feature.requires_grad_()
-    sum(method(student, teacher, batch).values()).backward()
+    sum(method(View(student), View(teacher), batch).values()).backward()
 
     assert all(feature.grad is not None and feature.grad.any() for feature in student.values())
     assert all(feature.grad is None for feature in teacher.values())
@@ -375,7 +399,7 @@ def test_each_term_alone_reaches_the_student(
     batch: Batch, student: dict[str, Tensor], teacher: dict[str, Tensor]
 ) -> None:
     feature_NCHW = student["p3"].requires_grad_()
-    for name, term in build()(student, teacher, batch).items():
+    for name, term in build()(View(student), View(teacher), batch).items():
         (gradient_NCHW,) = torch.autograd.grad(term, feature_NCHW, retain_graph=True)
         assert gradient_NCHW.any(), name
 
@@ -398,8 +422,8 @@ def test_a_term_switched_off_leaves_the_others_as_they_were(
     whole, part = build(), build(SPEC.but(**changes))
     part.load_state_dict({name: value for name, value in whole.state_dict().items() if name in part.state_dict()})
 
-    terms = whole(student, teacher, batch)
-    assert part(student, teacher, batch) == {name: term for name, term in terms.items() if name in present}
+    terms = whole(View(student), View(teacher), batch)
+    assert part(View(student), View(teacher), batch) == {name: term for name, term in terms.items() if name in present}
 
 
 @pytest.mark.parametrize(("changes", "present"), VARIANTS.values(), ids=VARIANTS)
@@ -408,7 +432,7 @@ def test_every_parameter_of_a_variant_gets_a_gradient(
 ) -> None:
     method = build(SPEC.but(**changes))
     if present:
-        sum(method(student, teacher, batch).values()).backward()
+        sum(method(View(student), View(teacher), batch).values()).backward()
 
     modules = {name.split(".")[0] for name, _ in method.named_parameters()}
     contexts = {"student_context", "teacher_context"} if "global" in present else set()
@@ -426,7 +450,7 @@ def test_a_frozen_teacher_context_is_not_trained(
     batch: Batch, student: dict[str, Tensor], teacher: dict[str, Tensor]
 ) -> None:
     method = build(SPEC.but(freeze_teacher_gc=True))
-    sum(method(student, teacher, batch).values()).backward()
+    sum(method(View(student), View(teacher), batch).values()).backward()
 
     assert all(parameter.grad is None for parameter in method.teacher_context.parameters())
     assert all(parameter.grad is not None for parameter in method.student_context.parameters())

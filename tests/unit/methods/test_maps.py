@@ -17,7 +17,7 @@ from fgd.methods.base import Pair
 from fgd.methods.fgd import FGDLoss
 from fgd.methods.maps import Attend, Wanted, compare
 from fgd.spec import FGD, Schedule
-from fgd.types import Batch, Calibration
+from fgd.types import Batch, Calibration, View
 from tests.unit.methods.plain_fgd import plain_fgd
 
 MakeBatch = Callable[[tuple[int, int], Sequence[tuple[int, int]], Sequence[Sequence[Sequence[float]]]], Batch]
@@ -42,7 +42,7 @@ def build(
     """A method whose context blocks look trained: at their start they add nothing."""
     torch.manual_seed(0)
     calibration = Calibration(dict.fromkeys(strides, 1.7), boxes_per_image=2.5)
-    method = FGDLoss(spec, Pair(dict(strides), *channels), calibration, Schedule(min_size=64, max_size=96))
+    method = FGDLoss(spec, Pair.alike(dict(strides), *channels), calibration, Schedule(min_size=64, max_size=96))
     with torch.no_grad():
         for block in (*method.student_context.values(), *method.teacher_context.values()):
             for parameter in block.parameters():
@@ -80,7 +80,7 @@ def outcome(
     """The terms, and the gradients of their differently weighted sum."""
     student = {level: feature.detach().requires_grad_() for level, feature in student.items()}
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        terms = (how or FGDLoss.__call__)(method, student, teacher, batch)
+        terms = (how or FGDLoss.__call__)(method, View(student), View(teacher), batch)
     total = torch.stack(
         [weight * term for weight, term in zip((1.0, 0.7, 1.3, 0.4), terms.values(), strict=False)]
     ).sum()
@@ -231,7 +231,7 @@ def test_gradients_of_the_sums_pass_gradcheck(monkeypatch: pytest.MonkeyPatch, w
 def test_a_second_backward_gives_the_same(batch: Batch) -> None:
     method, teacher = build(), features(8, 2)
     student = {level: feature.requires_grad_() for level, feature in features(8, 1).items()}
-    total = torch.stack(list(method(student, teacher, batch).values())).sum()
+    total = torch.stack(list(method(View(student), View(teacher), batch).values())).sum()
 
     first = torch.autograd.grad(total, list(student.values()), retain_graph=True)
     assert all(map(torch.equal, first, torch.autograd.grad(total, list(student.values()))))
@@ -241,7 +241,7 @@ def test_terms_kept_for_the_log_hold_no_map(batch: Batch) -> None:
     """METHODS.md 1.6: what hangs on the loss lives to the next step."""
     method, teacher = build(), features(8, 2)
     student = {level: feature.requires_grad_() for level, feature in features(8, 1).items()}
-    terms = method(student, teacher, batch)
+    terms = method(View(student), View(teacher), batch)
     torch.stack(list(terms.values())).sum().backward()
 
     storages = {feature.untyped_storage().data_ptr() for feature in (*student.values(), *teacher.values())}
@@ -289,7 +289,7 @@ def cost(
     teacher = features(WIDE, 2, 2, PADDED_WIDE)
 
     def run() -> None:
-        torch.stack(list(how(method, student, teacher, batch).values())).sum().backward()
+        torch.stack(list(how(method, View(student), View(teacher), batch).values())).sum().backward()
 
     run()  # what is made once is not the loss's
     method.zero_grad()
@@ -348,9 +348,9 @@ def test_a_gpu_is_never_waited_for(batch: Batch) -> None:
     student = {level: feature.cuda().requires_grad_() for level, feature in features(8, 1).items()}
     teacher = {level: feature.cuda() for level, feature in features(8, 2).items()}
     batch = to_device(batch, torch.device("cuda"))
-    torch.stack(list(method(student, teacher, batch).values())).sum().backward()
+    torch.stack(list(method(View(student), View(teacher), batch).values())).sum().backward()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        torch.stack(list(method(student, teacher, batch).values())).sum().backward()
+        torch.stack(list(method(View(student), View(teacher), batch).values())).sum().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from fgd.methods import METHODS, Pair, build
-from fgd.methods.base import adapters
+from fgd.methods.base import Adapter, SharedLevel, adapters
 from fgd.presets import fgd_for_fcos, mimic
 from fgd.spec import FCOS, FGD, MethodSpec, Mimic, Schedule
 from fgd.types import Calibration
 
-PAIR = Pair({"p3": 8, "p4": 16}, student_channels=32, teacher_channels=64)
+PAIR = Pair.alike({"p3": 8, "p4": 16}, student_channels=32, teacher_channels=64)
 CALIBRATION = Calibration(teacher_rms={"p3": 2.0, "p4": 3.0}, boxes_per_image=4.0)
 
 
@@ -35,7 +35,8 @@ def test_build_wants_a_resolved_spec(spec: FGD | Mimic) -> None:
 def test_a_pair_shares_the_levels_of_equal_stride() -> None:
     pair = Pair.of(FCOS(fpn_channels=96), FCOS(fpn_channels=128))
 
-    assert pair == Pair({"p3": 8, "p4": 16, "p5": 32, "p6": 64, "p7": 128}, student_channels=96, teacher_channels=128)
+    strides = {"p3": 8, "p4": 16, "p5": 32, "p6": 64, "p7": 128}
+    assert pair == Pair.alike(strides, student_channels=96, teacher_channels=128)
 
 
 def test_adapters_are_one_1x1_convolution_a_level() -> None:
@@ -45,8 +46,19 @@ def test_adapters_are_one_1x1_convolution_a_level() -> None:
     assert {tuple(weight.shape) for weight in align.parameters()} == {(64, 32, 1, 1), (64,)}
 
 
+@pytest.mark.parametrize("spec", [fgd_for_fcos(), mimic()])
+def test_a_spec_says_which_adapters_its_module_trains(spec: FGD | Mimic) -> None:
+    levels = {"p3": SharedLevel(8, 32, 64), "p4": SharedLevel(16, 48, 48)}
+    method = build(spec, Pair(levels), CALIBRATION, Schedule())
+
+    said = {name: spec.adapter(each.student_channels, each.teacher_channels) for name, each in levels.items()}
+    assert said == {"p3": "1x1 convolution", "p4": "none"}
+    assert isinstance(method.get_submodule("align.p3"), Adapter)
+    assert not list(method.get_submodule("align.p4").parameters())
+
+
 def test_equal_widths_need_no_adapter() -> None:
-    align = adapters(Pair({"p3": 8}, 32, 32))
+    align = adapters(Pair.alike({"p3": 8}, 32, 32))
     feature_NCHW = torch.rand(1, 32, 2, 2)
 
     assert list(align.parameters()) == []

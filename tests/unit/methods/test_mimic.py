@@ -11,7 +11,7 @@ from torch import Tensor
 from fgd.methods.base import Pair
 from fgd.methods.mimic import MimicLoss
 from fgd.spec import Mimic, Schedule
-from fgd.types import Batch, Calibration
+from fgd.types import Batch, Calibration, View
 
 MakeBatch = Callable[[tuple[int, int], Sequence[tuple[int, int]], Sequence[Sequence[Sequence[float]]]], Batch]
 
@@ -21,7 +21,7 @@ NO_CALIBRATION = Calibration(teacher_rms={}, boxes_per_image=0.0)
 
 def method(weight: float = 0.5, student_channels: int = 3, teacher_channels: int = 5) -> MimicLoss:
     torch.manual_seed(0)
-    pair = Pair({"p3": 8, "p4": 16}, student_channels, teacher_channels)
+    pair = Pair.alike({"p3": 8, "p4": 16}, student_channels, teacher_channels)
     return MimicLoss(Mimic(weight=weight), pair, NO_CALIBRATION, Schedule())
 
 
@@ -56,30 +56,30 @@ def test_equals_a_slow_loop(batch: Batch) -> None:
             ]
             expected += 0.5 * sum(squares) / (rows * columns) / 2
 
-    (loss,) = mimic(student, teacher, batch).values()
+    (loss,) = mimic(View(student), View(teacher), batch).values()
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_equal_maps_cost_nothing(batch: Batch) -> None:
     features = maps(5, seed=1)
 
-    assert method(student_channels=5)(features, features, batch)["feature"] == 0
+    assert method(student_channels=5)(View(features), View(features), batch)["feature"] == 0
 
 
 def test_padding_does_not_count(batch: Batch) -> None:
     mimic, student, teacher = method(), maps(3, seed=1), maps(5, seed=2)
-    before = mimic(student, teacher, batch)["feature"]
+    before = mimic(View(student), View(teacher), batch)["feature"]
 
     teacher["p3"][0, :, 3:] = 100
     student["p4"][0, :, :, 2:] = -100
-    assert torch.equal(mimic(student, teacher, batch)["feature"], before)
+    assert torch.equal(mimic(View(student), View(teacher), batch)["feature"], before)
 
 
 def test_gradients_reach_student_and_adapters_and_not_the_teacher(batch: Batch) -> None:
     mimic = method()
     student = {name: value.requires_grad_() for name, value in maps(3, seed=1).items()}
     teacher = {name: value.requires_grad_() for name, value in maps(5, seed=2).items()}
-    mimic(student, teacher, batch)["feature"].backward()
+    mimic(View(student), View(teacher), batch)["feature"].backward()
 
     for tensor in (*student.values(), *mimic.parameters()):
         assert tensor.grad is not None
@@ -90,7 +90,7 @@ def test_gradients_reach_student_and_adapters_and_not_the_teacher(batch: Batch) 
 def test_weight_zero_makes_no_term_and_no_parameter(batch: Batch) -> None:
     mimic = method(weight=0.0)
 
-    assert mimic(maps(3, seed=1), maps(5, seed=2), batch) == {}
+    assert mimic(View(maps(3, seed=1)), View(maps(5, seed=2)), batch) == {}
     assert list(mimic.parameters()) == []
 
 
@@ -99,11 +99,11 @@ def test_half_precision_maps_are_summed_in_float32(batch: Batch) -> None:
     student = {name: value.bfloat16() for name, value in maps(3, seed=1).items()}
     teacher = {name: (300 * value).bfloat16() for name, value in maps(5, seed=2).items()}
     with torch.autocast("cpu", torch.bfloat16):
-        loss = mimic(student, teacher, batch)["feature"]
+        loss = mimic(View(student), View(teacher), batch)["feature"]
 
     upcast = [{name: value.float() for name, value in maps_.items()} for maps_ in (student, teacher)]
     assert loss.dtype == torch.float32
-    assert torch.equal(loss, mimic(*upcast, batch)["feature"])
+    assert torch.equal(loss, mimic(*map(View, upcast), batch)["feature"])
 
 
 def test_maps_of_different_sizes_are_refused(batch: Batch) -> None:
@@ -111,4 +111,4 @@ def test_maps_of_different_sizes_are_refused(batch: Batch) -> None:
     teacher["p4"] = teacher["p4"][:, :, :1]
 
     with pytest.raises(AssertionError, match="p4"):
-        method()(student, teacher, batch)
+        method()(View(student), View(teacher), batch)
