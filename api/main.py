@@ -34,6 +34,21 @@ from api.routes import (
     workers,
 )
 
+PARTS = (
+    jobs,
+    job_history,
+    plans,
+    datasets,
+    uploads,
+    samples,
+    models,
+    artifacts,
+    catalogue,
+    workers,
+    health,
+)
+"""Whose routes the application has, in the order of its document."""
+
 DESCRIPTION = """\
 Compress object detectors by knowledge distillation: POST a job, poll its status, download the student's weights.
 
@@ -86,7 +101,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for part in (jobs, job_history, plans, datasets, uploads, samples, models, artifacts, catalogue, workers, health):
+    for part in PARTS:
         app.include_router(part.router)
     docs.install(app)
     errors.install(app)

@@ -151,6 +151,7 @@ def run_child(host: Host, lease: Lease, work: LeasedChild, slot: Slot, folder: P
             lease.guard(None)
         if lease.lost.is_set():
             raise Lost
+        child.close()  # until then its last words may be on their way
         (folder / TAIL).write_text(child.tail())
         code = child.returncode()
         assert code is not None, "it is over"

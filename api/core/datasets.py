@@ -22,7 +22,7 @@ from api.core.request_bodies import SubmitDataset
 from api.core.rows import db, leases
 from api.core.rows.cursor import Position, Slice, slice_of
 from api.core.rows.ids import new_id
-from api.core.rows.lookup import owned
+from api.core.rows.lookup import delete_row, owned
 from api.core.rows.swept import Moment, Swept
 from api.core.rows.tables import Dataset, Job
 from api.core.store.names import Blob
@@ -120,8 +120,7 @@ def delete(s: Session, project_id: str, dataset_id: str) -> None:
         more = " and others" if len(jobs) > _USERS_TOLD else ""
         told = ", ".join(jobs[:_USERS_TOLD]) + more
         raise Conflict("dataset_in_use", f"{dataset_id} is used by {told}; delete those jobs first")
-    s.delete(dataset)
-    s.flush()
+    delete_row(s, dataset)
 
 
 def page(s: Session, project_id: str, after: Position | None, limit: int) -> Slice[Dataset]:

@@ -23,7 +23,7 @@ from api.core.request_bodies import UploadModel
 from api.core.rows import db, leases
 from api.core.rows.cursor import Position, Slice, slice_of
 from api.core.rows.ids import new_id
-from api.core.rows.lookup import owned
+from api.core.rows.lookup import delete_row, owned
 from api.core.rows.swept import Moment, Swept
 from api.core.rows.tables import Job, JobModel, Model
 from api.core.store.names import Blob
@@ -122,8 +122,7 @@ def remove(s: Session, project_id: str, model_id: str) -> None:
         more = f" and {len(users) - MAX_NAMED} more" if len(users) > MAX_NAMED else ""
         named = ", ".join(users[:MAX_NAMED])
         raise Conflict("model_in_use", f"{model_id} is used by {named}{more}; cancel them, or wait for their end")
-    s.delete(model)
-    s.flush()
+    delete_row(s, model)
 
 
 def link(s: Session, job: Job, spec: JobSpec) -> None:
