@@ -30,7 +30,6 @@ from api.routes import (
     models,
     plans,
     samples,
-    uploads,
     workers,
 )
 
@@ -39,7 +38,6 @@ PARTS = (
     job_history,
     plans,
     datasets,
-    uploads,
     samples,
     models,
     artifacts,

@@ -1,6 +1,6 @@
 """The verbs of data sets: submit, import under a lease, ready or rejected. Knows no files: the worker imports.
 
-awaiting_upload --uploaded--> verifying
+awaiting_upload ---> verifying           see uploading
 verifying --finish_import--> ready        immutable from then on
           --lose-----------> verifying    tried again, MAX_IMPORTS times in all
           --reject---------> rejected     the report says why
@@ -9,12 +9,12 @@ verifying --finish_import--> ready        immutable from then on
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.core import imports
+from api.core import imports, uploading
 from api.core.blobs import remember_blobs
 from api.core.errors import Conflict
 from api.core.lifecycle import DatasetState
@@ -29,8 +29,6 @@ from api.core.store.names import Blob
 from fgd.data.index import Report
 from fgd.data.report import unread
 
-UPLOAD_S = 7 * 86_400.0
-"""A data set may wait for its zip for so long."""
 _USERS_TOLD = 20
 
 
@@ -84,31 +82,6 @@ def report_of(dataset: Dataset) -> Report:
     if dataset.report is not None:
         return Report.model_validate(dataset.report)
     return unread(dataset.format, dataset.error or "the import came to no end")
-
-
-def expect_upload(s: Session, project_id: str, dataset_id: str, length: int | None = None) -> Dataset:
-    """The data set whose zip is coming; `length` is the zip's, if it has been said. Raises NotFound, Conflict."""
-    dataset = owned(s, Dataset, project_id, dataset_id, locked=True)
-    if dataset.state != DatasetState.awaiting_upload:
-        raise Conflict("upload_not_expected", f"{dataset_id} is {dataset.state}; it takes no more content")
-    if length is not None:
-        dataset.upload_length = length
-    s.flush()
-    return dataset
-
-
-def uploaded(s: Session, project_id: str, dataset_id: str, zip: Blob) -> Dataset:
-    """awaiting_upload -> verifying. The zip is in the store already."""
-    dataset = expect_upload(s, project_id, dataset_id, zip.size)
-    remember_blobs(s, project_id, db.now(s), zip)
-    dataset.upload_digest, dataset.state = zip.digest, DatasetState.verifying
-    s.flush()
-    return dataset
-
-
-def awaiting(s: Session) -> set[str]:
-    """Ids, of every project, whose zip is still to come."""
-    return set(s.scalars(select(Dataset.id).where(Dataset.state == DatasetState.awaiting_upload)))
 
 
 def delete(s: Session, project_id: str, dataset_id: str) -> None:
@@ -170,18 +143,8 @@ def reject(s: Session, dataset_id: str, attempt: int, report: Report | None, err
 
 def sweep(s: Session, moment: Moment) -> Swept:
     """Free expired imports, give up on those that keep killing workers, and on uploads that never came."""
-    _give_up_uploads(s, moment.at)
+    uploading.give_up(s, Dataset, moment.at)
     return imports.sweep(s, Dataset, moment)
-
-
-def _give_up_uploads(s: Session, at: datetime) -> None:
-    """Reject what was registered and never uploaded."""
-    old = select(Dataset).where(
-        Dataset.state == DatasetState.awaiting_upload, Dataset.created_at <= at - timedelta(seconds=UPLOAD_S)
-    )
-    for dataset in s.scalars(old.with_for_update(skip_locked=True)):
-        dataset.error = f"no zip was uploaded to its end within {UPLOAD_S / 86400:g} days"
-        _end(dataset, DatasetState.rejected, at, None)
 
 
 def _end(dataset: Dataset, state: DatasetState, at: datetime, report: Report | None) -> None:

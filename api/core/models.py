@@ -1,6 +1,7 @@
 """The verbs of models: a network of its own, that may teach or be begun from. Knows rows, no files, no torch.
 
-awaiting_upload --arrived--> verifying --finish_import--> ready       immutable from then on
+awaiting_upload -----------> verifying --finish_import--> ready       immutable from then on; for the first arrow
+                                       |                              see uploading
                                        --lose-----------> verifying   tried again, as data sets are
                                        --reject---------> rejected    `error` and `report` say why
 promote (of a finished job) ----------------------------> ready
@@ -16,7 +17,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.core import blobs, imports
+from api.core import blobs, imports, uploading
 from api.core.errors import Conflict
 from api.core.lifecycle import TERMINAL, ModelState
 from api.core.request_bodies import UploadModel
@@ -63,24 +64,6 @@ def create(s: Session, project_id: str, body: UploadModel) -> Model:
     return _insert(s, project_id, body.name, ModelState.awaiting_upload, recipe, {"kind": "upload"})
 
 
-def arrived(s: Session, project_id: str, model_id: str, upload: Blob) -> Model:
-    """awaiting_upload -> verifying. Raises Conflict if something came before."""
-    model = owned(s, Model, project_id, model_id, locked=True)
-    refuse_content(model)
-    at = db.now(s)
-    blobs.remember_blobs(s, project_id, at, upload)
-    model.upload_digest = model.upload_sha256 = upload.digest
-    model.state = ModelState.verifying
-    s.flush()
-    return model
-
-
-def refuse_content(model: Model) -> None:
-    if model.state != ModelState.awaiting_upload:
-        detail = f"{model.id} has its content already and is {model.state}; POST /v1/models makes a new one"
-        raise Conflict("model_has_content", detail)
-
-
 def promote(s: Session, project_id: str, name: str, recipe: Recipe, source: dict[str, Any], made: Finished) -> Model:
     """A model of a finished job's weights: ready at once."""
     model = _insert(s, project_id, name, ModelState.awaiting_upload, recipe, source)
@@ -94,7 +77,7 @@ def promote_checkpoint(
 ) -> Model:
     """A model of a checkpoint, which a worker takes apart."""
     model = _insert(s, project_id, name, ModelState.awaiting_upload, recipe, source)
-    return arrived(s, project_id, model.id, upload)
+    return uploading.arrived(s, Model, project_id, model.id, upload)
 
 
 def get(s: Session, project_id: str, model_id: str) -> Model:
@@ -177,7 +160,8 @@ def reject(s: Session, model_id: str, attempt: int, report: Report | None, error
 
 
 def sweep(s: Session, moment: Moment) -> Swept:
-    """Free expired imports, give up on those that keep killing workers."""
+    """Free expired imports, give up on those that keep killing workers, and on uploads that never came."""
+    uploading.give_up(s, Model, moment.at)
     return imports.sweep(s, Model, moment)
 
 

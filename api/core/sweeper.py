@@ -19,7 +19,7 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from api.core import datasets, inventory, models, plans, workers
+from api.core import datasets, inventory, models, plans, uploading, workers
 from api.core.blobs import collect_blob, long_unused, note_unused
 from api.core.blobs import unused as unused_blobs
 from api.core.jobs import sweep as jobs
@@ -141,7 +141,7 @@ class Sweeper:
         if self.uploads is not None:
             parts = uploads.parts(self.uploads)
             with db.reading(self.engine) as s:
-                awaited = datasets.awaiting(s)
+                awaited = uploading.awaiting(s)
             uploads.drop_others(parts, awaited)
 
     def _tell(self, blobs: int, objects: int) -> None:

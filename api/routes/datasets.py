@@ -1,21 +1,22 @@
-"""/v1/datasets: register a folder, see what the import made of it."""
+"""/v1/datasets: register a folder or send a zip, see what the import made of it."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Query, Response
+from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
 
 from api.core import datasets, submission
 from api.core.errors import Conflict
 from api.core.lifecycle import DatasetState
 from api.core.request_bodies import SubmitDataset
 from api.core.rows import cursor
-from api.core.rows.tables import Project
+from api.core.rows.tables import Dataset, Project
 from api.core.store import uploads
-from api.deps import IdempotencyKey, IfNoneMatch, ProjectDep, ServiceDep
+from api.core.uploading import Upload
+from api.deps import IdempotencyKey, IfNoneMatch, ProjectDep, Service, ServiceDep
 from api.errors import NOT_MODIFIED, Responses, documented
-from api.http import etag
+from api.http import etag, receiving
 from api.http.bodies import StrictRoute
 from api.schemas import DatasetPage, DatasetView, PageQuery
 from fgd.data.index import Report
@@ -44,10 +45,7 @@ def submit_dataset(
     )
     if new and body.path is not None:
         after.add_task(service.ring, dataset.id)
-    response.status_code = 202 if new else 200
-    response.headers["Location"] = f"/v1/datasets/{dataset.id}"
-    response.headers["ETag"] = etag.of_version(dataset.version)
-    return DatasetView.of(dataset)
+    return _told(response, dataset, 202 if new else 200)
 
 
 @router.get("", responses=documented(400, 422))
@@ -91,9 +89,66 @@ def get_report(dataset_id: str, service: ServiceDep, project: ProjectDep) -> Rep
         return datasets.report_of(dataset)
 
 
+@router.put("/{dataset_id}/content", status_code=202, responses=receiving.REFUSALS, openapi_extra=receiving.WHOLE_BODY)
+async def put_content(
+    dataset_id: str,
+    headers: Annotated[receiving.WholeHeaders, Header()],
+    request: Request,
+    service: ServiceDep,
+    project: ProjectDep,
+    response: Response,
+    after: BackgroundTasks,
+) -> DatasetView:
+    """All of the zip in one stream; what was there before is dropped. One that breaks can be gone on with by PATCH."""
+    dataset = await receiving.whole(request, headers, _upload(service, project, dataset_id))
+    after.add_task(service.ring, dataset.id)
+    return _told(response, dataset, 202)
+
+
+@router.head("/{dataset_id}/content", status_code=204, responses={**receiving.OFFSET, **documented(404)})
+def head_content(dataset_id: str, service: ServiceDep, project: ProjectDep) -> Response:
+    """How much of the zip is there."""
+    return receiving.progress(_upload(service, project, dataset_id)).answer()
+
+
+@router.patch(
+    "/{dataset_id}/content",
+    status_code=204,
+    responses={**receiving.OFFSET, **receiving.REFUSALS},
+    openapi_extra=receiving.PIECE_BODY,
+)
+async def patch_content(
+    dataset_id: str,
+    headers: Annotated[receiving.PieceHeaders, Header()],
+    request: Request,
+    service: ServiceDep,
+    project: ProjectDep,
+    after: BackgroundTasks,
+) -> Response:
+    """The next bytes of the zip."""
+    there = await receiving.piece(request, headers, _upload(service, project, dataset_id))
+    if there.complete:
+        after.add_task(service.ring, dataset_id)
+    return there.answer()
+
+
 @router.delete("/{dataset_id}", status_code=204, responses=documented(404, 409))
 def delete_dataset(dataset_id: str, service: ServiceDep, project: ProjectDep) -> None:
     """Delete a data set that no job uses. An upload or import that is going on ends with it."""
     with service.transaction() as s:
         datasets.delete(s, project, dataset_id)
     uploads.drop(service.settings.uploads, dataset_id)
+
+
+def _upload(service: Service, project: str, dataset_id: str) -> Upload[Dataset]:
+    """Its zip. Only the importer looks into it."""
+    settings = service.settings
+    kept = service.engine, service.store, settings.uploads
+    return Upload(Dataset, project, dataset_id, *kept, settings.upload_bytes, "FGD_UPLOAD_BYTES")
+
+
+def _told(response: Response, dataset: Dataset, status: int) -> DatasetView:
+    response.status_code = status
+    response.headers["Location"] = f"/v1/datasets/{dataset.id}"
+    response.headers["ETag"] = etag.of_version(dataset.version)
+    return DatasetView.of(dataset)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
-from starlette.concurrency import run_in_threadpool
+from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
 
 from api.core import models, promotion
 from api.core.errors import Fault, Invalid, Refused
@@ -17,13 +17,14 @@ from api.core.promotion import Kept
 from api.core.request_bodies import SubmitModel
 from api.core.rows import cursor
 from api.core.rows.tables import Model, Project
+from api.core.store import uploads
 from api.core.store.names import BlobStore
+from api.core.uploading import Upload
 from api.deps import IdempotencyKey, IfNoneMatch, ProjectDep, Service, ServiceDep
 from api.errors import NOT_MODIFIED, Responses, documented
-from api.http import etag
+from api.http import etag, receiving
 from api.http.bodies import StrictRoute
 from api.schemas import Checkpoints, CheckpointView, ModelPage, ModelView, PageQuery, Promote, Removed
-from api.uploads import Received, content_digest, receiving
 from fgd import weights_file
 from fgd.errors import WeightsError
 
@@ -31,7 +32,6 @@ router = APIRouter(tags=["models"], route_class=StrictRoute)
 
 _REPLAY: Responses = {200: {"model": ModelView, "description": "This Idempotency-Key made it before."}}
 _VERIFYING: Responses = {202: {"model": ModelView, "description": "A worker takes the checkpoint apart."}}
-_BYTES = {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string"}}}}}
 _LISTING = "models"
 
 
@@ -79,32 +79,50 @@ def get_model(
 
 
 @router.put(
-    "/v1/models/{model_id}/content",
-    status_code=202,
-    responses=documented(400, 404, 409, 411, 413, 415, 422, 507),
-    openapi_extra=_BYTES,
+    "/v1/models/{model_id}/content", status_code=202, responses=receiving.REFUSALS, openapi_extra=receiving.WHOLE_BODY
 )
-async def upload_content(
+async def put_content(
     model_id: str,
+    headers: Annotated[receiving.WholeHeaders, Header()],
     request: Request,
     service: ServiceDep,
     project: ProjectDep,
     response: Response,
     after: BackgroundTasks,
 ) -> ModelView:
-    """The file itself, as the body: safetensors, or a state dict as torch.save writes it (.pth), which a confined
-    process reads with weights_only. A worker then checks it against the detector, key by key. Content-Digest
-    (sha-256) is verified; with it, the same upload may be sent twice."""
-    promised = content_digest(request)
-    model = await run_in_threadpool(_awaiting, service, project, model_id, promised)
-    if model is not None:
-        return _made(response, model, 202)
-    async with receiving(
-        request, service.settings.home / "uploads", service.settings.max_model_bytes, _sniff, weights_file.HEAD_BYTES
-    ) as received:
-        model = await run_in_threadpool(_keep, service, project, model_id, received)
+    """All of the file in one stream: safetensors, or a state dict as torch.save writes it (.pth), which a confined
+    process reads with weights_only. A worker then checks it against the detector, key by key. One that breaks can be
+    gone on with by PATCH; with Content-Digest the same content may be sent twice."""
+    model = await receiving.whole(request, headers, _upload(service, project, model_id))
     after.add_task(service.ring, model.id)
     return _made(response, model, 202)
+
+
+@router.head("/v1/models/{model_id}/content", status_code=204, responses={**receiving.OFFSET, **documented(404)})
+def head_content(model_id: str, service: ServiceDep, project: ProjectDep) -> Response:
+    """How much of the file is there."""
+    return receiving.progress(_upload(service, project, model_id)).answer()
+
+
+@router.patch(
+    "/v1/models/{model_id}/content",
+    status_code=204,
+    responses={**receiving.OFFSET, **receiving.REFUSALS},
+    openapi_extra=receiving.PIECE_BODY,
+)
+async def patch_content(
+    model_id: str,
+    headers: Annotated[receiving.PieceHeaders, Header()],
+    request: Request,
+    service: ServiceDep,
+    project: ProjectDep,
+    after: BackgroundTasks,
+) -> Response:
+    """The next bytes of the file."""
+    there = await receiving.piece(request, headers, _upload(service, project, model_id))
+    if there.complete:
+        after.add_task(service.ring, model_id)
+    return there.answer()
 
 
 @router.delete("/v1/models/{model_id}", status_code=202, responses=documented(404, 409))
@@ -112,6 +130,7 @@ def remove_model(model_id: str, service: ServiceDep, project: ProjectDep) -> Rem
     """Forget a model. Jobs that have ended keep what they got; jobs that have not, keep it from being removed."""
     with service.transaction() as s:
         models.remove(s, project, model_id)
+    uploads.drop(service.settings.uploads, model_id)
     return Removed(id=model_id)
 
 
@@ -182,35 +201,29 @@ def _made(response: Response, model: Model, status: int) -> ModelView:
     return ModelView.of(model)
 
 
-def _awaiting(service: Service, project: str, model_id: str, promised: bytes | None) -> Model | None:
-    """Before the body is read: None if the model waits for it, the model itself if this very content has come."""
-    with service.reading() as s:
-        model = models.get(s, project, model_id)
-    if promised is not None and model.upload_sha256 == promised.hex():
-        return model
-    models.refuse_content(model)
-    return None
+def _upload(service: Service, project: str, model_id: str) -> Upload[Model]:
+    """Its weights, which begin as weights do, and whose frame is sound."""
+    settings = service.settings
+    kept = service.engine, service.store, settings.uploads
+    taken = settings.max_model_bytes, "FGD_MAX_MODEL_BYTES", weights_file.HEAD_BYTES, _sniff, _check
+    return Upload(Model, project, model_id, *kept, *taken)
 
 
 def _sniff(head: bytes) -> None:
-    try:
+    with _refusing():
         weights_file.kind_of(head)
-    except WeightsError as error:
-        raise _wrong_kind(error) from error
 
 
-def _keep(service: Service, project: str, model_id: str, received: Received) -> Model:
-    """The received file in the store, and its model waiting for a worker. Raises Invalid, Refused, Conflict."""
+def _check(path: Path) -> None:
+    with _refusing():
+        weights_file.check(path)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
     try:
-        weights_file.check(received.path)
+        yield
     except weights_file.NotWeights as error:
-        raise _wrong_kind(error) from error
+        raise Refused("not_weights", str(error), 415, {"Connection": "close"}) from error
     except WeightsError as error:
         raise Invalid(Fault("", "weights_damaged", str(error))) from error
-    upload = service.store.put_file(received.path, expected=received.sha256)
-    with service.transaction() as s:
-        return models.arrived(s, project, model_id, upload)
-
-
-def _wrong_kind(error: WeightsError) -> Refused:
-    return Refused("not_weights", str(error), 415, {"Connection": "close"})

@@ -17,13 +17,10 @@ from pydantic import ValidationError
 
 from fgd.client import follow, transfer
 from fgd.client.answers import Artifact, Attempt, Dataset, Job, Kept, LogChunk, Model, Plan, Point, StoredEvent, Worker
-from fgd.client.errors import ApiError
+from fgd.client.errors import ApiError, ClientError
 from fgd.client.transport import DEFAULT_URL, Transport, foreign, read, route
 from fgd.data.index import Report
 from fgd.spec import JobSpec
-
-UPLOAD_TIMEOUT_S = 300.0
-"""For one piece of an upload, and for the service to write it all to its disk."""
 
 
 class Client:
@@ -305,23 +302,27 @@ class Client:
         """Upload weights, safetensors or .pth, that fit `detector`. Follow it with wait_model.
 
         recipe: min_size, max_size, image_mean, image_std, anchor_sizes, anchor_ratios. on_bytes hears how many bytes
-        were sent.
+        are there.
         """
-        # Before anything is made: the file may not be there.
-        digest, size = transfer.sha256_of(file), file.stat().st_size
+        if not file.stat().st_size:  # before anything is made; nor is it, if the file is not there
+            raise ClientError(f"{file} is empty; it should hold weights")
         body = {"name": name, "detector": dict(detector), "classes": list(classes), **recipe}
         made = read(Model, self._service.post("/v1/models", json.dumps(body)))
-        headers = {
-            "Content-Type": "application/octet-stream",
-            "Content-Length": str(size),
-            # The service takes the same content twice, so a connection that breaks may be tried again.
-            "Content-Digest": transfer.digest_field(digest),
-        }
-        content = lambda: transfer.chunks(file, on_bytes)  # noqa: E731  # anew for each try
-        url = route("models", made.id, "content")
-        return read(
-            Model, self._service.request("PUT", url, content=content, headers=headers, timeout=UPLOAD_TIMEOUT_S)
-        )
+        return self.upload_weights(made.id, file, on_bytes)
+
+    def upload_weights(
+        self,
+        model_id: str,
+        file: Path,
+        on_bytes: Callable[[int], None] | None = None,
+        *,
+        poll_s: float = 0.5,
+        patience_s: float = 600.0,
+    ) -> Model:
+        """Send the weights of a model that waits for them, as `upload` sends a zip: what is there is not sent again."""
+        url = route("models", model_id, "content")
+        transfer.upload(self._service, url, file, on_bytes, poll_s, patience_s)
+        return self.model(model_id)
 
     def promote(self, job_id: str, checkpoint: str = "last", name: str | None = None) -> Model:
         """Make a model of a job's weights: "last", "best", or the id of a checkpoint of a running job."""

@@ -98,4 +98,4 @@ def passing(error: ApiError | Unreachable) -> bool:
     if isinstance(error, Unreachable):
         return True
     # The next look says where an upload has to go on.
-    return error.status in BUSY or error.retryable or error.code == "upload_offset_mismatch"
+    return error.status in BUSY or error.retryable or error.code in ("upload_offset_mismatch", "upload_cut")

@@ -38,7 +38,7 @@ def upload(
     """
     size, sha256 = file.stat().st_size, sha256_of(file)
     if size == 0:
-        raise ClientError(f"{file} is empty; it should be the zip of a data set")
+        raise ClientError(f"{file} is empty")
     best = -1
     broken: ApiError | Unreachable | None = None
     trying, waiting = service.patience(), Patience(for_s=patience_s)
@@ -108,14 +108,6 @@ def _read_from(path: Path, offset: int, on_bytes: Callable[[int], None] | None) 
             yield chunk
             if on_bytes:
                 on_bytes(file.tell())
-
-
-def chunks(file: Path, on_bytes: Callable[[int], None] | None) -> Iterator[bytes]:
-    with file.open("rb") as opened:
-        while chunk := opened.read(1 << 18):
-            yield chunk
-            if on_bytes:
-                on_bytes(opened.tell())
 
 
 # --- from the service -----------------------------------------------------------------------------------------

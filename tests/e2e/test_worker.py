@@ -12,12 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from api.core import datasets
+from api.core import datasets, uploading
 from api.core.jobs import checkpoints, requests
 from api.core.lifecycle import Requested
 from api.core.request_bodies import SubmitDataset
 from api.core.rows import db
-from api.core.rows.tables import DEFAULT_PROJECT
+from api.core.rows.tables import DEFAULT_PROJECT, Dataset
 from api.core.store.local import LocalStore
 from api.core.store.names import object_name
 from fgd.data import zips
@@ -298,12 +298,12 @@ def test_uploaded_zip_is_imported_like_its_folder_and_let_go(bench: Bench, pictu
     with db.transaction(bench.engine) as s:
         folder = datasets.submit(s, DEFAULT_PROJECT, SubmitDataset(name="folder", path=str(pictures))).id
         upload = datasets.submit(s, DEFAULT_PROJECT, SubmitDataset(name="upload")).id
-        datasets.uploaded(s, DEFAULT_PROJECT, upload, store.put_file(tmp_path / "set.zip"))
+        uploading.arrived(s, Dataset, DEFAULT_PROJECT, upload, store.put_file(tmp_path / "set.zip"))
         evil = datasets.submit(s, DEFAULT_PROJECT, SubmitDataset(name="evil")).id
-        datasets.uploaded(s, DEFAULT_PROJECT, evil, store.put_bytes(b"no zip"))
+        uploading.arrived(s, Dataset, DEFAULT_PROJECT, evil, store.put_bytes(b"no zip"))
         gone = datasets.submit(s, DEFAULT_PROJECT, SubmitDataset(name="gone")).id
         lost = store.put_bytes(b"a zip that the store loses")
-        datasets.uploaded(s, DEFAULT_PROJECT, gone, lost)
+        uploading.arrived(s, Dataset, DEFAULT_PROJECT, gone, lost)
     store.delete(lost.digest)
     bench.worker()
 

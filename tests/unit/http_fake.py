@@ -110,7 +110,7 @@ class Server:
                 if answer.cut_after is not None:
                     self.close_connection = True
 
-            do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = answer
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = answer
 
             def log_message(self, *_: object) -> None:
                 pass

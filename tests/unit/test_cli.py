@@ -413,9 +413,10 @@ def test_weights_are_uploaded_as_they_are_and_their_check_is_told(fgd: Command, 
     file = tmp_path / "net.pth"
     file.write_bytes(b"weights" * 100_000)
     server.routes[("POST", "/v1/models")] = Answer(201, model_json("awaiting_upload"))
-    server.routes[("PUT", f"/v1/models/{MODEL}/content")] = [
-        problem(503, "database_busy", "try again", retryable=True), Answer(202, model_json("verifying")),
-    ]  # fmt: skip
+    content = f"/v1/models/{MODEL}/content"
+    there = [Answer(204, headers={"Upload-Offset": offset, "Upload-Complete": "?0"}) for offset in ("0", "500")]
+    server.routes[("HEAD", content)] = there
+    server.routes[("PATCH", content)] = [problem(503, "database_busy", "try again", retryable=True), Answer(204)]
     misfit = model_json(
         "rejected", error="The file's head has 90 classes", report={"notes": ["a prefix was taken off"]}
     )
@@ -426,14 +427,15 @@ def test_weights_are_uploaded_as_they_are_and_their_check_is_told(fgd: Command, 
     assert done.code == 1, done.err
     assert "The file's head has 90 classes" in done.out
     assert "a prefix was taken off" in done.out
-    post, *puts = [asked for asked in server.asked if asked.method != "GET"]
+    post, *sent = [asked for asked in server.asked if asked.method in ("POST", "PATCH")]
     detector = {"kind": "fcos", "backbone": "resnet50"}
     assert json.loads(post.body) == {"name": "net", "detector": detector, "classes": ["a", "b"]}
-    for put in puts:
-        assert put.body == file.read_bytes()
-        digest = base64.b64decode(put.headers["content-digest"].removeprefix("sha-256=:").removesuffix(":"))
-        assert digest == hashlib.sha256(put.body).digest()
-    assert len(puts) == 2, "a server that was busy gets the whole file again"
+    assert [each.headers["upload-offset"] for each in sent] == ["0", "500"], "it goes on with what is not there yet"
+    assert [each.body for each in sent] == [file.read_bytes(), file.read_bytes()[500:]]
+    for each in sent:
+        assert each.headers["upload-length"] == str(file.stat().st_size)
+        digest = base64.b64decode(each.headers["repr-digest"].removeprefix("sha-256=:").removesuffix(":"))
+        assert digest == hashlib.sha256(file.read_bytes()).digest()
 
 
 def test_classes_must_be_named_once_and_the_file_be_there(fgd: Command, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any, ClassVar
 
-from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, String, text
+from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 from sqlalchemy.schema import SchemaItem
 
@@ -101,6 +101,10 @@ class Imported(Leased):
     error: Mapped[str | None]
     upload_digest: Mapped[Digest | None]
     """The blob to read: from the end of the upload to the end of the import."""
+    upload_length: Mapped[int | None] = mapped_column(BigInteger)
+    """Bytes of what is uploaded, as far as that has been said."""
+    upload_sha256: Mapped[str | None] = mapped_column(String(64))
+    """Of what was uploaded, for good."""
 
 
 def import_rules(table: str) -> tuple[SchemaItem, ...]:

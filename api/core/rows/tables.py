@@ -98,8 +98,6 @@ class Dataset(Imported, Base):
     """fgd.data.index.Report; may be large, so it is loaded only when asked for."""
     val_fraction: Mapped[float | None]
     group_by: Mapped[str] = mapped_column(String(16), default="none", server_default="none")
-    upload_length: Mapped[int | None] = mapped_column(BigInteger)
-    """Bytes of the zip, as far as that has been said."""
 
     __table_args__ = (
         UniqueConstraint("project_id", "id"),
@@ -128,8 +126,6 @@ class Model(Imported, Base):
     """fgd.recipe.Recipe: the detector, its classes, sizes, mean and std."""
     source: Mapped[dict[str, Any]]
     """{"kind": "upload"}, {"kind": "job", "job", "which"} or {"kind": "checkpoint", "job", "checkpoint", "step"}"""
-    upload_sha256: Mapped[str | None] = mapped_column(String(64))
-    """Of what was uploaded, for good."""
     weights_digest: Mapped[Digest | None]
     """student.safetensors."""
     recipe_digest: Mapped[Digest | None]

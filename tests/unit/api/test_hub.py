@@ -18,11 +18,11 @@ from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT
 from fgd.cli import hub
 from fgd.data import formats, zips
-from tests.unit.api import test_uploads
+from tests.unit.api import upload_parts
 from tests.unit.data.test_huggingface import Folder
 from tests.unit.hub_server import COMMIT, Hub
 
-address = test_uploads.address
+address = upload_parts.address
 ROOT = Path(hub.__file__).parents[2]
 
 

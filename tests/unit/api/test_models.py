@@ -192,34 +192,6 @@ def test_what_is_no_weights_is_a_415_that_says_what_to_send(client: Any, data: b
     assert word in answer.json()["detail"]
 
 
-def test_the_wire_s_own_refusals(serving: Any, settings: Any, client: Any) -> None:
-    id = begun(client)
-
-    def code(answer: Any) -> tuple[int, str]:
-        return answer.status_code, answer.json()["code"]
-
-    assert code(put(client, id, b"")) == (422, "empty_upload")
-    assert code(put(client, id, GOOD, **{"Content-Digest": digest(b"other")})) == (422, "digest_mismatch")
-    for bad in ("sha-256=:x:", "md5=:AAAA:", "sha-256=abc", "sha-256=::"):
-        assert code(put(client, id, GOOD, **{"Content-Digest": bad})) == (400, "bad_content_digest")
-    assert code(put(client, id, GOOD, **{"Content-Type": "multipart/form-data; boundary=x"})) == (415, "not_raw")
-    assert code(put(client, id, GOOD, **{"Content-Encoding": "gzip"})) == (415, "not_raw")
-    assert code(put(client, id, iter([GOOD]))) == (411, "length_required")  # type: ignore[arg-type]
-    with serving(settings.model_copy(update={"max_model_bytes": 10})) as small:
-        assert code(put(small, id, GOOD)) == (413, "body_too_large")
-    assert client.get(f"/v1/models/{id}").json()["state"] == "awaiting_upload"
-
-
-def test_content_comes_once_and_the_very_same_may_be_sent_again(client: Any) -> None:
-    id = begun(client)
-    promise = {"Content-Digest": digest(GOOD)}
-    assert put(client, id, GOOD, **promise).status_code == 202
-
-    assert put(client, id, GOOD, **promise).status_code == 202
-    other = put(client, id, GOOD)
-    assert (other.status_code, other.json()["code"]) == (409, "model_has_content")
-
-
 def test_the_same_key_makes_one_model(client: Any, given: Any) -> None:
     headers = {"Idempotency-Key": "once"}
     first, again = (client.post("/v1/models", json=UPLOAD, headers=headers) for _ in range(2))

@@ -31,7 +31,6 @@ from api.http.bodies import MAX_BODY_BYTES
 from api.routes import artifacts, plans, samples
 from api.routes import datasets as dataset_routes
 from api.routes import models as model_routes
-from api.routes import uploads as upload_routes
 from fgd.data.index import Index
 
 JSON = {"Content-Type": "application/json"}
@@ -57,6 +56,10 @@ class World:
     serving: Any
     settings: Any
     patch: pytest.MonkeyPatch
+
+    def promoted(self) -> str:
+        """A model that is ready."""
+        return str(self.client.post("/v1/models", json={"name": "m", "job": self.given.succeeded()}).json()["id"])
 
 
 @dataclass(frozen=True)
@@ -225,15 +228,26 @@ def delete_dataset(w: World) -> Iterator[Refusal]:
 @of("PUT /v1/datasets/{dataset_id}/content")
 def put_content(w: World) -> Iterator[Refusal]:
     url = w.client.post("/v1/datasets", json={"name": "d"}).json()["upload_url"]
-    yield from content(w, "PUT", url, ZIP)
-    yield Refusal(w.client.put(url, content=b"", headers=ZIP), 422, "upload_empty", "")
-    promised = ZIP | {"Repr-Digest": digest(b"y")}
-    yield Refusal(w.client.put(url, content=b"x", headers=promised), 422, "digest_mismatch", "?Content-Digest")
+    yield from whole_content(w, url)
+
+
+def whole_content(w: World, url: str) -> Iterator[Refusal]:
+    """What PUT refuses, for whatever noun."""
+    yield from content(w, "PUT", url, RAW)
+    yield Refusal(w.client.put(url, content=b"", headers=RAW), 422, "upload_empty", "")
+    for header in ("Content-Digest", "Repr-Digest"):
+        promised = RAW | {header: digest(b"y")}
+        yield Refusal(w.client.put(url, content=GOOD, headers=promised), 422, "digest_mismatch", f"?{header}")
 
 
 @of("PATCH /v1/datasets/{dataset_id}/content")
 def patch_content(w: World) -> Iterator[Refusal]:
     url = w.client.post("/v1/datasets", json={"name": "d"}).json()["upload_url"]
+    yield from content_in_pieces(w, url)
+
+
+def content_in_pieces(w: World, url: str) -> Iterator[Refusal]:
+    """What PATCH refuses, for whatever noun."""
 
     def patch(data: bytes = b"x", **headers: str) -> Any:
         return w.client.patch(url, content=data, headers=PIECE | {k.replace("_", "-"): v for k, v in headers.items()})
@@ -248,22 +262,26 @@ def patch_content(w: World) -> Iterator[Refusal]:
 
 
 def content(w: World, method: str, url: str, headers: dict[str, str]) -> Iterator[Refusal]:
-    """What PUT and PATCH refuse alike. Leaves three bytes behind."""
+    """What PUT and PATCH refuse alike, for whatever noun. Leaves three bytes behind."""
+    _, _, noun, id, _ = url.split("/")
+    ready = w.given.dataset().id if noun == "datasets" else w.promoted()
+    limit = "upload_bytes" if noun == "datasets" else "max_model_bytes"
 
     def ask(client: Any = w.client, to: str = url, data: Any = b"x", **more: str) -> Any:
         return client.request(
             method, to, content=data, headers=headers | {k.replace("_", "-"): v for k, v in more.items()}
         )
 
-    yield Refusal(ask(to=f"/v1/datasets/{new_id('ds')}/content"), 404, "dataset_not_found")
-    ready = w.given.dataset()
-    yield Refusal(ask(to=f"/v1/datasets/{ready.id}/content"), 409, "upload_not_expected")
-    with uploads.writing(w.settings.uploads, url.split("/")[3]):
+    unknown = new_id(id.partition("_")[0])
+    yield Refusal(ask(to=f"/v1/{noun}/{unknown}/content"), 404, f"{noun.removesuffix('s')}_not_found")
+    yield Refusal(ask(to=f"/v1/{noun}/{ready}/content"), 409, "upload_not_expected")
+    with uploads.writing(w.settings.uploads, id):
         yield Refusal(ask(), 409, "upload_in_progress")
     yield Refusal(ask(data=iter([b"x"])), 411, "length_required")
-    with w.serving(w.settings.model_copy(update={"upload_bytes": 10})) as small:
+    with w.serving(w.settings.model_copy(update={limit: 10})) as small:
         yield Refusal(ask(small, data=b"x" * 11), 413, "upload_too_large")
-    yield Refusal(ask(Content_Type="multipart/form-data"), 415, "not_a_zip_type")
+    yield Refusal(ask(Content_Type="multipart/form-data"), 415, "not_raw")
+    yield Refusal(ask(Content_Encoding="gzip"), 415, "not_raw")
     yield Refusal(ask(Content_Digest="sha-256=x"), 422, "digest_unreadable", "?Content-Digest")
     said = headers | {"Content-Length": "2"}
     yield Refusal(cut(w, method, url, said, SOME), 400, "length_differs")
@@ -344,35 +362,32 @@ def get_model(w: World) -> Iterator[Refusal]:
 @of("DELETE /v1/models/{model_id}")
 def remove_model(w: World) -> Iterator[Refusal]:
     yield Refusal(w.client.delete(f"/v1/models/{new_id('mdl')}"), 404, "model_not_found")
-    model = w.client.post("/v1/models", json={"name": "m", "job": w.given.succeeded()}).json()["id"]
+    model = w.promoted()
     assert w.client.post("/v1/jobs", json=w.given.body(student={"weights": {"model": model}})).status_code == 201
     yield Refusal(w.client.delete(f"/v1/models/{model}"), 409, "model_in_use")
 
 
 @of("PUT /v1/models/{model_id}/content")
-def upload_content(w: World) -> Iterator[Refusal]:
-    model = w.client.post("/v1/models", json=UPLOAD).json()["id"]
-    url = f"/v1/models/{model}/content"
+def put_weights(w: World) -> Iterator[Refusal]:
+    url = w.client.post("/v1/models", json=UPLOAD).json()["content_url"]
+    yield from whole_content(w, url)
+    yield Refusal(w.client.put(url, content=b"hello, this is text", headers=RAW), 415, "not_weights")
+    yield Refusal(w.client.put(url, content=GOOD[:-1], headers=RAW), 422, "weights_damaged", "")
 
-    def put(data: Any = GOOD, client: Any = w.client, **headers: str) -> Any:
-        return client.put(url, content=data, headers=RAW | {k.replace("_", "-"): v for k, v in headers.items()})
 
-    yield Refusal(w.client.put(f"/v1/models/{new_id('mdl')}/content", content=GOOD), 404, "model_not_found")
-    yield Refusal(put(Content_Digest="sha-256=x"), 400, "bad_content_digest")
-    said = RAW | {"Content-Length": "9"}
-    yield Refusal(cut(w, "PUT", url, said, SOME), 400, "upload_interrupted")
-    yield Refusal(cut(w, "PUT", url, said | {"Content-Length": "2"}, SOME), 400, "bad_length")
-    yield Refusal(put(iter([GOOD])), 411, "length_required")
-    with w.serving(w.settings.model_copy(update={"max_model_bytes": 10})) as small:
-        yield Refusal(put(client=small), 413, "body_too_large")
-    yield Refusal(put(Content_Type="multipart/form-data; boundary=x"), 415, "not_raw")
-    yield Refusal(put(Content_Encoding="gzip"), 415, "not_raw")
-    yield Refusal(put(b"hello, this is text"), 415, "not_weights")
-    yield Refusal(put(b""), 422, "empty_upload", "")
-    yield Refusal(put(GOOD[:-1]), 422, "weights_damaged", "")
-    yield Refusal(put(Content_Digest=digest(b"other")), 422, "digest_mismatch", "?Content-Digest")
-    assert put().status_code == 202
-    yield Refusal(put(), 409, "model_has_content")
+@of("PATCH /v1/models/{model_id}/content")
+def patch_weights(w: World) -> Iterator[Refusal]:
+    url = w.client.post("/v1/models", json=UPLOAD).json()["content_url"]
+    yield from content_in_pieces(w, url)
+    url = w.client.post("/v1/models", json=UPLOAD).json()["content_url"]
+    yield Refusal(w.client.patch(url, content=b"hello, this is text", headers=PIECE), 415, "not_weights")
+    whole = PIECE | {"Upload-Complete": "?1"}
+    yield Refusal(w.client.patch(url, content=GOOD[:-1], headers=whole), 422, "weights_damaged", "")
+
+
+@of("HEAD /v1/models/{model_id}/content")
+def head_weights(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.head(f"/v1/models/{new_id('mdl')}/content"), 404, "model_not_found")
 
 
 @of("GET /v1/jobs/{job_id}/checkpoints")
@@ -652,7 +667,7 @@ def documented(world: World, route: str) -> set[str]:
 
 
 def test_every_route_of_these_modules_stands_in_the_table() -> None:
-    parts = (dataset_routes, upload_routes, samples, model_routes, plans, artifacts)
+    parts = (dataset_routes, samples, model_routes, plans, artifacts)
     found = {f"{method} {route.path}" for part in parts for route in part.router.routes for method in route.methods}
     assert len(found) > 15
     assert found <= REFUSALS.keys()
@@ -680,7 +695,7 @@ def test_every_code_in_the_source_has_a_line_in_the_table() -> None:
     assert made - ELSEWHERE.keys() <= written, sorted(made - written)
 
 
-OTHERS = {"lifecycle.py", "jobs.py", "workers.py"}
+OTHERS = {"lifecycle.py", "requests.py", "workers.py"}
 """With refusals of their own kind, which stand in other tests: what may be asked of a job, and of a worker."""
 
 

@@ -1,63 +1,40 @@
-"""The zip of a data set comes in one stream, or in pieces over connections that break (fault F28)."""
+"""What a request with the content of a data set or a model is answered.
+
+Every test with a `url` runs for both nouns: what receives is one.
+"""
 
 from __future__ import annotations
 
-import base64
-import contextlib
+import errno
 import hashlib
-import json
 import os
-import random
-import socket
-import threading
-import time
-import tracemalloc
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-import uvicorn
-from typer.testing import CliRunner
 
-from api.core import datasets
-from api.core.rows import db
-from api.core.rows.ids import new_id
-from api.core.rows.tables import DEFAULT_PROJECT
 from api.core.store import uploads
-from api.core.sweeper import Sweeper
-from api.main import create_app
-from fgd.cli import main
-from fgd.client import ApiError, Client, ClientError
-from fgd.data import zips
+from tests.unit.api import upload_parts
+from tests.unit.api.upload_parts import (
+    BEGIN,
+    CONTENT,
+    LARGE,
+    MODELS,
+    PIECE,
+    RAW,
+    REST,
+    ZIP,
+    Noun,
+    digest,
+    offset,
+    parts,
+    patch,
+    refused,
+    registered,
+    row_of,
+)
 
-ZIP = {"Content-Type": "application/zip"}
-PIECE = {"Content-Type": "application/partial-upload"}
-
-
-def digest(data: bytes) -> str:
-    return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
-
-
-def registered(client: Any, **body: Any) -> Any:
-    answer = client.post("/v1/datasets", json={"name": "cells", **body})
-    assert answer.status_code == 202, answer.text
-    return answer.json()
-
-
-@pytest.fixture
-def url(client: Any) -> str:
-    return str(registered(client)["upload_url"])
-
-
-def upload_of(given: Any, url: str) -> Any:
-    with db.reading(given.engine) as s:
-        return datasets.get(s, DEFAULT_PROJECT, url.split("/")[3])
-
-
-def parts(settings: Any) -> list[str]:
-    return sorted(os.listdir(settings.uploads)) if settings.uploads.is_dir() else []
+noun = upload_parts.noun
+url = upload_parts.url
 
 
 def test_a_data_set_without_a_path_waits_for_its_zip(client: Any) -> None:
@@ -69,121 +46,191 @@ def test_a_data_set_without_a_path_waits_for_its_zip(client: Any) -> None:
     assert (report.status_code, report.json()["code"]) == (409, "dataset_not_ready")
 
 
-def test_a_zip_in_one_stream_goes_to_the_store_and_its_import_is_due(
-    client: Any, given: Any, settings: Any, url: str
+def test_a_file_in_one_stream_goes_to_the_store_and_its_import_is_due(
+    client: Any, given: Any, settings: Any, noun: Noun, url: str
 ) -> None:
-    data = random.Random(0).randbytes(3_000_000)
-    answer = client.put(url, content=data, headers={**ZIP, "Content-Digest": digest(data)})
+    answer = client.put(url, content=LARGE, headers={**RAW, "Content-Digest": digest(LARGE)})
     assert answer.status_code == 202, answer.text
-    assert (answer.json()["state"], answer.json()["upload_url"]) == ("verifying", None)
-    sha256 = hashlib.sha256(data).hexdigest()
-    assert upload_of(given, url).upload_digest == sha256
-    assert given.store.path(sha256, verify=True).read_bytes() == data
+    assert (answer.json()["state"], answer.json()[noun.link]) == ("verifying", None)
+    assert answer.headers["location"] == url.removesuffix("/content")
+    sha256 = hashlib.sha256(LARGE).hexdigest()
+    assert row_of(given, url).upload_digest == sha256
+    assert given.store.path(sha256, verify=True).read_bytes() == LARGE
     assert parts(settings) == []
     head = client.head(url)
-    assert (head.headers["upload-offset"], head.headers["upload-complete"]) == ("3000000", "?1")
-    with db.transaction(given.engine) as s:
-        claim = datasets.claim_import(s, "wrk_a", lease_s=20.0)
+    assert (head.headers["upload-offset"], head.headers["upload-complete"]) == (str(len(LARGE)), "?1")
+
+
+def test_the_import_of_an_uploaded_data_set_reads_the_zip(client: Any, given: Any) -> None:
+    client.put(registered(client)["upload_url"], content=b"zip", headers=ZIP)
+    claim = given.claim_import()
     assert claim is not None
-    assert (claim.upload_digest, claim.path) == (sha256, None)
+    assert (claim.upload_digest, claim.path) == (hashlib.sha256(b"zip").hexdigest(), None)
 
 
-def test_a_zip_in_pieces_is_whole_when_its_length_is_there(client: Any, given: Any, url: str) -> None:
-    data = random.Random(1).randbytes(250_000)
-    for start in range(0, len(data), 100_000):
-        piece = data[start : start + 100_000]
-        headers = {**PIECE, "Upload-Offset": str(start), "Upload-Length": "250000", "Content-Digest": digest(piece)}
-        answer = client.patch(url, content=piece, headers=headers)
+@pytest.mark.parametrize("kind", [RAW, ZIP, PIECE, {}, {"Content-Type": "application/octet-stream; a=b"}])
+def test_a_body_that_is_the_file_itself_may_be_called_so_in_many_ways(client: Any, url: str, kind: Any) -> None:
+    assert client.put(url, content=CONTENT, headers=kind).status_code == 202
+
+
+def test_a_file_in_pieces_is_whole_when_its_length_is_there(client: Any, given: Any, url: str) -> None:
+    size, step = len(LARGE), 1_200_000
+    for start in range(0, size, step):
+        piece = LARGE[start : start + step]
+        answer = patch(client, url, piece, start, Upload_Length=str(size), Content_Digest=digest(piece))
         assert answer.status_code == 204, answer.text
-        assert answer.headers["upload-offset"] == str(start + len(piece))
-        assert answer.headers["upload-complete"] == ("?1" if start == 200_000 else "?0")
+        there = start + len(piece)
+        assert answer.headers["upload-offset"] == str(there)
+        assert answer.headers["upload-complete"] == ("?1" if there == size else "?0")
         head = client.head(url)
-        assert (head.headers["upload-offset"], head.headers["upload-length"]) == (str(start + len(piece)), "250000")
-    assert upload_of(given, url).upload_digest == hashlib.sha256(data).hexdigest()
+        assert (head.headers["upload-offset"], head.headers["upload-length"]) == (str(there), str(size))
+    assert row_of(given, url).upload_digest == hashlib.sha256(LARGE).hexdigest()
 
 
-def test_a_zip_in_pieces_is_whole_when_the_last_says_so(client: Any, given: Any, url: str) -> None:
-    for start, piece, last in ((0, b"abc", "?0"), (3, b"def", "?1")):
-        headers = {**PIECE, "Upload-Offset": str(start), "Upload-Complete": last}
-        assert client.patch(url, content=piece, headers=headers).headers["upload-complete"] == last
-    assert upload_of(given, url).upload_digest == hashlib.sha256(b"abcdef").hexdigest()
+def test_a_file_in_pieces_is_whole_when_the_last_says_so(client: Any, given: Any, url: str) -> None:
+    for start, piece, last in ((0, BEGIN, "?0"), (len(BEGIN), REST, "?1")):
+        assert patch(client, url, piece, start, Upload_Complete=last).headers["upload-complete"] == last
+    assert row_of(given, url).upload_digest == hashlib.sha256(CONTENT).hexdigest()
+
+
+def test_the_same_content_may_be_sent_again_by_its_digest(client: Any, given: Any, url: str) -> None:
+    promise = {**RAW, "Content-Digest": digest(CONTENT)}
+    first, again = (client.put(url, content=CONTENT, headers=promise) for _ in range(2))
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert again.json() == first.json()
+    refused(client.put(url, content=CONTENT, headers=RAW), 409, "upload_not_expected")
+    other = {**RAW, "Content-Digest": digest(b"other")}
+    refused(client.put(url, content=b"other", headers=other), 409, "upload_not_expected")
+
+
+def test_a_new_stream_begins_from_scratch(client: Any, given: Any, url: str) -> None:
+    patch(client, url, b"something else, and longer than the file that is meant" * 5, 0)
+    assert client.put(url, content=CONTENT, headers=RAW).status_code == 202
+    assert row_of(given, url).upload_digest == hashlib.sha256(CONTENT).hexdigest()
+
+
+def test_the_file_that_was_received_is_the_blob_itself(client: Any, given: Any, settings: Any, url: str) -> None:
+    patch(client, url, BEGIN, 0)
+    (received,) = settings.uploads.iterdir()
+    inode = received.stat().st_ino
+    patch(client, url, REST, len(BEGIN), Upload_Complete="?1")
+    blob = given.store.path(hashlib.sha256(CONTENT).hexdigest(), verify=True).stat()
+    assert (blob.st_ino, blob.st_nlink) == (inode, 1)
 
 
 # --- refusals -------------------------------------------------------------------------------------------------
 
 
-def refused(answer: Any, status: int, code: str, parameter: str | None = None) -> Any:
-    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    if parameter is not None:
-        assert answer.json()["errors"][0]["parameter"].lower() == parameter.lower()
-    return answer
-
-
 @pytest.mark.parametrize("method", ["put", "patch"])
-def test_other_types_than_a_zip_are_a_415(client: Any, url: str, method: str) -> None:
-    for kind in ({"Content-Type": "application/json"}, {"Content-Type": "multipart/form-data; boundary=x"}, {}):
-        answer = client.request(method, url, content=b"x", headers={"Upload-Offset": "0", **kind})
-        assert "application/zip" in refused(answer, 415, "not_a_zip_type").headers["accept"]
+def test_a_body_that_is_not_the_file_itself_is_a_415(client: Any, url: str, method: str) -> None:
+    for kind in (
+        "application/json",
+        "multipart/form-data; boundary=x",
+        "application/x-www-form-urlencoded",
+        "text/plain",
+    ):
+        answer = client.request(method, url, content=b"x", headers={"Upload-Offset": "0", "Content-Type": kind})
+        assert "application/zip" in refused(answer, 415, "not_raw").headers["accept"]
+    packed = {**RAW, "Upload-Offset": "0", "Content-Encoding": "gzip"}
+    assert (
+        "accept-encoding" in refused(client.request(method, url, content=b"x", headers=packed), 415, "not_raw").headers
+    )
 
 
 @pytest.mark.parametrize("method", ["put", "patch"])
 def test_a_stream_of_unknown_length_is_a_411(client: Any, url: str, method: str) -> None:
-    answer = client.request(method, url, content=iter([b"x", b"y"]), headers={**ZIP, "Upload-Offset": "0"})
+    answer = client.request(method, url, content=iter([b"x", b"y"]), headers={**RAW, "Upload-Offset": "0"})
     refused(answer, 411, "length_required")
-    assert client.head(url).headers["upload-offset"] == "0"
+    assert offset(client, url) == 0
 
 
 @pytest.mark.parametrize("method", ["put", "patch"])
-def test_more_than_the_limit_is_a_413_before_it_is_read(serving: Any, settings: Any, method: str) -> None:
-    with serving(settings.model_copy(update={"upload_bytes": 10})) as client:
-        url = registered(client)["upload_url"]
-        answer = client.request(method, url, content=b"x" * 11, headers={**ZIP, "Upload-Offset": "0"})
-        assert "FGD_UPLOAD_BYTES" in refused(answer, 413, "upload_too_large").json()["detail"]
-        announced = client.patch(url, content=b"x", headers={**PIECE, "Upload-Offset": "0", "Upload-Length": "11"})
-        refused(announced, 413, "upload_too_large")
+def test_more_than_the_limit_is_a_413_before_it_is_read(serving: Any, settings: Any, noun: Noun, method: str) -> None:
+    with serving(settings.model_copy(update={noun.limit: 10})) as client:
+        url = registered(client, noun)[noun.link]
+        answer = client.request(method, url, content=b"x" * 11, headers={**RAW, "Upload-Offset": "0"})
+        assert f"FGD_{noun.limit.upper()}" in refused(answer, 413, "upload_too_large").json()["detail"]
+        refused(patch(client, url, b"x", 0, Upload_Length="11"), 413, "upload_too_large")
         assert client.head(url).headers["upload-limit"] == "max-size=10"
     assert parts(settings) == []
 
 
 def test_a_disk_without_room_is_a_507(client: Any, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.core.store.uploads.SPARE", 1e18)
-    refused(client.put(url, content=b"x", headers=ZIP), 507, "no_space")
+    monkeypatch.setattr(uploads, "SPARE", 1e18)
+    refused(client.put(url, content=b"x", headers=RAW), 507, "no_space")
+
+
+def test_a_disk_that_is_full_in_the_middle_keeps_what_it_took(
+    client: Any, given: Any, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_all, room = uploads.write_all, 30
+
+    def into_little_room(file: Any, data: bytes) -> None:
+        nonlocal room
+        write_all(file, data[:room])
+        if len(data) > room:
+            room = 10**9  # the next write would find some
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(uploads, "write_all", into_little_room)
+    refused(client.put(url, content=CONTENT, headers=RAW), 507, "no_space")
+    assert offset(client, url) == 30
+    assert patch(client, url, REST, 30).headers["upload-complete"] == "?1"
+    assert row_of(given, url).upload_digest == hashlib.sha256(CONTENT).hexdigest()
 
 
 @pytest.mark.parametrize("header", ["Content-Digest", "Repr-Digest"])
 def test_bytes_other_than_promised_are_dropped(client: Any, given: Any, settings: Any, url: str, header: str) -> None:
-    answer = client.put(url, content=b"these", headers={**ZIP, header: digest(b"those")})
-    refused(answer, 422, "digest_mismatch", "Content-Digest")
-    assert client.head(url).headers["upload-offset"] == "0"
-    assert list(settings.blobs.rglob("*.tmp*")) == []
-    assert not given.store.exists(hashlib.sha256(b"these").hexdigest())
-    assert client.put(url, content=b"those", headers={**ZIP, header: digest(b"those")}).status_code == 202
+    answer = client.put(url, content=CONTENT, headers={**RAW, header: digest(b"those")})
+    refused(answer, 422, "digest_mismatch", header)
+    assert offset(client, url) == 0
+    assert parts(settings) == []
+    assert list(settings.blobs.rglob(".tmp*")) == []
+    assert not given.store.exists(hashlib.sha256(CONTENT).hexdigest())
+    assert client.put(url, content=CONTENT, headers={**RAW, header: digest(CONTENT)}).status_code == 202
+
+
+def test_torn_weights_are_called_torn_rather_than_no_weights(client: Any) -> None:
+    url = registered(client, MODELS)["content_url"]
+    torn = CONTENT[:-1] + b"\0\0"
+    refused(client.put(url, content=torn, headers={**RAW, "Content-Digest": digest(CONTENT)}), 422, "digest_mismatch")
+    refused(client.put(url, content=torn, headers={**RAW, "Content-Digest": digest(torn)}), 422, "weights_damaged")
+
+
+def test_two_promises_that_differ_are_a_422(client: Any, url: str) -> None:
+    headers = {**RAW, "Content-Digest": digest(CONTENT), "Repr-Digest": digest(b"other")}
+    refused(client.put(url, content=CONTENT, headers=headers), 422, "digest_mismatch", "Repr-Digest")
+    assert offset(client, url) == 0
 
 
 def test_a_torn_piece_is_dropped_and_those_before_it_stay(client: Any, url: str) -> None:
-    client.patch(url, content=b"abc", headers={**PIECE, "Upload-Offset": "0"})
-    headers = {**PIECE, "Upload-Offset": "3", "Content-Digest": digest(b"def")}
-    refused(client.patch(url, content=b"dXf", headers=headers), 422, "digest_mismatch", "Content-Digest")
-    assert client.head(url).headers["upload-offset"] == "3"
-    headers |= {"Upload-Complete": "?1", "Repr-Digest": digest(b"abcdef")}
-    assert client.patch(url, content=b"def", headers=headers).status_code == 204
+    patch(client, url, BEGIN, 0)
+    torn = REST.replace(b"5", b"X")
+    answer = patch(client, url, torn, len(BEGIN), Upload_Complete="?1", Content_Digest=digest(REST))
+    refused(answer, 422, "digest_mismatch", "Content-Digest")
+    assert offset(client, url) == len(BEGIN)
+    promise = {"Content_Digest": digest(REST), "Repr_Digest": digest(CONTENT)}
+    assert patch(client, url, REST, len(BEGIN), Upload_Complete="?1", **promise).status_code == 204
 
 
-@pytest.mark.parametrize("value", ["sha-256=abc", "md5=:abcd:", "sha-256=:!!!:", "sha-256=:YWJj:", ""])
+def test_pieces_that_do_not_make_the_file_that_was_promised_are_dropped(client: Any, settings: Any, url: str) -> None:
+    patch(client, url, BEGIN, 0)
+    answer = patch(client, url, REST, len(BEGIN), Upload_Complete="?1", Repr_Digest=digest(b"other"))
+    refused(answer, 422, "digest_mismatch", "Repr-Digest")
+    assert parts(settings) == []
+
+
+@pytest.mark.parametrize("value", ["sha-256=abc", "md5=:abcd:", "sha-256=:!!!:", "sha-256=:YWJj:", "sha-256=::", ""])
 def test_a_digest_that_cannot_be_read_is_a_422(client: Any, url: str, value: str) -> None:
     for header in ("Content-Digest", "Repr-Digest"):
-        refused(client.put(url, content=b"x", headers={**ZIP, header: value}), 422, "digest_unreadable", header)
+        refused(client.put(url, content=b"x", headers={**RAW, header: value}), 422, "digest_unreadable", header)
 
 
 def test_a_wrong_offset_is_a_409_with_the_right_one(client: Any, url: str) -> None:
-    client.patch(url, content=b"abc", headers={**PIECE, "Upload-Offset": "0"})
-    for offset in ("0", "2", "4", "999999999999"):
-        answer = client.patch(url, content=b"x", headers={**PIECE, "Upload-Offset": offset})
-        if offset == "999999999999":
-            refused(answer, 413, "upload_too_large")
-            continue
-        assert refused(answer, 409, "upload_offset_mismatch").headers["upload-offset"] == "3"
+    patch(client, url, b"abc", 0)
+    for at in (0, 2, 4):
+        assert refused(patch(client, url, b"x", at), 409, "upload_offset_mismatch").headers["upload-offset"] == "3"
+    refused(patch(client, url, b"x", 999_999_999_999), 413, "upload_too_large")
 
 
 @pytest.mark.parametrize(
@@ -204,7 +251,7 @@ def test_headers_that_make_no_sense_are_a_422(
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["code"] == code
     assert answer.json()["errors"][0]["parameter"].lower().endswith(parameter.lower())
-    assert client.head(url).headers["upload-offset"] == "0"
+    assert offset(client, url) == 0
 
 
 def test_a_piece_without_an_offset_is_a_422(client: Any, url: str) -> None:
@@ -212,273 +259,41 @@ def test_a_piece_without_an_offset_is_a_422(client: Any, url: str) -> None:
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (422, "missing")
 
 
-def test_an_empty_zip_is_a_422(client: Any, url: str) -> None:
-    refused(client.put(url, content=b"", headers=ZIP), 422, "upload_empty")
+def test_an_empty_file_is_a_422(client: Any, url: str) -> None:
+    refused(client.put(url, content=b"", headers=RAW), 422, "upload_empty")
 
 
-def test_content_for_a_data_set_that_wants_none_is_a_409(client: Any, given: Any) -> None:
+def test_what_is_no_weights_is_told_by_its_first_bytes(client: Any, settings: Any) -> None:
+    """Long before its end."""
+    url = registered(client, MODELS)["content_url"]
+    assert patch(client, url, b"hello, th", 0).status_code == 204, "too little to tell"
+    refused(patch(client, url, b"is is text, and much of it", 9, Upload_Length="1000000"), 415, "not_weights")
+    assert parts(settings) == []
+
+
+def test_content_for_a_row_that_wants_none_is_a_409(client: Any, given: Any) -> None:
+    promoted = client.post("/v1/models", json={"name": "m", "job": given.succeeded()}).json()["id"]
+    urls = [f"/v1/models/{promoted}/content"]
     for state in ("verifying", "ready", "rejected"):
-        url = f"/v1/datasets/{given.dataset(state).id}/content"
-        refused(client.put(url, content=b"x", headers=ZIP), 409, "upload_not_expected")
-        refused(client.patch(url, content=b"x", headers={**PIECE, "Upload-Offset": "0"}), 409, "upload_not_expected")
+        urls.append(f"/v1/datasets/{given.dataset(state).id}/content")
         if state == "verifying":
             given.claim_import()
+    for url in urls:
+        refused(client.put(url, content=b"x", headers=RAW), 409, "upload_not_expected")
+        refused(patch(client, url, b"x", 0), 409, "upload_not_expected")
 
 
-@pytest.mark.parametrize("id", ["ds_" + "0" * 32, "nonsense", "..%2f..%2fetc%2fpasswd", "%00", "ds_%2e%2e"])
-def test_content_of_an_unknown_data_set_is_a_404(client: Any, settings: Any, id: str) -> None:
-    url = f"/v1/datasets/{id}/content"
-    answers = [
-        client.put(url, content=b"x", headers=ZIP),
-        client.patch(url, content=b"x", headers={**PIECE, "Upload-Offset": "0"}),
-    ]
-    assert [answer.status_code for answer in [*answers, client.head(url)]] == [404, 404, 404]
+@pytest.mark.parametrize(
+    "id", ["ds_" + "0" * 32, "mdl_" + "0" * 32, "nonsense", "..%2f..%2fetc%2fpasswd", "%00", "ds_%2e%2e"]
+)
+def test_content_of_an_unknown_row_is_a_404(client: Any, settings: Any, noun: Noun, id: str) -> None:
+    url = f"/v1/{noun.name}/{id}/content"
+    answers = [client.put(url, content=b"x", headers=RAW), patch(client, url, b"x", 0), client.head(url)]
+    assert [answer.status_code for answer in answers] == [404, 404, 404]
     assert parts(settings) == []
 
 
 def test_two_requests_do_not_write_the_same_upload(client: Any, settings: Any, url: str) -> None:
     with uploads.writing(settings.uploads, url.split("/")[3]):
-        for answer in (
-            client.put(url, content=b"x", headers=ZIP),
-            client.patch(url, content=b"x", headers={**PIECE, "Upload-Offset": "0"}),
-        ):
+        for answer in (client.put(url, content=b"x", headers=RAW), patch(client, url, b"x", 0)):
             assert refused(answer, 409, "upload_in_progress").json()["retryable"] is True
-
-
-# --- a real server, and connections that break ----------------------------------------------------------------
-
-
-@pytest.fixture
-def address(settings: Any) -> Iterator[tuple[str, int]]:
-    app = create_app(settings)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="on"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    yield server.servers[0].sockets[0].getsockname()
-    server.should_exit = True
-    thread.join(10)
-
-
-def send_and_cut(address: tuple[str, int], method: str, url: str, headers: dict[str, str], data: bytes) -> None:
-    """Announce more than is sent, then hang up."""
-    lines = [f"{method} {url} HTTP/1.1", f"Host: 127.0.0.1:{address[1]}", *(f"{k}: {v}" for k, v in headers.items())]
-    with socket.create_connection(address) as connection:
-        connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")
-        connection.sendall(data)
-        connection.shutdown(socket.SHUT_WR)
-        connection.settimeout(10)
-        try:
-            while connection.recv(4096):
-                pass
-        except OSError:
-            pass
-
-
-def test_an_upload_cut_at_every_megabyte_goes_on_where_it_was_cut(
-    address: tuple[str, int], given: Any, settings: Any
-) -> None:
-    mega = 1_000_000
-    data = random.Random(2).randbytes(8 * mega + 321)
-    with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}") as client:
-        url = registered(client)["upload_url"]
-        for n in range(8):
-            offset = int(client.head(url).headers["upload-offset"])
-            assert offset == n * mega
-            rest = data[offset:]
-            headers = {"Content-Length": str(len(rest)), **(PIECE if n else ZIP)}
-            if n:
-                headers |= {"Upload-Offset": str(offset), "Upload-Length": str(len(data))}
-            send_and_cut(address, "PATCH" if n else "PUT", url, headers, rest[:mega])
-        offset = int(client.head(url).headers["upload-offset"])
-        assert offset == 8 * mega
-        headers = {**PIECE, "Upload-Offset": str(offset), "Repr-Digest": digest(data)}
-        answer = client.patch(url, content=data[offset:], headers=headers)
-        assert (answer.status_code, answer.headers["upload-complete"]) == (204, "?1")
-    sha256 = hashlib.sha256(data).hexdigest()
-    assert upload_of(given, url).upload_digest == sha256
-    assert given.store.path(sha256, verify=True).stat().st_size == len(data)
-    assert parts(settings) == []
-    assert os.listdir(settings.blobs / "incoming") == []
-
-
-def test_an_upload_that_outlives_its_server_goes_on_at_the_next(serving: Any, settings: Any, given: Any) -> None:
-    with serving(settings) as client:
-        url = registered(client)["upload_url"]
-        client.patch(url, content=b"abc", headers={**PIECE, "Upload-Offset": "0", "Upload-Length": "6"})
-    with serving(settings) as client:
-        assert client.head(url).headers["upload-offset"] == "3"
-        client.patch(url, content=b"def", headers={**PIECE, "Upload-Offset": "3"})
-    assert upload_of(given, url).upload_digest == hashlib.sha256(b"abcdef").hexdigest()
-
-
-# --- what is left ---------------------------------------------------------------------------------------------
-
-
-def test_the_sweep_leaves_what_is_awaited_and_nothing_else(client: Any, given: Any, settings: Any, url: str) -> None:
-    client.patch(url, content=b"abc", headers={**PIECE, "Upload-Offset": "0"})
-    (settings.uploads / f"{new_id('ds')}.part").write_bytes(b"of a data set that is gone")
-    sweeper = Sweeper(given.engine, given.store, None, 20.0, settings.uploads)
-    sweeper.collect()
-    assert parts(settings) == [f"{url.split('/')[3]}.part"]
-    assert client.delete(url.removesuffix("/content")).status_code == 204
-    assert parts(settings) == []
-
-
-def test_a_zip_that_never_comes_is_given_up(client: Any, given: Any, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    given.sweep()
-    assert upload_of(given, url).state == "awaiting_upload"
-    monkeypatch.setattr(datasets, "UPLOAD_S", 0.0)
-    given.sweep()
-    assert upload_of(given, url).state == "rejected"
-
-
-def test_the_zip_is_let_go_when_its_import_ends(client: Any, given: Any, url: str) -> None:
-    client.put(url, content=b"zip", headers=ZIP)
-    claim = given.claim_import()
-    with db.transaction(given.engine) as s:
-        datasets.reject(s, claim.id, claim.attempt, None, "no zip")
-    assert upload_of(given, url).upload_digest is None
-
-
-class Cutter:
-    """A proxy that hangs up on every connection after so many bytes."""
-
-    def __init__(self, target: tuple[str, int], most: int) -> None:
-        self.target, self.most, self.cuts = target, most, 0
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        threading.Thread(target=self.serve, daemon=True).start()
-
-    def serve(self) -> None:
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.carry, args=(client,), daemon=True).start()
-
-    def carry(self, client: socket.socket) -> None:
-        with client, socket.create_connection(self.target) as server:
-            back = threading.Thread(target=self.answer, args=(server, client), daemon=True)
-            back.start()
-            left = self.most
-            with contextlib.suppress(OSError):  # the API may answer and hang up before it has read everything
-                while left and (data := client.recv(min(left, 1 << 16))):
-                    server.sendall(data)
-                    left -= len(data)
-            if not left:
-                self.cuts += 1
-            with contextlib.suppress(OSError):  # the other side may have hung up first
-                if not left:
-                    client.shutdown(socket.SHUT_RDWR)
-                server.shutdown(socket.SHUT_WR)
-            back.join(10)
-
-    @staticmethod
-    def answer(server: socket.socket, client: socket.socket) -> None:
-        try:
-            while data := server.recv(1 << 16):
-                client.sendall(data)
-        except OSError:
-            pass
-
-
-def test_the_client_goes_on_by_itself_where_the_network_cut_it(
-    address: tuple[str, int], given: Any, tmp_path: Path
-) -> None:
-    data = random.Random(3).randbytes(5_000_000)
-    (tmp_path / "set.zip").write_bytes(data)
-    proxy = Cutter(address, 1_200_000)
-    heard: list[int] = []
-    with proxy.listener, Client(f"http://127.0.0.1:{proxy.listener.getsockname()[1]}", backoff_s=0.01) as client:
-        dataset = client.add_dataset("cells", None, format="coco", val_fraction=0.2)
-        assert client.upload(dataset.id, tmp_path / "set.zip", heard.append).state == "verifying"
-        assert client.upload(dataset.id, tmp_path / "set.zip").state == "verifying"  # once more is no harm
-        client.delete_dataset(dataset.id)
-    assert proxy.cuts >= 4
-    assert heard[-1] == len(data)
-    assert given.store.path(hashlib.sha256(data).hexdigest(), verify=True).stat().st_size == len(data)
-
-
-def test_an_upload_that_broke_after_its_last_byte_is_completed_by_an_empty_piece(
-    client: Any, given: Any, settings: Any, url: str
-) -> None:
-    client.patch(url, content=b"ab", headers={**PIECE, "Upload-Offset": "0", "Upload-Length": "3"})
-    with uploads.writing(settings.uploads, url.split("/")[3]) as file:
-        uploads.write_all(file, b"c")  # the server died before it put the zip away
-    answer = client.patch(url, content=b"", headers={**PIECE, "Upload-Offset": "3", "Content-Length": "0"})
-    assert (answer.status_code, answer.headers["upload-complete"]) == (204, "?1")
-    assert upload_of(given, url).upload_digest == hashlib.sha256(b"abc").hexdigest()
-
-
-def test_the_client_waits_while_another_request_is_at_the_upload(
-    address: tuple[str, int], settings: Any, tmp_path: Path
-) -> None:
-    (tmp_path / "set.zip").write_bytes(b"x" * 100)
-    with Client(f"http://127.0.0.1:{address[1]}", backoff_s=0.001) as client:
-        dataset = client.add_dataset("cells", None)
-        with uploads.writing(settings.uploads, dataset.id), pytest.raises(ApiError, match="upload_in_progress"):
-            client.upload(dataset.id, tmp_path / "set.zip", poll_s=0.02, patience_s=0.3)
-        assert client.upload(dataset.id, tmp_path / "set.zip").state == "verifying"
-
-
-def test_the_client_does_not_send_a_refused_zip_again_and_again(serving: Any, settings: Any, tmp_path: Path) -> None:
-    (tmp_path / "set.zip").write_bytes(b"x" * 11)
-    with (
-        serving(settings.model_copy(update={"upload_bytes": 10})) as inner,
-        Client("http://127.0.0.1:8000", transport=Passing(inner)) as client,
-    ):
-        dataset = client.add_dataset("cells", None)
-        with pytest.raises(ApiError, match="upload_too_large"):
-            client.upload(dataset.id, tmp_path / "set.zip")
-        (tmp_path / "set.zip").write_bytes(b"")
-        with pytest.raises(ClientError, match="is empty"):
-            client.upload(dataset.id, tmp_path / "set.zip")
-
-
-@pytest.mark.parametrize("as_zip", [False, True])
-def test_the_command_line_uploads_what_the_service_cannot_read(
-    address: tuple[str, int], given: Any, tmp_path: Path, as_zip: bool
-) -> None:
-    folder = tmp_path / "elsewhere"
-    folder.mkdir()
-    (folder / "data.yaml").write_text("names: [a]")
-    source = folder
-    if as_zip:
-        source = tmp_path / "set.zip"
-        zips.pack(folder, source)
-    command = ["dataset", "add", "cells", str(source), "--format", "yolo", "--no-wait", "--json"]
-    done = CliRunner().invoke(main.app, [*command, "--url", f"http://127.0.0.1:{address[1]}"])
-    assert done.exit_code == 0, done.output
-    dataset = json.loads(done.stdout)
-    assert dataset["state"] == "verifying"
-    with db.reading(given.engine) as s:
-        row = datasets.get(s, DEFAULT_PROJECT, dataset["id"])
-    assert (row.format, row.path) == ("yolo", None)
-    assert zips.unpack(given.store.path(row.upload_digest), tmp_path / "out").files == 1
-
-
-class Passing(httpx.BaseTransport):
-    """Carries the client's requests into a test server."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        answer = self.inner.request(request.method, str(request.url), content=request.read(), headers=request.headers)
-        return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
-
-
-def test_a_large_body_is_never_held_in_memory(address: tuple[str, int]) -> None:
-    piece, count = os.urandom(1 << 16), 40 * 16
-    with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}", timeout=60) as client:
-        url = registered(client)["upload_url"]
-        headers = {**ZIP, "Content-Length": str(len(piece) * count)}
-        tracemalloc.start()
-        try:
-            assert client.put(url, content=(piece for _ in range(count)), headers=headers).status_code == 202
-            assert tracemalloc.get_traced_memory()[1] < 16 << 20  # of 40 MiB
-        finally:
-            tracemalloc.stop()

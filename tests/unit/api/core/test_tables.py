@@ -155,6 +155,7 @@ def test_a_digest_of_anything_but_a_blob_is_known_to_be_one() -> None:
     assert digests - {str(column) for column in columns_of(BlobDigest)} == {
         "blobs.digest",
         "checkpoints.sha256",
+        "datasets.upload_sha256",
         "idempotency_keys.body_sha256",
         "jobs.weights_digest",
         "models.tensors_digest",
