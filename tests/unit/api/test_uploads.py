@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from api.core.rows import db
 from api.core.store import uploads
+from tests.s3 import BOTH_STORES
 from tests.unit.api import upload_parts
 from tests.unit.api.upload_parts import (
     BEGIN,
@@ -46,6 +48,7 @@ def test_a_data_set_without_a_path_waits_for_its_zip(client: Any) -> None:
     assert (report.status_code, report.json()["code"]) == (409, "dataset_not_ready")
 
 
+@BOTH_STORES
 def test_a_file_in_one_stream_goes_to_the_store_and_its_import_is_due(
     client: Any, given: Any, settings: Any, noun: Noun, url: str
 ) -> None:
@@ -55,7 +58,7 @@ def test_a_file_in_one_stream_goes_to_the_store_and_its_import_is_due(
     assert answer.headers["location"] == url.removesuffix("/content")
     sha256 = hashlib.sha256(LARGE).hexdigest()
     assert row_of(given, url).upload_digest == sha256
-    assert given.store.path(sha256, verify=True).read_bytes() == LARGE
+    assert b"".join(given.store.read(sha256)) == LARGE
     assert parts(settings) == []
     head = client.head(url)
     assert (head.headers["upload-offset"], head.headers["upload-complete"]) == (str(len(LARGE)), "?1")
@@ -85,6 +88,14 @@ def test_a_file_in_pieces_is_whole_when_its_length_is_there(client: Any, given: 
         head = client.head(url)
         assert (head.headers["upload-offset"], head.headers["upload-length"]) == (str(there), str(size))
     assert row_of(given, url).upload_digest == hashlib.sha256(LARGE).hexdigest()
+
+
+def test_a_piece_waits_for_nobody_who_writes_to_the_database(client: Any, given: Any, url: str) -> None:
+    size = str(len(CONTENT))
+    patch(client, url, BEGIN, 0, Upload_Length=size)
+    with db.transaction(given.engine):  # on SQLite nobody else writes meanwhile
+        answer = patch(client, url, REST[:5], len(BEGIN), Upload_Length=size)
+    assert answer.status_code == 204, answer.text
 
 
 def test_a_file_in_pieces_is_whole_when_the_last_says_so(client: Any, given: Any, url: str) -> None:
