@@ -16,19 +16,22 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from api.core import models, uploading
 from api.core.jobs import attempts, checkpoints
+from api.core.request_bodies import UploadModel
 from api.core.rows import db
-from api.core.rows.tables import DEFAULT_PROJECT
+from api.core.rows.tables import DEFAULT_PROJECT, Model
 from api.core.settings import Settings
 from api.core.store.local import LocalStore
 from api.core.store.names import Blob, StoreAway
 from api.core.sweeper import Sweeper
 from fgd.data.report import unread
 from fgd.events import Finished, Saved
+from fgd.spec import FCOS
 from worker import devices, kept_results, publish, running_attempt, supervisor
+from worker.dataset_import import DatasetImport
 from worker.event_writer import EventWriter
 from worker.host import Host, Lost
-from worker.import_supervisor import DatasetImport
 from worker.lease import Lease, Times
 from worker.model_import import ModelImport
 from worker.outcome import End
@@ -145,7 +148,7 @@ def test_a_row_whose_file_a_collector_may_have_taken_before_it_died_is_not_trust
 def test_the_files_of_a_result_are_the_blobs_themselves(given: Any, host: Host, lease: Lease, tmp_path: Path) -> None:
     result = trained(tmp_path / "out")
 
-    publish.publish(host, lease, running(given), result, tmp_path / "out")
+    publish.publish(RunningAttempt(host, lease, running(given)), result, tmp_path / "out")
 
     for name, digest in result.files.items():
         assert given.store.path(digest, verify=True).samefile(Path(result.folder) / name)
@@ -161,12 +164,18 @@ def test_the_files_of_an_import_are_the_blobs_themselves(given: Any, host: Host,
         (tmp_path / name).write_bytes(content)
     (tmp_path / "archive.tar").chmod(0o600)  # as a temporary file is that was renamed
     usual = given.store.path(given.store.put_bytes(b"").digest).stat().st_mode
-    nothing: Any = None
+    given.dataset("verifying")
+    with db.transaction(given.engine) as s:
+        model = models.create(s, DEFAULT_PROJECT, UploadModel(name="m", detector=FCOS(), classes=("cat",)))
+        uploading.arrived(s, Model, DEFAULT_PROJECT, model.id, given.store.put_bytes(b"weights as they came"))
 
-    (tmp_path / "report.json").write_text(unread("coco", "").model_dump_json())
-    DatasetImport(nothing).stored(host, tmp_path)
+    (tmp_path / "report.json").write_text(unread("coco", "").model_copy(update={"ok": True}).model_dump_json())
+    DatasetImport(given.claim_import()).ended(host, Slot("cpu"), tmp_path, 0)
     (tmp_path / "report.json").write_text(json.dumps({"weights_digest": "d" * 64}))
-    ModelImport(nothing).stored(host, tmp_path)
+    with db.transaction(given.engine) as s:
+        claim = models.claim_import(s, host.id, lease_s=20.0)
+    assert claim is not None
+    ModelImport(claim).ended(host, Slot("cpu"), tmp_path, 0)
 
     for name, content in files.items():
         kept = given.store.path(hashlib.sha256(content).hexdigest(), verify=True)

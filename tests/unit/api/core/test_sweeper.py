@@ -12,13 +12,13 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from api.core import models, submission, sweeper
+from api.core import models, submission, sweeper, uploading
 from api.core.jobs import attempts, requests
 from api.core.lifecycle import Requested, State
 from api.core.request_bodies import UploadModel
 from api.core.rows import db
 from api.core.rows.swept import Moment, Swept
-from api.core.rows.tables import DEFAULT_PROJECT, Job
+from api.core.rows.tables import DEFAULT_PROJECT, Job, Model
 from api.core.store.names import StoreAway
 from api.core.sweeper import Sweeper, sweeping
 from fgd.spec import FCOS, SubmitJob
@@ -212,7 +212,7 @@ def test_bells_ring_in_order_and_no_more_than_workers_live(given: Any) -> None:
     sets = [given.dataset("verifying").id for _ in range(3)]
     with db.transaction(given.engine) as s:
         model = models.create(s, DEFAULT_PROJECT, UploadModel(name="m", detector=FCOS(), classes=("cat",)))
-        models.arrived(s, DEFAULT_PROJECT, model.id, given.store.put_bytes(b"weights"))
+        uploading.arrived(s, Model, DEFAULT_PROJECT, model.id, given.store.put_bytes(b"weights"))
 
     rings = []
     for worker in range(5):
