@@ -178,10 +178,6 @@ class Detector_(Spec):
     offers: ClassVar[frozenset[Need]] = frozenset({"features"})
     """What methods can take of it."""
 
-    backbone: Trunk = "resnet18"
-    """The trunk, as torchvision builds it."""
-    fpn_channels: Int = 256
-    """Width of the pyramid and of the heads."""
     weights: WeightsName | WeightsRef = "none"
     """Where the network starts. "none": from scratch. "IMAGENET1K_V1": torchvision's trunk of that name. "COCO_V1":
     torchvision's whole detector; it exists for resnet50 with fpn_channels 256. A file that cannot be had, or whose
@@ -192,6 +188,31 @@ class Detector_(Spec):
     frozen random statistics learn nothing. "group" is for ResNet and ResNeXt, and not for torchvision's weights."""
     inherit: WeightsRef | None = None
     """Copy neck and head tensors of equal shape from there before training (FGD's inheriting strategy)."""
+
+    def trunk_norm(self) -> Norm:
+        """`norm`, or what it defaults to."""
+        return self.norm or ("frozen" if self.weights in ("IMAGENET1K_V1", "COCO_V1") else "batch")
+
+    def levels(self) -> tuple[Level, ...]:
+        """Pyramid levels that carry knowledge, finest first."""
+        raise NotImplementedError
+
+    def title(self) -> str:
+        """The network in a few words, for people."""
+        return type(self).__name__
+
+
+class TorchvisionTrunk(Spec):
+    """A trunk of torchvision's under a pyramid."""
+
+    backbone: Trunk = "resnet18"
+    """The trunk, as torchvision builds it."""
+    fpn_channels: Int = 256
+    """Width of the pyramid and of the heads."""
+
+
+class TorchvisionDetector_(Detector_, TorchvisionTrunk):
+    """What the families have that torchvision builds."""
 
     @model_validator(mode="after")
     def _norm_fits(self) -> Self:
@@ -213,16 +234,16 @@ class Detector_(Spec):
             )
         return self
 
-    def trunk_norm(self) -> Norm:
-        """`norm`, or what it defaults to."""
-        return self.norm or ("frozen" if self.weights in ("IMAGENET1K_V1", "COCO_V1") else "batch")
-
     def levels(self) -> tuple[Level, ...]:
-        """Pyramid levels that carry knowledge, finest first. Here: P3-P7, all of one width."""
+        """P3-P7."""
         return tuple(Level(f"p{n}", 2**n, self.fpn_channels) for n in range(3, 8))
 
+    def title(self) -> str:
+        family = type(self).__name__ + (" v2" if getattr(self, "version", 1) == 2 else "")
+        return f"{family} {self.backbone.replace('resnet', 'R')}, FPN {self.fpn_channels}"
 
-class FCOS(Detector_):
+
+class FCOS(TorchvisionDetector_):
     """FCOS (arXiv 1904.01355) as torchvision builds it: one stage, no anchors, pyramid levels P3-P7."""
 
     offers = frozenset({"features", "logits", "boxes", "anchors", "towers"})
@@ -233,7 +254,7 @@ class FCOS(Detector_):
     one value to a group on a small image's 1x1 map, which torch refuses."""
 
 
-class RetinaNet(Detector_):
+class RetinaNet(TorchvisionDetector_):
     """RetinaNet (arXiv 1708.02002) as torchvision builds it: one stage, anchors, pyramid levels P3-P7.
 
     The smallest anchor is chosen for the training boxes before training, and travels with the weights.
@@ -257,7 +278,7 @@ class RetinaNet(Detector_):
         return self
 
 
-class FasterRCNN(Detector_):
+class FasterRCNN(TorchvisionDetector_):
     """Faster R-CNN (arXiv 1506.01497) with a pyramid, as torchvision builds it: two stages, anchors, levels P2-P5.
 
     The smallest anchor is chosen for the training boxes before training, and travels with the weights. P6, a pooled

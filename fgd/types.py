@@ -122,8 +122,7 @@ class HeadTower(Protocol):
     def depth(self) -> int:
         """How many convolutions."""
 
-    @property
-    def channels(self) -> int:
+    def channels(self, level: str) -> int:
         """Width of what goes into each."""
 
     def __call__(self, level: str, map_NCHW: Tensor, first: int = 0) -> dict[Output, Tensor]:

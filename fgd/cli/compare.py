@@ -83,12 +83,7 @@ def row(role: str, job: Job, score: Score, measured: Measured, folder: Path) -> 
     network: DetectorSpec = TypeAdapter(DetectorSpec).validate_python(job.spec["student"])
     size = (folder / "student.safetensors").stat().st_size
     key = str(folder)
-    return Row(role, network_name(network), score, measured.parameters[key], measured.ms[key], size / 1e6)
-
-
-def network_name(network: DetectorSpec) -> str:
-    family = type(network).__name__ + (" v2" if getattr(network, "version", 1) == 2 else "")
-    return f"{family} {network.backbone.replace('resnet', 'R')}, FPN {network.fpn_channels}"
+    return Row(role, network.title(), score, measured.parameters[key], measured.ms[key], size / 1e6)
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.text import Text
 
-from fgd.cli.compare import footnote, measure, network_name, row, score, table
+from fgd.cli.compare import footnote, measure, row, score, table
 from fgd.cli.embedded import ServiceDied, handling, service_at
 from fgd.cli.watch import Board, report_lines, told
 from fgd.client import ApiError, Client, Dataset, Job, StoredEvent
@@ -316,7 +316,7 @@ class Demo:
             self._console.print(Text(printable(f"      defects, mended or left out: {kinds}")), soft_wrap=True)
         self._say(
             4,
-            f"training: {network_name(chosen.teacher)} teaches {network_name(chosen.student)}; on two cores about "
+            f"training: {chosen.teacher.title()} teaches {chosen.student.title()}; on two cores about "
             f"{chosen.minutes:.0f} minutes; a student's loss is shown as detection+distillation",
         )
 

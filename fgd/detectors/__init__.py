@@ -1,7 +1,4 @@
-"""Detector families, one file each, over torchvision's public parts.
-
-To add one: a file like fcos.py, a spec class in fgd/spec.py, a line in DETECTORS, its tests.
-"""
+"""Detector families, one file each, over torchvision's public parts. docs/extending.md says how to add one."""
 
 from __future__ import annotations
 

@@ -95,8 +95,7 @@ class LevelTower:
     def depth(self) -> int:
         return self.tower.depth
 
-    @property
-    def channels(self) -> int:
+    def channels(self, level: str) -> int:  # noqa: ARG002
         return next(each.in_channels for each in self.tower.modules() if isinstance(each, nn.Conv2d))
 
     def __call__(self, level: str, map_NCHW: Tensor, first: int = 0) -> dict[Output, Tensor]:  # noqa: ARG002

@@ -163,9 +163,8 @@ class TeacherTower:
     def depth(self) -> int:
         return self.tower.depth
 
-    @property
-    def channels(self) -> int:
-        return self.tower.channels
+    def channels(self, level: str) -> int:
+        return self.tower.channels(self.teacher.shared[level])
 
     def __call__(self, level: str, map_NCHW: Tensor, first: int = 0) -> dict[Output, Tensor]:
         rows = self.tower(self.teacher.shared[level], map_NCHW, first)

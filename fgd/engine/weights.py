@@ -59,7 +59,7 @@ def load_strictly(detector: Detector, tensors: Mapping[str, Tensor]) -> None:
 
 
 def described(recipe: Recipe) -> str:
-    return f"{recipe.detector.kind} {recipe.detector.backbone} with {len(recipe.classes)} classes"
+    return f"{recipe.detector.title()} with {len(recipe.classes)} classes"
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def some(keys: list[str], count: int = 8) -> str:
 
 
 def inherit(student: Detector, source: Detector) -> tuple[list[str], list[str]]:
-    """Copy neck and head tensors of equal name and shape (FGD's inheriting strategy, METHODS: `backbone.body.` is not).
+    """Copy neck and head tensors of equal name and shape: FGD's inheriting strategy, the trunk is not.
 
     Returns the names copied and the names left as initialised.
     """

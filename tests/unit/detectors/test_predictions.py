@@ -119,7 +119,7 @@ def test_a_tower_goes_on_from_any_held_map_to_the_same_rows(spec: DetectorSpec, 
                     expected = whole[output]
                     assert expected is not None
                     assert torch.equal(each, expected[:, made.span(level)])
-    assert detector.towers()["cls"].channels == spec.fpn_channels
+    assert detector.towers()["cls"].channels("p4") == spec.fpn_channels
 
 
 def test_maps_are_not_held_unless_asked_for() -> None:
