@@ -44,8 +44,8 @@ MAX_WAITING = 10_000
 """Events not yet taken; then the pipe fills and the trainer waits."""
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
 """All that a trainer sees of our environment, with the next: no database, broker, store or key."""
-FOLDERS_PASSED_ON = ("FGD_WEIGHTS_DIR", "TORCH_HOME", "XDG_CACHE_HOME")
-"""Where pretrained weights lie. A trainer runs in another folder than we, so they are made absolute."""
+FOLDERS_PASSED_ON = ("TORCH_HOME", "XDG_CACHE_HOME")
+"""Torch hub's cache of pretrained weights. A trainer runs in another folder than we, so they are made absolute."""
 MAX_BATCH = 500
 LAST_WORDS_S = 2.0
 """After its exit we wait so long for the end of its event pipe."""
@@ -53,11 +53,14 @@ DEATH_S = 10.0
 """A SIGKILLed process that is still there after this hangs in the kernel."""
 
 
-def scrubbed_env(mark: str, threads: int, gpu: str | None, teachers: Path | None = None) -> dict[str, str]:
-    """The whole environment of a trainer. gpu: index or UUID, several by commas; None hides every GPU. teachers: where
-    it remembers what it found out about them."""
+def scrubbed_env(
+    mark: str, threads: int, gpu: str | None, weights: Path | None = None, teachers: Path | None = None
+) -> dict[str, str]:
+    """The whole environment of a trainer. gpu: index or UUID, several by commas; None hides every GPU. weights: the
+    folder of pretrained ones. teachers: where it remembers what it found out about them."""
     kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     kept |= {name: os.path.abspath(os.environ[name]) for name in FOLDERS_PASSED_ON if os.environ.get(name)}
+    kept |= {"FGD_WEIGHTS_DIR": os.path.abspath(weights)} if weights is not None else {}
     kept |= {"FGD_TEACHER_CACHE": os.path.abspath(teachers)} if teachers is not None else {}
     return (
         kept
@@ -104,6 +107,7 @@ class Trainer:
         threads: int = 1,
         gpu: str | None = None,
         until: float = math.inf,
+        weights: Path | None = None,
         teachers: Path | None = None,
     ) -> None:
         """Run `argv --events-fd N --parent-fd M` in `folder`, its --out is `folder`/out; stderr and stdout are the log.
@@ -126,7 +130,7 @@ class Trainer:
             self._process = subprocess.Popen(
                 [*argv, "--events-fd", str(events_out), "--parent-fd", str(parent_in)],
                 cwd=folder,
-                env=scrubbed_env(self.mark, threads, gpu, teachers) | {DEADLINE: str(folder / "deadline")},
+                env=scrubbed_env(self.mark, threads, gpu, weights, teachers) | {DEADLINE: str(folder / "deadline")},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -132,10 +132,10 @@ def done(host: Host, lease: Lease, work: LeasedChild, slot: Slot, folder: Path) 
 def run_child(host: Host, lease: Lease, work: LeasedChild, slot: Slot, folder: Path) -> int | Broken | HandedBack:
     """Its exit status, if it came to its end. Raises Lost."""
     run_file = host.run_folder() / f"{work.claim.id}.a{work.claim.attempt}.json"
-    until = time.monotonic() + work.max_s
+    until, threads, weights = time.monotonic() + work.max_s, work.threads(host), host.settings.weights_dir
     with (
         work.command(host, folder) as argv,
-        Trainer(argv, folder, run_file, threads=work.threads(host), gpu=slot.gpu, until=lease.ends_at()) as child,
+        Trainer(argv, folder, run_file, threads=threads, gpu=slot.gpu, until=lease.ends_at(), weights=weights) as child,
     ):
         lease.guard(child)
         try:

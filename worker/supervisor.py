@@ -151,7 +151,7 @@ def train(
     checkpoint: Path | None,
 ) -> End:
     """Run the trainer to its end and report what it says. Raises Lost or Fenced, and then it is dead."""
-    host, lease, claim = attempt.host, attempt.lease, attempt.claim
+    host, lease, claim, settings = attempt.host, attempt.lease, attempt.claim, attempt.host.settings
     folder = spec_file.parent
     resume = ["--resume", str(checkpoint)] if checkpoint else []
     argv = [*trainer_command(host), str(spec_file), "--out", str(folder / "out"), *resume]
@@ -167,9 +167,9 @@ def train(
         threads=threads,
         gpu=slot.gpu,
         until=lease.ends_at(),
+        weights=settings.weights_dir,
         teachers=host.cache.folder / "teachers",
     )
-    settings = host.settings
     left_s = time_left_s(claim, staged_s=time.monotonic() - claimed_at)
     policy = StopPolicy(trainer, grace_s=settings.grace_s, drain_s=host.drain_s, stall_s=settings.stall_s, run_s=left_s)
     try:

@@ -19,11 +19,11 @@ class UnsafeBind(ValueError):
 
 
 class Settings(BaseSettings):
-    """Times are seconds. DESIGN's fault tests shrink them; the order freeze < kill < lease must stay."""
+    """Times are seconds. Tests of faults shrink them; beat_s < freeze_s < kill_s < lease_s holds always."""
 
     model_config = SettingsConfigDict(
         env_prefix="FGD_", frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True,
-        hide_input_in_errors=True,  # a mistyped value may be a secret
+        allow_inf_nan=False, hide_input_in_errors=True,  # a mistyped value may be a secret
     )  # fmt: skip
 
     home: Path = Path(".fgd")
@@ -56,9 +56,9 @@ class Settings(BaseSettings):
     beat_s: PositiveFloat = 3.0
     """Between heartbeats of a running attempt."""
     lease_s: PositiveFloat = 20.0
-    """Without a heartbeat for so long, the attempt is lost and the worker counts as gone."""
+    """Without a heartbeat for this long, the attempt is lost and the worker counts as gone."""
     freeze_s: PositiveFloat = 12.0
-    """Without a successful heartbeat for so long, a supervisor stops its trainer (SIGSTOP)."""
+    """Without a successful heartbeat for this long, a supervisor stops its trainer (SIGSTOP)."""
     kill_s: PositiveFloat = 16.0
     """... and kills it. Shorter than lease_s: two trainers of one job never live at once."""
     sweep_s: PositiveFloat = 5.0
@@ -83,8 +83,11 @@ class Settings(BaseSettings):
 
     upload_bytes: PositiveInt = 20 * 1024**3
     """Size of an uploaded zip at most."""
+    max_model_bytes: PositiveInt = 2 * 1024**3
+    """Size of uploaded weights at most."""
     uploads: Annotated[Path, Field(default_factory=lambda data: data["home"] / "uploads")]
-    """Folder of the API for uploads that are not complete yet."""
+    """Folder of the API for uploads of both that are not complete yet. On the disk of `blobs`, a file that came whole
+    is a blob without being copied."""
 
     slots: PositiveInt = 1
     """Jobs a worker runs at once."""
@@ -92,17 +95,26 @@ class Settings(BaseSettings):
     """Processor threads per slot. None: all cores, shared among the slots."""
     cache_bytes: PositiveInt = 20 * 1024**3
     """Size of a worker host's cache of staged inputs."""
-    max_model_bytes: PositiveInt = 2 * 1024**3
-    """Size of an uploaded model at most."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 256 * 1024**2
     """A worker with less free disk below `home` takes no job."""
     full_s: PositiveFloat = 60.0
     """A worker on which a job found the disk full takes none for so long: another worker is to have it."""
     weights_dir: Path | None = None
-    """Folder on a worker's host with torchvision's weight files, for hosts without internet. None: torch hub's cache,
-    and downloads into it."""
+    """Folder on a worker's host with torchvision's weight files, for hosts without internet; the worker hands it to its
+    trainers. None: torch hub's cache, and downloads into it."""
     trainer: tuple[str, ...] | None = None
     """JSON list: the command that replaces `python -m fgd.train`."""
+
+    @model_validator(mode="after")
+    def _a_silent_trainer_dies_before_its_lease_ends(self) -> Self:
+        if not self.beat_s < self.freeze_s < self.kill_s < self.lease_s:
+            raise ValueError(
+                f"FGD_BEAT_S={self.beat_s:g}, FGD_FREEZE_S={self.freeze_s:g}, FGD_KILL_S={self.kill_s:g}, "
+                f"FGD_LEASE_S={self.lease_s:g}: each must be less than the next. A worker that cannot reach the "
+                "database stops its trainer, then kills it, before the lease ends and another worker begins: only so "
+                "do two trainers of one job never live at once"
+            )
+        return self
 
     @field_validator("database_url", mode="after")
     @classmethod

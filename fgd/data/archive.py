@@ -23,7 +23,7 @@ from fgd.errors import DatasetError
 INDEX = "index.json"
 _IMAGE_NAME = re.compile(r"images/([0-9a-f]{2})/(\1[0-9a-f]{62})\.(jpg|png|webp|bmp|tif|gif|ppm)", re.ASCII)
 MAX_FILE_BYTES = 512 * 2**20
-"""Of one image (SERVICE.md 5); the index may take `MAX_INDEX_BYTES`."""
+"""Of one image, as fgd.data.images takes it; the index may take `MAX_INDEX_BYTES`."""
 MAX_INDEX_BYTES = 2 * 2**30
 MAX_FILES = 2_000_000
 _SPARE = 1.2

@@ -18,7 +18,7 @@ from PIL import Image as Pillow
 MAX_PIXELS = 100_000_000
 """Of one image. RGB bytes of that many take 300 MB."""
 MAX_BYTES = 512 * 2**20
-"""Of one image file (SERVICE.md 5)."""
+"""Of one image file: MAX_PIXELS in RGB, not compressed at all, are 300 MB."""
 
 _SUFFIXES = {
     "JPEG": ".jpg",

@@ -23,7 +23,7 @@ from typing import BinaryIO
 from fgd.data.tree import IMAGE_SUFFIXES, short
 from fgd.errors import DatasetError
 
-# SERVICE.md 5
+# What a zip may claim before any of it is unpacked: far more than an honest data set, far less than a disk.
 MAX_MEMBERS = 200_000
 MAX_TOTAL_BYTES = 50 * 2**30
 MAX_FILE_BYTES = 512 * 2**20

@@ -41,7 +41,7 @@ SHORT = {
     "FGD_GRACE_S": "1.5",
     "FGD_STALL_S": "3",
 }
-"""DESIGN's times, shrunk by about six; their order stays."""
+"""The default times, shrunk by about six; their order stays."""
 REAL = {
     "name": "real",
     "schedule": {

@@ -50,7 +50,7 @@ TIMES = {
     "FGD_BEAT_S": "0.3", "FGD_FREEZE_S": "2", "FGD_KILL_S": "3", "FGD_LEASE_S": "4.5", "FGD_SWEEP_S": "0.5",
     "FGD_POLL_S": "0.5", "FGD_GRACE_S": "3", "FGD_STALL_S": "120", "FGD_SLOTS": "2",
 }  # fmt: skip
-"""DESIGN's times, shrunk by about five; their order stays."""
+"""The default times, shrunk by about five; their order stays."""
 WORKERS = 3
 IN_FLIGHT = 6
 PAST_THE_LEASE_S = 7.0

@@ -43,7 +43,7 @@ FAST = {
     "FGD_THREADS": "1",
     "FGD_TRAINER": TRAINER,
 }
-"""DESIGN's times, shrunk; their order stays."""
+"""The default times, shrunk; their order stays."""
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:

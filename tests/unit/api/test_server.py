@@ -290,6 +290,35 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     assert settings.trainer == ("python", "trainer.py")
 
 
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"lease_s": 10},
+        {"kill_s": 20},
+        {"freeze_s": 16},
+        {"beat_s": 12},
+        {"beat_s": 60, "freeze_s": 30, "kill_s": 16, "lease_s": 5},
+    ],
+)
+def test_times_that_would_let_two_trainers_of_a_job_live_at_once_are_refused(times: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="each must be less than the next") as caught:
+        Settings(**times)
+    for name in ("FGD_BEAT_S", "FGD_FREEZE_S", "FGD_KILL_S", "FGD_LEASE_S"):
+        value = times.get(
+            name.removeprefix("FGD_").lower(), Settings.model_fields[name.removeprefix("FGD_").lower()].default
+        )
+        assert f"{name}={value:g}" in str(caught.value)
+
+
+def test_times_may_be_others_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"BEAT": "0.1", "FREEZE": "0.2", "KILL": "0.3", "LEASE": "0.4"}.items():
+        monkeypatch.setenv(f"FGD_{name}_S", value)
+    assert Settings().lease_s == 0.4
+    monkeypatch.setenv("FGD_LEASE_S", "inf")
+    with pytest.raises(ValueError, match="finite"):
+        Settings()
+
+
 def test_a_short_key_is_refused_and_a_long_one_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="at least 32"):
         Settings(api_key=SecretStr("short"))

@@ -178,6 +178,7 @@ def test_settings_understand_what_each_service_is_told(
         mounted = {mount.split(":")[1] for mount in services(told)[name]["volumes"]}
         assert str(settings.blobs) in mounted
         assert (str(settings.home) in mounted) == (name == "api")
+        assert name != "api" or settings.uploads.is_relative_to(settings.blobs), "one disk: what came is linked"
         assert {str(root) for root in settings.data_roots} <= mounted
         assert settings.weights_dir is None or str(settings.weights_dir) in mounted
 

@@ -178,7 +178,7 @@ def test_environment_of_a_trainer_holds_no_secret(start: Start, monkeypatch: pyt
     monkeypatch.setenv("FGD_DATABASE_URL", "postgresql://user:secret@host/db")
     monkeypatch.setenv("FGD_API_KEY", "k" * 40)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("FGD_WEIGHTS_DIR", "weights")
+    monkeypatch.setenv("TORCH_HOME", "weights")
     environment = psutil.Process(start("steps=10000").pid).environ()
     allowed = {
         *launcher.PASSED_ON,
@@ -191,14 +191,17 @@ def test_environment_of_a_trainer_holds_no_secret(start: Start, monkeypatch: pyt
     }
     assert environment.keys() <= allowed | {"PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUNBUFFERED", "LC_CTYPE"}
     assert environment["CUDA_VISIBLE_DEVICES"] == ""
-    assert environment["FGD_WEIGHTS_DIR"] == str(Path.cwd() / "weights")  # the trainer runs elsewhere
+    assert environment["TORCH_HOME"] == str(Path.cwd() / "weights")  # the trainer runs elsewhere
 
 
-def test_a_trainer_is_told_where_it_remembers_teachers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trainer_is_told_where_pretrained_weights_lie_and_where_it_remembers_teachers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    told = launcher.scrubbed_env("mark", 1, None, teachers=Path("home/cache/teachers"))
-    assert told["FGD_TEACHER_CACHE"] == str(tmp_path / "home" / "cache" / "teachers")  # the trainer runs elsewhere
-    assert "FGD_TEACHER_CACHE" not in launcher.scrubbed_env("mark", 1, None)
+    told = launcher.scrubbed_env("mark", 1, None, weights=Path("weights"), teachers=Path("home/cache/teachers"))
+    assert told["FGD_WEIGHTS_DIR"] == str(tmp_path / "weights")  # the trainer runs elsewhere
+    assert told["FGD_TEACHER_CACHE"] == str(tmp_path / "home" / "cache" / "teachers")
+    assert not {"FGD_WEIGHTS_DIR", "FGD_TEACHER_CACHE"} & launcher.scrubbed_env("mark", 1, None).keys()
 
 
 def test_program_that_does_not_exist_raises_and_leaks_nothing(tmp_path: Path) -> None:
