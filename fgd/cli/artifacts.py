@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fgd.cli.options import URL, AsJson, JobId, Url, client_of
-from fgd.cli.printing import FAILED, Columns, answer, err, fail, print_line, table
+from fgd.cli.printing import FAILED, Columns, answer, byte_bars, fail, print_line, table
 from fgd.text.printable import printable
 
 if TYPE_CHECKING:
@@ -56,9 +56,6 @@ def artifact_download(
 
 
 def _download(client: Client, artifact: Artifact, folder: Path) -> Path:
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+    with byte_bars() as bars:
         task = bars.add_task(printable(artifact.name), total=artifact.size)
         return client.download(artifact, folder, lambda there: bars.update(task, completed=there))

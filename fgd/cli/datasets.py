@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from fgd.cli.options import URL, AsJson, DatasetId, Url, client_of
-from fgd.cli.printing import DONE, FAILED, Columns, answer, err, leave, note, print_json, print_line, table
+from fgd.cli.printing import DONE, FAILED, Columns, answer, byte_bars, err, leave, note, print_json, print_line, table
 from fgd.text.printable import printable
 
 if TYPE_CHECKING:
@@ -155,20 +155,17 @@ def _upload(client: Client, dataset_id: str, path: Path, links_into: Path | None
     """Send a zip, or make one of the folder first, with a bar that shows how far it is."""
     import tempfile
 
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
     from fgd.data import zips
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with tempfile.TemporaryDirectory(prefix="fgd-") as folder, Progress(*columns, console=err) as progress:
+    with tempfile.TemporaryDirectory(prefix="fgd-") as folder, byte_bars() as bars:
         zip_path = path
         if not path.is_file():
-            packing = progress.add_task("packing", total=None)
+            packing = bars.add_task("packing", total=None)
             zip_path = Path(folder) / "dataset.zip"
             zips.pack(path, zip_path, links_into)
-            progress.remove_task(packing)
-        sending = progress.add_task("sending", total=zip_path.stat().st_size)
-        client.upload(dataset_id, zip_path, lambda there: progress.update(sending, completed=there))
+            bars.remove_task(packing)
+        sending = bars.add_task("sending", total=zip_path.stat().st_size)
+        client.upload_dataset(dataset_id, zip_path, lambda there: bars.update(sending, completed=there))
 
 
 def _tell_import(client: Client, dataset_id: str, wait: bool, as_json: bool) -> None:

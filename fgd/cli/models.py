@@ -16,6 +16,7 @@ from fgd.cli.printing import (
     REFUSED,
     Columns,
     answer,
+    byte_bars,
     err,
     fail,
     leave,
@@ -26,7 +27,7 @@ from fgd.cli.printing import (
 )
 
 if TYPE_CHECKING:
-    from fgd.client import Model
+    from fgd.client import Client, Model
 
 app = typer.Typer(no_args_is_help=True, help="Upload weights, promote those of a job, and see what they are.")
 
@@ -66,7 +67,8 @@ def model_add(
 ) -> None:
     """Upload weights; the service checks them strictly against the detector you name.
 
-    A rejected file is told with every key that is missing, unexpected or of another shape.
+    A rejected file is reported with every key that is missing, unexpected or of another shape. An upload that breaks
+    off goes on by itself; for one that was interrupted, type `fgd model upload`.
     """
     if (classes is None) == (classes_from is None):
         fail("name the classes: --classes a,b,c, or --classes-from FILE", REFUSED)
@@ -83,13 +85,26 @@ def model_add(
     sizes |= _read_object(anchors, "--anchors") if anchors is not None else {}
     file = _weights_source(weights)
     with client_of(url) as client:
-        with err.status(f"uploading {file.name}"):
-            names = [each.strip() for each in text if each.strip()]
-            model = client.add_model(file, name or file.stem[:100], spec, names, **sizes)
-        if wait:
-            with err.status(f"checking {model.id}"):
-                model = client.wait_model(model.id)
-    _tell_model(model, as_json)
+        names = [each.strip() for each in text if each.strip()]
+        model = client.add_model(None, name or file.stem[:100], spec, names, **sizes)
+        note(f"{model.id}: uploading {file.name}")
+        _upload(client, model.id, file, wait, as_json)
+
+
+@app.command("upload")
+def model_upload(
+    model: ModelId,
+    weights: Annotated[
+        str, typer.Argument(metavar="FILE|hf://...", help="The same file or hf:// address.", show_default=False)
+    ],
+    wait: Annotated[bool, typer.Option(help="Wait until it is checked.")] = True,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Go on with an upload that was interrupted."""
+    file = _weights_source(weights)
+    with client_of(url) as client:
+        _upload(client, model, file, wait, as_json)
 
 
 @app.command("promote")
@@ -104,10 +119,7 @@ def model_promote(
     """Make a model of a job's weights."""
     with client_of(url) as client:
         model = client.promote(job, checkpoint, name)
-        if wait and not model.ended:
-            with err.status(f"checking {model.id}"):
-                model = client.wait_model(model.id)
-    _tell_model(model, as_json)
+        _tell_check(client, model, wait, as_json)
 
 
 @app.command("list")
@@ -158,6 +170,8 @@ def _weights_source(text: str) -> Path:
         file = Path(text)
         if not file.is_file():
             fail(f"{text}: no such file", REFUSED)
+        if not file.stat().st_size:
+            fail(f"{text} is empty; it should hold weights", REFUSED)
         return file
     address = hub.file_address(text)
     note(f"downloading {address}")
@@ -166,7 +180,19 @@ def _weights_source(text: str) -> Path:
     return fetched.path
 
 
-def _tell_model(model: Model, as_json: bool) -> NoReturn:
+def _upload(client: Client, model_id: str, file: Path, wait: bool, as_json: bool) -> NoReturn:
+    """Send the weights, with a bar that shows how far it is, and leave with what their check found."""
+    with byte_bars() as bars:
+        sending = bars.add_task("sending", total=file.stat().st_size)
+        model = client.upload_model(model_id, file, lambda there: bars.update(sending, completed=there))
+    _tell_check(client, model, wait, as_json)
+
+
+def _tell_check(client: Client, model: Model, wait: bool, as_json: bool) -> NoReturn:
+    """Print what became of a model, and leave with the exit code for it."""
+    if wait and not model.ended:
+        with err.status(f"checking {model.id}"):
+            model = client.wait_model(model.id)
     answer(model, as_json, _print_check)
     leave(FAILED if model.state == "rejected" else DONE)
 

@@ -15,6 +15,7 @@ from fgd.text.printable import printable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+    from rich.progress import Progress
 
 DONE, FAILED, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -73,6 +74,14 @@ def print_json(value: BaseModel | Sequence[BaseModel]) -> None:
 
 def clock(at: datetime) -> str:
     return f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def byte_bars() -> Progress:
+    """Bars of files on their way, on a screen: how much is there, and how fast it comes."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
 
 
 def note(text: str) -> None:

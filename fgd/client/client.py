@@ -74,8 +74,7 @@ class Client:
         patience_s: float = 600.0,
     ) -> Plan:
         """Follow a plan to its end: measured or failed."""
-        look = lambda: read(Plan, self._service.get(route("plans", plan_id)))  # noqa: E731
-        return follow.until(look, lambda found: found.ended, on_plan, poll_s, patience_s)
+        return follow.wait_for(self._service, Plan, route("plans", plan_id), on_plan, poll_s, patience_s)
 
     def job(self, job_id: str) -> Job:
         return read(Job, self._service.get(route("jobs", job_id)))
@@ -200,7 +199,9 @@ class Client:
         on_event hears each event above `after` once, in order; on_job hears every look at the job, None when nobody
         answered. A service that restarts meanwhile is waited for, `patience_s` at most.
         """
-        return follow.wait(self._service, job_id, on_event, on_job, after, poll_s, patience_s)
+        if on_event is None:
+            return follow.wait_for(self._service, Job, route("jobs", job_id), on_job, poll_s, patience_s)
+        return follow.listen(self._service, job_id, on_event, on_job, after, poll_s, patience_s)
 
     # artifacts
 
@@ -231,14 +232,14 @@ class Client:
     ) -> Dataset:
         """Import a folder that the service can see, below one of its FGD_DATA_ROOTS. Follow it with wait_dataset.
 
-        path None: its zip follows, by `upload`.
+        path None: its zip follows, by `upload_dataset`.
         """
         told: dict[str, Any] = {"name": name, "format": format, "verify": verify, "group_by": group_by}
         told |= {"path": str(path)} if path is not None else {}
         told |= {"val_fraction": val_fraction} if val_fraction is not None else {}
         return read(Dataset, self._service.post("/v1/datasets", json.dumps(told), idempotency_key))
 
-    def upload(
+    def upload_dataset(
         self,
         dataset_id: str,
         zip_path: Path,
@@ -285,13 +286,13 @@ class Client:
         patience_s: float = 600.0,
     ) -> Dataset:
         """Follow an import to its end: ready or rejected."""
-        return follow.until(lambda: self.dataset(dataset_id), lambda found: found.ended, on_dataset, poll_s, patience_s)
+        return follow.wait_for(self._service, Dataset, route("datasets", dataset_id), on_dataset, poll_s, patience_s)
 
     # models
 
     def add_model(
         self,
-        file: Path,
+        file: Path | None,
         name: str,
         detector: Mapping[str, Any],
         classes: Sequence[str],
@@ -301,16 +302,17 @@ class Client:
     ) -> Model:
         """Upload weights, safetensors or .pth, that fit `detector`. Follow it with wait_model.
 
+        file None: the weights follow, by `upload_model`, which also goes on with an upload that broke off.
         recipe: min_size, max_size, image_mean, image_std, anchor_sizes, anchor_ratios. on_bytes hears how many bytes
         are there.
         """
-        if not file.stat().st_size:  # before anything is made; nor is it, if the file is not there
+        if file is not None and not file.stat().st_size:  # before anything is made; nor is it, if the file is not there
             raise ClientError(f"{file} is empty; it should hold weights")
         body = {"name": name, "detector": dict(detector), "classes": list(classes), **recipe}
         made = read(Model, self._service.post("/v1/models", json.dumps(body)))
-        return self.upload_weights(made.id, file, on_bytes)
+        return made if file is None else self.upload_model(made.id, file, on_bytes)
 
-    def upload_weights(
+    def upload_model(
         self,
         model_id: str,
         file: Path,
@@ -319,7 +321,7 @@ class Client:
         poll_s: float = 0.5,
         patience_s: float = 600.0,
     ) -> Model:
-        """Send the weights of a model that waits for them, as `upload` sends a zip: what is there is not sent again."""
+        """Send the weights of a model that waits for them, as `upload_dataset` sends a zip."""
         url = route("models", model_id, "content")
         transfer.upload(self._service, url, file, on_bytes, poll_s, patience_s)
         return self.model(model_id)
@@ -360,7 +362,7 @@ class Client:
         patience_s: float = 600.0,
     ) -> Model:
         """Follow a check to its end: ready or rejected."""
-        return follow.until(lambda: self.model(model_id), lambda found: found.ended, on_model, poll_s, patience_s)
+        return follow.wait_for(self._service, Model, route("models", model_id), on_model, poll_s, patience_s)
 
     # the service
 

@@ -12,11 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import httpx
 
-from fgd.client.answers import Job, StoredEvent
+from fgd.client.answers import Dataset, Job, Model, Plan, StoredEvent
 from fgd.client.errors import ApiError, ClientError, Unreachable
 from fgd.client.patience import Patience
 from fgd.client.sse import NotAStream, parse
@@ -29,13 +29,16 @@ SILENCE_S = 35.0
 """The service pings every 15 s. A stream that is silent for longer is dead, or kept back by a proxy."""
 
 LONGEST_LOOK_S = 20
-"""A look at a job may wait so long for a change: less than proxies and we wait for an answer."""
+"""How long a look may wait for a change: less than proxies and we wait for an answer."""
 
 LOOK_S = 2
-"""The same, where events are told meanwhile."""
+"""The same, where a job's events are reported meanwhile."""
 
 FAREWELL_S = 2.0
 """For a stream to say its last words once the job has ended."""
+
+E = TypeVar("E", Job, Dataset, Model, Plan)
+"""What goes through states until it has ended."""
 
 
 class NoStream(ClientError):
@@ -49,7 +52,7 @@ def until(
     poll_s: float,
     patience_s: float,
 ) -> A:
-    """Look again and again until it is done. on_look hears every look, None when nobody answered."""
+    """Look until it is done. on_look hears every look, None when nobody answered."""
     patience = Patience(for_s=patience_s)
     while True:
         seen: A | None = None
@@ -63,6 +66,58 @@ def until(
         if seen is not None and done(seen):
             return seen
         time.sleep(poll_s)
+
+
+def wait_for(
+    service: Transport,
+    kind: type[E],
+    path: str,
+    on_look: Callable[[E | None], None] | None,
+    poll_s: float,
+    patience_s: float,
+) -> E:
+    """Follow something to its end, whatever that is, and return it."""
+    look = _Look(service, kind, path, poll_s, LONGEST_LOOK_S)
+    return until(look, lambda found: found.ended, on_look, 0.0, patience_s)
+
+
+class _Look(Generic[E]):
+    """Looks at something again and again. The service is asked to answer when it has changed (Prefer: wait); where it
+    does not do that, we wait `poll_s` ourselves."""
+
+    def __init__(self, service: Transport, kind: type[E], path: str, poll_s: float, wait_s: int) -> None:
+        self._kind: type[E] = kind
+        self._service, self._path, self._poll_s, self._wait_s = service, path, poll_s, wait_s
+        self._seen: tuple[E, str] | None = None
+        """What was found, and its ETag."""
+        self._pauses = False
+
+    def __call__(self) -> E:
+        if self._pauses:
+            time.sleep(self._poll_s)
+        self._pauses = True
+        response = self._ask()
+        if response.status_code == httpx.codes.NOT_MODIFIED and self._seen is not None:
+            return self._seen[0]
+        found = read(self._kind, response)
+        etag = response.headers.get("etag")
+        self._seen = (found, etag) if etag else None
+        return found
+
+    def _ask(self) -> httpx.Response:
+        if self._seen is None:
+            response = self._service.get(self._path)
+            self._pauses = "etag" not in response.headers
+            return response
+        headers = {"If-None-Match": self._seen[1], "Prefer": f"wait={self._wait_s}"}
+        try:
+            response = self._service.request("GET", self._path, headers=headers, attempts=1)
+        except ApiError as error:
+            if error.status != httpx.codes.TOO_MANY_REQUESTS:  # as many wait as may
+                raise
+            return self._service.get(self._path)
+        self._pauses = "preference-applied" not in response.headers
+        return response
 
 
 # --- jobs -----------------------------------------------------------------------------------------------------
@@ -86,7 +141,7 @@ def follow(service: Transport, job_id: str, after: int, poll_s: float, patience_
         return
     except NoStream:
         pass
-    look = _Look(service, job_id, poll_s, LOOK_S)
+    look = _Look(service, Job, route("jobs", job_id), poll_s, LOOK_S)
     while True:
         job = until(look, lambda _: True, None, poll_s, patience_s)
         for event in events(service, job_id, after):  # after the job: those of an ended one are all there
@@ -96,31 +151,29 @@ def follow(service: Transport, job_id: str, after: int, poll_s: float, patience_
             return
 
 
-def wait(
+def listen(
     service: Transport,
     job_id: str,
-    on_event: Callable[[StoredEvent], None] | None,
+    on_event: Callable[[StoredEvent], None],
     on_job: Callable[[Job | None], None] | None,
     after: int,
     poll_s: float,
     patience_s: float,
 ) -> Job:
-    """Follow a job to its end, whatever that is, and return it."""
-    ear = _Ear(lambda line: streamed(service, job_id, after, patience_s, line)) if on_event else None
-    look = _Look(service, job_id, poll_s, LOOK_S if on_event else LONGEST_LOOK_S)
+    """Follow a job to its end as `wait_for` does, and hear its events."""
+    ear = _Ear(lambda line: streamed(service, job_id, after, patience_s, line))
+    look = _Look(service, Job, route("jobs", job_id), poll_s, LOOK_S)
     seq = after
 
     def tell(heard: Iterator[StoredEvent] | list[StoredEvent]) -> None:
         nonlocal seq
         for event in heard:
-            if event.seq > seq and on_event:
+            if event.seq > seq:
                 seq = event.seq
                 on_event(event)
 
     def looked() -> Job:
         job = look()
-        if ear is None:
-            return job
         if job.ended:
             ear.wait(FAREWELL_S)
         tell(ear.heard())
@@ -131,46 +184,7 @@ def wait(
     try:
         return until(looked, lambda job: job.ended, on_job, 0.0, patience_s)
     finally:
-        if ear is not None:
-            ear.hang_up()
-
-
-class _Look:
-    """Looks at a job again and again. The service is asked to answer when something has changed (Prefer: wait); where
-    it does not do that, we wait `poll_s` ourselves."""
-
-    def __init__(self, service: Transport, job_id: str, poll_s: float, wait_s: int) -> None:
-        self._service, self._path, self._poll_s, self._wait_s = service, route("jobs", job_id), poll_s, wait_s
-        self._seen: tuple[Job, str] | None = None
-        """The job, and its ETag."""
-        self._pauses = False
-
-    def __call__(self) -> Job:
-        if self._pauses:
-            time.sleep(self._poll_s)
-        self._pauses = True
-        response = self._ask()
-        if response.status_code == httpx.codes.NOT_MODIFIED and self._seen is not None:
-            return self._seen[0]
-        job = read(Job, response)
-        etag = response.headers.get("etag")
-        self._seen = (job, etag) if etag else None
-        return job
-
-    def _ask(self) -> httpx.Response:
-        if self._seen is None:
-            response = self._service.get(self._path)
-            self._pauses = "etag" not in response.headers
-            return response
-        headers = {"If-None-Match": self._seen[1], "Prefer": f"wait={self._wait_s}"}
-        try:
-            response = self._service.request("GET", self._path, headers=headers, attempts=1)
-        except ApiError as error:
-            if error.status != httpx.codes.TOO_MANY_REQUESTS:  # as many wait as may
-                raise
-            return self._service.get(self._path)
-        self._pauses = "preference-applied" not in response.headers
-        return response
+        ear.hang_up()
 
 
 # --- streams --------------------------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ COMMANDS = [
     *(["job", name] for name in ("submit", "plan", "list", "show", "watch", "events", "cancel", "logs", "metrics")),
     *(["job", name] for name in ("pause", "resume", "stop", "attempts", "checkpoints", "pin", "delete")),
     ["model"],
-    *(["model", name] for name in ("add", "promote", "list", "show", "delete")),
+    *(["model", name] for name in ("add", "upload", "promote", "list", "show", "delete")),
     ["artifact"],
     *(["artifact", name] for name in ("list", "download")),
 ]
@@ -438,8 +438,27 @@ def test_weights_are_uploaded_as_they_are_and_their_check_is_told(fgd: Command, 
         assert digest == hashlib.sha256(file.read_bytes()).digest()
 
 
-def test_classes_must_be_named_once_and_the_file_be_there(fgd: Command, tmp_path: Path) -> None:
+def test_an_upload_of_weights_that_was_interrupted_goes_on_later(fgd: Command, server: Server, tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_bytes(b"0123456789")
+    content = f"/v1/models/{MODEL}/content"
+    server.routes[("POST", "/v1/models")] = Answer(201, model_json("awaiting_upload"))
+    server.routes[("HEAD", content)] = Answer(204, headers={"Upload-Offset": "4", "Upload-Complete": "?0"})
+    server.routes[("PATCH", content)] = problem(507, "no_space", "the server's disk is full")
+    server.routes[("GET", f"/v1/models/{MODEL}")] = Answer(body=model_json("verifying"))
+
+    broken = fgd("model", "add", str(tmp_path / "net.pth"), "--classes", "a", url=server.url)
+    assert (broken.code, broken.out) == (3, "")
+    assert f"{MODEL}: uploading net.pth" in broken.err, "its id is what the upload goes on with"
+    server.routes[("PATCH", content)] = Answer(204)
+    done = fgd("model", "upload", MODEL, str(tmp_path / "net.pth"), "--no-wait", url=server.url)
+    assert (done.code, done.out) == (0, f"{MODEL}  verifying\n"), done.err
+    assert server.asked_for("PATCH", content)[-1].body == b"456789"
+
+
+def test_classes_must_be_named_once_and_the_file_hold_something(fgd: Command, tmp_path: Path) -> None:
     (tmp_path / "net.pth").write_bytes(b"x")
+    (tmp_path / "empty.pth").touch()
+    assert "is empty" in fgd("model", "add", str(tmp_path / "empty.pth"), "--classes", "a").err
     assert "--classes" in fgd("model", "add", str(tmp_path / "net.pth")).err
     assert fgd("model", "add", str(tmp_path / "none.pth"), "--classes", "a").code == 2
 

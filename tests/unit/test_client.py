@@ -256,6 +256,21 @@ def test_a_rejected_data_set_ends_the_waiting(client: Client, server: Server) ->
     assert json.loads(server.asked[0].body)["path"] == "/data/cells"
 
 
+def test_a_service_that_can_is_asked_to_answer_when_something_has_changed(client: Client, server: Server) -> None:
+    dataset = {"id": "ds_1", "name": "cells", "state": "verifying"}
+    waited = {"ETag": '"v2"', "Preference-Applied": "wait=20"}
+    server.routes[("GET", "/v1/datasets/ds_1")] = [
+        Answer(body=dataset, headers={"ETag": '"v1"'}),
+        Answer(304, headers={"ETag": '"v1"', "Preference-Applied": "wait=20"}),
+        Answer(body={**dataset, "state": "ready"}, headers=waited),
+    ]
+    looks: list[str] = []
+    found = client.wait_dataset("ds_1", lambda seen: looks.append(seen.state if seen else "?"), poll_s=60.0)
+    assert (found.state, looks) == ("ready", ["verifying", "verifying", "ready"])
+    asked = [(each.headers.get("if-none-match"), each.headers.get("prefer")) for each in server.asked]
+    assert asked == [(None, None), ('"v1"', "wait=20"), ('"v1"', "wait=20")]
+
+
 # --- waiting --------------------------------------------------------------------------------------------------
 
 

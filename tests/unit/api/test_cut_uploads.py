@@ -265,8 +265,8 @@ def test_the_client_goes_on_by_itself_where_the_network_cut_it(
     heard: list[int] = []
     with proxy.listener, Client(proxy.url, backoff_s=0.01) as client:
         dataset = client.add_dataset("cells", None, format="coco", val_fraction=0.2)
-        assert client.upload(dataset.id, tmp_path / "set.zip", heard.append).state == "verifying"
-        assert client.upload(dataset.id, tmp_path / "set.zip").state == "verifying"  # once more is no harm
+        assert client.upload_dataset(dataset.id, tmp_path / "set.zip", heard.append).state == "verifying"
+        assert client.upload_dataset(dataset.id, tmp_path / "set.zip").state == "verifying"  # once more is no harm
         client.delete_dataset(dataset.id)
     assert proxy.cuts >= 4
     assert heard[-1] == len(data)
@@ -284,7 +284,7 @@ def test_the_client_goes_on_with_weights_in_the_same_way(address: tuple[str, int
             tmp_path / "net.safetensors", "net", body["detector"], body["classes"], on_bytes=heard.append
         )
         assert model.state == "verifying"
-        assert client.upload_weights(model.id, tmp_path / "net.safetensors") == model  # once more is no harm
+        assert client.upload_model(model.id, tmp_path / "net.safetensors") == model  # once more is no harm
     assert proxy.cuts >= 4
     assert heard[-1] == len(data)
     assert given.store.path(hashlib.sha256(data).hexdigest(), verify=True).stat().st_size == len(data)
@@ -297,8 +297,8 @@ def test_the_client_waits_while_another_request_is_at_the_upload(
     with Client(f"http://127.0.0.1:{address[1]}", backoff_s=0.001) as client:
         dataset = client.add_dataset("cells", None)
         with uploads.writing(settings.uploads, dataset.id), pytest.raises(ApiError, match="upload_in_progress"):
-            client.upload(dataset.id, tmp_path / "set.zip", poll_s=0.02, patience_s=0.3)
-        assert client.upload(dataset.id, tmp_path / "set.zip").state == "verifying"
+            client.upload_dataset(dataset.id, tmp_path / "set.zip", poll_s=0.02, patience_s=0.3)
+        assert client.upload_dataset(dataset.id, tmp_path / "set.zip").state == "verifying"
 
 
 def test_the_client_does_not_send_a_refused_zip_again_and_again(serving: Any, settings: Any, tmp_path: Path) -> None:
@@ -309,10 +309,10 @@ def test_the_client_does_not_send_a_refused_zip_again_and_again(serving: Any, se
     ):
         dataset = client.add_dataset("cells", None)
         with pytest.raises(ApiError, match="upload_too_large"):
-            client.upload(dataset.id, tmp_path / "set.zip")
+            client.upload_dataset(dataset.id, tmp_path / "set.zip")
         (tmp_path / "set.zip").write_bytes(b"")
         with pytest.raises(ClientError, match="is empty"):
-            client.upload(dataset.id, tmp_path / "set.zip")
+            client.upload_dataset(dataset.id, tmp_path / "set.zip")
 
 
 @pytest.mark.parametrize("as_zip", [False, True])
