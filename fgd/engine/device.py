@@ -19,6 +19,8 @@ from fgd.types import Batch, Target
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """glibc's <malloc.h>."""
+WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
+"""Values of ONEDNN_MAX_CPU_ISA under which oneDNN multiplies no bf16."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,12 @@ class Machine:
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Whether the device computes bf16 itself. Processors that only convert are slower in it than in float32."""
+    """Whether the device computes bf16 itself. Processors that only convert are slower in it than in float32, and so is
+    one on which oneDNN is told to use no more than these have."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in WITHOUT_BF16:
+        return False
     with contextlib.suppress(OSError):
         flags = Path("/proc/cpuinfo").read_text()
         return "amx_bf16" in flags or "avx512_bf16" in flags

@@ -54,6 +54,7 @@ KEYS = keys()
 
 
 @pytest.mark.slow
+@pytest.mark.numeric
 def test_the_reference_file_passes_on_the_command_line() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "fgd.parity", NPZ, JSON],

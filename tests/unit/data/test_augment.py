@@ -115,6 +115,7 @@ def test_a_crop_of_which_nothing_would_be_left_is_not_made() -> None:
     assert cropped(sample, ALWAYS, drawn("crop", 0, 0, 1), lambda *_: False) is sample
 
 
+@pytest.mark.numeric
 def test_colours_are_torchvisions_and_stay_in_bounds() -> None:
     from torchvision.transforms.v2 import functional
 
@@ -125,7 +126,7 @@ def test_colours_are_torchvisions_and_stay_in_bounds() -> None:
     expected = functional.adjust_saturation(expected, 1.5)
     expected = functional.adjust_hue(expected, -0.2)
     found = recoloured(sample.pixels_CHW, STRONG, shares)
-    assert torch.equal(found, expected)
+    assert torch.equal(found, expected), "the same calls on the same pixels"
     assert found.dtype == torch.uint8
 
 

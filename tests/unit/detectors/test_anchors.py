@@ -14,6 +14,8 @@ from fgd.data.transforms import Transform
 from fgd.detectors import anchors
 from fgd.detectors.anchors import ONE_FROM_P2, THREE_FROM_P3, AnchorLayout
 
+pytestmark = pytest.mark.numeric  # in float64, and counted
+
 
 def image(boxes: list[tuple[float, float, float, float]], *, width: int, height: int, crowd: bool = False) -> Image:
     return Image(

@@ -1,4 +1,7 @@
-"""What every family owes: torchvision's numbers, the strides and widths its spec promises, a model.py that loads."""
+"""What every family owes: torchvision's numbers, the strides and widths its spec promises, a model.py that loads.
+
+What is compared with torchvision is equal to the bit: the same layers are called on the same values, in float32.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ from fgd.recipe import Recipe
 from fgd.spec import FCOS, DetectorSpec, FasterRCNN, FromPath, JobSpec, Level, RetinaNet, Trunk
 from fgd.types import Batch
 
+pytestmark = pytest.mark.numeric
 FAMILIES: dict[str, DetectorSpec] = {
     "fcos": FCOS(fpn_channels=64),
     "retinanet": RetinaNet(fpn_channels=24),

@@ -32,6 +32,7 @@ def batch_of(*sizes: tuple[int, int]) -> tuple[list[Tensor], Batch]:
     return [each / 255 for each in pixels], Transform(96, 128)(samples)
 
 
+@pytest.mark.numeric
 def test_bf16_is_for_training_only_and_ends_at_the_neck(detector) -> None:  # type: ignore[no-untyped-def]
     _, batch = batch_of((100, 120))
     detector.bf16 = True
@@ -42,7 +43,7 @@ def test_bf16_is_for_training_only_and_ends_at_the_neck(detector) -> None:  # ty
             detector.bf16 = False
             again = detector.features(batch.images_NCHW)
             detector.bf16 = True
-            assert all(torch.equal(exact[level], again[level]) for level in exact)
+            assert all(torch.equal(exact[level], again[level]) for level in exact), "by the same calls"
         detector.train()
         features = detector.features(batch.images_NCHW)
         assert {each.dtype for each in features.values()} == {torch.float32}
@@ -52,6 +53,7 @@ def test_bf16_is_for_training_only_and_ends_at_the_neck(detector) -> None:  # ty
         detector.bf16 = False
 
 
+@pytest.mark.numeric
 def test_bf16_gives_finite_gradients_where_the_coarse_maps_are_one_cell_wide() -> None:
     torch.manual_seed(0)
     detector = build(Recipe(detector=FCOS(fpn_channels=64), classes=("a", "b", "c"), min_size=64, max_size=64)).train()

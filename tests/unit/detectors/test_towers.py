@@ -2,6 +2,11 @@
 
 What they are compared with is float32 arithmetic on values rounded where bf16 rounds them. Against unrounded values
 gradients differ by about a tenth whatever the kernels do, for a unit near zero is on in one and off in the other.
+
+A single layer has the reference's roundings but for those that another order of the sums tips over, and those of sums
+over five levels and over images, which some kernels keep in bf16: a few of 2^-8, and independent. Behind a layer more
+values tip over. There no kernel need be nearer to the reference than the reference is to float32: both are equally far
+from it.
 """
 
 # N images, C channels, H x W cells
@@ -19,7 +24,9 @@ from fgd.detectors import Detector, build
 from fgd.detectors.towers import BoxTower, Tower, one_cast_each
 from fgd.recipe import Recipe
 from fgd.spec import FCOS, DetectorSpec, FasterRCNN, RetinaNet
+from tests.rounding import BF16
 
+pytestmark = pytest.mark.numeric
 TOWERS: dict[str, DetectorSpec] = {
     "fcos": FCOS(fpn_channels=64),
     "retinanet": RetinaNet(fpn_channels=64),
@@ -32,7 +39,7 @@ PYRAMIDS = {
     "160x224": [(20, 28), (10, 14), (5, 7), (3, 4), (2, 2)],
     "slivers": [(8, 1), (1, 7), (2, 1), (1, 2), (1, 1)],
 }
-TOLERATED = 0.02
+TOLERATED = 5 * BF16
 
 
 class Round(torch.autograd.Function):
@@ -116,16 +123,20 @@ def test_each_layer_has_the_gradients_of_float32(family: str, pyramid: str) -> N
 @pytest.mark.parametrize("pyramid", list(PYRAMIDS))
 @pytest.mark.parametrize("family", list(TOWERS))
 def test_a_whole_tower_has_the_gradients_of_rounded_float32(family: str, pyramid: str) -> None:
-    """Rounding at the edge may go the other way where sums are taken in another order, hence larger errors."""
+    """At most twice as far from it as rounding by itself takes it from float32."""
     detector = detector_of(TOWERS[family])
-    detector.bf16 = True
     for name, tower in towers_of(detector).items():
+        detector.bf16 = False
         inputs = drawn([(6, 64, 7, 7)] if "box_head" in name else [(2, 64, *hw) for hw in PYRAMIDS[pyramid]])
+        unrounded = gradients(tower, tower, inputs)
         expected = gradients(tower, lambda x, tower=tower: reference(tower, x), inputs)
+        detector.bf16 = True
         found = gradients(tower, tower, inputs)
         assert len(found) == len(inputs) + len(list(tower.parameters()))
         assert {each.dtype for each in found.values()} == {torch.float32}
-        assert max(errors(found, expected).values()) < 0.15, name
+        by_rounding = errors(expected, unrounded)
+        for key, error in errors(found, expected).items():
+            assert error < max(TOLERATED, 2 * by_rounding[key]), f"{name} {key}"
 
 
 def drawn(shapes: list[tuple[int, ...]]) -> list[Tensor]:

@@ -19,9 +19,12 @@ from fgd.errors import SpecError
 from fgd.events import Finished, Note, Saved, Started, Stepped
 from fgd.spec import JobSpec
 from fgd.types import Batch, Target
+from tests.rounding import of_network
 
 MakeSpec = Callable[..., JobSpec]
 ACCUMULATED = {"batch_size": 2, "accumulate": 2, "precision": "float32"}
+LAYERS, TERMS = 40, 4608
+"""Convolutions in a row, and products a sum, of the networks here."""
 
 
 def parts_of(spec: JobSpec) -> Training:
@@ -56,9 +59,16 @@ def joined(*batches: Batch) -> Batch:
     return replace(batches[0], images_NCHW=torch.cat([batch.images_NCHW for batch in batches]), **whole)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("empty", [False, True])
 def test_the_gradient_and_losses_are_those_of_the_large_batch(make_spec: MakeSpec, teacher: Path, empty: bool) -> None:
-    """With group norm, whose statistics are each image's own; also where a batch has no box at all."""
+    """With group norm, whose statistics are each image's own; also where a batch has no box at all.
+
+    Batches of 2 and 4 images may run through different kernels, so losses differ by the rounding of a network.
+    Gradients may differ by more: a unit whose input is hardly more than rounding may be on in one and off in the other.
+    The deepest maps have 4 cells for each of 4 images. There one unit of 512 is 1/sqrt(512) of a weight's gradient and
+    one cell of 16 a quarter of that, 0.011 of it in all. A wrong share is a matter of tenths.
+    """
     spec = make_spec(
         student={"backbone": "resnet18", "fpn_channels": 64, "norm": "group"},
         teacher={"path": str(teacher), "allow_unfit": True},
@@ -76,10 +86,11 @@ def test_the_gradient_and_losses_are_those_of_the_large_batch(make_spec: MakeSpe
         stepped(accumulated, [first, second]),
         stepped(large, [joined(first, second)]),
     )
-    assert our_losses == pytest.approx(their_losses, rel=1e-4)
+    assert our_losses == pytest.approx(their_losses, rel=2 * of_network(LAYERS, TERMS))  # some are squares
     assert ours.keys() == theirs.keys()
+    least = 1e-3 * max(float(gradient.norm()) for gradient in theirs.values())
     for name, gradient in theirs.items():
-        assert torch.allclose(ours[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max())), name
+        assert float((ours[name] - gradient).norm()) < 0.03 * max(float(gradient.norm()), least), name
 
 
 def test_what_fcos_counts_is_what_torchvision_divides_by(make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,6 +113,7 @@ def test_what_fcos_counts_is_what_torchvision_divides_by(make_spec: MakeSpec, mo
 
 
 @pytest.mark.slow
+@pytest.mark.numeric
 def test_steps_rates_and_progress_count_updates_and_a_resumed_run_ends_alike(
     train: Callable[..., Any], make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +129,7 @@ def test_steps_rates_and_progress_count_updates_and_a_resumed_run_ends_alike(
     assert rates == [event.values["lr"] for event in plain.of(Stepped)]
     (saved,) = [event for event in whole.of(Saved) if event.step == 5]
     rest = train(spec, resume=Path(saved.path))
-    assert rest.of(Finished)[0].weights_digest == finished.weights_digest
+    assert rest.of(Finished)[0].weights_digest == finished.weights_digest, "the same steps of the same values"
     assert plain.of(Finished)[0].weights_digest != finished.weights_digest
 
 

@@ -1,4 +1,5 @@
-"""Averaged weights are what is evaluated and exported; an early end keeps the last weights. Both resume to the byte."""
+"""Averaged weights are what is evaluated and exported; an early end keeps the last weights. Both resume to the byte:
+the steps after a resume are the same calls on the same values, on any processor."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from fgd.errors import Stopped
 from fgd.events import Evaluated, Finished, Note, Saved
 from fgd.recipe import Recipe
 from fgd.spec import EMA, FCOS, EarlyStop, JobSpec
+from tests.rounding import FLOAT32
 
 pytestmark = pytest.mark.slow
 Train = Callable[..., Any]
@@ -31,6 +33,7 @@ def student() -> Any:
     return build(Recipe(detector=detector, classes=("a",), min_size=64, max_size=64))
 
 
+@pytest.mark.numeric
 def test_the_average_is_the_written_sum_and_counters_are_copied() -> None:
     network = student()
     average = Average(network, EMA(decay=0.6, warmup=1))
@@ -46,7 +49,8 @@ def test_the_average_is_the_written_sum_and_counters_are_copied() -> None:
             expected[name] = kept * expected[name] + (1 - kept) * network.state_dict()[name].double()
     found = average.state_dict()
     for name in names:
-        assert torch.allclose(found[name].double(), expected[name], rtol=1e-5), name
+        # Each of 5 updates rounds three times, on any processor; nothing cancels, for all that is added is positive.
+        assert torch.allclose(found[name].double(), expected[name], rtol=15 * FLOAT32), name
         assert found[name].dtype == torch.float32
     assert int(found["module.backbone.body.bn1.num_batches_tracked"]) == 15
     assert not average.detector.training
@@ -65,6 +69,7 @@ def averaged(train: Train, make_spec: MakeSpec) -> Any:
     return train(make_spec(schedule=AVERAGED))
 
 
+@pytest.mark.numeric
 def test_the_result_is_the_average_and_has_the_reported_scores(
     averaged: Any, train: Train, make_spec: MakeSpec
 ) -> None:
@@ -85,6 +90,7 @@ def test_the_result_is_the_average_and_has_the_reported_scores(
     assert manifest["spec"]["schedule"]["ema"] == {"decay": 0.9, "warmup": 2}
 
 
+@pytest.mark.numeric
 def test_an_averaged_training_resumes_to_the_byte(averaged: Any, train: Train, make_spec: MakeSpec) -> None:
     first: list[Any] = []
 

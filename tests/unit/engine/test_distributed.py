@@ -21,11 +21,14 @@ from fgd.data.digits import compose
 from fgd.engine.launch import signal_of
 from fgd.events import Evaluated, Event, Failed, Finished, Saved, Started, Stepped, from_line
 from fgd.spec import JobSpec
+from tests.rounding import of_network
 
 pytestmark = pytest.mark.slow
 MakeSpec = Callable[..., JobSpec]
 ROOT = Path(__file__).parents[3]
 LIMIT_S = 240
+ROUNDING = of_network(40, 4608)
+"""Up to 40 convolutions in a row, at most 4608 products a sum."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,8 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["retinanet", pytest.param("fcos", marks=pytest.mark.chaos)])
 def begun(request: pytest.FixtureRequest, squares: Path, make_spec: MakeSpec, tmp_path_factory: Any) -> JobSpec:
-    """A job that goes on with a trained student whose norms are frozen, in float32."""
+    """A job that goes on with a trained student whose norms are frozen, in float32 and by SGD: with Adam one and two
+    processes would part at the first gradient that is nothing but rounding (tests/rounding.py)."""
     out = tmp_path_factory.mktemp(request.param)
     student = {"kind": request.param, "backbone": "resnet18", "fpn_channels": 64}
     schedule = {"epochs": 40, "optimizer": {"kind": "adamw", "lr": 1e-3}, "evaluate_every": 40}
@@ -54,7 +58,13 @@ def begun(request: pytest.FixtureRequest, squares: Path, make_spec: MakeSpec, tm
     return make_spec(
         dataset={"path": str(squares)},
         student={**student, "weights": {"path": str(out / "result")}, "norm": "frozen"},
-        schedule={"epochs": 10, "accumulate": 2, "precision": "float32", "evaluate_every": 10},
+        schedule={
+            "epochs": 10,
+            "accumulate": 2,
+            "precision": "float32",
+            "evaluate_every": 10,
+            "optimizer": {"kind": "sgd", "lr": 3e-3},
+        },
     )
 
 
@@ -85,23 +95,27 @@ def of(events: list[Event], kind: type[Any]) -> list[Any]:
     return [event for event in events if isinstance(event, kind)]
 
 
+@pytest.mark.numeric
 def test_two_processes_have_the_losses_of_one(begun: JobSpec, tmp_path: Path) -> None:
-    """Of each of 10 steps, each of two accumulated batches."""
+    """Of each of 10 steps, each of two accumulated batches, within the rounding of a network: half a batch may run
+    through other kernels than a whole one. Gradients that are not shared show in the second step, twenty times as
+    large."""
     alone, shared = run(begun, tmp_path / "alone"), run(shared_by_two(begun), tmp_path / "shared")
     losses = [[event.values for event in of(each, Stepped)] for each in (alone, shared)]
     assert len(losses[0]) == len(losses[1]) == 10
     for one, two in zip(*losses, strict=True):
         for name in (name for name in one if name.startswith("loss/")):
-            assert two[name] == pytest.approx(one[name], rel=1e-5, abs=1e-5), name
+            assert two[name] == pytest.approx(one[name], rel=ROUNDING, abs=ROUNDING), name
     manifest = json.loads((tmp_path / "shared" / "result" / "manifest.json").read_text())
     assert manifest["machine"]["devices"] == 2
 
 
+@pytest.mark.numeric
 def test_an_evaluation_shared_out_has_the_figures_of_one_process(begun: JobSpec, tmp_path: Path) -> None:
     still = begun.but(schedule=begun.schedule.but(epochs=1, optimizer=begun.schedule.optimizer.but(lr=1e-30)))
     alone, shared = run(still, tmp_path / "alone"), run(shared_by_two(still), tmp_path / "shared")
     (one,), (two,) = of(alone, Evaluated), of(shared, Evaluated)
-    assert one.values == two.values
+    assert one.values == two.values, "the same batches, each whole in one of the processes"
     assert one.values["ap50"] > 5.0
 
 
@@ -230,6 +244,7 @@ def test_two_processes_told_to_end_go_on_to_the_same_bytes(long_job: JobSpec, tm
     saved = of(events(out), Saved)[-1]
     assert saved.step < 24, "it was told in time"
     resumed = run(long_job, out, "--resume", saved.path)
+    # The same steps of the same values, and two processes add their gradients in one order.
     assert of(resumed, Finished)[0].weights_digest == of(whole, Finished)[0].weights_digest
 
 

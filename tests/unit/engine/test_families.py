@@ -1,4 +1,7 @@
-"""Trainings of the anchor families, alone and in pairs of two families: same bytes, resumable, anchors that travel."""
+"""Trainings of the anchor families, alone and in pairs of two families: same bytes, resumable, anchors that travel.
+
+The same bytes and the same boxes are those of the same calls on the same values, on any processor.
+"""
 
 from __future__ import annotations
 
@@ -55,10 +58,12 @@ def pair(train: Train, make_spec: MakeSpec, teacher: Path) -> Any:
     return train(spec_of(make_spec, FASTER_RCNN, teacher))
 
 
+@pytest.mark.numeric
 def test_retinanet_trains_to_the_same_bytes(retinanet: Any, train: Train, make_spec: MakeSpec) -> None:
     assert digest(train(spec_of(make_spec, RETINANET))) == digest(retinanet)
 
 
+@pytest.mark.numeric
 def test_two_stages_that_learn_from_one_go_on_from_a_checkpoint_to_the_same_bytes(
     pair: Any, train: Train, make_spec: MakeSpec, teacher: Path
 ) -> None:
@@ -98,6 +103,7 @@ def test_anchors_follow_the_boxes_travel_with_the_weights_and_are_told(retinanet
     assert model.anchor_generator.sizes == sizes
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("made", ["retinanet", "pair"])
 def test_the_result_is_read_back_and_finds_what_plain_torchvision_finds(
     made: str, request: pytest.FixtureRequest

@@ -92,6 +92,7 @@ def trained_elsewhere(kind: str, sizes: Any, ratios: tuple[float, ...]) -> Any:
         return detection.RetinaNet(neck, 3, anchor_generator=anchors, min_size=96, max_size=128, score_thresh=0.005)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("kind", ["retinanet", "faster_rcnn"])
 def test_a_network_with_anchors_of_its_own_finds_the_same_boxes_when_they_are_named(tmp_path: Path, kind: str) -> None:
     sizes, ratios = ((16, 20), (32, 40), (64, 80), (100, 128), (200, 256)), (1.0, 3.0)
@@ -111,7 +112,8 @@ def test_a_network_with_anchors_of_its_own_finds_the_same_boxes_when_they_are_na
         image = torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(1))
         expected, found = theirs([image])[0], exported([image])[0]
     assert len(expected["boxes"]) > 0
-    assert torch.allclose(expected["boxes"][:50], found["boxes"][:50])
+    # The same layers, called on the same values; a recipe keeps 100 detections, torchvision's RetinaNet 300.
+    assert all(torch.equal(value[:100], found[key]) for key, value in expected.items())
 
     error = misfit(theirs.state_dict(), tmp_path / "again", recipe.but(anchor_sizes=None, anchor_ratios=None))
     made = 9 if kind == "retinanet" else 3

@@ -1,4 +1,8 @@
-"""Trainings of a real, tiny detector: what the library promises of order, pairs, resuming and failing."""
+"""Trainings of a real, tiny detector: what the library promises of order, pairs, resuming and failing.
+
+Where bytes are the same, the same calls were made on the same values: torch's kernels for the processor give the same
+bits each time, whatever its instructions.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +33,7 @@ from fgd.errors import Diverged, SpecError, Stopped, TeacherUnfit, UserError
 from fgd.events import Alive, Evaluated, Finished, Note, Saved, Started, Stepped
 from fgd.spec import JobSpec
 from fgd.types import Batch
+from tests.rounding import FLOAT32
 
 pytestmark = pytest.mark.slow
 Train = Callable[..., Any]
@@ -50,6 +55,7 @@ def digest(run: Any) -> str:
     return str(finished.weights_digest)
 
 
+@pytest.mark.numeric
 def test_the_same_spec_gives_the_same_student_to_the_bit(
     whole: Any, train: Train, make_spec: MakeSpec, teacher: Path
 ) -> None:
@@ -63,6 +69,7 @@ def test_another_seed_gives_another_student(whole: Any, train: Train, make_spec:
     assert digest(train(distilled(make_spec, teacher, seed=1))) != digest(whole)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("stop_after", [1, 3, 4])
 def test_a_training_stopped_and_resumed_ends_with_the_same_bits(
     whole: Any, train: Train, make_spec: MakeSpec, teacher: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
@@ -94,6 +101,7 @@ def test_a_training_stopped_and_resumed_ends_with_the_same_bits(
     assert [e.values for e in rest.of(Evaluated)][-2:] == [e.values for e in whole.of(Evaluated)][-2:]
 
 
+@pytest.mark.numeric
 def test_control_and_distilled_run_see_the_same_batches_and_start_from_the_same_weights(
     train: Train, make_spec: MakeSpec, teacher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +131,7 @@ def test_control_and_distilled_run_see_the_same_batches_and_start_from_the_same_
             assert torch.equal(mine.boxes_K4, other.boxes_K4)
 
 
+@pytest.mark.numeric
 def test_each_term_is_reported_weighted_and_with_its_share_of_the_detection_loss(whole: Any) -> None:
     epochs = [e.values for e in whole.of(Stepped) if "epoch/loss/detection" in e.values]
     assert len(epochs) == 2
@@ -132,7 +141,8 @@ def test_each_term_is_reported_weighted_and_with_its_share_of_the_detection_loss
         total = values["epoch/loss/detection"] + sum(
             values[f"epoch/loss/fgd/{t}"] for t in ("fg", "bg", "attention", "global")
         )
-        assert values["epoch/loss/total"] == pytest.approx(total, rel=1e-6)
+        # A float32 sum of 7 positive terms; their means over the epoch are taken in float64.
+        assert values["epoch/loss/total"] == pytest.approx(total, rel=7 * FLOAT32)
 
 
 def test_the_teacher_is_checked_and_calibrated_and_the_figures_are_kept(whole: Any) -> None:
@@ -155,45 +165,45 @@ def test_the_student_holds_nothing_of_teacher_or_method(whole: Any, train: Train
     )
 
 
+@pytest.mark.numeric
 def test_the_exported_student_in_plain_torchvision_has_the_reported_ap_and_boxes(fit: Any, easy_digits: Path) -> None:
+    """In the batches of the evaluation, so that the same layers are called on the same values."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     model = runpy.run_path(str(fit.result / "model.py"))["load"]()
     index, root = open_index(easy_digits)
+    dataset = Dataset(index, "test", root)
+    files = {image.id: root / image.file for image in dataset.images}
     plain: dict[int, dict[str, torch.Tensor]] = {}
-    for image in index.splits["test"]:
-        pixels = np.asarray(Pillow.open(root / image.file).convert("RGB"))
+    ours = weights.load_detector(fit.result).eval()
+    for batch in eval_batches(dataset, Transform(64, 64), batch_size=4):
+        pixels = [np.asarray(Pillow.open(files[image_id]).convert("RGB")) for image_id in batch.image_ids]
         with torch.no_grad():
-            plain[image.id] = model([torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255])[0]
+            theirs = model([torch.from_numpy(each.copy()).permute(2, 0, 1) / 255 for each in pixels])
+            detections = ours.detect(ours.predict(ours.features(batch.images_NCHW), batch), batch)
+        for image_id, mine, found in zip(batch.image_ids, detections, theirs, strict=True):
+            assert torch.equal(mine.boxes_K4, found["boxes"])
+            assert torch.equal(mine.scores_K, found["scores"])
+            plain[image_id] = found
     coco = COCO()
-    coco.dataset = ground_truth_coco(Dataset(index, "test", root))
+    coco.dataset = ground_truth_coco(dataset)
     coco.createIndex()
-    found = [
+    boxes = [
         {"image_id": i, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score, "category_id": label}
         for i, out in plain.items()
         for (x1, y1, x2, y2), score, label in zip(
             out["boxes"].tolist(), out["scores"].tolist(), out["labels"].tolist(), strict=True
         )
     ]
-    evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
+    evaluation = COCOeval(coco, coco.loadRes(boxes), "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
     (reported,) = [event.values for event in fit.of(Evaluated) if event.split == "test"]
     assert reported["ap"] > 5, "a figure near zero proves nothing"
-    assert 100 * evaluation.stats[0] == pytest.approx(reported["ap"], abs=0.1)
-    assert 100 * evaluation.stats[1] == pytest.approx(reported["ap50"], abs=0.1)
-
-    ours = weights.load_detector(fit.result).eval()
-    for batch in eval_batches(Dataset(index, "test", root), Transform(64, 64), batch_size=4):
-        with torch.no_grad():
-            detections = ours.detect(ours.predict(ours.features(batch.images_NCHW), batch), batch)
-        for image_id, mine in zip(batch.image_ids, detections, strict=True):
-            sure = mine.scores_K > 0.3
-            theirs = plain[image_id]["boxes"][plain[image_id]["scores"] > 0.3]
-            assert mine.boxes_K4[sure].shape == theirs.shape
-            assert torch.allclose(mine.boxes_K4[sure], theirs, atol=0.01)
+    assert 100 * evaluation.stats[0] == pytest.approx(reported["ap"], abs=1e-6)
+    assert 100 * evaluation.stats[1] == pytest.approx(reported["ap50"], abs=1e-6)
 
 
 def test_a_fit_teacher_may_teach_and_with_its_head_shuffled_may_not(
@@ -260,6 +270,7 @@ def test_teaching_leaves_the_teacher_as_it_was(
     assert (teacher / "student.safetensors").read_bytes() == stored
 
 
+@pytest.mark.numeric
 def test_a_teacher_of_another_normalisation_gets_its_own_pixels(digits: Path, teacher: Path) -> None:
     detector = weights.load_detector(teacher)
     student = detector.recipe.but(image_mean=(0.4, 0.5, 0.6), image_std=(0.2, 0.3, 0.25))
@@ -267,7 +278,8 @@ def test_a_teacher_of_another_normalisation_gets_its_own_pixels(digits: Path, te
     dataset = Dataset(index, "val", root)
     theirs = next(iter(eval_batches(dataset, Transform(60, 60), 2)))  # padded from 60 to 64
     ours = next(iter(eval_batches(dataset, Transform(60, 60, student.image_mean, student.image_std), 2)))
-    assert torch.allclose(Teacher(detector, student).renormalised(ours), theirs.images_NCHW, atol=1e-5)
+    # Pixel by pixel a few roundings of values up to 3, on any processor.
+    assert torch.allclose(Teacher(detector, student).renormalised(ours), theirs.images_NCHW, atol=3 * 10 * FLOAT32)
 
 
 def test_a_teacher_of_other_classes_is_refused_by_name(

@@ -1,5 +1,5 @@
 """Interrupted anywhere, by SIGKILL or SIGTERM, a training ends with the bytes of one that was not: the real trainer as
-a process, with everything that has a state."""
+a process, with everything that has a state. Its steps are the same calls on the same values, on any processor."""
 
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ def attempt(spec: Path, out: Path, kill: signal.Signals | None, after_steps: int
 
 
 @pytest.mark.slow
+@pytest.mark.numeric
 def test_killed_and_told_to_stop_at_random_steps_it_ends_with_the_same_bytes(
     make_spec: MakeSpec, teacher: Path, tmp_path: Path
 ) -> None:

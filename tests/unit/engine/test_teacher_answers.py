@@ -84,6 +84,7 @@ def digest(run: Any) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.numeric
 def test_the_second_training_of_a_teacher_neither_checks_nor_calibrates_it(
     train: Train, make_spec: MakeSpec, teacher: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +104,7 @@ def test_the_second_training_of_a_teacher_neither_checks_nor_calibrates_it(
         assert "cached" not in notes(first)[code].data
         assert notes(second)[code].data == notes(first)[code].data | {"cached": True}
         assert "an earlier training" in notes(second)[code].message
-    assert digest(second) == digest(first)
+    assert digest(second) == digest(first), "the same steps of the same values"
     assert (second.result / "manifest.json").read_bytes() == (first.result / "manifest.json").read_bytes()
     assert [e.phase for e in second.of(Phase)] == [e.phase for e in first.of(Phase)]
 

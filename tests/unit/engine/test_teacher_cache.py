@@ -1,4 +1,9 @@
-"""A training that keeps its teacher's maps ends with the bytes of one that does not, however full the cache gets."""
+"""A training that keeps its teacher's maps ends with the bytes of one that does not, however full the cache gets.
+
+That the bits of an image's maps do not depend on its batch is no promise of any library: it holds for oneDNN's kernels
+on some processors, and is tried by the cache itself. Which maps are read is therefore shown on a teacher that runs
+image by image, for which it holds by construction; on torch's own batches only that the bits are right, read or not.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +35,7 @@ from fgd.types import Batch
 
 MakeSpec = Callable[..., JobSpec]
 PLENTY = 2**30
+pytestmark = pytest.mark.numeric
 
 
 @pytest.fixture
@@ -41,7 +47,6 @@ def distilled(make_spec: MakeSpec, teacher: Path) -> Callable[..., JobSpec]:
             schedule={
                 "epochs": 3,
                 "flip": "horizontal",
-                "precision": "bf16",
                 "evaluate_every": 3,
                 "checkpoint_steps": 2,
             }
@@ -77,10 +82,11 @@ def test_with_the_cache_and_interrupted_with_it_the_bytes_are_those_without(
     resumed = train(distilled(1.0), resume=checkpoint)
     assert files(kept) == files(without) == files(resumed)
     assert losses(kept) == losses(without)
-    assert max(shares(kept)) > 0, "nothing was read: this proves nothing"
-    assert max(shares(resumed)) > 0
     (told,) = (note for note in kept.of(Note) if note.code == "teacher_cache")
-    assert 0 < told.data["hits"] < 1
+    if not any(note.code == "teacher_cache_inexact" for note in kept.of(Note)):
+        assert max(shares(kept)) > 0, "nothing was read: this proves nothing"
+        assert max(shares(resumed)) > 0
+        assert 0 < told.data["hits"] < 1
     assert told.data["bytes"] > 0
     assert {each.name for each in kept.out.iterdir()} == {"checkpoints", "result"}, "its file has no name"
     assert not [note for note in without.of(Note) if note.code.startswith("teacher_cache")]
@@ -94,16 +100,28 @@ def losses(run: Any) -> dict[int, float]:
 # --- which maps are read, and which computed ---------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["float32", "bf16"])
-def shown(request: pytest.FixtureRequest) -> Teacher:
+class OneByOne(Teacher):
+    """Runs image by image: no bit of an image's maps depends on the others of its batch."""
+
+    def shared_features(self, batch: Batch) -> dict[str, Tensor]:
+        alone = [super(OneByOne, self).shared_features(part(batch, [n])) for n in range(len(batch.image_ids))]
+        return {level: torch.cat([maps[level] for maps in alone]) for level in alone[0]}
+
+
+def drawn(kind: type[Teacher], dtype: torch.dtype) -> Teacher:
     """Random weights: what of a map's bits depends on a batch shows with them as well."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         recipe = Recipe(detector=FCOS(backbone="resnet18", fpn_channels=64), classes=("0",), min_size=64, max_size=96)
-        teacher = Teacher(build(recipe), recipe)
-    if request.param == torch.bfloat16:
+        teacher = kind(build(recipe), recipe)
+    if dtype == torch.bfloat16:
         teacher.quicken()
     return teacher
+
+
+@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["float32", "bf16"])
+def shown(request: pytest.FixtureRequest) -> Teacher:
+    return drawn(OneByOne, request.param)
 
 
 class Ran:
@@ -135,7 +153,7 @@ def batch_of(*ids: int, horizontal: bool = False, sizes: tuple[tuple[int, int], 
 
 
 def same_as(teacher: Teacher, maps: dict[str, Tensor], batch: Batch) -> bool:
-    computed = Teacher.shared_features(teacher, batch)
+    computed = type(teacher).shared_features(teacher, batch)
     return list(maps) == list(computed) and all(equal(maps[level], each) for level, each in computed.items())
 
 
@@ -183,6 +201,18 @@ def test_what_is_not_kept_is_computed_alone_once_that_was_tried(
     assert events == []
     assert cache.figures()["teacher/cache_hits"] == pytest.approx((2 + 4 + 2 + 1) / 32)
     assert cache.figures()["teacher/cache_hits"] == 0, "nothing since"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
+def test_whatever_the_library_makes_of_a_batch_the_bits_are_its_own(
+    dtype: torch.dtype, tmp_path: Path, events: list[Event]
+) -> None:
+    teacher = drawn(Teacher, dtype)
+    cache = TeacherCache(teacher, tmp_path, max_bytes=PLENTY, keep_free=0, emit=events.append)
+    for ids in ((1, 2, 3, 4), (4, 1, 5, 3), (6, 5, 1, 2), (2, 3, 6, 1), (6, 4, 3, 5), (7, 2, 8, 5), (5, 2)):
+        assert same_as(teacher, cache.shared_features(batch_of(*ids)), batch_of(*ids))
+    cache.close()
+    assert cache.read > 0 or [each.code for each in events if isinstance(each, Note)] == ["teacher_cache_inexact"]
 
 
 def test_flips_and_paddings_are_entries_of_their_own(

@@ -1,4 +1,8 @@
-"""An exported file finds what plain torchvision finds, says what it is, and is not written where it does not."""
+"""An exported file finds what plain torchvision finds, says what it is, and is not written where it does not.
+
+onnxruntime sums in other orders than torch, so what both find is compared within the bounds that an export promises,
+and detections by the nearest and not by their place in a list.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,7 @@ from fgd.export import usage, verify, write  # noqa: E402
 from fgd.recipe import Recipe  # noqa: E402
 from fgd.spec import FCOS, DetectorSpec, FasterRCNN, RetinaNet  # noqa: E402
 from fgd.types import Detections  # noqa: E402
+from tests.rounding import FLOAT32  # noqa: E402
 
 FAMILIES: dict[str, DetectorSpec] = {
     "fcos": FCOS(fpn_channels=64, backbone="mobilenet_v3_small"),
@@ -103,6 +108,7 @@ def detected(session: Any, pixels_HWC: usage.Array) -> Detections:
     return Detections(*map(torch.from_numpy, usage.detect(session, pixels_HWC)))
 
 
+@pytest.mark.numeric
 def test_it_finds_in_photographs_what_plain_torchvision_finds_and_in_a_batch_what_it_finds_alone(
     result: Path, photos: list[Path], export: Export, tmp_path: Path
 ) -> None:
@@ -135,6 +141,7 @@ def alone_and_together(session: Any) -> Iterator[tuple[Detections, Detections]]:
         yield verify.onnxs(session, image_CHW[None])[0], together
 
 
+@pytest.mark.numeric
 def test_the_file_says_what_it_is_and_what_lies_beside_it_runs_alone_and_prints_what_model_py_prints(
     fcos: Path, photos: list[Path], export: Export, tmp_path: Path
 ) -> None:
@@ -158,9 +165,13 @@ def test_the_file_says_what_it_is_and_what_lies_beside_it_runs_alone_and_prints_
     ended = subprocess.run(run, capture_output=True, check=False)
     assert ended.returncode == 0, ended.stderr
     theirs = plain_torchvisions(fcos, pixels_of(photos[1]))
+    found = [line.split(" [")[0].rsplit(" ", 1) for line in ended.stdout.decode().splitlines()]
     names = ("background", *CLASSES)
-    expected = [f"{names[label]} {score:.2f}" for score, label in zip(theirs.scores_K, theirs.labels_K, strict=True)]
-    assert sorted(line.split(" [")[0] for line in ended.stdout.decode().splitlines()) == sorted(expected)
+    for label, name in enumerate(names):
+        expected = sorted(theirs.scores_K[theirs.labels_K == label].tolist())
+        printed = sorted(float(score) for named, score in found if named == name)
+        # Two decimals, of scores that may differ as much as an export allows.
+        assert printed == pytest.approx(expected, abs=0.005 + verify.SCORE_TOLERANCE)
 
 
 def test_an_image_that_does_not_fit_is_laid_into_the_corner_at_the_scale_of_evaluation() -> None:
@@ -176,12 +187,14 @@ def test_an_image_that_does_not_fit_is_laid_into_the_corner_at_the_scale_of_eval
     assert (canvas_1CHW[0, 1, :, 16:] == np.float32(0.2)).all()
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("size", [(30, 41), (100, 70), (57, 200)])
 def test_resizing_is_torchs_own(size: tuple[int, int]) -> None:
     pixels_HWC = np.random.default_rng(0).random((57, 83, 3), dtype=np.float32)
     image_1CHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1)[None]
     torchs = torch.nn.functional.interpolate(image_1CHW, size=size, mode="bilinear", align_corners=False)
-    assert np.abs(usage.resize(pixels_HWC, *size) - torchs[0].permute(1, 2, 0).numpy()).max() < 1e-5
+    # Where a pixel is taken from is a coordinate of up to 83, rounded; its error is that of the weights of four pixels.
+    assert np.abs(usage.resize(pixels_HWC, *size) - torchs[0].permute(1, 2, 0).numpy()).max() < 4 * 83 * FLOAT32
 
 
 def test_a_file_that_finds_something_else_is_not_written(

@@ -23,6 +23,7 @@ MakeBatch = Callable[[tuple[int, int], Sequence[tuple[int, int]], Sequence[Seque
 Box = tuple[float, float, float, float]
 Cell = tuple[int, int]
 
+pytestmark = pytest.mark.numeric
 GOLDEN = Path(__file__).parents[2] / "parity"
 STRIDES = {"p3": 8, "p4": 16}
 CALIBRATION = Calibration(teacher_rms={"p3": 2.0, "p4": 0.5}, boxes_per_image=2.5)
@@ -183,13 +184,15 @@ SCENES: dict[str, list[list[Box]]] = {
 def test_equals_a_slow_loop(
     make_batch: MakeBatch, student: dict[str, Tensor], teacher: dict[str, Tensor], boxes: list[list[Box]], how: str
 ) -> None:
+    """In float64. Shares of boxes and scales of levels are float32 all the same: a few roundings of 2^-24, 6e-8."""
     spec = SPEC.but(box_cells=how)
     batch = make_batch((32, 48), [(20, 30), (32, 48)], boxes)
-    method = build(spec)
+    method = build(spec).double()
+    student, teacher = ({level: each.double() for level, each in maps_.items()} for maps_ in (student, teacher))
 
     expected = slow_fgd(method, student, teacher, batch, spec, method.weights)
     terms = {name: term.item() for name, term in method(View(student), View(teacher), batch).items()}
-    assert terms == pytest.approx(expected, rel=2e-5, abs=1e-9)
+    assert terms == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 # --- the reference's numbers ----------------------------------------------------------------------------------
@@ -200,6 +203,8 @@ GOLDEN_CASES = ("retinanet_p3_few", "align_and_trained", "fcos_crowd", "no_objec
 
 @pytest.mark.parametrize("name", GOLDEN_CASES)
 def test_official_equals_the_reference(name: str) -> None:
+    """Within the 1e-5 that is promised: 168 roundings of 2^-24. Kernels take sums in blocks on every processor, so that
+    a figure goes through a few dozen; under the limits of `make test-isa` 16 to 19 are seen."""
     cases = parity.load(GOLDEN / "fgd_reference.npz", GOLDEN / "fgd_reference.json")
     figures = next(parity.check(case, arrays) for case, arrays in cases if case.name == name)
 
@@ -270,12 +275,13 @@ def test_a_teacher_that_says_nothing_at_a_level_is_unfit(rms: float) -> None:
 def test_the_magnitude_of_the_teachers_maps_does_not_matter(batch: Batch) -> None:
     pair = Pair.alike(dict(STRIDES), TEACHER_CHANNELS, TEACHER_CHANNELS)
     student, teacher = maps(TEACHER_CHANNELS, seed=1), maps(TEACHER_CHANNELS, seed=2)
-    loud = Calibration({level: 9 * rms for level, rms in CALIBRATION.teacher_rms.items()}, CALIBRATION.boxes_per_image)
+    loud = Calibration({level: 8 * rms for level, rms in CALIBRATION.teacher_rms.items()}, CALIBRATION.boxes_per_image)
 
     before = FGDLoss(SPEC, pair, CALIBRATION, SCHEDULE)(View(student), View(teacher), batch)
-    louder = [{level: 9 * feature for level, feature in features.items()} for features in (student, teacher)]
-    after = FGDLoss(SPEC, pair, loud, SCHEDULE)(*map(View, louder), batch)
-    torch.testing.assert_close(after, before)
+    louder = [{level: 8 * feature for level, feature in features.items()} for features in (student, teacher)]
+    assert FGDLoss(SPEC, pair, loud, SCHEDULE)(*map(View, louder), batch) == before, (
+        "a power of two changes no rounding"
+    )
 
 
 # --- the edges --------------------------------------------------------------------------------------------------
@@ -322,7 +328,7 @@ def test_padding_does_not_count(batch: Batch, student: dict[str, Tensor], teache
 
     student["p3"][0, :, 3:], student["p4"][0, :, :, 2:] = 100, -100
     teacher["p3"][0, :, :, 4:], teacher["p4"][0, :, :, 2:] = -100, 100
-    assert method(View(student), View(teacher), batch) == before
+    assert method(View(student), View(teacher), batch) == before, "times 0 it adds 0, in any order"
 
 
 def test_constant_maps_give_finite_terms_and_gradients(batch: Batch) -> None:
@@ -363,7 +369,7 @@ def test_half_precision_maps_are_summed_in_float32(
 
     upcast = [{level: feature.float() for level, feature in features.items()} for features in half]
     assert {term.dtype for term in terms.values()} == {torch.float32}
-    assert terms == method(*map(View, upcast), batch)
+    assert terms == method(*map(View, upcast), batch), "the same sums of the same values"
 
 
 def test_maps_of_different_sizes_are_refused(
@@ -423,7 +429,8 @@ def test_a_term_switched_off_leaves_the_others_as_they_were(
     part.load_state_dict({name: value for name, value in whole.state_dict().items() if name in part.state_dict()})
 
     terms = whole(View(student), View(teacher), batch)
-    assert part(View(student), View(teacher), batch) == {name: term for name, term in terms.items() if name in present}
+    kept = {name: term for name, term in terms.items() if name in present}
+    assert part(View(student), View(teacher), batch) == kept, "by the same calls"
 
 
 @pytest.mark.parametrize(("changes", "present"), VARIANTS.values(), ids=VARIANTS)

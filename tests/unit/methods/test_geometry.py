@@ -1,4 +1,8 @@
-"""Cells of boxes, against a slow loop over every cell in exact fractions."""
+"""Cells of boxes, against a slow loop over every cell in exact fractions.
+
+Single products, quotients and minima, each rounded as IEEE 754 says: the same on any processor. What sums there are add
+whole numbers, or shares within torch's own tolerance for float32.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from torch import Tensor
 from fgd.methods.geometry import BoxCells, Grid, Layout, inclusive, official, scale_masks, tight, valid_cells
 from fgd.types import Batch
 
+pytestmark = pytest.mark.numeric
 MakeBatch = Callable[[tuple[int, int], Sequence[tuple[int, int]], Sequence[Sequence[Sequence[float]]]], Batch]
 Box = tuple[float, float, float, float]
 Cells = set[tuple[int, int]]

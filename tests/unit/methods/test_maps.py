@@ -18,8 +18,10 @@ from fgd.methods.fgd import FGDLoss
 from fgd.methods.maps import Attend, Wanted, compare
 from fgd.spec import FGD, Schedule
 from fgd.types import Batch, Calibration, View
+from tests.rounding import of_sum
 from tests.unit.methods.plain_fgd import plain_fgd
 
+pytestmark = pytest.mark.numeric
 MakeBatch = Callable[[tuple[int, int], Sequence[tuple[int, int]], Sequence[Sequence[Sequence[float]]]], Batch]
 
 STRIDES = {"p3": 8, "p4": 16, "p5": 32}
@@ -122,6 +124,7 @@ def test_terms_and_gradients_equal_the_formulas(
     compat: str,
     scene: tuple[tuple[int, int], list[tuple[int, int]], list[list[tuple[float, ...]]], int, int],
 ) -> None:
+    """In float64. Shares of boxes and scales of levels are float32 all the same: a few roundings of 2^-24, 6e-8."""
     padded, images, boxes, channels, block = scene
     batch = make_batch(padded, images, boxes)
     method = build(SPEC.but(compat=compat), channels=(channels, channels), dtype=torch.float64)
@@ -149,6 +152,10 @@ def strided(features: dict[str, Tensor]) -> dict[str, Tensor]:
     return {level: hole[:, :, ::2, ::3] for level, hole in holes.items()}
 
 
+def cast(features: dict[str, Tensor], dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    return {level: feature.to(dtype) for level, feature in features.items()}
+
+
 LAYOUTS: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
     "channels first": dict,
     "channels last": channels_last,
@@ -156,16 +163,21 @@ LAYOUTS: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
 }
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, of_sum(3 * 96 * 8))])
 @pytest.mark.parametrize("adapter", [False, True], ids=["equal widths", "adapter"])
 @pytest.mark.parametrize("of_teacher", LAYOUTS)
 @pytest.mark.parametrize("of_student", LAYOUTS)
-def test_layouts_do_not_matter(batch: Batch, of_student: str, of_teacher: str, adapter: bool) -> None:
-    method = build(channels=(5 if adapter else 8, 8))
-    student, teacher = features(5 if adapter else 8, 1), features(8, 2)
+def test_layouts_do_not_matter(
+    batch: Batch, of_student: str, of_teacher: str, adapter: bool, dtype: torch.dtype, tolerance: float
+) -> None:
+    """A layout chooses the order of sums over up to three images' 96 cells of 8 channels."""
+    widths = (5 if adapter else 8, 8)
+    student, teacher = features(widths[0], 1), features(widths[1], 2)
 
-    expected = outcome(method, student, teacher, batch)
-    ours = outcome(method, LAYOUTS[of_student](student), LAYOUTS[of_teacher](teacher), batch)
-    assert_same(ours, expected, tolerance=1e-5)
+    expected = outcome(build(channels=widths, dtype=torch.float64), cast(student), cast(teacher), batch)
+    student, teacher = LAYOUTS[of_student](cast(student, dtype)), LAYOUTS[of_teacher](cast(teacher, dtype))
+    ours = outcome(build(channels=widths, dtype=dtype), student, teacher, batch)
+    assert_same(ours, expected, tolerance=tolerance)
 
 
 def test_gradients_keep_the_layout_of_the_map(batch: Batch) -> None:
@@ -179,6 +191,7 @@ def test_gradients_keep_the_layout_of_the_map(batch: Batch) -> None:
 def test_half_precision_maps_are_compared_in_float32(
     batch: Batch, students: torch.dtype, teachers: torch.dtype
 ) -> None:
+    """To the bit: blocks of other types are copied to float32, laid out as they were, and summed by the same calls."""
     method = build()
     student = {level: feature.to(students) for level, feature in features(8, 1).items()}
     teacher = {level: feature.to(teachers) for level, feature in features(8, 2).items()}
@@ -192,6 +205,7 @@ def test_half_precision_maps_are_compared_in_float32(
 
 
 def test_same_bytes_every_time(batch: Batch) -> None:
+    """The same calls: torch's kernels for the processor sum in an order that follows from shape and threads."""
     method, student, teacher = build(), features(8, 1), features(8, 2)
     first, *others = (outcome(method, student, teacher, batch) for _ in range(5))
 

@@ -15,6 +15,7 @@ from fgd.types import Batch, Calibration, View
 
 MakeBatch = Callable[[tuple[int, int], Sequence[tuple[int, int]], Sequence[Sequence[Sequence[float]]]], Batch]
 
+pytestmark = pytest.mark.numeric
 LEVELS = {"p3": (4, 6), "p4": (2, 3)}
 NO_CALIBRATION = Calibration(teacher_rms={}, boxes_per_image=0.0)
 
@@ -40,8 +41,11 @@ VALID = {"p3": [(3, 4), (4, 6)], "p4": [(2, 2), (2, 3)]}
 
 
 def test_equals_a_slow_loop(batch: Batch) -> None:
-    mimic = method()
-    student, teacher = maps(3, seed=1), maps(5, seed=2)
+    """In float64."""
+    mimic = method().double()
+    student, teacher = (
+        {name: value.double() for name, value in each.items()} for each in (maps(3, seed=1), maps(5, seed=2))
+    )
 
     expected = 0.0
     for level in LEVELS:
@@ -57,7 +61,7 @@ def test_equals_a_slow_loop(batch: Batch) -> None:
             expected += 0.5 * sum(squares) / (rows * columns) / 2
 
     (loss,) = mimic(View(student), View(teacher), batch).values()
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_equal_maps_cost_nothing(batch: Batch) -> None:
@@ -72,7 +76,7 @@ def test_padding_does_not_count(batch: Batch) -> None:
 
     teacher["p3"][0, :, 3:] = 100
     student["p4"][0, :, :, 2:] = -100
-    assert torch.equal(mimic(View(student), View(teacher), batch)["feature"], before)
+    assert torch.equal(mimic(View(student), View(teacher), batch)["feature"], before), "times 0 it adds 0, in any order"
 
 
 def test_gradients_reach_student_and_adapters_and_not_the_teacher(batch: Batch) -> None:
@@ -103,7 +107,7 @@ def test_half_precision_maps_are_summed_in_float32(batch: Batch) -> None:
 
     upcast = [{name: value.float() for name, value in maps_.items()} for maps_ in (student, teacher)]
     assert loss.dtype == torch.float32
-    assert torch.equal(loss, mimic(*map(View, upcast), batch)["feature"])
+    assert torch.equal(loss, mimic(*map(View, upcast), batch)["feature"]), "the same sums of the same values"
 
 
 def test_maps_of_different_sizes_are_refused(batch: Batch) -> None:
