@@ -168,9 +168,11 @@ def beat(
     lease_s: float,
     progress: Progress | None = None,
 ) -> Requested | None:
-    """Prolong the lease; hear what a person asked for. Raises Fenced if the attempt is stale."""
+    """Prolong the lease; hear what a person asked for. Raises Fenced if the attempt is stale. Without progress the
+    version stays: who polls has nothing new to see."""
     job = held(s, job_id, attempt, worker_id)
-    job.lease_expires = db.now(s) + timedelta(seconds=lease_s)
+    longer = update(Job).where(Job.id == job_id).values(lease_expires=db.now(s) + timedelta(seconds=lease_s))
+    s.execute(longer.execution_options(synchronize_session=False))
     if progress is not None:
         told = {name: value for name, value in vars(progress).items() if value is not None}
         before = job.progress or {"step": 0, "total_steps": None, "epoch": 0, "epochs": None, "values": {}}

@@ -45,7 +45,7 @@ class Noun:
     id: Mapped[str] = mapped_column(String(40), primary_key=True, sort_order=-2)
     project_id: Mapped[ProjectId] = mapped_column(ForeignKey("projects.id"), sort_order=-1)
     version: Mapped[int] = mapped_column()
-    """Raised by every write of the row; the ETag."""
+    """Raised by every write that people can see, of which a heartbeat alone is none; the ETag."""
     created_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
     """Since then it changes no more."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from api.core.errors import Fenced
@@ -34,12 +34,11 @@ def claim(s: Session, kind: type[Row], worker_id: str, lease_s: float, *which: C
 
 
 def beat(s: Session, kind: type[Leased], id: str, attempt: int, worker_id: str, lease_s: float) -> None:
-    """Keep the lease. Raises Fenced if it was lost."""
-    row = held(s, kind, id, attempt)
-    if row.lease_owner != worker_id:
+    """Keep the lease. Raises Fenced if it was lost. The version stays: who polls has nothing new to see."""
+    mine = update(kind).where(kind.id == id, kind.attempt == attempt, kind.lease_owner == worker_id)
+    longer = mine.values(lease_expires=db.now(s) + timedelta(seconds=lease_s)).returning(kind.id)
+    if s.scalar(longer.execution_options(synchronize_session=False)) is None:
         raise Fenced(id, attempt)
-    row.lease_expires = db.now(s) + timedelta(seconds=lease_s)
-    s.flush()
 
 
 def hand_back(s: Session, kind: type[Leased], id: str, attempt: int) -> None:
