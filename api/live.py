@@ -1,4 +1,4 @@
-"""Waiting for jobs to change: one look at the database a second for all who wait, however many they are.
+"""Waiting for rows to change: one look at the database a second for all who wait, however many they are.
 
 Who waits holds no session and no thread. The database is the truth: a look compares versions, so that nothing is
 missed, whoever made the change, on whichever host. Knows rows and asyncio. Knows nothing of HTTP.
@@ -10,19 +10,19 @@ import asyncio
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.core.errors import Busy
-from api.core.lifecycle import State
-from api.core.rows import db
-from api.core.rows.tables import Job
+from api.core.rows import db, lookup
+from api.core.rows.columns import Noun
+from api.core.rows.lookup import Seen
 
 logger = logging.getLogger(__name__)
 
@@ -30,18 +30,13 @@ _BATCH = 500
 """Ids in one query: SQLite bounds the number of its parameters."""
 
 
-@dataclass(frozen=True)
-class Seen:
-    """A job at one look."""
-
-    version: int
-    event_seq: int
-    ended: bool
+Of = tuple[type[Noun], str]
+"""A table, and the id of a row."""
 
 
 @dataclass(eq=False)
 class _Waiter:
-    job_id: str
+    of: Of
     changed: Callable[[Seen | None], bool]
     woken: asyncio.Event
 
@@ -78,12 +73,12 @@ class Changes:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._end)
 
-    async def wait(self, job_id: str, changed: Callable[[Seen | None], bool], timeout_s: float) -> bool:
-        """True once a look at the job satisfies `changed` (None: the job is gone); False after `timeout_s` seconds,
-        or when the server goes down."""
+    async def wait(self, kind: type[Noun], id: str, changed: Callable[[Seen | None], bool], timeout_s: float) -> bool:
+        """True once a look at the row satisfies `changed` (None: it is gone); False after `timeout_s` seconds, or when
+        the server goes down."""
         if self.ending:
             return False
-        waiter = _Waiter(job_id, changed, asyncio.Event())
+        waiter = _Waiter((kind, id), changed, asyncio.Event())
         self._waiters.add(waiter)
         self._needed.set()
         try:
@@ -106,28 +101,28 @@ class Changes:
                 self._needed.clear()
                 continue
             try:
-                ids = sorted({waiter.job_id for waiter in self._waiters})
+                wanted = {waiter.of for waiter in self._waiters}
                 # A thread of its own: requests that wait for the database must not keep it from looking.
-                self._wake(ids, await asyncio.to_thread(self._look, ids))
+                self._wake(wanted, await asyncio.to_thread(self._look, wanted))
             except SQLAlchemyError as error:
                 logger.warning("could not look for changes, trying again: %s", str(error).partition("\n")[0])
             except Exception:
                 logger.exception("could not look for changes, trying again")
             await asyncio.sleep(self._every_s)
 
-    def _look(self, ids: Sequence[str]) -> dict[str, Seen]:
-        found: dict[str, Seen] = {}
-        with db.reading(self._engine) as s:
-            for start in range(0, len(ids), _BATCH):
-                query = select(Job.id, Job.version, Job.event_seq, Job.state)
-                for id, version, seq, state in s.execute(query.where(Job.id.in_(ids[start : start + _BATCH]))):
-                    found[id] = Seen(version, seq, State(state).terminal)
+    def _look(self, wanted: Set[Of]) -> dict[Of, Seen]:
+        found: dict[Of, Seen] = {}
+        with db.looking(self._engine) as connection:
+            for kind in {kind for kind, _ in wanted}:
+                ids = sorted(id for each, id in wanted if each is kind)
+                for start in range(0, len(ids), _BATCH):
+                    seen = lookup.seen(connection, kind, ids[start : start + _BATCH])
+                    found |= {(kind, id): what for id, what in seen.items()}
         return found
 
-    def _wake(self, ids: Sequence[str], found: dict[str, Seen]) -> None:
-        looked_for = set(ids)
+    def _wake(self, wanted: Set[Of], found: Mapping[Of, Seen]) -> None:
         for waiter in self._waiters:
-            if waiter.job_id in looked_for and waiter.changed(found.get(waiter.job_id)):
+            if waiter.of in wanted and waiter.changed(found.get(waiter.of)):
                 waiter.woken.set()
 
 

@@ -17,9 +17,10 @@ from api.core.store.open import open_store
 from api.core.sweeper import Sweeper, sweeping
 from api.deps import Service
 from api.http import docs
-from api.http.middleware import Border
+from api.http.middleware import Border, Heads
 from api.http.startup import PlainStart
 from api.live import Changes, Places, told_of_signals
+from api.looks import Looks
 from api.routes import (
     artifacts,
     catalogue,
@@ -70,6 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             sweeper = Sweeper(engine, store, bell, settings.lease_s, settings.uploads)
             async with Changes(engine, settings.changes_s) as changes:
                 with (
+                    Looks(engine) as looks,
                     told_of_signals(changes.end_waits),
                     sweeping(sweeper.sweep, settings.sweep_s) as sweeps,
                 ):
@@ -79,14 +81,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                         store,
                         bell,
                         sweeps,
+                        looks,
                         changes,
                         streams=Places(settings.max_streams, "too_many_streams", "event streams"),
                         waiters=Places(settings.max_waiters, "too_many_waiters", "long polls"),
                     )
-                    try:
-                        yield
-                    finally:
-                        app.state.service.closing.set()
+                    yield
         finally:
             engine.dispose()
 
@@ -100,9 +100,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     for part in PARTS:
-        app.include_router(part.router)
+        app.router.routes.extend(part.router.routes)  # include_router would match each path twice
     docs.install(app)
     errors.install(app)
+    app.add_middleware(Heads)
     app.add_middleware(Border, settings=settings)
     app.add_middleware(PlainStart)
     app.openapi = lambda: _openapi(app, settings)  # type: ignore[method-assign]

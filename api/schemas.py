@@ -14,7 +14,6 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from api.core.errors import Fault, Invalid
 from api.core.jobs.curves import FEWEST, Window
-from api.core.jobs.history import Point
 from api.core.jobs.selection import Selection
 from api.core.lifecycle import (
     DatasetState,
@@ -23,14 +22,12 @@ from api.core.lifecycle import (
     PlanState,
     Requested,
     State,
-    advice,
     signal_name,
 )
 from api.core.promotion import Kept
-from api.core.rows.tables import Artifact, Attempt, Dataset, Job, JobEvent, Model, Plan, WorkerRow
+from api.core.rows.tables import Artifact, Attempt, Job, JobEvent, WorkerRow
 from fgd.data.index import Image
 from fgd.outline import Measured, Outline
-from fgd.recipe import Recipe
 from fgd.spec import Name, Spec
 from fgd.stored import without_retired
 
@@ -63,19 +60,6 @@ class FailureView(View):
     retryable: bool
     """Another attempt may end otherwise without a change; `limits.max_retries` of them have been made."""
 
-    @classmethod
-    def of(cls, job: Job) -> Self | None:
-        if job.failure_code is None:
-            return None
-        code, data = FailureCode(job.failure_code), job.failure_data or {}
-        return cls(
-            code=code,
-            message=job.failure_message or "",
-            advice=advice(code, data),
-            data=data,
-            retryable=code.retryable,
-        )
-
 
 class JobView(View):
     id: str
@@ -106,30 +90,6 @@ class JobView(View):
     finished_at: datetime | None
     version: int
     """Rises with every change; the ETag is "v<version>"."""
-
-    @classmethod
-    def of(cls, job: Job, waiting_reason: str | None, queue_position: int | None = None) -> Self:
-        return cls(
-            id=job.id,
-            name=job.name,
-            state=State(job.state),
-            phase=job.phase,
-            requested=Requested(job.requested) if job.requested else None,
-            spec=without_retired(job.spec),
-            metadata=job.labels,
-            priority=job.priority,
-            limits=job.limits,
-            attempt=job.attempt,
-            progress=ProgressView(**job.progress) if job.progress else None,
-            waiting_reason=waiting_reason,
-            queue_position=queue_position,
-            failure=FailureView.of(job),
-            weights_digest=job.weights_digest,
-            created_at=job.created_at,
-            started_at=job.started_at,
-            finished_at=job.finished_at,
-            version=job.version,
-        )
 
 
 class JobPage(View):
@@ -226,10 +186,6 @@ class PointView(View):
     value: float | None
     """null: not finite, or does not exist."""
     at: datetime
-
-    @classmethod
-    def of(cls, point: Point) -> Self:
-        return cls(**vars(point))
 
 
 class Points(View):
@@ -352,28 +308,6 @@ class DatasetView(View):
     finished_at: datetime | None
     version: int
 
-    @classmethod
-    def of(cls, dataset: Dataset) -> Self:
-        ended = dataset.state in (DatasetState.ready, DatasetState.rejected)
-        waits = dataset.state == DatasetState.awaiting_upload
-        return cls(
-            id=dataset.id,
-            name=dataset.name,
-            state=DatasetState(dataset.state),
-            format=dataset.format,
-            path=dataset.path,
-            val_fraction=dataset.val_fraction,
-            group_by=dataset.group_by,
-            classes=dataset.classes,
-            splits={name: SplitView(**split) for name, split in dataset.splits.items()} if dataset.splits else None,
-            error=dataset.error,
-            upload_url=f"/v1/datasets/{dataset.id}/content" if waits else None,
-            report_url=f"/v1/datasets/{dataset.id}/report" if ended else None,
-            created_at=dataset.created_at,
-            finished_at=dataset.finished_at,
-            version=dataset.version,
-        )
-
 
 class DatasetPage(View):
     items: list[DatasetView]
@@ -411,36 +345,10 @@ class ModelView(View):
     finished_at: datetime | None
     version: int
 
-    @classmethod
-    def of(cls, model: Model) -> Self:
-        awaits = model.state == ModelState.awaiting_upload
-        return cls(
-            id=model.id,
-            name=model.name,
-            state=ModelState(model.state),
-            source=model.source,
-            recipe=without_retired(model.recipe, (Recipe,)),
-            classes=model.recipe["classes"],
-            weights_digest=model.tensors_digest,
-            sha256=model.weights_digest,
-            size=model.size,
-            upload_sha256=model.upload_sha256,
-            report=model.report,
-            error=model.error,
-            content_url=f"/v1/models/{model.id}/content" if awaits else None,
-            created_at=model.created_at,
-            finished_at=model.finished_at,
-            version=model.version,
-        )
-
 
 class ModelPage(View):
     items: list[ModelView]
     next: str | None
-
-
-class Removed(View):
-    id: str
 
 
 class Promote(Spec):
@@ -631,22 +539,6 @@ class PlanView(View):
     created_at: datetime
     finished_at: datetime | None
     version: int
-
-    @classmethod
-    def of(cls, plan: Plan, waiting_reason: str | None) -> Self:
-        return cls(
-            id=plan.id,
-            name=plan.name,
-            state=PlanState(plan.state),
-            waiting_reason=waiting_reason,
-            spec=without_retired(plan.spec),
-            outline=Outline.model_validate(plan.outline),
-            measured=MeasuredView.model_validate(plan.measured) if plan.measured is not None else None,
-            error=PlanErrorView.model_validate(plan.error) if plan.error is not None else None,
-            created_at=plan.created_at,
-            finished_at=plan.finished_at,
-            version=plan.version,
-        )
 
 
 class SampleQuery(Spec):

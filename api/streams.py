@@ -23,9 +23,9 @@ from starlette.types import Receive, Scope, Send
 from api.core.errors import NotFound
 from api.core.jobs import history, requests
 from api.core.lifecycle import State
-from api.core.rows.tables import JobEvent
+from api.core.rows.lookup import Seen
+from api.core.rows.tables import Job, JobEvent
 from api.deps import Service
-from api.live import Seen
 from api.schemas import EventView
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ async def _more(service: Service, job_id: str, after: int) -> bool:
     def changed(seen: Seen | None) -> bool:
         return seen is None or seen.ended or seen.event_seq > after
 
-    return await service.changes.wait(job_id, changed, service.settings.ping_s)
+    return await service.changes.wait(Job, job_id, changed, service.settings.ping_s)
 
 
 def _wire(event: JobEvent) -> bytes:

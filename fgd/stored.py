@@ -6,6 +6,7 @@ A request is read by `JobSpec` itself, which refuses such a field. Knows no torc
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, get_args
@@ -37,6 +38,25 @@ def without_retired(document: Mapping[str, Any], kinds: tuple[type[Spec], ...] =
         for name, value in document.items()
         if not any(name in kind.retired for kind in likely)
     }
+
+
+def text_without_retired(document: str, kind: type[Spec] = JobSpec) -> str:
+    """The same of JSON text. Most of it names nothing that was retired, and is passed on as it is."""
+    if not any(f'"{name}"' in document for name in _retired(kind)):
+        return document
+    return json.dumps(without_retired(json.loads(document), (kind,)))
+
+
+@cache
+def _retired(kind: type[Spec]) -> frozenset[str]:
+    """Whatever name was retired anywhere in it."""
+    found, ahead = set[type[Spec]](), [kind]
+    while ahead:
+        kind = ahead.pop()
+        if kind not in found:
+            found.add(kind)
+            ahead += [part for field in kind.model_fields.values() for part in _specs(field.annotation)]
+    return frozenset(name for kind in found for name in kind.retired)
 
 
 def _inside(value: Any, kinds: tuple[type[Spec], ...]) -> Any:

@@ -20,7 +20,6 @@ from api.core.errors import Conflict
 from api.core.lifecycle import DatasetState
 from api.core.request_bodies import SubmitDataset
 from api.core.rows import db, leases
-from api.core.rows.cursor import Position, Slice, slice_of
 from api.core.rows.ids import new_id
 from api.core.rows.lookup import delete_row, owned
 from api.core.rows.swept import Moment, Swept
@@ -94,11 +93,6 @@ def delete(s: Session, project_id: str, dataset_id: str) -> None:
         told = ", ".join(jobs[:_USERS_TOLD]) + more
         raise Conflict("dataset_in_use", f"{dataset_id} is used by {told}; delete those jobs first")
     delete_row(s, dataset)
-
-
-def page(s: Session, project_id: str, after: Position | None, limit: int) -> Slice[Dataset]:
-    """Newest first."""
-    return slice_of(s, select(Dataset).where(Dataset.project_id == project_id), Dataset, after, limit)
 
 
 def claim_import(s: Session, worker_id: str, lease_s: float) -> DatasetClaim | None:

@@ -22,7 +22,6 @@ from api.core.errors import Conflict
 from api.core.lifecycle import TERMINAL, ModelState
 from api.core.request_bodies import UploadModel
 from api.core.rows import db, leases
-from api.core.rows.cursor import Position, Slice, slice_of
 from api.core.rows.ids import new_id
 from api.core.rows.lookup import delete_row, owned
 from api.core.rows.swept import Moment, Swept
@@ -85,13 +84,8 @@ def get(s: Session, project_id: str, model_id: str) -> Model:
     return owned(s, Model, project_id, model_id)
 
 
-def page(s: Session, project_id: str, after: Position | None, limit: int) -> Slice[Model]:
-    """Newest first."""
-    return slice_of(s, select(Model).where(Model.project_id == project_id), Model, after, limit)
-
-
-def remove(s: Session, project_id: str, model_id: str) -> None:
-    """Forget a model; its files are collected later. Raises Conflict while jobs that have not ended refer to it."""
+def delete(s: Session, project_id: str, model_id: str) -> None:
+    """Delete a model; its files are collected later. Raises Conflict while jobs that have not ended refer to it."""
     model = owned(s, Model, project_id, model_id, locked=True)
     waiting = (
         select(Job.id)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
@@ -19,6 +20,7 @@ from sqlalchemy.orm import Session
 from api.core import workers
 from api.core.lifecycle import PlanState
 from api.core.rows import db, leases
+from api.core.rows.db import Reader
 from api.core.rows.ids import new_id
 from api.core.rows.lookup import owned
 from api.core.rows.swept import Moment, Swept
@@ -73,8 +75,8 @@ def get(s: Session, project_id: str, plan_id: str) -> Plan:
     return owned(s, Plan, project_id, plan_id)
 
 
-def waiting_reason(s: Session, plan: Plan, lease_s: float) -> str | None:
-    """Why it is not being measured yet; None once it is."""
+def waiting_reason(s: Reader, plan: Any, lease_s: float) -> str | None:
+    """Why it is not being measured yet; None once it is. plan: the row, or its state, lease_owner and device."""
     if plan.state != PlanState.measuring or plan.lease_owner is not None:
         return None
     live = workers.live(s, lease_s)
@@ -137,7 +139,3 @@ def _end(s: Session, plan: Plan, state: PlanState) -> None:
     plan.state, plan.finished_at = state, db.now(s)
     leases.let_go(plan)
     s.flush()
-
-
-def ended(plan: Plan) -> bool:
-    return plan.state != PlanState.measuring

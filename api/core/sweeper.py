@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from api.core.rows import db, idempotency
 from api.core.rows.swept import Moment, Swept
 from api.core.rows.tables import BlobRow, Checkpoint
 from api.core.store import uploads
-from api.core.store.names import BlobStore, StoreAway
+from api.core.store.names import BlobStore, StoreAway, delete_objects
 from fgd.process.failpoints import reach
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class Sweeper:
             reach("after_sweep_requeue")
         for job in swept.lost:
             logger.warning("%s: its worker was lost", job)
-        self._delete(swept.rubbish)
+        delete_objects(self.store, swept.rubbish)
         ring_all(self.bell, swept.ring)
         if time.monotonic() >= self._collect_at:
             self._collect_at = time.monotonic() + COLLECT_S
@@ -134,7 +134,7 @@ class Sweeper:
             named = set(s.scalars(select(Checkpoint.key)))
             rubbish, stays = inventory.rubbish(s, (key for key in old if key not in named), before)
             strays = len(set(blobs) - set(s.scalars(select(BlobRow.digest)))) if blobs else 0
-        self._delete(rubbish)
+        delete_objects(self.store, rubbish)
         self._tell(strays, len(stays))
         self.store.drop_partial(older_than_s=PARTIAL_S)
         self._collect_blobs()
@@ -169,15 +169,6 @@ class Sweeper:
             except (IntegrityError, OSError) as error:
                 logger.warning("could not delete blob %s: %s", digest, error)
                 if isinstance(error, StoreAway):  # each would wait as long, and on SQLite everybody for it
-                    return
-
-    def _delete(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            try:
-                self.store.delete_object(key)
-            except OSError as error:
-                logger.warning("could not delete %s: %s", key, error)
-                if isinstance(error, StoreAway):  # the next collection finds them
                     return
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import delete, select
+from sqlalchemy import bindparam, delete, select
 from sqlalchemy.orm import Session
 
 from api.core.rows import db
@@ -14,6 +15,20 @@ from api.core.rows.swept import Moment, Swept
 from api.core.rows.tables import DEFAULT_PROJECT, WorkerRow
 
 FORGET_AFTER = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class LiveWorker:
+    """A worker that was heard of lately."""
+
+    id: str
+    host: str
+    slots: int
+    devices: Sequence[Mapping[str, Any]]
+    """GPUs; none where the processor is all there is."""
+    cores: int
+    complaint: str | None
+    """Why it takes nothing just now; None: it does."""
 
 
 def register(
@@ -50,10 +65,20 @@ def beat(s: Session, worker_id: str, complaint: str | None = None) -> bool:
     return True
 
 
-def live(s: Session, lease_s: float) -> list[WorkerRow]:
-    """Workers heard of within `lease_s` seconds."""
-    since = db.now(s) - timedelta(seconds=lease_s)
-    return list(s.scalars(select(WorkerRow).where(WorkerRow.last_beat > since).order_by(WorkerRow.id)))
+def live(s: db.Reader, lease_s: float, at: datetime | None = None) -> list[LiveWorker]:
+    """Workers heard of within `lease_s` seconds before `at`: now, if the caller has not asked the database for it."""
+    rows = s.execute(_LIVE, {"since": (at or db.now(s)) - timedelta(seconds=lease_s)})
+    return [
+        LiveWorker(row.id, row.host, row.slots, row.devices, int(row.facts.get("cores", 0)), row.complaint)
+        for row in rows
+    ]
+
+
+_LIVE = (
+    select(WorkerRow.id, WorkerRow.host, WorkerRow.slots, WorkerRow.devices, WorkerRow.facts, WorkerRow.complaint)
+    .where(WorkerRow.last_beat > bindparam("since"))
+    .order_by(WorkerRow.id)
+)
 
 
 def everyone(s: Session) -> list[WorkerRow]:
@@ -72,16 +97,16 @@ def sweep(s: Session, moment: Moment) -> Swept:
     return Swept()
 
 
-def has_cuda(worker: WorkerRow) -> bool:
+def has_cuda(worker: LiveWorker) -> bool:
     return any(device.get("kind") == "cuda" for device in worker.devices)
 
 
-def lane(worker: WorkerRow, device: str) -> Literal["cpu", "cuda"]:
+def lane(worker: LiveWorker, device: str) -> Literal["cpu", "cuda"]:
     """Which of the worker's slots a job takes: "auto" waits for a GPU where there is one."""
     return "cuda" if device == "cuda" or (device == "auto" and has_cuda(worker)) else "cpu"
 
 
-def slots_for(worker: WorkerRow, device: str) -> int:
+def slots_for(worker: LiveWorker, device: str) -> int:
     """How many jobs with that resources.device it runs at once: one a GPU, the rest on the processor."""
     gpus: int = sum(entry.get("kind") == "cuda" for entry in worker.devices)
     return gpus if lane(worker, device) == "cuda" else worker.slots - gpus

@@ -16,5 +16,10 @@ def of_digest(sha256: str) -> str:
 
 
 def matches(header: str | None, tag: str) -> bool:
-    """True if an If-None-Match names `tag`; compared weakly, as that header wants."""
-    return header is not None and (header.strip() == "*" or tag in _TAG.findall(header))
+    """True if an If-None-Match names `tag`, or any; compared weakly, as that header wants."""
+    return header is not None and (header.strip() == "*" or tag in named(header))
+
+
+def named(header: str) -> list[str]:
+    """The tags of an If-None-Match."""
+    return _TAG.findall(header)

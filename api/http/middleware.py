@@ -76,6 +76,32 @@ class Border:
         return None
 
 
+class Heads:
+    """HEAD of whatever has a GET and no HEAD of its own: the same headers without the bytes (RFC 9110, 9.3.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+        no_such_method = False
+
+        async def send_if_there(message: Message) -> None:
+            nonlocal no_such_method
+            no_such_method = no_such_method or message.get("status") == 405
+            if not no_such_method:
+                await send(message)
+
+        async def send_without_bytes(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await self.app(dict(scope), receive, send_if_there)
+        if no_such_method:
+            await self.app({**scope, "method": "GET"}, receive, send_without_bytes)
+
+
 def _note(scope: Scope, status: int, seconds: float) -> None:
     """One line for what changes something or goes wrong: successful reads are polls, and would fill the disk.
 

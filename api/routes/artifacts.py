@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Annotated
 from urllib.parse import quote
 
@@ -15,7 +14,8 @@ from api.core.rows.tables import Artifact
 from api.core.store.names import BlobStore
 from api.deps import IfNoneMatch, ProjectDep, ServiceDep
 from api.errors import Responses, documented
-from api.http import etag, ranges
+from api.http import digests, etag, ranges
+from api.http.conditional import unchanged
 
 router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
 
@@ -47,8 +47,8 @@ def download(
     with service.reading() as s:
         row = history.artifact(s, project, artifact_id)
     headers = _headers(row)
-    if etag.matches(if_none_match, headers["ETag"]):
-        return Response(status_code=304, headers={"ETag": headers["ETag"]})
+    if (same := unchanged(if_none_match, headers["ETag"])) is not None:
+        return same
     try:
         part = ranges.parse(range if if_range in (None, headers["ETag"]) else None, row.size)
     except ranges.Unsatisfiable:
@@ -74,8 +74,8 @@ def describe(artifact_id: str, service: ServiceDep, project: ProjectDep, if_none
     with service.reading() as s:
         row = history.artifact(s, project, artifact_id)
     headers = _headers(row)
-    if etag.matches(if_none_match, headers["ETag"]):
-        return Response(status_code=304, headers={"ETag": headers["ETag"]})
+    if (same := unchanged(if_none_match, headers["ETag"])) is not None:
+        return same
     headers["Content-Length"] = str(row.size)
     return Response(headers=headers, media_type=row.media_type)
 
@@ -84,7 +84,7 @@ def _headers(row: Artifact) -> dict[str, str]:
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "._- ") else "_" for c in row.name)
     return {
         "ETag": etag.of_digest(row.digest),
-        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(row.digest)).decode()}:",
+        "Repr-Digest": digests.field(row.digest),
         "Accept-Ranges": "bytes",
         "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(row.name, safe='')}",
         "Cache-Control": "private, no-transform",  # a content coding would make other bytes than the digest names

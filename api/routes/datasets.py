@@ -5,37 +5,43 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from api.core import datasets, submission
 from api.core.errors import Conflict
 from api.core.lifecycle import DatasetState
 from api.core.request_bodies import SubmitDataset
-from api.core.rows import cursor
-from api.core.rows.tables import Dataset, Project
+from api.core.rows.tables import Dataset
 from api.core.store import uploads
 from api.core.uploading import Upload
-from api.deps import IdempotencyKey, IfNoneMatch, ProjectDep, Service, ServiceDep
-from api.errors import NOT_MODIFIED, Responses, documented
-from api.http import etag, receiving
+from api.deps import IdempotencyKey, ProjectDep, Service, ServiceDep
+from api.errors import Responses, documented
+from api.http import receiving
 from api.http.bodies import StrictRoute
+from api.http.conditional import POLL_ANSWERS, POLLED, made, polled
+from api.http.pages import PAGE, paged
 from api.schemas import DatasetPage, DatasetView, PageQuery
+from api.views import DATASETS
 from fgd.data.index import Report
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=StrictRoute)
 
 _REPLAY: Responses = {200: {"model": DatasetView, "description": "This Idempotency-Key made it before."}}
-_LISTING = "datasets"
 
 
-@router.post("", status_code=202, responses={**_REPLAY, **documented(400, 409, 413, 415, 422)})
+@router.post(
+    "",
+    status_code=202,
+    response_model=DatasetView,
+    responses={**_REPLAY, **documented(400, 409, 413, 415, 422)},
+)
 def submit_dataset(
     body: SubmitDataset,
     service: ServiceDep,
     project: ProjectDep,
-    response: Response,
     after: BackgroundTasks,
     idempotency_key: IdempotencyKey = None,
-) -> DatasetView:
+) -> Response:
     """Register a folder on the server's host, or, without a path, a zip that is sent next to `upload_url`.
 
     A worker reads it and makes it ready, or rejects it and says why.
@@ -45,36 +51,19 @@ def submit_dataset(
     )
     if new and body.path is not None:
         after.add_task(service.ring, dataset.id)
-    return _told(response, dataset, 202 if new else 200)
+    return made(service, project, DATASETS, dataset.id, 202 if new else 200)
 
 
-@router.get("", responses=documented(400, 422))
-def list_datasets(
-    query: Annotated[PageQuery, Query()], service: ServiceDep, project: ProjectDep, response: Response
-) -> DatasetPage:
+@router.get("", response_model=DatasetPage, responses=PAGE)
+async def list_datasets(query: Annotated[PageQuery, Query()], request: Request) -> Response:
     """All data sets, newest first."""
-    with service.reading() as s:
-        key = s.get_one(Project, project).cursor_key
-        after = cursor.decode(query.cursor, key, _LISTING) if query.cursor else None
-        found = datasets.page(s, project, after, query.limit)
-    next = cursor.encode(found.next, key, _LISTING) if found.next else None
-    if next:
-        response.headers["Link"] = f'</v1/datasets?limit={query.limit}&cursor={next}>; rel="next"'
-    return DatasetPage(items=[DatasetView.of(dataset) for dataset in found.items], next=next)
+    return await paged(request, DATASETS, query)
 
 
-@router.get("/{dataset_id}", responses={**NOT_MODIFIED, **documented(404)})
-def get_dataset(
-    dataset_id: str, service: ServiceDep, project: ProjectDep, response: Response, if_none_match: IfNoneMatch = None
-) -> DatasetView:
-    """One data set."""
-    with service.reading() as s:
-        dataset = datasets.get(s, project, dataset_id)
-    tag = etag.of_version(dataset.version)
-    if etag.matches(if_none_match, tag):
-        return Response(status_code=304, headers={"ETag": tag})  # type: ignore[return-value]
-    response.headers["ETag"] = tag
-    return DatasetView.of(dataset)
+@router.get("/{dataset_id}", response_model=DatasetView, responses=POLL_ANSWERS, openapi_extra=POLLED)
+async def get_dataset(dataset_id: str, request: Request) -> Response:
+    """One data set. Poll as you poll a job."""
+    return await polled(request, DATASETS, dataset_id)
 
 
 @router.get("/{dataset_id}/report", responses=documented(404, 409))
@@ -89,20 +78,25 @@ def get_report(dataset_id: str, service: ServiceDep, project: ProjectDep) -> Rep
         return datasets.report_of(dataset)
 
 
-@router.put("/{dataset_id}/content", status_code=202, responses=receiving.REFUSALS, openapi_extra=receiving.WHOLE_BODY)
+@router.put(
+    "/{dataset_id}/content",
+    status_code=202,
+    response_model=DatasetView,
+    responses=receiving.REFUSALS,
+    openapi_extra=receiving.WHOLE_BODY,
+)
 async def put_content(
     dataset_id: str,
     headers: Annotated[receiving.WholeHeaders, Header()],
     request: Request,
     service: ServiceDep,
     project: ProjectDep,
-    response: Response,
     after: BackgroundTasks,
-) -> DatasetView:
+) -> Response:
     """All of the zip in one stream; what was there before is dropped. One that breaks can be gone on with by PATCH."""
-    dataset = await receiving.whole(request, headers, _upload(service, project, dataset_id))
-    after.add_task(service.ring, dataset.id)
-    return _told(response, dataset, 202)
+    await receiving.whole(request, headers, _upload(service, project, dataset_id))
+    after.add_task(service.ring, dataset_id)
+    return await run_in_threadpool(made, service, project, DATASETS, dataset_id, 202)
 
 
 @router.head("/{dataset_id}/content", status_code=204, responses={**receiving.OFFSET, **documented(404)})
@@ -145,10 +139,3 @@ def _upload(service: Service, project: str, dataset_id: str) -> Upload[Dataset]:
     settings = service.settings
     kept = service.engine, service.store, settings.uploads
     return Upload(Dataset, project, dataset_id, *kept, settings.upload_bytes, "FGD_UPLOAD_BYTES")
-
-
-def _told(response: Response, dataset: Dataset, status: int) -> DatasetView:
-    response.status_code = status
-    response.headers["Location"] = f"/v1/datasets/{dataset.id}"
-    response.headers["ETag"] = etag.of_version(dataset.version)
-    return DatasetView.of(dataset)

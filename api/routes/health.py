@@ -42,7 +42,7 @@ class Version(View):
 
 
 @router.get("/healthz")
-def healthz() -> Health:
+async def healthz() -> Health:
     """Needs no key."""
     return Health(status="ok")
 

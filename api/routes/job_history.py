@@ -5,14 +5,14 @@ from __future__ import annotations
 from itertools import chain
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from api import streams
 from api.core.errors import Fault, Invalid, Refused
 from api.core.jobs import curves, history, requests
-from api.deps import Accept, ProjectDep, Service, ServiceDep
+from api.deps import Accept, ProjectDep, Service, ServiceDep, project_of, service_of
 from api.errors import Responses, documented
 from api.http import negotiate, ranges, tabular
 from api.http.bodies import StrictRoute
@@ -28,8 +28,8 @@ from api.schemas import (
     LogQuery,
     MetricQuery,
     Points,
-    PointView,
 )
+from api.views import dumps
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
@@ -149,12 +149,12 @@ def list_metrics(
     return StreamingResponse(tabular.as_json(begun), headers={"Vary": "Accept"}, media_type=JSON)
 
 
-@router.get("/{job_id}/metrics/latest", responses=documented(404))
-def latest_metrics(job_id: str, service: ServiceDep, project: ProjectDep) -> Points:
+@router.get("/{job_id}/metrics/latest", response_model=Points, responses=documented(404))
+async def latest_metrics(job_id: str, request: Request) -> Response:
     """The last of each number."""
-    with service.reading() as s:
-        points = history.latest(s, requests.get(s, project, job_id))
-    return Points(items=[PointView.of(point) for point in points])
+    project = project_of(request)
+    points = await service_of(request).looks.look(lambda s: history.latest(s, project, job_id))
+    return Response(dumps({"items": [vars(point) for point in points]}), media_type=JSON)
 
 
 @router.get("/{job_id}/logs", response_class=Response, responses={**_LOG, **documented(400, 404, 416, 422)})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from api.core import models, promotion
 from api.core.errors import Fault, Invalid, Refused
@@ -15,16 +16,18 @@ from api.core.jobs import checkpoints, requests
 from api.core.lifecycle import ModelState
 from api.core.promotion import Kept
 from api.core.request_bodies import SubmitModel
-from api.core.rows import cursor
-from api.core.rows.tables import Model, Project
+from api.core.rows.tables import Model
 from api.core.store import uploads
-from api.core.store.names import BlobStore
+from api.core.store.names import delete_objects
 from api.core.uploading import Upload
-from api.deps import IdempotencyKey, IfNoneMatch, ProjectDep, Service, ServiceDep
-from api.errors import NOT_MODIFIED, Responses, documented
-from api.http import etag, receiving
+from api.deps import IdempotencyKey, ProjectDep, Service, ServiceDep
+from api.errors import Responses, documented
+from api.http import receiving
 from api.http.bodies import StrictRoute
-from api.schemas import Checkpoints, CheckpointView, ModelPage, ModelView, PageQuery, Promote, Removed
+from api.http.conditional import POLL_ANSWERS, POLLED, made, polled
+from api.http.pages import PAGE, paged
+from api.schemas import Checkpoints, CheckpointView, ModelPage, ModelView, PageQuery, Promote
+from api.views import MODELS
 from fgd import weights_file
 from fgd.errors import WeightsError
 
@@ -32,54 +35,41 @@ router = APIRouter(tags=["models"], route_class=StrictRoute)
 
 _REPLAY: Responses = {200: {"model": ModelView, "description": "This Idempotency-Key made it before."}}
 _VERIFYING: Responses = {202: {"model": ModelView, "description": "A worker takes the checkpoint apart."}}
-_LISTING = "models"
 
 
-@router.post("/v1/models", status_code=201, responses={**_REPLAY, **documented(400, 409, 413, 415, 422)})
+@router.post(
+    "/v1/models",
+    status_code=201,
+    response_model=ModelView,
+    responses={**_REPLAY, **documented(400, 409, 413, 415, 422)},
+)
 def submit_model(
-    body: SubmitModel,
-    service: ServiceDep,
-    project: ProjectDep,
-    response: Response,
-    idempotency_key: IdempotencyKey = None,
-) -> ModelView:
+    body: SubmitModel, service: ServiceDep, project: ProjectDep, idempotency_key: IdempotencyKey = None
+) -> Response:
     """Begin an upload: name the detector and its classes, then PUT the file to `content_url`. Or make a model of a
     finished job, {"name", "job", "which"}: that is ready at once. A model may teach, and be begun or inherited from."""
     model, new = promotion.submit_model(service.engine, service.store, project, body, idempotency_key)
-    return _made(response, model, 201 if new else 200)
+    return made(service, project, MODELS, model.id, 201 if new else 200)
 
 
-@router.get("/v1/models", responses=documented(400, 422))
-def list_models(
-    query: Annotated[PageQuery, Query()], service: ServiceDep, project: ProjectDep, response: Response
-) -> ModelPage:
+@router.get("/v1/models", response_model=ModelPage, responses=PAGE)
+async def list_models(query: Annotated[PageQuery, Query()], request: Request) -> Response:
     """All models, newest first."""
-    with service.reading() as s:
-        key = s.get_one(Project, project).cursor_key
-        after = cursor.decode(query.cursor, key, _LISTING) if query.cursor else None
-        found = models.page(s, project, after, query.limit)
-    next = cursor.encode(found.next, key, _LISTING) if found.next else None
-    if next:
-        response.headers["Link"] = f'</v1/models?limit={query.limit}&cursor={next}>; rel="next"'
-    return ModelPage(items=[ModelView.of(model) for model in found.items], next=next)
+    return await paged(request, MODELS, query)
 
 
-@router.get("/v1/models/{model_id}", responses={**NOT_MODIFIED, **documented(404)})
-def get_model(
-    model_id: str, service: ServiceDep, project: ProjectDep, response: Response, if_none_match: IfNoneMatch = None
-) -> ModelView:
-    """One model."""
-    with service.reading() as s:
-        model = models.get(s, project, model_id)
-    tag = etag.of_version(model.version)
-    if etag.matches(if_none_match, tag):
-        return Response(status_code=304, headers={"ETag": tag})  # type: ignore[return-value]
-    response.headers["ETag"] = tag
-    return ModelView.of(model)
+@router.get("/v1/models/{model_id}", response_model=ModelView, responses=POLL_ANSWERS, openapi_extra=POLLED)
+async def get_model(model_id: str, request: Request) -> Response:
+    """One model. Poll as you poll a job."""
+    return await polled(request, MODELS, model_id)
 
 
 @router.put(
-    "/v1/models/{model_id}/content", status_code=202, responses=receiving.REFUSALS, openapi_extra=receiving.WHOLE_BODY
+    "/v1/models/{model_id}/content",
+    status_code=202,
+    response_model=ModelView,
+    responses=receiving.REFUSALS,
+    openapi_extra=receiving.WHOLE_BODY,
 )
 async def put_content(
     model_id: str,
@@ -87,15 +77,14 @@ async def put_content(
     request: Request,
     service: ServiceDep,
     project: ProjectDep,
-    response: Response,
     after: BackgroundTasks,
-) -> ModelView:
+) -> Response:
     """All of the file in one stream: safetensors, or a state dict as torch.save writes it (.pth), which a confined
     process reads with weights_only. A worker then checks it against the detector, key by key. One that breaks can be
     gone on with by PATCH; with Content-Digest the same content may be sent twice."""
-    model = await receiving.whole(request, headers, _upload(service, project, model_id))
-    after.add_task(service.ring, model.id)
-    return _made(response, model, 202)
+    await receiving.whole(request, headers, _upload(service, project, model_id))
+    after.add_task(service.ring, model_id)
+    return await run_in_threadpool(made, service, project, MODELS, model_id, 202)
 
 
 @router.head("/v1/models/{model_id}/content", status_code=204, responses={**receiving.OFFSET, **documented(404)})
@@ -125,13 +114,13 @@ async def patch_content(
     return there.answer()
 
 
-@router.delete("/v1/models/{model_id}", status_code=202, responses=documented(404, 409))
-def remove_model(model_id: str, service: ServiceDep, project: ProjectDep) -> Removed:
-    """Forget a model. Jobs that have ended keep what they got; jobs that have not, keep it from being removed."""
+@router.delete("/v1/models/{model_id}", status_code=204, responses=documented(404, 409))
+def delete_model(model_id: str, service: ServiceDep, project: ProjectDep) -> None:
+    """Delete a model. Jobs that have ended keep what they got; 409 while one that has not uses it. An upload or import
+    that is going on ends with it."""
     with service.transaction() as s:
-        models.remove(s, project, model_id)
+        models.delete(s, project, model_id)
     uploads.drop(service.settings.uploads, model_id)
-    return Removed(id=model_id)
 
 
 @router.get("/v1/jobs/{job_id}/checkpoints", responses=documented(404), tags=["jobs"])
@@ -146,6 +135,7 @@ def list_checkpoints(job_id: str, service: ServiceDep, project: ProjectDep) -> C
 @router.post(
     "/v1/jobs/{job_id}/checkpoints/{checkpoint_id}/promote",
     status_code=201,
+    response_model=ModelView,
     responses={**_REPLAY, **_VERIFYING, **documented(400, 404, 409, 413, 415, 422)},
     tags=["jobs"],
 )
@@ -154,11 +144,10 @@ def promote_checkpoint(
     checkpoint_id: str,
     service: ServiceDep,
     project: ProjectDep,
-    response: Response,
     after: BackgroundTasks,
     body: Promote | None = None,
     idempotency_key: IdempotencyKey = None,
-) -> ModelView:
+) -> Response:
     """Make a model of a job's weights: `last` or `best`, or a checkpoint by its id. Of a finished job it is ready at
     once (201); of one that still trains, a worker takes the checkpoint apart (202)."""
     name = body.name if body is not None else None
@@ -166,7 +155,7 @@ def promote_checkpoint(
     verifying = model.state == ModelState.verifying
     if new and verifying:
         after.add_task(service.ring, model.id)
-    return _made(response, model, 200 if not new else 202 if verifying else 201)
+    return made(service, project, MODELS, model.id, 200 if not new else 202 if verifying else 201)
 
 
 @router.post("/v1/jobs/{job_id}/checkpoints/{checkpoint_id}/pin", responses=documented(404, 409), tags=["jobs"])
@@ -184,21 +173,8 @@ def unpin_checkpoint(
     """Keep it no longer than others are: it may be gone at once. Unpinning what is not pinned is no error."""
     with service.transaction() as s:
         row, dropped = checkpoints.unpin(s, project, job_id, checkpoint_id)
-    after.add_task(_delete_objects, service.store, dropped)
+    after.add_task(delete_objects, service.store, dropped)
     return CheckpointView.of(Kept.of(row))
-
-
-def _delete_objects(store: BlobStore, keys: Sequence[str]) -> None:
-    for key in keys:
-        with suppress(OSError):  # the collector tries again
-            store.delete_object(key)
-
-
-def _made(response: Response, model: Model, status: int) -> ModelView:
-    response.status_code = status
-    response.headers["Location"] = f"/v1/models/{model.id}"
-    response.headers["ETag"] = etag.of_version(model.version)
-    return ModelView.of(model)
 
 
 def _upload(service: Service, project: str, model_id: str) -> Upload[Model]:

@@ -1,50 +1,36 @@
-"""/v1/plans: what a job would do and cost. A plan is made by POST /v1/jobs?dry_run=true."""
+"""/v1/plans: what a job would do and cost."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
-from api import prefer
-from api.core import plans
-from api.core.rows.tables import Plan
-from api.deps import IfNoneMatch, ProjectDep, Service, ServiceDep
-from api.errors import NOT_MODIFIED, documented
-from api.http import etag
-from api.prefer import Prefer
+from api.deps import Prefer, ProjectDep, ServiceDep
+from api.errors import Responses, documented
+from api.http.bodies import StrictRoute
+from api.http.conditional import POLL_ANSWERS, POLLED, polled
+from api.http.planning import planned
 from api.schemas import PlanView
+from api.views import PLANS
+from fgd.spec import SubmitJob
 
-router = APIRouter(prefix="/v1/plans", tags=["plans"])
+router = APIRouter(prefix="/v1/plans", tags=["plans"], route_class=StrictRoute)
 
-
-@router.get("/{plan_id}", responses={**NOT_MODIFIED, **documented(404)})
-def get_plan(
-    plan_id: str,
-    service: ServiceDep,
-    project: ProjectDep,
-    response: Response,
-    if_none_match: IfNoneMatch = None,
-    prefer: Prefer = None,
-) -> PlanView:
-    """One plan; `measured` is filled in once a worker has tried a few steps."""
-    plan = look(service, project, plan_id, prefer)
-    if etag.matches(if_none_match, etag.of_version(plan.version)):
-        return Response(status_code=304, headers={"ETag": etag.of_version(plan.version)})  # type: ignore[return-value]
-    return shown(service, response, plan, prefer)
+_MADE: Responses = {
+    200: {"model": PlanView, "description": "It was measured within Prefer: wait."},
+    202: {"model": PlanView, "description": "It is being measured; see Location."},
+}
 
 
-def look(service: Service, project: str, plan_id: str, preferred: str | None) -> Plan:
-    """The plan once it has ended, or as it is after the time that the caller wants to wait."""
+@router.post("", status_code=202, responses={**_MADE, **documented(400, 409, 413, 415, 422)})
+async def submit_plan(
+    body: SubmitJob, request: Request, service: ServiceDep, project: ProjectDep, prefer: Prefer = None
+) -> Response:
+    """Store a plan of the job that this body would make, and make no job: `outline` is known at once, `measured` comes
+    from a few real steps on a worker. What the job would be refused for, a plan is too. It is kept for seven days."""
+    return await planned(request, service, project, body, prefer)
 
-    def read() -> Plan:
-        with service.reading() as s:
-            return plans.get(s, project, plan_id)
 
-    return prefer.until_done(read, plans.ended, prefer.wait_s(preferred), service.closing)
-
-
-def shown(service: Service, response: Response, plan: Plan, preferred: str | None) -> PlanView:
-    response.headers["ETag"] = etag.of_version(plan.version)
-    if seconds := prefer.wait_s(preferred):
-        response.headers["Preference-Applied"] = f"wait={seconds}"
-    with service.reading() as s:
-        return PlanView.of(plan, plans.waiting_reason(s, plan, service.settings.lease_s))
+@router.get("/{plan_id}", response_model=PlanView, responses=POLL_ANSWERS, openapi_extra=POLLED)
+async def get_plan(plan_id: str, request: Request) -> Response:
+    """One plan; `measured` is filled in once a worker has tried a few steps. Poll as you poll a job."""
+    return await polled(request, PLANS, plan_id)

@@ -13,6 +13,7 @@ from api.core.rows.tables import Dataset
 from api.deps import IfNoneMatch, ProjectDep, Service, ServiceDep
 from api.errors import NOT_MODIFIED, Responses, documented
 from api.http import etag
+from api.http.conditional import unchanged
 from api.schemas import SampleQuery, SampleView
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -53,8 +54,8 @@ def get_sample_image(
     image, _ = samples.image(service.store, dataset, query.split, n)
     tag = etag.of_digest(samples.digest(image))
     headers = {"ETag": tag, "Cache-Control": "private"}
-    if etag.matches(if_none_match, tag):
-        return Response(status_code=304, headers=headers)
+    if (same := unchanged(if_none_match, tag, headers)) is not None:
+        return same
     content, media_type = samples.content(service.store, dataset, image)
     # What a stranger's file holds is an image for the browser, and nothing else.
     headers |= {"Content-Disposition": "inline", "Content-Security-Policy": "default-src 'none'; sandbox"}

@@ -63,7 +63,7 @@ class Client:
     def plan(self, spec: JobSpec | Mapping[str, Any]) -> Plan:
         """What the job would do; no job is made. Follow it with `wait_plan` to hear what it would cost."""
         body = spec.model_dump_json(by_alias=True) if isinstance(spec, JobSpec) else json.dumps(dict(spec))
-        return read(Plan, self._service.post("/v1/jobs?dry_run=true", body))
+        return read(Plan, self._service.post("/v1/plans", body))
 
     def wait_plan(
         self,

@@ -235,7 +235,7 @@ def test_weights_trained_elsewhere_are_uploaded_and_teach(real: Real, tmp_path: 
     real.done(job)
     notes = [event["type"] for event in real.get(f"/v1/jobs/{job}/events?limit=200")["items"]]
     assert {"note:teacher_checked", "note:warm_started"} <= set(notes)
-    assert real.http.delete(f"/v1/models/{model['id']}").status_code == 202
+    assert real.http.delete(f"/v1/models/{model['id']}").status_code == 204
     best = subprocess.run([*fgd, "promote", job, "--checkpoint", "best"], env=env, capture_output=True, check=False)
     assert best.stdout.endswith(b"ready\n"), best.stderr
 

@@ -43,12 +43,13 @@ from sqlalchemy import Engine, insert, update
 
 from api.core import datasets, workers
 from api.core.jobs import record
+from api.core.request_bodies import SubmitDataset
 from api.core.rows import db
 from api.core.rows.ids import new_id
 from api.core.rows.tables import DEFAULT_PROJECT, Attempt, Dataset, Job, JobEvent, Model, WorkerRow
 from fgd.events import Started, Stepped
 from fgd.presets import resolve
-from fgd.spec import JobSpec, SubmitDataset
+from fgd.spec import JobSpec
 from tests import postgres
 
 CONNECTIONS = 8

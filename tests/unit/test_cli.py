@@ -376,14 +376,13 @@ MEASURED = {
 
 
 def test_a_plan_is_told_at_once_and_its_cost_when_it_is_measured(server: Server, fgd: Command) -> None:
-    server.routes["POST", "/v1/jobs"] = Answer(202, PLAN)
+    server.routes["POST", "/v1/plans"] = Answer(202, PLAN)
     measured = PLAN | {"state": "measured", "measured": MEASURED}
     server.routes["GET", f"/v1/plans/{PLAN['id']}"] = [Answer(200, PLAN), Answer(200, measured)]
 
     ended = fgd("job", "plan", "-", url=server.url, stdin="{}")
 
     assert ended.code == 0, ended.err
-    assert server.asked[0].query == {"dry_run": "true"}
     for words in (
         "36: 3 an epoch of 8 images each, 1 left over", "p3: stride 8, student 64 channels, teacher 96",
         "fgd: 1x1 convolution on p3, 64 -> 96 channels", "/schedule/scales: it has no effect",
@@ -394,7 +393,7 @@ def test_a_plan_is_told_at_once_and_its_cost_when_it_is_measured(server: Server,
 
 def test_a_plan_that_failed_is_told_with_its_field(server: Server, fgd: Command) -> None:
     error = {"code": "user_error", "message": "too small", "pointer": "/schedule/min_size"}
-    server.routes["POST", "/v1/jobs"] = Answer(200, PLAN | {"state": "failed", "error": error})
+    server.routes["POST", "/v1/plans"] = Answer(200, PLAN | {"state": "failed", "error": error})
 
     ended = fgd("job", "plan", "-", url=server.url, stdin="{}")
 

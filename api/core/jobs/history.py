@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from api.core.errors import NotFound
 from api.core.lifecycle import State
-from api.core.rows import db
+from api.core.rows import db, lookup
+from api.core.rows.db import Reader
 from api.core.rows.tables import Artifact, Attempt, Job, JobEvent, LogChunk, Series
 
 MAX_LOG_ANSWER = 1 << 20
@@ -48,12 +49,18 @@ def events(s: Session, job: Job, after: int, limit: int) -> Sequence[JobEvent]:
     return s.scalars(query.order_by(JobEvent.seq).limit(limit)).all()
 
 
-def latest(s: Session, job: Job) -> list[Point]:
-    """The last point of each series."""
-    query = select(Series.name, Series.split, Series.latest_step, Series.latest_value, Series.latest_at)
-    query = query.where(Series.job_id == job.id, Series.latest_step.is_not(None))
-    rows = s.execute(query.order_by(Series.name, Series.split))
+def latest(s: Reader, project_id: str, job_id: str) -> list[Point]:
+    """The last point of each series. Raises NotFound."""
+    lookup.version(s, Job, project_id, job_id)
+    rows = s.execute(_LATEST, {"job": job_id})
     return [Point(name, split, step or 0, value, at) for name, split, step, value, at in rows if at is not None]
+
+
+_LATEST = (
+    select(Series.name, Series.split, Series.latest_step, Series.latest_value, Series.latest_at)
+    .where(Series.job_id == bindparam("job"), Series.latest_step.is_not(None))
+    .order_by(Series.name, Series.split)
+)
 
 
 def log_of(s: Session, job: Job, attempt: int | None) -> LogOf:

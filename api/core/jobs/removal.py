@@ -26,9 +26,9 @@ _OF_A_JOB = (MetricBlock, MetricPoint, Series, LogChunk, Checkpoint, Artifact, J
 """What goes with a job; before it, for one statement a table is faster than a cascade row by row."""
 
 
-def delete_job(s: Session, project_id: str, job_id: str) -> tuple[Job, list[str]]:
-    """Delete an ended job and all that belongs to it. Returns it, and the keys of its checkpoints: delete those
-    objects after the commit.
+def delete_job(s: Session, project_id: str, job_id: str) -> list[str]:
+    """Delete an ended job and all that belongs to it. Returns the keys of its checkpoints: delete those objects after
+    the commit.
 
     Raises Conflict for a job that has not ended, or to which an unfinished job refers. Finished jobs that learned from
     it stay, with its id in their spec and the digests of its files in their inputs.
@@ -49,8 +49,7 @@ def delete_job(s: Session, project_id: str, job_id: str) -> tuple[Job, list[str]
         s.execute(delete(Job).where(Job.id == job_id).execution_options(synchronize_session=False))
     except IntegrityError as error:  # a table that refers to jobs and is not known here
         raise Conflict("job_in_use", f"something else still refers to {job_id}; delete that first") from error
-    s.expunge(job)
-    return job, keys
+    return keys
 
 
 def _let_go(s: Session, job: Job) -> None:

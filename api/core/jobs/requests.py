@@ -14,10 +14,8 @@ from sqlalchemy.orm import Session
 from api.core.errors import Conflict
 from api.core.jobs.moves import CANCELS, end, has_steps, move, pause, queue_to_finish
 from api.core.jobs.record import add_event
-from api.core.jobs.selection import EVERY, Selection
 from api.core.lifecycle import Requested, State
 from api.core.rows import db
-from api.core.rows.cursor import Position, Slice, slice_of
 from api.core.rows.ids import new_id
 from api.core.rows.lookup import owned
 from api.core.rows.tables import Job, JobEvent
@@ -65,11 +63,6 @@ def submit(
 def get(s: Session, project_id: str, job_id: str) -> Job:
     """Raises NotFound, for another project's job too."""
     return owned(s, Job, project_id, job_id)
-
-
-def page(s: Session, project_id: str, after: Position | None, limit: int, selection: Selection = EVERY) -> Slice[Job]:
-    """Newest first."""
-    return slice_of(s, selection.of(select(Job).where(Job.project_id == project_id)), Job, after, limit)
 
 
 def request(s: Session, project_id: str, job_id: str, wish: Requested) -> Job:

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from sqlalchemy import Select, func
+from sqlalchemy import func
 
 from api.core.lifecycle import State
+from api.core.rows.db import Query
 from api.core.rows.tables import Job
 
 
@@ -29,7 +30,7 @@ class Selection:
     created_before: datetime | None = None
     """Exclusive."""
 
-    def of(self, query: Select[Job]) -> Select[Job]:
+    def of(self, query: Query) -> Query:
         if self.states:
             query = query.where(Job.state.in_(sorted(self.states)))
         if self.name is not None:
@@ -44,6 +45,13 @@ class Selection:
         if self.created_before is not None:
             query = query.where(Job.created_at < self.created_before)
         return query
+
+    @property
+    def bounded(self) -> bool:
+        """An index leads to the newest of these jobs, so that no more are read than are shown."""
+        whole_name = self.name is not None and not self.name.endswith("*")
+        by_name = self.name is None or (whole_name and not self.states)
+        return by_name and len(self.states) <= 1 and not self.labels
 
     def digest(self) -> str:
         """Equal for equal selections, "" for no filter at all; goes into the cursor."""

@@ -1,28 +1,87 @@
-"""Why a queued job does not run yet, in plain words. Computed when asked, never stored."""
+"""Why a job does not run yet, in plain words, and its place in the queue. Computed when asked, never stored.
+
+For many jobs at once: a page of them takes as many statements as one. Reads rows, writes none.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import bindparam, func, literal_column, select
 
 from api.core import workers
+from api.core.jobs.queue_order import DEVICES
 from api.core.lifecycle import State
 from api.core.rows import db
-from api.core.rows.tables import Job, WorkerRow
+from api.core.rows.tables import Job
+from api.core.workers import LiveWorker
+
+IS_QUEUED = Job.state == literal_column("'queued'")
+IS_RUNNING = Job.state == literal_column("'running'")
+"""The words themselves: with parameters in their place SQLite would read all jobs instead of its index of these."""
 
 
-def waiting_reason(s: Session, job: Job, live: Sequence[WorkerRow]) -> str | None:
-    """None unless the job is queued or paused. `live`: the live workers."""
-    if job.state == State.paused:
-        step = (job.progress or {}).get("step", 0)
-        return f"paused after step {step}; `fgd job resume {job.id}` lets it go on, from its last checkpoint"
-    if job.state != State.queued:
-        return None
+@dataclass(frozen=True)
+class Wait:
+    reason: str
+    position: int | None
+    """1: the next that a worker takes, of those that want the same slots. None for a paused job."""
+
+
+@dataclass(frozen=True)
+class _Queue:
+    """What queued jobs wait for, at one look."""
+
+    at: datetime
+    live: Sequence[LiveWorker]
+    taken: Mapping[tuple[str, str], int]
+    """Slots that running jobs hold, of each worker and lane."""
+    before: Mapping[str, Mapping[str, int]]
+    """Job -> resources.device -> jobs that a worker would take before it."""
+
+
+def waits(s: db.Reader, job_ids: Sequence[str], lease_s: float) -> dict[str, Wait]:
+    """Of those among the jobs that are queued or paused."""
+    jobs = s.execute(_WAITING, {"ids": list(job_ids)}).all()
+    queued = [job.id for job in jobs if job.state == State.queued]
+    if not queued:
+        return {job.id: Wait(_paused(job), None) for job in jobs}
+    at = db.now(s)
+    live = workers.live(s, lease_s, at)
+    queue = _Queue(at, live, _taken(s, live), _before(s, queued, at))
+    return {
+        job.id: Wait(_reason(job, queue), _ahead(job, live, queue) + 1)
+        if job.state == State.queued
+        else Wait(_paused(job), None)
+        for job in jobs
+    }
+
+
+_WAITING = select(
+    Job.id,
+    Job.state,
+    Job.device,
+    Job.not_before,
+    Job.retries,
+    Job.limits["max_retries"].as_integer().label("max_retries"),
+    Job.progress[("step",)].as_integer().label("step"),
+    DEVICES.label("devices"),
+    func.coalesce(Job.spec[("resources", "threads")].as_integer(), 0).label("threads"),
+).where(Job.id.in_(bindparam("ids", expanding=True)), Job.state.in_((State.queued, State.paused)))
+"""`threads` are those of one device."""
+
+
+def _paused(job: Any) -> str:
+    return f"paused after step {job.step or 0}; `fgd job resume {job.id}` lets it go on, from its last checkpoint"
+
+
+def _reason(job: Any, queue: _Queue) -> str:
+    live = queue.live
     if not live:
         return "no worker is running; start one with `fgd worker` (`fgd serve` starts one by itself)"
     if not (willing := [worker for worker in live if worker.complaint is None]):
@@ -30,31 +89,31 @@ def waiting_reason(s: Session, job: Job, live: Sequence[WorkerRow]) -> str | Non
     live = willing
     if job.device == "cuda" and not any(workers.has_cuda(worker) for worker in live):
         return f'{_count(live)}, none with a GPU, and resources.device is "cuda"; "auto" or "cpu" would run now'
-    asked, largest = _devices(job.spec), max(workers.slots_for(worker, job.device) for worker in live)
+    asked, largest = job.devices, max(workers.slots_for(worker, job.device) for worker in live)
     if asked > largest:
         return (
             f"{_count(live)}, none with {asked} {_kind(job, live)}slots, as resources.devices asks; "
             f"the largest has {largest} (FGD_SLOTS sets those on the processor)"
         )
-    threads = asked * (job.spec["resources"]["threads"] or 0)
-    most = max(_cores(worker) for worker in live)
+    threads = asked * job.threads
+    most = max(worker.cores for worker in live)
     if threads > most:
         return f"{_count(live)}, none with {threads} processor cores, as resources.threads asks; the largest has {most}"
-    able = [w for w in live if workers.slots_for(w, job.device) >= asked and _cores(w) >= threads]
+    able = [w for w in live if workers.slots_for(w, job.device) >= asked and w.cores >= threads]
     if not able:  # some have the slots, others the cores
         wanted = f"{_count_of(asked, _kind(job, live) + 'slot')} and {_count_of(threads, 'processor core')}"
-        cores = max(_cores(w) for w in live if workers.slots_for(w, job.device) >= asked)
+        cores = max(w.cores for w in live if workers.slots_for(w, job.device) >= asked)
         return (
             f"{_count(live)}, none with {wanted} on one host, as resources.devices and resources.threads ask; of those "
             f"with the slots the largest has {_count_of(cores, 'core')}"
         )
-    wait_s = (job.not_before - db.now(s)).total_seconds()
+    wait_s = (job.not_before - queue.at).total_seconds()
     if wait_s > 0:
         until = job.not_before.strftime("%Y-%m-%d %H:%M:%S UTC")
-        return f"waits {math.ceil(wait_s)} s, until {until}, before retry {job.retries} of {job.limits['max_retries']}"
-    ahead = _ahead(s, job, live)
+        return f"waits {math.ceil(wait_s)} s, until {until}, before retry {job.retries} of {job.max_retries}"
+    ahead = _ahead(job, live, queue)
     slots = sum(workers.slots_for(worker, job.device) for worker in able)
-    taken = _running_where_it_could(s, job, able)
+    taken = {worker.id: queue.taken.get((worker.id, workers.lane(worker, job.device)), 0) for worker in able}
     running = sum(taken.values())
     if asked > max(workers.slots_for(worker, job.device) - taken[worker.id] for worker in able):
         scattered = f", no host has {asked} free at once" if running + asked <= slots else ""
@@ -65,56 +124,59 @@ def waiting_reason(s: Session, job: Job, live: Sequence[WorkerRow]) -> str | Non
     return f"{_place(ahead)}; a worker is about to take it" if ahead == 0 else f"behind others: {_place(ahead)}"
 
 
-def queue_position(s: Session, job: Job, live: Sequence[WorkerRow]) -> int | None:
-    """1: the next that a worker takes, of those that want the same slots. None unless the job is queued."""
-    return _ahead(s, job, live) + 1 if job.state == State.queued else None
-
-
-def _running_where_it_could(s: Session, job: Job, live: Sequence[WorkerRow]) -> Counter[str]:
-    """Slots this job fits that running jobs hold, of each worker."""
+def _taken(s: db.Reader, live: Sequence[LiveWorker]) -> Counter[tuple[str, str]]:
     owners = {worker.id: worker for worker in live}
-    query = select(Job.lease_owner, Job.device, Job.spec).where(Job.state == State.running, Job.lease_owner.in_(owners))
-    taken: Counter[str] = Counter()
-    for owner, device, spec in s.execute(query):
-        if owner is not None and workers.lane(owners[owner], device) == workers.lane(owners[owner], job.device):
-            taken[owner] += _devices(spec)
+    taken: Counter[tuple[str, str]] = Counter()
+    for owner, device, devices in s.execute(_RUNNING, {"owners": list(owners)}):
+        taken[owner, workers.lane(owners[owner], device)] += devices
     return taken
+
+
+_RUNNING = select(Job.lease_owner, Job.device, DEVICES).where(
+    IS_RUNNING, Job.lease_owner.in_(bindparam("owners", expanding=True))
+)
+
+
+def _before(s: db.Reader, job_ids: Sequence[str], at: datetime) -> dict[str, Mapping[str, int]]:
+    rows = s.execute(_BEFORE, {"ids": list(job_ids), "at": at})
+    return {row.id: {"auto": row.auto, "cpu": row.cpu, "cuda": row.cuda} for row in rows}
+
+
+def _counts() -> Any:
+    """Of each queued job the claimable ones before it, by what they want, in the order of `attempts.claim`."""
+    order = (Job.priority.desc(), Job.created_at, Job.id)
+    due = Job.not_before <= bindparam("at")
+    counts = [
+        func.count().filter(Job.device == device, due).over(order_by=order, rows=(None, -1)).label(device)
+        for device in ("auto", "cpu", "cuda")
+    ]
+    all_queued = select(Job.id, *counts).where(IS_QUEUED).subquery()
+    return select(all_queued).where(all_queued.c.id.in_(bindparam("ids", expanding=True)))
+
+
+_BEFORE = _counts()
+
+
+def _ahead(job: Any, live: Sequence[LiveWorker], queue: _Queue) -> int:
+    """Queued jobs that a worker would take before this one, into a slot that this one fits; all of them while no
+    worker lives."""
+    return sum(
+        count
+        for device, count in queue.before.get(job.id, {}).items()
+        if count
+        and (not live or any(workers.lane(worker, device) == workers.lane(worker, job.device) for worker in live))
+    )
 
 
 def _count_of(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def _cores(worker: WorkerRow) -> int:
-    return int(worker.facts.get("cores", 0))
-
-
-def _devices(spec: Mapping[str, Any]) -> int:
-    return int(spec["resources"].get("devices", 1))
-
-
-def _ahead(s: Session, job: Job, live: Sequence[WorkerRow]) -> int:
-    """Queued jobs that a worker would take before this one, into a slot that this one fits; all of them while no
-    worker lives."""
-    before = or_(
-        Job.priority > job.priority,
-        (Job.priority == job.priority) & (Job.created_at < job.created_at),
-        (Job.priority == job.priority) & (Job.created_at == job.created_at) & (Job.id < job.id),
-    )
-    rivals = [
-        device
-        for device in ("auto", "cpu", "cuda")
-        if not live or any(workers.lane(worker, device) == workers.lane(worker, job.device) for worker in live)
-    ]
-    query = select(func.count()).select_from(Job).where(Job.state == State.queued, Job.not_before <= db.now(s))
-    return s.scalar(query.where(before, Job.device.in_(rivals))) or 0
-
-
-def _count(live: Sequence[WorkerRow]) -> str:
+def _count(live: Sequence[LiveWorker]) -> str:
     return "1 worker is running" if len(live) == 1 else f"{len(live)} workers are running"
 
 
-def _kind(job: Job, live: Sequence[WorkerRow]) -> str:
+def _kind(job: Any, live: Sequence[LiveWorker]) -> str:
     """Said only where there is more than one kind."""
     if not any(workers.has_cuda(worker) for worker in live):
         return ""

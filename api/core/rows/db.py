@@ -15,7 +15,21 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, DateTime, Dialect, Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    Row,
+    Select,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 from sqlalchemy.types import TypeDecorator
@@ -41,6 +55,13 @@ UPGRADE_S = 86_400.0
 _UPGRADE_LOCK = 0x666764  # any constant of our own: serialises concurrent upgrades on PostgreSQL
 
 
+Reader = Session | Connection
+"""Whoever can be asked: both know execute and scalar."""
+Query = Select[*tuple[Any, ...]]
+Columns = Row[*tuple[Any, ...]]
+"""Of a query for columns, whichever."""
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """Aware UTC in and out; SQLite keeps it as text that sorts by time."""
 
@@ -55,10 +76,17 @@ class UtcDateTime(TypeDecorator[datetime]):
         value = value.astimezone(UTC)
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:  # noqa: ARG002
+        """For either kind of database one function: an answer of fifty jobs has hundreds of times."""
+        return _from_text if dialect.name == "sqlite" else _in_utc
+
+
+def _from_text(value: str | None) -> datetime | None:
+    return None if value is None else datetime.fromisoformat(f"{value}+00:00")
+
+
+def _in_utc(value: datetime | None) -> datetime | None:
+    return None if value is None else value.astimezone(UTC)
 
 
 def make_engine(url: str, silence_s: float = SILENCE_S, answer_s: float | None = None) -> Engine:
@@ -152,8 +180,9 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     # A deferred transaction that turns into a write fails at once with "database is locked", busy_timeout or not.
-    reading = connection.get_execution_options().get("reading", False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    if not options.get("looking", False):
+        connection.exec_driver_sql("BEGIN" if options.get("reading", False) else "BEGIN IMMEDIATE")
 
 
 @contextmanager
@@ -171,6 +200,14 @@ def reading(engine: Engine) -> Iterator[Session]:
         yield session
 
 
+def looking(engine: Engine) -> Connection:
+    """A connection for single reads, without a transaction and without objects: each statement sees its own moment.
+    Never waits for a writer. Close it."""
+    sqlite = engine.dialect.name == "sqlite"
+    options: dict[str, Any] = {"looking": True} if sqlite else {"isolation_level": "AUTOCOMMIT"}
+    return engine.connect().execution_options(**options)
+
+
 def _reading(engine: Engine) -> dict[str, Any]:
     if engine.dialect.name == "sqlite":
         return {"reading": True}
@@ -183,12 +220,13 @@ def _session(engine: Engine) -> Session:
     return Session(engine, expire_on_commit=False, autoflush=False)
 
 
-def now(session: Session) -> datetime:
+def now(s: Reader) -> datetime:
     """The database's clock, aware UTC: hosts may disagree about the time, leases may not."""
-    if session.get_bind().dialect.name == "sqlite":
-        stamp = session.scalar(text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')"))
+    dialect = s.dialect if isinstance(s, Connection) else s.get_bind().dialect
+    if dialect.name == "sqlite":
+        stamp = s.scalar(text("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')"))
         return datetime.fromisoformat(str(stamp)).replace(tzinfo=UTC)
-    moment = session.scalar(select(func.clock_timestamp()))
+    moment = s.scalar(select(func.clock_timestamp()))
     assert isinstance(moment, datetime)
     return moment.astimezone(UTC)
 

@@ -1,17 +1,35 @@
-"""The row of a project by its id, which is what every verb of people begins with; and its end."""
+"""The row of a project by its id, which is what every verb of people begins with, and its end; or its version alone, or
+some of its columns, for those who poll.
+"""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, bindparam, literal, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from api.core.errors import Conflict, NotFound
 from api.core.rows.columns import Noun
+from api.core.rows.db import Columns, Query, Reader
 
+Column = InstrumentedAttribute[Any] | ColumnElement[Any]
 Row = TypeVar("Row", bound=Noun)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A row at one look."""
+
+    version: int
+    ended: bool
+    """It changes no more."""
+    event_seq: int
+    """Of a job; 0 for others."""
 
 
 def owned(s: Session, kind: type[Row], project_id: str, id: str, *, locked: bool = False) -> Row:
@@ -21,7 +39,7 @@ def owned(s: Session, kind: type[Row], project_id: str, id: str, *, locked: bool
         query = query.with_for_update().execution_options(populate_existing=True)
     row = s.scalar(query)
     if row is None:
-        raise NotFound(kind.noun(), id)  # job_not_found, dataset_not_found, ...
+        raise not_found(kind, id)
     return row
 
 
@@ -33,3 +51,46 @@ def delete_row(s: Session, row: Noun) -> None:
         s.flush()
     except IntegrityError as error:
         raise in_use from error
+
+
+def version(s: Reader, kind: type[Noun], project_id: str, id: str) -> int:
+    """One column, which its ETag names. Raises NotFound."""
+    found = s.scalar(_version(kind), {"project": project_id, "row": id})  # type: ignore[arg-type]  # a class has a hash
+    if found is None:
+        raise not_found(kind, id)
+    return int(found)
+
+
+def seen(s: Reader, kind: type[Noun], ids: Sequence[str]) -> dict[str, Seen]:
+    """Rows of any project, by id; those that are gone are left out."""
+    rows = s.execute(_seen(kind), {"ids": list(ids)})  # type: ignore[arg-type]
+    return {id: Seen(*what) for id, *what in rows}
+
+
+def columns_of(s: Reader, query: Query, kind: type[Noun], project_id: str, id: str) -> Columns:
+    """The row of a query made by `by_id`. Raises NotFound."""
+    found = s.execute(query, {"project": project_id, "row": id}).one_or_none()
+    if found is None:
+        raise not_found(kind, id)
+    return found
+
+
+def by_id(kind: type[Noun], *columns: Column) -> Query:
+    """Made once and asked often: writing a statement down takes ten times as long as asking it."""
+    return select(*columns).where(kind.project_id == bindparam("project"), kind.id == bindparam("row"))
+
+
+def not_found(kind: type[Noun], id: str) -> NotFound:
+    return NotFound(kind.noun(), id)  # job_not_found, dataset_not_found, ...
+
+
+@cache
+def _version(kind: type[Noun]) -> Query:
+    return by_id(kind, kind.version)
+
+
+@cache
+def _seen(kind: type[Noun]) -> Query:
+    seq = getattr(kind, "event_seq", literal(0))
+    columns = (kind.id, kind.version, kind.finished_at.is_not(None), seq)
+    return select(*columns).where(kind.id.in_(bindparam("ids", expanding=True)))

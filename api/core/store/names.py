@@ -6,12 +6,15 @@ Knows nothing of rows: a file that no row names is rubbish, not a result. Names 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+logger = logging.getLogger(__name__)
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -59,6 +62,18 @@ class BlobStore(Protocol):
     def drop_partial(self, older_than_s: float) -> None: ...
     def writable(self) -> bool: ...
     def __hash__(self) -> int: ...
+
+
+def delete_objects(store: BlobStore, keys: Iterable[str]) -> None:
+    """As far as the store lets us: the next collection finds those that stay."""
+    for key in keys:
+        try:
+            store.delete_object(key)
+        except StoreAway as error:  # each would wait as long
+            logger.warning("could not delete %s: %s", key, error)
+            return
+        except OSError as error:
+            logger.warning("could not delete %s: %s", key, error)
 
 
 def blob_name(digest: str) -> str:

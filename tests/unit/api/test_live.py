@@ -26,7 +26,7 @@ import fgd
 from api.core.jobs import attempts, record, requests
 from api.core.lifecycle import Requested
 from api.core.rows import db
-from api.core.rows.tables import DEFAULT_PROJECT
+from api.core.rows.tables import DEFAULT_PROJECT, Job
 from api.core.settings import Settings
 from api.core.store.local import LocalStore
 from api.live import Changes
@@ -504,8 +504,8 @@ def test_a_look_that_fails_is_taken_again(given: Any, monkeypatch: pytest.Monkey
 
     async def wait() -> tuple[bool, bool]:
         async with Changes(given.engine, 0.01) as changes:
-            return await changes.wait(id, lambda seen: seen is not None, 5.0), await changes.wait(
-                id, lambda _: False, 0.05
+            return await changes.wait(Job, id, lambda seen: seen is not None, 5.0), await changes.wait(
+                Job, id, lambda _: False, 0.05
             )
 
     assert asyncio.run(wait()) == (True, False)

@@ -347,7 +347,7 @@ def test_a_model_in_use_stays_and_its_users_are_named(client: Any, given: Any) -
     assert job in refused.json()["detail"]
 
     client.post(f"/v1/jobs/{job}/cancel")
-    assert client.delete(f"/v1/models/{model}").status_code == 202
+    assert client.delete(f"/v1/models/{model}").status_code == 204
     assert client.get(f"/v1/models/{model}").status_code == 404
     assert client.get(f"/v1/jobs/{job}").json()["state"] == "cancelled"
 

@@ -14,6 +14,7 @@ from api.core.jobs import attempts
 from api.core.lifecycle import FailureCode
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT, Attempt, Job, Plan
+from fgd import stored
 from fgd.spec import FCOS
 from fgd.stored import stored_spec
 
@@ -121,6 +122,7 @@ def test_an_old_model_is_shown_without_the_field_and_teaches(
         blobs.remember_blobs(s, DEFAULT_PROJECT, db.now(s), blob)
         model.recipe, model.recipe_digest = recipe, blob.digest
     monkeypatch.setattr(FCOS, "retired", {"tied": "both towers have weights of their own"})
+    monkeypatch.setattr(stored, "_retired", stored._retired.__wrapped__)  # which remembers what was retired
 
     shown = client.get(f"/v1/models/{made['id']}").json()["recipe"]
     answer = client.post("/v1/jobs", json=given.body(teacher={"model": made["id"]}, methods=[{"kind": "fgd"}]))

@@ -73,7 +73,7 @@ def test_a_pinned_checkpoint_outlives_its_job_until_that_is_deleted(client: Any,
     assert rubbish == [f"jobs/{id}/a1/20"]
     assert list(listed(client, id)) == [10]
     assert client.post(f"/v1/jobs/{id}/checkpoints/{of}/promote").status_code == 202
-    assert client.delete(f"/v1/jobs/{id}").status_code == 202
+    assert client.delete(f"/v1/jobs/{id}").status_code == 204
     assert 10 not in stored(given)
 
 

@@ -128,6 +128,13 @@ def bad_keys(w: World, url: str, body: dict[str, Any], verb: Any, name: str) -> 
     yield Refusal(raced, 409, "idempotency_key_in_use")
 
 
+def too_many_waiters(w: World, url: str) -> Iterator[Refusal]:
+    """The refusal of every route that can be polled."""
+    with w.serving(w.settings.model_copy(update={"max_waiters": 1})) as narrow:
+        narrow.app.state.service.waiters.take()
+        yield Refusal(narrow.get(url, headers={"Prefer": "wait=9"}), 429, "too_many_waiters")
+
+
 def bad_pages(w: World, url: str) -> Iterator[Refusal]:
     yield Refusal(w.client.get(f"{url}?cursor=abc"), 400, "bad_cursor")
     yield Refusal(w.client.get(f"{url}?limit=0"), 422, "invalid_request", "?limit")
@@ -207,6 +214,7 @@ def list_datasets(w: World) -> Iterator[Refusal]:
 @of("GET /v1/datasets/{dataset_id}")
 def get_dataset(w: World) -> Iterator[Refusal]:
     yield Refusal(w.client.get(f"/v1/datasets/{new_id('ds')}"), 404, "dataset_not_found")
+    yield from too_many_waiters(w, f"/v1/datasets/{w.given.dataset('verifying').id}")
 
 
 @of("GET /v1/datasets/{dataset_id}/report")
@@ -357,10 +365,11 @@ def list_models(w: World) -> Iterator[Refusal]:
 @of("GET /v1/models/{model_id}")
 def get_model(w: World) -> Iterator[Refusal]:
     yield Refusal(w.client.get(f"/v1/models/{new_id('mdl')}"), 404, "model_not_found")
+    yield from too_many_waiters(w, f"/v1/models/{w.client.post('/v1/models', json=UPLOAD).json()['id']}")
 
 
 @of("DELETE /v1/models/{model_id}")
-def remove_model(w: World) -> Iterator[Refusal]:
+def delete_model(w: World) -> Iterator[Refusal]:
     yield Refusal(w.client.delete(f"/v1/models/{new_id('mdl')}"), 404, "model_not_found")
     model = w.promoted()
     assert w.client.post("/v1/jobs", json=w.given.body(student={"weights": {"model": model}})).status_code == 201
@@ -531,10 +540,7 @@ def list_jobs(w: World) -> Iterator[Refusal]:
 @of("GET /v1/jobs/{job_id}")
 def get_job(w: World) -> Iterator[Refusal]:
     yield Refusal(w.client.get(f"/v1/jobs/{new_id('job')}"), 404, "job_not_found")
-    id = w.given.job()
-    with w.serving(w.settings.model_copy(update={"max_waiters": 1})) as narrow:
-        narrow.app.state.service.waiters.take()
-        yield Refusal(narrow.get(f"/v1/jobs/{id}", headers={"Prefer": "wait=9"}), 429, "too_many_waiters")
+    yield from too_many_waiters(w, f"/v1/jobs/{w.given.job()}")
 
 
 @of("DELETE /v1/jobs/{job_id}")
@@ -629,6 +635,19 @@ def describe(w: World) -> Iterator[Refusal]:
 @of("GET /v1/plans/{plan_id}")
 def get_plan(w: World) -> Iterator[Refusal]:
     yield Refusal(w.client.get(f"/v1/plans/{new_id('plan')}"), 404, "plan_not_found")
+    yield from too_many_waiters(w, f"/v1/plans/{w.client.post('/v1/plans', json=w.given.body()).json()['id']}")
+
+
+@of("POST /v1/plans")
+def submit_plan(w: World) -> Iterator[Refusal]:
+    """What a body that names something is refused for, a job is too."""
+    yield from bad_json(w, "/v1/plans")
+    body = w.given.body()
+    yield Refusal(
+        w.client.post("/v1/plans", json={**body, "dataset": new_id("ds")}), 422, "dataset_not_found", "/dataset"
+    )
+    waiting = w.client.post("/v1/datasets", json={"name": "d"}).json()["id"]
+    yield Refusal(w.client.post("/v1/plans", json={**body, "dataset": waiting}), 409, "dataset_not_ready", "/dataset")
 
 
 # --- the tests ------------------------------------------------------------------------------------------------

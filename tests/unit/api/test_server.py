@@ -129,7 +129,7 @@ def test_an_unexpected_error_shows_no_traceback_but_an_id_that_the_log_has(
     def explode(*_: Any, **__: Any) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("api.core.jobs.requests.get", explode)
+    monkeypatch.setattr("api.core.rows.lookup.columns_of", explode)
 
     answer = client.get("/v1/jobs/job_1")
 

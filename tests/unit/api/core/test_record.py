@@ -33,7 +33,7 @@ def curve(given: Any, id: str, name: str = "loss/total") -> dict[int, float | No
 
 def latest(given: Any, id: str) -> dict[str, tuple[int, float | None]]:
     with db.reading(given.engine) as s:
-        return {p.name: (p.step, p.value) for p in history.latest(s, requests.get(s, DEFAULT_PROJECT, id))}
+        return {p.name: (p.step, p.value) for p in history.latest(s, DEFAULT_PROJECT, id)}
 
 
 def test_after_a_resume_the_curve_has_no_zigzag(given: Any) -> None:
