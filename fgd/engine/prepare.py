@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from fgd.data import open_index
 from fgd.data.index import Index
 from fgd.data.loader import Dataset, Split
+from fgd.data.reading import open_index
 from fgd.data.transforms import Transform
 from fgd.detectors import DETECTORS, Detector, anchors, build
 from fgd.engine import checkpoint, device, pretrained, weights
