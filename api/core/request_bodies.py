@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationInfo, field_validator, model_validator
 
+from fgd.data.formats import FormatName
 from fgd.spec import INVISIBLE, DetectorSpec, Float, Int, JobId, Name, Path, PositiveFloat, Spec
 
 # --- data sets ------------------------------------------------------------------------------------------------
@@ -18,7 +19,7 @@ class SubmitDataset(Spec):
     """The body of POST /v1/datasets."""
 
     name: Name
-    format: Literal["auto", "coco", "voc", "yolo", "huggingface"] = "auto"
+    format: FormatName = "auto"
     """"auto" finds it by content."""
     path: Path | None = None
     """Absolute folder or .zip on the server's host, below one of FGD_DATA_ROOTS. It is packed into the store; later

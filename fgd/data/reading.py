@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import ValidationError
 
 from fgd.data.checking import Sources, Verify, check
-from fgd.data.formats import FORMATS
+from fgd.data.formats import FORMATS, either
 from fgd.data.index import Index, Report
 from fgd.data.report import Defects
 from fgd.data.splits import Carving
@@ -39,13 +39,13 @@ def read(
         raise DatasetError(f"{folder}: no such folder")
     tree = list_tree(root, unpacked)
     defects = Defects() if defects is None else defects
-    listing = FORMATS[recognised(tree) if format == "auto" else format].list_images(tree, defects)
+    listing = FORMATS[recognised(tree) if format == "auto" else format].reader().list_images(tree, defects)
     return check(tree, listing, defects, verify, carving)
 
 
 def recognised(tree: Tree) -> str:
     """The format that the files speak of. Raises DatasetError if that is none or several."""
-    found = {name: sign for name, format in FORMATS.items() if (sign := format.looks_like(tree))}
+    found = {name: sign for name, format in FORMATS.items() if (sign := format.reader().looks_like(tree))}
     if len(found) == 1:
         return next(iter(found))
     if found:
@@ -55,9 +55,7 @@ def recognised(tree: Tree) -> str:
     if any(file.lower().endswith(".json") for file in tree.files):
         return "coco"  # whose reader says of each JSON file what is wrong with it
     raise DatasetError(
-        f"{tree.root}: no data set found; expected COCO annotations (JSON with images, annotations and categories), "
-        "Pascal VOC (Annotations/*.xml), YOLO (data.yaml with train, val and names) or Hugging Face (metadata.jsonl "
-        "with file_name and objects beside images, or Parquet files)"
+        f"{tree.root}: no data set found; expected {either([format.sign for format in FORMATS.values()])}"
     )
 
 

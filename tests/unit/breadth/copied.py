@@ -1,4 +1,4 @@
-"""A copy of the packages to which methods and a family are added, file by file as docs/extending.md lists."""
+"""A copy of the packages to which methods, a family and a format are added, file by file as docs/extending.md lists."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Copy:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.edited: set[str] = set()
-        for package in ("fgd", "api"):
+        for package in ("fgd", "api", "worker"):
             shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
 
     def write(self, file: str, text: str) -> None:
@@ -86,6 +86,15 @@ def with_family(copy: Copy) -> None:
     copy.edit("fgd/presets.py", (r"^PRESETS: .* = \{", f"from fgd.spec import Pan\n\\g<0>\n    Pan: {{{numbers}}},"))
 
 
+def with_format(root: Path) -> Copy:
+    """ "To add a data format", with the very code of the docs."""
+    copy = Copy(root)
+    reader, imports, entry = code_of("A data format")
+    copy.write("fgd/data/tsv.py", reader)
+    copy.edit("fgd/data/formats.py", (r"^FORMATS = \{", f"{imports}\n\n\\g<0>\n{entry.rstrip()}"))
+    return copy
+
+
 def with_presets(copy: Copy, offered: Mapping[str, tuple[str, ...]]) -> None:
     names = ", ".join(METHODS)
     changes = [(r"^PRESETS: ", f"from fgd.spec import {names}\n\\g<0>")]
@@ -109,6 +118,14 @@ def spec_classes() -> list[str]:
 
 def listed(section: str) -> set[str]:
     """The files that the docs name for it."""
+    return set(re.findall(r"^\d\. `([^`]+)`", text_of(section), flags=re.M))
+
+
+def code_of(section: str) -> list[str]:
+    """The blocks of Python that the docs have for it, in order."""
+    return re.findall(r"^```python\n(.*?)^```$", text_of(section), flags=re.M | re.S)
+
+
+def text_of(section: str) -> str:
     _, _, after = PAGE.read_text().partition(f"\n## {section}\n")
-    text, _, _ = after.partition("\n## ")
-    return set(re.findall(r"^\d\. `([^`]+)`", text, flags=re.M))
+    return after.partition("\n## ")[0]
