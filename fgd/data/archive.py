@@ -26,6 +26,8 @@ MAX_FILE_BYTES = 512 * 2**20
 """Of one image, as fgd.data.images takes it; the index may take `MAX_INDEX_BYTES`."""
 MAX_INDEX_BYTES = 2 * 2**30
 MAX_FILES = 2_000_000
+MAX_TOTAL_BYTES = 50 * 2**30
+"""Of a data set as it comes, all its files together."""
 _SPARE = 1.2
 """Free space asked for, as a multiple of what is to be written."""
 _CHUNK = 2**20

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from fgd.data.archive import MAX_TOTAL_BYTES
 from fgd.data.formats import NAMES, SUFFIXES
 from fgd.data.tree import IMAGE_SUFFIXES, short
 from fgd.errors import DatasetError
 
 # What a zip may claim before any of it is unpacked: far more than an honest data set, far less than a disk.
 MAX_MEMBERS = 200_000
-MAX_TOTAL_BYTES = 50 * 2**30
 MAX_FILE_BYTES = 512 * 2**20
 MAX_PARQUET_BYTES = 8 * 2**30
 """Of a Parquet file, which is never read whole, and holds many images."""

@@ -76,12 +76,10 @@ def with_methods(root: Path) -> Copy:
 def with_family(copy: Copy) -> None:
     """ "To add a family of detectors"."""
     pan = spec_classes()[-1]
-    copy.edit(
-        "fgd/spec.py", (r"^def _fcos_if_unsaid", pan + r"\g<0>"), (r"^DetectorSpec = Annotated\[", r"\g<0>Pan | ")
-    )
+    copy.edit("fgd/spec.py", (r"^KIND_IF_UNSAID", pan + r"\g<0>"), (r"^DetectorSpec = Annotated\[", r"\g<0>Pan | "))
     copy.write("fgd/detectors/pan.py", (HERE / "pan.py").read_text())
-    imports = "from fgd.detectors.pan import PanDetector\nfrom fgd.spec import Pan\n"
-    copy.edit("fgd/detectors/__init__.py", (r"^DETECTORS: .* = \{", imports + r"\g<0>\n    Pan: PanDetector,"))
+    imports = "from fgd.detectors import pan\nfrom fgd.spec import Pan\n"
+    copy.edit("fgd/detectors/__init__.py", (r"^DETECTORS: .* = \{", imports + r"\g<0>\n    Pan: pan.FAMILY,"))
     numbers = OF_PAN + "".join(f"{kind}: {kind}(weight=0.1), " for kind in OFFERED["Pan"])
     copy.edit("fgd/presets.py", (r"^PRESETS: .* = \{", f"from fgd.spec import Pan\n\\g<0>\n    Pan: {{{numbers}}},"))
 
