@@ -7,12 +7,13 @@ import hashlib
 import inspect
 import json
 from functools import cache
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from api.core.request_bodies import SubmitDataset, SubmitModel
 from fgd import presets
+from fgd.data.formats import FORMATS, Format
 from fgd.spec import (
     DetectorSpec,
     LrSchedule,
@@ -68,29 +69,6 @@ _METHOD_NEEDS = (
     "a teacher with the data set's classes, whose pyramid shares strides with the student's; only those are distilled"
 )
 _FORMAT_NEEDS = "a folder below FGD_DATA_ROOTS on the server's host, or a zip of it to upload"
-_FORMATS = {
-    "auto": ("Found by content.", ""),
-    "coco": (
-        "COCO detection: JSON annotations and images, an annotations folder beside image folders or one JSON in each "
-        "split's folder.",
-        _FORMAT_NEEDS,
-    ),
-    "voc": (
-        "Pascal VOC: an XML file an image in Annotations, or beside the images; ImageSets/Main or folders for splits. "
-        "Pixels count from 1; difficult objects are neither trained on nor scored.",
-        _FORMAT_NEEDS,
-    ),
-    "yolo": (
-        "YOLO: data.yaml with names and the folders of train, val and test; a text file an image in labels beside "
-        "images. Polygons become the boxes around them.",
-        _FORMAT_NEEDS,
-    ),
-    "huggingface": (
-        "Hugging Face: metadata.jsonl, .csv or .parquet beside images, with file_name and objects {bbox: "
-        "[[x, y, width, height]], category: [...]}; or Parquet files with the images inside, as on the hub.",
-        _FORMAT_NEEDS + '; Parquet needs pyarrow on the worker: pip install "fgd-service[hf]"',
-    ),
-}
 
 
 @cache
@@ -105,8 +83,8 @@ def catalogue() -> tuple[Catalogue, str]:
         optimizers=[_entry(spec) for spec in members(OptimizerSpec)],
         lr_schedules=[_entry(spec) for spec in members(LrSchedule)],
         formats=[
-            Entry(kind=kind, summary=_FORMATS[kind][0], needs=_FORMATS[kind][1], json_schema={})
-            for kind in get_args(SubmitDataset.model_fields["format"].annotation)
+            Entry(kind="auto", summary="Found by content.", needs="", json_schema={}),
+            *(_format_entry(name, format) for name, format in FORMATS.items()),
         ],
         schedule=Schedule.model_json_schema(),
         job=SubmitJob.model_json_schema(),
@@ -125,6 +103,11 @@ def _entry(spec: type[Spec], needs: str = "", **more: Any) -> Entry:
         json_schema=spec.model_json_schema(),
         **more,
     )
+
+
+def _format_entry(name: str, format: Format) -> Entry:
+    needs = "; ".join(filter(None, (_FORMAT_NEEDS, format.needs)))
+    return Entry(kind=name, summary=format.summary, needs=needs, json_schema={})
 
 
 def _presets(method: type[Spec]) -> dict[str, dict[str, Any]]:

@@ -177,6 +177,8 @@ class Detector_(Spec):
 
     offers: ClassVar[frozenset[Need]] = frozenset({"features"})
     """What methods can take of it."""
+    anchor_levels: ClassVar[int] = 0
+    """Levels that have anchors; 0: its boxes start from none."""
 
     weights: WeightsName | WeightsRef = "none"
     """Where the network starts. "none": from scratch. "IMAGENET1K_V1": torchvision's trunk of that name. "COCO_V1":
@@ -192,6 +194,10 @@ class Detector_(Spec):
     def trunk_norm(self) -> Norm:
         """`norm`, or what it defaults to."""
         return self.norm or ("frozen" if self.weights in ("IMAGENET1K_V1", "COCO_V1") else "batch")
+
+    def variant(self) -> int:
+        """Which of the family's networks it is: the version, where there are several."""
+        return 1
 
     def levels(self) -> tuple[Level, ...]:
         """Pyramid levels that carry knowledge, finest first."""
@@ -239,8 +245,8 @@ class TorchvisionDetector_(Detector_, TorchvisionTrunk):
         return tuple(Level(f"p{n}", 2**n, self.fpn_channels) for n in range(3, 8))
 
     def title(self) -> str:
-        family = type(self).__name__ + (" v2" if getattr(self, "version", 1) == 2 else "")
-        return f"{family} {self.backbone.replace('resnet', 'R')}, FPN {self.fpn_channels}"
+        version = f" v{self.variant()}" if self.variant() > 1 else ""
+        return f"{type(self).__name__}{version} {self.backbone.replace('resnet', 'R')}, FPN {self.fpn_channels}"
 
 
 class FCOS(TorchvisionDetector_):
@@ -261,12 +267,16 @@ class RetinaNet(TorchvisionDetector_):
     """
 
     offers = frozenset({"features", "logits", "boxes", "anchors", "towers"})
+    anchor_levels = 5
 
     kind: Literal["retinanet"] = "retinanet"
     version: Version = 1
     """2: torchvision's retinanet_resnet50_fpn_v2: group norm in the heads, P6 from the trunk, GIoU loss."""
     fpn_channels: WidthIn8 = 256
     """Width of the pyramid and the heads; a multiple of 8. Version 2: of 32, and at least 64, for its group norm."""
+
+    def variant(self) -> int:
+        return self.version
 
     @model_validator(mode="after")
     def _groups_fit(self) -> Self:
@@ -286,6 +296,7 @@ class FasterRCNN(TorchvisionDetector_):
     """
 
     offers = frozenset({"features", "logits", "boxes", "anchors", "proposals"})
+    anchor_levels = 5  # P6 too
 
     kind: Literal["faster_rcnn"] = "faster_rcnn"
     version: Version = 1
@@ -294,16 +305,22 @@ class FasterRCNN(TorchvisionDetector_):
     fpn_channels: WidthIn8 = 256
     """Width of the pyramid and the heads; a multiple of 8."""
 
+    def variant(self) -> int:
+        return self.version
+
     def levels(self) -> tuple[Level, ...]:
         return tuple(Level(f"p{n}", 2**n, self.fpn_channels) for n in range(2, 6))
 
 
-def _fcos_if_unsaid(value: Any) -> Any:
-    """Requests of the first version, which knew FCOS alone, may leave out `kind`."""
-    return {"kind": "fcos", **value} if isinstance(value, dict) else value
+KIND_IF_UNSAID = "fcos"
+"""Requests of the first version, which knew FCOS alone, may leave out `kind`."""
 
 
-DetectorSpec = Annotated[FCOS | RetinaNet | FasterRCNN, Field(discriminator="kind"), BeforeValidator(_fcos_if_unsaid)]
+def _with_kind(value: Any) -> Any:
+    return {"kind": KIND_IF_UNSAID, **value} if isinstance(value, dict) else value
+
+
+DetectorSpec = Annotated[FCOS | RetinaNet | FasterRCNN, Field(discriminator="kind"), BeforeValidator(_with_kind)]
 """One class per detector family. Version 2 is a field and not a family: presets and losses to distil are the same."""
 
 
@@ -747,10 +764,10 @@ class JobSpec(Spec):
     def refuse_inherit(self, source: DetectorSpec) -> None:
         """Raise SpecError if neck and head of `source` mean something else in the student."""
         student = self.student
-        if (source.kind, getattr(source, "version", 1)) != (student.kind, getattr(student, "version", 1)):
+        if (source.kind, source.variant()) != (student.kind, student.variant()):
             raise SpecError(
-                f"inherits from a network of kind {source.kind}, version {getattr(source, 'version', 1)}; this one is "
-                f"{student.kind}, version {getattr(student, 'version', 1)}, whose levels and heads are others",
+                f"inherits from a network of kind {source.kind}, version {source.variant()}; this one is "
+                f"{student.kind}, version {student.variant()}, whose levels and heads are others",
                 "/student/inherit",
             )
 

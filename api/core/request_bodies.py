@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationInfo, field_validator, model_validator
 
+from fgd.data.formats import FormatName
 from fgd.spec import INVISIBLE, DetectorSpec, Float, Int, JobId, Name, Path, PositiveFloat, Spec
 
 # --- data sets ------------------------------------------------------------------------------------------------
@@ -18,7 +19,7 @@ class SubmitDataset(Spec):
     """The body of POST /v1/datasets."""
 
     name: Name
-    format: Literal["auto", "coco", "voc", "yolo", "huggingface"] = "auto"
+    format: FormatName = "auto"
     """"auto" finds it by content."""
     path: Path | None = None
     """Absolute folder or .zip on the server's host, below one of FGD_DATA_ROOTS. It is packed into the store; later
@@ -38,8 +39,6 @@ ClassName = Annotated[str, StringConstraints(min_length=1, max_length=200, patte
 Channels = tuple[Float, Float, Float]
 AnchorSizes = Annotated[tuple[Annotated[Int, Field(ge=1, le=8192)], ...], Field(min_length=1, max_length=16)]
 """Of one level."""
-ANCHOR_LEVELS = 5
-"""P3-P7 of RetinaNet, P2-P6 of Faster R-CNN."""
 
 
 class UploadModel(Spec):
@@ -67,15 +66,19 @@ class UploadModel(Spec):
     @field_validator("anchor_sizes", "anchor_ratios", mode="after")
     @classmethod
     def _are_of_a_family_with_anchors(cls, value: Any, info: ValidationInfo) -> Any:
-        if value is not None and getattr(info.data.get("detector"), "kind", "") == "fcos":
-            raise ValueError("fcos has no anchors; leave it out")
+        detector = info.data.get("detector")  # absent where it is at fault itself
+        if value is not None and detector is not None and not detector.anchor_levels:
+            raise ValueError(f"{detector.kind} has no anchors; leave it out")
         return value
 
     @field_validator("anchor_sizes", mode="after")
     @classmethod
-    def _make_equal_heads(cls, sizes: tuple[AnchorSizes, ...] | None) -> tuple[AnchorSizes, ...] | None:
-        if sizes is not None and len(sizes) != ANCHOR_LEVELS:
-            raise ValueError(f"{ANCHOR_LEVELS} levels have anchors, {len(sizes)} are named")
+    def _make_equal_heads(
+        cls, sizes: tuple[AnchorSizes, ...] | None, info: ValidationInfo
+    ) -> tuple[AnchorSizes, ...] | None:
+        detector = info.data.get("detector")
+        if sizes is not None and detector is not None and len(sizes) != detector.anchor_levels:
+            raise ValueError(f"{detector.anchor_levels} levels have anchors, {len(sizes)} are named")
         if sizes is not None and len({len(level) for level in sizes}) > 1:
             raise ValueError(
                 f"all levels share one head, so each has as many sizes; these have {[len(level) for level in sizes]}"

@@ -9,7 +9,8 @@ import typer
 from rich.text import Text
 
 from fgd.cli.options import URL, AsJson, DatasetId, Url, client_of
-from fgd.cli.printing import DONE, FAILED, Columns, answer, byte_bars, err, leave, note, print_json, print_line, table
+from fgd.cli.printing import Columns, DONE, FAILED, answer, byte_bars, err, leave, note, print_json, print_line, table
+from fgd.data.formats import FormatName, TITLES
 from fgd.text.printable import printable
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def dataset_add(
     path: Annotated[
         str,
         typer.Argument(
-            help="Folder or .zip: COCO, Pascal VOC, YOLO or Hugging Face; or hf://owner/name[@revision] of the hub.",
+            help=f"Folder or .zip: {TITLES}; or hf://owner/name[@revision] of the hub.",
             metavar="FOLDER|ZIP|hf://...",
             show_default=False,
         ),
@@ -33,10 +34,7 @@ def dataset_add(
     verify: Annotated[
         Literal["full", "headers"], typer.Option(help="Decode every image, or read only the headers.")
     ] = "full",
-    format: Annotated[
-        Literal["auto", "coco", "voc", "yolo", "huggingface"],
-        typer.Option(help="What it is; auto finds it by content."),
-    ] = "auto",
+    format: Annotated[FormatName, typer.Option(help="What it is; auto finds it by content.")] = "auto",
     val_fraction: Annotated[
         float | None, typer.Option(help="Share of train that becomes val where there is none. [default: 0.1]")
     ] = None,

@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fgd.data.formats import NAMES, SUFFIXES
 from fgd.errors import UserError
 
 SCHEME = "hf://"
 EXTRA = 'pip install "fgd-service[hf]"'
-WANTED = (
-    "*.jpg", "*.jpeg", "*.png", "*.webp", "*.bmp", "*.tif", "*.tiff", "*.gif", "*.ppm",
-    "*.json", "*.jsonl", "*.csv", "*.parquet", "*.xml", "*.txt", "*.yaml", "*.yml", "README.md",
-)  # fmt: skip
+WANTED = [*(f"*{suffix}" for suffix in sorted(SUFFIXES)), *sorted(NAMES)]
 """What a data set consists of; a repository may have much else."""
 _PART = re.compile(r"[\w.-]{1,96}", re.ASCII)
 
@@ -86,7 +84,7 @@ def fetch_dataset(address: Address) -> Fetched:
     found = _ask(
         address,
         lambda: hub.snapshot_download(
-            address.repository, repo_type="dataset", revision=address.revision, allow_patterns=list(WANTED)
+            address.repository, repo_type="dataset", revision=address.revision, allow_patterns=WANTED
         ),
     )
     return _fetched(address, Path(found), Path(found))

@@ -26,6 +26,8 @@ MAX_FILE_BYTES = 512 * 2**20
 """Of one image, as fgd.data.images takes it; the index may take `MAX_INDEX_BYTES`."""
 MAX_INDEX_BYTES = 2 * 2**30
 MAX_FILES = 2_000_000
+MAX_TOTAL_BYTES = 50 * 2**30
+"""Of a data set as it comes, all its files together."""
 _SPARE = 1.2
 """Free space asked for, as a multiple of what is to be written."""
 _CHUNK = 2**20
@@ -34,7 +36,7 @@ _CHUNK = 2**20
 def pack(index: Index, sources: Mapping[str, Path], tar_path: Path) -> None:
     """Write index and images to `tar_path`, whole or not at all.
 
-    sources: `Image.file` -> file, as `fgd.data.formats.read` returns it. Raises DatasetError if a file has changed
+    sources: `Image.file` -> file, as `fgd.data.reading.read` returns it. Raises DatasetError if a file has changed
     since it was read: its name is its content's hash, and the archive must not lie.
     """
     used = {image.file for images in index.splits.values() for image in images}

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fgd.data import images, zips
-from fgd.data.archive import MAX_FILES
+from fgd.data import images
+from fgd.data.archive import MAX_FILES, MAX_TOTAL_BYTES
 from fgd.data.huggingface_card import class_names
 from fgd.data.texts import Broken
 from fgd.data.tree import is_text
@@ -71,8 +71,8 @@ class Store:
     def put(self, content: bytes) -> Path:
         """Raises DatasetError beyond what an archive may hold; OSError where the disk is full."""
         self._bytes += len(content)  # repeated ones too: a small file can repeat a large picture a million times
-        if self._bytes > zips.MAX_TOTAL_BYTES:
-            raise DatasetError(f"the Parquet files hold more than {zips.MAX_TOTAL_BYTES} bytes of images")
+        if self._bytes > MAX_TOTAL_BYTES:
+            raise DatasetError(f"the Parquet files hold more than {MAX_TOTAL_BYTES} bytes of images")
         digest = hashlib.sha256(content).hexdigest()
         path = self._made() / digest[:2] / digest
         if path.exists():

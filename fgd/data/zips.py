@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from fgd.data.archive import MAX_TOTAL_BYTES
+from fgd.data.formats import NAMES, SUFFIXES
 from fgd.data.tree import IMAGE_SUFFIXES, short
 from fgd.errors import DatasetError
 
 # What a zip may claim before any of it is unpacked: far more than an honest data set, far less than a disk.
 MAX_MEMBERS = 200_000
-MAX_TOTAL_BYTES = 50 * 2**30
 MAX_FILE_BYTES = 512 * 2**20
 MAX_PARQUET_BYTES = 8 * 2**30
 """Of a Parquet file, which is never read whole, and holds many images."""
@@ -36,9 +37,6 @@ MAX_DIRECTORY_BYTES = 128 * 2**20
 _SPARE = 1.2
 """Free space asked for, as a multiple of what is to be written."""
 _CHUNK = 2**20
-_SUFFIXES = IMAGE_SUFFIXES | {".json", ".jsonl", ".xml", ".txt", ".yaml", ".yml", ".csv", ".parquet"}
-_NAMES = frozenset({"README.md"})
-"""Hugging Face's card has the class names in it."""
 _PACKED = IMAGE_SUFFIXES - {".bmp", ".ppm", ".tif", ".tiff"} | {".parquet"}
 """Compressed already."""
 _MAX_NAME_BYTES = 255
@@ -196,7 +194,7 @@ def _plan(archive: zipfile.ZipFile, file: BinaryIO) -> tuple[list[zipfile.ZipInf
 def _is_wanted(name: str) -> bool:
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return not hidden and (path.suffix.lower() in _SUFFIXES or path.name in _NAMES)
+    return not hidden and (path.suffix.lower() in SUFFIXES or path.name in NAMES)
 
 
 def _refuse(member: zipfile.ZipInfo) -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from fgd.detectors import faster_rcnn, fcos, retinanet
 from fgd.detectors.base import Detector
-from fgd.detectors.faster_rcnn import FasterRCNNDetector
-from fgd.detectors.fcos import FCOSDetector
-from fgd.detectors.retinanet import RetinaNetDetector
+from fgd.detectors.family import Family
 from fgd.recipe import Recipe
-from fgd.spec import FCOS, FasterRCNN, RetinaNet, Spec
+from fgd.spec import FCOS, DetectorSpec, FasterRCNN, RetinaNet, Spec
 
-DETECTORS: dict[type[Spec], type[Detector]] = {
-    FCOS: FCOSDetector,
-    RetinaNet: RetinaNetDetector,
-    FasterRCNN: FasterRCNNDetector,
+DETECTORS: dict[type[Spec], Family] = {
+    FCOS: fcos.FAMILY,
+    RetinaNet: retinanet.FAMILY,
+    FasterRCNN: faster_rcnn.FAMILY,
 }
 
-__all__ = ["DETECTORS", "Detector", "build"]
+__all__ = ["DETECTORS", "Detector", "Family", "build", "family_of"]
+
+
+def family_of(spec: DetectorSpec) -> Family:
+    return DETECTORS[type(spec)]
 
 
 def build(recipe: Recipe) -> Detector:
     """A detector with fresh weights from torch's global generator."""
-    return DETECTORS[type(recipe.detector)](recipe)
+    return family_of(recipe.detector).build(recipe)

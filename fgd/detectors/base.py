@@ -6,12 +6,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from fgd.detectors.anchors import AnchorLayout
 from fgd.detectors.towers import BoxTower, Tower
 from fgd.recipe import Recipe
 from fgd.types import Batch, Detections, HeadTower, Predictions, Regions
@@ -25,8 +23,6 @@ class Detector(nn.Module, ABC):
     train in bf16; the maps, the head's outputs, anchors and losses are float32, and so is everything in eval mode.
     """
 
-    anchor_layout: ClassVar[AnchorLayout | None] = None
-    """None: the family has no anchors to fit."""
     recipe: Recipe
     module: nn.Module
     _bf16: bool = False

@@ -4,24 +4,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.models.detection.rpn import RPNHead, concat_box_prediction_layers
+from torchvision.ops import boxes as box_ops
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from fgd.detectors import trunks
 from fgd.detectors.anchors import ONE_FROM_P2, RATIOS, decoded, generator
 from fgd.detectors.base import Detector
+from fgd.detectors.family import Anchors, Family, WholeDetector
 from fgd.detectors.one_stage import targets_of
+from fgd.detectors.onnx_graph import Graph, suppressed
 from fgd.detectors.towers import BoxTower, Tower, one_cast_each
 from fgd.recipe import Recipe
 from fgd.spec import FasterRCNN
@@ -40,8 +45,6 @@ class TwoStagePredictions(Predictions):
 
 
 class FasterRCNNDetector(Detector):
-    anchor_layout = ONE_FROM_P2
-
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe
@@ -186,3 +189,59 @@ HEADS_2 = """\
     rpn_head = detection.rpn.RPNHead({channels}, {shapes}, conv_depth=2)
     box_head = detection.faster_rcnn.FastRCNNConvFCHead(({channels}, 7, 7), [{channels}] * 4, [1024], nn.BatchNorm2d)
 """
+
+
+class FasterRCNNGraph(Graph):
+    """torchvision as a whole; only its NMS is ours."""
+
+    one_image_because = "each has its own number of proposals"
+
+    @property
+    def chooser(self) -> Any:
+        return self.network.roi_heads
+
+    def forward(self, images_1CHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        padded_1CHW = self.padded(images_1CHW)
+        maps, size = self.network.backbone(padded_1CHW), [(self.height, self.width)]
+        with suppression_is_ours(max(self.classes, len(maps))):
+            proposals, _ = self.network.rpn(ImageList(padded_1CHW, size), maps)
+            (found,), _ = self.network.roi_heads(maps, proposals, size)
+        boxes_D4 = F.pad(found["boxes"], (0, 0, 0, self.rows))[: self.rows]
+        scores_D, labels_D = (F.pad(found[key], (0, self.rows))[: self.rows] for key in ("scores", "labels"))
+        return boxes_D4[None], scores_D[None], labels_D[None]
+
+
+@contextmanager
+def suppression_is_ours(groups: int) -> Iterator[None]:
+    """While torchvision's Faster R-CNN is traced: its own NMS would be traced without the choice that FEW tells of."""
+
+    def batched_nms(boxes_M4: Tensor, scores_M: Tensor, groups_M: Tensor, iou: float) -> Tensor:
+        # A row that does not count: ONNX finds no largest of nothing.
+        boxes_14, scores_1, groups_1 = boxes_M4.new_zeros(1, 4), scores_M.new_zeros(1), groups_M.new_zeros(1)
+        left_M = suppressed(
+            torch.cat((boxes_M4, boxes_14))[None],
+            torch.cat((scores_M, scores_1))[None],
+            torch.cat((groups_M, groups_1))[None],
+            iou,
+            groups,
+        )[0]
+        (kept_K,) = torch.where(left_M > 0)
+        return kept_K[left_M[kept_K].argsort(descending=True)]
+
+    theirs = box_ops.batched_nms  # which rpn and roi_heads look up at each call
+    box_ops.batched_nms = batched_nms
+    try:
+        yield
+    finally:
+        box_ops.batched_nms = theirs
+
+
+FAMILY = Family(
+    build=FasterRCNNDetector,
+    onnx=FasterRCNNGraph,
+    pretrained={
+        1: WholeDetector("fasterrcnn_resnet50_fpn", norm_eps=0.0),
+        2: WholeDetector("fasterrcnn_resnet50_fpn_v2"),
+    },
+    anchors=Anchors(ONE_FROM_P2, boxes="rpn.head.bbox_pred.weight"),
+)

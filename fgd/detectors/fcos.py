@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from types import SimpleNamespace
 
@@ -13,7 +14,9 @@ from torchvision.models.detection import FCOS as TorchvisionFCOS
 from torchvision.models.detection.image_list import ImageList
 
 from fgd.detectors import trunks
+from fgd.detectors.family import Family, WholeDetector
 from fgd.detectors.one_stage import TELLS_MATCHES, OneStageDetector, targets_of
+from fgd.detectors.onnx_graph import OneStageGraph
 from fgd.detectors.towers import Layer, LevelTower, Tower
 from fgd.recipe import Recipe
 from fgd.types import Batch
@@ -84,3 +87,15 @@ class FCOSDetector(OneStageDetector):
             f"detections_per_img={recipe.detections_per_img})"
         )
         return trunks.model_source(recipe, build)
+
+
+class FCOSGraph(OneStageGraph):
+    def scores(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        return torch.sqrt(outputs["cls_logits"].sigmoid() * outputs["bbox_ctrness"].sigmoid())
+
+    def boxes(self, deltas_NM4: Tensor, anchors_NM4: Tensor) -> Tensor:
+        boxes_NM4: Tensor = self.network.box_coder.decode(deltas_NM4, anchors_NM4)
+        return boxes_NM4
+
+
+FAMILY = Family(build=FCOSDetector, onnx=FCOSGraph, pretrained={1: WholeDetector("fcos_resnet50_fpn")})

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from types import SimpleNamespace
 
@@ -13,7 +14,9 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 
 from fgd.detectors import trunks
 from fgd.detectors.anchors import RATIOS, THREE_FROM_P3, decoded, generator
+from fgd.detectors.family import Anchors, Family, WholeDetector
 from fgd.detectors.one_stage import TELLS_MATCHES, OneStageDetector
+from fgd.detectors.onnx_graph import OneStageGraph
 from fgd.detectors.towers import Layer, LevelTower, Tower
 from fgd.recipe import Recipe
 from fgd.spec import RetinaNet
@@ -23,8 +26,6 @@ STRIDES = (8, 16, 32)
 
 
 class RetinaNetDetector(OneStageDetector):
-    anchor_layout = THREE_FROM_P3
-
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe
@@ -97,3 +98,23 @@ HEAD_2 = """\
     head = detection.retinanet.RetinaNetHead({channels}, {shapes}, len(CLASSES) + 1, lambda c: nn.GroupNorm(32, c))
     head.regression_head._loss_type = "giou"
 """
+
+
+class RetinaNetGraph(OneStageGraph):
+    def scores(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        return outputs["cls_logits"].sigmoid()
+
+    def boxes(self, deltas_NM4: Tensor, anchors_NM4: Tensor) -> Tensor:
+        boxes_K4: Tensor = self.network.box_coder.decode_single(deltas_NM4.reshape(-1, 4), anchors_NM4.reshape(-1, 4))
+        return boxes_K4.reshape(*deltas_NM4.shape[:2], 4)
+
+
+FAMILY = Family(
+    build=RetinaNetDetector,
+    onnx=RetinaNetGraph,
+    pretrained={
+        1: WholeDetector("retinanet_resnet50_fpn", norm_eps=0.0),
+        2: WholeDetector("retinanet_resnet50_fpn_v2"),
+    },
+    anchors=Anchors(THREE_FROM_P3, boxes="head.regression_head.bbox_reg.weight"),
+)

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from fgd.spec import JobSpec, Schedule, Spec
+from fgd.spec import KIND_IF_UNSAID, JobSpec, Schedule, Spec
 
 
 def checkpoint_digest(spec: JobSpec, identity: dict[str, Any], *, by_batches: bool = False) -> str:
@@ -47,7 +47,7 @@ def without_defaults(spec: Spec, leave_out: Collection[str] = ()) -> dict[str, A
 def student_alone(student: dict[str, Any]) -> dict[str, Any]:
     """Without the folders that it begins from, whose digests are told apart. `kind` and `norm` as if unsaid in what the
     first version's checkpoints knew."""
-    unsaid = {"kind": "fcos", "norm": "batch"}
+    unsaid = {"kind": KIND_IF_UNSAID, "norm": "batch"}
     named = {key: value for key, value in student.items() if key != "inherit" and unsaid.get(key) != value}
     return {key: value for key, value in named.items() if key != "weights" or isinstance(value, str)}
 

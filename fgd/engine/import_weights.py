@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fgd import weights_file
-from fgd.detectors import build
+from fgd.detectors import build, family_of
 from fgd.engine import checkpoint, weights
 from fgd.engine.weights import Difference
 from fgd.errors import WeightsError
@@ -34,8 +34,6 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DistributedDataParallel, torch.compile and Lightning put before every key."""
 STUDENT = "student.module."
 """Before the network's keys in a checkpoint of our own trainer."""
-BOXES_OF_ANCHORS = ("regression_head.bbox_reg.weight", "rpn.head.bbox_pred.weight")
-"""Their first dimension is the anchors at each place times the four numbers of a box."""
 AVERAGED = "module."
 """Before them in the averaged weights that it holds, if any."""
 MAX_KEYS = 100
@@ -231,12 +229,12 @@ def _misfit(difference: Difference, recipe: Recipe, found: Found) -> Misfit:
 
 def _hints(difference: Difference, recipe: Recipe) -> tuple[list[str], str]:
     """What the user most likely has to change, and where: a pointer into the body that named the network."""
-    if (anchors := _anchors_of_head(difference)) is not None:
+    if (anchors := _anchors_of_head(difference, recipe)) is not None:
         theirs, ours = anchors
         words = f"The file's head has {theirs} anchors at each place, anchor_sizes and anchor_ratios make {ours}"
         return [words], "/anchor_sizes"
     hints, pointer = [], "/detector"
-    classes = _classes_of_head(difference, len(recipe.classes))
+    classes = _classes_of_head(difference, recipe)
     if classes is not None and not difference.missing and not difference.unexpected:
         hints.append(f"The file's head has {classes} classes + background, you named {len(recipe.classes)}")
         pointer = "/classes"
@@ -248,20 +246,20 @@ def _hints(difference: Difference, recipe: Recipe) -> tuple[list[str], str]:
     return hints, pointer
 
 
-def _anchors_of_head(difference: Difference) -> tuple[int, int] | None:
+def _anchors_of_head(difference: Difference, recipe: Recipe) -> tuple[int, int] | None:
     """Anchors at each place in the file and in the network, where they differ: four numbers of a box for each."""
-    for key, (theirs, ours) in difference.shapes.items():
-        if key.endswith(BOXES_OF_ANCHORS) and theirs[:1] != ours[:1] and theirs:
-            return theirs[0] // 4, ours[0] // 4
-    return None
+    anchors = family_of(recipe.detector).anchors
+    theirs, ours = difference.shapes.get(anchors.boxes, ((), ())) if anchors else ((), ())
+    return (theirs[0] // 4, ours[0] // 4) if theirs and theirs[0] != ours[0] else None
 
 
-def _classes_of_head(difference: Difference, named: int) -> int | None:
+def _classes_of_head(difference: Difference, recipe: Recipe) -> int | None:
     """Classes of the file's head, where all shapes that differ do so by that number alone."""
-    counts = set()
-    for theirs, ours in difference.shapes.values():
-        if len(theirs) != len(ours) or not theirs or theirs[1:] != ours[1:]:
+    rows, counts = weights.rows_of_classes(recipe), set()
+    for key, (theirs, ours) in difference.shapes.items():
+        if key not in rows or not theirs or theirs[1:] != ours[1:]:
             return None
-        count, rest = divmod(theirs[0] * (named + 1), ours[0])
-        counts.add(-1 if rest else count - 1)
+        of_one, besides = rows[key]
+        count, rest = divmod(theirs[0] - besides, of_one)
+        counts.add(-1 if rest else count)
     return counts.pop() if len(counts) == 1 and min(counts) >= 0 else None

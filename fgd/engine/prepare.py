@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from fgd.data import open_index
 from fgd.data.index import Index
 from fgd.data.loader import Dataset, Split
+from fgd.data.reading import open_index
 from fgd.data.transforms import Transform
-from fgd.detectors import DETECTORS, Detector, anchors, build
+from fgd.detectors import Detector, anchors, build, family_of
 from fgd.engine import checkpoint, device, pretrained, weights
 from fgd.engine.checkpoint import KEEP_CHECKPOINTS, State
 from fgd.engine.device import Machine, seeded
@@ -224,9 +224,10 @@ def warm_start(source: FromPath, student: Detector, emit: Emit) -> str:
 
 def with_anchors(recipe: Recipe, student: DetectorSpec, train: Dataset, transform: Transform, emit: Emit) -> Recipe:
     """The recipe with anchors that fit the training boxes, or the network's whose heads are inherited."""
-    layout = DETECTORS[type(student)].anchor_layout
-    if layout is None:
+    family = family_of(student)
+    if family.anchors is None:
         return recipe
+    layout = family.anchors.layout
     if student.weights == "COCO_V1":
         base = anchors.BASES[0]
         emit(Note(code="anchors", message=f"anchors from {base} px, as COCO_V1 was trained with", data={"base": base}))

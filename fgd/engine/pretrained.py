@@ -19,23 +19,15 @@ import torch
 import torchvision
 from torch import Tensor
 
-from fgd.detectors import Detector, build
+from fgd.detectors import Detector, build, family_of
+from fgd.detectors.family import WholeDetector
+from fgd.engine import weights
 from fgd.errors import WeightsError
-from fgd.recipe import Recipe
 from fgd.spec import DetectorSpec
 
 FOLDER = "FGD_WEIGHTS_DIR"
 DOWNLOAD_S = 30.0
 """Without a byte for so long, a download has failed."""
-COCO_DETECTORS = {
-    ("fcos", 1): "fcos_resnet50_fpn",
-    ("retinanet", 1): "retinanet_resnet50_fpn",
-    ("retinanet", 2): "retinanet_resnet50_fpn_v2",
-    ("faster_rcnn", 1): "fasterrcnn_resnet50_fpn",
-    ("faster_rcnn", 2): "fasterrcnn_resnet50_fpn_v2",
-}
-NO_EPS = {"retinanet_resnet50_fpn", "fasterrcnn_resnet50_fpn"}
-"""torchvision sets eps of their frozen batch norms to 0 when it loads COCO_V1: they were trained so."""
 
 
 @dataclass(frozen=True)
@@ -75,20 +67,20 @@ def source_of(spec: DetectorSpec) -> Source | None:
     """None for a training from scratch, or from weights of the user's own (fgd.engine.warm_start)."""
     if spec.weights not in ("IMAGENET1K_V1", "COCO_V1"):
         return None
-    builder = spec.backbone if spec.weights == "IMAGENET1K_V1" else coco_detector(spec)
+    builder = spec.backbone if spec.weights == "IMAGENET1K_V1" else whole_detector(spec).builder
     member = torchvision.models.get_model_weights(builder)[spec.weights]
     categories = tuple(member.meta["categories"]) if spec.weights == "COCO_V1" else ()
     return Source(str(member), member.url, categories)
 
 
-def coco_detector(spec: DetectorSpec) -> str:
-    return COCO_DETECTORS[spec.kind, getattr(spec, "version", 1)]
+def whole_detector(spec: DetectorSpec) -> WholeDetector:
+    return family_of(spec).pretrained[spec.variant()]
 
 
 def norm_eps(spec: DetectorSpec) -> float | None:
     """Of the trunk's norms, where the weights want another than torchvision's constructor gives."""
-    if spec.weights == "COCO_V1" and spec.trunk_norm() == "frozen" and coco_detector(spec) in NO_EPS:
-        return 0.0
+    if spec.weights == "COCO_V1" and spec.trunk_norm() == "frozen":
+        return whole_detector(spec).norm_eps
     return None
 
 
@@ -114,10 +106,9 @@ def load(student: Detector, source: Source, check_stop: Callable[[], None]) -> L
 
 def load_trunk(student: Detector, tensors: Mapping[str, Tensor], source: Source) -> tuple[list[str], list[str]]:
     """The classifier's layers up to the pyramid's last tap; every one must be in the file, at its shape."""
-    trunk = student.module.get_submodule("backbone.body")
     prefix = "features." if student.recipe.detector.backbone.startswith("mobilenet") else ""
     offered = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-    wanted = trunk.state_dict()
+    wanted, ours = student.trunk.state_dict(), {key: whole for whole, key in student.trunk_keys().items()}
     # older files lack the count of batches, which nothing reads where the momentum is a number
     keys = sorted(key for key in wanted if key in offered or not key.endswith("num_batches_tracked"))
     problems = [key for key in keys if key not in offered or offered[key].shape != wanted[key].shape]
@@ -126,7 +117,7 @@ def load_trunk(student: Detector, tensors: Mapping[str, Tensor], source: Source)
     with torch.no_grad():
         for key in keys:
             wanted[key].copy_(offered[key])
-    copied = [f"backbone.body.{key}" for key in keys]
+    copied = [ours[key] for key in keys]
     return copied, sorted(student.module.state_dict().keys() - set(copied))
 
 
@@ -139,19 +130,13 @@ def load_detector(student: Detector, tensors: Mapping[str, Tensor], source: Sour
     except RuntimeError as error:
         raise WeightsError(f"{source.file} does not fit {source.name}: {error}") from error
     wanted, offered = student.module.state_dict(), whole.module.state_dict()
-    by_class = set() if student.recipe.classes == source.categories[1:] else tensors_by_class(student.recipe)
+    same = student.recipe.classes == source.categories[1:]
+    by_class = set() if same else set(weights.rows_of_classes(student.recipe))
     copied = sorted(wanted.keys() - by_class)
     with torch.no_grad():
         for key in copied:
             wanted[key].copy_(offered[key])
     return copied, sorted(by_class)
-
-
-def tensors_by_class(recipe: Recipe) -> set[str]:
-    """Tensors with a row, or several, for each class: their shapes change with the number of classes."""
-    with torch.device("meta"):
-        one, two = (build(recipe.but(classes=classes)).module.state_dict() for classes in (("a",), ("a", "b")))
-    return {key for key in one if one[key].shape != two[key].shape}
 
 
 # --- the file -------------------------------------------------------------------------------------------------

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 
-from fgd.detectors import Detector, build
+from fgd.detectors import Detector
 from fgd.engine import weights
 from fgd.errors import SpecError
-from fgd.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,8 @@ def start_from(student: Detector, folder: Path) -> Begun:
     recipe = weights.read_recipe(folder)
     offered = weights.read_tensors(folder / weights.WEIGHTS)
     target = student.module.state_dict()
-    by_class = set() if recipe.classes == student.recipe.classes else class_tensors(student.recipe)
+    same = recipe.classes == student.recipe.classes
+    by_class = set() if same else set(weights.rows_of_classes(student.recipe))
     copied = sorted(key for key in target.keys() & offered.keys() - by_class if offered[key].shape == target[key].shape)
     if not copied:
         message = f"a {weights.described(recipe)} lends no tensor to {weights.described(student.recipe)}: none fits"
@@ -43,11 +43,3 @@ def start_from(student: Detector, folder: Path) -> Begun:
         for key in copied:
             target[key].copy_(offered[key])
     return Begun(copied, sorted(target.keys() - set(copied)))
-
-
-def class_tensors(recipe: Recipe) -> set[str]:
-    """Names of the tensors whose shape depends on the number of classes."""
-    with torch.device("meta"):
-        ours = build(recipe).module.state_dict()
-        one_more = build(recipe.but(classes=(*recipe.classes, "\0one more"))).module.state_dict()
-    return {key for key in ours if ours[key].shape != one_more[key].shape}

@@ -110,6 +110,15 @@ def some(keys: list[str], count: int = 8) -> str:
     return ", ".join(keys[:count]) + (f" and {len(keys) - count} more" if len(keys) > count else "")
 
 
+def rows_of_classes(recipe: Recipe) -> dict[str, tuple[int, int]]:
+    """Name of each tensor whose first dimension grows with the number of classes -> its rows for one class, and the
+    rows besides, as of the background."""
+    with torch.device("meta"):
+        one, two = (build(recipe.but(classes=classes)).module.state_dict() for classes in (("a",), ("a", "b")))
+    grown = {key: two[key].shape[0] - one[key].shape[0] for key in one if one[key].shape != two[key].shape}
+    return {key: (rows, one[key].shape[0] - rows) for key, rows in grown.items()}
+
+
 def inherit(student: Detector, source: Detector) -> tuple[list[str], list[str]]:
     """Copy neck and head tensors of equal name and shape: FGD's inheriting strategy, the trunk is not.
 

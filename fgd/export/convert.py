@@ -19,11 +19,12 @@ from torch import Tensor
 
 from fgd.data.images import BadImage, decode
 from fgd.data.transforms import Transform
-from fgd.detectors import Detector
+from fgd.detectors import Detector, family_of
+from fgd.detectors.onnx_graph import Graph
 from fgd.engine.weights import load_detector
 from fgd.errors import DatasetError, FGDError, SpecError
 from fgd.export import usage, verify, write
-from fgd.export.graph import FIRST_OPSET, LAST_OPSET, graph_of
+from fgd.export.operators import FIRST_OPSET, LAST_OPSET
 from fgd.export.verify import Agreement
 from fgd.text.printable import printable
 
@@ -99,21 +100,22 @@ def export(wanted: Wanted) -> Made:
         raise SpecError(f"{wanted.opset} is none of {FIRST_OPSET} to {LAST_OPSET}", "--opset")
     images = [read(path) for path in wanted.images]
     detector = load_detector(wanted.folder, wanted.weights).eval()
-    if detector.recipe.detector.kind == "faster_rcnn" and wanted.batch != 1:
-        raise SpecError(
-            "faster_rcnn is exported for one image at a time, since each has its own number of proposals; leave it 1",
-            "--batch",
-        )
+    network, kind = detector.recipe.detector, family_of(detector.recipe.detector).onnx
+    if kind is None:
+        raise SpecError(f"{wanted.folder} holds {network.title()}, which cannot be exported to ONNX")
+    if (why := kind.one_image_because) and wanted.batch != 1:
+        raise SpecError(f"{network.kind} is exported for one image at a time, since {why}; leave it 1", "--batch")
     height, width = wanted.size or default_size(detector, images)
-    about = write.about(detector, wanted.folder, wanted.weights, height, width)
+    graph = kind(detector, height, width).eval()
+    about = write.about(graph, detector.recipe, wanted.folder, wanted.weights)
     wanted.onnx.parent.mkdir(parents=True, exist_ok=True)
     with partial(wanted.onnx) as path:
-        write.write(path, graph_of(detector, height, width), wanted.batch, wanted.opset, about)
+        write.write(path, graph, wanted.batch, wanted.opset, about)
         session = verify.open_session(path)
         inputs = usage.inputs_of(session)
         canvases = [torch.from_numpy(usage.canvas_of(inputs, pixels)[0][0]) for pixels in images]
         batches = [batch_of(canvas, wanted.batch or 2) for canvas in canvases or [verify.synthetic(height, width)]]
-        seen, on = compare(detector, path, batches, wanted), ", ".join(path.name for path in wanted.images)
+        seen, on = compare(detector, graph, path, batches, wanted), ", ".join(path.name for path in wanted.images)
         first = batches[0] if wanted.batch else batches[0][:1]
         torch_ms, onnx_ms = verify.race_ms(lambda: verify.torchs(detector, first), lambda: verify.onnxs(session, first))
     beside = wanted.onnx.with_name(f"{wanted.onnx.stem}_onnx.py")
@@ -141,14 +143,13 @@ class Seen:
     thresholded: bool
 
 
-def compare(detector: Detector, path: Path, batches: list[Tensor], wanted: Wanted) -> Seen:
+def compare(detector: Detector, graph: Graph, path: Path, batches: list[Tensor], wanted: Wanted) -> Seen:
     """Of the file; where torch finds nothing that could be compared, of the same graph without its score threshold."""
     seen = Seen(agreement_on(detector, path, batches), thresholded=True)
     if not seen.agreement.detections and not seen.agreement.problems:
-        height, width = batches[0].shape[2:]
-        with without_threshold(detector), TemporaryDirectory() as folder:
+        with without_threshold(graph), TemporaryDirectory() as folder:
             other = Path(folder) / "all.onnx"
-            write.write(other, graph_of(detector, height, width), wanted.batch, wanted.opset, {})
+            write.write(other, graph, wanted.batch, wanted.opset, {})
             seen = Seen(agreement_on(detector, other, batches), thresholded=False)
         if not seen.agreement.detections:
             raise NotTheSame(
@@ -175,14 +176,14 @@ def agreement_on(detector: Detector, path: Path, batches: list[Tensor]) -> Agree
 
 
 @contextmanager
-def without_threshold(detector: Detector) -> Iterator[None]:
-    holder: Any = getattr(detector.module, "roi_heads", detector.module)
-    before = holder.score_thresh
-    holder.score_thresh = 0.0
+def without_threshold(graph: Graph) -> Iterator[None]:
+    """In the graph, and so in the network that it is made of."""
+    before = graph.chooser.score_thresh
+    graph.chooser.score_thresh = 0.0
     try:
         yield
     finally:
-        holder.score_thresh = before
+        graph.chooser.score_thresh = before
 
 
 @contextmanager

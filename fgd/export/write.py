@@ -13,9 +13,9 @@ import torch
 import torchvision
 
 from fgd import weights_file
-from fgd.detectors import Detector
+from fgd.detectors.onnx_graph import Graph
 from fgd.errors import WeightsError
-from fgd.export.graph import Graph
+from fgd.recipe import Recipe
 
 OUTPUTS = ("boxes", "scores", "labels")
 FORMAT = "fgd-onnx/1"
@@ -56,14 +56,13 @@ def _say_shapes(model: Any, graph: Graph, batch: int | None) -> None:
         output.CopyFrom(told)
 
 
-def about(detector: Detector, folder: Path, weights: str, height: int, width: int) -> dict[str, str]:
+def about(graph: Graph, recipe: Recipe, folder: Path, weights: str) -> dict[str, str]:
     """What the file says of itself: texts, and JSON where a value has parts."""
-    recipe = detector.recipe
     path = folder / weights
     told: dict[str, Any] = {
         "format": FORMAT,
         "classes": recipe.classes,
-        "size": (height, width),
+        "size": (graph.height, graph.width),
         "min_size": recipe.min_size,
         "max_size": recipe.max_size,
         "image_mean": recipe.image_mean,
@@ -71,7 +70,7 @@ def about(detector: Detector, folder: Path, weights: str, height: int, width: in
         "input": "RGB in 0..1, float32 N x 3 x H x W, normalised by the graph; image_mean where there is no image",
         "detector": recipe.detector.model_dump(mode="json"),
         "score_thresh": recipe.score_thresh,
-        "nms_thresh": getattr(detector.module, "nms_thresh", None) or detector.module.roi_heads.nms_thresh,  # type: ignore[union-attr]
+        "nms_thresh": graph.chooser.nms_thresh,
         "weights_file": weights,
         "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "weights_digest": weights_file.digest_of_tensors(path),

@@ -93,6 +93,13 @@ def test_it_begins_with_a_network_of_its_kind_and_inherits_neck_and_heads(
 
 
 @pytest.mark.slow
+def test_its_export_is_refused_by_name_where_it_has_no_graph(copy: Copy, teacher: Path, tmp_path: Path) -> None:
+    done = copy.run("-m", "fgd.export", str(teacher), "--onnx", str(tmp_path / "student.onnx"))
+    assert done.returncode == 2
+    assert "holds Pan, which cannot be exported to ONNX" in done.stderr
+
+
+@pytest.mark.slow
 def test_it_learns_from_and_teaches_other_families(copy: Copy, data: Path, teacher: Path, tmp_path: Path) -> None:
     """Levels are matched by stride; each has an adapter of its own widths."""
     events = train(copy, tmp_path / "fcos", job(data, FCOS, teacher, "fgd", "mimic"))

@@ -1,4 +1,4 @@
-"""A copy of the packages to which methods and a family are added, file by file as docs/extending.md lists."""
+"""A copy of the packages to which methods, a family and a format are added, file by file as docs/extending.md lists."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Copy:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.edited: set[str] = set()
-        for package in ("fgd", "api"):
+        for package in ("fgd", "api", "worker"):
             shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
 
     def write(self, file: str, text: str) -> None:
@@ -76,14 +76,21 @@ def with_methods(root: Path) -> Copy:
 def with_family(copy: Copy) -> None:
     """ "To add a family of detectors"."""
     pan = spec_classes()[-1]
-    copy.edit(
-        "fgd/spec.py", (r"^def _fcos_if_unsaid", pan + r"\g<0>"), (r"^DetectorSpec = Annotated\[", r"\g<0>Pan | ")
-    )
+    copy.edit("fgd/spec.py", (r"^KIND_IF_UNSAID", pan + r"\g<0>"), (r"^DetectorSpec = Annotated\[", r"\g<0>Pan | "))
     copy.write("fgd/detectors/pan.py", (HERE / "pan.py").read_text())
-    imports = "from fgd.detectors.pan import PanDetector\nfrom fgd.spec import Pan\n"
-    copy.edit("fgd/detectors/__init__.py", (r"^DETECTORS: .* = \{", imports + r"\g<0>\n    Pan: PanDetector,"))
+    imports = "from fgd.detectors import pan\nfrom fgd.spec import Pan\n"
+    copy.edit("fgd/detectors/__init__.py", (r"^DETECTORS: .* = \{", imports + r"\g<0>\n    Pan: pan.FAMILY,"))
     numbers = OF_PAN + "".join(f"{kind}: {kind}(weight=0.1), " for kind in OFFERED["Pan"])
     copy.edit("fgd/presets.py", (r"^PRESETS: .* = \{", f"from fgd.spec import Pan\n\\g<0>\n    Pan: {{{numbers}}},"))
+
+
+def with_format(root: Path) -> Copy:
+    """ "To add a data format", with the very code of the docs."""
+    copy = Copy(root)
+    reader, imports, entry = code_of("A data format")
+    copy.write("fgd/data/tsv.py", reader)
+    copy.edit("fgd/data/formats.py", (r"^FORMATS = \{", f"{imports}\n\n\\g<0>\n{entry.rstrip()}"))
+    return copy
 
 
 def with_presets(copy: Copy, offered: Mapping[str, tuple[str, ...]]) -> None:
@@ -109,6 +116,14 @@ def spec_classes() -> list[str]:
 
 def listed(section: str) -> set[str]:
     """The files that the docs name for it."""
+    return set(re.findall(r"^\d\. `([^`]+)`", text_of(section), flags=re.M))
+
+
+def code_of(section: str) -> list[str]:
+    """The blocks of Python that the docs have for it, in order."""
+    return re.findall(r"^```python\n(.*?)^```$", text_of(section), flags=re.M | re.S)
+
+
+def text_of(section: str) -> str:
     _, _, after = PAGE.read_text().partition(f"\n## {section}\n")
-    text, _, _ = after.partition("\n## ")
-    return set(re.findall(r"^\d\. `([^`]+)`", text, flags=re.M))
+    return after.partition("\n## ")[0]

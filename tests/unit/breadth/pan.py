@@ -16,6 +16,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, generalized_box_io
 from torchvision.ops.misc import Conv2dNormActivation
 
 from fgd.detectors.base import Detector
+from fgd.detectors.family import Family
 from fgd.detectors.towers import Layer, LevelTower, Tower, one_cast_each
 from fgd.recipe import Recipe
 from fgd.types import Batch, Detections, HeadTower, Output, Predictions
@@ -211,3 +212,6 @@ def matches(anchors_K4: Tensor, boxes_M4: Tensor) -> Tensor:
     area_M = (boxes_M4[:, 2:] - boxes_M4[:, :2]).prod(1)
     area_KM = torch.where(inside_KM, area_M, torch.inf)
     return torch.where(inside_KM.any(1), area_KM.argmin(1), -1)
+
+
+FAMILY = Family(build=PanDetector)

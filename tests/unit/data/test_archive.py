@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from fgd.data import archive, coco, open_index
+from fgd.data import archive, coco
+from fgd.data.reading import open_index
 from fgd.errors import DatasetError
 
 NAME = f"images/ab/{'ab' * 32}.png"

@@ -17,8 +17,9 @@ import pytest
 from PIL import Image as Pillow
 
 from fgd.data import coco as importer
-from fgd.data import images, open_index
+from fgd.data import images
 from fgd.data.index import Defect, Index, Report
+from fgd.data.reading import open_index
 from fgd.errors import DatasetError
 
 

@@ -19,9 +19,10 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from fgd.data.transforms import Sample, Transform
-from fgd.detectors import DETECTORS, Detector, build
+from fgd.detectors import DETECTORS, Detector, build, family_of
+from fgd.detectors.anchors import RATIOS
 from fgd.detectors.trunks import TAPS
-from fgd.engine import weights
+from fgd.engine import pretrained, weights
 from fgd.errors import SpecError
 from fgd.methods.base import Pair
 from fgd.recipe import Recipe
@@ -78,6 +79,21 @@ def test_levels_have_the_strides_and_widths_the_spec_promises(detector: Detector
     for level in spec.levels():
         size = -(-height // level.stride), -(-width // level.stride)
         assert features[level.name].shape == (1, level.channels, *size)
+
+
+def test_its_spec_and_its_record_agree_about_anchors(detector: Detector) -> None:
+    spec, anchors = detector.recipe.detector, family_of(detector.recipe.detector).anchors
+    assert spec.anchor_levels == (len(anchors.layout.sizes(32)) if anchors else 0)
+    if anchors is not None:
+        shapes = anchors.layout.sizes(32)[0]
+        assert len(detector.module.state_dict()[anchors.boxes]) == 4 * len(shapes) * len(RATIOS)
+
+
+@pytest.mark.parametrize("spec", FAMILIES.values(), ids=FAMILIES)
+def test_torchvision_has_the_whole_detectors_that_its_record_names(spec: DetectorSpec) -> None:
+    source = pretrained.source_of(spec.but(backbone="resnet50", fpn_channels=256, weights="COCO_V1"))
+    assert source is not None
+    assert source.categories[:2] == ("__background__", "person")
 
 
 @pytest.mark.parametrize("boxes", [True, False])

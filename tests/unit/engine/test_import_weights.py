@@ -122,6 +122,11 @@ def test_a_network_with_anchors_of_its_own_finds_the_same_boxes_when_they_are_na
     assert "classes" not in str(error).partition(".")[0]
 
 
+def test_a_family_without_anchors_is_not_asked_for_them(tmp_path: Path) -> None:
+    theirs = build(RECIPE.but(detector=RetinaNet(fpn_channels=64))).module.state_dict()
+    assert misfit(theirs, tmp_path).report["pointer"] == "/detector"
+
+
 def misfit(tensors: Any, tmp_path: Path, recipe: Recipe = RECIPE) -> Misfit:
     tmp_path.mkdir(exist_ok=True)
     with pytest.raises(Misfit) as caught:

@@ -7,7 +7,7 @@ import torch
 
 from fgd.detectors import Detector, build
 from fgd.engine import weights
-from fgd.engine.warm_start import class_tensors, start_from
+from fgd.engine.warm_start import start_from
 from fgd.errors import SpecError
 from fgd.events import Note
 from fgd.recipe import Recipe
@@ -45,7 +45,7 @@ def test_rows_of_other_classes_start_afresh_and_are_named(source: Path, classes:
 
     begun = start_from(student, source)
 
-    assert set(begun.left) == LOGITS == class_tensors(student.recipe)
+    assert set(begun.left) == LOGITS == weights.rows_of_classes(student.recipe).keys()
     after = values(student)
     assert all(torch.equal(after[key], before[key]) for key in LOGITS)
     assert not torch.equal(after["backbone.body.conv1.weight"], before["backbone.body.conv1.weight"])

@@ -1,38 +1,37 @@
-"""What is traced to ONNX: images in, final boxes out, every shape fixed but the batch.
+"""What is traced to ONNX: images in, final boxes out, every shape fixed but the batch. Knows no family and no ONNX.
 
-One-stage families: torchvision's network and box coder; selection and suppression are written for whole batches, as
-torchvision's go image by image and make maps of varying length. Faster R-CNN: torchvision as a whole, one image; only
-its NMS is ours.
+`OneStageGraph` runs torchvision's network and box coder; selection and suppression are written for whole batches, as
+torchvision's go image by image and make maps of varying length.
 """
 
 # N images, C classes, H x W pixels, K locations times shapes, M candidates, D detections
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
-from torch.onnx import register_custom_op_symbolic, symbolic_helper  # type: ignore[attr-defined]
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import boxes as box_ops
 
 from fgd.data.transforms import STRIDE
-from fgd.detectors import Detector
+from fgd.detectors.base import Detector
 
 FEW = 1000
 """torchvision keeps classes apart by moving their boxes away from each other, if there are not more candidates: what
 that rounds is done here too, since it decides which of two boxes of nearly the same overlap is kept."""
-FIRST_OPSET, LAST_OPSET = 16, 20
 
 
 class Graph(nn.Module):
     """float32 N x 3 x H x W in 0..1 -> boxes N x D x 4 in its pixels, scores N x D, labels N x D; score 0: no box."""
 
+    one_image_because: ClassVar[str] = ""
+    """Why a batch cannot have more than one; "" where it can."""
     image_mean: Tensor
     image_std: Tensor
 
@@ -46,19 +45,23 @@ class Graph(nn.Module):
         for name in ("image_mean", "image_std"):
             self.register_buffer(name, torch.tensor(getattr(detector.recipe, name)).reshape(1, 3, 1, 1))
 
+    @property
+    def chooser(self) -> Any:
+        """The part of torchvision's network that chooses boxes: it has score_thresh and nms_thresh."""
+        return self.network
+
     def padded(self, images_NCHW: Tensor) -> Tensor:
         normal_NCHW = (images_NCHW - self.image_mean) / self.image_std
         return F.pad(normal_NCHW, (0, -self.width % STRIDE, 0, -self.height % STRIDE))
 
 
-class OneStage(Graph):
-    """FCOS and RetinaNet."""
+class OneStageGraph(Graph, ABC):
+    """A head that says the same of each place."""
 
     anchors_K4: Tensor
 
     def __init__(self, detector: Detector, height: int, width: int) -> None:
         super().__init__(detector, height, width)
-        self.fcos = detector.recipe.detector.kind == "fcos"
         with torch.no_grad():
             images_NCHW = self.padded(torch.zeros(1, 3, height, width))
             maps = list(self.network.backbone(images_NCHW).values())
@@ -69,11 +72,17 @@ class OneStage(Graph):
         self.rows = min(self.rows, sum(self.candidates))
         self.register_buffer("anchors_K4", anchors_K4)
 
+    @abstractmethod
+    def scores(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """N x K x C in 0..1 of the head's outputs."""
+
+    @abstractmethod
+    def boxes(self, deltas_NM4: Tensor, anchors_NM4: Tensor) -> Tensor:
+        """N x M x 4, xyxy in pixels."""
+
     def forward(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         outputs = self.network.head(list(self.network.backbone(self.padded(images_NCHW)).values()))
-        scores_NKC = outputs["cls_logits"].sigmoid()
-        if self.fcos:
-            scores_NKC = torch.sqrt(scores_NKC * outputs["bbox_ctrness"].sigmoid())
+        scores_NKC = self.scores(outputs)
         scores_NKC = torch.where(scores_NKC > self.network.score_thresh, scores_NKC, 0.0)
         levels = zip(
             torch.split(scores_NKC, self.counts, 1),
@@ -93,12 +102,7 @@ class OneStage(Graph):
         place_NM = torch.div(at_NM, self.classes, rounding_mode="floor")
         anchors_NM4 = anchors_K4[place_NM]
         deltas_NM4 = deltas_NK4.gather(1, place_NM[..., None].expand(-1, -1, 4))
-        coder = self.network.box_coder
-        if self.fcos:
-            boxes_NM4 = coder.decode(deltas_NM4, anchors_NM4)
-        else:
-            boxes_NM4 = coder.decode_single(deltas_NM4.reshape(-1, 4), anchors_NM4.reshape(-1, 4))
-            boxes_NM4 = boxes_NM4.reshape(*place_NM.shape, 4)
+        boxes_NM4 = self.boxes(deltas_NM4, anchors_NM4)
         return box_ops.clip_boxes_to_image(boxes_NM4, (self.height, self.width)), scores_NM, at_NM % self.classes
 
     def _final(self, boxes_NM4: Tensor, scores_NM: Tensor, labels_NM: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,25 +112,6 @@ class OneStage(Graph):
         boxes_ND4 = boxes_NM4.gather(1, at_ND[..., None].expand(-1, -1, 4))
         boxes_ND4 = torch.where(found_ND[..., None], boxes_ND4, 0.0)
         return boxes_ND4, scores_ND, torch.where(found_ND, labels_NM.gather(1, at_ND), 0)
-
-
-class TwoStage(Graph):
-    """Faster R-CNN, one image: each image has its own number of proposals, which no batch of them can have."""
-
-    def forward(self, images_1CHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        padded_1CHW = self.padded(images_1CHW)
-        maps, size = self.network.backbone(padded_1CHW), [(self.height, self.width)]
-        with suppression_is_ours(max(self.classes, len(maps))):
-            proposals, _ = self.network.rpn(ImageList(padded_1CHW, size), maps)
-            (found,), _ = self.network.roi_heads(maps, proposals, size)
-        boxes_D4 = F.pad(found["boxes"], (0, 0, 0, self.rows))[: self.rows]
-        scores_D, labels_D = (F.pad(found[key], (0, self.rows))[: self.rows] for key in ("scores", "labels"))
-        return boxes_D4[None], scores_D[None], labels_D[None]
-
-
-def graph_of(detector: Detector, height: int, width: int) -> Graph:
-    graph = TwoStage if detector.recipe.detector.kind == "faster_rcnn" else OneStage
-    return graph(detector, height, width).eval()
 
 
 def suppressed(boxes_NM4: Tensor, scores_NM: Tensor, groups_NM: Tensor, iou: float, groups: int) -> Tensor:
@@ -140,31 +125,6 @@ def suppressed(boxes_NM4: Tensor, scores_NM: Tensor, groups_NM: Tensor, iou: flo
     return kept
 
 
-@contextmanager
-def suppression_is_ours(groups: int) -> Iterator[None]:
-    """While torchvision's Faster R-CNN is traced: its own NMS would be traced without the choice that FEW tells of."""
-
-    def batched_nms(boxes_M4: Tensor, scores_M: Tensor, groups_M: Tensor, iou: float) -> Tensor:
-        # A row that does not count: ONNX finds no largest of nothing.
-        boxes_14, scores_1, groups_1 = boxes_M4.new_zeros(1, 4), scores_M.new_zeros(1), groups_M.new_zeros(1)
-        left_M = suppressed(
-            torch.cat((boxes_M4, boxes_14))[None],
-            torch.cat((scores_M, scores_1))[None],
-            torch.cat((groups_M, groups_1))[None],
-            iou,
-            groups,
-        )[0]
-        (kept_K,) = torch.where(left_M > 0)
-        return kept_K[left_M[kept_K].argsort(descending=True)]
-
-    theirs = box_ops.batched_nms  # which rpn and roi_heads look up at each call
-    box_ops.batched_nms = batched_nms
-    try:
-        yield
-    finally:
-        box_ops.batched_nms = theirs
-
-
 @torch.library.custom_op("fgd::non_max_suppression", mutates_args=())
 def non_max_suppression(boxes_NM4: Tensor, scores_NCM: Tensor, iou: float) -> Tensor:
     """Scores N x M of those that are kept, else 0. Each candidate has a score in one class at most."""
@@ -175,20 +135,3 @@ def non_max_suppression(boxes_NM4: Tensor, scores_NCM: Tensor, iou: float) -> Te
             kept_K = there_K[torchvision.ops.nms(boxes_M4[there_K], scores_M[there_K], iou)]
             left_M[kept_K] = scores_M[kept_K]
     return left_NM
-
-
-def _to_onnx(g: Any, boxes_NM4: Any, scores_NCM: Any, iou: Any) -> Any:
-    def constant(*values: float, dtype: torch.dtype = torch.int64) -> Any:
-        return g.op("Constant", value_t=torch.tensor(values, dtype=dtype))
-
-    threshold = constant(symbolic_helper._get_const(iou, "f", "iou"), dtype=torch.float32)  # type: ignore[no-untyped-call]
-    every, no_score = constant(2**31 - 1), constant(0.0, dtype=torch.float32)
-    found_K3 = g.op("NonMaxSuppression", boxes_NM4, scores_NCM, every, threshold, no_score)  # image, class, candidate
-    place_K2 = g.op("Gather", found_K3, constant(0, 2), axis_i=1)
-    x1_NM = g.op("Gather", boxes_NM4, g.op("Constant", value_t=torch.tensor(0)), axis_i=2)
-    zeros_NM = g.op("ConstantOfShape", g.op("Shape", x1_NM), value_t=torch.zeros(1))
-    left_NM = g.op("ScatterND", zeros_NM, place_K2, g.op("GatherND", scores_NCM, found_K3))
-    return left_NM.setType(x1_NM.type())
-
-
-register_custom_op_symbolic("fgd::non_max_suppression", _to_onnx, FIRST_OPSET)
