@@ -133,9 +133,9 @@ features       the neck's maps
 logits         what the head gives each class at each place; of two stages, the first one's: whether anything is there
 boxes          the box at each place, as the head codes it
 distributions  the box at each place as distributions over bins
-anchors        what the boxes are coded against: anchors, or the points of a family without
+anchors        what the student's boxes are coded against: anchors, or the points of a family without
 proposals      the second stage: its proposals, and its answers to any others
-towers         the head's convolutions, to be run from any one on, and the student's maps between them
+towers         the head's convolutions, to be run from any one on, and the maps between them
 """
 OF_THE_HEAD: frozenset[Need] = frozenset({"logits", "boxes", "distributions"})
 """For these the teacher runs its head."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fgd.cli.plan_lines import outline_lines
 from fgd.errors import SpecError
 from fgd.outline import Outline, outline
 from fgd.spec import FCOS, DetectorSpec, JobSpec, Schedule
@@ -111,3 +112,14 @@ def test_a_teachers_cache_that_nothing_is_read_from_is_told() -> None:
         assert warned.pointer == "/resources/teacher_cache_gib"
         assert why in warned.message
     assert outline(spec(resources=kept, **taught), IMAGES, None).warnings == ()
+
+
+def test_a_plans_lines_name_the_levels_of_each_width() -> None:
+    known = distilled(FCOS(fpn_channels=96))
+    (first, *others) = (each for each in known.adapters if each.method == "fgd")
+    wider = first.model_copy(update={"to_channels": 128})
+    lines = [line for line in outline_lines(known.model_copy(update={"adapters": (wider, *others)})) if "adapt" in line]
+    assert lines == [
+        "adapters   fgd: 1x1 convolution on p3, 64 -> 128 channels",
+        "adapters   fgd: 1x1 convolution on p4, p5, p6, p7, 64 -> 96 channels",
+    ]
