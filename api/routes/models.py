@@ -203,10 +203,19 @@ def _made(response: Response, model: Model, status: int) -> ModelView:
 
 def _upload(service: Service, project: str, model_id: str) -> Upload[Model]:
     """Its weights, which begin as weights do, and whose frame is sound."""
-    settings = service.settings
-    kept = service.engine, service.store, settings.uploads
-    taken = settings.max_model_bytes, "FGD_MAX_MODEL_BYTES", weights_file.HEAD_BYTES, _sniff, _check
-    return Upload(Model, project, model_id, *kept, *taken)
+    return Upload(
+        Model,
+        project,
+        model_id,
+        service.engine,
+        service.store,
+        service.settings.uploads,
+        service.settings.max_model_bytes,
+        "FGD_MAX_MODEL_BYTES",
+        head_bytes=weights_file.HEAD_BYTES,
+        sniff=_sniff,
+        check=_check,
+    )
 
 
 def _sniff(head: bytes) -> None:
