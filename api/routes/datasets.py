@@ -136,6 +136,13 @@ def delete_dataset(dataset_id: str, service: ServiceDep, project: ProjectDep) ->
 
 def _upload(service: Service, project: str, dataset_id: str) -> Upload[Dataset]:
     """Its zip. Only the importer looks into it."""
-    settings = service.settings
-    kept = service.engine, service.store, settings.uploads
-    return Upload(Dataset, project, dataset_id, *kept, settings.upload_bytes, "FGD_UPLOAD_BYTES")
+    return Upload(
+        Dataset,
+        project,
+        dataset_id,
+        service.engine,
+        service.store,
+        service.settings.uploads,
+        service.settings.upload_bytes,
+        "FGD_UPLOAD_BYTES",
+    )
