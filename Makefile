@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-unit lint format lock parity study families resume bench bench-service images chaos soak clean
+.PHONY: help install demo serve test test-unit lint format lock parity study families resume digests bench bench-service images chaos soak clean
 
 help: ## what you can ask for
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ families: $(READY) ## whether each family's and trunk's export keeps its AP; DAT
 
 resume: $(READY) ## 20 interruptions at random steps of a small job through the real service: the same bytes?
 	@OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/studies/resume.py --out runs/resume --interruptions 20
+
+digests: $(READY) ## does a change leave trainings as they were, to the bit? ARGS="--save FILE" before it, "--compare FILE" after; 4 minutes
+	@$(BIN)/python tests/studies/digests.py $(ARGS)
 
 chaos: $(READY) ## every fault of the list and a kill at every failpoint, on SQLite and PostgreSQL; about half an hour
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/chaos -n 2 --dist worksteal -m chaos
