@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from api.core.request_bodies import SubmitDataset, SubmitModel
 from fgd import presets
-from fgd.data.formats import FORMATS, Format
+from fgd.data.format_list import FORMATS, Format
 from fgd.spec import (
     DetectorSpec,
     LrSchedule,

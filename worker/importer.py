@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from fgd.data import archive, formats, reading, zips
+from fgd.data import archive, format_list, formats, zips
 from fgd.data.report import Defects
 from fgd.data.splits import Carving
 from fgd.errors import UserError
@@ -38,7 +38,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--format", choices=["auto", *formats.FORMATS], default="auto")
+    parser.add_argument("--format", choices=["auto", *format_list.FORMATS], default="auto")
     parser.add_argument("--val-fraction", type=float)
     parser.add_argument("--group-by", choices=["none", "prefix"], default="none")
     parser.add_argument("--verify", choices=["full", "headers"], default="full")
@@ -61,7 +61,7 @@ def read_and_pack(source: Path, out: Path, format: str, verify: Literal["full", 
     try:
         if source.is_file():
             folder = unpacked(source, out / "unzipped", defects)
-        index, report, sources = reading.read(folder, format, verify, carving, defects, out / "unpacked")
+        index, report, sources = formats.read(folder, format, verify, carving, defects, out / "unpacked")
         (out / "report.json").write_text(report.model_dump_json())
         if report.ok:
             (out / "index.json").write_text(index.model_dump_json())

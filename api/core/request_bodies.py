@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationInfo, field_validator, model_validator
 
-from fgd.data.formats import FormatName
+from fgd.data.format_list import FormatName
 from fgd.spec import INVISIBLE, DetectorSpec, Float, Int, JobId, Name, Path, PositiveFloat, Spec
 
 # --- data sets ------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ import typer
 from rich.text import Text
 
 from fgd.cli.options import URL, AsJson, DatasetId, Url, client_of
-from fgd.cli.printing import Columns, DONE, FAILED, answer, byte_bars, err, leave, note, print_json, print_line, table
-from fgd.data.formats import FormatName, TITLES
+from fgd.cli.printing import DONE, FAILED, Columns, answer, byte_bars, err, leave, note, print_json, print_line, table
+from fgd.data.format_list import TITLES, FormatName
 from fgd.text.printable import printable
 
 if TYPE_CHECKING:

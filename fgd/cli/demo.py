@@ -378,7 +378,7 @@ class Demo:
 
     def _test_images(self, folder: Path) -> list[Path]:
         """A few of the images the AP was measured on, as the user has them."""
-        from fgd.data.reading import read
+        from fgd.data.formats import read
 
         index, _, sources = read(folder, verify="headers")
         split = index.splits.get("test") or index.splits["val"]

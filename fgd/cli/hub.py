@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgd.data.formats import NAMES, SUFFIXES
+from fgd.data.format_list import NAMES, SUFFIXES
 from fgd.errors import UserError
 
 SCHEME = "hf://"

@@ -36,7 +36,7 @@ _CHUNK = 2**20
 def pack(index: Index, sources: Mapping[str, Path], tar_path: Path) -> None:
     """Write index and images to `tar_path`, whole or not at all.
 
-    sources: `Image.file` -> file, as `fgd.data.reading.read` returns it. Raises DatasetError if a file has changed
+    sources: `Image.file` -> file, as `fgd.data.formats.read` returns it. Raises DatasetError if a file has changed
     since it was read: its name is its content's hash, and the archive must not lie.
     """
     used = {image.file for images in index.splits.values() for image in images}

@@ -30,7 +30,7 @@ ADVICE = Advice(
 
 
 def read(folder: Path, verify: Verify = "full", carving: Carving | None = None) -> tuple[Index, Report, Sources]:
-    """Read a folder of either COCO layout: `fgd.data.reading.read` with format "coco"."""
+    """Read a folder of either COCO layout: `fgd.data.formats.read` with format "coco"."""
     root = folder.resolve()
     if not root.is_dir():
         raise DatasetError(f"{folder}: no such folder")

@@ -1,123 +1,107 @@
-"""The formats of data sets, each listed once: requests, command line, catalogue, zips and readers follow this list.
-
-Light, so that `fgd --help` answers at once: a format's own module is imported when a folder is read. Knows no torch.
-"""
+"""A data set's folder to its index: of any format, found by content or as asked, or unpacked by us. Knows no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from pathlib import Path, PurePosixPath
 
-from fgd.data.tree import IMAGE_SUFFIXES, Tree
+from pydantic import ValidationError
 
-if TYPE_CHECKING:
-    from fgd.data.listing import Listing
-    from fgd.data.report import Defects
+from fgd.data.checking import Sources, Verify, check
+from fgd.data.format_list import FORMATS, either
+from fgd.data.index import Index, Report
+from fgd.data.report import Defects
+from fgd.data.splits import Carving
+from fgd.data.tree import Tree, list_tree
+from fgd.errors import DatasetError
 
-
-class Reader(Protocol):
-    """What a format's module has."""
-
-    def looks_like(self, tree: Tree) -> str | None:
-        """A file that shows it is this format, found without reading all; None if there is none."""
-
-    def list_images(self, tree: Tree, defects: Defects) -> Listing:
-        """What the files say. Raises DatasetError where there is nothing of this format."""
+INDEX = "index.json"
+_TOLD = 5
+"""Defects told in an error."""
 
 
-@dataclass(frozen=True)
-class Format:
-    title: str
-    summary: str
-    """For people who choose one."""
-    sign: str
-    """What shows it, for people whose folder is none: goes on after "expected"."""
-    reader: Callable[[], Reader]
-    """Imports its module."""
-    suffixes: frozenset[str]
-    """Of its files besides images; others of a zip are left out."""
-    names: frozenset[str] = frozenset()
-    """Of its files whose suffix is not among them."""
-    needs: str = ""
-    """On the worker, besides ourselves."""
+def read(
+    folder: Path,
+    format: str = "auto",
+    verify: Verify = "full",
+    carving: Carving | None = None,
+    defects: Defects | None = None,
+    unpacked: Path | None = None,
+) -> tuple[Index, Report, Sources]:
+    """The index, what was wrong, and for each `Image.file` (named by content) the file it comes from.
+
+    defects: where what is wrong goes, if some is known already. unpacked: a folder for images that lie inside other
+    files; None: one that goes with this process. Where the report is not ok the index holds what could
+    be read and must not be trained on. Raises DatasetError for a folder that does not exist, holds no data set, or
+    looks like several.
+    """
+    root = folder.resolve()
+    if not root.is_dir():
+        raise DatasetError(f"{folder}: no such folder")
+    tree = list_tree(root, unpacked)
+    defects = Defects() if defects is None else defects
+    listing = FORMATS[recognised(tree) if format == "auto" else format].reader().list_images(tree, defects)
+    return check(tree, listing, defects, verify, carving)
 
 
-def _coco() -> Reader:
-    from fgd.data import coco
-
-    return coco
-
-
-def _voc() -> Reader:
-    from fgd.data import voc
-
-    return voc
-
-
-def _yolo() -> Reader:
-    from fgd.data import yolo
-
-    return yolo
+def recognised(tree: Tree) -> str:
+    """The format that the files speak of. Raises DatasetError if that is none or several."""
+    found = {name: sign for name, format in FORMATS.items() if (sign := format.reader().looks_like(tree))}
+    if len(found) == 1:
+        return next(iter(found))
+    if found:
+        signs = " and ".join(f"{FORMATS[name].title} ({sign})" for name, sign in found.items())
+        choices = " or ".join(f'"{name}"' for name in found)
+        raise DatasetError(f"{tree.root}: it looks like {signs}; name the format to read: {choices}")
+    if any(file.lower().endswith(".json") for file in tree.files):
+        return "coco"  # whose reader says of each JSON file what is wrong with it
+    raise DatasetError(
+        f"{tree.root}: no data set found; expected {either([format.sign for format in FORMATS.values()])}"
+    )
 
 
-def _huggingface() -> Reader:
-    from fgd.data import huggingface
+def open_index(folder: Path) -> tuple[Index, Path]:
+    """An index, and the root that its file names are relative to.
 
-    return huggingface
-
-
-FORMATS = {
-    "coco": Format(
-        title="COCO",
-        summary="COCO detection: JSON annotations and images, an annotations folder beside image folders or one JSON "
-        "in each split's folder.",
-        sign="COCO annotations (JSON with images, annotations and categories)",
-        reader=_coco,
-        suffixes=frozenset({".json"}),
-    ),
-    "voc": Format(
-        title="Pascal VOC",
-        summary="Pascal VOC: an XML file an image in Annotations, or beside the images; ImageSets/Main or folders for "
-        "splits. Pixels count from 1; difficult objects are neither trained on nor scored.",
-        sign="Pascal VOC (Annotations/*.xml)",
-        reader=_voc,
-        suffixes=frozenset({".xml", ".txt"}),
-    ),
-    "yolo": Format(
-        title="YOLO",
-        summary="YOLO: data.yaml with names and the folders of train, val and test; a text file an image in labels "
-        "beside images. Polygons become the boxes around them.",
-        sign="YOLO (data.yaml with train, val and names)",
-        reader=_yolo,
-        suffixes=frozenset({".yaml", ".yml", ".txt"}),
-    ),
-    "huggingface": Format(
-        title="Hugging Face",
-        summary="Hugging Face: metadata.jsonl, .csv or .parquet beside images, with file_name and objects {bbox: "
-        "[[x, y, width, height]], category: [...]}; or Parquet files with the images inside, as on the hub.",
-        sign="Hugging Face (metadata.jsonl with file_name and objects beside images, or Parquet files)",
-        reader=_huggingface,
-        suffixes=frozenset({".jsonl", ".csv", ".parquet", ".json"}),
-        names=frozenset({"README.md"}),  # the card, which has the class names in it
-        needs='Parquet needs pyarrow on the worker: pip install "fgd-service[hf]"',
-    ),
-}
-"""By the name that a request gives; "auto" is found by content."""
-
-if TYPE_CHECKING:
-    FormatName = str
-else:
-    FormatName = Literal["auto", *FORMATS]
-
-SUFFIXES = IMAGE_SUFFIXES.union(*(format.suffixes for format in FORMATS.values()))
-NAMES = frozenset().union(*(format.names for format in FORMATS.values()))
-"""A data set consists of files with one of these suffixes or names."""
+    folder: what `fgd.data.archive.unpack` made, or a folder of any format, which is read and fully verified in place.
+    Raises DatasetError where there is nothing that can be trained from.
+    """
+    if (folder / INDEX).is_file():
+        return read_index(folder / INDEX), folder
+    index, report, sources = read(folder)
+    if not report.ok:
+        told = [f"{defect.file or folder}: {defect.message}" for defect in report.defects[:_TOLD]]
+        raise DatasetError(f"{folder} cannot be used: " + "; ".join(told))
+    root = folder.resolve()
+    splits = {
+        name: tuple(image.model_copy(update={"file": _below(root, sources[image.file])}) for image in images)
+        for name, images in index.splits.items()
+    }
+    return index.model_copy(update={"splits": splits}), root
 
 
-def either(texts: Sequence[str]) -> str:
-    """ "a, b or c"."""
-    return " or ".join([", ".join(texts[:-1]), texts[-1]]) if len(texts) > 1 else texts[0]
+def _below(root: Path, file: Path) -> str:
+    """Relative to the root; whole where it was unpacked elsewhere."""
+    return (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
 
 
-TITLES = either([format.title for format in FORMATS.values()])
+def read_index(path: Path) -> Index:
+    """Parse and check an index file. Raises DatasetError."""
+    try:
+        index = Index.model_validate_json(path.read_bytes())
+    except (ValidationError, OSError) as error:
+        raise DatasetError(f"{path}: not an index of this program: {error}") from error
+    ids: set[int] = set()
+    for image in (image for images in index.splits.values() for image in images):
+        name = PurePosixPath(image.file)
+        if name.is_absolute() or ".." in name.parts or "\0" in image.file:
+            raise DatasetError(f"{path}: image {image.id} has a file name that leads out of the folder: {image.file!r}")
+        if not len(image.boxes) == len(image.labels) == len(image.crowd):
+            raise DatasetError(f"{path}: image {image.id} has unequal numbers of boxes, labels and crowd flags")
+        if any(not 1 <= label <= len(index.classes) for label in image.labels):
+            raise DatasetError(f"{path}: image {image.id} has a label that is not in 1..{len(index.classes)}")
+        if any(not (0 <= x1 < x2 <= image.width and 0 <= y1 < y2 <= image.height) for x1, y1, x2, y2 in image.boxes):
+            raise DatasetError(f"{path}: image {image.id} has a box outside its {image.width}x{image.height} pixels")
+        if image.id in ids:
+            raise DatasetError(f"{path}: image id {image.id} is used twice")
+        ids.add(image.id)
+    return index

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from fgd.data.archive import MAX_TOTAL_BYTES
-from fgd.data.formats import NAMES, SUFFIXES
+from fgd.data.format_list import NAMES, SUFFIXES
 from fgd.data.tree import IMAGE_SUFFIXES, short
 from fgd.errors import DatasetError
 

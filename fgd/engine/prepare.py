@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from fgd.data.formats import open_index
 from fgd.data.index import Index
 from fgd.data.loader import Dataset, Split
-from fgd.data.reading import open_index
 from fgd.data.transforms import Transform
 from fgd.detectors import Detector, anchors, build, family_of
 from fgd.engine import checkpoint, device, pretrained, weights

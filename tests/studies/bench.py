@@ -39,8 +39,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.functional import to_tensor
 
 from fgd.data.digits import compose
+from fgd.data.formats import open_index
 from fgd.data.loader import Dataset, train_batches
-from fgd.data.reading import open_index
 from fgd.detectors import Detector, build
 from fgd.engine import device, prepare, step, weights
 from fgd.engine.distill import Teacher

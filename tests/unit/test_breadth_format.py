@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from fgd.data.formats import read
 from fgd.data.index import Index, Report
-from fgd.data.reading import read
 from fgd.errors import DatasetError
 from tests.unit.breadth.copied import Copy, listed, with_format
 

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from api.core.storage import open_store
+from api.core.tables import DEFAULT_PROJECT
 from sqlalchemy import text
 
 from api.core import datasets, db, jobs, models, plans
 from api.core.lifecycle import State
 from api.core.settings import Settings
-from api.core.storage import open_store
-from api.core.tables import DEFAULT_PROJECT
 from fgd.detectors import build
 from fgd.engine import weights
 from fgd.engine.checkpoint import digest_of_tensors

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import constants
 
 from fgd.cli import hub
-from fgd.data import reading, zips
+from fgd.data import formats, zips
 from tests.unit.data.test_huggingface import Folder, Shards
 from tests.unit.http_fake import closed_port
 from tests.unit.hub_server import COMMIT, Hub
@@ -43,7 +43,7 @@ def test_parquet_comes_through_the_cache_whole(here: Hub, tmp_path: Path) -> Non
     assert fetched.address == hub.Address("ada/cells", None, COMMIT)
     assert zips.pack(fetched.path, tmp_path / "a.zip", fetched.cache) == 2
     zips.unpack(tmp_path / "a.zip", tmp_path / "out")
-    _, report, _ = reading.read(tmp_path / "out")
+    _, report, _ = formats.read(tmp_path / "out")
     assert report.defect_counts == {}
 
 

@@ -85,7 +85,7 @@ class Dataset(Imported, Base):
 
     name: Mapped[str]
     format: Mapped[str]
-    """As asked: auto, or a name of fgd.data.formats."""
+    """As asked: auto, or a name of fgd.data.format_list."""
     path: Mapped[str | None]
     """The folder it was read from; null where it was uploaded."""
     verify: Mapped[str]

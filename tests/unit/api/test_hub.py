@@ -17,7 +17,7 @@ from api.core import datasets, models
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT
 from fgd.cli import hub
-from fgd.data import reading, zips
+from fgd.data import formats, zips
 from tests.unit.api import upload_parts
 from tests.unit.data.test_huggingface import Folder
 from tests.unit.hub_server import COMMIT, Hub
@@ -56,4 +56,4 @@ def test_a_data_set_and_weights_of_the_hub_are_uploaded(given: Any, address: tup
     assert (row.state, row.path) == ("verifying", None)
     assert (made.name, made.state) == ("net", "verifying")
     zips.unpack(given.store.path(row.upload_digest), tmp_path / "out")
-    assert reading.read(tmp_path / "out")[:2] == reading.read(folder)[:2]
+    assert formats.read(tmp_path / "out")[:2] == formats.read(folder)[:2]

@@ -16,7 +16,7 @@ from api.core.request_bodies import SubmitDataset
 from api.core.rows import db, leases
 from api.core.rows.ids import new_id
 from api.core.rows.tables import Dataset
-from fgd.data import archive, reading
+from fgd.data import archive, formats
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def imported(given: Any, tmp_path: Path) -> Dataset:
             "categories": [{"id": 5, "name": "cell"}],
         }
         (root / split / "_annotations.coco.json").write_text(json.dumps(content))
-    index, report, sources = reading.read(root)
+    index, report, sources = formats.read(root)
     archive.pack(index, sources, tmp_path / "cells.tar")
     with db.transaction(given.engine) as s:
         dataset = datasets.submit(s, "prj_default", SubmitDataset(name="cells", path=str(root)))

@@ -89,7 +89,7 @@ def with_format(root: Path) -> Copy:
     copy = Copy(root)
     reader, imports, entry = code_of("A data format")
     copy.write("fgd/data/tsv.py", reader)
-    copy.edit("fgd/data/formats.py", (r"^FORMATS = \{", f"{imports}\n\n\\g<0>\n{entry.rstrip()}"))
+    copy.edit("fgd/data/format_list.py", (r"^FORMATS = \{", f"{imports}\n\n\\g<0>\n{entry.rstrip()}"))
     return copy
 
 

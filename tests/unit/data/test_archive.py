@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fgd.data import archive, coco
-from fgd.data.reading import open_index
+from fgd.data.formats import open_index
 from fgd.errors import DatasetError
 
 NAME = f"images/ab/{'ab' * 32}.png"

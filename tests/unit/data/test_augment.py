@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from fgd.data.augment import augmented, clipped, cropped, drawn, drawn_window, recoloured, stays
+from fgd.data.formats import open_index
 from fgd.data.loader import Dataset, epoch_order, train_batches
-from fgd.data.reading import open_index
 from fgd.data.transforms import Sample, Transform, drawn_scale
 from fgd.spec import Augment, Crop, Photometric, Schedule
 from fgd.types import Batch

@@ -18,8 +18,8 @@ from PIL import Image as Pillow
 
 from fgd.data import coco as importer
 from fgd.data import images
+from fgd.data.formats import open_index
 from fgd.data.index import Defect, Index, Report
-from fgd.data.reading import open_index
 from fgd.errors import DatasetError
 
 

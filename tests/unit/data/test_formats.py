@@ -12,7 +12,7 @@ from api.core.request_bodies import SubmitDataset
 from fgd.cli import hub
 from fgd.cli.main import app
 from fgd.data import zips
-from fgd.data.formats import FORMATS, TITLES
+from fgd.data.format_list import FORMATS, TITLES
 from fgd.data.tree import list_tree
 
 README = Path(__file__).parents[3] / "README.md"

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from fgd.data import huggingface_parquet, reading
+from fgd.data import formats, huggingface_parquet
+from fgd.data.formats import open_index
 from fgd.data.index import Defect, Index, Report
-from fgd.data.reading import open_index
 from fgd.data.report import Defects
 from fgd.errors import DatasetError
 from tests.unit.data.conftest import picture
@@ -80,7 +80,7 @@ class Folder:
 
 
 def read(root: Path, format: str = "auto", **how: Any) -> tuple[Index, Report]:
-    index, report, sources = reading.read(root, format, **how)
+    index, report, sources = formats.read(root, format, **how)
     assert {image.file for split in index.splits.values() for image in split} == set(sources)
     return index, report
 
@@ -548,7 +548,7 @@ def test_without_pyarrow_the_refusal_names_the_extra(shards: Shards, monkeypatch
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.delitem(sys.modules, "pyarrow.parquet")
     with pytest.raises(DatasetError, match=r'pip install "fgd-service\[hf\]"'):
-        reading.read(shards.root)
+        formats.read(shards.root)
 
 
 def test_many_rows_are_read_in_bounded_time(shards: Shards) -> None:
@@ -574,7 +574,7 @@ def test_two_formats_in_one_folder_must_be_told_apart(folder: Folder) -> None:
     folder.write()
     (folder.root / "data.yaml").write_text("train: train\nval: validation\nnames: [a]\n")
     with pytest.raises(DatasetError, match='"yolo" or "huggingface"'):
-        reading.read(folder.root)
+        formats.read(folder.root)
 
 
 # --- a real set -----------------------------------------------------------------------------------------------
@@ -582,7 +582,7 @@ def test_two_formats_in_one_folder_must_be_told_apart(folder: Folder) -> None:
 
 def test_a_real_set_has_the_same_boxes_in_every_form(shared_data: Path, tmp_path: Path) -> None:
     """rbc as its publisher has it (COCO), written as an image folder and as Parquet."""
-    coco, report, _ = reading.read(shared_data / "rbc", verify="headers")
+    coco, report, _ = formats.read(shared_data / "rbc", verify="headers")
     as_folder, as_parquet = tmp_path / "folder", tmp_path / "parquet"
     (as_parquet / "data").mkdir(parents=True)
     for split in ("train", "valid", "test"):
@@ -606,7 +606,7 @@ def test_a_real_set_has_the_same_boxes_in_every_form(shared_data: Path, tmp_path
         ]
         pq.write_table(pa.Table.from_pylist(table), as_parquet / f"data/{split}-00000-of-00001.parquet")
     for root in (as_folder, as_parquet):
-        index, found, _ = reading.read(root, verify="headers")
+        index, found, _ = formats.read(root, verify="headers")
         assert {name: vars(split) for name, split in found.splits.items()} == {
             name: vars(split) for name, split in report.splits.items()
         }

@@ -15,9 +15,9 @@ import torch
 from pycocotools.coco import COCO
 
 from fgd.data import loader
+from fgd.data.formats import open_index
 from fgd.data.index import Index
 from fgd.data.loader import Dataset, Split, epoch_order, eval_batches, ground_truth_coco, train_batches
-from fgd.data.reading import open_index
 from fgd.data.transforms import Transform, drawn_flips, flip
 from fgd.errors import DatasetError, SpecError
 from fgd.outline import whole_steps

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fgd.data import reading
+from fgd.data import formats
 from fgd.data.index import Index, Report
 from fgd.data.splits import Carving, carve, prefix
 from fgd.errors import DatasetError
@@ -102,7 +102,7 @@ def without_val(make_coco: Callable[..., Any], images: int = 20, **layout: str) 
 
 
 def read(coco: Any, carving: Carving | None = None) -> tuple[Index, Report]:
-    index, report, sources = reading.read(coco.write(), carving=carving)
+    index, report, sources = formats.read(coco.write(), carving=carving)
     assert {image.file for split in index.splits.values() for image in split} == set(sources)
     return index, report
 
@@ -147,7 +147,7 @@ def test_broken_val_is_not_replaced_by_a_carved_one(make_coco: Callable[..., Any
     coco = make_coco()
     coco.write()
     (coco.root / "annotations/instances_val2017.json").write_text("{")
-    _, report, _ = reading.read(coco.root)
+    _, report, _ = formats.read(coco.root)
     assert not report.ok
     assert report.defect_counts == {"json_invalid": 1}
 
@@ -166,11 +166,11 @@ def test_folder_that_looks_like_two_formats_asks_for_a_name(make_coco: Callable[
     root = coco.write()
     (root / "data.yaml").write_text(json.dumps({"train": "train2017", "val": "val2017", "names": ["cat"]}))
     with pytest.raises(DatasetError, match=r"COCO \(annotations/.*\) and YOLO \(data.yaml\).*\"coco\" or \"yolo\""):
-        reading.read(root)
-    assert reading.read(root, "coco")[1].format == "coco"
+        formats.read(root)
+    assert formats.read(root, "coco")[1].format == "coco"
 
 
 def test_folder_of_no_format_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("hello")
     with pytest.raises(DatasetError, match=r"COCO .*Pascal VOC .*YOLO"):
-        reading.read(tmp_path)
+        formats.read(tmp_path)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image as Pillow
 
-from fgd.data import reading
+from fgd.data import formats
 from fgd.data.index import Defect, Index, Report
 from fgd.errors import DatasetError
 from tests.unit.data.conftest import picture
@@ -51,7 +51,7 @@ class Voc:
             (self.root / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
         for split, lines in self.lists.items():
             (self.root / f"ImageSets/Main/{split}.txt").write_text("\n".join(lines) + "\n")
-        index, report, sources = reading.read(self.root, **how)
+        index, report, sources = formats.read(self.root, **how)
         assert {image.file for split in index.splits.values() for image in split} == set(sources)
         return index, report
 
@@ -68,7 +68,7 @@ def only(report: Report, code: str) -> Defect:
 
 
 def test_bccd_is_imported_whole(shared_data: Path) -> None:
-    index, report, sources = reading.read(shared_data / "bccd")
+    index, report, sources = formats.read(shared_data / "bccd")
     assert report.ok
     assert (report.format, report.defect_counts) == ("voc", {})
     assert index.classes == ("Platelets", "RBC", "WBC")
@@ -163,7 +163,7 @@ def test_several_years_below_one_folder_are_one_set(tmp_path: Path) -> None:
         part.add("b", [("dog", 2, 2, 30, 30)])
         part.add("c", [("cat", 2, 2, 30, 30), ("dog", 2, 2, 30, 30)])
         part.read()
-    _, report, _ = reading.read(tmp_path)
+    _, report, _ = formats.read(tmp_path)
     assert report.ok, report.defects
     assert {name: split.images for name, split in report.splits.items()} == {"train": 4, "val": 2}
 
@@ -322,7 +322,7 @@ def test_links_out_of_the_folder_are_not_followed(voc: Voc, tmp_path: Path) -> N
 
 def test_folder_without_xml_is_no_voc(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no Pascal VOC annotations"):
-        reading.read(tmp_path, "voc")
+        formats.read(tmp_path, "voc")
 
 
 def test_lists_without_a_training_split_are_rejected(voc: Voc) -> None:

@@ -11,7 +11,7 @@ import yaml
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from fgd.data import reading
+from fgd.data import formats
 from fgd.data.index import Defect, Index, Report
 from fgd.errors import DatasetError
 from tests.unit.data.conftest import picture
@@ -44,7 +44,7 @@ class Yolo:
 
     def read(self, **how: Any) -> tuple[Index, Report]:
         (self.root / "data.yaml").write_text(yaml.safe_dump(self.plan))
-        index, report, sources = reading.read(self.root, **how)
+        index, report, sources = formats.read(self.root, **how)
         assert {image.file for split in index.splits.values() for image in split} == set(sources)
         return index, report
 
@@ -61,7 +61,7 @@ def only(report: Report, code: str) -> Defect:
 
 
 def test_pear_is_imported_with_its_defects(shared_data: Path) -> None:
-    index, report, sources = reading.read(shared_data / "pear")
+    index, report, sources = formats.read(shared_data / "pear")
     assert report.ok
     assert (report.format, index.classes) == ("yolo", ("pear",))
     counts = {name: (split.images, split.boxes, split.empty_images) for name, split in report.splits.items()}
@@ -126,7 +126,7 @@ def test_split_may_be_a_list_of_names(yolo: Yolo) -> None:
 
 def test_data_yaml_may_lie_in_a_folder_of_its_own(tmp_path: Path) -> None:
     Yolo(tmp_path / "export/pears").read()
-    _, report, _ = reading.read(tmp_path)
+    _, report, _ = formats.read(tmp_path)
     assert report.ok, report.defects
 
 
@@ -196,7 +196,7 @@ def test_names_that_are_no_classes_are_rejected(yolo: Yolo, names: Any, code: st
 def test_unusable_data_yaml_is_an_error_and_nothing_is_run(yolo: Yolo, content: str, words: str) -> None:
     (yolo.root / "data.yaml").write_text(content)
     with pytest.raises(DatasetError, match=rf"no YOLO data.yaml found.*{words}"):
-        reading.read(yolo.root, "yolo")
+        formats.read(yolo.root, "yolo")
     assert not (Path.cwd() / "canary").exists()
 
 
@@ -205,7 +205,7 @@ def test_yaml_bomb_is_survived(yolo: Yolo) -> None:
     (yolo.root / "data.yaml").write_text(bomb + "names: *a39\ntrain: images/train\nval: images/val\n")
     began = time.monotonic()
     with pytest.raises(DatasetError, match="aliases"):
-        reading.read(yolo.root, "yolo")
+        formats.read(yolo.root, "yolo")
     assert time.monotonic() - began < 5
 
 

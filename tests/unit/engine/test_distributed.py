@@ -124,7 +124,7 @@ import sys
 from pathlib import Path
 import torch
 from torch import distributed
-from fgd.data.reading import open_index
+from fgd.data.formats import open_index
 from fgd.data.transforms import Transform
 from fgd.detectors import build
 from fgd.recipe import Recipe

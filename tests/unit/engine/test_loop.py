@@ -21,9 +21,9 @@ import torch
 from PIL import Image as Pillow
 from safetensors.torch import load_file, save_file
 
-from fgd.data import archive, reading
+from fgd.data import archive, formats
+from fgd.data.formats import open_index
 from fgd.data.loader import Dataset, eval_batches, ground_truth_coco
-from fgd.data.reading import open_index
 from fgd.data.transforms import Transform
 from fgd.engine import checkpoint, loop, weights
 from fgd.engine.checkpoint import State
@@ -415,11 +415,11 @@ def test_images_that_do_not_decode_are_told_and_counted_and_control_and_student_
 ) -> None:
     folder = tmp_path / "torn"
     shutil.copytree(digits, folder)
-    index, _, sources = reading.read(folder, verify="headers")
+    index, _, sources = formats.read(folder, verify="headers")
     for split in ("train", "val"):
         file = sources[index.splits[split][1].file]  # type: ignore[index]
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    index, report, sources = reading.read(folder, verify="headers")
+    index, report, sources = formats.read(folder, verify="headers")
     assert report.ok
     archive.pack(index, sources, tmp_path / "torn.tar")
     data = {"path": str(archive.unpack(tmp_path / "torn.tar", tmp_path / "data"))}

@@ -12,9 +12,9 @@ import torch
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+from fgd.data.formats import open_index
 from fgd.data.images import decode
 from fgd.data.loader import Dataset, ground_truth_coco
-from fgd.data.reading import open_index
 from fgd.data.transforms import Transform
 from fgd.engine.evaluate import average_precision, evaluate
 from fgd.engine.weights import load_detector

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fgd.data import archive, reading, zips
+from fgd.data import archive, formats, zips
 from fgd.data.index import Index
 from fgd.events import Evaluated, Finished
 from fgd.spec import JobSpec
@@ -27,8 +27,8 @@ def test_a_real_set_is_the_same_from_folder_and_zip_and_trains(
 ) -> None:
     zips.pack(shared_data / name, tmp_path / "set.zip")
     zips.unpack(tmp_path / "set.zip", tmp_path / "unzipped")
-    index, report, _ = reading.read(shared_data / name, verify="headers")
-    again, _, sources = reading.read(tmp_path / "unzipped", verify="headers")
+    index, report, _ = formats.read(shared_data / name, verify="headers")
+    again, _, sources = formats.read(tmp_path / "unzipped", verify="headers")
     assert again == index
     assert (report.ok, report.format) == (True, format)
 

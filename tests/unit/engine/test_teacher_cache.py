@@ -345,7 +345,7 @@ def test_the_training_batches_tell_how_they_were_flipped(make_spec: MakeSpec) ->
 
 
 def one_epoch(spec: JobSpec) -> Iterator[Batch]:
-    from fgd.data.reading import open_index
+    from fgd.data.formats import open_index
     from fgd.spec import FromPath
 
     assert isinstance(spec.dataset, FromPath)

@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 
 from api.core import workers
 from api.core.errors import Fenced, NotFound
-from api.core.jobs import attempts, moves, queue_order, record, requests, sweep
-from api.core.jobs.waiting import waiting_reason, waits
+from api.core.jobs import attempts, moves, queue_order, record, requests
+from api.core.jobs.waiting import waits
 from api.core.lifecycle import FailureCode, Requested, State
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT
