@@ -24,10 +24,10 @@ from api.core.lifecycle import (
     State,
     signal_name,
 )
-from api.core.promotion import Kept
+from api.core.promotion import PromotableWeights
 from api.core.rows.tables import Artifact, Attempt, Job, JobEvent, WorkerRow
 from fgd.data.index import Image
-from fgd.outline import Measured, Outline
+from fgd.outline import Measurement, Outline
 from fgd.spec import Name, Spec
 from fgd.stored import without_retired
 
@@ -373,7 +373,7 @@ class CheckpointView(View):
     """Kept until it is unpinned or the job deleted. Others go when two newer ones are there, or the job has ended."""
 
     @classmethod
-    def of(cls, kept: Kept) -> Self:
+    def of(cls, kept: PromotableWeights) -> Self:
         return cls(**vars(kept))
 
 
@@ -510,7 +510,7 @@ class LogQuery(LogOfQuery):
 # --- plans ----------------------------------------------------------------------------------------------------
 
 
-class MeasuredView(Measured):
+class MeasuredView(Measurement):
     trainings_beside: int
     """Trainings that ran on the worker's host meanwhile, and made this slower than the job may be."""
 

@@ -13,11 +13,11 @@ from fgd.errors import SpecError
 from fgd.spec import Cosine, DetectorSpec, JobSpec, Schedule, Step
 
 
-class Told(BaseModel):
+class PlanPart(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
 
-class PairedLevel(Told):
+class PairedLevel(PlanPart):
     """A level of the student's pyramid."""
 
     name: str
@@ -28,7 +28,7 @@ class PairedLevel(Told):
     """null: there is no teacher, or it has no level of that stride."""
 
 
-class Adapter(Told):
+class PlannedAdapter(PlanPart):
     """A layer that a method trains to bring the student's map to the teacher's width; it never enters the student."""
 
     method: str
@@ -39,14 +39,14 @@ class Adapter(Told):
     to_channels: int
 
 
-class Size(Told):
+class Size(PlanPart):
     """Pixels, as torchvision means them."""
 
     min_size: int
     max_size: int
 
 
-class Warned(Told):
+class PlanWarning(PlanPart):
     """Something in the spec that has no effect, or another one than its words say."""
 
     pointer: str
@@ -54,9 +54,9 @@ class Warned(Told):
     message: str
 
 
-class Outline(Told):
+class Outline(PlanPart):
     levels: tuple[PairedLevel, ...]
-    adapters: tuple[Adapter, ...]
+    adapters: tuple[PlannedAdapter, ...]
     sizes: tuple[Size, ...]
     """Training is at one of these, drawn for each step; evaluation at the spec's own min_size and max_size."""
     images: dict[str, int]
@@ -68,10 +68,10 @@ class Outline(Told):
     total_steps: int
     evaluations: int
     """On the validation images; the test images are scored once, at the end."""
-    warnings: tuple[Warned, ...]
+    warnings: tuple[PlanWarning, ...]
 
 
-class Measured(Told):
+class Measurement(PlanPart):
     """Of a few real steps and a small evaluation on the job's own data."""
 
     device: str
@@ -154,14 +154,16 @@ def levels(student: DetectorSpec, teacher: DetectorSpec | None) -> tuple[PairedL
     )
 
 
-def adapters(spec: JobSpec, teacher: DetectorSpec) -> Iterator[Adapter]:
+def adapters(spec: JobSpec, teacher: DetectorSpec) -> Iterator[PlannedAdapter]:
     """One for each method and each level that both networks have, as the method says."""
     for method in spec.methods:
         for level in levels(spec.student, teacher):
             if level.teacher_channels is not None:
                 ours, theirs = level.student_channels, level.teacher_channels
                 layer = method.adapter(ours, theirs)
-                yield Adapter(method=method.kind, level=level.name, layer=layer, from_channels=ours, to_channels=theirs)
+                yield PlannedAdapter(
+                    method=method.kind, level=level.name, layer=layer, from_channels=ours, to_channels=theirs
+                )
 
 
 def sizes(schedule: Schedule) -> tuple[Size, ...]:
@@ -180,11 +182,11 @@ def evaluations(schedule: Schedule) -> int:
     return -(-schedule.epochs // schedule.evaluate_every)
 
 
-def without_effect(schedule: Schedule, per_epoch: int) -> Iterator[Warned]:
+def without_effect(schedule: Schedule, per_epoch: int) -> Iterator[PlanWarning]:
     """Settings that change nothing, or less than they say."""
 
-    def warned(pointer: str, message: str) -> Warned:
-        return Warned(pointer=f"/schedule/{pointer}", message=message)
+    def warned(pointer: str, message: str) -> PlanWarning:
+        return PlanWarning(pointer=f"/schedule/{pointer}", message=message)
 
     total = per_epoch * schedule.epochs
     if schedule.scales == (schedule.min_size,):
@@ -214,10 +216,10 @@ def without_effect(schedule: Schedule, per_epoch: int) -> Iterator[Warned]:
         yield warned("lr_schedule/milestones", f"the job has {schedule.epochs} epochs: {late} have no effect")
 
 
-def idle_resources(spec: JobSpec) -> Iterator[Warned]:
+def idle_resources(spec: JobSpec) -> Iterator[PlanWarning]:
     """What is asked of the host, and nothing comes of it."""
     if spec.resources.teacher_cache_gib is not None and spec.teacher is None:
-        yield Warned(pointer="/resources/teacher_cache_gib", message="there is no teacher: it has no effect")
+        yield PlanWarning(pointer="/resources/teacher_cache_gib", message="there is no teacher: it has no effect")
     elif spec.resources.teacher_cache_gib is not None and spec.schedule.epochs == 1:
         message = "in one epoch no image comes back: it has no effect"
-        yield Warned(pointer="/resources/teacher_cache_gib", message=message)
+        yield PlanWarning(pointer="/resources/teacher_cache_gib", message=message)

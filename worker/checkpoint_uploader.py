@@ -29,7 +29,7 @@ AGAIN_S = 2.0
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredCheckpoint:
     key: str
     saved: Saved
 
@@ -50,7 +50,7 @@ class CheckpointUploader:
         self._aside = self._out.parent / "keeping"
         self._prefix = prefix
         self._waiting: deque[tuple[Path, Saved]] = deque()
-        self._stored: list[Stored] = []
+        self._stored: list[StoredCheckpoint] = []
         self._complaints: list[Complaint] = []
         self._unneeded: deque[str] = deque()
         self._changed = threading.Condition()
@@ -97,7 +97,7 @@ class CheckpointUploader:
             self._thread.start()
         self._changed.notify_all()
 
-    def taken(self) -> list[Stored]:
+    def taken(self) -> list[StoredCheckpoint]:
         """What has come into the store since this was asked last, in order."""
         with self._changed:
             stored, self._stored = self._stored, []
@@ -164,7 +164,7 @@ class CheckpointUploader:
                 if self._closed:
                     self._unneeded.append(key)
                 else:
-                    self._stored.append(Stored(key, saved))
+                    self._stored.append(StoredCheckpoint(key, saved))
 
     def _delete(self, key: str) -> None:
         """The first of those that are not needed; all of them are left to the collector where the store is away."""

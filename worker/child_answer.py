@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worker.leased_child import MAX_MESSAGE, Broken, last_line
+from worker.leased_child import MAX_MESSAGE, ChildBroken, last_line
 
 MAX_ANSWER = 1 << 20
 
@@ -21,11 +21,11 @@ class Refused:
     pointer: str = ""
 
 
-def answer_of(code: int, file: Path) -> dict[str, Any] | Refused | Broken:
+def answer_of(code: int, file: Path) -> dict[str, Any] | Refused | ChildBroken:
     """code: the child's exit status, 0 for an answer. file: the answer, in the work folder."""
     last = last_line(file.parent)
     if code < 0:  # for want of memory, by a person, or a crash
-        return Broken(f"it was ended by signal {-code}; perhaps memory was too small. {last}".strip())
+        return ChildBroken(f"it was ended by signal {-code}; perhaps memory was too small. {last}".strip())
     try:
         if file.stat().st_size > MAX_ANSWER:
             raise ValueError("too long")
@@ -35,4 +35,4 @@ def answer_of(code: int, file: Path) -> dict[str, Any] | Refused | Broken:
         error = told["error"]
         return Refused(str(error["code"]), str(error["message"])[:MAX_MESSAGE], str(error.get("pointer", "")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return Broken(f"it failed with exit code {code}. {last}".strip())
+        return ChildBroken(f"it failed with exit code {code}. {last}".strip())

@@ -14,7 +14,7 @@ from api.core import datasets, imports
 from api.core.rows.tables import Dataset
 from fgd.data.index import Report
 from worker.host import Host
-from worker.leased_child import MAX_MESSAGE, Broken, End, LeasedChild
+from worker.leased_child import MAX_MESSAGE, ChildBroken, ChildEnd, LeasedChild
 from worker.reader_ending import Rejected, ended_badly, upload_gone
 from worker.slots import Slot
 from worker.staging import fetched
@@ -33,25 +33,25 @@ class DatasetImport(LeasedChild):
             argv += ["--verify", claim.verify, "--format", claim.format, "--group-by", claim.group_by]
             yield argv if claim.val_fraction is None else [*argv, "--val-fraction", str(claim.val_fraction)]
 
-    def ended(self, host: Host, slot: Slot, folder: Path, code: int) -> End | Broken:  # noqa: ARG002
+    def ended(self, host: Host, slot: Slot, folder: Path, code: int) -> ChildEnd | ChildBroken:  # noqa: ARG002
         refused = refusal(code, folder)
         if refused is not None:
-            return refused if isinstance(refused, Broken) else self._rejected(refused)
+            return refused if isinstance(refused, ChildBroken) else self._rejected(refused)
         report = Report.model_validate_json((folder / "report.json").read_bytes())
         archive = host.store.take_file(folder / "archive.tar")
         index = host.store.take_file(folder / "index.json")
         id, attempt = self.claim.id, self.claim.attempt
-        return End("ready", lambda s: datasets.finish_import(s, id, attempt, archive, index, report))
+        return ChildEnd("ready", lambda s: datasets.finish_import(s, id, attempt, archive, index, report))
 
-    def inputs_gone(self, error: str) -> End:
+    def inputs_gone(self, error: str) -> ChildEnd:
         return self._rejected(upload_gone(error))
 
     def lose(self, s: Session, reason: str) -> None:
         imports.lose(s, Dataset, self.claim.id, self.claim.attempt, reason)
 
-    def _rejected(self, why: Rejected) -> End:
+    def _rejected(self, why: Rejected) -> ChildEnd:
         id, attempt = self.claim.id, self.claim.attempt
-        return End(f"rejected: {why.error}", lambda s: datasets.reject(s, id, attempt, why.report, why.error))
+        return ChildEnd(f"rejected: {why.error}", lambda s: datasets.reject(s, id, attempt, why.report, why.error))
 
 
 def claim(s: Session, worker_id: str, lease_s: float, devices: Sequence[str]) -> DatasetImport | None:  # noqa: ARG001
@@ -70,7 +70,7 @@ def source_of(host: Host, claim: datasets.DatasetClaim, scratch: Path) -> Iterat
         yield zip
 
 
-def refusal(code: int, folder: Path) -> Rejected | Broken | None:
+def refusal(code: int, folder: Path) -> Rejected | ChildBroken | None:
     """Why the data set is refused, or this try was in vain; None: it is good."""
     if bad := ended_badly(code, folder, "the data set"):
         return bad

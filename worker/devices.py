@@ -36,7 +36,7 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Host:
+class Hardware:
     gpus: tuple[Gpu, ...]
     cpu: str
     cores: int
@@ -74,8 +74,8 @@ def yes_no(it: bool) -> str:
     return "yes" if it else "no"
 
 
-def look(home: Path) -> Host:
-    return Host(
+def look(home: Path) -> Hardware:
+    return Hardware(
         gpus=_gpus_by_child(),
         cpu=_cpu_name(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,

@@ -12,7 +12,7 @@ from api.core.errors import Fenced
 from api.core.jobs import attempts, record
 from fgd.events import Event, Failed, Finished, Note, Saved
 from fgd.process.failpoints import reach
-from worker.checkpoint_uploader import CheckpointUploader, Complaint, Stored
+from worker.checkpoint_uploader import CheckpointUploader, Complaint, StoredCheckpoint
 from worker.host import DATABASE_AWAY, DISK_FULL, Host, os_error_behind
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class EventWriter:
         self._keeper = CheckpointUploader(host.store, out, f"jobs/{claim.job_id}/a{claim.attempt}")
         self._events: list[Event] = []
         self._log = b""
-        self._saved: list[Stored] = []
+        self._saved: list[StoredCheckpoint] = []
         self._torn: list[str] = []
         self._unreadable: list[str] = []
         self.last: Finished | Failed | None = None

@@ -54,7 +54,7 @@ class Host:
     store: BlobStore
     app: Celery | None
     """Rings the bell for others; None without a broker."""
-    found: devices.Host
+    found: devices.Hardware
     slots: Slots
     cache: Cache
     drain_s: float

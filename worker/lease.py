@@ -27,7 +27,7 @@ AGAIN_S = 0.5
 """After a heartbeat that failed: a connection that was cut must cost no more than itself."""
 
 
-class Frozen(Protocol):
+class Freezable(Protocol):
     """What the guard needs of a trainer."""
 
     def allow(self, until: float) -> None: ...
@@ -62,7 +62,7 @@ class Lease:
         self._beat = beat
         self._times = times
         self._good_at = taken_at
-        self._trainer: Frozen | None = None
+        self._trainer: Freezable | None = None
         self._frozen = False
         self._lock = threading.Lock()
         self._left = threading.Event()
@@ -80,7 +80,7 @@ class Lease:
         self._left.set()
         self._threads[1].join()  # the beat may hang; left alone it does no harm
 
-    def guard(self, trainer: Frozen | None) -> None:
+    def guard(self, trainer: Freezable | None) -> None:
         """From now on freeze and kill this one. None: there is none any more."""
         with self._lock:
             self._trainer, self._frozen = trainer, False

@@ -47,7 +47,7 @@ class Claim(Protocol):
 
 
 @dataclass(frozen=True)
-class End:
+class ChildEnd:
     """The row's last write, and what the worker's log says of it."""
 
     said: str
@@ -55,7 +55,7 @@ class End:
 
 
 @dataclass(frozen=True)
-class Broken:
+class ChildBroken:
     """Perhaps nobody's fault: it is tried again a few times."""
 
     reason: str
@@ -80,11 +80,11 @@ class LeasedChild(ABC):
         InputGone."""
 
     @abstractmethod
-    def ended(self, host: Host, slot: Slot, folder: Path, code: int) -> End | Broken:
+    def ended(self, host: Host, slot: Slot, folder: Path, code: int) -> ChildEnd | ChildBroken:
         """What became of it, with its files in the store. code: negative for a signal. Raises OSError."""
 
     @abstractmethod
-    def inputs_gone(self, error: str) -> End:
+    def inputs_gone(self, error: str) -> ChildEnd:
         """What it was to read is no longer in the store; no other try would find it."""
 
     @abstractmethod
@@ -110,7 +110,7 @@ def run(host: Host, work: LeasedChild, slot: Slot, claimed_at: float) -> None:
         logger.warning("%s: no longer ours, nothing more was written", id)
 
 
-def done(host: Host, lease: Lease, work: LeasedChild, slot: Slot, folder: Path) -> End:
+def done(host: Host, lease: Lease, work: LeasedChild, slot: Slot, folder: Path) -> ChildEnd:
     """Do it, as far as it goes. Raises Lost."""
     try:
         code = run_child(host, lease, work, slot, folder)
@@ -118,18 +118,18 @@ def done(host: Host, lease: Lease, work: LeasedChild, slot: Slot, folder: Path) 
     except InputGone as error:
         end = work.inputs_gone(str(error))
     except OSError as error:
-        end = Broken(f"the worker's host failed: {error}")
+        end = ChildBroken(f"the worker's host failed: {error}")
     id, attempt = work.claim.id, work.claim.attempt
     match end:
-        case Broken(reason):
-            return End(f"in vain: {reason}", lambda s: work.lose(s, reason))
+        case ChildBroken(reason):
+            return ChildEnd(f"in vain: {reason}", lambda s: work.lose(s, reason))
         case HandedBack(reason):
-            return End(f"handed back: {reason}", lambda s: leases.hand_back(s, work.kind, id, attempt))
-        case End():
+            return ChildEnd(f"handed back: {reason}", lambda s: leases.hand_back(s, work.kind, id, attempt))
+        case ChildEnd():
             return end
 
 
-def run_child(host: Host, lease: Lease, work: LeasedChild, slot: Slot, folder: Path) -> int | Broken | HandedBack:
+def run_child(host: Host, lease: Lease, work: LeasedChild, slot: Slot, folder: Path) -> int | ChildBroken | HandedBack:
     """Its exit status, if it came to its end. Raises Lost."""
     run_file = host.run_folder() / f"{work.claim.id}.a{work.claim.attempt}.json"
     until, threads, weights = time.monotonic() + work.max_s, work.threads(host), host.settings.weights_dir
@@ -143,7 +143,7 @@ def run_child(host: Host, lease: Lease, work: LeasedChild, slot: Slot, folder: P
                 if host.stopping.is_set():
                     return HandedBack("the worker is shutting down")
                 if time.monotonic() > until:
-                    return Broken(f"it took longer than {work.max_s:.0f} s")
+                    return ChildBroken(f"it took longer than {work.max_s:.0f} s")
                 _, log = child.read(WAIT_S)
                 if lines := log.decode(errors="replace").strip():
                     logger.log(work.log_level, "%s: %s", work.claim.id, lines[:MAX_MESSAGE])

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from api.core import imports, models
 from api.core.rows.tables import Model
 from worker.host import Host
-from worker.leased_child import MAX_MESSAGE, Broken, End, LeasedChild
+from worker.leased_child import MAX_MESSAGE, ChildBroken, ChildEnd, LeasedChild
 from worker.reader_ending import Rejected, ended_badly, upload_gone
 from worker.slots import Slot
 from worker.staging import fetched
@@ -37,31 +37,31 @@ class ModelImport(LeasedChild):
         with fetched(host.store, self.claim.upload, folder) as upload:
             yield [sys.executable, "-m", "worker.model_importer", str(upload), str(wanted), str(folder), *which]
 
-    def ended(self, host: Host, slot: Slot, folder: Path, code: int) -> End | Broken:  # noqa: ARG002
+    def ended(self, host: Host, slot: Slot, folder: Path, code: int) -> ChildEnd | ChildBroken:  # noqa: ARG002
         match ended_badly(code, folder, "the file"):
-            case Broken() as broken:
+            case ChildBroken() as broken:
                 return broken
             case Rejected(error):
                 report = _json(folder / REPORT) if (folder / REPORT).exists() else None
                 return self._rejected(Rejected(error, report))
         report, recipe = _json(folder / REPORT), _json(folder / RECIPE)
-        made = models.Finished(
+        made = models.FinishedImport(
             weights=host.store.take_file(folder / WEIGHTS),
             recipe=host.store.take_file(folder / RECIPE),
             tensors_digest=report.pop("weights_digest"),
         )
         id, attempt = self.claim.id, self.claim.attempt
-        return End("ready", lambda s: models.finish_import(s, id, attempt, recipe, made, report))
+        return ChildEnd("ready", lambda s: models.finish_import(s, id, attempt, recipe, made, report))
 
-    def inputs_gone(self, error: str) -> End:
+    def inputs_gone(self, error: str) -> ChildEnd:
         return self._rejected(upload_gone(error))
 
     def lose(self, s: Session, reason: str) -> None:
         imports.lose(s, Model, self.claim.id, self.claim.attempt, reason)
 
-    def _rejected(self, why: Rejected) -> End:
+    def _rejected(self, why: Rejected) -> ChildEnd:
         id, attempt, error = self.claim.id, self.claim.attempt, why.error[:MAX_MESSAGE]
-        return End(f"rejected: {error}", lambda s: models.reject(s, id, attempt, why.report, error))
+        return ChildEnd(f"rejected: {error}", lambda s: models.reject(s, id, attempt, why.report, error))
 
 
 def claim(s: Session, worker_id: str, lease_s: float, devices: Sequence[str]) -> ModelImport | None:  # noqa: ARG001

@@ -21,7 +21,7 @@ from fgd.events import EXIT_STOPPED, Failed, Finished
 from fgd.process import error_causes
 
 
-class Ended(Enum):
+class EndCause(Enum):
     """Why the supervisor ended the trainer, if it was the supervisor."""
 
     by_itself = auto()
@@ -34,9 +34,9 @@ class Ended(Enum):
 
 
 @dataclass(frozen=True)
-class End:
+class TrainerEnd:
     returncode: int | None
-    ended: Ended = Ended.by_itself
+    ended: EndCause = EndCause.by_itself
     last: Finished | Failed | None = None
     tail: str = ""
     """The last of the log."""
@@ -76,27 +76,27 @@ LOG_SIGNS: tuple[tuple[re.Pattern[str], FailureCode, str], ...] = (
 """What the last lines of a log give away, most telling first."""
 
 
-def verdict(end: End) -> Verdict:
+def verdict(end: TrainerEnd) -> Verdict:
     """What the attempt comes to. A finished training is a success whatever was asked meanwhile."""
     if end.returncode == 0 and isinstance(end.last, Finished):
         return Succeeded(end.last)
     match end.ended:
-        case Ended.cancelled | Ended.paused:
+        case EndCause.cancelled | EndCause.paused:
             return AsAsked()
-        case Ended.worker_stops:
+        case EndCause.worker_stops:
             return HandedBack("the worker is shutting down")
-        case Ended.stalled:
+        case EndCause.stalled:
             return Failure(FailureCode.stalled, "the trainer said nothing for too long and was killed")
-        case Ended.out_of_time:
+        case EndCause.out_of_time:
             message = "it ran for as long as limits.max_runtime_s allows, and was stopped"
             return Failure(FailureCode.preempted, message, {"limit": "max_runtime_s"})
-        case Ended.survived_kill:
+        case EndCause.survived_kill:
             return Failure(FailureCode.host_wedged, "the trainer survives SIGKILL; its host needs a look")
-        case Ended.by_itself:
+        case EndCause.by_itself:
             return _own_end(end)
 
 
-def _own_end(end: End) -> Verdict:
+def _own_end(end: TrainerEnd) -> Verdict:
     if isinstance(end.last, Failed):
         return Failure(known_code(end.last.code), end.last.message, end.last.data)
     if end.returncode == EXIT_STOPPED:
@@ -114,7 +114,7 @@ def _own_end(end: End) -> Verdict:
     )
 
 
-def _killed(end: End, number: int) -> Failure:
+def _killed(end: TrainerEnd, number: int) -> Failure:
     if number == signal.SIGKILL and end.oom_kills:
         return Failure(
             FailureCode.host_out_of_memory,

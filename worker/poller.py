@@ -34,7 +34,7 @@ SWEEP_PATIENCE_S = 2.0
 
 
 @dataclass
-class Every:
+class Periodic:
     """Does `work` every `seconds`; while the database is away it complains once and tries on."""
 
     seconds: float
@@ -119,9 +119,9 @@ class Poller:
         store = open_store(settings, SWEEP_PATIENCE_S)
         sweeper = Sweeper(host.engine, store, host.app, settings.lease_s)
         chores = [
-            Every(settings.beat_s, self._beat),
-            Every(settings.sweep_s, sweeper.sweep),
-            Every(settings.poll_s, self._look),
+            Periodic(settings.beat_s, self._beat),
+            Periodic(settings.sweep_s, sweeper.sweep),
+            Periodic(settings.poll_s, self._look),
         ]
         while not self._done.wait(TICK_S):
             for chore in chores[:1] if host.stopping.is_set() else chores:  # others sweep, and it takes nothing more

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.importer import NOTHING_THERE, TRY_AGAIN
-from worker.leased_child import MAX_MESSAGE, Broken, last_line
+from worker.leased_child import MAX_MESSAGE, ChildBroken, last_line
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Rejected:
     """Of the noun's own type."""
 
 
-def ended_badly(code: int, folder: Path, what: str) -> Rejected | Broken | None:
+def ended_badly(code: int, folder: Path, what: str) -> Rejected | ChildBroken | None:
     """What every reader's exit code says; None: it came to its end."""
     if code == 0:
         return None
@@ -25,9 +25,9 @@ def ended_badly(code: int, folder: Path, what: str) -> Rejected | Broken | None:
         return Rejected((folder / "error.txt").read_text()[:MAX_MESSAGE])
     last = last_line(folder)
     if code == TRY_AGAIN:
-        return Broken(f"the worker's host failed: {last}")
+        return ChildBroken(f"the worker's host failed: {last}")
     if code < 0:  # by the kernel for want of memory, by a person, or by a file that crashes the reader: it will repeat
-        return Broken(f"the reader was ended by signal {-code}. {last}".strip())
+        return ChildBroken(f"the reader was ended by signal {-code}. {last}".strip())
     return Rejected(f"reading {what} failed with exit code {code}; it breaks the reader. {last}".strip())
 
 

@@ -15,10 +15,10 @@ from sqlalchemy.orm import Session
 from api.core import plans
 from api.core.rows.tables import Plan
 from api.core.store.names import DigestMismatch
-from fgd.outline import Measured
+from fgd.outline import Measurement
 from worker.child_answer import Refused, answer_of
 from worker.host import Host
-from worker.leased_child import Broken, End, LeasedChild, last_line
+from worker.leased_child import ChildBroken, ChildEnd, LeasedChild, last_line
 from worker.slots import Slot
 from worker.staging import InputGone, staged
 
@@ -44,26 +44,28 @@ class Rehearsal(LeasedChild):
                 raise InputGone(str(error)) from error
             yield [sys.executable, "-m", "fgd.plan", str(spec_file), "--out", str(folder / ANSWER)]
 
-    def ended(self, host: Host, slot: Slot, folder: Path, code: int) -> End | Broken:
+    def ended(self, host: Host, slot: Slot, folder: Path, code: int) -> ChildEnd | ChildBroken:
         id, attempt = self.claim.id, self.claim.attempt
         beside = host.running() - (slot.kind == "cuda")  # that one is ours
         match ending(code, folder):
-            case Broken() as broken:
+            case ChildBroken() as broken:
                 return broken
             case Refused() as refused:
                 return self._refused(refused)
             case measured:
-                return End("measured", lambda s: plans.finish(s, id, attempt, measured, beside))
+                return ChildEnd("measured", lambda s: plans.finish(s, id, attempt, measured, beside))
 
-    def inputs_gone(self, error: str) -> End:
+    def inputs_gone(self, error: str) -> ChildEnd:
         return self._refused(Refused("user_error", f"its data set or teacher cannot be read any more: {error}"))
 
     def lose(self, s: Session, reason: str) -> None:
         plans.lose(s, self.claim.id, self.claim.attempt, reason)
 
-    def _refused(self, why: Refused) -> End:
+    def _refused(self, why: Refused) -> ChildEnd:
         id, attempt = self.claim.id, self.claim.attempt
-        return End(f"refused: {why.message}", lambda s: plans.fail(s, id, attempt, why.code, why.message, why.pointer))
+        return ChildEnd(
+            f"refused: {why.message}", lambda s: plans.fail(s, id, attempt, why.code, why.message, why.pointer)
+        )
 
 
 def claim(s: Session, worker_id: str, lease_s: float, devices: Sequence[str]) -> Rehearsal | None:
@@ -71,11 +73,11 @@ def claim(s: Session, worker_id: str, lease_s: float, devices: Sequence[str]) ->
     return Rehearsal(claimed) if claimed is not None else None
 
 
-def ending(code: int, folder: Path) -> Measured | Refused | Broken:
+def ending(code: int, folder: Path) -> Measurement | Refused | ChildBroken:
     told = answer_of(code, folder / ANSWER)
     if not isinstance(told, dict):
         return told
     try:
-        return Measured.model_validate(told["measured"])
+        return Measurement.model_validate(told["measured"])
     except (KeyError, ValidationError):
-        return Broken(f"its answer is not one that we know. {last_line(folder)}".strip())
+        return ChildBroken(f"its answer is not one that we know. {last_line(folder)}".strip())

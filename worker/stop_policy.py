@@ -11,7 +11,7 @@ from typing import Protocol
 
 from api.core.lifecycle import Requested
 from fgd.events import Event, Stepped
-from worker.outcome import Ended
+from worker.outcome import EndCause
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class StopPolicy:
         self._dumped_at: float | None = None
         self._kill_at: float | None = None
         self._finishing = False
-        self.ended = Ended.by_itself
+        self.ended = EndCause.by_itself
 
     def heard(self, events: Sequence[Event]) -> None:
         if not events:
@@ -78,27 +78,27 @@ class StopPolicy:
         """Call it often."""
         now = self._clock()
         if requested == Requested.cancel_now:
-            self._end(Ended.cancelled, now)
+            self._end(EndCause.cancelled, now)
         elif requested == Requested.cancel:
-            self._end(Ended.cancelled, now + self._grace_s)
+            self._end(EndCause.cancelled, now + self._grace_s)
         elif requested == Requested.pause:
-            self._end(Ended.paused, now + self._grace_s)
+            self._end(EndCause.paused, now + self._grace_s)
         elif requested == Requested.stop and not self._finishing:
             logger.info("the trainer is told to finish early")
             self._finishing = self._trainer.finish_early()
         if worker_stops:
-            self._end(Ended.worker_stops, now + self._drain_s)
+            self._end(EndCause.worker_stops, now + self._drain_s)
         if self._over_at is not None and now >= self._over_at:
-            self._end(Ended.out_of_time, self._over_at + self._grace_s)
+            self._end(EndCause.out_of_time, self._over_at + self._grace_s)
         if now - self._heard_at > self.silence_s():
             if self._dumped_at is None:
                 self._dumped_at = now
                 self._trainer.dump_stacks()
-            self._end(Ended.stalled, self._dumped_at + DUMP_S)
+            self._end(EndCause.stalled, self._dumped_at + DUMP_S)
         if self._kill_at is not None and now >= self._kill_at:
             self._trainer.kill()
 
-    def _end(self, why: Ended, kill_at: float) -> None:
+    def _end(self, why: EndCause, kill_at: float) -> None:
         """The first reason stands; the earliest deadline counts."""
         if self._kill_at is None:
             self.ended = why

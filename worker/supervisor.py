@@ -30,7 +30,7 @@ from worker.host import DISK_FULL, Host, Lost, os_error_behind
 from worker.launcher import Trainer
 from worker.lease import Lease
 from worker.memory import oom_kills
-from worker.outcome import AsAsked, End, Ended, Failure, HandedBack, Succeeded, Verdict, verdict
+from worker.outcome import AsAsked, EndCause, Failure, HandedBack, Succeeded, TrainerEnd, Verdict, verdict
 from worker.publish import keep_result, publish
 from worker.running_attempt import Interrupted, RunningAttempt
 from worker.slots import Slot
@@ -68,9 +68,9 @@ def supervise(host: Host, claim: attempts.Claim, slot: Slot, claimed_at: float) 
                 files = publish(attempt, came.result, out) if isinstance(came, Succeeded) else []
             except Interrupted:
                 came = AsAsked() if attempt.cancelled else HandedBack("the worker is shutting down")
-                files, end = [], End(None)
+                files, end = [], TrainerEnd(None)
             except (OSError, InputGone, DigestMismatch, ValueError) as error:
-                came, files, end = blame(error), [], End(None)
+                came, files, end = blame(error), [], TrainerEnd(None)
             if isinstance(came, Failure) and came.code == FailureCode.no_space:
                 host.found_full()  # before the job is queued again: it is to go elsewhere
             state = settle(attempt, came, files, end.returncode)
@@ -81,7 +81,7 @@ def supervise(host: Host, claim: attempts.Claim, slot: Slot, claimed_at: float) 
         logger.warning("%s: no longer ours, nothing more was written", name)
 
 
-def staged_and_trained(attempt: RunningAttempt, slot: Slot, folder: Path, claimed_at: float) -> End:
+def staged_and_trained(attempt: RunningAttempt, slot: Slot, folder: Path, claimed_at: float) -> TrainerEnd:
     claim = attempt.claim
     reach("before_staging")
     with ExitStack() as held:
@@ -91,20 +91,20 @@ def staged_and_trained(attempt: RunningAttempt, slot: Slot, folder: Path, claime
         return train_from_newest(attempt, slot, spec_file, claimed_at)
 
 
-def end_of_kept(attempt: RunningAttempt, result: Finished) -> End:
+def end_of_kept(attempt: RunningAttempt, result: Finished) -> TrainerEnd:
     """An earlier attempt came to its end on this host, and not into the store."""
     attempt.report("result_found", "an earlier attempt finished the training on this host; its result is published")
-    return End(0, last=result)
+    return TrainerEnd(0, last=result)
 
 
-def train_from_newest(attempt: RunningAttempt, slot: Slot, spec_file: Path, claimed_at: float) -> End:
+def train_from_newest(attempt: RunningAttempt, slot: Slot, spec_file: Path, claimed_at: float) -> TrainerEnd:
     """`train`; and where the trainer cannot read a checkpoint whose bytes are whole (another version's, say), again
     from the one before it, at last from the start: no attempt meets the same one twice.
 
     Not from the start where all that it looked into are of another spec: they are whole, so it is the job that is not
     what it was, and to throw away what was trained is not ours to decide."""
     writer = EventWriter(attempt.host, attempt.claim, spec_file.parent / "out")
-    refused: list[End] = []
+    refused: list[TrainerEnd] = []
     try:
         while True:
             file, older = newest_whole(attempt, spec_file.parent, writer)
@@ -114,7 +114,9 @@ def train_from_newest(attempt: RunningAttempt, slot: Slot, spec_file: Path, clai
             end = train(attempt, slot, spec_file, claimed_at, writer, file)
             if file is None or not (isinstance(end.last, Failed) and end.last.data.get("checkpoint") == "unreadable"):
                 return end
-            if end.ended != Ended.by_itself:  # told to end; or it lives on, and a second one must not begin beside it
+            if (
+                end.ended != EndCause.by_itself
+            ):  # told to end; or it lives on, and a second one must not begin beside it
                 return end
             refused.append(end)
             if not of_another_spec(end):
@@ -128,11 +130,11 @@ def train_from_newest(attempt: RunningAttempt, slot: Slot, spec_file: Path, clai
         writer.close()
 
 
-def of_another_spec(end: End) -> bool:
+def of_another_spec(end: TrainerEnd) -> bool:
     return isinstance(end.last, Failed) and end.last.data.get("why") == "another_spec"
 
 
-def foreign(refused: Sequence[End]) -> End:
+def foreign(refused: Sequence[TrainerEnd]) -> TrainerEnd:
     last = refused[-1].last
     assert isinstance(last, Failed), "it refused the checkpoint"
     message = (
@@ -149,7 +151,7 @@ def train(
     claimed_at: float,
     writer: EventWriter,
     checkpoint: Path | None,
-) -> End:
+) -> TrainerEnd:
     """Run the trainer to its end and report what it says. Raises Lost or Fenced, and then it is dead."""
     host, lease, claim, settings = attempt.host, attempt.lease, attempt.claim, attempt.host.settings
     folder = spec_file.parent
@@ -187,8 +189,8 @@ def train(
         lease.guard(None)
         gone = trainer.close()
     writer.add(*trainer.read(0.0))
-    ended = policy.ended if gone else Ended.survived_kill
-    needless = ended == Ended.cancelled or isinstance(writer.last, Finished)  # nobody goes on from there
+    ended = policy.ended if gone else EndCause.survived_kill
+    needless = ended == EndCause.cancelled or isinstance(writer.last, Finished)  # nobody goes on from there
     ended_at = time.monotonic()
     while True:
         in_time = not host.stopping.is_set() or time.monotonic() < ended_at + host.drain_s
@@ -201,7 +203,7 @@ def train(
         raise Lost
     if not gone:
         host.undead.add(trainer.mark)
-    return End(trainer.returncode(), ended, writer.last, trainer.tail(), oom_kills() - oom_before)
+    return TrainerEnd(trainer.returncode(), ended, writer.last, trainer.tail(), oom_kills() - oom_before)
 
 
 def time_left_s(claim: attempts.Claim, staged_s: float) -> float | None:
@@ -218,7 +220,7 @@ def trainer_command(host: Host) -> list[str]:
 
 def newest_whole(
     attempt: RunningAttempt, folder: Path, writer: EventWriter
-) -> tuple[Path | None, tuple[attempts.Saved, ...]]:
+) -> tuple[Path | None, tuple[attempts.SavedCheckpoint, ...]]:
     """The newest checkpoint whose bytes are whole, as a file, and those that are older; None: from the start."""
     older = list(attempt.claim.checkpoints)
     while older:

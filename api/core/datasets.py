@@ -22,7 +22,7 @@ from api.core.request_bodies import SubmitDataset
 from api.core.rows import db, leases
 from api.core.rows.ids import new_id
 from api.core.rows.lookup import delete_row, owned
-from api.core.rows.swept import Moment, Swept
+from api.core.rows.swept import Moment, SweepResult
 from api.core.rows.tables import Dataset, Job
 from api.core.store.names import Blob
 from fgd.data.index import Report
@@ -135,7 +135,7 @@ def reject(s: Session, dataset_id: str, attempt: int, report: Report | None, err
     s.flush()
 
 
-def sweep(s: Session, moment: Moment) -> Swept:
+def sweep(s: Session, moment: Moment) -> SweepResult:
     """Free expired imports, give up on those that keep killing workers, and on uploads that never came."""
     uploading.give_up(s, Dataset, moment.at)
     return imports.sweep(s, Dataset, moment)

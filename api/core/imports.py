@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from api.core.rows import db, leases
 from api.core.rows.columns import Imported
-from api.core.rows.swept import Moment, Swept
+from api.core.rows.swept import Moment, SweepResult
 
 MAX_IMPORTS = 3
 """An import whose worker or reader was lost this many times will not be tried again."""
@@ -30,7 +30,7 @@ def lose(s: Session, kind: type[Imported], id: str, attempt: int, reason: str) -
     s.flush()
 
 
-def sweep(s: Session, kind: type[Imported], moment: Moment) -> Swept:
+def sweep(s: Session, kind: type[Imported], moment: Moment) -> SweepResult:
     """Free expired imports, give up on those that keep killing workers."""
     return leases.sweep(s, kind, moment, lambda row, reason: _lose(row, moment.at, reason))
 

@@ -24,7 +24,7 @@ from api.core.request_bodies import UploadModel
 from api.core.rows import db, leases
 from api.core.rows.ids import new_id
 from api.core.rows.lookup import delete_row, owned
-from api.core.rows.swept import Moment, Swept
+from api.core.rows.swept import Moment, SweepResult
 from api.core.rows.tables import Job, JobModel, Model
 from api.core.store.names import Blob
 from fgd.recipe import Recipe
@@ -36,7 +36,7 @@ MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedImport:
     """A network whose two files are in the store."""
 
     weights: Blob
@@ -63,7 +63,9 @@ def create(s: Session, project_id: str, body: UploadModel) -> Model:
     return _insert(s, project_id, body.name, ModelState.awaiting_upload, recipe, {"kind": "upload"})
 
 
-def promote(s: Session, project_id: str, name: str, recipe: Recipe, source: dict[str, Any], made: Finished) -> Model:
+def promote(
+    s: Session, project_id: str, name: str, recipe: Recipe, source: dict[str, Any], made: FinishedImport
+) -> Model:
     """A model of a finished job's weights: ready at once."""
     model = _insert(s, project_id, name, ModelState.awaiting_upload, recipe, source)
     _finish(s, model, made, None)
@@ -136,7 +138,7 @@ def claim_import(s: Session, worker_id: str, lease_s: float) -> ModelClaim | Non
 
 
 def finish_import(
-    s: Session, model_id: str, attempt: int, recipe: dict[str, Any], made: Finished, report: Report
+    s: Session, model_id: str, attempt: int, recipe: dict[str, Any], made: FinishedImport, report: Report
 ) -> None:
     """verifying -> ready. Both files are in the store already. Raises Fenced."""
     model = leases.held(s, Model, model_id, attempt)
@@ -153,7 +155,7 @@ def reject(s: Session, model_id: str, attempt: int, report: Report | None, error
     s.flush()
 
 
-def sweep(s: Session, moment: Moment) -> Swept:
+def sweep(s: Session, moment: Moment) -> SweepResult:
     """Free expired imports, give up on those that keep killing workers, and on uploads that never came."""
     uploading.give_up(s, Model, moment.at)
     return imports.sweep(s, Model, moment)
@@ -179,7 +181,7 @@ def _insert(s: Session, project_id: str, name: str, state: ModelState, recipe: R
     return model
 
 
-def _finish(s: Session, model: Model, made: Finished, report: Report | None) -> None:
+def _finish(s: Session, model: Model, made: FinishedImport, report: Report | None) -> None:
     at = db.now(s)
     blobs.remember_blobs(s, model.project_id, at, made.weights, made.recipe)
     model.weights_digest, model.recipe_digest = made.weights.digest, made.recipe.digest

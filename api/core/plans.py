@@ -23,9 +23,9 @@ from api.core.rows import db, leases
 from api.core.rows.db import Reader
 from api.core.rows.ids import new_id
 from api.core.rows.lookup import owned
-from api.core.rows.swept import Moment, Swept
+from api.core.rows.swept import Moment, SweepResult
 from api.core.rows.tables import Plan
-from fgd.outline import Measured, Outline
+from fgd.outline import Measurement, Outline
 from fgd.spec import JobSpec
 from fgd.stored import stored_spec
 
@@ -102,7 +102,7 @@ def claim(s: Session, worker_id: str, devices: Collection[str], lease_s: float) 
     )
 
 
-def finish(s: Session, plan_id: str, attempt: int, measured: Measured, trainings_beside: int) -> None:
+def finish(s: Session, plan_id: str, attempt: int, measured: Measurement, trainings_beside: int) -> None:
     """measuring -> measured. trainings_beside: that ran on the host meanwhile, and made it slower. Raises Fenced."""
     plan = leases.held(s, Plan, plan_id, attempt)
     plan.measured = measured.model_dump(mode="json") | {"trainings_beside": trainings_beside}
@@ -121,7 +121,7 @@ def lose(s: Session, plan_id: str, attempt: int, reason: str) -> None:
     _lose(s, leases.held(s, Plan, plan_id, attempt), reason)
 
 
-def sweep(s: Session, moment: Moment) -> Swept:
+def sweep(s: Session, moment: Moment) -> SweepResult:
     """Free expired leases, forget old plans."""
     swept = leases.sweep(s, Plan, moment, lambda plan, reason: _lose(s, plan, reason))
     s.execute(delete(Plan).where(Plan.created_at < moment.at - KEEP, Plan.lease_owner.is_(None)))

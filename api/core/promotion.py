@@ -17,8 +17,8 @@ from api.core import datasets, models, references
 from api.core.errors import Conflict, Fault, Invalid, NotFound
 from api.core.jobs import checkpoints, requests
 from api.core.lifecycle import State
-from api.core.models import Finished
-from api.core.references import RECIPE, WEIGHTS, Weights
+from api.core.models import FinishedImport
+from api.core.references import RECIPE, WEIGHTS, ReferencedWeights
 from api.core.request_bodies import PromoteModel, SubmitModel, UploadModel
 from api.core.rows import db
 from api.core.rows.idempotency import Once
@@ -36,7 +36,7 @@ MAX_NAME = 100
 
 
 @dataclass(frozen=True)
-class Kept:
+class PromotableWeights:
     """Weights of a job that can be promoted. `id`: last, best, or that of a checkpoint."""
 
     id: str
@@ -96,10 +96,10 @@ def promote(
     return once.make(engine, lambda s: models.promote_checkpoint(s, project_id, wish.name, recipe, source, upload))
 
 
-def promotable(s: Session, job: Job) -> list[Kept]:
+def promotable(s: Session, job: Job) -> list[PromotableWeights]:
     """What `promote` takes: the last and the best weights of a result, then the checkpoints that are kept, newest
     first."""
-    saved = [Kept.of(row) for row in checkpoints.newest_first(s, job.id)]
+    saved = [PromotableWeights.of(row) for row in checkpoints.newest_first(s, job.id)]
     if job.state != State.succeeded:
         return saved
     found = {row.name: row for row in s.scalars(select(Artifact).where(Artifact.job_id == job.id))}
@@ -108,8 +108,10 @@ def promotable(s: Session, job: Job) -> list[Kept]:
     best = found.get(references.BEST, last)
     step = (job.progress or {}).get("step")
     return [
-        Kept("last", step, job.attempt, last.size, last.digest, last.created_at),
-        Kept("best", step if best is last else None, job.attempt, best.size, best.digest, best.created_at, best=True),
+        PromotableWeights("last", step, job.attempt, last.size, last.digest, last.created_at),
+        PromotableWeights(
+            "best", step if best is last else None, job.attempt, best.size, best.digest, best.created_at, best=True
+        ),
         *saved,
     ]
 
@@ -123,12 +125,12 @@ def _of_result(engine: Engine, store: BlobStore, project_id: str, wish: PromoteM
     is_last = found.files[WEIGHTS] == artifacts[WEIGHTS]
     tensors = job.weights_digest if is_last else _tensors_digest(store, found, pointer)
     assert tensors is not None, "a job that succeeded has the digest of its weights"
-    made = Finished(_blob(store, found.files[WEIGHTS]), _blob(store, found.files[RECIPE]), tensors)
+    made = FinishedImport(_blob(store, found.files[WEIGHTS]), _blob(store, found.files[RECIPE]), tensors)
     source = {"kind": "job", "job": job.id, "which": wish.which}
     return lambda s: models.promote(s, project_id, wish.name, found.recipe, source, made)
 
 
-def _tensors_digest(store: BlobStore, found: Weights, pointer: str) -> str:
+def _tensors_digest(store: BlobStore, found: ReferencedWeights, pointer: str) -> str:
     try:
         with store.local(found.files[WEIGHTS]) as file:
             return digest_of_tensors(file)

@@ -33,7 +33,7 @@ MAX_RECIPE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Weights:
+class ReferencedWeights:
     """A network that a spec names: its recipe, and its two files, in the store already or still to be packed."""
 
     recipe: Recipe
@@ -228,7 +228,7 @@ def _weights(
     role: Role,
     pointer: str,
     found: Findings,
-) -> Weights | None:
+) -> ReferencedWeights | None:
     """The weights behind a reference; None if there is none or it cannot be used, and `found` says why."""
     try:
         if isinstance(ref, FromJob):
@@ -252,7 +252,7 @@ def of_job(
     role: Role,
     pointer: str,
     which: Literal["last", "best"] = "last",
-) -> Weights:
+) -> ReferencedWeights:
     """The student of a finished job. Raises Invalid at `pointer`, or Conflict for a job that is not finished yet."""
     job = s.scalar(select(Job).where(Job.project_id == project_id, Job.id == job_id))
     if job is None:
@@ -271,10 +271,12 @@ def of_job(
         files[WEIGHTS] = best
     if files.keys() != {WEIGHTS, RECIPE} or not all(map(store.exists, files.values())):
         raise Invalid(Fault(pointer, f"{role}_has_no_weights", f"{job_id} has no {WEIGHTS} and {RECIPE} any more"))
-    return Weights(_stored_recipe(store, files[RECIPE], job_id, pointer), files)
+    return ReferencedWeights(_stored_recipe(store, files[RECIPE], job_id, pointer), files)
 
 
-def _from_model(s: Session, store: BlobStore, project_id: str, model_id: str, role: Role, pointer: str) -> Weights:
+def _from_model(
+    s: Session, store: BlobStore, project_id: str, model_id: str, role: Role, pointer: str
+) -> ReferencedWeights:
     model = s.scalar(select(Model).where(Model.project_id == project_id, Model.id == model_id))
     if model is None:
         raise Invalid(Fault(pointer, f"{role}_not_found", f"there is no model {model_id} here"))
@@ -291,7 +293,7 @@ def _from_model(s: Session, store: BlobStore, project_id: str, model_id: str, ro
     files = {WEIGHTS: model.weights_digest, RECIPE: model.recipe_digest}
     if not all(map(store.exists, files.values())):
         raise Invalid(Fault(pointer, f"{role}_has_no_weights", f"the files of {model_id} are no longer in the store"))
-    return Weights(_stored_recipe(store, files[RECIPE], model_id, pointer), files)
+    return ReferencedWeights(_stored_recipe(store, files[RECIPE], model_id, pointer), files)
 
 
 def _stored_recipe(store: BlobStore, digest: str, whose: str, pointer: str) -> Recipe:
@@ -302,7 +304,7 @@ def _stored_recipe(store: BlobStore, digest: str, whose: str, pointer: str) -> R
         raise Invalid(Fault(pointer, "recipe_unreadable", f"{RECIPE} of {whose} is damaged in the store")) from error
 
 
-def _from_path(roots: Sequence[Path], path: str, pointer: str) -> Weights:
+def _from_path(roots: Sequence[Path], path: str, pointer: str) -> ReferencedWeights:
     folder = folder_below(roots, path, pointer)
     files = {name: Path(os.path.realpath(folder / name)) for name in (WEIGHTS, RECIPE)}
     for name, file in files.items():
@@ -312,7 +314,7 @@ def _from_path(roots: Sequence[Path], path: str, pointer: str) -> Weights:
             )
     recipe = _recipe(files[RECIPE], pointer, f"{path}/{RECIPE}")
     _check_weights(files[WEIGHTS], pointer, f"{path}/{WEIGHTS}")
-    return Weights(recipe, to_pack=files)
+    return ReferencedWeights(recipe, to_pack=files)
 
 
 def _check_weights(file: Path, pointer: str, named: str) -> None:

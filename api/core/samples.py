@@ -69,12 +69,12 @@ def _index(store: BlobStore, digest: str) -> Index:
 @lru_cache(maxsize=4)
 def _members(store: BlobStore, archive: str) -> dict[str, tuple[int, int]]:
     """Name -> where its bytes begin, and how many they are. A store elsewhere is asked once for each image's header."""
-    blob = io.BufferedReader(Ranged(store, archive), _HEADER)
+    blob = io.BufferedReader(RangeReader(store, archive), _HEADER)
     with tarfile.open(fileobj=blob, mode="r:") as tar:
         return {member.name: (member.offset_data, member.size) for member in tar}
 
 
-class Ranged(io.RawIOBase):
+class RangeReader(io.RawIOBase):
     """A blob as a file that is read piece by piece."""
 
     def __init__(self, store: BlobStore, digest: str) -> None:

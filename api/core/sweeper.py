@@ -25,7 +25,7 @@ from api.core.blobs import unused as unused_blobs
 from api.core.jobs import sweep as jobs
 from api.core.queue import ring_all
 from api.core.rows import db, idempotency
-from api.core.rows.swept import Moment, Swept
+from api.core.rows.swept import Moment, SweepResult
 from api.core.rows.tables import BlobRow, Checkpoint
 from api.core.store import uploads
 from api.core.store.names import BlobStore, StoreAway, delete_objects
@@ -47,7 +47,7 @@ class Sweep:
     """One noun's part."""
 
     noun: str
-    sweep: Callable[[Session, Moment], Swept]
+    sweep: Callable[[Session, Moment], SweepResult]
     lane: str | None = None
     """What waits rings one bell for each live worker, together with the nouns of the same lane: a worker takes one of
     them at a time. None: the noun counts its bells itself."""
@@ -64,7 +64,7 @@ SWEEPS = (
 """In the order in which their bells ring."""
 
 
-def sweep_rows(s: Session, lease_s: float) -> Swept:
+def sweep_rows(s: Session, lease_s: float) -> SweepResult:
     """Every noun's part, in one transaction. One that fails is named in `stuck`, and keeps no other from it."""
     moment = Moment(db.now(s), workers.live(s, lease_s))
     room = {sweep.lane: len(moment.live) for sweep in SWEEPS if sweep.lane is not None}
@@ -87,7 +87,7 @@ def sweep_rows(s: Session, lease_s: float) -> Swept:
         lost += swept.lost
         rubbish += swept.rubbish
         stuck += swept.stuck
-    return Swept(ring, lost, rubbish, stuck)
+    return SweepResult(ring, lost, rubbish, stuck)
 
 
 @dataclass

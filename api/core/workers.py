@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, delete, select
 from sqlalchemy.orm import Session
 
 from api.core.rows import db
-from api.core.rows.swept import Moment, Swept
+from api.core.rows.swept import Moment, SweepResult
 from api.core.rows.tables import DEFAULT_PROJECT, WorkerRow
 
 FORGET_AFTER = timedelta(days=1)
@@ -91,10 +91,10 @@ def forget(s: Session, worker_id: str) -> None:
     s.execute(delete(WorkerRow).where(WorkerRow.id == worker_id))
 
 
-def sweep(s: Session, moment: Moment) -> Swept:
+def sweep(s: Session, moment: Moment) -> SweepResult:
     """Forget workers not heard of for a day."""
     s.execute(delete(WorkerRow).where(WorkerRow.last_beat < moment.at - FORGET_AFTER))
-    return Swept()
+    return SweepResult()
 
 
 def has_cuda(worker: LiveWorker) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import orjson
 
-from api.core.jobs.history import Point
+from api.core.jobs.history import LatestPoint
 
 CSV_TYPE = "text/csv; charset=utf-8; header=present"
 CSV_COLUMNS = ("name", "split", "step", "value", "at")
@@ -16,7 +16,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What a spreadsheet takes for the beginning of a formula."""
 
 
-def as_csv(pieces: Iterable[Sequence[Point]]) -> Iterator[bytes]:
+def as_csv(pieces: Iterable[Sequence[LatestPoint]]) -> Iterator[bytes]:
     """A header, then a line a point. A value that is not finite is an empty cell."""
     yield _lines([CSV_COLUMNS])
     for piece in pieces:
@@ -26,7 +26,7 @@ def as_csv(pieces: Iterable[Sequence[Point]]) -> Iterator[bytes]:
         )
 
 
-def as_json(pieces: Iterable[Sequence[Point]]) -> Iterator[bytes]:
+def as_json(pieces: Iterable[Sequence[LatestPoint]]) -> Iterator[bytes]:
     """The bytes of a `Points`."""
     yield b'{"items":['
     begun = False

@@ -14,7 +14,7 @@ from api.core import models, promotion
 from api.core.errors import Fault, Invalid, Refused
 from api.core.jobs import checkpoints, requests
 from api.core.lifecycle import ModelState
-from api.core.promotion import Kept
+from api.core.promotion import PromotableWeights
 from api.core.request_bodies import SubmitModel
 from api.core.rows.tables import Model
 from api.core.store import uploads
@@ -163,7 +163,7 @@ def pin_checkpoint(job_id: str, checkpoint_id: str, service: ServiceDep, project
     """Keep a checkpoint, also when newer ones come and after the job's end. Pinning twice is no error. A job may have
     ten pinned ones; `last` and `best` of a finished job are artifacts, which are kept anyway."""
     with service.transaction() as s:
-        return CheckpointView.of(Kept.of(checkpoints.pin(s, project, job_id, checkpoint_id)))
+        return CheckpointView.of(PromotableWeights.of(checkpoints.pin(s, project, job_id, checkpoint_id)))
 
 
 @router.delete("/v1/jobs/{job_id}/checkpoints/{checkpoint_id}/pin", responses=documented(404), tags=["jobs"])
@@ -174,7 +174,7 @@ def unpin_checkpoint(
     with service.transaction() as s:
         row, dropped = checkpoints.unpin(s, project, job_id, checkpoint_id)
     after.add_task(delete_objects, service.store, dropped)
-    return CheckpointView.of(Kept.of(row))
+    return CheckpointView.of(PromotableWeights.of(row))
 
 
 def _upload(service: Service, project: str, model_id: str) -> Upload[Model]:

@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 
 from fgd.cli.watch import clock
-from fgd.client import Job, Point
+from fgd.client import Job, MetricPoint
 from fgd.data.index import Report
 from fgd.errors import WeightsError
 from fgd.process import children
@@ -31,7 +31,7 @@ class Score:
     ap75: float | None
 
 
-def score(points: Sequence[Point]) -> Score:
+def score(points: Sequence[MetricPoint]) -> Score:
     """On the test images where there are any, else on the validation images."""
     by_split: dict[str, dict[str, float | None]] = {}
     for point in points:
@@ -42,7 +42,7 @@ def score(points: Sequence[Point]) -> Score:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Latency:
     """What the child process saw, by folder."""
 
     threads: int
@@ -51,7 +51,7 @@ class Measured:
     ms: Mapping[str, float]
 
 
-def measure(folders: Sequence[Path], images: Sequence[Path]) -> Measured:
+def measure(folders: Sequence[Path], images: Sequence[Path]) -> Latency:
     """Load each folder's weights strictly into the plain torchvision network of its model.py, and time it."""
     command = children.command("fgd.export.measure", *map(str, folders), "--images", *map(str, images))
     # A session of its own: Ctrl-C reaches this process only, which ends this child with itself.
@@ -61,7 +61,7 @@ def measure(folders: Sequence[Path], images: Sequence[Path]) -> Measured:
     if child.returncode:
         raise WeightsError(f"the downloaded weights could not be loaded and run:\n{child.stderr.strip()[-2000:]}")
     said = json.loads(child.stdout)
-    return Measured(
+    return Latency(
         threads=said["threads"],
         passes=said["passes"],
         parameters={network["folder"]: network["parameters"] for network in said["networks"]},
@@ -79,7 +79,7 @@ class Row:
     megabytes: float
 
 
-def row(role: str, job: Job, score: Score, measured: Measured, folder: Path) -> Row:
+def row(role: str, job: Job, score: Score, measured: Latency, folder: Path) -> Row:
     network: DetectorSpec = TypeAdapter(DetectorSpec).validate_python(job.spec["student"])
     size = (folder / "student.safetensors").stat().st_size
     key = str(folder)
@@ -113,7 +113,7 @@ def _gain(student: float | None, control: float | None) -> str:
     return "-" if student is None or control is None else f"{student - control:+.1f}"
 
 
-def footnote(report: Report, scores: Mapping[str, Score], measured: Measured, jobs: Mapping[str, Job]) -> str:
+def footnote(report: Report, scores: Mapping[str, Score], measured: Latency, jobs: Mapping[str, Job]) -> str:
     """How the table's numbers came about."""
     split = scores["student"].split
     images = report.splits[split].images if split in report.splits else 0

@@ -42,7 +42,7 @@ ROLES = ("teacher", "control", "student")
 
 
 @dataclass(frozen=True)
-class Plan:
+class DemoPlan:
     """The networks, and how long each learns. Control and student share network, schedule and seed."""
 
     teacher: FCOS
@@ -55,7 +55,7 @@ class Plan:
     """Forecast for all three on two cores."""
 
 
-def plan(report: Report, own_data: bool) -> Plan:
+def plan(report: Report, own_data: bool) -> DemoPlan:
     """Networks and schedules for a data set: about 7 minutes for the teacher, 2.5 and 3.5 for the students, on 2 cores
     without bf16."""
     teacher, student = FCOS(backbone="resnet34", fpn_channels=96), FCOS(backbone="resnet18", fpn_channels=64)
@@ -65,7 +65,7 @@ def plan(report: Report, own_data: bool) -> Plan:
     if not own_data:
         # A digit mirrored is another digit, or none.
         digits = often | {"min_size": 96, "max_size": 96, "flip": "none", "evaluate_every": 2}
-        return Plan(
+        return DemoPlan(
             teacher=teacher,
             teacher_schedule=Schedule(epochs=7, **digits),
             student=student,
@@ -73,7 +73,7 @@ def plan(report: Report, own_data: bool) -> Plan:
         )
     room = fit(report)
     shared = often | {"batch_size": room.batch_size, "min_size": room.min_size, "max_size": room.max_size}
-    return Plan(
+    return DemoPlan(
         teacher=teacher,
         teacher_schedule=Schedule(epochs=room.epochs, evaluate_every=max(1, room.epochs // 6), **shared),
         student=student,
@@ -125,7 +125,7 @@ def fit(report: Report) -> Room:
     return Room(short, long, epochs, min(4, train.images), minutes=2 * epochs * epoch_s / 60)
 
 
-def teacher_spec(plan: Plan, dataset_id: str) -> JobSpec:
+def teacher_spec(plan: DemoPlan, dataset_id: str) -> JobSpec:
     return JobSpec(
         name="demo-teacher",
         teacher=None,
@@ -137,7 +137,7 @@ def teacher_spec(plan: Plan, dataset_id: str) -> JobSpec:
     )
 
 
-def control_spec(plan: Plan, dataset_id: str) -> JobSpec:
+def control_spec(plan: DemoPlan, dataset_id: str) -> JobSpec:
     return JobSpec(
         name="demo-control",
         teacher=None,
@@ -149,7 +149,7 @@ def control_spec(plan: Plan, dataset_id: str) -> JobSpec:
     )
 
 
-def student_spec(plan: Plan, dataset_id: str, teacher_job: str) -> JobSpec:
+def student_spec(plan: DemoPlan, dataset_id: str, teacher_job: str) -> JobSpec:
     """The control, and a teacher: nothing else differs."""
     teacher = TeacherFromJob(job=teacher_job)
     return control_spec(plan, dataset_id).but(name="demo-student", teacher=teacher, methods=plan.methods)
@@ -158,7 +158,7 @@ def student_spec(plan: Plan, dataset_id: str, teacher_job: str) -> JobSpec:
 # --- what was begun -------------------------------------------------------------------------------------------
 
 
-class Begun(BaseModel):
+class DemoJobs(BaseModel):
     """One thing asked of the service. `key` is its Idempotency-Key: asking again gives the same thing."""
 
     key: str
@@ -168,10 +168,10 @@ class Begun(BaseModel):
     """None: the answer was never heard."""
 
 
-class State(BaseModel):
+class DemoState(BaseModel):
     """<home>/demo.json: the data set and the jobs, by role."""
 
-    begun: dict[str, Begun] = {}
+    begun: dict[str, DemoJobs] = {}
 
 
 class Memory:
@@ -180,9 +180,9 @@ class Memory:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._state = State.model_validate_json(path.read_bytes())
+            self._state = DemoState.model_validate_json(path.read_bytes())
         except (FileNotFoundError, ValidationError):
-            self._state = State()  # a torn or foreign file: what it knew is only repeated, never lost
+            self._state = DemoState()  # a torn or foreign file: what it knew is only repeated, never lost
 
     def obtain(self, name: str, asked: str, find: Callable[[str], Found | None], make: Callable[[str], Found]) -> Found:
         """The thing of this name if the same was asked for before and it is still of use, else a new one.
@@ -196,14 +196,14 @@ class Memory:
                 return found
             known = None
         if known is None or known.asked != asked:
-            known = Begun(key=f"demo-{uuid.uuid4().hex}", asked=asked)
+            known = DemoJobs(key=f"demo-{uuid.uuid4().hex}", asked=asked)
             self._keep(name, known)
         found = make(known.key)
         self._keep(name, known.model_copy(update={"id": found.id}))
         return found
 
-    def _keep(self, name: str, begun: Begun) -> None:
-        self._state = State(begun={**self._state.begun, name: begun})
+    def _keep(self, name: str, begun: DemoJobs) -> None:
+        self._state = DemoState(begun={**self._state.begun, name: begun})
         partial = self._path.with_name(f".{self._path.name}.part")
         partial.write_text(self._state.model_dump_json(indent=2))
         os.replace(partial, self._path)
@@ -308,7 +308,7 @@ class Demo:
         )
         return client.wait_dataset(dataset.id, lambda _: check())
 
-    def _tell_plan(self, report: Report, chosen: Plan) -> None:
+    def _tell_plan(self, report: Report, chosen: DemoPlan) -> None:
         sizes = ", ".join(f"{split.images} {name}" for name, split in report.splits.items())
         self._say(3, f"images: {sizes}; classes: {', '.join(report.classes)}")
         if report.defect_counts:
@@ -321,7 +321,7 @@ class Demo:
         )
 
     def _train(
-        self, client: Client, chosen: Plan, dataset_id: str, where: str, check: Callable[[], None]
+        self, client: Client, chosen: DemoPlan, dataset_id: str, where: str, check: Callable[[], None]
     ) -> dict[str, Job]:
         """All three jobs, ended well; control and student are submitted once the teacher stands."""
         jobs: dict[str, Job] = {}

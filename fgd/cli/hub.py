@@ -41,7 +41,7 @@ class Address:
 
 
 @dataclass(frozen=True)
-class Fetched:
+class Download:
     path: Path
     cache: Path
     """Its links lead to files in here."""
@@ -78,7 +78,7 @@ def _split(text: str) -> tuple[list[str], str | None]:
     return path.strip("/").split("/"), revision or None
 
 
-def fetch_dataset(address: Address) -> Fetched:
+def fetch_dataset(address: Address) -> Download:
     """All files of a data set, in the hub's cache. Raises HubError."""
     hub = _hub()
     found = _ask(
@@ -90,7 +90,7 @@ def fetch_dataset(address: Address) -> Fetched:
     return _fetched(address, Path(found), Path(found))
 
 
-def fetch_file(address: Address) -> Fetched:
+def fetch_file(address: Address) -> Download:
     """One file of a model, in the hub's cache. Raises HubError."""
     hub = _hub()
     found = _ask(address, lambda: hub.hf_hub_download(address.repository, address.file, revision=address.revision))
@@ -99,9 +99,9 @@ def fetch_file(address: Address) -> Fetched:
     return _fetched(address, path, snapshot)
 
 
-def _fetched(address: Address, path: Path, snapshot: Path) -> Fetched:
+def _fetched(address: Address, path: Path, snapshot: Path) -> Download:
     """snapshot: models--owner--name/snapshots/<commit>, as the cache has it."""
-    return Fetched(path, snapshot.parents[1], Address(address.repository, address.file, snapshot.name))
+    return Download(path, snapshot.parents[1], Address(address.repository, address.file, snapshot.name))
 
 
 def _hub() -> Any:

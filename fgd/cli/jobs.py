@@ -33,7 +33,7 @@ from fgd.cli.printing import (
 from fgd.text.printable import printable
 
 if TYPE_CHECKING:
-    from fgd.client import Attempt, Client, Job, Kept, Plan, Point, StoredEvent
+    from fgd.client import Attempt, Checkpoint, Client, Job, MetricPoint, Plan, StoredEvent
 
 TIMES = ["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
 
@@ -244,7 +244,7 @@ def job_checkpoints(job: JobId, as_json: AsJson = False, url: Url = URL) -> None
         answer(client.checkpoints(job), as_json, table(columns, _cells_of_checkpoint))
 
 
-def _cells_of_checkpoint(kept: Kept) -> list[str]:
+def _cells_of_checkpoint(kept: Checkpoint) -> list[str]:
     return [
         kept.id,
         "-" if kept.step is None else str(kept.step),
@@ -334,7 +334,7 @@ def job_metrics(
     answer(points, as_json, table(columns, _cells_of_point))
 
 
-def _cells_of_point(point: Point) -> list[str]:
+def _cells_of_point(point: MetricPoint) -> list[str]:
     value = "-" if point.value is None else f"{point.value:.6g}"
     return [point.name, point.split or "", str(point.step), value]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fgd.outline import Measured, Outline
+from fgd.outline import Measurement, Outline
 
 
 def outline_lines(outline: Outline) -> Iterator[str]:
@@ -30,7 +30,7 @@ def outline_lines(outline: Outline) -> Iterator[str]:
         yield f"warning    {warned.pointer}: {warned.message}"
 
 
-def measured_lines(measured: Measured) -> Iterator[str]:
+def measured_lines(measured: Measurement) -> Iterator[str]:
     teacher = f", teacher {millions(measured.teacher_parameters)}" if measured.teacher_parameters is not None else ""
     yield f"measured   on {measured.device}, {measured.threads} threads, {measured.precision}"
     yield f"parameters student {millions(measured.student_parameters)}{teacher}"

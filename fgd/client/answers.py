@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from fgd.outline import Measured, Outline
+from fgd.outline import Measurement, Outline
 
 
 class Answer(BaseModel):
@@ -121,7 +121,7 @@ class StoredEvent(Answer):
     data: dict[str, Any] = {}
 
 
-class Point(Answer):
+class MetricPoint(Answer):
     """One value of one series. `step` is the trainer's; `value` is null where it was not finite."""
 
     name: str
@@ -174,7 +174,7 @@ class Plan(Answer):
     """measuring, measured, failed."""
     waiting_reason: str | None = None
     outline: Outline
-    measured: Measured | None = None
+    measured: Measurement | None = None
     error: PlanError | None = None
 
     @property
@@ -203,7 +203,7 @@ class Model(Answer):
         return self.state in ("ready", "rejected")
 
 
-class Kept(Answer):
+class Checkpoint(Answer):
     """Weights of a job that can be promoted to a model."""
 
     id: str

@@ -16,7 +16,19 @@ import httpx
 from pydantic import ValidationError
 
 from fgd.client import follow, transfer
-from fgd.client.answers import Artifact, Attempt, Dataset, Job, Kept, LogChunk, Model, Plan, Point, StoredEvent, Worker
+from fgd.client.answers import (
+    Artifact,
+    Attempt,
+    Checkpoint,
+    Dataset,
+    Job,
+    LogChunk,
+    MetricPoint,
+    Model,
+    Plan,
+    StoredEvent,
+    Worker,
+)
 from fgd.client.errors import ApiError, ClientError
 from fgd.client.transport import DEFAULT_URL, Transport, foreign, read, route
 from fgd.data.index import Report
@@ -156,15 +168,15 @@ class Client:
 
     def metrics(
         self, job_id: str, name: str | None = None, split: str | None = None, max_points: int | None = None
-    ) -> list[Point]:
+    ) -> list[MetricPoint]:
         """All points, of one series if named; or at most `max_points` of each, chosen so that every peak is seen."""
         return self._service.items(
-            Point, route("jobs", job_id, "metrics"), name=name, split=split, max_points=max_points
+            MetricPoint, route("jobs", job_id, "metrics"), name=name, split=split, max_points=max_points
         )
 
-    def latest(self, job_id: str) -> list[Point]:
+    def latest(self, job_id: str) -> list[MetricPoint]:
         """The last point of every series."""
-        return self._service.items(Point, route("jobs", job_id, "metrics", "latest"))
+        return self._service.items(MetricPoint, route("jobs", job_id, "metrics", "latest"))
 
     def logs(self, job_id: str, attempt: int | None = None, after_offset: int = 0) -> LogChunk:
         """A piece of an attempt's log (default: the last attempt), from a byte offset on. Empty: no more as yet."""
@@ -331,16 +343,18 @@ class Client:
         body = json.dumps({"name": name} if name else {})
         return read(Model, self._service.post(route("jobs", job_id, "checkpoints", checkpoint, "promote"), body))
 
-    def checkpoints(self, job_id: str) -> list[Kept]:
-        return self._service.items(Kept, route("jobs", job_id, "checkpoints"))
+    def checkpoints(self, job_id: str) -> list[Checkpoint]:
+        return self._service.items(Checkpoint, route("jobs", job_id, "checkpoints"))
 
-    def pin(self, job_id: str, checkpoint: str) -> Kept:
+    def pin(self, job_id: str, checkpoint: str) -> Checkpoint:
         """Keep a checkpoint when newer ones come, and after the job's end."""
-        return read(Kept, self._service.request("POST", route("jobs", job_id, "checkpoints", checkpoint, "pin")))
+        return read(Checkpoint, self._service.request("POST", route("jobs", job_id, "checkpoints", checkpoint, "pin")))
 
-    def unpin(self, job_id: str, checkpoint: str) -> Kept:
+    def unpin(self, job_id: str, checkpoint: str) -> Checkpoint:
         """Keep it no longer than others are."""
-        return read(Kept, self._service.request("DELETE", route("jobs", job_id, "checkpoints", checkpoint, "pin")))
+        return read(
+            Checkpoint, self._service.request("DELETE", route("jobs", job_id, "checkpoints", checkpoint, "pin"))
+        )
 
     def model(self, model_id: str) -> Model:
         return read(Model, self._service.get(route("models", model_id)))

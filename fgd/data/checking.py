@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 from fgd.data.images import BadImage, Probe, probe
-from fgd.data.index import Box, Carved, Image, Index, Report
-from fgd.data.listing import Listed, Listing, Mark, NoBox
+from fgd.data.index import Box, CarvedSplit, Image, Index, Report
+from fgd.data.listing import ListedImage, Listing, Mark, NoBox
 from fgd.data.report import Defects
 from fgd.data.splits import Carving, carve
 from fgd.data.tree import Split, Tree, short
@@ -45,7 +45,7 @@ _TURNS: Mapping[int, Callable[[float, float], tuple[float, float]]] = {
 
 
 @dataclass(frozen=True)
-class _Boxed:
+class _BoxedImage:
     box: Box
     name: str
     """Of the class."""
@@ -53,13 +53,13 @@ class _Boxed:
 
 
 @dataclass
-class _Checked:
+class _CheckedImage:
     """One usable image and its boxes."""
 
-    listed: Listed
+    listed: ListedImage
     probe: Probe
     split: Split
-    boxes: list[_Boxed] = field(default_factory=list)
+    boxes: list[_BoxedImage] = field(default_factory=list)
 
 
 def check(
@@ -96,14 +96,14 @@ def _report_unlisted(tree: Tree, listing: Listing, defects: Defects) -> None:
             defects.add("image_unlisted", file, "no annotation names it; left out", "dropped_image")
 
 
-def _probe_all(listed: list[Listed], verify: Verify, defects: Defects) -> list[_Checked]:
-    usable: list[_Checked] = []
+def _probe_all(listed: list[ListedImage], verify: Verify, defects: Defects) -> list[_CheckedImage]:
+    usable: list[_CheckedImage] = []
     with ThreadPoolExecutor(_DECODERS) as pool:
         for image, result in zip(listed, pool.map(lambda i: _try_probe(i.path, verify), listed), strict=True):
             if isinstance(result, BadImage):
                 defects.add(result.code, image.file, result.message, "dropped_image")
             elif _check_header(image, result, defects):
-                usable.append(_Checked(image, result, image.split))
+                usable.append(_CheckedImage(image, result, image.split))
     return usable
 
 
@@ -114,7 +114,7 @@ def _try_probe(path: Path, verify: Verify) -> Probe | BadImage:
         return error
 
 
-def _check_header(image: Listed, found: Probe, defects: Defects) -> bool:
+def _check_header(image: ListedImage, found: Probe, defects: Defects) -> bool:
     """Report what is odd about a readable image; False if its boxes cannot be trusted."""
     real, declared = (found.width, found.height), image.declared
     size = f"{found.width}x{found.height}"
@@ -137,9 +137,9 @@ def _check_header(image: Listed, found: Probe, defects: Defects) -> bool:
     return True
 
 
-def _report_repeats(images: list[_Checked], defects: Defects) -> None:
+def _report_repeats(images: list[_CheckedImage], defects: Defects) -> None:
     """The same bytes twice: between splits they flatter the result, inside one they count double."""
-    first: dict[str, _Checked] = {}
+    first: dict[str, _CheckedImage] = {}
     for image in images:
         other = first.setdefault(image.probe.sha256, image)
         if other is image:
@@ -157,7 +157,7 @@ def _report_repeats(images: list[_Checked], defects: Defects) -> None:
 # --- boxes ----------------------------------------------------------------------------------------------------
 
 
-def _add_boxes(image: _Checked, defects: Defects) -> None:
+def _add_boxes(image: _CheckedImage, defects: Defects) -> None:
     """Give an image its boxes, in the order of the annotations."""
     seen: dict[tuple[Box, str], str] = {}
     for mark in image.listed.marks:
@@ -169,12 +169,12 @@ def _add_boxes(image: _Checked, defects: Defects) -> None:
             defects.add("box_duplicate", image.listed.file, message, "dropped_box")
             continue
         seen[box, mark.name] = mark.where
-        image.boxes.append(_Boxed(box, mark.name, mark.crowd))
+        image.boxes.append(_BoxedImage(box, mark.name, mark.crowd))
     if not image.listed.marks:
         defects.add("image_unlabelled", image.listed.file, "no box; kept as background", "kept")
 
 
-def _checked_box(mark: Mark, image: _Checked, defects: Defects) -> Box | None:
+def _checked_box(mark: Mark, image: _CheckedImage, defects: Defects) -> Box | None:
     """xyxy inside the image; None if nothing is left of it."""
     width, height = image.probe.width, image.probe.height
     found = mark.box
@@ -184,7 +184,7 @@ def _checked_box(mark: Mark, image: _Checked, defects: Defects) -> Box | None:
         x1, y1, x2, y2 = found
         pixels = (x1 * width, y1 * height, x2 * width, y2 * height) if mark.relative else found
         clipped = clip(pixels, width, height)
-        if isinstance(clipped, Clipped):
+        if isinstance(clipped, ClippedBox):
             if clipped.overhang > TOLERANCE_PX:
                 message = (
                     f"{mark.where} has box {short(mark.written)}, which reaches out of its image of {width}x{height}"
@@ -207,13 +207,13 @@ def stored(box: Box, orientation: int) -> Box:
 
 
 @dataclass(frozen=True)
-class Clipped:
+class ClippedBox:
     box: Box
     overhang: float
     """How far the box reached out of its image, pixels; 0 or less if it did not."""
 
 
-def clip(box: Box, width: int, height: int) -> Clipped | NoBox:
+def clip(box: Box, width: int, height: int) -> ClippedBox | NoBox:
     """What is left of xyxy inside the image."""
     left, top, right, bottom = box
     if right <= left or bottom <= top:
@@ -223,13 +223,13 @@ def clip(box: Box, width: int, height: int) -> Clipped | NoBox:
     x1, y1, x2, y2 = max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
     if x2 - x1 < MIN_SIDE_PX or y2 - y1 < MIN_SIDE_PX:
         return NoBox("zero_area_box", f"which is thinner than {MIN_SIDE_PX} px inside its image of {width}x{height}")
-    return Clipped((x1, y1, x2, y2), max(-left, -top, right - width, bottom - height))
+    return ClippedBox((x1, y1, x2, y2), max(-left, -top, right - width, bottom - height))
 
 
 # --- the split ------------------------------------------------------------------------------------------------
 
 
-def _carve(images: list[_Checked], listing: Listing, carving: Carving, defects: Defects) -> Carved | None:
+def _carve(images: list[_CheckedImage], listing: Listing, carving: Carving, defects: Defects) -> CarvedSplit | None:
     """Take val out of train where the user has none. None if nothing had to be, or could be, taken."""
     if "val" in listing.splits or "val" in listing.told or "train" not in listing.splits:
         if carving.asked:
@@ -258,7 +258,7 @@ def _carve(images: list[_Checked], listing: Listing, carving: Carving, defects: 
         f"of their names (val_fraction {carving.fraction:g}, group_by {carving.group_by})"
     )
     defects.add("val_carved", "", message, "kept")
-    return Carved(
+    return CarvedSplit(
         val_fraction=carving.fraction, group_by=carving.group_by, images=len(chosen.places), groups=chosen.groups
     )
 
@@ -266,7 +266,7 @@ def _carve(images: list[_Checked], listing: Listing, carving: Carving, defects: 
 # --- the index ------------------------------------------------------------------------------------------------
 
 
-def _classes(images: list[_Checked], table: Iterable[str], defects: Defects) -> tuple[str, ...]:
+def _classes(images: list[_CheckedImage], table: Iterable[str], defects: Defects) -> tuple[str, ...]:
     """Names of the classes that have a box in train, in the user's order."""
     trained = {boxed.name for image in images if image.split == "train" for boxed in image.boxes}
     for name in table if trained else ():  # no box at all in train is one defect, not one for each class
@@ -275,7 +275,7 @@ def _classes(images: list[_Checked], table: Iterable[str], defects: Defects) -> 
     return tuple(name for name in table if name in trained)
 
 
-def _index(images: list[_Checked], classes: tuple[str, ...], defects: Defects) -> Index:
+def _index(images: list[_CheckedImage], classes: tuple[str, ...], defects: Defects) -> Index:
     labels = {name: label for label, name in enumerate(classes, start=1)}
     splits: dict[Split, list[Image]] = {}
     for number, image in enumerate(images, start=1):

@@ -14,7 +14,7 @@ from typing import Any
 from fgd.data.checking import Sources, Verify, check
 from fgd.data.coco_files import Annotations, Source, find_sources, looks_like
 from fgd.data.index import Box, Index, Report
-from fgd.data.listing import Advice, Listed, Listing, Mark, NoBox, finite
+from fgd.data.listing import Advice, ListedImage, Listing, Mark, NoBox, finite
 from fgd.data.report import Defects
 from fgd.data.splits import Carving
 from fgd.data.tree import MAX_NAME, Split, Tree, below, is_class_name, is_text, list_tree, short, split_of_file
@@ -41,7 +41,7 @@ def read(folder: Path, verify: Verify = "full", carving: Carving | None = None) 
 def list_images(tree: Tree, defects: Defects) -> Listing:
     """What the annotations say. Raises DatasetError: see the module."""
     sources = find_sources(tree, defects)
-    images: list[Listed] = []
+    images: list[ListedImage] = []
     tables: list[str] = []
     mentioned: set[str] = set()
     for split, source in sources.items():
@@ -89,10 +89,10 @@ def _categories(annotations: Annotations, defects: Defects) -> dict[int, str]:
 # --- images ---------------------------------------------------------------------------------------------------
 
 
-def _list_images(tree: Tree, split: Split, source: Source, defects: Defects) -> dict[int | str, Listed | None]:
+def _list_images(tree: Tree, split: Split, source: Source, defects: Defects) -> dict[int | str, ListedImage | None]:
     """User's id -> image; None for one that is named but cannot be used."""
     file = source.annotations.file
-    listed: dict[int | str, Listed | None] = {}
+    listed: dict[int | str, ListedImage | None] = {}
     for entry in source.annotations.images:
         key, name = (entry.get("id"), entry.get("file_name")) if isinstance(entry, dict) else (None, None)
         if not isinstance(key, int | str) or isinstance(key, bool) or not is_text(name):
@@ -110,7 +110,7 @@ def _list_images(tree: Tree, split: Split, source: Source, defects: Defects) -> 
             where = f"{source.folder}/" if source.folder else "the folder"
             defects.add("image_missing", image[:255], f"named in {file}, not found in {where}", "dropped_image")
         else:
-            listed[key] = Listed(split, name, image, path, (entry.get("width"), entry.get("height")))
+            listed[key] = ListedImage(split, name, image, path, (entry.get("width"), entry.get("height")))
     return listed
 
 
@@ -119,7 +119,7 @@ def _list_images(tree: Tree, split: Split, source: Source, defects: Defects) -> 
 
 def _add_marks(
     annotations: Annotations,
-    listed: Mapping[int | str, Listed | None],
+    listed: Mapping[int | str, ListedImage | None],
     categories: Mapping[int, str],
     defects: Defects,
 ) -> None:

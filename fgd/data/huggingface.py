@@ -25,9 +25,9 @@ from fgd.data import huggingface_parquet as parquet
 from fgd.data.huggingface_card import CATEGORY_KEYS, Card, read_card, split_of_words, usable_names
 from fgd.data.images import BadImage, probe
 from fgd.data.index import Box
-from fgd.data.listing import Advice, Listed, Listing, Mark, NoBox, finite
+from fgd.data.listing import Advice, ListedImage, Listing, Mark, NoBox, finite
 from fgd.data.report import Defects
-from fgd.data.texts import Broken, place
+from fgd.data.texts import UnreadableText, place
 from fgd.data.tree import MAX_NAME, SPLITS, Split, Tree, below, folder_of, is_class_name, is_text, short, suffix
 from fgd.errors import DatasetError
 
@@ -132,8 +132,8 @@ class _Reading:
 
     def __init__(self, tree: Tree, card: Card, defects: Defects) -> None:
         self._tree, self._card, self._defects = tree, card, defects
-        self._images: dict[str, Listed] = {}
-        self._unsplit: dict[str, Listed] = {}
+        self._images: dict[str, ListedImage] = {}
+        self._unsplit: dict[str, ListedImage] = {}
         self._tables: list[str] = list(card.names)
         self._seen: set[str] = set()
         """Names of classes that boxes have."""
@@ -150,11 +150,11 @@ class _Reading:
                 self._shard(file, path)
                 return
             if path.stat().st_size > MAX_TABLE_BYTES:
-                raise Broken(f"larger than {MAX_TABLE_BYTES} bytes")
+                raise UnreadableText(f"larger than {MAX_TABLE_BYTES} bytes")
             rows = _lines(file, path, self._defects) if suffix(file) == ".jsonl" else _csv(file, path)
             for row in rows:
                 self._row(row, self._card.names)
-        except Broken as error:
+        except UnreadableText as error:
             self._defects.reject("table_invalid", file, str(error))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             if isinstance(error, OSError) and suffix(file) == ".parquet":
@@ -205,7 +205,7 @@ class _Reading:
             file = f"{file} ({row.where.rpartition(' ')[2]})"
         split = self._split_of(row, file)
         declared = (row.values.get("width"), row.values.get("height"))
-        listed = Listed(split or "train", name, file, path, declared, marks)
+        listed = ListedImage(split or "train", name, file, path, declared, marks)
         (self._images if split else self._unsplit)[file] = listed
         if split:
             self._splits.setdefault(split, row.file)
@@ -323,7 +323,7 @@ def _lines(file: str, path: Path, defects: Defects) -> Iterator[_Row]:
             number += 1
             where = f"{file}: line {number}"
             if len(line) > MAX_LINE_BYTES:
-                raise Broken(f"line {number} is longer than {MAX_LINE_BYTES} bytes")
+                raise UnreadableText(f"line {number} is longer than {MAX_LINE_BYTES} bytes")
             if not line.strip():
                 continue
             try:
@@ -401,7 +401,7 @@ def _corners(bbox: Any) -> Box | NoBox:
 # --- what the numbers mean ------------------------------------------------------------------------------------
 
 
-def _corrected(images: list[Listed], defects: Defects) -> list[Listed]:
+def _corrected(images: list[ListedImage], defects: Defects) -> list[ListedImage]:
     """The images, their boxes read as corners where they can be nothing else. Fractions are refused."""
     boxed = [image for image in images if any(not isinstance(mark.box, NoBox) for mark in image.marks)]
     step = max(1, len(boxed) // _LOOKED_AT)

@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 from fgd.data.report import Defects
-from fgd.data.texts import Broken, load_yaml, read_text
+from fgd.data.texts import UnreadableText, load_yaml, read_text
 from fgd.data.tree import MAX_NAME, Split, Tree, below, folder_of, is_class_name, is_text, short, words_split
 
 CARD, INFOS = "README.md", "dataset_infos.json"
@@ -78,7 +78,7 @@ def _front(tree: Tree, file: str, defects: Defects) -> dict[str, Any]:
     try:
         found = _FRONT.match(read_text(tree, file, _MAX_CARD_BYTES).replace("\r\n", "\n"))
         content = load_yaml(found[1]) if found else None
-    except Broken as error:
+    except UnreadableText as error:
         defects.add("card_invalid", file, f"{error}; class names and splits in it are not known", "kept")
         return {}
     return content if isinstance(content, dict) else {}
@@ -212,7 +212,7 @@ def _labels_of_infos(tree: Tree, config: dict[str, Any], defects: Defects) -> It
         return
     try:
         content = json.loads(read_text(tree, file, _MAX_CARD_BYTES))
-    except (Broken, ValueError, RecursionError) as error:
+    except (UnreadableText, ValueError, RecursionError) as error:
         defects.add("card_invalid", file, f"{error}; class names in it are not known", "kept")
         return
     infos = (

@@ -18,7 +18,7 @@ from typing import Any
 from fgd.data import images
 from fgd.data.archive import MAX_FILES, MAX_TOTAL_BYTES
 from fgd.data.huggingface_card import class_names
-from fgd.data.texts import Broken
+from fgd.data.texts import UnreadableText
 from fgd.data.tree import is_text
 from fgd.errors import DatasetError
 
@@ -103,7 +103,9 @@ class Table:
             )
             self._schema = self._file.schema_arrow
         except _faults() as error:
-            raise Broken(f"not a Parquet file that can be read: {' '.join(str(error).split())[:300]}") from error
+            raise UnreadableText(
+                f"not a Parquet file that can be read: {' '.join(str(error).split())[:300]}"
+            ) from error
         self._features = _features(self._schema.metadata)
         self.image_column = _image_column(self._schema, self._features)
         self.columns: tuple[str, ...] = tuple(self._schema.names)
@@ -136,14 +138,14 @@ class Table:
             for batch in self._file.iter_batches(self._batch(), columns=wanted, use_threads=False):
                 table = batch.drop_columns([self.image_column]) if self.image_column else batch
                 if table.nbytes > MAX_ANNOTATION_BYTES:
-                    raise Broken(
+                    raise UnreadableText(
                         f"the annotations of {batch.num_rows} rows behind row {done} take {table.nbytes} bytes"
                     )
                 rows = table.to_pylist() if table.num_columns else [{} for _ in range(batch.num_rows)]
                 yield rows, batch.column(self.image_column) if self.image_column else None
                 done += batch.num_rows
         except _faults() as error:
-            raise Broken(f"cannot be read behind row {done}: {' '.join(str(error).split())[:300]}") from error
+            raise UnreadableText(f"cannot be read behind row {done}: {' '.join(str(error).split())[:300]}") from error
 
     def _claimed(self) -> int:
         """Bytes of the images, as the file says."""

@@ -63,7 +63,7 @@ class SplitCounts(_Frozen):
     """By COCO's areas: under 32^2, under 96^2, the rest."""
 
 
-class Carved(_Frozen):
+class CarvedSplit(_Frozen):
     """How the val split was taken out of train, for want of one."""
 
     val_fraction: float
@@ -85,5 +85,5 @@ class Report(_Frozen):
     """All of them, by code."""
     defects: tuple[Defect, ...]
     """The first 1000."""
-    carved: Carved | None = None
+    carved: CarvedSplit | None = None
     """Null where the data set brought its own val split."""

@@ -42,7 +42,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedImage:
     """One image that the annotations name and that exists."""
 
     split: Split
@@ -70,7 +70,7 @@ class Advice:
 @dataclass(frozen=True)
 class Listing:
     format: str
-    images: list[Listed]
+    images: list[ListedImage]
     """Train, val, test; in the user's order."""
     classes: tuple[str, ...]
     """In the user's order, those without boxes included."""

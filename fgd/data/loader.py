@@ -41,7 +41,7 @@ _AHEAD = 2
 
 
 @dataclass(frozen=True)
-class Undecodable:
+class UndecodableImage:
     """An image that was left out."""
 
     file: str
@@ -65,7 +65,7 @@ class Dataset:
         self._room = cache_bytes
         self._broken: dict[int, str] = {}
         """Image id -> why it does not decode."""
-        self._untold: queue.SimpleQueue[Undecodable] = queue.SimpleQueue()
+        self._untold: queue.SimpleQueue[UndecodableImage] = queue.SimpleQueue()
         self._lock = threading.Lock()
 
     def with_images(self, images: Sequence[Image], classes: Sequence[str]) -> Dataset:
@@ -100,7 +100,7 @@ class Dataset:
             with self._lock:
                 if image.id not in self._broken:
                     self._broken[image.id] = str(error)
-                    self._untold.put(Undecodable(image.name, str(error)))
+                    self._untold.put(UndecodableImage(image.name, str(error)))
             return None
         kept = [i for i, crowd in enumerate(image.crowd) if not crowd]
         return Sample(
@@ -110,9 +110,9 @@ class Dataset:
             labels_K=torch.tensor([image.labels[i] for i in kept], dtype=torch.int64),
         )
 
-    def undecodable(self) -> list[Undecodable]:
+    def undecodable(self) -> list[UndecodableImage]:
         """Images that were left out since this was asked last."""
-        found: list[Undecodable] = []
+        found: list[UndecodableImage] = []
         while not self._untold.empty():
             found.append(self._untold.get())
         return found

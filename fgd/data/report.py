@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from fgd.data.index import Carved, Defect, Image, Index, Report, SplitCounts
+from fgd.data.index import CarvedSplit, Defect, Image, Index, Report, SplitCounts
 
 Action = Literal["dropped_box", "clipped_box", "dropped_image", "kept", "rejected"]
 
@@ -41,7 +41,7 @@ class Defects:
     def rejected(self) -> bool:
         return bool(self._rejections)
 
-    def report(self, format_name: str, index: Index, carved: Carved | None = None) -> Report:
+    def report(self, format_name: str, index: Index, carved: CarvedSplit | None = None) -> Report:
         return Report(
             ok=not self.rejected,
             format=format_name,

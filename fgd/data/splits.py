@@ -32,7 +32,7 @@ class Carving:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenImages:
     places: list[int]
     groups: int
     """How many groups there were to choose from."""
@@ -49,7 +49,7 @@ def prefix(file: str) -> str:
 
 def carve(
     files: Sequence[str], contents: Sequence[str], classes: Sequence[Set[str]], carving: Carving
-) -> Chosen | None:
+) -> ChosenImages | None:
     """Places of the images that become val; None if there is no choice that leaves both splits a box.
 
     Groups, and images of the same content, stay together. They are taken in the order of a hash of their first name,
@@ -75,7 +75,7 @@ def carve(
         if len(chosen) + len(members) < len(files) and all(left[name] > count for name, count in held.items()):
             chosen += members
             left -= held
-    return Chosen(sorted(chosen), len(groups))
+    return ChosenImages(sorted(chosen), len(groups))
 
 
 def _held(members: Iterable[int], classes: Sequence[Set[str]]) -> Counter[str]:

@@ -13,7 +13,7 @@ from fgd.data.tree import Tree
 _MAX_DEPTH = 16
 
 
-class Broken(Exception):
+class UnreadableText(Exception):
     """A file that cannot be used."""
 
 
@@ -21,7 +21,7 @@ def place(tree: Tree, file: str) -> Path:
     """Where a file of the data set lies. Raises Broken for one that is none, or that a link puts elsewhere."""
     path = tree.path(file)
     if path is None or not os.path.isfile(path):
-        raise Broken("a link that leads out of the data set, or not a file")
+        raise UnreadableText("a link that leads out of the data set, or not a file")
     return path
 
 
@@ -29,10 +29,10 @@ def read_text(tree: Tree, file: str, most: int) -> str:
     path = place(tree, file)
     try:
         if path.stat().st_size > most:
-            raise Broken(f"larger than {most} bytes")
+            raise UnreadableText(f"larger than {most} bytes")
         return path.read_text("utf-8-sig")
     except (OSError, ValueError) as error:
-        raise Broken(f"cannot be read as text: {error}") from error
+        raise UnreadableText(f"cannot be read as text: {error}") from error
 
 
 def load_yaml(text: str) -> Any:
@@ -41,9 +41,9 @@ def load_yaml(text: str) -> Any:
         _refuse_bombs(text)
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise Broken(f"invalid YAML: {' '.join(str(error).split())}"[:300]) from error
+        raise UnreadableText(f"invalid YAML: {' '.join(str(error).split())}"[:300]) from error
     except (RecursionError, ValueError, OverflowError) as error:  # depth; a date that does not exist
-        raise Broken(f"invalid YAML: {error}"[:300]) from error
+        raise UnreadableText(f"invalid YAML: {error}"[:300]) from error
 
 
 def _refuse_bombs(text: str) -> None:
@@ -52,6 +52,6 @@ def _refuse_bombs(text: str) -> None:
     for event in yaml.parse(text, yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
-            raise Broken(f"invalid YAML for this purpose: nested deeper than {_MAX_DEPTH}")
+            raise UnreadableText(f"invalid YAML for this purpose: nested deeper than {_MAX_DEPTH}")
         if isinstance(event, yaml.AliasEvent):
-            raise Broken("it has YAML aliases (*name), which are not read; write the values out")
+            raise UnreadableText("it has YAML aliases (*name), which are not read; write the values out")

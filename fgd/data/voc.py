@@ -24,7 +24,7 @@ from typing import Final
 from xml.etree import ElementTree
 
 from fgd.data.index import Box
-from fgd.data.listing import Advice, Listed, Listing, Mark, NoBox, number
+from fgd.data.listing import Advice, ListedImage, Listing, Mark, NoBox, number
 from fgd.data.report import Defects
 from fgd.data.tree import MAX_NAME, Split, Tree, below, folder_of, is_class_name, short, split_of_folder
 from fgd.errors import DatasetError
@@ -41,7 +41,7 @@ ADVICE = Advice(
 )
 
 
-class _Broken(Exception):
+class _UnreadableAnnotation(Exception):
     """An XML file that cannot be used."""
 
 
@@ -265,7 +265,7 @@ def _image_of(annotation: _Annotation, images: _Images, defects: Defects) -> str
 def _read(tree: Tree, file: str, defects: Defects) -> _Annotation | None:
     try:
         root = _parsed(tree, file)
-    except _Broken as error:
+    except _UnreadableAnnotation as error:
         defects.add("xml_invalid", file, f"{error}; its image is left out", "dropped_image")
         return None
     size = root.find("size")
@@ -282,22 +282,22 @@ def _parsed(tree: Tree, file: str) -> ElementTree.Element:
     """The root of the document. No DOCTYPE, so no entities: neither files of this machine nor bombs."""
     path = tree.path(file)
     if path is None or not os.path.isfile(path):
-        raise _Broken("a link that leads out of the data set, or not a file")
+        raise _UnreadableAnnotation("a link that leads out of the data set, or not a file")
     try:
         if path.stat().st_size > MAX_XML_BYTES:
-            raise _Broken(f"larger than {MAX_XML_BYTES} bytes")
+            raise _UnreadableAnnotation(f"larger than {MAX_XML_BYTES} bytes")
         content = path.read_bytes()
         if b"\0" in content:  # UTF-16, in which a DOCTYPE would not be seen
-            raise _Broken("not XML in UTF-8 or another encoding that contains ASCII")
+            raise _UnreadableAnnotation("not XML in UTF-8 or another encoding that contains ASCII")
         if b"<!DOCTYPE" in content.upper():
-            raise _Broken("it has a DOCTYPE, which annotations do not need and which is not read")
+            raise _UnreadableAnnotation("it has a DOCTYPE, which annotations do not need and which is not read")
         root = ElementTree.fromstring(content)
     except ElementTree.ParseError as error:
-        raise _Broken(f"invalid XML: {error}") from error
+        raise _UnreadableAnnotation(f"invalid XML: {error}") from error
     except (OSError, ValueError, LookupError) as error:
-        raise _Broken(f"cannot be read: {error}") from error
+        raise _UnreadableAnnotation(f"cannot be read: {error}") from error
     if root.tag != "annotation":
-        raise _Broken(f"its root is <{root.tag[:80]}>, not <annotation>")
+        raise _UnreadableAnnotation(f"its root is <{root.tag[:80]}>, not <annotation>")
     return root
 
 
@@ -343,7 +343,7 @@ def _shift(annotations: Iterable[_Annotation], defects: Defects) -> float:
 
 def _listed(
     tree: Tree, entry: _Entry, annotation: _Annotation, image: str, shift: float, defects: Defects
-) -> Listed | None:
+) -> ListedImage | None:
     path = tree.path(image)
     if path is None or not os.path.isfile(path):
         defects.add("path_escapes", image, "a link that leads out of the data set", "dropped_image")
@@ -362,4 +362,4 @@ def _listed(
             message = f"object {place} is marked difficult: neither trained on nor scored"
             defects.add("object_difficult", annotation.file, message, "kept")
         marks.append(Mark(where, thing.written, corners, thing.name, crowd=thing.difficult))
-    return Listed(entry.split, PurePosixPath(image).name, image, path, annotation.declared, marks)
+    return ListedImage(entry.split, PurePosixPath(image).name, image, path, annotation.declared, marks)

@@ -19,9 +19,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from fgd.data.index import Box
-from fgd.data.listing import Advice, Listed, Listing, Mark, NoBox, number
+from fgd.data.listing import Advice, ListedImage, Listing, Mark, NoBox, number
 from fgd.data.report import Defects
-from fgd.data.texts import Broken, load_yaml, read_text
+from fgd.data.texts import UnreadableText, load_yaml, read_text
 from fgd.data.tree import IMAGE_SUFFIXES, MAX_NAME, Split, Tree, below, folder_of, is_class_name, is_text, short, suffix
 from fgd.errors import DatasetError
 
@@ -36,7 +36,7 @@ _FAR = 0.5
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _DataYaml:
     """data.yaml, read."""
 
     file: str
@@ -54,7 +54,7 @@ def looks_like(tree: Tree) -> str | None:
         try:
             if _is_plan(_yaml(tree, file)):
                 return file
-        except Broken:
+        except UnreadableText:
             continue
     return None
 
@@ -64,7 +64,7 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
     plan = _plan(tree, defects)
     labels = {file for file in tree.files if suffix(file) == ".txt"}
     used: set[str] = set()
-    images: list[Listed] = []
+    images: list[ListedImage] = []
     for split in ("train", "val", "test"):
         for file in plan.splits.get(split, []):
             listed = _listed(tree, split, file, plan, labels, used, defects)
@@ -82,7 +82,7 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
     return Listing("yolo", images, tuple(dict.fromkeys(plan.names.values())), splits, advice, mentioned, told)
 
 
-def _missing(plan: _Plan, defects: Defects) -> frozenset[Split]:
+def _missing(plan: _DataYaml, defects: Defects) -> frozenset[Split]:
     """Report the splits that are named and not there."""
     gone = [split for split in plan.named if split not in plan.splits]
     for split in gone:
@@ -111,13 +111,13 @@ def _yaml(tree: Tree, file: str) -> Any:
     return load_yaml(read_text(tree, file, MAX_YAML_BYTES))
 
 
-def _plan(tree: Tree, defects: Defects) -> _Plan:
+def _plan(tree: Tree, defects: Defects) -> _DataYaml:
     plans: dict[str, dict[Any, Any]] = {}
     broken: list[str] = []
     for file in _yaml_files(tree):
         try:
             content = _yaml(tree, file)
-        except Broken as error:
+        except UnreadableText as error:
             broken.append(f"{file}: {error}")
             continue
         if _is_plan(content):
@@ -144,7 +144,7 @@ def _plan(tree: Tree, defects: Defects) -> _Plan:
         found = _images_of(tree, file, content.get("path"), entries, defects)
         if found is not None:
             splits[split] = found
-    return _Plan(file, names, splits, named, keypoints="kpt_shape" in content)
+    return _DataYaml(file, names, splits, named, keypoints="kpt_shape" in content)
 
 
 def _names(file: str, content: dict[Any, Any], defects: Defects) -> dict[int, str]:
@@ -225,7 +225,7 @@ def _listed_in(tree: Tree, file: str, defects: Defects) -> list[str]:
     """The images of a text file with one name a line, relative to it or to the root."""
     try:
         lines = read_text(tree, file, _MAX_LIST_BYTES).splitlines()
-    except Broken as error:
+    except UnreadableText as error:
         defects.reject("list_invalid", file, str(error))
         return []
     found: list[str] = []
@@ -243,20 +243,20 @@ def _listed_in(tree: Tree, file: str, defects: Defects) -> list[str]:
 
 
 def _listed(
-    tree: Tree, split: Split, file: str, plan: _Plan, labels: set[str], used: set[str], defects: Defects
-) -> Listed | None:
+    tree: Tree, split: Split, file: str, plan: _DataYaml, labels: set[str], used: set[str], defects: Defects
+) -> ListedImage | None:
     path = tree.path(file)
     if path is None or not os.path.isfile(path) or suffix(file) not in IMAGE_SUFFIXES:
         defects.add("path_escapes", file, "a link that leads out of the data set, or no image", "dropped_image")
         return None
-    image = Listed(split, PurePosixPath(file).name, file, path, upright=True)
+    image = ListedImage(split, PurePosixPath(file).name, file, path, upright=True)
     label = next((name for name in _label_names(file) if name in labels), None)
     if label is None:
         return image
     used.add(label)
     try:
         lines = read_text(tree, label, MAX_LABEL_BYTES).splitlines()
-    except Broken as error:
+    except UnreadableText as error:
         defects.add("annotation_missing", file, f"{label}: {error}; the image is left out", "dropped_image")
         return None
     for place, line in enumerate(lines, start=1):
@@ -275,7 +275,7 @@ def _label_names(file: str) -> list[str]:
     return [*mirrored, f"{stem}.txt"]
 
 
-def _mark(where: str, parts: list[str], plan: _Plan, label: str, defects: Defects) -> Mark | None:
+def _mark(where: str, parts: list[str], plan: _DataYaml, label: str, defects: Defects) -> Mark | None:
     index = number(parts[0])
     name = plan.names.get(int(index)) if index is not None and index.is_integer() else None
     if name is None:

@@ -50,13 +50,13 @@ _ENCRYPTED = 0x1 | 0x40 | 0x2000
 
 
 @dataclass(frozen=True)
-class Unpacked:
+class UnpackedZip:
     files: int
     skipped: tuple[str, ...]
     """Names of members that are no part of a data set, by their suffix."""
 
 
-def unpack(zip_path: Path, folder: Path) -> Unpacked:
+def unpack(zip_path: Path, folder: Path) -> UnpackedZip:
     """Write the members to `folder`, which must be new. Raises DatasetError, and then leaves nothing there."""
     try:
         with zip_path.open("rb") as file:
@@ -81,7 +81,7 @@ def unpack(zip_path: Path, folder: Path) -> Unpacked:
     ) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise DatasetError(f"the zip is damaged: {error}") from error
-    return Unpacked(len(members), tuple(skipped))
+    return UnpackedZip(len(members), tuple(skipped))
 
 
 def pack(folder: Path, zip_path: Path, links_into: Path | None = None) -> int:

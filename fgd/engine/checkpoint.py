@@ -27,7 +27,7 @@ KEEP_CHECKPOINTS = 2
 
 
 @dataclass
-class State:
+class TrainingState:
     """Where a training stands, besides weights and optimiser."""
 
     step: int = 0
@@ -51,7 +51,9 @@ class State:
     """Evaluations since then."""
 
 
-def save(path: Path, contents: dict[str, Any], state: State, calibration: Calibration | None, spec_digest: str) -> str:
+def save(
+    path: Path, contents: dict[str, Any], state: TrainingState, calibration: Calibration | None, spec_digest: str
+) -> str:
     """Write atomically (temporary, fsync, rename, fsync of the folder).
 
     The sha256 is of what was handed to the disk, not of what was read back: a page that went bad on its way is found.
@@ -68,7 +70,7 @@ def save(path: Path, contents: dict[str, Any], state: State, calibration: Calibr
     }
     try:
         with partial.open("wb") as file:
-            hashed = Hashed(file)
+            hashed = HashingWriter(file)
             torch.save(whole, hashed)  # type: ignore[arg-type]  # write and flush are all that it calls
             file.flush()
             os.fsync(file.fileno())
@@ -82,7 +84,7 @@ def save(path: Path, contents: dict[str, Any], state: State, calibration: Calibr
     return hashed.sha256.hexdigest()
 
 
-class Hashed:
+class HashingWriter:
     """A file that is hashed while it is written; torch writes front to back."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -99,7 +101,7 @@ class Hashed:
 
 def load(
     path: Path, spec_digests: Collection[str], device: torch.device
-) -> tuple[dict[str, Any], State, Calibration | None]:
+) -> tuple[dict[str, Any], TrainingState, Calibration | None]:
     """Raises CheckpointUnreadable for a file that is no checkpoint; CheckpointForeign for one that is not of this spec,
     by any of its digests."""
     with reading(path):
@@ -112,7 +114,7 @@ def load(
         raise CheckpointForeign(f"{path.name}: {message}")
     with reading(path):
         calibration = Calibration(**whole["calibration"]) if whole["calibration"] else None
-        return whole, State(**whole["state"]), calibration
+        return whole, TrainingState(**whole["state"]), calibration
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ class Misfit(WeightsError):
 
 
 @dataclass
-class Found:
+class ImportedWeights:
     """What was read, as the model's report tells it."""
 
     format: Kind
@@ -87,7 +87,7 @@ def convert(file: Path, recipe: Recipe, out: Path, which: Which | None = None) -
 
     which: `file` is a checkpoint of our own trainer, and these weights of it are wanted.
     """
-    found = Found(weights_file.check(file), file.stat().st_size)
+    found = ImportedWeights(weights_file.check(file), file.stat().st_size)
     if found.format == "safetensors":
         tensors = _read_safetensors(file)
     else:
@@ -147,7 +147,7 @@ def _told(error: Exception) -> str:
     return f"torch cannot read the file as a state dict ({type(error).__name__}: {first}); it may be cut off"
 
 
-def _unwrapped(loaded: Any, found: Found) -> dict[str, Tensor]:
+def _unwrapped(loaded: Any, found: ImportedWeights) -> dict[str, Tensor]:
     """The state dict: bare, or under one of the usual keys. Raises WeightsError."""
     if isinstance(loaded, Mapping):
         if loaded and _is_state_dict(loaded):
@@ -186,7 +186,7 @@ def _of_checkpoint(loaded: Any, which: Which, recipe: Recipe) -> tuple[dict[str,
     return {key.removeprefix(STUDENT): value for key, value in model.items() if key.startswith(STUDENT)}, recipe
 
 
-def _without_prefix(tensors: dict[str, Tensor], found: Found) -> dict[str, Tensor]:
+def _without_prefix(tensors: dict[str, Tensor], found: ImportedWeights) -> dict[str, Tensor]:
     taken = ""
     while prefix := next((p for p in PREFIXES if tensors and all(key.startswith(p) for key in tensors)), None):
         tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
@@ -207,7 +207,7 @@ def _refuse_odd(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
             raise WeightsError(f"{key} is {value.dtype}, not {ours.dtype}")
 
 
-def _misfit(difference: Difference, recipe: Recipe, found: Found) -> Misfit:
+def _misfit(difference: Difference, recipe: Recipe, found: ImportedWeights) -> Misfit:
     hints, pointer = _hints(difference, recipe)
     sentence = f"The file does not fit {weights.described(recipe)}: {difference.sentence()}"
     report = {

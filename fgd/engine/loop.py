@@ -17,7 +17,7 @@ from fgd.data.loader import train_batches
 from fgd.engine import device, distributed
 from fgd.engine.alive import alive
 from fgd.engine.average import Average
-from fgd.engine.checkpoint import State
+from fgd.engine.checkpoint import TrainingState
 from fgd.engine.device_metrics import DeviceMetrics
 from fgd.engine.laps import Laps
 from fgd.engine.meter import Meter
@@ -166,12 +166,12 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
     distributed.leave()
 
 
-def evaluation_due(state: State, epoch: int, spec: JobSpec) -> bool:
+def evaluation_due(state: TrainingState, epoch: int, spec: JobSpec) -> bool:
     last = epoch == spec.schedule.epochs
     return state.evaluated_step < state.step and (last or epoch % spec.schedule.evaluate_every == 0)
 
 
-def count(state: State, rule: EarlyStop) -> None:
+def count(state: TrainingState, rule: EarlyStop) -> None:
     """Whether the evaluation just made was an improvement. No AP at all (no box to be found) is none."""
     ap = state.scores["ap"]
     if ap > state.counted_ap + (rule.min_delta if state.counted_ap >= 0 else 0.0):
@@ -180,5 +180,5 @@ def count(state: State, rule: EarlyStop) -> None:
         state.stale += 1
 
 
-def stale(state: State, rule: EarlyStop | None) -> bool:
+def stale(state: TrainingState, rule: EarlyStop | None) -> bool:
     return rule is not None and state.stale >= rule.patience

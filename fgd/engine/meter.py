@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 
-from fgd.engine.checkpoint import State
+from fgd.engine.checkpoint import TrainingState
 from fgd.engine.device_metrics import DeviceMetrics, busy_s
 from fgd.engine.teacher_cache import TeacherCache
 from fgd.events import Emit, Note, Stepped
@@ -21,7 +21,12 @@ class Meter:
     """Running means: a report about every second, and one of each whole epoch."""
 
     def __init__(
-        self, state: State, emit: Emit, images_per_step: int, gauge: DeviceMetrics, cache: TeacherCache | None = None
+        self,
+        state: TrainingState,
+        emit: Emit,
+        images_per_step: int,
+        gauge: DeviceMetrics,
+        cache: TeacherCache | None = None,
     ) -> None:
         self.state, self.emit, self.images_per_step, self.gauge = state, emit, images_per_step, gauge
         self.cache = cache

@@ -17,7 +17,7 @@ from fgd.data.loader import Dataset, Split
 from fgd.data.transforms import Transform
 from fgd.detectors import Detector, anchors, build, family_of
 from fgd.engine import checkpoint, device, pretrained, weights
-from fgd.engine.checkpoint import KEEP_CHECKPOINTS, State
+from fgd.engine.checkpoint import KEEP_CHECKPOINTS, TrainingState
 from fgd.engine.device import Machine, seeded
 from fgd.engine.distill import Distill, Teacher
 from fgd.engine.distributed import ALONE, Ranks
@@ -26,7 +26,7 @@ from fgd.engine.laps import Laps
 from fgd.engine.teacher import (
     CALIBRATION_IMAGES,
     CHECK_IMAGES,
-    Examined,
+    Fitness,
     box_count,
     calibrate,
     check_classes,
@@ -89,7 +89,7 @@ def prepare(
     rehearsal_images: int | None = None,
     ranks: Ranks = ALONE,
     laps: Laps | None = None,
-) -> tuple[Training, State, dict[str, Any] | None]:
+) -> tuple[Training, TrainingState, dict[str, Any] | None]:
     """Data, networks, teacher's fitness and calibration; and what the checkpoint holds, if one is given.
 
     rehearsal_images: the teacher is not checked, and calibrated on so many images only: enough to see how fast it is.
@@ -143,7 +143,7 @@ def prepare(
         pair_up(spec, teacher, emit)
         laps.end("teacher")
 
-    state, contents, calibration = State(), None, None
+    state, contents, calibration = TrainingState(), None, None
     if resume is not None:
         digests = {checkpoint_digest(spec, identity, by_batches=by_batches) for by_batches in (False, True)}
         contents, state, calibration = checkpoint.load(resume, digests, machine.device)
@@ -318,7 +318,7 @@ def examine(
     question = about | {"check": [content_of(images, val.root), val.classes]} if known.folder else {}
     answer = ranks.of_first(lambda: known.answer(question))
     if answer is not None:
-        found = Examined.from_json(answer)
+        found = Fitness.from_json(answer)
     else:
         found = check_teacher(
             teacher,

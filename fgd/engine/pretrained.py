@@ -53,7 +53,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class PretrainedWeights:
     """What came of it, for the event and the manifest."""
 
     source: Source
@@ -84,7 +84,7 @@ def norm_eps(spec: DetectorSpec) -> float | None:
     return None
 
 
-def load(student: Detector, source: Source, check_stop: Callable[[], None]) -> Loaded:
+def load(student: Detector, source: Source, check_stop: Callable[[], None]) -> PretrainedWeights:
     """Fill the student's trunk, or all of it but the rows of other classes, from the file."""
     path = find(source, check_stop)
     digest = sha256(path)
@@ -101,7 +101,7 @@ def load(student: Detector, source: Source, check_stop: Callable[[], None]) -> L
         raise WeightsError(f"{path}: not readable as a state dict ({type(error).__name__}: {error})") from error
     fill = load_detector if student.recipe.detector.weights == "COCO_V1" else load_trunk
     copied, afresh = fill(student, tensors, source)
-    return Loaded(source, digest, copied, afresh)
+    return PretrainedWeights(source, digest, copied, afresh)
 
 
 def load_trunk(student: Detector, tensors: Mapping[str, Tensor], source: Source) -> tuple[list[str], list[str]]:

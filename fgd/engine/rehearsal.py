@@ -19,7 +19,7 @@ from torch import nn
 from fgd.data.loader import CACHE_BYTES, Dataset, train_batches
 from fgd.engine import checkpoint, device, prepare, saver, step, weights
 from fgd.engine.average import Average
-from fgd.engine.checkpoint import KEEP_CHECKPOINTS, State
+from fgd.engine.checkpoint import KEEP_CHECKPOINTS, TrainingState
 from fgd.engine.device_metrics import MIB, DeviceMetrics
 from fgd.engine.evaluate import evaluate
 from fgd.engine.optimise import make_optimizer
@@ -28,7 +28,7 @@ from fgd.engine.result import score
 from fgd.engine.teacher import CALIBRATION_IMAGES, CHECK_IMAGES
 from fgd.events import Emit
 from fgd.methods.base import Pair
-from fgd.outline import Measured, evaluations, whole_steps
+from fgd.outline import Measurement, evaluations, whole_steps
 from fgd.presets import resolve
 from fgd.spec import JobSpec, Schedule
 from fgd.types import Batch
@@ -46,7 +46,7 @@ IMAGES = 16
 """Images that are evaluated, and on which a teacher is calibrated."""
 
 
-def rehearse(spec: JobSpec, emit: Emit) -> Measured:
+def rehearse(spec: JobSpec, emit: Emit) -> Measurement:
     """Raises FGDError where the job itself would, as far as its first steps show it."""
     began = time.monotonic()
     spec = resolve(spec)
@@ -69,7 +69,7 @@ def rehearse(spec: JobSpec, emit: Emit) -> Measured:
     tested = len(parts.test) if parts.test is not None else 0
     evaluating_s = (evaluations(schedule) * len(parts.val) + tested) * s_per_image
     saving_s = save_s * (evaluations(schedule) + training_s / schedule.checkpoint_s)
-    return Measured(
+    return Measurement(
         device=machine.device_name,
         threads=machine.threads,
         precision=machine.precision,
@@ -177,7 +177,7 @@ def written(parts: Training, optimizer: torch.optim.Optimizer, average: Average 
     with tempfile.TemporaryDirectory(prefix="fgd-plan-") as folder:
         file = Path(folder) / "checkpoint.pt"
         began = time.monotonic()
-        checkpoint.save(file, contents, State(), parts.calibration, parts.digest)
+        checkpoint.save(file, contents, TrainingState(), parts.calibration, parts.digest)
         save_s = time.monotonic() - began
         result = Path(folder) / "result"
         manifest = {

@@ -12,7 +12,7 @@ from torch import Tensor
 from fgd.data.loader import Dataset
 from fgd.detectors import Detector
 from fgd.engine import checkpoint, device, weights
-from fgd.engine.checkpoint import State
+from fgd.engine.checkpoint import TrainingState
 from fgd.engine.evaluate import evaluate
 from fgd.engine.prepare import Training
 from fgd.events import Emit, Evaluated, Finished, Note, Phase
@@ -22,7 +22,7 @@ from fgd.spec import Schedule
 def choose_best(
     parts: Training,
     shown: Detector,
-    state: State,
+    state: TrainingState,
     best: dict[str, Tensor] | None,
     total: int,
     emit: Emit,
@@ -76,7 +76,7 @@ def tell_undecodable(parts: Training, emit: Emit) -> None:
 def finish(
     parts: Training,
     shown: Detector,
-    state: State,
+    state: TrainingState,
     best: dict[str, Tensor] | None,
     out: Path,
     emit: Emit,
@@ -119,7 +119,7 @@ def finish(
     emit(Finished(step=state.step, folder=str(out / "result"), files=files, weights_digest=weights_digest))
 
 
-def told_weights(schedule: Schedule, state: State, stopped: bool) -> str:
+def told_weights(schedule: Schedule, state: TrainingState, stopped: bool) -> str:
     what = "average of the steps' weights (ema)" if schedule.ema else "weights"
     if stopped:
         return f"{what} of the best evaluation, step {state.best_step}; the training was asked to finish early"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fgd.engine import checkpoint
 from fgd.engine.average import Average
-from fgd.engine.checkpoint import KEEP_CHECKPOINTS, State
+from fgd.engine.checkpoint import KEEP_CHECKPOINTS, TrainingState
 from fgd.engine.distill import Distill
 from fgd.engine.meter import Meter
 from fgd.engine.prepare import Training
@@ -25,7 +25,7 @@ class Saver:
     def __init__(
         self,
         training: Training,
-        state: State,
+        state: TrainingState,
         optimizer: torch.optim.Optimizer,
         average: Average | None,
         meter: Meter,

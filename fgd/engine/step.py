@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fgd.engine import distributed
-from fgd.engine.checkpoint import State
+from fgd.engine.checkpoint import TrainingState
 from fgd.engine.device import seeded, to_device
 from fgd.engine.optimise import learning_rate, set_learning_rate
 from fgd.engine.prepare import Training
@@ -22,12 +22,12 @@ MOST_SKIPPED = 10
 """Steps in a row that are not finite; then `on_non_finite` "skip" gives up: the weights themselves are at fault."""
 
 
-def gives_up(state: State, schedule: Schedule) -> bool:
+def gives_up(state: TrainingState, schedule: Schedule) -> bool:
     """Whether a step that is not finite ends the training."""
     return schedule.on_non_finite == "fail" or state.skipped_in_a_row + 1 >= MOST_SKIPPED
 
 
-def skip(diverged: Diverged, state: State, schedule: Schedule, per_epoch: int, emit: Emit) -> float:
+def skip(diverged: Diverged, state: TrainingState, schedule: Schedule, per_epoch: int, emit: Emit) -> float:
     """A step goes by without a change; the learning rate it would have had."""
     state.skipped_in_a_row += 1
     state.skipped += 1

@@ -26,7 +26,7 @@ CALIBRATION_IMAGES = 64
 
 
 @dataclass(frozen=True)
-class Examined:
+class Fitness:
     """What a teacher can do on the validation images, at the size at which it is to teach."""
 
     ap50: float
@@ -37,7 +37,7 @@ class Examined:
     """Of its recipe: what it was trained at."""
 
     @classmethod
-    def from_json(cls, kept: dict[str, Any]) -> Examined:
+    def from_json(cls, kept: dict[str, Any]) -> Fitness:
         return cls(kept["ap50"], kept["images"], tuple(kept["size"]), tuple(kept["own_size"]))
 
     def __str__(self) -> str:
@@ -81,7 +81,7 @@ def check_teacher(
     device: torch.device,
     check_stop: Callable[[], None],
     ranks: Ranks = ALONE,
-) -> Examined:
+) -> Fitness:
     """AP50 on 64 evenly spaced validation images, or all if fewer."""
     images = relabelled(evenly_spaced(val.images, CHECK_IMAGES), val.classes, teacher.detector.recipe.classes)
     some = val.with_images(images, teacher.detector.recipe.classes)
@@ -96,10 +96,10 @@ def check_teacher(
         ranks=ranks,
     )
     own = teacher.detector.recipe
-    return Examined(scores["ap50"], len(some), (transform.min_size, transform.max_size), (own.min_size, own.max_size))
+    return Fitness(scores["ap50"], len(some), (transform.min_size, transform.max_size), (own.min_size, own.max_size))
 
 
-def refuse_unfit(found: Examined, *, allow_unfit: bool) -> None:
+def refuse_unfit(found: Fitness, *, allow_unfit: bool) -> None:
     if not found.ap50 >= CHECK_AP50 and not allow_unfit:  # NaN is unfit too
         raise TeacherUnfit(
             f"{found}, under {CHECK_AP50:.0f}: {found.advice}wrong weights, wrong classes or an untrained network; "

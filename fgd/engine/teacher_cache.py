@@ -54,7 +54,7 @@ Maps = dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CacheEntry:
     """Where the maps of one image lie in the file, one behind the other."""
 
     begin: int
@@ -70,8 +70,8 @@ class TeacherCache:
     ) -> None:
         """folder: on whose disk the file lies. keep_free: bytes that stay free there."""
         self.teacher, self.emit = teacher, emit
-        self.file = File(folder, max_bytes, keep_free)
-        self.entries: dict[Key, Entry] = {}
+        self.file = CacheFile(folder, max_bytes, keep_free)
+        self.entries: dict[Key, CacheEntry] = {}
         self.grows = True
         self.same: dict[tuple[int, tuple[int, int]], bool] = {}
         """(images computed together, their padded size) -> whether they come out as in the whole batch."""
@@ -133,7 +133,7 @@ class TeacherCache:
                 continue
             try:
                 self.entries[key] = self.file.append(self.narrowed(maps))
-            except Full as full:
+            except CacheFull as full:
                 self.grows = False
                 self.tell("teacher_cache_full", f"{full}; the teacher runs for all that is not in it")
             except OSError as error:
@@ -236,11 +236,11 @@ def equal(one: Tensor, other: Tensor) -> bool:
 # --- the file -------------------------------------------------------------------------------------------------
 
 
-class Full(Exception):
+class CacheFull(Exception):
     """The bound is reached, or the disk has no more room to spare."""
 
 
-class File:
+class CacheFile:
     """Maps one behind the other, up to a bound."""
 
     def __init__(self, folder: Path, max_bytes: int, keep_free: int) -> None:
@@ -252,7 +252,7 @@ class File:
         self.layouts: dict[Layout, Layout] = {}
         """Each once, for there are as many entries as images and flips."""
 
-    def append(self, maps: Sequence[Tensor]) -> Entry:
+    def append(self, maps: Sequence[Tensor]) -> CacheEntry:
         """Raises Full, or OSError for a disk that is full all the same; neither changes what is there."""
         offset, places = 0, []
         for map_CHW in maps:
@@ -260,7 +260,7 @@ class File:
             offset += -(-map_CHW.nbytes // ALIGNED) * ALIGNED
         self.refuse(offset)
         layout = self.layouts.setdefault(tuple(places), tuple(places))
-        entry, bytes_ = Entry(self.end, offset, layout), self.room(offset)
+        entry, bytes_ = CacheEntry(self.end, offset, layout), self.room(offset)
         for (begin, _, _), map_CHW in zip(places, maps, strict=True):
             bytes_[begin : begin + map_CHW.nbytes] = map_CHW.reshape(-1).view(torch.uint8)
         try:
@@ -273,16 +273,16 @@ class File:
 
     def refuse(self, size: int) -> None:
         if self.end + size > self.max_bytes:
-            raise Full("is full")
+            raise CacheFull("is full")
         if (free := shutil.disk_usage(self.folder).free) < size + self.keep_free:
-            raise Full(f"stops growing: the disk has {free / 2**30:.1f} GiB left, and that is for checkpoints")
+            raise CacheFull(f"stops growing: the disk has {free / 2**30:.1f} GiB left, and that is for checkpoints")
 
     def write(self, bytes_: memoryview, place: int) -> None:
         while bytes_:
             done = os.pwrite(self.file.fileno(), bytes_, place)
             bytes_, place = bytes_[done:], place + done
 
-    def read_into(self, maps: Sequence[Tensor], entry: Entry) -> None:
+    def read_into(self, maps: Sequence[Tensor], entry: CacheEntry) -> None:
         """Raises OSError."""
         bytes_ = self.room(entry.size)
         rest, place = bytes_.numpy().data, entry.begin

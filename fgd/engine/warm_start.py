@@ -14,7 +14,7 @@ from fgd.errors import SpecError
 
 
 @dataclass(frozen=True)
-class Begun:
+class WarmStart:
     """Names of the student's tensors."""
 
     copied: Sequence[str]
@@ -22,7 +22,7 @@ class Begun:
     """Of another shape, not in the source, or rows of classes that the source does not have: these start afresh."""
 
 
-def start_from(student: Detector, folder: Path) -> Begun:
+def start_from(student: Detector, folder: Path) -> WarmStart:
     """Copy every tensor of equal name and shape from the network in `folder`. Raises WeightsError, SpecError.
 
     The rows of a class head mean classes by place, so they are copied only where both name the same classes in the
@@ -42,4 +42,4 @@ def start_from(student: Detector, folder: Path) -> Begun:
     with torch.no_grad():
         for key in copied:
             target[key].copy_(offered[key])
-    return Begun(copied, sorted(target.keys() - set(copied)))
+    return WarmStart(copied, sorted(target.keys() - set(copied)))

@@ -27,9 +27,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     try:
         refuse_without_extra()
-        from fgd.export.convert import Wanted, export
+        from fgd.export.convert import ExportRequest, export
 
-        wanted = Wanted(
+        wanted = ExportRequest(
             folder=arguments.folder,
             weights="best.safetensors" if arguments.best else "student.safetensors",
             onnx=arguments.onnx,

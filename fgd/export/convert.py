@@ -34,7 +34,7 @@ class NotTheSame(FGDError):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExportRequest:
     folder: Path
     weights: str
     onnx: Path
@@ -48,7 +48,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Made:
+class ExportedFile:
     onnx: str
     usage: str
     size: tuple[int, int]
@@ -92,7 +92,7 @@ class Made:
         print(f"{printable(self.onnx)}\n{printable(self.usage)}  how to use it")
 
 
-def export(wanted: Wanted) -> Made:
+def export(wanted: ExportRequest) -> ExportedFile:
     """Write the file, and beside it how to use it. Raises FGDError and leaves nothing where it is not what torch is."""
     if wanted.onnx.suffix != ".onnx":
         raise SpecError(f"{wanted.onnx}: must end in .onnx", "--onnx")
@@ -120,7 +120,7 @@ def export(wanted: Wanted) -> Made:
         torch_ms, onnx_ms = verify.race_ms(lambda: verify.torchs(detector, first), lambda: verify.onnxs(session, first))
     beside = wanted.onnx.with_name(f"{wanted.onnx.stem}_onnx.py")
     beside.write_text(Path(usage.__file__).read_text())
-    return Made(
+    return ExportedFile(
         onnx=str(wanted.onnx),
         usage=str(beside),
         size=(height, width),
@@ -138,19 +138,21 @@ def export(wanted: Wanted) -> Made:
 
 
 @dataclass(frozen=True)
-class Seen:
+class NetworkOutput:
     agreement: Agreement
     thresholded: bool
 
 
-def compare(detector: Detector, graph: Graph, path: Path, batches: list[Tensor], wanted: Wanted) -> Seen:
+def compare(
+    detector: Detector, graph: Graph, path: Path, batches: list[Tensor], wanted: ExportRequest
+) -> NetworkOutput:
     """Of the file; where torch finds nothing that could be compared, of the same graph without its score threshold."""
-    seen = Seen(agreement_on(detector, path, batches), thresholded=True)
+    seen = NetworkOutput(agreement_on(detector, path, batches), thresholded=True)
     if not seen.agreement.detections and not seen.agreement.problems:
         with without_threshold(graph), TemporaryDirectory() as folder:
             other = Path(folder) / "all.onnx"
             write.write(other, graph, wanted.batch, wanted.opset, {})
-            seen = Seen(agreement_on(detector, other, batches), thresholded=False)
+            seen = NetworkOutput(agreement_on(detector, other, batches), thresholded=False)
         if not seen.agreement.detections:
             raise NotTheSame(
                 "torch and onnxruntime find nothing that could be compared; give --image with objects in it"

@@ -20,7 +20,7 @@ from fgd.errors import TeacherUnfit
 from fgd.methods.base import Method, Pair, adapters, resolved, same_size
 from fgd.methods.context import ContextBlock
 from fgd.methods.geometry import BoxCells, Grid, Layout, inclusive, official, scale_masks, tight, valid_cells
-from fgd.methods.maps import Attend, Sums, Wanted, compare
+from fgd.methods.maps import Attend, Sums, WantedSums, compare
 from fgd.spec import FGD, Schedule
 from fgd.types import Batch, Calibration, View
 
@@ -35,7 +35,7 @@ BOX_CELLS: dict[str, BoxCells] = {"tight": tight, "inclusive": inclusive}
 
 
 @dataclass(frozen=True)
-class Weights:
+class TermWeights:
     """What each sum of the finest level is multiplied by; 0 switches it off."""
 
     foreground: float
@@ -53,7 +53,7 @@ class Weights:
         return any((self.foreground, self.background, self.spatial, self.channel, self.global_))
 
 
-def weights(spec: FGD, pair: Pair, calibration: Calibration, schedule: Schedule) -> Weights:
+def weights(spec: FGD, pair: Pair, calibration: Calibration, schedule: Schedule) -> TermWeights:
     """alpha, beta, gamma, gamma, lambda; by default brought from the reference's geometry to the job's.
 
     FGD sums over channels and cells, and its foreground term grows with the number of boxes, so the published
@@ -62,12 +62,12 @@ def weights(spec: FGD, pair: Pair, calibration: Calibration, schedule: Schedule)
     """
     alpha, beta, gamma, lambda_ = (resolved(n) for n in (spec.alpha, spec.beta, spec.gamma, spec.lambda_))
     if spec.compat == "official":
-        return Weights(alpha, beta, gamma, gamma, lambda_)
+        return TermWeights(alpha, beta, gamma, gamma, lambda_)
     by_channels = REFERENCE_CHANNELS / next(iter(pair.levels.values())).teacher_channels
     by_size = REFERENCE_PIXELS / (schedule.max_size * schedule.min_size)
     # Without boxes there is no foreground: any finite factor will do.
     by_boxes = REFERENCE_BOXES / calibration.boxes_per_image if calibration.boxes_per_image > 0 else 1.0
-    return Weights(
+    return TermWeights(
         foreground=alpha * by_channels * by_boxes,
         background=beta * by_channels,
         spatial=gamma * by_size,
@@ -145,7 +145,7 @@ class FGDLoss(Method):
             self.align[level](student_NCHW).flatten(2),
             teacher_NCHW.flatten(2),
             valid_NP,
-            Wanted(feature=on.feature, magnitude=bool(on.spatial), context=bool(on.global_)),
+            WantedSums(feature=on.feature, magnitude=bool(on.spatial), context=bool(on.global_)),
             temperature=self.temperature / scale,
             attend=self._attend(level, scale) if on.global_ else None,
         )

@@ -29,7 +29,7 @@ Block = tuple[slice, slice, slice]
 """Images, channels, cells."""
 
 
-class Wanted(NamedTuple):
+class WantedSums(NamedTuple):
     """Which sums are computed; the others stay zero."""
 
     feature: bool = False
@@ -61,7 +61,7 @@ class Sums(NamedTuple):
     """The same of t, with the teacher's w, if `context`."""
 
 
-def needed_by(wanted: Wanted) -> tuple[bool, ...]:
+def needed_by(wanted: WantedSums) -> tuple[bool, ...]:
     """Of each of `Sums`."""
     teacher = wanted.magnitude or wanted.feature
     squares = (wanted.feature, wanted.error or wanted.context)
@@ -104,7 +104,7 @@ def compare(
     student_NCP: Tensor,
     teacher_NCP: Tensor,
     valid_NP: Tensor,
-    wanted: Wanted,
+    wanted: WantedSums,
     *,
     temperature: float = 1.0,
     attend: Attend | None = None,
@@ -127,11 +127,11 @@ class _Compare(torch.autograd.Function):
         student_NCP: Tensor,
         teacher_NCP: Tensor,
         valid_NP: Tensor,
-        wanted: Wanted,
+        wanted: WantedSums,
         temperature: float,
         *attend: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        weights = Weights.of(student_NCP, valid_NP, *attend[::2])
+        weights = CellWeights.of(student_NCP, valid_NP, *attend[::2])
         sums = Sums(
             *(valid_NP.new_zeros(len(valid_NP), student_NCP.shape[2 if "NP" in f else 1]) for f in Sums._fields)
         )
@@ -154,7 +154,7 @@ class _Compare(torch.autograd.Function):
         student_NCP, teacher_NCP = ctx.saved_tensors
         weights, wanted = ctx.weights, ctx.wanted
         of_teacher = ctx.needs_input_grad[7]
-        parts = Parts.of(Sums(*upstream), weights, ctx.contexts_NC, wanted, of_teacher=of_teacher)
+        parts = GradientParts.of(Sums(*upstream), weights, ctx.contexts_NC, wanted, of_teacher=of_teacher)
         with torch.autocast(student_NCP.device.type, enabled=False):
             gradient_NCP = torch.empty_like(student_NCP)
             maps = Maps(student_NCP, teacher_NCP, weights.valid_NP.dtype)
@@ -173,7 +173,7 @@ class _Compare(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class Weights:
+class CellWeights:
     """What the maps are multiplied by while they are summed."""
 
     valid_NP: Tensor
@@ -187,7 +187,7 @@ class Weights:
     teacher_share_NP: Tensor
 
     @classmethod
-    def of(cls, student_NCP: Tensor, valid_NP: Tensor, student: Tensor | None, teacher: Tensor | None) -> Weights:
+    def of(cls, student_NCP: Tensor, valid_NP: Tensor, student: Tensor | None, teacher: Tensor | None) -> CellWeights:
         images, channels, _ = student_NCP.shape
         one_NC = valid_NP.new_ones(images, channels)
         attend_NC = [
@@ -207,7 +207,7 @@ class Weights:
 # --- the sums -------------------------------------------------------------------------------------------------
 
 
-def _magnitudes(maps: Maps, blocks: list[Block], wanted: Wanted, weights: Weights, sums: Sums) -> None:
+def _magnitudes(maps: Maps, blocks: list[Block], wanted: WantedSums, weights: CellWeights, sums: Sums) -> None:
     """The sums of |s| and |t|, and the logits of the contexts."""
     if not (wanted.magnitude or wanted.feature or wanted.context):
         return
@@ -227,7 +227,7 @@ def _magnitudes(maps: Maps, blocks: list[Block], wanted: Wanted, weights: Weight
             add_over_channels(weights.teacher_share_NP[n, p], teacher, weights.teacher_attend_NC[n, c])
 
 
-def _weigh(n: slice, wanted: Wanted, temperature: float, weights: Weights, sums: Sums) -> None:
+def _weigh(n: slice, wanted: WantedSums, temperature: float, weights: CellWeights, sums: Sums) -> None:
     """The teacher's channel attention (FGD's equation 7) and the shares of the contexts (in 11) of images n."""
     valid_NP = weights.valid_NP[n]
     if wanted.feature:
@@ -238,7 +238,7 @@ def _weigh(n: slice, wanted: Wanted, temperature: float, weights: Weights, sums:
             share_NP[n] = share_NP[n].masked_fill(valid_NP == 0, float("-inf")).softmax(1)
 
 
-def _differences(maps: Maps, blocks: list[Block], wanted: Wanted, weights: Weights, sums: Sums) -> None:
+def _differences(maps: Maps, blocks: list[Block], wanted: WantedSums, weights: CellWeights, sums: Sums) -> None:
     """The sums of d and d^2, and the contexts."""
     if not (wanted.feature or wanted.error or wanted.context):
         return
@@ -261,7 +261,7 @@ def _differences(maps: Maps, blocks: list[Block], wanted: Wanted, weights: Weigh
 
 
 @dataclass(frozen=True)
-class Parts:
+class GradientParts:
     """The student's gradient is d * scale + sign(s) * slope + shift; the shift is of three products, a channel's number
     times a cell's."""
 
@@ -284,8 +284,14 @@ class Parts:
 
     @classmethod
     def of(
-        cls, upstream: Sums, weights: Weights, contexts_NC: tuple[Tensor, Tensor], wanted: Wanted, *, of_teacher: bool
-    ) -> Parts:
+        cls,
+        upstream: Sums,
+        weights: CellWeights,
+        contexts_NC: tuple[Tensor, Tensor],
+        wanted: WantedSums,
+        *,
+        of_teacher: bool,
+    ) -> GradientParts:
         one_NC, valid_NP = weights.one_NC, weights.valid_NP
         upstream = Sums(
             *(
@@ -317,7 +323,7 @@ class Parts:
         )
 
 
-def _logits_gradients(maps: Maps, blocks: list[Block], parts: Parts) -> None:
+def _logits_gradients(maps: Maps, blocks: list[Block], parts: GradientParts) -> None:
     """As `Softmax` tells."""
     n = blocks[0][0]
     for block in blocks:
@@ -331,7 +337,7 @@ def _logits_gradients(maps: Maps, blocks: list[Block], parts: Parts) -> None:
         parts.teacher_logits_NP[n].sub_(parts.teacher.mean_N1[n]).mul_(parts.teacher.share_NP[n])
 
 
-def _gradients(maps: Maps, blocks: list[Block], wanted: Wanted, parts: Parts, gradient_NCP: Tensor) -> None:
+def _gradients(maps: Maps, blocks: list[Block], wanted: WantedSums, parts: GradientParts, gradient_NCP: Tensor) -> None:
     """Writes the gradient of the student's map, and adds up those of the attending weights."""
     n = blocks[0][0]
     if wanted.context:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fgd.methods.base import Method, Pair, adapters, resolved, same_size
 from fgd.methods.geometry import Grid, Layout, valid_cells
-from fgd.methods.maps import Wanted, compare
+from fgd.methods.maps import WantedSums, compare
 from fgd.spec import Mimic, Schedule
 from fgd.types import Batch, Calibration, View
 
@@ -39,7 +39,7 @@ class MimicLoss(Method):
                 same_size(level, ours[level], theirs[level])
                 aligned_NCHW = self.align[level](ours[level])
                 student_NCP, teacher_NCP = aligned_NCHW.flatten(2), theirs[level].flatten(2)
-                sums = compare(student_NCP, teacher_NCP, of_level_NP, Wanted(error=True))
+                sums = compare(student_NCP, teacher_NCP, of_level_NP, WantedSums(error=True))
                 errors_N.append((sums.error_NP * of_level_NP).sum(1))
         means_NL = torch.stack(errors_N, 1) / cells_NL
         return {"feature": self.weight * means_NL.sum(1).mean()}

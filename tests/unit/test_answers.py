@@ -19,14 +19,14 @@ VIEWS: dict[type[answers.Answer], type[BaseModel]] = {
     answers.Running: schemas.RunningView,
     answers.Worker: schemas.WorkerView,
     answers.StoredEvent: schemas.EventView,
-    answers.Point: schemas.PointView,
+    answers.MetricPoint: schemas.PointView,
     answers.Artifact: schemas.ArtifactView,
     answers.Split: schemas.SplitView,
     answers.Dataset: schemas.DatasetView,
     answers.PlanError: schemas.PlanErrorView,
     answers.Plan: schemas.PlanView,
     answers.Model: schemas.ModelView,
-    answers.Kept: schemas.CheckpointView,
+    answers.Checkpoint: schemas.CheckpointView,
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fgd.cli.compare import Measured, Row, Score, footnote, score, table
+from fgd.cli.compare import Latency, Row, Score, footnote, score, table
 from fgd.cli.demo import (
     BUDGET_S,
     COST_S_PER_MPX,
@@ -32,7 +32,7 @@ from fgd.cli.demo import (
     why,
 )
 from fgd.cli.embedded import deaf, handling
-from fgd.client import ApiError, Client, Job, Point
+from fgd.client import ApiError, Client, Job, MetricPoint
 from fgd.data.index import Report, SplitCounts
 from fgd.spec import FGD, TeacherFromJob
 from tests.unit.http_fake import Answer, closed_port, job_json, problem, serving
@@ -182,8 +182,8 @@ def test_a_folder_that_changed_has_another_fingerprint(tmp_path: Path) -> None:
 # --- the result -----------------------------------------------------------------------------------------------
 
 
-def point(name: str, split: str, value: float) -> Point:
-    return Point(name=name, split=split, step=1, value=value)
+def point(name: str, split: str, value: float) -> MetricPoint:
+    return MetricPoint(name=name, split=split, step=1, value=value)
 
 
 def test_scores_are_those_of_the_test_images_where_there_are_any() -> None:
@@ -223,7 +223,7 @@ def test_the_footnote_says_how_the_numbers_came_about() -> None:
     start = datetime(2026, 11, 22, tzinfo=UTC)
     job = Job.model_validate(job_json("succeeded", started_at=start, finished_at=start + timedelta(seconds=415)))
     scores = {"student": Score("val", 1.0, 1.0, 1.0)}
-    said = footnote(report(400, 100), scores, Measured(2, 30, {}, {}), {"teacher": job})
+    said = footnote(report(400, 100), scores, Latency(2, 30, {}, {}), {"teacher": job})
     assert "100 val images" in said
     assert "2 threads" in said
     assert "teacher 6:55" in said

@@ -39,7 +39,7 @@ from fgd.spec import JobSpec
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedCheckpoint:
     """A committed checkpoint."""
 
     step: int
@@ -58,7 +58,7 @@ class Claim:
     """Resolved; its references are ids."""
     inputs: Mapping[str, Mapping[str, str]]
     """Blobs to stage: {"dataset": {"archive": sha256, "index": sha256}, "teacher": {file: sha256}, "inherit": ...}"""
-    checkpoints: tuple[Saved, ...] = ()
+    checkpoints: tuple[SavedCheckpoint, ...] = ()
     """Newest first; the others are for when the first is torn."""
     max_runtime_s: float | None = None
     """limits.max_runtime_s."""
@@ -68,7 +68,7 @@ class Claim:
     """Seconds that earlier attempts took of it."""
 
     @property
-    def checkpoint(self) -> Saved | None:
+    def checkpoint(self) -> SavedCheckpoint | None:
         return self.checkpoints[0] if self.checkpoints else None
 
 
@@ -152,7 +152,7 @@ def claim(s: Session, worker_id: str, free: Free, lease_s: float) -> Claim | Non
         spec=spec,
         inputs=job.inputs,
         checkpoints=tuple(
-            Saved(row.step, row.key, row.sha256, row.size) for row in checkpoints.newest_first(s, job.id)
+            SavedCheckpoint(row.step, row.key, row.sha256, row.size) for row in checkpoints.newest_first(s, job.id)
         ),
         max_runtime_s=job.limits.get("max_runtime_s"),
         requested=Requested(job.requested) if job.requested else None,

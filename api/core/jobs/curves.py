@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Engine, Select, literal, select
 from sqlalchemy.orm import Session, aliased
 
-from api.core.jobs.history import Point
+from api.core.jobs.history import LatestPoint
 from api.core.jobs.metric_blocks import SIZE
 from api.core.rows import db
 from api.core.rows.tables import MetricBlock, MetricPoint, Series
@@ -59,7 +59,7 @@ def curves(s: Session, job_id: str, window: Window) -> list[Curve]:
     return [Curve(*row) for row in s.execute(query.order_by(Series.name, Series.split))]
 
 
-def points(engine: Engine, found: Sequence[Curve], window: Window) -> Iterator[list[Point]]:
+def points(engine: Engine, found: Sequence[Curve], window: Window) -> Iterator[list[LatestPoint]]:
     """The points of each curve in turn, by step, a piece at a time."""
     for curve in found:
         if window.most is None:
@@ -68,7 +68,7 @@ def points(engine: Engine, found: Sequence[Curve], window: Window) -> Iterator[l
             yield _few(engine, curve, window, window.most)
 
 
-def _all(engine: Engine, curve: Curve, window: Window) -> Iterator[list[Point]]:
+def _all(engine: Engine, curve: Curve, window: Window) -> Iterator[list[LatestPoint]]:
     first = window.first
     while True:
         with db.reading(engine) as s:
@@ -80,7 +80,7 @@ def _all(engine: Engine, curve: Curve, window: Window) -> Iterator[list[Point]]:
         first = piece[-1].step + 1
 
 
-def _few(engine: Engine, curve: Curve, window: Window, most: int) -> list[Point]:
+def _few(engine: Engine, curve: Curve, window: Window, most: int) -> list[LatestPoint]:
     """At most `most` points: first and last, and of each of equally wide buckets of steps the least and the greatest,
     so that no peak is lost. Blocks say where those are: a million points would be too many to read."""
     with db.reading(engine) as s:
@@ -234,5 +234,5 @@ def _only_steps(rows: Rows) -> Select[int]:
     return rows.with_only_columns(MetricPoint.step).order_by(None)
 
 
-def _read(s: Session, curve: Curve, rows: Rows) -> list[Point]:
-    return [Point(curve.name, curve.split, step, value, at) for step, value, at in s.execute(rows)]
+def _read(s: Session, curve: Curve, rows: Rows) -> list[LatestPoint]:
+    return [LatestPoint(curve.name, curve.split, step, value, at) for step, value, at in s.execute(rows)]

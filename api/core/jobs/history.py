@@ -20,7 +20,7 @@ MAX_LOG_ANSWER = 1 << 20
 
 
 @dataclass(frozen=True)
-class Point:
+class LatestPoint:
     name: str
     split: str
     step: int
@@ -49,11 +49,11 @@ def events(s: Session, job: Job, after: int, limit: int) -> Sequence[JobEvent]:
     return s.scalars(query.order_by(JobEvent.seq).limit(limit)).all()
 
 
-def latest(s: Reader, project_id: str, job_id: str) -> list[Point]:
+def latest(s: Reader, project_id: str, job_id: str) -> list[LatestPoint]:
     """The last point of each series. Raises NotFound."""
     lookup.version(s, Job, project_id, job_id)
     rows = s.execute(_LATEST, {"job": job_id})
-    return [Point(name, split, step or 0, value, at) for name, split, step, value, at in rows if at is not None]
+    return [LatestPoint(name, split, step or 0, value, at) for name, split, step, value, at in rows if at is not None]
 
 
 _LATEST = (

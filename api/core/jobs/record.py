@@ -24,7 +24,7 @@ MAX_LOG_BYTES = 32 * 1024**2
 """Of one attempt; what comes after is dropped, and the log says so."""
 _LOG_FULL = b"\n[the log is full; nothing after this is kept]\n"
 
-Point = tuple[tuple[str, str], int, float | None]
+MetricSample = tuple[tuple[str, str], int, float | None]
 """(name, split), step, value."""
 
 
@@ -62,7 +62,7 @@ def record(s: Session, job_id: str, attempt: int, events: Sequence[Event], log: 
     """
     job = held(s, job_id, attempt)
     at = db.now(s)
-    points: list[Point] = []
+    points: list[MetricSample] = []
     for event in events:
         match event:
             case Started():
@@ -146,7 +146,7 @@ def _latest_values(s: Session, job_id: str) -> dict[str, float | None]:
     return {name if split == "train" else f"{split}/{name}": value for name, split, value in rows}
 
 
-def _write_points(s: Session, job: Job, at: datetime, points: Sequence[Point]) -> None:
+def _write_points(s: Session, job: Job, at: datetime, points: Sequence[MetricSample]) -> None:
     """Upsert: a batch that is sent twice is stored once."""
     if not points:
         return

@@ -14,13 +14,13 @@ from api.core.jobs import checkpoints
 from api.core.jobs.moves import close_attempt, give_up, lose
 from api.core.jobs.record import add_event
 from api.core.lifecycle import FailureCode, State
-from api.core.rows.swept import Moment, Swept
+from api.core.rows.swept import Moment, SweepResult
 from api.core.rows.tables import Job
 
 logger = logging.getLogger(__name__)
 
 
-def sweep(s: Session, moment: Moment) -> Swept:
+def sweep(s: Session, moment: Moment) -> SweepResult:
     """Rings no more often than there is room, and not at all where no worker lives: bells nobody hears pile up."""
     at = moment.at
     expired = select(Job).where(Job.state == State.running, Job.lease_expires <= at).with_for_update(skip_locked=True)
@@ -33,7 +33,7 @@ def sweep(s: Session, moment: Moment) -> Swept:
     claimable = select(Job.id).where(Job.state == State.queued, Job.not_before <= at)
     ring = s.scalars(claimable.order_by(Job.priority.desc(), Job.created_at, Job.id).limit(free)).all()
     swept = [job.id for job in lost if job.id not in stuck]
-    return Swept(ring, swept, checkpoints.drop_of_the_ended(s), stuck)
+    return SweepResult(ring, swept, checkpoints.drop_of_the_ended(s), stuck)
 
 
 def _each(s: Session, found: Sequence[Job], act: Callable[[Job], None]) -> list[str]:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from api.core.errors import Conflict, Fault, Invalid
 from api.core.rows import db
 from api.core.rows.columns import Noun
-from api.core.rows.swept import Moment, Swept
+from api.core.rows.swept import Moment, SweepResult
 from api.core.rows.tables import IdempotencyKey
 
 KEPT = timedelta(hours=24)
@@ -107,7 +107,7 @@ class Once(Generic[Made]):
         return made
 
 
-def sweep(s: Session, moment: Moment) -> Swept:
+def sweep(s: Session, moment: Moment) -> SweepResult:
     """Forget old keys."""
     s.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at <= moment.at - KEPT))
-    return Swept()
+    return SweepResult()

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from api.core.errors import Fenced
 from api.core.rows import db
 from api.core.rows.columns import Leased
-from api.core.rows.swept import Moment, Swept
+from api.core.rows.swept import Moment, SweepResult
 
 Row = TypeVar("Row", bound=Leased)
 
@@ -70,7 +70,7 @@ def lose(row: Leased, reason: str, most: int) -> str | None:
     return f"given up after {row.losses} tries that did not come to their end; the last: {reason}"
 
 
-def sweep(s: Session, kind: type[Row], moment: Moment, lose: Callable[[Row, str], None]) -> Swept:
+def sweep(s: Session, kind: type[Row], moment: Moment, lose: Callable[[Row, str], None]) -> SweepResult:
     """`lose` the rows whose lease has expired, with the reason; ring for those that wait for a worker."""
     query = select(kind).where(kind.state == kind.leased_in).with_for_update(skip_locked=True)
     free = []
@@ -80,4 +80,4 @@ def sweep(s: Session, kind: type[Row], moment: Moment, lose: Callable[[Row, str]
         if row.state == kind.leased_in and row.lease_owner is None:
             free.append(row.id)
     s.flush()
-    return Swept(ring=free)
+    return SweepResult(ring=free)

@@ -32,7 +32,7 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Swept:
+class SweepResult:
     ring: Sequence[str] = ()
     """Ids for which a worker is free: ring for each after the commit."""
     lost: Sequence[str] = ()

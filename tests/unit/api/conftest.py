@@ -17,7 +17,7 @@ from api.core import datasets, workers
 from api.core.jobs import attempts, queue_order, requests
 from api.core.request_bodies import SubmitDataset
 from api.core.rows import db
-from api.core.rows.swept import Swept
+from api.core.rows.swept import SweepResult
 from api.core.rows.tables import DEFAULT_PROJECT, Attempt, Base, Dataset, Job, JobEvent
 from api.core.settings import Settings
 from api.core.store.names import BlobStore
@@ -152,7 +152,7 @@ class Given:
         with db.transaction(self.engine) as s:
             s.execute(text(f"UPDATE {table} SET {column} = {then}"), {"by": seconds})
 
-    def sweep(self) -> Swept:
+    def sweep(self) -> SweepResult:
         with db.transaction(self.engine) as s:
             return sweep_rows(s, lease_s=20.0)
 

@@ -63,7 +63,7 @@ def verified(given: Any, id: str, classes: tuple[str, ...] = ("cat", "dog")) -> 
         claim = models.claim_import(s, "wrk_a", lease_s=20.0)
         assert claim is not None
         assert claim.id == id
-        made = models.Finished(*files, "d" * 64)
+        made = models.FinishedImport(*files, "d" * 64)
         models.finish_import(s, id, claim.attempt, recipe.model_dump(mode="json"), made, {"notes": []})
 
 

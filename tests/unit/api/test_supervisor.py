@@ -34,7 +34,7 @@ from worker.event_writer import EventWriter
 from worker.host import Host, Lost
 from worker.lease import Lease, Times
 from worker.model_import import ModelImport
-from worker.outcome import End
+from worker.outcome import TrainerEnd
 from worker.poller import Poller
 from worker.running_attempt import RunningAttempt
 from worker.slots import Slot, Slots
@@ -66,7 +66,7 @@ def host(given: Any, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(running_attempt, "RETRY_S", 0.01)
     store = Flaky(settings.blobs)
     store.may_delete = threading.Event()
-    found = devices.Host((), "a processor", 1, False, 1, 1)
+    found = devices.Hardware((), "a processor", 1, False, 1, 1)
     cache = Cache(settings.home / "cache", 1, store)
     return Host(settings, given.engine, store, None, found, Slots.on_host(1, []), cache, drain_s=0.3)
 
@@ -190,9 +190,9 @@ def supervised(given: Any, host: Host, monkeypatch: pytest.MonkeyPatch, trained_
     """One attempt of the oldest job that waits, on this host; the state it leaves the job in. Only the training is
     played: what a trainer leaves is there at once."""
 
-    def train(attempt: RunningAttempt, _slot: Any, folder: Path, _at: float) -> End:
+    def train(attempt: RunningAttempt, _slot: Any, folder: Path, _at: float) -> TrainerEnd:
         trained_at.append(attempt.claim.attempt)
-        return End(0, last=trained(folder / "out"))
+        return TrainerEnd(0, last=trained(folder / "out"))
 
     monkeypatch.setattr(supervisor, "staged_and_trained", train)
     claim = given.claim(host.id)

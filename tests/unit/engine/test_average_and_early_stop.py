@@ -14,7 +14,7 @@ import torch
 from fgd.detectors import build
 from fgd.engine import checkpoint, loop, weights
 from fgd.engine.average import Average
-from fgd.engine.checkpoint import State
+from fgd.engine.checkpoint import TrainingState
 from fgd.errors import Stopped
 from fgd.events import Evaluated, Finished, Note, Saved
 from fgd.recipe import Recipe
@@ -107,7 +107,7 @@ def test_an_averaged_training_resumes_to_the_byte(averaged: Any, train: Train, m
 
 
 def test_what_counts_as_an_improvement() -> None:
-    state, rule = State(), EarlyStop(patience=2, min_delta=1.0)
+    state, rule = TrainingState(), EarlyStop(patience=2, min_delta=1.0)
     told = []
     for ap in (5.0, 5.9, 6.5, 6.4, 7.5, float("nan")):
         state.scores = {"ap": ap}

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from fgd.engine.checkpoint import State
+from fgd.engine.checkpoint import TrainingState
 from fgd.engine.device import Machine
 from fgd.engine.device_metrics import MIB, DeviceMetrics, busy_s, resident_peak
 from fgd.engine.meter import Meter
@@ -40,7 +40,7 @@ def test_utilisation_is_of_the_threads_of_the_training() -> None:
 
 
 def meter(events: list[Any]) -> Meter:
-    return Meter(State(), events.append, 4, DeviceMetrics(CPU))
+    return Meter(TrainingState(), events.append, 4, DeviceMetrics(CPU))
 
 
 def slow(batches: int, seconds: float) -> Iterator[Any]:

@@ -26,10 +26,10 @@ from fgd.data.formats import open_index
 from fgd.data.loader import Dataset, eval_batches, ground_truth_coco
 from fgd.data.transforms import Transform
 from fgd.engine import checkpoint, loop, weights
-from fgd.engine.checkpoint import State
+from fgd.engine.checkpoint import TrainingState
 from fgd.engine.distill import Teacher
 from fgd.engine.step import step as one_step
-from fgd.engine.teacher import Examined, refuse_unfit
+from fgd.engine.teacher import Fitness, refuse_unfit
 from fgd.errors import Diverged, SpecError, Stopped, TeacherUnfit, UserError
 from fgd.events import Alive, Evaluated, Finished, Note, Saved, Started, Stepped
 from fgd.spec import JobSpec
@@ -235,7 +235,7 @@ def test_a_fit_teacher_may_teach_and_with_its_head_shuffled_may_not(
 
 def test_an_unfit_teacher_is_told_at_which_size_it_was_looked_at_and_at_which_it_learned() -> None:
     with pytest.raises(TeacherUnfit) as error:
-        refuse_unfit(Examined(2.84, 64, (64, 96), (96, 128)), allow_unfit=False)
+        refuse_unfit(Fitness(2.84, 64, (64, 96), (96, 128)), allow_unfit=False)
 
     assert str(error.value).startswith(
         "the teacher's AP50 on 64 validation images at min_size 64, max_size 96 is 2.8, under 5: "
@@ -392,7 +392,7 @@ def test_inherit_is_a_setting_of_the_student_and_is_told(train: Train, make_spec
 
 
 def test_a_checkpoint_round_trip_keeps_the_state(tmp_path: Path) -> None:
-    state = State(
+    state = TrainingState(
         step=3, evaluated_step=2, scores={"ap": 1.5}, best_ap=1.5, best_step=2, sums={"x": 0.1}, summed_steps=1
     )
     path = tmp_path / "a" / "step-3.pt"

@@ -15,7 +15,7 @@ from fgd import parity
 from fgd.errors import TeacherUnfit
 from fgd.methods.base import Pair, SharedLevel
 from fgd.methods.context import ContextBlock
-from fgd.methods.fgd import FGDLoss, Weights, scales, weights
+from fgd.methods.fgd import FGDLoss, TermWeights, scales, weights
 from fgd.spec import FGD, Schedule
 from fgd.types import Batch, Calibration, View
 
@@ -90,7 +90,12 @@ def slow_related(feature_CHW: Tensor, cells: list[Cell], block: ContextBlock) ->
 
 
 def slow_fgd(
-    method: FGDLoss, student: dict[str, Tensor], teacher: dict[str, Tensor], batch: Batch, spec: FGD, weight: Weights
+    method: FGDLoss,
+    student: dict[str, Tensor],
+    teacher: dict[str, Tensor],
+    batch: Batch,
+    spec: FGD,
+    weight: TermWeights,
 ) -> dict[str, float]:
     """Equations 8, 9 and 12, summed over levels, divided by N."""
     assert spec.temperature is not None

@@ -15,7 +15,7 @@ from fgd.engine.device import to_device
 from fgd.methods import maps
 from fgd.methods.base import Pair
 from fgd.methods.fgd import FGDLoss
-from fgd.methods.maps import Attend, Wanted, compare
+from fgd.methods.maps import Attend, WantedSums, compare
 from fgd.spec import FGD, Schedule
 from fgd.types import Batch, Calibration, View
 from tests.rounding import of_sum
@@ -218,16 +218,16 @@ def test_same_bytes_every_time(batch: Batch) -> None:
 
 
 WANTED = {
-    "feature": Wanted(feature=True),
-    "magnitude": Wanted(magnitude=True),
-    "context": Wanted(context=True),
-    "error": Wanted(error=True),
-    "all": Wanted(True, True, True, True),
+    "feature": WantedSums(feature=True),
+    "magnitude": WantedSums(magnitude=True),
+    "context": WantedSums(context=True),
+    "error": WantedSums(error=True),
+    "all": WantedSums(True, True, True, True),
 }
 
 
 @pytest.mark.parametrize("wanted", WANTED.values(), ids=WANTED)
-def test_gradients_of_the_sums_pass_gradcheck(monkeypatch: pytest.MonkeyPatch, wanted: Wanted) -> None:
+def test_gradients_of_the_sums_pass_gradcheck(monkeypatch: pytest.MonkeyPatch, wanted: WantedSums) -> None:
     monkeypatch.setattr(maps, "CPU_BLOCK", 20)  # several blocks, of unequal size
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(2, 5, 7, dtype=torch.float64, generator=generator) for _ in range(2))

@@ -8,23 +8,24 @@ from typing import Any
 
 import pytest
 
-from api.core.jobs.attempts import Claim, Saved
+from api.core.jobs.attempts import Claim, SavedCheckpoint
 from api.core.lifecycle import FailureCode, advice
 from fgd.events import Failed
 from worker import supervisor
-from worker.outcome import End, Ended, Failure, verdict
+from worker.outcome import EndCause, Failure, TrainerEnd, verdict
 from worker.running_attempt import RunningAttempt
 
 UNREADABLE = Failed(code="user_error", message="not readable", data={"checkpoint": "unreadable"})
 
 
 @pytest.mark.parametrize(
-    ("ended", "starts"), [(Ended.by_itself, 3), (Ended.survived_kill, 1), (Ended.paused, 1), (Ended.worker_stops, 1)]
+    ("ended", "starts"),
+    [(EndCause.by_itself, 3), (EndCause.survived_kill, 1), (EndCause.paused, 1), (EndCause.worker_stops, 1)],
 )
 def test_no_second_trainer_beside_one_that_lives_or_after_one_that_was_told_to_end(
-    ended: Ended, starts: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ended: EndCause, starts: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    end, begun = fallen_back(monkeypatch, tmp_path, lambda _n: End(1, ended, UNREADABLE))
+    end, begun = fallen_back(monkeypatch, tmp_path, lambda _n: TrainerEnd(1, ended, UNREADABLE))
 
     assert (end.ended, begun) == (ended, starts)
 
@@ -37,7 +38,7 @@ def of(why: str) -> Failed:
 def test_checkpoints_that_are_all_of_another_spec_fail_the_job_and_it_does_not_begin_anew(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    end, begun = fallen_back(monkeypatch, tmp_path, lambda _n: End(1, last=of("another_spec")))
+    end, begun = fallen_back(monkeypatch, tmp_path, lambda _n: TrainerEnd(1, last=of("another_spec")))
     came = verdict(end)
 
     assert begun == 2
@@ -49,17 +50,21 @@ def test_checkpoints_that_are_all_of_another_spec_fail_the_job_and_it_does_not_b
 
 
 def test_where_one_of_them_is_torn_it_begins_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _, begun = fallen_back(monkeypatch, tmp_path, lambda n: End(1, last=UNREADABLE if n == 1 else of("another_spec")))
+    _, begun = fallen_back(
+        monkeypatch, tmp_path, lambda n: TrainerEnd(1, last=UNREADABLE if n == 1 else of("another_spec"))
+    )
     assert begun == 3
 
 
-def fallen_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: Callable[[int], End]) -> tuple[End, int]:
+def fallen_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: Callable[[int], TrainerEnd]
+) -> tuple[TrainerEnd, int]:
     """How an attempt with two checkpoints ends, and how many trainers it took. ends: of the n-th trainer."""
     spec: Any = None
-    saved = tuple(Saved(step, f"jobs/j/a1/ckpt-{step}.pt", "a" * 64, 1) for step in (20, 10))
+    saved = tuple(SavedCheckpoint(step, f"jobs/j/a1/ckpt-{step}.pt", "a" * 64, 1) for step in (20, 10))
     claim, begun = Claim("job_1", "prj_1", 2, spec, {}, saved), []
 
-    def train(*arguments: Any) -> End:
+    def train(*arguments: Any) -> TrainerEnd:
         begun.append(arguments[-1])
         return ends(len(begun))
 

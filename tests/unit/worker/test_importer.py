@@ -15,7 +15,7 @@ from fgd.data import archive
 from fgd.data.index import Index, Report
 from worker import importer
 from worker.dataset_import import refusal
-from worker.leased_child import Broken
+from worker.leased_child import ChildBroken
 from worker.reader_ending import Rejected
 
 ROOT = Path(fgd.__path__[0]).parent
@@ -100,7 +100,7 @@ def test_error_in_the_reader_is_a_refusal(tmp_path: Path) -> None:
 def test_killed_reader_or_a_full_disk_is_not_held_against_the_data_set(tmp_path: Path, code: int, words: str) -> None:
     (tmp_path / "tail.txt").write_text("OSError: [Errno 28] No space left on device\n")
     refused = refusal(code, tmp_path)
-    assert isinstance(refused, Broken)
+    assert isinstance(refused, ChildBroken)
     assert words in refused.reason
     assert "breaks the reader" not in refused.reason
 
@@ -112,7 +112,7 @@ def test_importer_on_a_full_disk_asks_for_another_try(tmp_path: Path) -> None:
     (out / "report.json").symlink_to("/dev/full")
     assert run(coco(tmp_path / "in", [[1, 1, 20, 20]]), out) == importer.TRY_AGAIN
     refused = refusal(importer.TRY_AGAIN, out)
-    assert isinstance(refused, Broken)
+    assert isinstance(refused, ChildBroken)
     assert "No space left on device" in refused.reason
 
 

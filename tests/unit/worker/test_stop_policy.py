@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from api.core.lifecycle import Requested
 from fgd.events import Phase, Stepped
-from worker.outcome import Ended
+from worker.outcome import EndCause
 from worker.stop_policy import StopPolicy
 
 
@@ -41,7 +41,7 @@ class Bench:
 def test_trainer_nobody_asks_to_end_is_left_alone() -> None:
     bench = Bench()
     assert bench.check_at(299) == []
-    assert bench.curb.ended == Ended.by_itself
+    assert bench.curb.ended == EndCause.by_itself
 
 
 def test_graceful_cancel_asks_once_and_kills_after_the_grace() -> None:
@@ -49,7 +49,7 @@ def test_graceful_cancel_asks_once_and_kills_after_the_grace() -> None:
     assert bench.check_at(1, Requested.cancel) == ["term"]
     assert bench.check_at(2, Requested.cancel) == ["term"]
     assert bench.check_at(122, Requested.cancel) == ["term", "kill"]
-    assert bench.curb.ended == Ended.cancelled
+    assert bench.curb.ended == EndCause.cancelled
 
 
 def test_cancel_now_kills_at_once_also_after_a_graceful_one() -> None:
@@ -63,13 +63,13 @@ def test_shutdown_shortens_the_grace_of_a_cancel_and_it_stays_a_cancel() -> None
     bench.check_at(1, Requested.cancel)
     bench.check_at(2, Requested.cancel, stops=True)
     assert bench.check_at(7.5, Requested.cancel, stops=True) == ["term", "kill"]
-    assert bench.curb.ended == Ended.cancelled
+    assert bench.curb.ended == EndCause.cancelled
 
 
 def test_silence_is_a_stall() -> None:
     bench = Bench()
     assert bench.check_at(301) == ["usr1", "term"]
-    assert bench.curb.ended == Ended.stalled
+    assert bench.curb.ended == EndCause.stalled
 
 
 def test_stalled_trainer_has_a_moment_to_write_its_stacks_before_it_is_killed() -> None:
@@ -86,7 +86,7 @@ def test_trainer_that_used_up_its_time_is_asked_and_killed_after_the_grace() -> 
     bench.step_at(169)
     assert bench.check_at(169) == ["term"]
     assert bench.check_at(171) == ["term", "kill"]
-    assert bench.curb.ended == Ended.out_of_time
+    assert bench.curb.ended == EndCause.out_of_time
 
 
 def test_any_event_breaks_the_silence() -> None:

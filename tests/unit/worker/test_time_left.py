@@ -9,7 +9,7 @@ import pytest
 
 from api.core.jobs.attempts import Claim
 from fgd.spec import JobSpec
-from worker.outcome import Ended
+from worker.outcome import EndCause
 from worker.stop_policy import StopPolicy
 from worker.supervisor import time_left_s
 
@@ -38,7 +38,7 @@ def test_a_job_whose_staging_took_all_its_time_is_asked_and_has_its_grace(staged
     left_s = time_left_s(CLAIM, staged_s)
     curb = StopPolicy(trainer, grace_s=5, drain_s=1, stall_s=60, run_s=left_s, clock=lambda: now[0])
     curb.check(None, worker_stops=False)
-    assert (trainer.told, curb.ended) == (["terminate"], Ended.out_of_time)
+    assert (trainer.told, curb.ended) == (["terminate"], EndCause.out_of_time)
     now[0] = 4.9
     curb.check(None, worker_stops=False)
     assert trainer.told == ["terminate"]

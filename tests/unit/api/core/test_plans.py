@@ -14,13 +14,13 @@ from api.core.errors import Fenced, NotFound
 from api.core.lifecycle import PlanState
 from api.core.rows import db, leases
 from api.core.rows.tables import DEFAULT_PROJECT, Plan
-from fgd.outline import Measured
+from fgd.outline import Measurement
 from fgd.spec import SubmitJob
 from worker.child_answer import Refused
-from worker.leased_child import TAIL, Broken
+from worker.leased_child import TAIL, ChildBroken
 from worker.rehearsal import ending
 
-MEASURED = Measured(
+MEASURED = Measurement(
     device="a processor", threads=2, precision="float32", student_parameters=11, teacher_parameters=None,
     method_parameters=0, memory_peak_mb=1.0, cache_mb=1.0, s_per_step=0.5, steps=5, s_per_image_evaluated=0.1,
     s_to_start=1.0, hours=1.5, training_hours=1.0, checkpoint_mb=1.0, result_mb=1.0, disk_mb=8.0,
@@ -203,11 +203,11 @@ def test_an_answer_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", [0, 1])
 def test_an_answer_that_is_none_is_tried_again(tmp_path: Path, content: str, code: int) -> None:
     end = ending(code, answered(tmp_path, content, "some\nlast words\n"))
-    assert isinstance(end, Broken)
+    assert isinstance(end, ChildBroken)
     assert "last words" in end.reason
 
 
 def test_a_rehearsal_that_was_killed_or_left_no_answer_is_tried_again(tmp_path: Path) -> None:
     (tmp_path / TAIL).write_text("x")
     for code in (-9, 0, 1, 2):
-        assert isinstance(ending(code, tmp_path), Broken)
+        assert isinstance(ending(code, tmp_path), ChildBroken)

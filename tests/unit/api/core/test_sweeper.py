@@ -17,7 +17,7 @@ from api.core.jobs import attempts, requests
 from api.core.lifecycle import Requested, State
 from api.core.request_bodies import UploadModel
 from api.core.rows import db
-from api.core.rows.swept import Moment, Swept
+from api.core.rows.swept import Moment, SweepResult
 from api.core.rows.tables import DEFAULT_PROJECT, Job, Model
 from api.core.store.names import StoreAway
 from api.core.sweeper import Sweeper, sweeping
@@ -191,7 +191,7 @@ def test_one_row_that_cannot_be_put_right_keeps_no_other_from_it(given: Any, ser
 def test_a_noun_whose_sweep_fails_is_named_and_keeps_no_other_from_it(
     given: Any, sweep: Sweeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails_half_way(s: Session, moment: Moment) -> Swept:
+    def fails_half_way(s: Session, moment: Moment) -> SweepResult:
         s.execute(update(Job).values(name="half"))
         raise KeyError("a row of an older version")
 
