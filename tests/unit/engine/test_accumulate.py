@@ -113,7 +113,6 @@ def test_what_fcos_counts_is_what_torchvision_divides_by(make_spec: MakeSpec, mo
 
 
 @pytest.mark.slow
-@pytest.mark.numeric
 def test_steps_rates_and_progress_count_updates_and_a_resumed_run_ends_alike(
     train: Callable[..., Any], make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

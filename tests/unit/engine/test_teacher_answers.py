@@ -84,7 +84,6 @@ def digest(run: Any) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.numeric
 def test_the_second_training_of_a_teacher_neither_checks_nor_calibrates_it(
     train: Train, make_spec: MakeSpec, teacher: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
