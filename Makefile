@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-unit lint format lock parity study families resume digests bench bench-service images chaos soak clean
+.PHONY: help install demo serve test test-unit test-isa gpu gpu-wheels lint format lock parity study families resume digests bench bench-service images chaos soak clean
 
 help: ## what you can ask for
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -37,6 +37,16 @@ images: $(READY) ## the API's image without Docker: its Dockerfile carried out i
 
 test-unit: $(READY) ## the fast part, under a minute
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not e2e and not slow and not chaos and not images"
+
+test-isa: $(READY) ## the numeric tests as on processors that know fewer instructions: a table; half an hour on 2 cores
+	@$(BIN)/python -m tests.studies.isa $(ARGS)
+
+gpu: ## on a machine with torch, a GPU and no network, in 8 minutes: a table; WHEELS=folder holds what it lacks
+	@$(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON)) -m tests.studies.gpu run $(if $(WHEELS),--wheels "$(WHEELS)")
+
+gpu-wheels: $(READY) ## fill that folder, before, with a network and the same Python: WHEELS=folder; 75 MB
+	@test -n "$(WHEELS)" || { echo "say where they shall lie: make gpu-wheels WHEELS=folder"; exit 2; }
+	@$(BIN)/python -m tests.studies.gpu fill "$(WHEELS)"
 
 lint: $(READY) ## format check, ruff, types, import contracts
 	@$(BIN)/ruff format --check .

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests import postgres as databases
 from tests import s3 as stores
+
+if TYPE_CHECKING:
+    from tests import postgres as databases
 
 _SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -25,6 +27,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[databases.Postgres]:
     """A PostgreSQL server of this test process."""
+    from tests import postgres as databases  # `make gpu` runs where there is no SQLAlchemy
+
     if reason := databases.why_not():
         pytest.skip(reason)
     with databases.running() as server:

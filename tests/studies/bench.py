@@ -6,7 +6,8 @@ Items: loss, step, cache (of the teacher's maps), pipeline, start (with evaluati
 item run in turn, in random order, within each round, so that whatever else runs on the machine meets them alike; those
 of the pipeline in processes of their own. Ratios are of the same round, medians with the 95 % interval of a bootstrap.
 "cpu" is processor time of the process: it depends less on neighbours than the clock. The teacher has random weights,
-which cost as much as trained ones. Without --data, digits are composed.
+which cost as much as trained ones. Without --data, digits are composed. With --device cuda step and pipeline run on a
+GPU; "cpu" is then what the processor spends to keep it busy.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--max-size", type=int, default=448)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of step and pipeline")
     parser.add_argument("--images", type=int, default=32, help="of an epoch of pipeline and cache, at most")
     parser.add_argument("--precisions", nargs="+", default=["float32", "auto"], help="of pipeline and cache")
     parser.add_argument("--epochs", type=int, default=5, help="of the cache")
@@ -118,7 +120,7 @@ class Bench:
             "student": {"kind": "fcos", "backbone": "resnet18", "fpn_channels": 128},
             "dataset": {"path": str(self.data.resolve())},
             "schedule": sizes | schedule,
-            "resources": {"device": "cpu", "threads": a.threads},
+            "resources": {"device": a.device, "threads": a.threads},
         }
         return resolve(JobSpec.model_validate_json(json.dumps(plain)))
 
@@ -137,11 +139,11 @@ class Bench:
 
     def step(self) -> None:
         parts, optimizer = self.parts(self.spec(distilled=True))
-        batches = list(some_batches(parts, 4))
+        batches = [device.to_device(batch, parts.machine.device) for batch in some_batches(parts, 4)]
         title(f"The step: FCOS R50 to R18, {size_of(batches[0])}, {parts.machine.precision}")
         bare, bare_optimizer = self.parts(self.spec(distilled=True))
         loaded, loaded_optimizer = self.parts(self.spec(distilled=True))
-        loaded = dataclasses.replace(loaded, teacher=AsLoaded(self.teacher))
+        loaded = dataclasses.replace(loaded, teacher=AsLoaded(self.teacher, loaded.machine.device))
         maps = {id(batch): maps_of(bare, batch) for batch in batches}
         candidates: dict[str, Callable[[Batch], object]] = {
             "ours": lambda batch: step.step(parts, optimizer, [batch], 1, 100),
@@ -285,8 +287,8 @@ class Told:
 class AsLoaded:
     """A teacher as it lies in its file: float32, batch norms apart, torch's own layout."""
 
-    def __init__(self, folder: Path) -> None:
-        self.detector: Detector = weights.load_detector(folder).eval().requires_grad_(False)
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.detector: Detector = weights.load_detector(folder).to(device).eval().requires_grad_(False)
 
     @torch.no_grad()
     def view(self, batch: Batch) -> View:
@@ -387,6 +389,7 @@ def epochs_when_told(pipe: Connection, kind: str, arguments: argparse.Namespace,
     parts = dataclasses.replace(parts, train=some)
     tutorial = Tutorial(parts, bench.recipe("resnet18", 128)) if kind == "tutorial" else None
     batches = list(train_batches(some, parts.transform, parts.spec.schedule, 0, 0)) if kind == "floor" else []
+    batches = [device.to_device(batch, parts.machine.device) for batch in batches]
     images, number, wait = len(some) // arguments.batch * arguments.batch, 0, 0.0
     while pipe.recv():
         clock, processor = time.perf_counter(), time.process_time()
@@ -397,6 +400,7 @@ def epochs_when_told(pipe: Connection, kind: str, arguments: argparse.Namespace,
                 student_step(parts, optimizer, batch)
         else:
             wait = one_epoch(parts, optimizer, number)
+        settle()
         number += 1
         spent = time.perf_counter() - clock, time.process_time() - processor
         pipe.send(Epoch(images, parts.machine.precision, *spent, wait))
@@ -429,8 +433,11 @@ class Tutorial:
     """The plain loop: a data set that opens each image, a loader in the training's own process, torchvision's model."""
 
     def __init__(self, parts: Training, recipe: Recipe) -> None:
-        self.data = parts.train
-        self.model = build(recipe).module.train()
+        self.data, self.device = parts.train, parts.machine.device
+        if self.device.type == "cuda":  # as a script finds it that asks for nothing
+            torch.backends.cudnn.allow_tf32 = True
+            torch.use_deterministic_algorithms(False)
+        self.model = build(recipe).module.to(self.device).train()
         self.optimizer = make_optimizer([self.model], parts.spec.schedule.optimizer)
         self.loader: DataLoader[Any] = DataLoader(
             Opened(self.data),  # type: ignore[arg-type]
@@ -442,7 +449,9 @@ class Tutorial:
 
     def one_epoch(self) -> None:
         for images, targets in self.loader:
-            losses = self.model(list(images), list(targets))
+            images = [image.to(self.device) for image in images]
+            targets = [{name: value.to(self.device) for name, value in target.items()} for target in targets]
+            losses = self.model(images, targets)
             total = sum(losses.values())
             self.optimizer.zero_grad()
             total.backward()
@@ -479,9 +488,16 @@ def in_turn(candidates: dict[str, Callable[[Batch], object]], batches: list[Batc
         for name in random.Random(round_).sample(list(candidates), len(candidates)):
             clock, processor = time.perf_counter(), time.process_time()
             candidates[name](batches[round_ % len(batches)])
+            settle()
             if round_ >= 0:
                 times[name].append((time.perf_counter() - clock, time.process_time() - processor))
     return times
+
+
+def settle() -> None:
+    """What was asked of a GPU is done before the clock is read."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def table(times: Times, comparison: str, floor: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from pydantic import ValidationError
 
 from fgd.data import archive, coco
@@ -110,7 +111,44 @@ def test_two_processes_have_the_losses_of_one(begun: JobSpec, tmp_path: Path) ->
     assert manifest["machine"]["devices"] == 2
 
 
-@pytest.mark.numeric
+needs_two_cards = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two CUDA devices")
+
+
+@pytest.fixture
+def on_cards(squares: Path, make_spec: MakeSpec) -> JobSpec:
+    """From scratch, with norms that are each image's own, by SGD."""
+    schedule = {"epochs": 5, "accumulate": 2, "precision": "float32", "evaluate_every": 5}
+    return make_spec(
+        dataset={"path": str(squares)},
+        student={"kind": "retinanet", "backbone": "resnet18", "fpn_channels": 64, "norm": "group"},
+        schedule=schedule | {"optimizer": {"kind": "sgd", "lr": 3e-3}},
+        resources={"device": "cuda", "threads": 1},
+    )
+
+
+@pytest.mark.gpu
+@needs_two_cards
+def test_two_cards_have_the_losses_of_one(on_cards: JobSpec, tmp_path: Path) -> None:
+    """Over NCCL, within the rounding of a network."""
+    alone, shared = run(on_cards, tmp_path / "alone"), run(shared_by_two(on_cards), tmp_path / "shared")
+    losses = [[event.values for event in of(each, Stepped)] for each in (alone, shared)]
+    assert len(losses[0]) == len(losses[1]) == 5
+    for one, two in zip(*losses, strict=True):
+        for name in (name for name in one if name.startswith("loss/")):
+            assert two[name] == pytest.approx(one[name], rel=ROUNDING, abs=ROUNDING), name
+    assert of(shared, Evaluated)
+
+
+@pytest.mark.gpu
+@needs_two_cards
+def test_two_cards_told_to_end_save_and_leave(on_cards: JobSpec, tmp_path: Path) -> None:
+    process = start(shared_by_two(on_cards.but(schedule=on_cards.schedule.but(epochs=10_000))), tmp_path)
+    wait_for(tmp_path, Stepped, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75, (tmp_path / "log").read_text()
+    assert of(events(tmp_path), Saved)
+
+
 def test_an_evaluation_shared_out_has_the_figures_of_one_process(begun: JobSpec, tmp_path: Path) -> None:
     still = begun.but(schedule=begun.schedule.but(epochs=1, optimizer=begun.schedule.optimizer.but(lr=1e-30)))
     alone, shared = run(still, tmp_path / "alone"), run(shared_by_two(still), tmp_path / "shared")

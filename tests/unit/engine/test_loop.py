@@ -404,12 +404,6 @@ def test_a_checkpoint_round_trip_keeps_the_state(tmp_path: Path) -> None:
     assert [each.name for each in path.parent.iterdir()] == ["step-3.pt"]
 
 
-@pytest.mark.gpu
-def test_a_training_runs_on_a_gpu(train: Train, make_spec: MakeSpec, teacher: Path) -> None:
-    run = train(distilled(make_spec, teacher, resources={"device": "cuda"}))
-    assert run.of(Finished)
-
-
 def test_images_that_do_not_decode_are_told_and_counted_and_control_and_student_still_see_the_same(
     train: Train, make_spec: MakeSpec, teacher: Path, digits: Path, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from fgd.data.loader import Dataset, train_batches
 from fgd.data.transforms import Sample, Transform, flip
 from fgd.detectors import build
+from fgd.engine.device import to_device
 from fgd.engine.distill import Teacher
 from fgd.engine.loop import run
 from fgd.engine.teacher_answers import FOLDER
@@ -108,12 +109,12 @@ class OneByOne(Teacher):
         return {level: torch.cat([maps[level] for maps in alone]) for level in alone[0]}
 
 
-def drawn(kind: type[Teacher], dtype: torch.dtype) -> Teacher:
+def drawn(kind: type[Teacher], dtype: torch.dtype, device: str = "cpu") -> Teacher:
     """Random weights: what of a map's bits depends on a batch shows with them as well."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         recipe = Recipe(detector=FCOS(backbone="resnet18", fpn_channels=64), classes=("0",), min_size=64, max_size=96)
-        teacher = kind(build(recipe), recipe)
+        teacher = kind(build(recipe).to(device), recipe)
     if dtype == torch.bfloat16:
         teacher.quicken()
     return teacher
@@ -203,14 +204,16 @@ def test_what_is_not_kept_is_computed_alone_once_that_was_tried(
     assert cache.figures()["teacher/cache_hits"] == 0, "nothing since"
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
 def test_whatever_the_library_makes_of_a_batch_the_bits_are_its_own(
-    dtype: torch.dtype, tmp_path: Path, events: list[Event]
+    dtype: torch.dtype, device: str, tmp_path: Path, events: list[Event]
 ) -> None:
-    teacher = drawn(Teacher, dtype)
+    teacher = drawn(Teacher, dtype, device)
     cache = TeacherCache(teacher, tmp_path, max_bytes=PLENTY, keep_free=0, emit=events.append)
     for ids in ((1, 2, 3, 4), (4, 1, 5, 3), (6, 5, 1, 2), (2, 3, 6, 1), (6, 4, 3, 5), (7, 2, 8, 5), (5, 2)):
-        assert same_as(teacher, cache.shared_features(batch_of(*ids)), batch_of(*ids))
+        batch = to_device(batch_of(*ids), torch.device(device))
+        assert same_as(teacher, cache.shared_features(batch), batch)
     cache.close()
     assert cache.read > 0 or [each.code for each in events if isinstance(each, Note)] == ["teacher_cache_inexact"]
 

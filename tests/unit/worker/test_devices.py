@@ -4,6 +4,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from worker import devices
 from worker.devices import Gpu
 
@@ -22,6 +24,19 @@ def test_host_says_what_each_part_of_it_is_and_can(tmp_path: Path) -> None:
         "free disk: 100.0 GiB",
     ]
     assert replace(found, gpus=()).lines()[0] == "GPU: none"
+
+
+@pytest.mark.gpu
+def test_the_cards_are_those_that_torch_finds(tmp_path: Path) -> None:
+    import torch
+
+    if any("MIG" in torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())):
+        pytest.skip("torch sees a part of a card by a name of its own")
+    found = {gpu.name: gpu for gpu in devices.look(tmp_path).gpus}
+    for n in range(torch.cuda.device_count()):
+        gpu = found[torch.cuda.get_device_name(n)]
+        assert gpu.bf16 == (torch.cuda.get_device_capability(n) >= (8, 0))
+        assert gpu.memory >= torch.cuda.get_device_properties(n).total_memory
 
 
 def test_this_host_is_found(tmp_path: Path) -> None:
