@@ -17,6 +17,7 @@ from fgd.data.format_list import FORMATS, Format
 from fgd.spec import (
     DetectorSpec,
     LrSchedule,
+    Method_,
     MethodSpec,
     OptimizerSpec,
     Schedule,
@@ -77,7 +78,7 @@ def catalogue() -> tuple[Catalogue, str]:
     made = Catalogue(
         detectors=[_entry(spec, offers=sorted(spec.offers)) for spec in members(DetectorSpec)],
         methods=[
-            _entry(spec, needs=_METHOD_NEEDS, families=families_for(spec), presets=_presets(spec))
+            _entry(spec, needs=_needs(spec), families=families_for(spec), presets=_presets(spec))
             for spec in members(MethodSpec)
         ],
         optimizers=[_entry(spec) for spec in members(OptimizerSpec)],
@@ -103,6 +104,11 @@ def _entry(spec: type[Spec], needs: str = "", **more: Any) -> Entry:
         json_schema=spec.model_json_schema(),
         **more,
     )
+
+
+def _needs(method: type[Method_]) -> str:
+    besides = ", ".join(sorted(method.needs - {"features"}))
+    return _METHOD_NEEDS + (f"; both networks must offer {besides}" if besides else "")
 
 
 def _format_entry(name: str, format: Format) -> Entry:

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import boxes as box_ops
@@ -115,7 +114,10 @@ class OneStageGraph(Graph, ABC):
 
 
 def suppressed(boxes_NM4: Tensor, scores_NM: Tensor, groups_NM: Tensor, iou: float, groups: int) -> Tensor:
-    """The scores of those that NMS keeps within each group, else 0. Candidates of score 0 do not count."""
+    """The scores of those that NMS keeps within each group, else 0. Candidates of score 0 do not count.
+
+    The operator is `fgd.export.operators.non_max_suppression`: a training needs none.
+    """
     there_NM = scores_NM > 0
     largest_N = torch.where(there_NM[..., None], boxes_NM4, 0.0).flatten(1).amax(1)
     apart_NM = torch.where((there_NM.sum(1) <= FEW)[:, None], groups_NM * (largest_N + 1)[:, None], 0.0)
@@ -123,15 +125,3 @@ def suppressed(boxes_NM4: Tensor, scores_NM: Tensor, groups_NM: Tensor, iou: flo
     scores_NCM = torch.where(mine_NCM, scores_NM[:, None], 0.0)
     kept: Tensor = torch.ops.fgd.non_max_suppression(boxes_NM4 + apart_NM[..., None], scores_NCM, iou)
     return kept
-
-
-@torch.library.custom_op("fgd::non_max_suppression", mutates_args=())
-def non_max_suppression(boxes_NM4: Tensor, scores_NCM: Tensor, iou: float) -> Tensor:
-    """Scores N x M of those that are kept, else 0. Each candidate has a score in one class at most."""
-    left_NM = scores_NCM.new_zeros(scores_NCM.shape[0], scores_NCM.shape[2])
-    for boxes_M4, scores_CM, left_M in zip(boxes_NM4, scores_NCM, left_NM, strict=True):
-        for scores_M in scores_CM:
-            (there_K,) = torch.where(scores_M > 0)
-            kept_K = there_K[torchvision.ops.nms(boxes_M4[there_K], scores_M[there_K], iou)]
-            left_M[kept_K] = scores_M[kept_K]
-    return left_NM

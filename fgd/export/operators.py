@@ -1,15 +1,30 @@
-"""How our own operator is written in ONNX, and in which versions of ONNX that can be said."""
+"""The one operator of our own in a traced graph, in torch and in ONNX."""
 
-# N images, M candidates
+# N images, C classes, M candidates
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import torchvision
+from torch import Tensor
 from torch.onnx import register_custom_op_symbolic, symbolic_helper  # type: ignore[attr-defined]
 
 FIRST_OPSET, LAST_OPSET = 16, 20
+"""Versions of ONNX in which it can be written."""
+
+
+@torch.library.custom_op("fgd::non_max_suppression", mutates_args=())
+def non_max_suppression(boxes_NM4: Tensor, scores_NCM: Tensor, iou: float) -> Tensor:
+    """Scores N x M of those that are kept, else 0. Each candidate has a score in one class at most."""
+    left_NM = scores_NCM.new_zeros(scores_NCM.shape[0], scores_NCM.shape[2])
+    for boxes_M4, scores_CM, left_M in zip(boxes_NM4, scores_NCM, left_NM, strict=True):
+        for scores_M in scores_CM:
+            (there_K,) = torch.where(scores_M > 0)
+            kept_K = there_K[torchvision.ops.nms(boxes_M4[there_K], scores_M[there_K], iou)]
+            left_M[kept_K] = scores_M[kept_K]
+    return left_NM
 
 
 def _to_onnx(g: Any, boxes_NM4: Any, scores_NCM: Any, iou: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -108,17 +109,28 @@ def sources() -> Iterator[tuple[str, ast.Module]]:
 
 def test_nobody_asks_which_family_or_method_it_is() -> None:
     """What depends on it stands in its record, its spec and its module: a new one then needs no edit elsewhere."""
-    specs = (*members(DetectorSpec), *members(MethodSpec))
-    kinds = {spec.model_fields["kind"].default for spec in specs}  # type: ignore[attr-defined]
+    names = kinds(DetectorSpec) | kinds(MethodSpec)
     asked = [
         f"{name}: {ast.unparse(node)}"
         for name, tree in sources()
         for node in ast.walk(tree)
         for part in (node.keys if isinstance(node, ast.Dict) else [node])
         if isinstance(node, ast.Compare | ast.pattern | ast.Dict) and part is not None
-        if any(isinstance(each, ast.Constant) and each.value in kinds for each in ast.walk(part))
+        if any(isinstance(each, ast.Constant) and each.value in names for each in ast.walk(part))
     ]
     assert asked == []
+
+
+def test_the_readme_names_every_family_and_method() -> None:
+    text = (Path(fgd.__path__[0]).parent / "README.md").read_text()
+    (families,) = [line for line in text.splitlines() if line.startswith("| `student` |")]
+    (methods,) = [line for line in text.splitlines() if line.startswith("| `methods` |")]
+    assert kinds(DetectorSpec) <= set(re.findall(r"\w+", families))
+    assert kinds(MethodSpec) <= set(re.findall(r'"kind": "(\w+)"', methods))
+
+
+def kinds(union: object) -> set[str]:
+    return {spec.model_fields["kind"].default for spec in members(union)}  # type: ignore[attr-defined]
 
 
 def test_every_field_of_a_spec_says_what_it_does() -> None:

@@ -173,6 +173,7 @@ print(json.dumps({
     "refused": [known(each)[0] for each in about["jobs"]],
     "adapters": [known(each)[1] for each in about["jobs"]],
     "families": {each.kind: each.families for each in made.methods},
+    "needs": {each.kind: each.needs for each in made.methods},
     "presets": {each.kind: list(each.presets) for each in made.methods},
     "offers": {each.kind: each.offers for each in made.detectors},
 }))
@@ -204,6 +205,7 @@ def test_what_a_family_cannot_serve_is_refused_by_name_before_anything_runs(copy
     assert served is None
     assert all_three is None
     assert told["families"]["cross"] == told["presets"]["cross"] == ["fcos", "retinanet"]
+    assert told["needs"]["cross"] == told["needs"]["correlation"] + "; both networks must offer logits, towers"
     assert told["families"]["asked"] == told["presets"]["asked"] == ["faster_rcnn"]
     assert told["families"]["correlation"] == ["fcos", "retinanet", "faster_rcnn"]
     assert "proposals" in told["offers"]["faster_rcnn"]
