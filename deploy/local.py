@@ -26,7 +26,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import SecretStr
 from sqlalchemy.exc import OperationalError
@@ -36,6 +35,7 @@ from api.core.errors import DriverMissing, Unfit
 from api.core.rows import db
 from api.core.settings import Settings, UnsafeBind, check_bind
 from api.core.store.open import open_store
+from api.core.workers import LiveWorker
 from deploy import broker
 from fgd.process import children
 from fgd.process.lifeline import die_with_parent
@@ -303,7 +303,7 @@ class Server:
         except (OSError, urllib.error.URLError):
             return False
 
-    def _workers(self) -> list[Any]:
+    def _workers(self) -> list[LiveWorker]:
         engine = db.make_engine(self._settings.database_url)
         try:
             with db.reading(engine) as session:
@@ -314,7 +314,7 @@ class Server:
     def _banner(self) -> str:
         lines = [f"fgd is ready at {self.url}", "", f"  API      {self.url}/docs"]
         for worker in self._workers():
-            first, *more = worker.facts["found"]
+            first, *more = worker.found or (worker.id,)
             lines += [f"  worker   {first}", *(f"           {line}" for line in more)]
         lines += [f"  data     {self._settings.home}", f"  logs     {self._logs}", "", "Ctrl-C stops everything."]
         return "\n".join(lines)

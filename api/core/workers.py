@@ -29,6 +29,8 @@ class LiveWorker:
     cores: int
     complaint: str | None
     """Why it takes nothing just now; None: it does."""
+    found: Sequence[str] = ()
+    """What it found on its host, in lines for people."""
 
 
 def register(
@@ -69,7 +71,15 @@ def live(s: db.Reader, lease_s: float, at: datetime | None = None) -> list[LiveW
     """Workers heard of within `lease_s` seconds before `at`: now, if the caller has not asked the database for it."""
     rows = s.execute(_LIVE, {"since": (at or db.now(s)) - timedelta(seconds=lease_s)})
     return [
-        LiveWorker(row.id, row.host, row.slots, row.devices, int(row.facts.get("cores", 0)), row.complaint)
+        LiveWorker(
+            row.id,
+            row.host,
+            row.slots,
+            row.devices,
+            int(row.facts.get("cores", 0)),
+            row.complaint,
+            row.facts.get("found", ()),
+        )
         for row in rows
     ]
 

@@ -21,6 +21,7 @@ from api.core.rows.tables import (
     Attempt,
     Base,
     Checkpoint,
+    Dataset,
     IdempotencyKey,
     Job,
     JobEvent,
@@ -130,6 +131,19 @@ def test_keys_of_every_kind_outlive_the_step_down_and_those_of_deleted_things_ar
             ("dataset", ids["/v1/datasets"]),
             ("model", ids["/v1/models"]),
         }
+
+
+def test_an_upload_whose_import_is_due_is_remembered_by_its_digest(client: Any, engine: Engine) -> None:
+    """Before 0013 a data set forgot it with the end of the import."""
+    url = client.post("/v1/datasets", json={"name": "c"}).json()["upload_url"]
+    client.put(url, content=b"zip")
+
+    migrate(engine, command.downgrade, "0012")
+    migrate(engine, command.upgrade, "head")
+
+    with db.reading(engine) as s:
+        (row,) = s.scalars(select(Dataset))
+    assert row.upload_sha256 == row.upload_digest is not None
 
 
 def test_rows_outlive_every_step_down_and_up_again(given: Any, engine: Engine) -> None:
