@@ -34,10 +34,17 @@ class Once(Generic[Made]):
     operation: str
     """Method and path."""
     body_sha256: str
+    """Of the fields that were sent: one that a later version adds or retires makes no other request of it."""
+    of_13949c9: str
+    """As version 13949c9 kept it: of every field that it had. To be taken out when nobody upgrades from there: a key
+    lives for a day."""
 
     @classmethod
     def of(cls, kind: type[Made], project_id: str, key: str | None, operation: str, body: BaseModel) -> Once[Made]:
-        return cls(kind, project_id, key, operation, hashlib.sha256(body.model_dump_json().encode()).hexdigest())
+        with_compile = body.model_dump_json().replace('"on_out_of_memory":', '"compile":false,"on_out_of_memory":')
+        return cls(
+            kind, project_id, key, operation, _digest(body.model_dump_json(exclude_unset=True)), _digest(with_compile)
+        )
 
     def replayed(self, s: Session) -> Made | None:
         """What this very request made before; None if the key is new, or what it made was deleted: whoever deletes a
@@ -53,7 +60,7 @@ class Once(Generic[Made]):
     def _replayed(self, s: Session, row: IdempotencyKey | None) -> Made | None:
         if row is None or row.created_at <= db.now(s) - KEPT:
             return None
-        if row.operation != self.operation or row.body_sha256 != self.body_sha256:
+        if row.operation != self.operation or row.body_sha256 not in (self.body_sha256, self.of_13949c9):
             detail = "this Idempotency-Key was used for another request; take a new key for each new request"
             raise Invalid(Fault("", "idempotency_key_reused", detail, parameter="Idempotency-Key"))
         return s.get(self.kind, row.made_id)
@@ -105,6 +112,10 @@ class Once(Generic[Made]):
             detail = "a request with this key is in flight; send it again"
             raise Conflict("idempotency_key_in_use", detail, True) from error
         return made
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sweep(s: Session, moment: Moment) -> SweepResult:
