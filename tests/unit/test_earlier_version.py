@@ -5,6 +5,7 @@ tests/fixtures/v13949c9/make.py tells how it was made. The service's own test, w
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -46,14 +47,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def settings(request: pytest.FixtureRequest, home: Path, tmp_path: Path) -> Iterator[Settings]:
     """Of a service on that version's data, after the upgrade."""
-    if request.param == "sqlite":
-        shutil.copyfile(home / "fgd.db", tmp_path / "fgd.db")
-        url = f"sqlite:///{tmp_path}/fgd.db"
-        db.upgrade(url)
-        yield Settings(home=tmp_path, database_url=url, blobs=home / "blobs", sweep_s=3600.0)
-        return
-    with request.getfixturevalue("postgres").empty() as url:
-        earlier.fill(url)
+    with contextlib.ExitStack() as held:
+        if request.param == "sqlite":
+            shutil.copyfile(home / "fgd.db", tmp_path / "fgd.db")
+            url = f"sqlite:///{tmp_path}/fgd.db"
+        else:
+            url = held.enter_context(request.getfixturevalue("postgres").empty())
+            earlier.fill(url)
         db.upgrade(url)
         yield Settings(home=tmp_path, database_url=url, blobs=home / "blobs", sweep_s=3600.0)
 
