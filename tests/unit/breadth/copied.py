@@ -1,4 +1,5 @@
-"""A copy of the packages to which methods, a family and a format are added, file by file as docs/extending.md lists."""
+"""A copy of the packages to which methods, a family, a format and a noun are added, file by file as docs/extending.md
+lists."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ class Copy:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.edited: set[str] = set()
-        for package in ("fgd", "api", "worker"):
+        for package in ("fgd", "api", "worker", "deploy"):
             shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
 
     def write(self, file: str, text: str) -> None:
