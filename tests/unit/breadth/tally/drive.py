@@ -44,7 +44,7 @@ REPORT = Report(ok=True, format="coco", classes=INDEX.classes, splits={}, defect
 
 @pytest.fixture
 def host(given: Any, settings: Any) -> Host:
-    found = devices.Host((), "a processor", 1, False, 1, 1)
+    found = devices.Hardware((), "a processor", 1, False, 1, 1)
     cache = Cache(settings.home / "cache", 1, given.store)
     host = Host(settings, given.engine, given.store, None, found, Slots.on_host(1, []), cache, drain_s=1.0)
     host.announced.set()

@@ -19,7 +19,7 @@ from api.core.rows import db, leases
 from api.core.rows.idempotency import Once
 from api.core.rows.ids import new_id
 from api.core.rows.lookup import delete_row, owned
-from api.core.rows.swept import Moment, Swept
+from api.core.rows.swept import Moment, SweepResult
 from api.core.rows.tables import Dataset, Tally
 from api.core.store.names import Blob
 from fgd.spec import Name, Spec
@@ -95,7 +95,7 @@ def lose(s: Session, tally_id: str, attempt: int, reason: str) -> None:
     _lose(s, leases.held(s, Tally, tally_id, attempt), reason)
 
 
-def sweep(s: Session, moment: Moment) -> Swept:
+def sweep(s: Session, moment: Moment) -> SweepResult:
     return leases.sweep(s, Tally, moment, lambda tally, reason: _lose(s, tally, reason))
 
 

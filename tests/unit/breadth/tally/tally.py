@@ -14,7 +14,7 @@ from api.core import tallies
 from api.core.rows.tables import Tally
 from worker.child_answer import Refused, answer_of
 from worker.host import Host
-from worker.leased_child import Broken, End, LeasedChild
+from worker.leased_child import ChildBroken, ChildEnd, LeasedChild
 from worker.slots import Slot
 from worker.staging import fetched
 
@@ -32,24 +32,24 @@ class Counting(LeasedChild):
         with fetched(host.store, self.claim.inputs["dataset"]["index"], folder) as index:
             yield [sys.executable, "-m", "worker.tally_child", str(index), str(folder / ANSWER), str(folder / LISTING)]
 
-    def ended(self, host: Host, slot: Slot, folder: Path, code: int) -> End | Broken:
+    def ended(self, host: Host, slot: Slot, folder: Path, code: int) -> ChildEnd | ChildBroken:
         match answer_of(code, folder / ANSWER):
-            case Broken() as broken:
+            case ChildBroken() as broken:
                 return broken
             case Refused() as refused:
                 return self._failed(refused.message)
             case answer:
                 id, attempt, listing = self.claim.id, self.claim.attempt, host.store.take_file(folder / LISTING)
-                return End("counted", lambda s: tallies.finish(s, id, attempt, answer["counts"], listing))
+                return ChildEnd("counted", lambda s: tallies.finish(s, id, attempt, answer["counts"], listing))
 
-    def inputs_gone(self, error: str) -> End:
+    def inputs_gone(self, error: str) -> ChildEnd:
         return self._failed(f"the data set cannot be read any more: {error}")
 
     def lose(self, s: Session, reason: str) -> None:
         tallies.lose(s, self.claim.id, self.claim.attempt, reason)
 
-    def _failed(self, error: str) -> End:
-        return End(f"failed: {error}", lambda s: tallies.fail(s, self.claim.id, self.claim.attempt, error))
+    def _failed(self, error: str) -> ChildEnd:
+        return ChildEnd(f"failed: {error}", lambda s: tallies.fail(s, self.claim.id, self.claim.attempt, error))
 
 
 def claim(s: Session, worker_id: str, lease_s: float, _: Sequence[str]) -> Counting | None:
