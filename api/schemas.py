@@ -1,6 +1,8 @@
 """What leaves the API. What enters is `fgd.spec` itself, and the query parameters below.
 
 States are complete; a client must accept phases, event types and failure codes it does not know.
+
+Over 500 lines: one class for each answer, side by side, so that the same field has the same name in all.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 The request body of `POST /v1/jobs` is a `SubmitJob`: a `JobSpec` and what only the service needs. The trainer
 reads a `JobSpec` whose references are paths. Numbers left out are None and come from `fgd.presets.resolve`;
 a weight of 0 switches its term off. Sizes are pixels, rates are per step, AP is 0-100.
+
+Over 500 lines, most of them the docstrings that users read in the catalogue: whoever writes a job finds every field
+here, in the order of the request.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Every table carries `project_id`, and what belongs to a thing refers to (project, thing) together: a row can not point
 into another project. Times are aware UTC from the database's clock. Knows nothing of HTTP.
+
+Over 500 lines: the schema is read as a whole, and its tables refer to each other.
 """
 
 from __future__ import annotations
