@@ -298,9 +298,9 @@ def copy_rows(source: Engine, target: Engine) -> None:
 @contextmanager
 def no_patience() -> Iterator[None]:
     """The collector's grace periods are over at once."""
-    from api.core.jobs import removal
+    from api.core import blobs
 
-    names = [(sweeper, "ORPHAN_S"), (sweeper, "PARTIAL_S"), (removal, "UNUSED_S")]
+    names = [(sweeper, "ORPHAN_S"), (sweeper, "PARTIAL_S"), (blobs, "UNUSED_S")]
     before = [getattr(module, name) for module, name in names]
     for module, name in names:
         setattr(module, name, 0.0)
