@@ -10,8 +10,8 @@ import re
 from typing import Any
 
 MAX_DEPTH = 32
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_BRACKET = re.compile(r"[\[\]{}]")
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+"""Possessive, and a string may lack its end: whatever it meets, it never goes back, so time is linear in the text."""
 
 
 class NotJSON(ValueError):
@@ -26,8 +26,10 @@ def parse(document: bytes | str) -> Any:
         _check_depth(text)
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
         json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeError as error:
+    except UnicodeDecodeError as error:
         raise NotJSON("not UTF-8") from error
+    except UnicodeEncodeError as error:
+        raise NotJSON("not JSON that can be read: it holds half a surrogate pair, which is no character") from error
     except json.JSONDecodeError as error:
         reason = "it is empty" if not document else f"{error.msg} at line {error.lineno}, column {error.colno}"
         raise NotJSON(f"not JSON: {reason}") from error
@@ -52,7 +54,10 @@ def _constant(word: str) -> Any:
 def _check_depth(text: str) -> None:
     """Before parsing: the parser would recurse as deep as the text says."""
     depth = 0
-    for bracket in _BRACKET.findall(_STRING.sub("", text)):
-        depth += 1 if bracket in "[{" else -1
+    for found in _STRING_OR_BRACKET.finditer(text):
+        if (mark := found[0]) in ("[", "{"):
+            depth += 1
+        elif mark in ("]", "}"):
+            depth -= 1
         if depth > MAX_DEPTH:
             raise ValueError(f"it is nested deeper than {MAX_DEPTH}")
