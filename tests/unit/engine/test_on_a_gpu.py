@@ -148,7 +148,8 @@ def test_a_card_that_is_too_small_ends_a_training_and_is_told_as_such(train: Tra
 
 
 def apart(found: Tensor, wanted: Tensor) -> float:
-    return float((found.cpu() - wanted).norm() / wanted.norm())
+    found, wanted = found.detach().cpu(), wanted.detach().cpu()
+    return float((found - wanted).norm() / wanted.norm())
 
 
 def detector_of(family: str) -> Detector:
@@ -215,7 +216,7 @@ def test_in_bf16_maps_are_float32_and_near_and_gradients_are_finite(family: str,
     for level, map_NCHW in found.items():
         assert map_NCHW.dtype == torch.float32
         assert not torch.equal(map_NCHW, exact[level]), "that was not bf16"
-        assert apart(map_NCHW, exact[level].cpu()) < math.sqrt(3 * LAYERS) * BF16
+        assert apart(map_NCHW, exact[level]) < math.sqrt(3 * LAYERS) * BF16
     losses = detector.losses(detector.predict(found, there), there)
     assert {loss.dtype for loss in losses.values()} == {torch.float32}
     torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
@@ -233,4 +234,4 @@ def test_a_teacher_in_bf16_shows_nearly_the_same(batch: Batch) -> None:
     teacher.quicken()
     for level, map_NCHW in teacher.shared_features(there).items():
         assert map_NCHW.dtype == torch.float32
-        assert 0 < apart(map_NCHW, exact[level].cpu()) < math.sqrt(3 * LAYERS) * BF16
+        assert 0 < apart(map_NCHW, exact[level]) < math.sqrt(3 * LAYERS) * BF16
