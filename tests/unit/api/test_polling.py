@@ -4,6 +4,7 @@ in statements and objects instead of seconds.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import threading
@@ -14,7 +15,8 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from sqlalchemy import event
+from sqlalchemy import event, literal, select
+from sqlalchemy.exc import OperationalError
 
 from api import schemas
 from api.core import datasets, plans, uploading
@@ -22,6 +24,7 @@ from api.core.jobs import attempts, record, requests
 from api.core.lifecycle import FailureCode, Requested
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT, Base, Model
+from api.looks import Looks
 from fgd.events import Stepped
 from tests.unit.api.core.test_plans import MEASURED
 
@@ -279,3 +282,48 @@ def test_a_list_is_two_statements_however_long_and_five_more_where_jobs_wait(
     assert len(waiting.statements) <= 7, waiting.statements
     assert len(ended.statements) == 2, ended.statements
     assert len(next.statements) == (2 if page["next"] else 0), next.statements
+
+
+def test_a_look_that_meets_a_busy_file_is_taken_again_in_a_thread(given: Any) -> None:
+    """As is every look at PostgreSQL."""
+    sqlite = given.engine.dialect.name == "sqlite"
+    ran_in = []
+
+    def read(s: db.Reader) -> Any:
+        ran_in.append(threading.current_thread())
+        if sqlite and len(ran_in) == 1:
+            raise OperationalError("select", {}, Exception("database is locked"))
+        return s.scalar(select(literal(7)))
+
+    async def look() -> Any:
+        with Looks(given.engine) as looks:
+            return await looks.look(read)
+
+    assert asyncio.run(look()) == 7
+    assert [thread is threading.main_thread() for thread in ran_in] == ([True, False] if sqlite else [False])
+
+
+@pytest.mark.parametrize(
+    ("query", "bounded"),
+    [
+        ("", True),
+        ("state=failed&created_after=2026-01-01T00:00:00Z", True),
+        ("name=cells", True),
+        ("state=failed&state=running", False),
+        ("state=failed&name=cells", False),
+        ("name=cells*", False),
+        ("metadata.owner=me", False),
+    ],
+)
+def test_a_list_that_no_index_leads_to_is_read_in_a_thread(
+    client: Any, given: Any, monkeypatch: pytest.MonkeyPatch, query: str, bounded: bool
+) -> None:
+    """Which on SQLite others are not."""
+    given.job()
+    looks, in_threads = client.app.state.service.looks, []
+    look_here = looks.look_here
+    monkeypatch.setattr(looks, "look_here", lambda read: in_threads.append(read) or look_here(read))
+
+    assert client.get(f"/v1/jobs?{query}").status_code == 200
+    sqlite = given.engine.dialect.name == "sqlite"
+    assert len(in_threads) == (0 if bounded and sqlite else 1)
