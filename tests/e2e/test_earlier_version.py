@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fgd.data.digits import compose
 from tests import earlier
 from tests.e2e.conftest import services
 from tests.e2e.parts import Api, until
@@ -23,6 +26,8 @@ def test_the_jobs_of_an_earlier_version_come_to_their_end(tmp_path: Path) -> Non
     told = earlier.told("requests.json")
     made = {request["key"]: request["id"] for request in told["requests"]}
     home = earlier.unpack("home.tar.xz", tmp_path)
+    compose(tmp_path / "data" / "digits", counts={"train": 7, "val": 4, "test": 2}, size=64, classes=("0", "7"))
+    move_data_set(home, made["data-4"], tmp_path / "data" / "digits")
     with services("") as start:
         api = Api(start(home, FGD_TRAINER=TRAINER, FGD_STALL_S="200", FGD_GRACE_S="60"))
         assert api.http.post(f"/v1/jobs/{made['job-paused']}/resume").status_code == 202
@@ -42,11 +47,18 @@ def test_the_jobs_of_an_earlier_version_come_to_their_end(tmp_path: Path) -> Non
         assert steps[-1] == paused["progress"]["total_steps"]
 
 
+def move_data_set(home: Path, key: str, folder: Path) -> None:
+    """The folder it was to be read from lay on the machine that made the fixture."""
+    with closing(sqlite3.connect(home / "fgd.db")) as database:
+        database.execute("UPDATE datasets SET path = ? WHERE id = ?", (str(folder), key))
+        database.commit()
+
+
 def ended(api: Api, address: str) -> Any:
     """Well."""
     until(lambda: api.get(address)["state"] not in ("queued", "running", "verifying", "measuring"), PATIENT_S, address)
     view = api.get(address)
-    assert view["state"] in ("succeeded", "ready", "measured"), view
+    assert view["state"] in ("succeeded", "ready", "measured"), json.dumps(view)
     return view
 
 
