@@ -11,6 +11,8 @@ import yaml
 from fgd.data.tree import Tree
 
 _MAX_DEPTH = 16
+_MAX_NUMBER = 100
+"""Characters. Python refuses to write a number of thousands of digits, and to read 1:1:1:... costs the square."""
 
 
 class UnreadableText(Exception):
@@ -18,7 +20,7 @@ class UnreadableText(Exception):
 
 
 def place(tree: Tree, file: str) -> Path:
-    """Where a file of the data set lies. Raises Broken for one that is none, or that a link puts elsewhere."""
+    """Where a file of the data set lies. Raises UnreadableText for one that is none, or that a link puts elsewhere."""
     path = tree.path(file)
     if path is None or not os.path.isfile(path):
         raise UnreadableText("a link that leads out of the data set, or not a file")
@@ -35,14 +37,32 @@ def read_text(tree: Tree, file: str, most: int) -> str:
         raise UnreadableText(f"cannot be read as text: {error}") from error
 
 
+class _Loader(yaml.SafeLoader):
+    """What is too long to be meant as a number stays text."""
+
+
+def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float | str:
+    if len(text := str(loader.construct_scalar(node))) > _MAX_NUMBER:
+        return text
+    read = loader.construct_yaml_float if node.tag.endswith("float") else loader.construct_yaml_int
+    found: int | float = read(node)
+    return found
+
+
+for _tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+    _Loader.add_constructor(_tag, _number)
+
+
 def load_yaml(text: str) -> Any:
-    """Plain values only. Raises Broken."""
+    """Plain values only. Raises UnreadableText, whatever the parser stumbles over."""
     try:
         _refuse_bombs(text)
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise UnreadableText(f"invalid YAML: {' '.join(str(error).split())}"[:300]) from error
-    except (RecursionError, ValueError, OverflowError) as error:  # depth; a date that does not exist
+    except UnreadableText:
+        raise
+    except Exception as error:  # a date that does not exist, a !!timestamp that is none: not all is a YAMLError
         raise UnreadableText(f"invalid YAML: {error}"[:300]) from error
 
 

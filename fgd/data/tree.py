@@ -139,6 +139,9 @@ def is_class_name(value: Any) -> TypeGuard[str]:
 
 
 def short(value: Any) -> str:
-    """A user's value as a piece of a message: printable, of bounded length."""
-    text = repr(value)
+    """A user's value as a piece of a message: printable, of bounded length. Never raises."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of more digits than Python writes, a list that holds itself
+        text = f"a {type(value).__name__} too large to show"
     return text if len(text) <= 80 else text[:77] + "..."

@@ -22,11 +22,14 @@ from typing import BinaryIO
 
 from fgd.data.archive import MAX_TOTAL_BYTES
 from fgd.data.format_list import NAMES, SUFFIXES
-from fgd.data.tree import IMAGE_SUFFIXES, short
+from fgd.data.tree import IMAGE_SUFFIXES, folder_of, short
 from fgd.errors import DatasetError
 
 # What a zip may claim before any of it is unpacked: far more than an honest data set, far less than a disk.
 MAX_MEMBERS = 200_000
+"""Files, and the folders that their names make: each takes an inode, however little it holds."""
+MAX_PARTS = 64
+"""Of one name: far deeper than any data set, of which six levels are read."""
 MAX_FILE_BYTES = 512 * 2**20
 MAX_PARQUET_BYTES = 8 * 2**30
 """Of a Parquet file, which is never read whole, and holds many images."""
@@ -174,12 +177,17 @@ def _plan(archive: zipfile.ZipFile, file: BinaryIO) -> tuple[list[zipfile.ZipInf
     members: list[zipfile.ZipInfo] = []
     skipped: list[str] = []
     seen: dict[str, str] = {}
+    folders: set[str] = set()
     total = 0
-    for member in archive.infolist():
+    for count, member in enumerate(archive.infolist(), start=1):
         _refuse(member)
         if member.is_dir():
             continue
-        _refuse_twins(member.filename, seen)
+        _refuse_twins(member.filename, seen, folders)
+        if count + len(folders) > MAX_MEMBERS:
+            raise DatasetError(
+                f"the zip's names make {len(folders)} folders, which with its members are more than {MAX_MEMBERS}"
+            )
         total += member.file_size
         if total > MAX_TOTAL_BYTES:
             raise DatasetError(f"the zip unpacks to more than {MAX_TOTAL_BYTES} bytes")
@@ -221,6 +229,8 @@ def _fault_of_name(name: str) -> str | None:
         return "has a part that ends in a dot or a space in its name"
     if len(name.encode()) > _MAX_PATH_BYTES or any(len(part.encode()) > _MAX_NAME_BYTES for part in parts):
         return f"has a part longer than {_MAX_NAME_BYTES} bytes in its name, or {_MAX_PATH_BYTES} in all"
+    if len(parts) > MAX_PARTS:
+        return f"lies in {len(parts) - 1} folders, one in the other; at most {MAX_PARTS - 1} are unpacked"
     return None
 
 
@@ -242,19 +252,27 @@ def _fault_of_kind(member: zipfile.ZipInfo) -> str | None:
     return None
 
 
-def _refuse_twins(name: str, seen: dict[str, str]) -> None:
-    """Two names that are one on some systems, or a file where another needs a folder."""
+def _refuse_twins(name: str, seen: dict[str, str], folders: set[str]) -> None:
+    """Two names that are one on some systems, or a file where another needs a folder.
+
+    seen: folded names of files, and of folders with a slash behind; folders: those looked at, as they are written.
+    Each folder is looked at once, however many names lead through it.
+    """
     key = _folded(name)
     if key in seen:
         raise DatasetError(f"the zip's members {short(seen[key])} and {short(name)} have the same name on some systems")
     seen[key] = name
-    for parent in PurePosixPath(name).parents:
-        folder = f"{_folded(str(parent))}/"
-        if str(parent) == "." or seen.setdefault(folder, str(parent)) == str(parent):
-            continue
-        both = f"{short(seen[folder])} and {short(str(parent))}"
-        raise DatasetError(f"the zip's folders {both} have the same name on some systems")
-    if f"{key}/" in seen or any(_folded(str(parent)) in seen for parent in PurePosixPath(name).parents):
+    folder = folder_of(name)
+    while folder and folder not in folders:
+        folders.add(folder)
+        folded = _folded(folder)
+        if (other := seen.setdefault(f"{folded}/", folder)) != folder:
+            both = f"{short(other)} and {short(folder)}"
+            raise DatasetError(f"the zip's folders {both} have the same name on some systems")
+        if folded in seen:
+            raise DatasetError(f"the zip's member {short(name)} is a file and a folder at once")
+        folder = folder_of(folder)
+    if f"{key}/" in seen:
         raise DatasetError(f"the zip's member {short(name)} is a file and a folder at once")
 
 

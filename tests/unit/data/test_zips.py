@@ -196,6 +196,27 @@ def test_more_members_than_it_may_have_even_if_it_says_otherwise(path: Path, mon
     refused(path, "though it claims 1")
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_folders_in_names_count_as_members(path: Path, monkeypatch: pytest.MonkeyPatch, deep: bool) -> None:
+    monkeypatch.setattr(zips, "MAX_MEMBERS", 60)
+    folder = "{n}/" + "a/" * 20 if deep else "{n}/" + "x" * 100 + "/"
+    make(path, *((folder.format(n=n) + "b.txt", b"") for n in range(10)))
+    if deep:
+        refused(path, "folders, which with its members are more than 60")
+    else:  # 10 files, 20 folders
+        assert zips.unpack(path, path.parent / "out").files == 10
+
+
+def test_folders_that_names_share_are_counted_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zips, "MAX_MEMBERS", 60)
+    make(path, *((f"{'a/' * 20}{n}.txt", b"") for n in range(40)))
+    assert zips.unpack(path, path.parent / "out").files == 40
+
+
+def test_a_name_of_a_hundred_folders(path: Path) -> None:
+    refused(make(path, ("a/" * 100 + "b.txt", b"")), "lies in 100 folders")
+
+
 def test_ten_million_members_are_not_even_looked_at(path: Path) -> None:
     make(path, ("a.txt", b"x"))
     data = path.read_bytes()
