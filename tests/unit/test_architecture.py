@@ -121,8 +121,8 @@ def test_nobody_asks_which_family_or_method_it_is() -> None:
     assert asked == []
 
 
-def test_the_readme_names_every_family_and_method() -> None:
-    text = (Path(fgd.__path__[0]).parent / "README.md").read_text()
+def test_the_docs_name_every_family_and_method() -> None:
+    text = (Path(fgd.__path__[0]).parent / "docs/using.md").read_text()
     (families,) = [line for line in text.splitlines() if line.startswith("| `student` |")]
     (methods,) = [line for line in text.splitlines() if line.startswith("| `methods` |")]
     assert kinds(DetectorSpec) <= set(re.findall(r"\w+", families))

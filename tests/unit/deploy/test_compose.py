@@ -99,7 +99,7 @@ def test_example_has_no_password_that_works() -> None:
     assert [shown[name] for name in ("FGD_STORE_SECRET", "FGD_STORE_KEY_ID", "GARAGE_RPC_SECRET")] == [""] * 3
 
 
-@pytest.mark.parametrize("where", [EXAMPLE, ROOT / "README.md"], ids=["example.env", "README"])
+@pytest.mark.parametrize("where", [EXAMPLE, ROOT / "docs/operations.md"], ids=["example.env", "operations.md"])
 def test_lines_that_fill_in_the_secrets_do(where: Path, tmp_path: Path) -> None:
     loop = re.search(r"^(#   )?for name in FGD_API_KEY .*?done$", where.read_text(), re.MULTILINE | re.DOTALL)
     assert loop is not None
