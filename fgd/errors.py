@@ -7,7 +7,7 @@
     |   +-- WeightsError          weights that do not fit the network they were named for
     |   +-- CheckpointUnreadable  a file that this training cannot go on from
     |       +-- CheckpointForeign     whole, but of another spec
-    +-- TeacherUnfit              the teacher detects next to nothing on the validation images teacher_unfit
+    +-- TeacherUnfit              the teacher detects almost nothing on the validation images teacher_unfit
     +-- Diverged                  a loss is not finite                                        loss_non_finite
     +-- Stopped                   asked to stop; a checkpoint was written                     preempted
 

@@ -6,7 +6,7 @@
     paused      resume, stop -> queued    cancel -> cancelled
     succeeded, failed, cancelled    never left
 
-`tables.py` mirrors this page as CHECK constraints; docs/jobs.md tells it to people.
+`tables.py` mirrors this page as CHECK constraints; docs/jobs.md explains it to people.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MOVES: dict[State, frozenset[State]] = {
 
 class Requested(StrEnum):
     """What a person asked of a running job; the next heartbeat brings it to the supervisor. A queued job may carry
-    `stop`: its next attempt has only to export what there is."""
+    `stop`: its next attempt only exports what there is."""
 
     pause = "pause"
     """The trainer writes a checkpoint, then the job waits until it is resumed."""
@@ -75,95 +75,95 @@ class FailureCode(StrEnum):
 
     @property
     def retryable(self) -> bool:
-        """Another attempt may end otherwise without anyone changing anything."""
+        """Another attempt may succeed without any change."""
         return self in RETRYABLE
 
 
 @dataclass(frozen=True)
 class FailureClass:
-    """For people. `advice` names what to change."""
+    """For people. `advice` says what to change."""
 
     when: str
     retried: bool
-    """Tried again by itself, `limits.max_retries` times, with growing pauses."""
+    """Retried automatically, up to `limits.max_retries` times, with growing pauses."""
     advice: str
 
 
 FAILURES: dict[FailureCode, FailureClass] = {
     FailureCode.user_error: FailureClass(
-        "What was asked for cannot be done: the spec, the data or the weights do not allow it.",
+        "The job cannot be done as asked: the spec, the data or the weights do not allow it.",
         False,
         "Change the field, file or box that the message names, and submit the job again.",
     ),
     FailureCode.teacher_unfit: FailureClass(
-        "The teacher detects next to nothing on the validation images (AP50 under 5).",
+        "The teacher detects almost nothing on the validation images (AP50 under 5).",
         False,
-        "Name another `teacher`, or train at the sizes it was trained at (`schedule.min_size`, `schedule.max_size`); "
-        "`teacher.allow_unfit` lets it teach all the same.",
+        "Choose another `teacher`, or the image sizes it was trained at (`schedule.min_size`, `schedule.max_size`); "
+        "`teacher.allow_unfit` lets it teach anyway.",
     ),
     FailureCode.loss_non_finite: FailureClass(
-        'A loss or gradient is NaN or infinite: once, or with `schedule.on_non_finite` "skip" ten steps in a row.',
+        'A loss or gradient is NaN or infinite: once, or with `schedule.on_non_finite` "skip" in ten steps in a row.',
         False,
-        "Lower `schedule.optimizer.lr` or the weights in `methods`, or set `schedule.clip_norm`; if only a step now "
-        'and then is at fault, set `schedule.on_non_finite` to "skip". The weights of the last finite step are kept as '
-        "a checkpoint, which can be promoted to a model.",
+        "Lower `schedule.optimizer.lr` or the weights in `methods`, or set `schedule.clip_norm`. If it only happens "
+        'now and then, set `schedule.on_non_finite` to "skip". The weights of the last finite step are kept as a '
+        "checkpoint, which you can promote to a model.",
     ),
     FailureCode.gpu_out_of_memory: FailureClass(
         "The GPU has too little memory for the job.",
         False,
-        "Lower `schedule.batch_size` and raise `schedule.accumulate` by the same factor, or lower `schedule.max_size`; "
-        'with `resources.on_out_of_memory` "halve" the service does the first by itself.',
+        "Lower `schedule.batch_size` and raise `schedule.accumulate` by the same factor, or lower `schedule.max_size`. "
+        'With `resources.on_out_of_memory` "halve" the service does the former by itself.',
     ),
     FailureCode.host_out_of_memory: FailureClass(
         "The host has too little memory: an allocation failed, or the kernel killed the trainer for it.",
         False,
-        "Lower `schedule.batch_size` and raise `schedule.accumulate` by the same factor, or lower `schedule.max_size`; "
-        'with `resources.on_out_of_memory` "halve" the service does the first by itself. Fewer jobs at once on the '
-        "host (FGD_SLOTS) leave more to each.",
+        "Lower `schedule.batch_size` and raise `schedule.accumulate` by the same factor, or lower `schedule.max_size`. "
+        'With `resources.on_out_of_memory` "halve" the service does the former by itself. Running fewer jobs at once '
+        "on the host (FGD_SLOTS) leaves more for each.",
     ),
     FailureCode.no_space: FailureClass(
-        "The disk of the worker is full. The checkpoint before stays whole; the worker takes nothing for a while, so "
-        "another one goes on, if there is one.",
+        "The worker's disk is full. The previous checkpoint is intact. The worker takes no jobs for a while, so that "
+        "another one can continue this job.",
         True,
-        "Free space below FGD_HOME on the host that `GET /v1/workers` complains about, or start a worker with a larger "
-        "disk; then submit the job again.",
+        "Free space below FGD_HOME on the host for which `GET /v1/workers` shows a complaint, or start a worker with a "
+        "larger disk; then submit the job again.",
     ),
     FailureCode.stalled: FailureClass(
-        "The trainer said nothing for too long (FGD_STALL_S, or ten of its usual steps) and was killed.",
+        "The trainer reported nothing for too long (FGD_STALL_S, or ten of its usual steps) and was killed.",
         True,
-        "Read the stacks at the end of the log to see where it hangs; if its steps are just slow, lower "
-        "`schedule.batch_size`, or raise FGD_STALL_S of the worker.",
+        "Read the stacks at the end of the log to see where it hangs. If its steps are just slow, lower "
+        "`schedule.batch_size`, or raise FGD_STALL_S on the worker.",
     ),
     FailureCode.worker_lost: FailureClass(
-        "The worker was not heard of for longer than its lease (FGD_LEASE_S): it died, or was cut off.",
+        "Nothing was heard from the worker for longer than its lease (FGD_LEASE_S): it died, or lost the network.",
         True,
-        "See `GET /v1/workers` and the logs of the hosts in the job's attempts; raise `limits.max_retries` if workers "
-        "are expected to vanish, and submit the job again.",
+        "Check `GET /v1/workers`, and the logs of the hosts named by the job's attempts. Raise `limits.max_retries` if "
+        "you expect to lose workers, and submit the job again.",
     ),
     FailureCode.preempted: FailureClass(
-        "A limit that came with the job was reached; `data.limit` names it.",
+        "The job reached one of its own limits; `data.limit` names it.",
         False,
-        "Raise `limits.max_runtime_s` or `limits.max_wait_s`, whichever `data.limit` names, or leave it out; fewer "
-        "`schedule.epochs` take less time.",
+        "Raise `limits.max_runtime_s` or `limits.max_wait_s`, whichever `data.limit` names, or leave it out. "
+        "Fewer `schedule.epochs` take less time.",
     ),
     FailureCode.trainer_killed: FailureClass(
-        "A signal ended the trainer (`data.signal`): a crash in native code, or someone on the host.",
+        "The trainer was ended by a signal (`data.signal`): a crash in native code, or someone on the host.",
         True,
-        "Read the end of the log; if nobody killed it and it crashes each time, lower `schedule.batch_size` or choose "
+        "Read the end of the log. If nobody killed it and it crashes every time, lower `schedule.batch_size` or choose "
         "another `resources.device`, and submit the job again.",
     ),
     FailureCode.protocol: FailureClass(
-        "The trainer ended in a way that it should not: an error of ours, or of the host's installation.",
+        "The trainer ended unexpectedly: a bug in the service, or a fault in the host's installation.",
         False,
-        "Read the end of the log, which has the traceback, and report it together with the job's spec; another "
-        "`resources.device` may work meanwhile.",
+        "Read the traceback at the end of the log, and report it together with the job's spec. Until it is fixed, "
+        "another `resources.device` may work.",
     ),
     FailureCode.host_wedged: FailureClass(
-        "The worker's host does not do what it must: a trainer survives SIGKILL, or the system refuses files or "
+        "The worker's host is not working properly: a trainer survives SIGKILL, or the system refuses files or "
         "processes.",
         True,
-        "Have the host looked at that the last attempt names, restart its worker, and submit the job again; raise "
-        "`limits.max_retries` if other hosts are sound.",
+        "Check the host named by the last attempt, restart its worker, and submit the job again. Raise "
+        "`limits.max_retries` if other hosts are fine.",
     ),
 }
 
@@ -172,19 +172,19 @@ OUT_OF_MEMORY = frozenset({FailureCode.gpu_out_of_memory, FailureCode.host_out_o
 
 
 def advice(code: FailureCode, data: Mapping[str, Any]) -> str:
-    """What to change, for this failure; more to the point where `data` allows it."""
+    """What to change after this failure; more specific where `data` allows it."""
     if code == FailureCode.preempted and (limit := data.get("limit")):
         less = ", or ask for fewer `schedule.epochs`" if limit == "max_runtime_s" else ""
         return f"Raise `limits.{limit}`, or leave it out{less}; then submit the job again."
     if code in OUT_OF_MEMORY and data.get("batch_size") == 1:
         return (
-            "One image at a time is too much already: lower `schedule.max_size` (and `schedule.min_size`), or take a "
+            "Even one image at a time is too much: lower `schedule.max_size` (and `schedule.min_size`), or take a "
             "smaller `student`, a worker with more memory, or another `resources.device`."
         )
     if data.get("checkpoint") == "another_spec":
         return (
-            "Its checkpoints are kept: promote one to a model to go on from its weights (`student.weights`), or submit "
-            "the job again to begin anew. If nothing but the service's version has changed since, report it."
+            "Its checkpoints are kept. Promote one to a model to continue from its weights (`student.weights`), or "
+            "submit the job again to start from scratch. If only the service's version has changed since, report a bug."
         )
     return FAILURES[code].advice
 
@@ -195,7 +195,7 @@ def signal_name(number: int) -> str:
 
 class DatasetState(StrEnum):
     awaiting_upload = "awaiting_upload"
-    """Registered without a path: its zip has not come yet, or not all of it."""
+    """Registered without a path: its zip has not been uploaded yet, or not completely."""
     verifying = "verifying"
     ready = "ready"
     rejected = "rejected"
