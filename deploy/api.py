@@ -27,9 +27,8 @@ def main() -> None:
     if arguments.parent_fd is not None:
         die_with_parent(arguments.parent_fd)
 
-    import uvicorn
-
     from api.core.settings import Settings, UnsafeBind, check_bind
+    from deploy import http_server
 
     settings = Settings()
     try:
@@ -39,18 +38,15 @@ def main() -> None:
     refuse_unfit_database(settings.database_url)
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
     logging.getLogger("api").setLevel(logging.INFO)
-    config = uvicorn.Config(
+    config = http_server.config(
         "api.main:create_app",
         factory=True,
         host=settings.host,
         port=settings.port,
         timeout_graceful_shutdown=GOODBYE_S,
-        log_level="info",
-        access_log=False,  # clients poll; api.http.middleware logs what changes something or goes wrong
-        server_header=False,
     )
     inherited = None if arguments.fd is None else [socket.socket(fileno=arguments.fd)]
-    uvicorn.Server(config).run(sockets=inherited)
+    http_server.Server(config).run(sockets=inherited)
 
 
 def refuse_unfit_database(url: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 
-from api.core.errors import Fault, Invalid
+from api.core.errors import Fault, Invalid, Refused
 
 
 def field(sha256: str) -> str:
@@ -13,9 +13,12 @@ def field(sha256: str) -> str:
 
 
 def parse(header: str | None, name: str) -> str | None:
-    """The SHA-256 in hex; None where there is no such header. Raises Invalid for one without a SHA-256."""
+    """The SHA-256 in hex; None where there is no such header. Raises Invalid for one without a SHA-256, Refused for one
+    that is no header at all."""
     if header is None:
         return None
+    if not header.isascii():
+        raise Refused("header_not_ascii", f"{name} holds bytes that are not ASCII", 400, {"Connection": "close"})
     for member in header.split(","):
         algorithm, _, value = member.strip().partition("=")
         if algorithm.lower() == "sha-256" and len(value) > 2 and value[0] == value[-1] == ":":

@@ -15,6 +15,8 @@ from fgd.text.pydantic_messages import MAX_DETAIL, sentence
 
 Part = str | int
 MAX_FAULTS = 100
+MAX_LOOKED_AT = 1000
+"""Of pydantic's errors the first ones say enough; each that is looked at takes time."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Place:
 
 def faults(errors: Sequence[Mapping[str, Any]], body: Any) -> list[Fault]:
     """What a user reads of pydantic's errors about a request, each fault once, the first hundred."""
+    errors = errors[:MAX_LOOKED_AT]
     in_body = [(error, locate(body, error["loc"][1:], error["type"])) for error in errors if error["loc"][0] == "body"]
     told = [_of_body(error, place) for error, place in _likeliest(in_body)]
     told += [_of_parameter(error) for error in errors if error["loc"][0] != "body"]

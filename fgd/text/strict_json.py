@@ -10,7 +10,10 @@ import re
 from typing import Any
 
 MAX_DEPTH = 32
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+MAX_VALUES = 12_000
+"""The largest honest document is a model with 10 000 classes. What is wrong with a document is found value by value, so
+the number of its values bounds what it may cost."""
+_STRING_OR_MARK = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{},]', re.DOTALL)
 """Possessive, and a string may lack its end: whatever it meets, it never goes back, so time is linear in the text."""
 
 
@@ -23,7 +26,7 @@ def parse(document: bytes | str) -> Any:
     a key twice, NaN, half a surrogate pair."""
     try:
         text = document.decode("utf-8") if isinstance(document, bytes) else document
-        _check_depth(text)
+        _check_shape(text)
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
@@ -51,13 +54,18 @@ def _constant(word: str) -> Any:
     raise ValueError(f"{word} is not a JSON number")
 
 
-def _check_depth(text: str) -> None:
-    """Before parsing: the parser would recurse as deep as the text says."""
-    depth = 0
-    for found in _STRING_OR_BRACKET.finditer(text):
+def _check_shape(text: str) -> None:
+    """Before parsing: the parser would recurse as deep as the text says, and build all that it holds."""
+    depth = values = 0
+    for found in _STRING_OR_MARK.finditer(text):
         if (mark := found[0]) in ("[", "{"):
             depth += 1
         elif mark in ("]", "}"):
             depth -= 1
+        elif mark != ",":
+            continue
+        values += mark == "," or mark in ("[", "{")
         if depth > MAX_DEPTH:
             raise ValueError(f"it is nested deeper than {MAX_DEPTH}")
+        if values > MAX_VALUES:
+            raise ValueError(f"it holds more than {MAX_VALUES} values")

@@ -320,8 +320,9 @@ def serving(command: list[str], environment: dict[str, str]) -> Iterator[Server]
 
 def serve_empty(fd: int) -> None:
     """As `deploy.api` serves the API."""
-    import uvicorn
     from fastapi import FastAPI
+
+    from deploy import http_server
 
     app = FastAPI()
 
@@ -329,8 +330,7 @@ def serve_empty(fd: int) -> None:
     async def empty() -> dict[str, str]:
         return {}
 
-    config = uvicorn.Config(app, log_level="info", access_log=False, server_header=False)
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=fd)])
+    http_server.Server(http_server.config(app)).run(sockets=[socket.socket(fileno=fd)])
 
 
 @contextlib.contextmanager

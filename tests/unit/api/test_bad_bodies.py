@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from api.http.bodies import MAX_BODY_BYTES
+from fgd.text import pointers
 
 JSON = {"Content-Type": "application/json"}
 ANY_JOB = "job_" + "0" * 32
@@ -195,6 +196,27 @@ def test_a_large_body_is_a_413_declared_or_not(client: Any, path: str) -> None:
         answer = client.post(path, content=content, headers=JSON)
         assert answer.status_code == 413, answer.text
         assert answer.json()["code"] == "body_too_large"
+
+
+@pytest.mark.parametrize("wrong", [{"methods": [1] * 9000}, {f"key {n}": 1 for n in range(9000)}], ids=["list", "keys"])
+def test_of_thousands_of_faults_the_first_hundred_are_reported(
+    client: Any, wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = []
+    locate = pointers.locate
+    monkeypatch.setattr(pointers, "locate", lambda *args: looked_at.append(args) or locate(*args))
+
+    found = faults(client.post("/v1/jobs", json=body(**wrong)))
+
+    assert len(found) == pointers.MAX_FAULTS
+    assert len(looked_at) == pointers.MAX_LOOKED_AT
+
+
+def test_more_values_than_a_job_can_have_are_a_400(client: Any) -> None:
+    answer = client.post("/v1/jobs", json=body(methods=[[]] * 100_000))
+
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_json")
+    assert "more than" in answer.json()["detail"]
 
 
 def test_a_body_of_just_a_megabyte_is_read_quickly(client: Any) -> None:

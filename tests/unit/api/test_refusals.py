@@ -291,6 +291,7 @@ def content(w: World, method: str, url: str, headers: dict[str, str]) -> Iterato
     yield Refusal(ask(Content_Type="multipart/form-data"), 415, "not_raw")
     yield Refusal(ask(Content_Encoding="gzip"), 415, "not_raw")
     yield Refusal(ask(Content_Digest="sha-256=x"), 422, "digest_unreadable", "?Content-Digest")
+    yield Refusal(ask(Content_Digest=b"sha-256=:\xff:"), 400, "header_not_ascii")
     said = headers | {"Content-Length": "2"}
     yield Refusal(cut(w, method, url, said, SOME), 400, "length_differs")
     kept = int(w.client.head(url).headers["upload-offset"])

@@ -237,6 +237,15 @@ def test_a_digest_that_cannot_be_read_is_a_422(client: Any, url: str, value: str
         refused(client.put(url, content=b"x", headers={**RAW, header: value}), 422, "digest_unreadable", header)
 
 
+@pytest.mark.parametrize("header", [b"Content-Digest", b"Repr-Digest"])
+def test_a_digest_of_other_than_ascii_is_a_400(client: Any, url: str, header: bytes) -> None:
+    for value in (b"sha-256=:\xff\xfe:", "sha-256=:é:".encode()):
+        answer = client.put(
+            url, content=b"x", headers=[(b"Content-Type", b"application/octet-stream"), (header, value)]
+        )
+        refused(answer, 400, "header_not_ascii")
+
+
 def test_a_wrong_offset_is_a_409_with_the_right_one(client: Any, url: str) -> None:
     patch(client, url, b"abc", 0)
     for at in (0, 2, 4):

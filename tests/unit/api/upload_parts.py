@@ -18,12 +18,12 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from api.core.rows import db
 from api.core.rows.lookup import owned
 from api.core.rows.tables import DEFAULT_PROJECT, Dataset, Model
 from api.main import create_app
+from deploy import http_server
 
 RAW = {"Content-Type": "application/octet-stream"}
 ZIP = {"Content-Type": "application/zip"}
@@ -86,7 +86,7 @@ def url(client: Any, noun: Noun) -> str:
 @pytest.fixture
 def address(settings: Any) -> Iterator[tuple[str, int]]:
     app = create_app(settings)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="on"))
+    server = http_server.Server(http_server.config(app, host="127.0.0.1", port=0, lifespan="on"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
