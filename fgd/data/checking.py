@@ -72,6 +72,8 @@ def check(
     """
     for link in tree.links:
         defects.add("link_not_followed", link, "a link to a folder, not followed; put the folder itself there", "kept")
+    for name, why in tree.left_out:
+        defects.add("name_not_used", name, why, "kept")
     _report_unlisted(tree, listing, defects)
     images = _probe_all(listing.images, verify, defects)
     for image in images:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -248,4 +249,5 @@ def _picture(cell: Any, store: Store) -> Picture:
 def label(name: str | None) -> str | None:
     """The last part of a row's own name for its image, if it is one that can be shown."""
     last = PurePosixPath((name or "").replace("\\", "/")).name
-    return last if last and last.isprintable() and len(os.fsencode(last)) <= 255 else None
+    usable = last.isprintable() or all(unicodedata.category(character) not in ("Cc", "Cs") for character in last)
+    return last if last and usable and len(os.fsencode(last)) <= 255 else None

@@ -7,20 +7,24 @@ import os
 import re
 import shutil
 import tempfile
+import unicodedata
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeGuard
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"})
+_JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp"})
+IMAGE_SUFFIXES = _JPEG_SUFFIXES | {".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
 """Of files that are taken for images where nothing else names them."""
 MAX_NAME = 200
 """Characters of a class name; it becomes part of every metric's name."""
-_MAX_DEPTH = 6
+MAX_PATH_BYTES = 1024
+"""Of a file's name with its folders, below the data set's folder."""
 _SPLIT_WORDS: Mapping[str, Split] = {
     "train": "train",
     "training": "train",
@@ -44,10 +48,23 @@ class Tree:
     """Folders that are links."""
     unpacked: Path | None = None
     """Where a reader puts images that lie inside other files; None: a folder that goes with this process."""
+    left_out: tuple[tuple[str, str], ...] = ()
+    """Files and folders that are not used, by names as they can be shown, and why."""
 
-    def images(self) -> list[str]:
+    def images(self) -> tuple[str, ...]:
         """By their suffix; sorted."""
-        return sorted(file for file in self.files if suffix(file) in IMAGE_SUFFIXES)
+        return self._images
+
+    @cached_property
+    def _images(self) -> tuple[str, ...]:
+        return tuple(sorted(file for file in self.files if suffix(file) in IMAGE_SUFFIXES))
+
+    def images_below(self, folder: str) -> tuple[str, ...]:
+        """Those of a folder and the folders in it; "" is the root."""
+        if not folder:
+            return self._images
+        first, end = (bisect_left(self._images, f"{folder}{mark}") for mark in ("/", chr(ord("/") + 1)))
+        return self._images[first:end]
 
     def scratch(self) -> Path:
         """A folder for images that lie inside other files."""
@@ -75,24 +92,53 @@ def _scratch_of_this_process() -> Path:
 
 
 def list_tree(root: Path, unpacked: Path | None = None) -> Tree:
+    """All that can be seen below a folder, to any depth that a name of `MAX_PATH_BYTES` reaches."""
     folders: list[str] = []
     files: list[str] = []
     links: list[str] = []
-    for parent, subfolders, names in os.walk(root):
+    left_out: list[tuple[str, str]] = []
+
+    def usable(folder: str, names: list[str], kind: str) -> list[str]:
+        kept: list[str] = []
+        for name in sorted(name for name in names if not name.startswith(".")):
+            fault = _fault(folder, name)
+            if fault:
+                left_out.append((_shown(below(folder, name)), f"{kind} {fault}; it is not used"))
+            else:
+                kept.append(name)
+        return kept
+
+    def unreadable(error: OSError) -> None:
+        folder = os.path.relpath(os.fsdecode(error.filename or root), root)
+        left_out.append((_shown(folder), f"the folder cannot be read: {error.strerror}"))
+
+    for parent, subfolders, names in os.walk(root, onerror=unreadable):
         here = os.path.relpath(parent, root)
         prefix = "" if here == "." else here.replace(os.sep, "/")
         folders.append(prefix)
-        subfolders[:] = sorted(filter(_is_visible, subfolders))
-        files.extend(below(prefix, name) for name in filter(_is_visible, names))
+        subfolders[:] = usable(prefix, subfolders, "the folder")
+        files.extend(below(prefix, name) for name in usable(prefix, names, "the file"))
         links.extend(below(prefix, name) for name in subfolders if os.path.islink(os.path.join(parent, name)))
-        if prefix.count("/") + 1 >= _MAX_DEPTH:
-            subfolders.clear()
-    return Tree(root, tuple(sorted(folders)), frozenset(files), tuple(sorted(links)), unpacked)
+    return Tree(root, tuple(sorted(folders)), frozenset(files), tuple(sorted(links)), unpacked, tuple(sorted(left_out)))
 
 
-def _is_visible(name: str) -> bool:
-    """Not hidden, and a name that JSON can hold: a file system's may be bytes that are no text."""
-    return not name.startswith(".") and name.isprintable()
+def _fault(folder: str, name: str) -> str | None:
+    """Why a name is none that JSON, a terminal and a list of names can hold. Spaces of every kind are names."""
+    kinds = {unicodedata.category(character) for character in name} if not name.isprintable() else set()
+    if "Cs" in kinds:
+        return "has a name of bytes that are no text in UTF-8"
+    if "Cc" in kinds:
+        return "has a control character in its name"
+    if len(below(folder, name).encode()) > MAX_PATH_BYTES:
+        return f"has a name that is, with its folders, longer than {MAX_PATH_BYTES} bytes"
+    return None
+
+
+def _shown(name: str) -> str:
+    """A name that may hold anything, as a report can show it."""
+    text = name.encode("utf-8", "backslashreplace").decode() if not name.isprintable() else name
+    text = "".join(c if unicodedata.category(c) != "Cc" else repr(c)[1:-1] for c in text)
+    return text if len(text) <= 255 else f"{text[:252]}..."
 
 
 def below(folder: str, name: str) -> str:

@@ -191,7 +191,7 @@ def _images_of(tree: Tree, plan: str, base: Any, entries: Any, defects: Defects)
                 defects.add("split_folder_missing", plan, f"{short(entry)} is not in the data set; left out", "kept")
             continue
         there = True
-        members = _listed_in(tree, place, defects) if place in tree.files else _images_below(tree, place)
+        members = _listed_in(tree, place, defects) if place in tree.files else tree.images_below(place)
         for file in members:
             if file in found:
                 defects.add("image_listed_twice", plan, f"{short(file)} is in the split twice; it counts once", "kept")
@@ -215,10 +215,6 @@ def _place(tree: Tree, plan: str, base: Any, entry: Any) -> str | None:
         if name in tree.folders or name in tree.files:
             return name
     return None
-
-
-def _images_below(tree: Tree, folder: str) -> list[str]:
-    return [file for file in tree.images() if not folder or file.startswith(f"{folder}/")]
 
 
 def _listed_in(tree: Tree, file: str, defects: Defects) -> list[str]:
