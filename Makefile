@@ -29,8 +29,8 @@ serve: $(READY) ## API and a worker on 127.0.0.1:8000; DATA_ROOTS=/a:/b allows d
 	@$(if $(DATA_ROOTS),FGD_DATA_ROOTS="$(DATA_ROOTS)") $(BIN)/fgd serve
 
 test: $(READY) ## everything but gpu: unit, parity, real servers and real trainings
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not e2e and not chaos and not images"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "e2e and not gpu and not chaos and not images"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25 --durations-min=2 -m "not gpu and not e2e and not chaos and not images"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 --durations-min=5 -m "e2e and not gpu and not chaos and not images"
 
 images: $(READY) ## the API's image without Docker: its Dockerfile carried out in a folder; a few minutes
 	@$(BIN)/python -m pytest -m images tests/e2e/test_images.py
