@@ -25,6 +25,8 @@ from fgd.text.pointers import faults
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5
+EVERYWHERE = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin"}
+"""Headers of every answer. The border adds them, but not to what failed outside of it."""
 
 
 class ProblemError(BaseModel):
@@ -85,7 +87,7 @@ def problem(
         request_id=request.scope.get("fgd.request_id", ""),
         retryable=retryable,
     )
-    headers = {"X-Request-Id": body.request_id, **(headers or {})}
+    headers = {"X-Request-Id": body.request_id, **EVERYWHERE, **(headers or {})}
     if retryable:
         headers.setdefault("Retry-After", str(RETRY_AFTER_S))
     return ProblemResponse(body.model_dump(mode="json"), status_code=status, headers=headers)

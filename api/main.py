@@ -1,4 +1,7 @@
-"""The server: `uvicorn --factory api.main:create_app`. Puts the parts together; knows no job."""
+"""The application, which `python -m deploy.api` serves. Puts the parts together; knows no job.
+
+Another server may run it (`uvicorn --factory api.main:create_app`), without the bounds of deploy/http_server.py.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from api.core.sweeper import Sweeper, sweeping
 from api.deps import Service
 from api.http import docs
 from api.http.middleware import Border, Heads
-from api.http.startup import PlainStart
+from api.http.startup import PlainStart, ending_if_unsafe
 from api.live import Changes, Places, told_of_signals
 from api.looks import Looks
 from api.routes import (
@@ -69,7 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             bell = queue.make_app(settings.broker_url) if settings.broker_url else None
             store = open_store(settings)
             sweeper = Sweeper(engine, store, bell, settings.lease_s, settings.uploads)
-            async with Changes(engine, settings.changes_s) as changes:
+            async with ending_if_unsafe(settings), Changes(engine, settings.changes_s) as changes:
                 with (
                     Looks(engine) as looks,
                     told_of_signals(changes.end_waits),

@@ -24,6 +24,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from api.errors import EVERYWHERE
+
 MAX_HEAD_BYTES = 64 * 1024
 """Request line and headers together."""
 HEAD_S = 20.0
@@ -117,6 +119,7 @@ class BoundedProtocol(H11Protocol):
             ("Content-Type", "application/problem+json"),
             ("Content-Length", str(len(body))),
             ("Connection", "close"),
+            *EVERYWHERE.items(),
         ]
         for event in (
             h11.Response(status_code=status.value, headers=headers, reason=status.phrase.encode()),

@@ -316,6 +316,7 @@ class Server:
         for worker in self._workers():
             first, *more = worker.found or (worker.id,)
             lines += [f"  worker   {first}", *(f"           {line}" for line in more)]
+        lines += [f"  reads    {root}" for root in self._settings.data_roots]
         lines += [f"  data     {self._settings.home}", f"  logs     {self._logs}", "", "Ctrl-C stops everything."]
         return "\n".join(lines)
 

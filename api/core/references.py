@@ -128,8 +128,8 @@ def folder_below(roots: Sequence[Path], path: str, pointer: str, *, or_zip: bool
     """The real folder, or zip where `or_zip`, behind `path`. Raises Invalid, naming `pointer`, unless it lies below one
     of the data roots.
 
-    Links are followed first, so a link inside a root that leads out is refused; whether a path outside exists is
-    never told.
+    Links are followed first, so a link inside a root that leads out is refused. Neither whether a path outside exists
+    nor what the roots are is ever reported: callers need not know the host.
     """
     if not roots:
         detail = (
@@ -143,7 +143,10 @@ def folder_below(roots: Sequence[Path], path: str, pointer: str, *, or_zip: bool
         )
     folder = Path(os.path.realpath(path))
     if not any(folder.is_relative_to(root) for root in roots):
-        detail = f"{path!r} is not below a folder named in FGD_DATA_ROOTS ({', '.join(map(str, roots))})"
+        detail = (
+            f"{path!r} is not below a folder that this server may read (FGD_DATA_ROOTS); name one that is, or start "
+            "the server with `fgd serve --data-root FOLDER`"
+        )
         raise Invalid(Fault(pointer, "path_not_allowed", detail))
     zipped = or_zip and folder.suffix.lower() == ".zip" and os.path.isfile(folder)
     if not zipped and not os.path.isdir(folder):  # Path.is_dir raises for a name that is too long

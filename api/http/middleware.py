@@ -1,7 +1,11 @@
-"""What every request passes first: an id, the Host header, the key, the log. Knows no routes.
+"""What every request passes first: an id, the Host header, where it comes from, the key, the log. Knows no routes.
 
 A server on loopback answers only to loopback's names, else a web page could rebind its own name to this address and
-read what it likes. There is no CORS: no page of another origin may read anything.
+read what it likes. There is no CORS: no page of another origin may read anything, change anything or embed anything,
+one of another port of this host no more than any other. A browser says where a request comes from (Sec-Fetch-Site,
+Origin); programs say neither, and pass.
+
+A server without a key answers only where it was reached by loopback, whatever its settings say it binds.
 """
 
 from __future__ import annotations
@@ -18,11 +22,12 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.core.settings import Settings, is_loopback
-from api.errors import problem
+from api.errors import EVERYWHERE, problem
 
 log = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/healthz"})
+NAVIGATION = ("navigate", "document")
 KEY_PARAMETERS = frozenset({"api_key", "apikey", "key", "access_token", "token"})
 
 
@@ -35,6 +40,9 @@ class Border:
         self.key_hash = _hash(settings.api_key.get_secret_value()) if settings.api_key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":  # there is none here, and its handshake knows none of what follows
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -45,7 +53,7 @@ class Border:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = scope["fgd.request_id"]
-                headers["X-Content-Type-Options"] = "nosniff"
+                headers.update(EVERYWHERE)
                 _note(scope, message["status"], time.monotonic() - began)
             await send(message)
 
@@ -60,10 +68,12 @@ class Border:
 
     def _refuse(self, request: Request) -> tuple[int, str, str, dict[str, str]] | None:
         """Status, code, words and headers of a refusal; None lets the request pass."""
+        if self.key_hash is None and not _came_by_loopback(request):
+            return 403, "unsafe_bind", "this server can be reached from other hosts, and has no FGD_API_KEY", {}
         if self.hosts is not None and _host_name(request.headers.get("host", "")) not in self.hosts:
             return 400, "bad_host", f"this server answers to {', '.join(sorted(self.hosts))} only", {}
-        if request.method not in ("GET", "HEAD") and request.headers.get("sec-fetch-site", "none") == "cross-site":
-            return 403, "cross_site", "a page of another site may not change anything here", {}
+        if _is_of_another_origin(request):
+            return 403, "cross_site", "a page of another origin may not use this server", {}
         if self.key_hash is None or request.url.path in OPEN_PATHS:
             return None
         challenge = {"WWW-Authenticate": 'Bearer realm="fgd"'}
@@ -110,6 +120,30 @@ def _note(scope: Scope, status: int, seconds: float) -> None:
     if status >= 400 or scope["method"] not in ("GET", "HEAD"):
         path = quote(scope["path"])[:500]
         log.info("%s %s %d, %.0f ms, %s", scope["method"], path, status, seconds * 1000, scope["fgd.request_id"])
+
+
+def _came_by_loopback(request: Request) -> bool:
+    """By the address on which the connection was accepted. A Unix socket has none: its folder says who may use it."""
+    host, port = request.scope.get("server") or (None, None)
+    return port is None or is_loopback(str(host))
+
+
+def _is_of_another_origin(request: Request) -> bool:
+    """Whether a browser asks for a page that this server did not send. Following a link to here is no such thing."""
+    site = request.headers.get("sec-fetch-site", "none")
+    if site == "same-origin":
+        return False
+    if request.method in ("GET", "HEAD", "OPTIONS"):
+        opened = (request.headers.get("sec-fetch-mode"), request.headers.get("sec-fetch-dest")) == NAVIGATION
+        return site != "none" and not opened
+    origin = request.headers.get("origin")
+    return site != "none" or (origin is not None and _origin_host(origin) != request.headers.get("host", "").lower())
+
+
+def _origin_host(origin: str) -> str:
+    """Host and port, as the Host header of a request to that origin has them; "" for "null" and nonsense."""
+    scheme, _, host = origin.lower().partition("://")
+    return host.removesuffix({"http": ":80", "https": ":443"}.get(scheme, "")) if host else ""
 
 
 def _hash(key: str) -> bytes:

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from api.catalogue import catalogue
 from api.core.errors import SchemaOutOfDate, SchemaTooNew
 from api.core.rows import db
 from api.core.rows.tables import Job
 from api.core.settings import Settings, UnsafeBind
+from api.http.startup import listening, unsafe_of
 from api.main import create_app
 
 KEY = "k" * 20 + "0123456789ab"
@@ -106,6 +109,86 @@ def test_no_page_of_another_origin_may_read_or_change_anything(client: Any) -> N
     assert preflight.status_code == 405
     assert post.status_code == 403
     assert not [name for name in client.get("/v1/jobs", headers=origin).headers if "access-control" in name]
+
+
+OURS = "http://127.0.0.1:8000"
+
+
+@pytest.mark.parametrize(
+    ("headers", "method", "status"),
+    [
+        ({}, "POST", 404),  # a program
+        ({"Sec-Fetch-Site": "same-origin", "Origin": OURS}, "POST", 404),
+        ({"Origin": OURS}, "POST", 404),
+        ({"Origin": "http://127.0.0.1:3000"}, "POST", 403),
+        ({"Origin": "https://evil.example"}, "POST", 403),
+        ({"Origin": "null"}, "POST", 403),
+        ({"Origin": ""}, "POST", 403),
+        ({"Sec-Fetch-Site": "none", "Origin": "http://localhost:3000"}, "POST", 403),
+        ({"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1:3000"}, "POST", 403),
+        ({"Sec-Fetch-Site": "cross-site"}, "DELETE", 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}, "POST", 403),
+        ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}, "GET", 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}, "GET", 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}, "GET", 404),
+    ],
+)
+def test_what_a_browser_asks_for_another_origin_is_refused(
+    client: Any, headers: dict[str, str], method: str, status: int
+) -> None:
+    path = "/v1/jobs/job_1/cancel" if method == "POST" else "/v1/jobs/job_1"
+    answer = client.request(method, path, headers=headers)
+    assert answer.status_code == status, answer.text
+    assert status == 404 or answer.json()["code"] == "cross_site"
+
+
+def test_the_origin_of_a_server_behind_tls_is_its_host_header(settings: Any, serving: Any) -> None:
+    headers = {"Authorization": f"Bearer {KEY}", "Host": "fgd.example", "Origin": "https://fgd.example"}
+    with serving(settings.model_copy(update={"host": "0.0.0.0", "api_key": SecretStr(KEY)})) as client:
+        assert client.post("/v1/jobs/job_1/cancel", headers=headers).status_code == 404
+        assert client.post("/v1/jobs/job_1/cancel", headers={**headers, "Host": "other.example"}).status_code == 403
+
+
+def test_no_other_page_may_embed_an_answer_whatever_it_is(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [client.get(path) for path in ("/healthz", "/docs", "/docs/assets/swagger-ui.css", "/v1/nothing")]
+    answers.append(client.get("/v1/jobs", headers={"Host": "evil.example"}))
+    monkeypatch.setattr("api.core.rows.lookup.columns_of", None)
+    answers.append(client.get("/v1/jobs/job_1"))
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 404, 400, 500]
+    for answer in answers:
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_there_is_no_way_in_but_http(client: Any) -> None:
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("ws://127.0.0.1:8000/v1/jobs"):
+        pass
+
+
+# --- what it binds --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("address", "status"), [("127.0.0.1", 200), ("::1", 200), ("10.0.0.5", 403), ("fe80::1", 403)])
+def test_without_a_key_a_server_answers_only_where_loopback_leads(settings: Any, address: str, status: int) -> None:
+    """Whatever FGD_HOST says: `uvicorn --host` says otherwise."""
+    url = f"http://[{address}]:8000" if ":" in address else f"http://{address}:8000"
+    with TestClient(create_app(settings), base_url=url) as client:
+        answer = client.get("/healthz", headers={"Host": "127.0.0.1:8000"})
+        assert answer.status_code == status
+        assert status == 200 or answer.json()["code"] == "unsafe_bind"
+    with TestClient(create_app(settings.model_copy(update={"api_key": SecretStr(KEY)})), base_url=url) as client:
+        host = "127.0.0.1:8000"
+        assert client.get("/v1/jobs", headers={"Authorization": f"Bearer {KEY}", "Host": host}).status_code == 200
+
+
+def test_what_a_process_really_binds_is_looked_at(settings: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)):
+        assert "127.0.0.1" in listening()
+        assert "0.0.0.0" not in listening()
+        with socket.create_server(("0.0.0.0", 0)):
+            assert "0.0.0.0" in listening()
+    assert unsafe_of(settings, ["127.0.0.1", "::1"]) is None
+    assert "0.0.0.0" in str(unsafe_of(settings, ["127.0.0.1", "0.0.0.0"]))
 
 
 # --- problems -------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from api.core.rows import db
 from api.core.settings import Settings
 from deploy import broker, local
 from deploy.local import CannotStart, Part, environment, listen, only_server, serve
@@ -158,6 +159,14 @@ def test_any_server_of_the_application_tells_an_unfit_database_in_one_line(tmp_p
     assert "Traceback" not in done.stderr
     assert f"fgd api: {tmp_path}/fgd.db: file is not a database" in done.stderr
     assert "put a backup of it in its place" in done.stderr
+
+
+def test_a_server_started_by_hand_on_every_address_ends_itself(tmp_path: Path) -> None:
+    db.upgrade(Settings(home=tmp_path).database_url)
+    command = [sys.executable, "-m", "uvicorn", "--factory", "api.main:create_app", "--host", "0.0.0.0", "--port", "0"]
+    environment = os.environ | {"FGD_HOME": str(tmp_path), "PYTHONPATH": children.python_path()}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert "refusing to listen on 0.0.0.0" in done.stderr
 
 
 def test_part_that_dies_young_is_started_again_ever_later() -> None:
