@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from celery import Celery
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header, Path, Request
+from pydantic import AfterValidator
 from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
 
 from api.core import queue
+from api.core.errors import NotFound
 from api.core.rows import db
+from api.core.rows.ids import ID_PATTERN, is_id
 from api.core.rows.tables import DEFAULT_PROJECT
 from api.core.settings import Settings
 from api.core.store.names import BlobStore
@@ -74,6 +77,35 @@ async def _project(request: Request) -> str:
 ServiceDep = Annotated[Service, Depends(_service)]
 ProjectDep = Annotated[str, Depends(_project)]
 """The project of whoever asks; every query is filtered by it."""
+
+
+# --- ids in a path: what is none names nothing, so it is a 404 before any route sees it --------------------------
+
+
+def named(noun: str, prefix: str, *words: str) -> AfterValidator:
+    """Lets ids with this prefix pass, and `words`, which a route takes in place of one. Raises NotFound."""
+
+    def check(text: str) -> str:
+        if text not in words and not is_id(prefix, text):
+            raise NotFound(noun, text)
+        return text
+
+    return AfterValidator(check)
+
+
+def in_path(prefix: str, *words: str) -> Any:
+    """Its form, for the document."""
+    return Path(json_schema_extra={"pattern": f"^({'|'.join([*words, prefix + ID_PATTERN])})$"})
+
+
+JobInPath = Annotated[str, named("job", "job"), in_path("job")]
+DatasetInPath = Annotated[str, named("dataset", "ds"), in_path("ds")]
+ModelInPath = Annotated[str, named("model", "mdl"), in_path("mdl")]
+PlanInPath = Annotated[str, named("plan", "plan"), in_path("plan")]
+ArtifactInPath = Annotated[str, named("artifact", "art"), in_path("art")]
+CheckpointInPath = Annotated[str, named("checkpoint", "ckpt"), in_path("ckpt")]
+WeightsInPath = Annotated[str, named("checkpoint", "ckpt", "last", "best"), in_path("ckpt", "last", "best")]
+"""A checkpoint, or the weights of a result by their name."""
 
 IF_NONE_MATCH = "Answer 304 if this is still the ETag."
 PREFER = (

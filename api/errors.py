@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, TimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from api.core.errors import Conflict, Fault, Invalid, NotFound, Refused, ServiceError
 from api.core.store.names import StoreAway
@@ -153,8 +154,20 @@ def _http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         return _service_error(request, NotFound("route", request.url.path))
     code = HTTPStatus(error.status_code).name.lower()
-    headers = dict(error.headers) if error.headers else None
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_methods(request))
     return problem(request, error.status_code, code, str(error.detail), headers=headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """All that some route answers at this path; of a folder of files, which has none of its own, GET."""
+    found: set[str] = set()
+    scope = {**request.scope, "root_path": request.scope.get("app_root_path", "")}  # not as the folder sees it
+    for route in request.app.routes:
+        if route.matches(scope)[0] != Match.NONE:
+            found |= getattr(route, "methods", None) or {"GET"}
+    return sorted(found | ({"HEAD"} if "GET" in found else set()))
 
 
 def _database_error(request: Request, error: Exception) -> Response:

@@ -114,10 +114,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _can_be_wrong(operation: dict[str, Any]) -> bool:
-    """Whether a request can be of the wrong shape: not where all it has is optional text, or text in its address."""
+    """Whether a request can be of the wrong shape: not where all it has is optional text, or an id in its address."""
     bare = {"type", "title", "anyOf", "description"}
     return "requestBody" in operation or any(
-        not parameter["schema"].keys() <= bare
+        not parameter["schema"].keys() <= (bare | {"pattern"} if parameter["in"] == "path" else bare)
         or {each["type"] for each in parameter["schema"].get("anyOf", [parameter["schema"]])} - {"string", "null"}
         or (parameter["required"] and parameter["in"] != "path")
         for parameter in operation.get("parameters", [])

@@ -10,6 +10,7 @@ A server without a key answers only where it was reached by loopback, whatever i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -18,7 +19,7 @@ import uuid
 from urllib.parse import quote
 
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.core.settings import Settings, is_loopback
@@ -105,11 +106,20 @@ class Heads:
                 await send(message)
 
         async def send_without_bytes(message: Message) -> None:
-            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+            if message["type"] != "http.response.body":
+                await send(message)
+                return
+            await send({"type": "http.response.body", "body": b""})
+            raise _Answered  # a stream of events would go on for hours, and nobody reads it
 
         await self.app(dict(scope), receive, send_if_there)
         if no_such_method:
-            await self.app({**scope, "method": "GET"}, receive, send_without_bytes)
+            with contextlib.suppress(_Answered, ClientDisconnect):
+                await self.app({**scope, "method": "GET"}, receive, send_without_bytes)
+
+
+class _Answered(OSError):
+    """Nothing more is to be sent: to a response the same as a connection that was closed."""
 
 
 def _note(scope: Scope, status: int, seconds: float) -> None:

@@ -12,7 +12,7 @@ from api.core.errors import Refused, ServiceError
 from api.core.jobs import history
 from api.core.rows.tables import Artifact
 from api.core.store.names import BlobStore
-from api.deps import IfNoneMatch, ProjectDep, ServiceDep
+from api.deps import ArtifactInPath, IfNoneMatch, ProjectDep, ServiceDep
 from api.errors import Responses, documented
 from api.http import digests, etag, ranges
 from api.http.conditional import unchanged
@@ -36,7 +36,7 @@ IfRange = Annotated[str | None, Header(description="Serve the range only if this
 
 @router.get("/{artifact_id}/content", response_class=Response, responses={**_RESPONSES, **documented(416)})
 def download(
-    artifact_id: str,
+    artifact_id: ArtifactInPath,
     service: ServiceDep,
     project: ProjectDep,
     range: RangeHeader = None,
@@ -69,7 +69,9 @@ def download(
 
 
 @router.head("/{artifact_id}/content", response_class=Response, responses=_RESPONSES)
-def describe(artifact_id: str, service: ServiceDep, project: ProjectDep, if_none_match: IfNoneMatch = None) -> Response:
+def describe(
+    artifact_id: ArtifactInPath, service: ServiceDep, project: ProjectDep, if_none_match: IfNoneMatch = None
+) -> Response:
     """Size and digest, without the bytes."""
     with service.reading() as s:
         row = history.artifact(s, project, artifact_id)

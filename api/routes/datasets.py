@@ -14,7 +14,7 @@ from api.core.request_bodies import SubmitDataset
 from api.core.rows.tables import Dataset
 from api.core.store import uploads
 from api.core.uploading import Upload
-from api.deps import IdempotencyKey, ProjectDep, Service, ServiceDep
+from api.deps import DatasetInPath, IdempotencyKey, ProjectDep, Service, ServiceDep
 from api.errors import Responses, documented
 from api.http import receiving
 from api.http.bodies import StrictRoute
@@ -61,13 +61,13 @@ async def list_datasets(query: Annotated[PageQuery, Query()], request: Request) 
 
 
 @router.get("/{dataset_id}", response_model=DatasetView, responses=POLL_ANSWERS, openapi_extra=POLLED)
-async def get_dataset(dataset_id: str, request: Request) -> Response:
+async def get_dataset(dataset_id: DatasetInPath, request: Request) -> Response:
     """One data set. Poll as you poll a job."""
     return await polled(request, DATASETS, dataset_id)
 
 
 @router.get("/{dataset_id}/report", responses=documented(404, 409))
-def get_report(dataset_id: str, service: ServiceDep, project: ProjectDep) -> Report:
+def get_report(dataset_id: DatasetInPath, service: ServiceDep, project: ProjectDep) -> Report:
     """What the importer saw: counts, and every defect with what was done about it."""
     with service.reading() as s:
         dataset = datasets.get(s, project, dataset_id)
@@ -86,7 +86,7 @@ def get_report(dataset_id: str, service: ServiceDep, project: ProjectDep) -> Rep
     openapi_extra=receiving.WHOLE_BODY,
 )
 async def put_content(
-    dataset_id: str,
+    dataset_id: DatasetInPath,
     headers: Annotated[receiving.WholeHeaders, Header()],
     request: Request,
     service: ServiceDep,
@@ -100,7 +100,7 @@ async def put_content(
 
 
 @router.head("/{dataset_id}/content", status_code=204, responses={**receiving.OFFSET, **documented(404)})
-def head_content(dataset_id: str, service: ServiceDep, project: ProjectDep) -> Response:
+def head_content(dataset_id: DatasetInPath, service: ServiceDep, project: ProjectDep) -> Response:
     """How much of the zip is there."""
     return receiving.progress(_upload(service, project, dataset_id)).answer()
 
@@ -112,7 +112,7 @@ def head_content(dataset_id: str, service: ServiceDep, project: ProjectDep) -> R
     openapi_extra=receiving.PIECE_BODY,
 )
 async def patch_content(
-    dataset_id: str,
+    dataset_id: DatasetInPath,
     headers: Annotated[receiving.PieceHeaders, Header()],
     request: Request,
     service: ServiceDep,
@@ -127,7 +127,7 @@ async def patch_content(
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=documented(404, 409))
-def delete_dataset(dataset_id: str, service: ServiceDep, project: ProjectDep) -> None:
+def delete_dataset(dataset_id: DatasetInPath, service: ServiceDep, project: ProjectDep) -> None:
     """Delete a data set that no job uses. An upload or import that is going on ends with it."""
     with service.transaction() as s:
         datasets.delete(s, project, dataset_id)

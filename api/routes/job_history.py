@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 from api import streams
 from api.core.errors import Fault, Invalid, Refused
 from api.core.jobs import curves, history, requests
-from api.deps import Accept, ProjectDep, Service, ServiceDep, project_of, service_of
+from api.deps import Accept, JobInPath, ProjectDep, Service, ServiceDep, project_of, service_of
 from api.errors import Responses, documented
 from api.http import negotiate, ranges, tabular
 from api.http.bodies import StrictRoute
@@ -88,7 +88,7 @@ _LOG: Responses = {
 
 @router.get("/{job_id}/events", response_model=EventPage, responses={**_EVENTS, **documented(404, 422, 429)})
 async def list_events(
-    job_id: str,
+    job_id: JobInPath,
     query: Annotated[EventQuery, Query()],
     service: ServiceDep,
     project: ProjectDep,
@@ -119,7 +119,7 @@ def _page(service: Service, project: str, job_id: str, query: EventQuery) -> Eve
 
 
 @router.get("/{job_id}/attempts", responses=documented(404))
-def list_attempts(job_id: str, service: ServiceDep, project: ProjectDep) -> Attempts:
+def list_attempts(job_id: JobInPath, service: ServiceDep, project: ProjectDep) -> Attempts:
     """Each time a worker took the job: where, with what, how it ended, and what was lost with it."""
     with service.reading() as s:
         job = requests.get(s, project, job_id)
@@ -128,7 +128,7 @@ def list_attempts(job_id: str, service: ServiceDep, project: ProjectDep) -> Atte
 
 @router.get("/{job_id}/metrics", response_model=Points, responses={**_METRICS, **documented(404, 422)})
 def list_metrics(
-    job_id: str,
+    job_id: JobInPath,
     query: Annotated[MetricQuery, Query()],
     service: ServiceDep,
     project: ProjectDep,
@@ -150,7 +150,7 @@ def list_metrics(
 
 
 @router.get("/{job_id}/metrics/latest", response_model=Points, responses=documented(404))
-async def latest_metrics(job_id: str, request: Request) -> Response:
+async def latest_metrics(job_id: JobInPath, request: Request) -> Response:
     """The last of each number."""
     project = project_of(request)
     points = await service_of(request).looks.look(lambda s: history.latest(s, project, job_id))
@@ -159,7 +159,7 @@ async def latest_metrics(job_id: str, request: Request) -> Response:
 
 @router.get("/{job_id}/logs", response_class=Response, responses={**_LOG, **documented(400, 404, 416, 422)})
 def read_log(
-    job_id: str,
+    job_id: JobInPath,
     query: Annotated[LogQuery, Query()],
     service: ServiceDep,
     project: ProjectDep,
@@ -186,7 +186,7 @@ def read_log(
 
 @router.head("/{job_id}/logs", response_class=Response, responses={**_LOG, **documented(404, 422)})
 def describe_log(
-    job_id: str, query: Annotated[LogOfQuery, Query()], service: ServiceDep, project: ProjectDep
+    job_id: JobInPath, query: Annotated[LogOfQuery, Query()], service: ServiceDep, project: ProjectDep
 ) -> Response:
     """The length of an attempt's log until now, without the bytes."""
     with service.reading() as s:
@@ -208,7 +208,7 @@ def _log_headers(of: history.LogOf) -> dict[str, str]:
 
 
 @router.get("/{job_id}/artifacts", responses=documented(404))
-def list_artifacts(job_id: str, service: ServiceDep, project: ProjectDep) -> Artifacts:
+def list_artifacts(job_id: JobInPath, service: ServiceDep, project: ProjectDep) -> Artifacts:
     """The files of the result; each is at /v1/artifacts/{id}/content."""
     with service.reading() as s:
         rows = history.artifacts(s, requests.get(s, project, job_id))

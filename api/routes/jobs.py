@@ -11,7 +11,7 @@ from api.core import submission
 from api.core.jobs import removal, requests
 from api.core.lifecycle import Requested, State
 from api.core.store.names import delete_objects
-from api.deps import IdempotencyKey, Prefer, ProjectDep, Service, ServiceDep
+from api.deps import IdempotencyKey, JobInPath, Prefer, ProjectDep, Service, ServiceDep
 from api.errors import Responses, documented
 from api.http.bodies import StrictRoute
 from api.http.conditional import POLL_ANSWERS, POLLED, answered, made, polled
@@ -72,7 +72,7 @@ async def list_jobs(query: Annotated[JobsQuery, Query()], request: Request) -> R
 
 
 @router.get("/{job_id}", response_model=JobView, responses=POLL_ANSWERS, openapi_extra=POLLED)
-async def get_job(job_id: str, request: Request) -> Response:
+async def get_job(job_id: JobInPath, request: Request) -> Response:
     """One job. Poll with If-None-Match: 304 means that nothing has changed. With Prefer: wait=30 the answer comes as
     soon as something has, or after 30 seconds."""
     return await polled(request, JOBS, job_id)
@@ -81,20 +81,20 @@ async def get_job(job_id: str, request: Request) -> Response:
 @router.post(
     "/{job_id}/cancel", status_code=202, response_model=JobView, responses=documented(400, 404, 409, 413, 415, 422)
 )
-def cancel_job(job_id: str, service: ServiceDep, project: ProjectDep, body: Cancel | None = None) -> Response:
+def cancel_job(job_id: JobInPath, service: ServiceDep, project: ProjectDep, body: Cancel | None = None) -> Response:
     """Ask for an end: a queued job is cancelled at once, a running one within seconds (see `requested`)."""
     return _asked(service, project, job_id, _WISH[(body or Cancel()).mode])
 
 
 @router.post("/{job_id}/pause", status_code=202, response_model=JobView, responses=documented(404, 409))
-def pause_job(job_id: str, service: ServiceDep, project: ProjectDep) -> Response:
+def pause_job(job_id: JobInPath, service: ServiceDep, project: ProjectDep) -> Response:
     """Let it wait: a queued job at once, a running one as soon as it has saved a checkpoint (see `requested`). It
     releases its device."""
     return _asked(service, project, job_id, Requested.pause)
 
 
 @router.post("/{job_id}/resume", status_code=202, response_model=JobView, responses=documented(404, 409))
-def resume_job(job_id: str, service: ServiceDep, project: ProjectDep, after: BackgroundTasks) -> Response:
+def resume_job(job_id: JobInPath, service: ServiceDep, project: ProjectDep, after: BackgroundTasks) -> Response:
     """Queue a paused job again: it goes on from its last checkpoint. A pause that is not done yet is taken back."""
     with service.transaction() as s:
         requests.resume(s, project, job_id)
@@ -103,7 +103,7 @@ def resume_job(job_id: str, service: ServiceDep, project: ProjectDep, after: Bac
 
 
 @router.post("/{job_id}/stop", status_code=202, response_model=JobView, responses=documented(404, 409))
-def stop_job(job_id: str, service: ServiceDep, project: ProjectDep, after: BackgroundTasks) -> Response:
+def stop_job(job_id: JobInPath, service: ServiceDep, project: ProjectDep, after: BackgroundTasks) -> Response:
     """Finish early: no step after the current one, and the weights of the best evaluation become the result (those of
     the last step if nothing was evaluated); the job succeeds. A job that does not run is queued just to export what
     its checkpoint has; 409 nothing_to_keep if it has none."""
@@ -111,7 +111,7 @@ def stop_job(job_id: str, service: ServiceDep, project: ProjectDep, after: Backg
 
 
 @router.delete("/{job_id}", status_code=204, responses=documented(404, 409))
-def delete_job(job_id: str, service: ServiceDep, project: ProjectDep, after: BackgroundTasks) -> None:
+def delete_job(job_id: JobInPath, service: ServiceDep, project: ProjectDep, after: BackgroundTasks) -> None:
     """Delete a job that has ended, with its events, metrics, log and artifacts. 409 while it has not, or while an
     unfinished job needs its weights. Files that nothing else refers to are deleted later."""
     with service.transaction() as s:

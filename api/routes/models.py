@@ -20,7 +20,16 @@ from api.core.rows.tables import Model
 from api.core.store import uploads
 from api.core.store.names import delete_objects
 from api.core.uploading import Upload
-from api.deps import IdempotencyKey, ProjectDep, Service, ServiceDep
+from api.deps import (
+    CheckpointInPath,
+    IdempotencyKey,
+    JobInPath,
+    ModelInPath,
+    ProjectDep,
+    Service,
+    ServiceDep,
+    WeightsInPath,
+)
 from api.errors import Responses, documented
 from api.http import receiving
 from api.http.bodies import StrictRoute
@@ -59,7 +68,7 @@ async def list_models(query: Annotated[PageQuery, Query()], request: Request) ->
 
 
 @router.get("/v1/models/{model_id}", response_model=ModelView, responses=POLL_ANSWERS, openapi_extra=POLLED)
-async def get_model(model_id: str, request: Request) -> Response:
+async def get_model(model_id: ModelInPath, request: Request) -> Response:
     """One model. Poll as you poll a job."""
     return await polled(request, MODELS, model_id)
 
@@ -72,7 +81,7 @@ async def get_model(model_id: str, request: Request) -> Response:
     openapi_extra=receiving.WHOLE_BODY,
 )
 async def put_content(
-    model_id: str,
+    model_id: ModelInPath,
     headers: Annotated[receiving.WholeHeaders, Header()],
     request: Request,
     service: ServiceDep,
@@ -88,7 +97,7 @@ async def put_content(
 
 
 @router.head("/v1/models/{model_id}/content", status_code=204, responses={**receiving.OFFSET, **documented(404)})
-def head_content(model_id: str, service: ServiceDep, project: ProjectDep) -> Response:
+def head_content(model_id: ModelInPath, service: ServiceDep, project: ProjectDep) -> Response:
     """How much of the file is there."""
     return receiving.progress(_upload(service, project, model_id)).answer()
 
@@ -100,7 +109,7 @@ def head_content(model_id: str, service: ServiceDep, project: ProjectDep) -> Res
     openapi_extra=receiving.PIECE_BODY,
 )
 async def patch_content(
-    model_id: str,
+    model_id: ModelInPath,
     headers: Annotated[receiving.PieceHeaders, Header()],
     request: Request,
     service: ServiceDep,
@@ -115,7 +124,7 @@ async def patch_content(
 
 
 @router.delete("/v1/models/{model_id}", status_code=204, responses=documented(404, 409))
-def delete_model(model_id: str, service: ServiceDep, project: ProjectDep) -> None:
+def delete_model(model_id: ModelInPath, service: ServiceDep, project: ProjectDep) -> None:
     """Delete a model. Jobs that have ended keep what they got; 409 while one that has not uses it. An upload or import
     that is going on ends with it."""
     with service.transaction() as s:
@@ -124,7 +133,7 @@ def delete_model(model_id: str, service: ServiceDep, project: ProjectDep) -> Non
 
 
 @router.get("/v1/jobs/{job_id}/checkpoints", responses=documented(404), tags=["jobs"])
-def list_checkpoints(job_id: str, service: ServiceDep, project: ProjectDep) -> Checkpoints:
+def list_checkpoints(job_id: JobInPath, service: ServiceDep, project: ProjectDep) -> Checkpoints:
     """Weights that can be promoted to a model: `last` and `best` of a finished job; of one that has not ended the last
     two checkpoints and the best one; and the pinned ones of any."""
     with service.reading() as s:
@@ -140,8 +149,8 @@ def list_checkpoints(job_id: str, service: ServiceDep, project: ProjectDep) -> C
     tags=["jobs"],
 )
 def promote_checkpoint(
-    job_id: str,
-    checkpoint_id: str,
+    job_id: JobInPath,
+    checkpoint_id: WeightsInPath,
     service: ServiceDep,
     project: ProjectDep,
     after: BackgroundTasks,
@@ -159,7 +168,9 @@ def promote_checkpoint(
 
 
 @router.post("/v1/jobs/{job_id}/checkpoints/{checkpoint_id}/pin", responses=documented(404, 409), tags=["jobs"])
-def pin_checkpoint(job_id: str, checkpoint_id: str, service: ServiceDep, project: ProjectDep) -> CheckpointView:
+def pin_checkpoint(
+    job_id: JobInPath, checkpoint_id: CheckpointInPath, service: ServiceDep, project: ProjectDep
+) -> CheckpointView:
     """Keep a checkpoint, also when newer ones come and after the job's end. Pinning twice is no error. A job may have
     ten pinned ones; `last` and `best` of a finished job are artifacts, which are kept anyway."""
     with service.transaction() as s:
@@ -168,7 +179,7 @@ def pin_checkpoint(job_id: str, checkpoint_id: str, service: ServiceDep, project
 
 @router.delete("/v1/jobs/{job_id}/checkpoints/{checkpoint_id}/pin", responses=documented(404), tags=["jobs"])
 def unpin_checkpoint(
-    job_id: str, checkpoint_id: str, service: ServiceDep, project: ProjectDep, after: BackgroundTasks
+    job_id: JobInPath, checkpoint_id: CheckpointInPath, service: ServiceDep, project: ProjectDep, after: BackgroundTasks
 ) -> CheckpointView:
     """Keep it no longer than others are: it may be gone at once. Unpinning what is not pinned is no error."""
     with service.transaction() as s:

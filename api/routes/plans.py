@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from api.deps import Prefer, ProjectDep, ServiceDep
+from api.deps import PlanInPath, Prefer, ProjectDep, ServiceDep
 from api.errors import Responses, documented
 from api.http.bodies import StrictRoute
 from api.http.conditional import POLL_ANSWERS, POLLED, polled
@@ -31,6 +31,6 @@ async def submit_plan(
 
 
 @router.get("/{plan_id}", response_model=PlanView, responses=POLL_ANSWERS, openapi_extra=POLLED)
-async def get_plan(plan_id: str, request: Request) -> Response:
+async def get_plan(plan_id: PlanInPath, request: Request) -> Response:
     """One plan; `measured` is filled in once a worker has tried a few steps. Poll as you poll a job."""
     return await polled(request, PLANS, plan_id)

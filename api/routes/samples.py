@@ -10,7 +10,7 @@ from api.core import datasets, samples
 from api.core.errors import Conflict, NotFound
 from api.core.lifecycle import DatasetState
 from api.core.rows.tables import Dataset
-from api.deps import IfNoneMatch, ProjectDep, Service, ServiceDep
+from api.deps import DatasetInPath, IfNoneMatch, ProjectDep, Service, ServiceDep
 from api.errors import NOT_MODIFIED, Responses, documented
 from api.http import etag
 from api.http.conditional import unchanged
@@ -28,7 +28,7 @@ _BYTES: Responses = {
 
 @router.get("/{dataset_id}/samples/{n}", responses=documented(404, 409, 422))
 def get_sample(
-    dataset_id: str, n: int, query: Annotated[SampleQuery, Query()], service: ServiceDep, project: ProjectDep
+    dataset_id: DatasetInPath, n: int, query: Annotated[SampleQuery, Query()], service: ServiceDep, project: ProjectDep
 ) -> SampleView:
     """Image n of a split, counted from 0, with its boxes."""
     dataset = _ready(service, project, dataset_id)
@@ -42,7 +42,7 @@ def get_sample(
     responses=_BYTES | NOT_MODIFIED | documented(404, 409, 422),
 )
 def get_sample_image(
-    dataset_id: str,
+    dataset_id: DatasetInPath,
     n: int,
     query: Annotated[SampleQuery, Query()],
     service: ServiceDep,

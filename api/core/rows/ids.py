@@ -7,7 +7,9 @@ import secrets
 import threading
 import time
 
-_ID = re.compile(r"[a-z]{2,4}_[0-9a-f]{32}")
+ID_PATTERN = "_[0-9a-f]{32}"
+"""What follows the prefix."""
+_ID = re.compile(f"[a-z]{{2,4}}{ID_PATTERN}")
 _lock = threading.Lock()
 _last = 0
 

@@ -14,6 +14,7 @@ from starlette.websockets import WebSocketDisconnect
 from api.catalogue import catalogue
 from api.core.errors import SchemaOutOfDate, SchemaTooNew
 from api.core.rows import db
+from api.core.rows.ids import new_id
 from api.core.rows.tables import Job
 from api.core.settings import Settings, UnsafeBind
 from api.http.startup import listening, unsafe_of
@@ -214,7 +215,7 @@ def test_an_unexpected_error_shows_no_traceback_but_an_id_that_the_log_has(
 
     monkeypatch.setattr("api.core.rows.lookup.columns_of", explode)
 
-    answer = client.get("/v1/jobs/job_1")
+    answer = client.get(f"/v1/jobs/{new_id('job')}")
 
     assert answer.status_code == 500
     assert answer.headers["content-type"] == "application/problem+json"

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from api.core import tallies
 from api.core.rows.tables import Tally
-from api.deps import IdempotencyKey, ProjectDep, ServiceDep
+from api.deps import IdempotencyKey, ProjectDep, ServiceDep, in_path, named
 from api.errors import Responses, documented
 from api.http.bodies import StrictRoute
 from api.http.conditional import POLL_ANSWERS, POLLED, made, polled
@@ -50,6 +50,7 @@ TALLIES = Resource(
     [Tally.counts],
     _as_it_is,
 )
+TallyInPath = Annotated[str, named("tally", "tal"), in_path("tal")]
 _REPLAY: Responses = {200: {"model": TallyView, "description": "This Idempotency-Key made it before."}}
 
 
@@ -77,13 +78,13 @@ async def list_tallies(query: Annotated[PageQuery, Query()], request: Request) -
 
 
 @router.get("/{tally_id}", response_model=TallyView, responses=POLL_ANSWERS, openapi_extra=POLLED)
-async def get_tally(tally_id: str, request: Request) -> Response:
+async def get_tally(tally_id: TallyInPath, request: Request) -> Response:
     """One tally. Poll as you poll a job."""
     return await polled(request, TALLIES, tally_id)
 
 
 @router.delete("/{tally_id}", status_code=204, responses=documented(404))
-def delete_tally(tally_id: str, service: ServiceDep, project: ProjectDep) -> None:
+def delete_tally(tally_id: TallyInPath, service: ServiceDep, project: ProjectDep) -> None:
     """Delete a tally; a worker that counts stops."""
     with service.transaction() as s:
         tallies.delete(s, project, tally_id)
