@@ -63,8 +63,9 @@ def hours(text: str) -> float:
 
 def ended(given: argparse.Namespace) -> int:
     """Do what was asked for; the exit code. Errors that were foreseen end in a message, not a traceback."""
-    from fgd.cli.printing import FAILED, print_error
+    from fgd.cli.printing import print_error
     from fgd.errors import FGDError
+    from fgd.process.exit_codes import FAILED, exit_code, message_of
 
     try:
         return int(given.do(given))
@@ -72,8 +73,8 @@ def ended(given: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except (FGDError, OSError) as error:
-        print_error(str(error))
-        return FAILED
+        print_error(message_of(error))
+        return exit_code(error)
 
 
 def settings(**given: Any) -> Settings:
@@ -81,7 +82,8 @@ def settings(**given: Any) -> Settings:
     from pydantic import ValidationError
 
     from api.core.settings import Settings
-    from fgd.cli.printing import REFUSED, print_error
+    from fgd.cli.printing import print_error
+    from fgd.process.exit_codes import REFUSED
 
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
@@ -107,7 +109,8 @@ def serve(given: argparse.Namespace) -> int:
 
 def backup(given: argparse.Namespace) -> int:
     from deploy import backup
-    from fgd.cli.printing import DONE, FAILED, note, print_line
+    from fgd.cli.printing import note, print_line
+    from fgd.process.exit_codes import DONE, FAILED
 
     made = backup.backup(settings(home=given.home), given.folder, say=note)
     print_line(f"{given.folder}  {made.taken_at}  {len(made.blobs)} blobs, {len(made.objects)} checkpoints")
@@ -118,7 +121,8 @@ def backup(given: argparse.Namespace) -> int:
 
 def restore(given: argparse.Namespace) -> int:
     from deploy import backup
-    from fgd.cli.printing import DONE, FAILED, note, print_line
+    from fgd.cli.printing import note, print_line
+    from fgd.process.exit_codes import DONE, FAILED
 
     found = backup.restore(settings(home=given.home), given.folder, given.keep_store, say=note)
     for line in found.lines():
@@ -128,7 +132,8 @@ def restore(given: argparse.Namespace) -> int:
 
 def doctor(given: argparse.Namespace) -> int:
     from deploy.doctor import examine
-    from fgd.cli.printing import DONE, FAILED, print_line
+    from fgd.cli.printing import print_line
+    from fgd.process.exit_codes import DONE, FAILED
 
     found = examine(settings(home=given.home), given.older_than_h * 3600.0, given.delete)
     for line in found.lines():

@@ -45,7 +45,7 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from api.core import inventory, version, workers
+from api.core import inventory, workers
 from api.core.errors import DriverMissing, Unfit
 from api.core.rows import db
 from api.core.rows.ids import new_id
@@ -54,6 +54,7 @@ from api.core.settings import Settings
 from api.core.store.local import LocalStore
 from api.core.store.names import BlobStore, DigestMismatch, sha256_file
 from api.core.store.open import open_store
+from fgd import version
 from fgd.errors import FGDError
 
 logger = logging.getLogger(__name__)

@@ -27,6 +27,7 @@ from torch import Tensor
 from fgd.errors import UserError
 from fgd.methods.base import Pair
 from fgd.methods.fgd import FGDLoss
+from fgd.process.exit_codes import exit_code
 from fgd.spec import FGD, Schedule
 from fgd.types import Batch, Calibration, Target, View
 
@@ -189,7 +190,7 @@ def table(figures: Sequence[Figure]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit status: 0 if every figure agrees, else 1 (2 for a wrong command line)."""
+    """Exit status: 0 if every figure agrees, else 1; 2 for a wrong command line, or a file that is not there."""
     if len(arguments) != 2:
         print("usage: python -m fgd.parity FILE.npz FILE.json", file=sys.stderr)
         return 2
@@ -197,7 +198,7 @@ def main(arguments: Sequence[str]) -> int:
         cases = load(Path(arguments[0]), Path(arguments[1]))
     except Malformed as error:
         print(error, file=sys.stderr)
-        return 1
+        return exit_code(error)
     figures = [figure for case, arrays in cases for figure in check(case, arrays)]
     print(table(figures))
     return 0 if all(figure.good for figure in figures) else 1

@@ -4,7 +4,8 @@ The spec is a JobSpec whose references are paths, as for `python -m fgd.train`. 
 the job (levels, adapters, sizes, steps, warnings), and under "measured" what a few real steps and a small evaluation on
 its data showed: parameters, peak memory, seconds per step, and from them hours and disk.
 
-Exit codes: 0; 1 it can not be trained so, {"error": {"code", "message", "pointer"}} says why; 2 wrong command line.
+Exit codes: 0; 1 it cannot be trained so, 2 the spec is wrong or a path leads nowhere: {"error": {"code", "message",
+"pointer"}} says why.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fgd.events import Event
 from fgd.outline import outline
 from fgd.process import lifeline
 from fgd.process.error_causes import code_of
+from fgd.process.exit_codes import exit_code
 from fgd.spec import FromPath, JobSpec
 from fgd.train import read_spec
 
@@ -35,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         answer = plan(read_spec(arguments.spec, staged=arguments.parent_fd is not None))
     except Exception as error:
-        code, answer = 1, {"error": told(error)}
+        code, answer = exit_code(error), {"error": told(error)}
     text = json.dumps(answer, indent=2) + "\n"
     if arguments.out is None:
         print(text, end="")

@@ -5,8 +5,8 @@ On a terminal it draws progress; otherwise, and with --events-fd, it writes one 
 
 A file named `finish` in the folder of --out ends the training after the current step; the best weights are the result.
 
-Exit codes: 0 finished; 1 failed, the last event says why; 2 wrong command line; 75 stopped by SIGTERM or SIGINT after
-writing a checkpoint, go on with --resume.
+Exit codes: 0 finished; 1 failed, 2 the command line or the spec is wrong: the last event says why; 75 stopped by
+SIGTERM or SIGINT after writing a checkpoint, go on with --resume.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from fgd.errors import FGDError, SpecError, Stopped
 from fgd.events import EXIT_STOPPED, RANK_EVENTS, RANK_EXIT, Emit, Event, Failed, Note, to_line
 from fgd.process import lifeline
 from fgd.process.error_causes import code_of
+from fgd.process.exit_codes import exit_code
 from fgd.spec import FromPath, JobSpec, TeacherFromPath
 from fgd.stored import stored_spec
 from fgd.text import strict_json
@@ -123,6 +124,8 @@ def read_spec(path: Path, *, staged: bool = False) -> JobSpec:
     ):
         if not isinstance(reference, kind):
             raise SpecError('the library knows only {"path": folder}; ids belong to the service', pointer)
+        if isinstance(reference, FromPath) and not staged and not Path(reference.path).exists():
+            raise SpecError(f"{path}: {reference.path}: no such folder", f"{pointer}/path")
     return spec
 
 
@@ -130,7 +133,7 @@ def report(error: Exception, emit: Emit) -> int:
     if isinstance(error, FGDError):
         emit(Failed(code=error.code, message=str(error), data=error.data))
         print(printable(f"{error.code}: {error}", keep="\n"), file=sys.stderr)
-        return 1
+        return exit_code(error)
     traceback.print_exc()
     emit(Failed(code=code_of(error), message=f"{type(error).__name__}: {error}"[:4000]))
     return 1

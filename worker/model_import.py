@@ -14,14 +14,15 @@ from sqlalchemy.orm import Session
 
 from api.core import imports, models
 from api.core.rows.tables import Model
+from fgd.result_files import RECIPE, WEIGHTS
 from worker.host import Host
 from worker.leased_child import MAX_MESSAGE, ChildBroken, ChildEnd, LeasedChild
 from worker.reader_ending import Rejected, ended_badly, upload_gone
 from worker.slots import Slot
 from worker.staging import fetched
 
-WEIGHTS, RECIPE, REPORT = "student.safetensors", "recipe.json", "report.json"
-"""What the child leaves in its folder."""
+REPORT = "report.json"
+"""What the child leaves in its folder, beside a result's WEIGHTS and RECIPE."""
 
 
 @dataclass(frozen=True)

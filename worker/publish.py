@@ -10,6 +10,7 @@ from api.core.jobs import attempts
 from api.core.store.names import Blob, blob_name
 from fgd.events import Finished
 from fgd.process.failpoints import reach
+from fgd.result_files import WEIGHTS
 from worker import kept_results
 from worker.running_attempt import RunningAttempt
 
@@ -27,7 +28,7 @@ def publish(attempt: RunningAttempt, result: Finished, out: Path) -> list[attemp
     """
     host, claim = attempt.host, attempt.claim
     folder = Path(result.folder).resolve()
-    if not folder.is_relative_to(out.resolve()) or "student.safetensors" not in result.files:
+    if not folder.is_relative_to(out.resolve()) or WEIGHTS not in result.files:
         raise ValueError(f"the trainer's result is not one: {sorted(result.files)} in {folder}")
     files = [file_of_result(folder, name, digest) for name, digest in result.files.items()]
     digests = {file.digest for file in files}

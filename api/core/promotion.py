@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
@@ -18,7 +18,7 @@ from api.core.errors import Conflict, Fault, Invalid, NotFound
 from api.core.jobs import checkpoints, requests
 from api.core.lifecycle import State
 from api.core.models import FinishedImport
-from api.core.references import RECIPE, WEIGHTS, ReferencedWeights
+from api.core.references import ReferencedWeights
 from api.core.request_bodies import PromoteModel, SubmitModel, UploadModel
 from api.core.rows import db
 from api.core.rows.idempotency import Once
@@ -26,11 +26,11 @@ from api.core.rows.tables import Artifact, Checkpoint, Job, Model
 from api.core.store.names import Blob, BlobStore, DigestMismatch
 from fgd.errors import WeightsError
 from fgd.recipe import Recipe
+from fgd.result_files import RECIPE, WEIGHTS, file_with
 from fgd.spec import JobSpec
 from fgd.stored import stored_spec
 from fgd.weights_file import digest_of_tensors
 
-Which = Literal["last", "best"]
 MAX_NAME = 100
 """Characters of a model's name, as in fgd.spec."""
 
@@ -105,7 +105,7 @@ def promotable(s: Session, job: Job) -> list[PromotableWeights]:
     found = {row.name: row for row in s.scalars(select(Artifact).where(Artifact.job_id == job.id))}
     if (last := found.get(WEIGHTS)) is None:
         return saved
-    best = found.get(references.BEST, last)
+    best = found[file_with("best", found)]
     step = (job.progress or {}).get("step")
     return [
         PromotableWeights("last", step, job.attempt, last.size, last.digest, last.created_at),

@@ -22,11 +22,11 @@ from api.core.store.names import Blob, BlobStore, DigestMismatch
 from fgd import weights_file
 from fgd.errors import SpecError, WeightsError
 from fgd.recipe import Recipe
+from fgd.result_files import BEST, RECIPE, WEIGHTS, Which, file_with
 from fgd.spec import DetectorSpec, FromJob, FromModel, FromPath, JobSpec, WeightsRef
 from fgd.stored import stored_recipe
 from fgd.text.pydantic_messages import sentence
 
-WEIGHTS, BEST, RECIPE = "student.safetensors", "best.safetensors", "recipe.json"
 Role = Literal["teacher", "inherit", "weights", "job"]
 """What a reference is for; begins the codes of its faults."""
 MAX_RECIPE_BYTES = 1 << 20
@@ -254,7 +254,7 @@ def of_job(
     job_id: str,
     role: Role,
     pointer: str,
-    which: Literal["last", "best"] = "last",
+    which: Which = "last",
 ) -> ReferencedWeights:
     """The student of a finished job. Raises Invalid at `pointer`, or Conflict for a job that is not finished yet."""
     job = s.scalar(select(Job).where(Job.project_id == project_id, Job.id == job_id))
@@ -269,9 +269,9 @@ def of_job(
         raise Conflict(f"{role}_not_ready", detail, True, pointer)
     rows = s.execute(select(Artifact.name, Artifact.digest).where(Artifact.job_id == job_id))
     files = {name: digest for name, digest in rows if name in (WEIGHTS, BEST, RECIPE)}
-    best = files.pop(BEST, None)  # absent where the last weights are the best
-    if which == "best" and best is not None:
-        files[WEIGHTS] = best
+    if (wanted := files.get(file_with(which, files))) is not None:
+        files[WEIGHTS] = wanted
+    files.pop(BEST, None)
     if files.keys() != {WEIGHTS, RECIPE} or not all(map(store.exists, files.values())):
         raise Invalid(Fault(pointer, f"{role}_has_no_weights", f"{job_id} has no {WEIGHTS} and {RECIPE} any more"))
     return ReferencedWeights(_stored_recipe(store, files[RECIPE], job_id, pointer), files)

@@ -7,11 +7,12 @@ import platform
 from fastapi import APIRouter, Response
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.core import queue, version
+from api.core import queue
 from api.core.errors import SchemaOutOfDate, SchemaTooNew
 from api.core.rows import db
 from api.deps import Service, ServiceDep
 from api.schemas import View
+from fgd import version
 
 router = APIRouter(tags=["health"])
 

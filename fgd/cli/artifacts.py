@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fgd.cli.options import URL, AsJson, JobId, Url, client_of
-from fgd.cli.printing import FAILED, Columns, answer, byte_bars, fail, print_line, table
+from fgd.cli.printing import Columns, answer, byte_bars, fail, print_line, table
+from fgd.process.exit_codes import FAILED, REFUSED
 from fgd.text.printable import printable
 
 if TYPE_CHECKING:
@@ -42,12 +43,11 @@ def artifact_download(
     """
     with client_of(url) as client:
         artifacts = client.artifacts(job)
-        if missing := set(name or ()) - {found.name for found in artifacts}:
-            have = ", ".join(found.name for found in artifacts) or "none"
-            fail(f"job {job} has no artifact {', '.join(sorted(missing))}; it has: {have}", FAILED)
         if not artifacts:
-            fail(f"job {job} has no artifacts yet; it is {client.job(job).state}", FAILED)
-        to.mkdir(parents=True, exist_ok=True)
+            fail(f"job {job} has no artifacts; it is {client.job(job).state}", FAILED)
+        if missing := set(name or ()) - {found.name for found in artifacts}:
+            have = ", ".join(found.name for found in artifacts)
+            fail(f"job {job} has no artifact {', '.join(sorted(missing))}; it has: {have}", REFUSED)
         for artifact in artifacts:
             if not name or artifact.name in name:
                 print_line(

@@ -18,6 +18,7 @@ from fgd.client import Job, MetricPoint
 from fgd.data.index import Report
 from fgd.errors import WeightsError
 from fgd.process import children
+from fgd.result_files import WEIGHTS
 from fgd.spec import DetectorSpec
 
 
@@ -81,7 +82,7 @@ class Row:
 
 def row(role: str, job: Job, score: Score, measured: Latency, folder: Path) -> Row:
     network: DetectorSpec = TypeAdapter(DetectorSpec).validate_python(job.spec["student"])
-    size = (folder / "student.safetensors").stat().st_size
+    size = (folder / WEIGHTS).stat().st_size
     key = str(folder)
     return Row(role, network.title(), score, measured.parameters[key], measured.ms[key], size / 1e6)
 

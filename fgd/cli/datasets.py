@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.text import Text
 
+from fgd.cli import facts
 from fgd.cli.options import URL, AsJson, DatasetId, Url, client_of
-from fgd.cli.printing import DONE, FAILED, Columns, answer, byte_bars, err, leave, note, print_json, print_line, table
+from fgd.cli.printing import Columns, answer, byte_bars, err, fail, leave, note, print_line, show_one, table
 from fgd.data.format_list import TITLES, FormatName
+from fgd.process.exit_codes import DONE, FAILED, REFUSED
 from fgd.text.printable import printable
 
 if TYPE_CHECKING:
@@ -111,10 +113,10 @@ def _cells(dataset: Dataset) -> list[str]:
 
 
 @app.command("show")
-def dataset_show(dataset: DatasetId, url: Url = URL) -> None:
-    """Print a data set as JSON."""
+def dataset_show(dataset: DatasetId, as_json: AsJson = False, url: Url = URL) -> None:
+    """Show a data set. --json prints all of it, as does a pipe."""
     with client_of(url) as client:
-        print_json(client.dataset(dataset))
+        show_one(client.dataset(dataset), as_json, facts.of_dataset)
 
 
 @app.command("report")
@@ -151,6 +153,8 @@ def _dataset_source(text: str) -> tuple[Path, Path | None]:
 
 def _upload(client: Client, dataset_id: str, path: Path, links_into: Path | None = None) -> None:
     """Send a zip, or make one of the folder first, with a bar that shows how far it is."""
+    if not path.exists():
+        fail(f"{path}: no such folder or zip", REFUSED)
     import tempfile
 
     from fgd.data import zips

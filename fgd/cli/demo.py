@@ -28,6 +28,7 @@ from fgd.cli.watch import Board, report_lines, told
 from fgd.client import ApiError, Client, Dataset, Job, StoredEvent
 from fgd.data.index import Report
 from fgd.errors import FGDError, WeightsError
+from fgd.result_files import MANIFEST, RECIPE, WEIGHTS
 from fgd.spec import FCOS, FGD, AdamW, JobSpec, MethodSpec, Schedule, TeacherFromJob
 from fgd.text.printable import printable
 
@@ -364,13 +365,12 @@ class Demo:
 
     def _download(self, client: Client, job: Job, role: str) -> Path:
         folder = self._home / "results" / role
-        folder.mkdir(parents=True, exist_ok=True)
         artifacts = {artifact.name: artifact for artifact in client.artifacts(job.id)}
-        for name in ("student.safetensors", "model.py", "recipe.json", "manifest.json"):
+        for name in (WEIGHTS, "model.py", RECIPE, MANIFEST):
             if name not in artifacts:
                 raise DemoError(f"job {job.id} has no {name}; it has {', '.join(artifacts) or 'no artifacts'}")
-            client.download(artifacts[name], folder / name)
-        weights = artifacts["student.safetensors"]
+            client.download(artifacts[name], folder)
+        weights = artifacts[WEIGHTS]
         self._console.print(
             Text(printable(f"      {role:<8} {weights.size / 1e6:6.2f} MB  sha256 {weights.sha256}")), soft_wrap=True
         )

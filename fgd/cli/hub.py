@@ -26,7 +26,11 @@ _PART = re.compile(r"[\w.-]{1,96}", re.ASCII)
 
 
 class HubError(UserError):
-    """The hub, or what was asked of it; the message is one line."""
+    """What was asked of the hub cannot be had; the message is one line."""
+
+
+class HubAway(HubError):
+    """Nobody answered, or the answer broke off."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +134,10 @@ def _ask(address: Address, call: Callable[[], str]) -> str:
         raise HubError(f"{address}: the repository has no revision {address.revision}") from error
     except errors.LocalEntryNotFoundError as error:
         cause = "offline" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
-        raise HubError(f"{address}: {cause}, and the hub's cache does not have all of it") from error
+        raise HubAway(f"{address}: {cause}, and the hub's cache does not have all of it") from error
     except errors.EntryNotFoundError as error:
         raise HubError(f"{address}: the repository has no file {address.file}") from error
     except OSError as error:
-        raise HubError(f"{address}: {' '.join(str(error).split())[:300]}") from error
+        raise HubAway(f"{address}: {' '.join(str(error).split())[:300]}") from error
     except Exception as error:  # its transport's own errors, which are of no common kind
-        raise HubError(f"{address}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        raise HubAway(f"{address}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error

@@ -14,22 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from fgd.cli import facts
 from fgd.cli.options import URL, AsJson, JobId, Url, client_of
-from fgd.cli.printing import (
-    DONE,
-    FAILED,
-    REFUSED,
-    Columns,
-    answer,
-    clock,
-    err,
-    fail,
-    leave,
-    out,
-    print_json,
-    print_line,
-    table,
-)
+from fgd.cli.printing import Columns, answer, clock, err, fail, leave, out, print_line, show_one, table
+from fgd.process.exit_codes import DONE, FAILED, REFUSED
 from fgd.text.printable import printable
 
 if TYPE_CHECKING:
@@ -147,10 +135,10 @@ def _cells(job: Job) -> list[str]:
 
 
 @app.command("show")
-def job_show(job: JobId, url: Url = URL) -> None:
-    """Print a job, its resolved spec included, as JSON."""
+def job_show(job: JobId, as_json: AsJson = False, url: Url = URL) -> None:
+    """Show a job: where it stands, and what it is made of. --json prints all of it, as does a pipe."""
     with client_of(url) as client:
-        print_json(client.job(job))
+        show_one(client.job(job), as_json, facts.of_job)
 
 
 @app.command("watch")

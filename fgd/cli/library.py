@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fgd.cli.artifacts import artifact_download
-from fgd.cli.options import URL, AsJson, Url
+from fgd.cli.options import URL, AsJson, Url, client_of
 from fgd.process import children
+from fgd.result_files import MANIFEST, RECIPE, Which, file_with
+
+JOB_ID = re.compile(r"job_[0-9a-f]{32}")
 
 app = typer.Typer()
 
@@ -65,19 +69,22 @@ def export(
     image: Annotated[
         list[Path] | None, typer.Option(help="Compare on this image, not a synthetic one; may be given often.")
     ] = None,
-    best: Annotated[bool, typer.Option("--best", help="Take best.safetensors.")] = False,
+    best: Annotated[
+        bool, typer.Option("--best", help="Take the best weights, which are often those of the last step too.")
+    ] = False,
     as_json: AsJson = False,
     url: Url = URL,
 ) -> None:
     """Write a student as ONNX, for onnxruntime: final boxes, scores and labels, as torch finds them.
 
     Normalisation and suppression are inside. The file is written only if onnxruntime finds in it what torch does, and
-    beside it, as `NAME_onnx.py`, how to feed it. A job's files are downloaded into a folder of its id beside it.
+    beside it, as `NAME_onnx.py`, how to feed it. A job's files are downloaded into a folder of its id beside it; write
+    ./job_... for a folder of such a name.
     """
     folder = Path(source)
-    if source.startswith("job_") and not folder.exists():
+    if JOB_ID.fullmatch(source):
         folder = onnx.parent / source
-        artifact_download(source, folder, ["recipe.json", "manifest.json", _weights(best)], url)
+        _fetch_result(source, folder, "best" if best else "last", url)
     options = ["--onnx", str(onnx), "--batch", batch, "--opset", str(opset)]
     options += ["--size", *map(str, size)] if size else []
     options += [part for path in image or () for part in ("--image", str(path))]
@@ -85,5 +92,8 @@ def export(
     children.become("fgd.export", *options, "--", str(folder))
 
 
-def _weights(best: bool) -> str:
-    return "best.safetensors" if best else "student.safetensors"
+def _fetch_result(job: str, folder: Path, which: Which, url: str) -> None:
+    """Download what an export reads."""
+    with client_of(url) as client:
+        names = [artifact.name for artifact in client.artifacts(job)]
+    artifact_download(job, folder, [RECIPE, MANIFEST, file_with(which, names)], url)

@@ -7,12 +7,14 @@ The work is done by the client or by other processes. Everything but typer is im
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from fgd.cli import artifacts, datasets, jobs, library, models, service, workers
-from fgd.cli.printing import FAILED, REFUSED, UNREACHABLE, err, print_error
+from fgd.cli.printing import err, print_error, print_line
+from fgd.process.exit_codes import REFUSED, UNREACHABLE, exit_code, message_of
 from fgd.text.printable import printable
 
 ENDS = """
@@ -22,8 +24,8 @@ Exit codes:
 
 - 0: done
 - 1: what was asked for failed: a job failed or was cancelled, a data set was rejected, a checksum did not match
-- 2: the command or the request is wrong
-- 3: no service answers, or it is broken
+- 2: the command or the request is wrong: a misspelt option, a path that leads nowhere, a spec that is refused
+- 3: no service answers, or it is broken; nor does the hub
 - 130: interrupted
 """
 
@@ -43,6 +45,23 @@ for name, group in {"dataset": datasets, "job": jobs, "model": models, "artifact
     app.add_typer(group.app, name=name, rich_help_panel="Use a service")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from fgd import version
+
+        print_line(f"fgd {version.ours()}")
+        raise typer.Exit
+
+
+@app.callback()
+def every_command(
+    version: Annotated[  # the callback answers
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
 def main() -> None:
     """Entry point of the console script. Errors that were foreseen end in a message, not a traceback."""
     from fgd.errors import FGDError
@@ -54,18 +73,19 @@ def main() -> None:
 
 
 def _tell(error: Exception) -> int:
-    print_error(str(error))
-    from fgd.client import ApiError, Unreachable
+    print_error(message_of(error))
+    from fgd.cli.hub import HubAway, HubError
+    from fgd.client import ApiError, ForeignAnswer, Unreachable, WrongArgument
 
-    if isinstance(error, ApiError):
-        if error.status == 401:
+    match error:
+        case ApiError(status=401):
             err.print("set FGD_API_KEY to the service's key", highlight=False)
-        if error.status >= 500:
+            return REFUSED
+        case ApiError(status=status) if status >= 500:
             err.print(Text(printable(f"request id: {error.request_id or 'none'}; the service's log says more")))
             return UNREACHABLE
-        return REFUSED
-    return UNREACHABLE if isinstance(error, Unreachable) else FAILED
-
-
-if __name__ == "__main__":
-    main()
+        case Unreachable() | ForeignAnswer() | HubAway():
+            return UNREACHABLE
+        case ApiError() | WrongArgument() | HubError():
+            return REFUSED
+    return exit_code(error)

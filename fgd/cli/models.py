@@ -9,22 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from fgd.cli import facts
 from fgd.cli.options import URL, AsJson, JobId, ModelId, Url, client_of
-from fgd.cli.printing import (
-    DONE,
-    FAILED,
-    REFUSED,
-    Columns,
-    answer,
-    byte_bars,
-    err,
-    fail,
-    leave,
-    note,
-    print_json,
-    print_line,
-    table,
-)
+from fgd.cli.printing import Columns, answer, byte_bars, err, fail, leave, note, print_line, show_one, table
+from fgd.process.exit_codes import DONE, FAILED, REFUSED
 
 if TYPE_CHECKING:
     from fgd.client import Client, Model
@@ -149,10 +137,10 @@ def _cells(model: Model) -> list[str]:
 
 
 @app.command("show")
-def model_show(model: ModelId, url: Url = URL) -> None:
-    """Print a model, with what its check found, as JSON."""
+def model_show(model: ModelId, as_json: AsJson = False, url: Url = URL) -> None:
+    """Show a model, with what its check found. --json prints all of it, as does a pipe."""
     with client_of(url) as client:
-        print_json(client.model(model))
+        show_one(client.model(model), as_json, facts.of_model)
 
 
 @app.command("delete")

@@ -11,13 +11,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from fgd.process.exit_codes import DONE
 from fgd.text.printable import printable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.progress import Progress
-
-DONE, FAILED, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 out = Console()
 err = Console(stderr=True)
@@ -56,6 +55,16 @@ def table(columns: Columns, cells: Callable[[T], list[str]]) -> Callable[[Iterab
         out.print(drawn)
 
     return show
+
+
+def show_one(found: Found, as_json: bool, facts: Callable[[Found], Iterable[tuple[str, str]]]) -> None:
+    """One thing: its facts on a screen, JSON for programs, which is also what goes into a pipe."""
+    if as_json or not out.is_terminal:
+        print_json(found)
+        return
+    for word, text in facts(found):
+        if text:
+            out.print(Text(f"{word:<9} {printable(text)}"), soft_wrap=True)
 
 
 def print_line(text: str, keep: str = "\t") -> None:

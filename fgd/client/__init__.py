@@ -19,7 +19,15 @@ from fgd.client.answers import (
     Worker,
 )
 from fgd.client.client import Client
-from fgd.client.errors import ApiError, ClientError, DigestMismatch, FieldError, Unreachable
+from fgd.client.errors import (
+    ApiError,
+    ClientError,
+    DigestMismatch,
+    FieldError,
+    ForeignAnswer,
+    Unreachable,
+    WrongArgument,
+)
 from fgd.client.transport import DEFAULT_URL
 
 __all__ = [
@@ -34,6 +42,7 @@ __all__ = [
     "DigestMismatch",
     "Failure",
     "FieldError",
+    "ForeignAnswer",
     "Job",
     "LogChunk",
     "MetricPoint",
@@ -46,4 +55,5 @@ __all__ = [
     "StoredEvent",
     "Unreachable",
     "Worker",
+    "WrongArgument",
 ]

@@ -29,7 +29,7 @@ from fgd.client.answers import (
     StoredEvent,
     Worker,
 )
-from fgd.client.errors import ApiError, ClientError
+from fgd.client.errors import ApiError, WrongArgument
 from fgd.client.transport import DEFAULT_URL, Transport, foreign, read, route
 from fgd.data.index import Report
 from fgd.spec import JobSpec
@@ -220,14 +220,22 @@ class Client:
     def artifacts(self, job_id: str) -> list[Artifact]:
         return self._service.items(Artifact, route("jobs", job_id, "artifacts"))
 
-    def download(self, artifact: Artifact, path: Path, on_bytes: Callable[[int], None] | None = None) -> Path:
-        """Fetch an artifact to a file, or into a folder under its own name. Returns the file.
+    def download(
+        self,
+        artifact: Artifact,
+        folder: Path,
+        on_bytes: Callable[[int], None] | None = None,
+        *,
+        name: str | None = None,
+    ) -> Path:
+        """Fetch an artifact into a folder, under its own name or `name`. Returns the file.
 
-        An interrupted download goes on where it stopped, in this process or a later one. The file appears under its
-        name only when all of it is there and its SHA-256 is right; a file that already is, is not fetched again.
-        on_bytes hears how many bytes are there.
+        The folder is made if need be. An interrupted download goes on where it stopped, in this process or a later
+        one. The file appears under its name only when all of it is there and its SHA-256 is right; a file that already
+        is, is not fetched again. on_bytes hears how many bytes are there.
         """
-        return transfer.download(self._service, route("artifacts", artifact.id, "content"), artifact, path, on_bytes)
+        url = route("artifacts", artifact.id, "content")
+        return transfer.download(self._service, url, artifact, folder, on_bytes, name)
 
     # data sets
 
@@ -319,7 +327,7 @@ class Client:
         are there.
         """
         if file is not None and not file.stat().st_size:  # before anything is made; nor is it, if the file is not there
-            raise ClientError(f"{file} is empty; it should hold weights")
+            raise WrongArgument(f"{file} is empty; it should hold weights")
         body = {"name": name, "detector": dict(detector), "classes": list(classes), **recipe}
         made = read(Model, self._service.post("/v1/models", json.dumps(body)))
         return made if file is None else self.upload_model(made.id, file, on_bytes)

@@ -2,8 +2,10 @@
 
     FGDError
     +-- ClientError                base
+        +-- WrongArgument          what the caller gave cannot be; nothing was sent
         +-- ApiError               the service answered, and the answer is a problem (RFC 9457)
         +-- Unreachable            nobody answered
+        +-- ForeignAnswer          something answered that is not this service
         +-- DigestMismatch         the bytes that came down are not those that were promised
 
 Knows no HTTP library.
@@ -22,6 +24,14 @@ BUSY = frozenset({429, 502, 503, 504})
 
 class ClientError(FGDError):
     pass
+
+
+class WrongArgument(ClientError, ValueError):
+    """An address, a key, a file or a folder that cannot be used. Nothing was sent."""
+
+
+class ForeignAnswer(ClientError):
+    """Whatever answers at the address is not this service, or one of another age."""
 
 
 @dataclass(frozen=True)

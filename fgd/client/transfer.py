@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 
 from fgd.client.answers import Artifact
-from fgd.client.errors import ApiError, ClientError, DigestMismatch, Unreachable, passing
+from fgd.client.errors import ApiError, ClientError, DigestMismatch, Unreachable, WrongArgument, passing
 from fgd.client.patience import Patience
 from fgd.client.transport import Transport, problem_of
 
@@ -38,7 +38,7 @@ def upload(
     """
     size, sha256 = file.stat().st_size, sha256_of(file)
     if size == 0:
-        raise ClientError(f"{file} is empty")
+        raise WrongArgument(f"{file} is empty")
     best = -1
     broken: ApiError | Unreachable | None = None
     trying, waiting = service.patience(), Patience(for_s=patience_s)
@@ -75,7 +75,7 @@ def _send(
 ) -> ApiError | Unreachable | None:
     """One connection: all from `offset` on. None if that was the end; else why it broke off."""
     if offset > size:
-        raise ClientError(f"the service has {offset} bytes of {file.name}, which has {size}; it is another file")
+        raise WrongArgument(f"the service has {offset} bytes of {file.name}, which has {size}; it is another file")
     headers = {
         "Content-Type": "application/partial-upload",
         "Content-Length": str(size - offset),
@@ -114,15 +114,27 @@ def _read_from(path: Path, offset: int, on_bytes: Callable[[int], None] | None) 
 
 
 def download(
-    service: Transport, url: str, artifact: Artifact, path: Path, on_bytes: Callable[[int], None] | None = None
+    service: Transport,
+    url: str,
+    artifact: Artifact,
+    folder: Path,
+    on_bytes: Callable[[int], None] | None = None,
+    name: str | None = None,
 ) -> Path:
-    """Fetch an artifact to a file, or into a folder under its own name. Returns the file.
+    """Fetch an artifact into a folder, which is made if need be, under its own name or `name`. Returns the file.
 
     An interrupted download goes on where it stopped, in this process or a later one. The file appears under its
     name only when all of it is there and its SHA-256 is right; a file that already is, is not fetched again.
     on_bytes hears how many bytes are there.
     """
-    target = path / _plain_name(artifact.name) if path.is_dir() else path
+    if name is not None and not _is_plain(name):
+        raise WrongArgument(f"{name!r} is no plain file name; the folder is an argument of its own")
+    target = folder / (_plain_name(artifact.name) if name is None else name)
+    if folder.exists() and not folder.is_dir():
+        raise WrongArgument(f"{folder} is a file; name the folder that {target.name} is to lie in")
+    if target.is_dir():
+        raise WrongArgument(f"{target} is a folder; the file {target.name} cannot take its place")
+    folder.mkdir(parents=True, exist_ok=True)
     if target.is_file() and sha256_of(target) == artifact.sha256:
         return target
     # The digest in the name: what lies there can only be the beginning of this very content.
@@ -208,9 +220,13 @@ def _fetch(
 
 def _plain_name(name: str) -> str:
     """A name from elsewhere must not choose a folder here."""
-    if name in ("", ".", "..") or any(mark in name for mark in "/\\\0"):
+    if not _is_plain(name):
         raise ClientError(f"the service names an artifact {name!r}, which is no plain file name")
     return name
+
+
+def _is_plain(name: str) -> bool:
+    return name not in ("", ".", "..") and not any(mark in name for mark in "/\\\0")
 
 
 def _sync_folder(folder: Path) -> None:

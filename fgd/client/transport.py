@@ -15,7 +15,7 @@ import httpx
 from pydantic import ValidationError
 
 from fgd.client.answers import Answer
-from fgd.client.errors import ApiError, ClientError, FieldError, Unreachable
+from fgd.client.errors import ApiError, FieldError, ForeignAnswer, Unreachable, WrongArgument
 from fgd.client.patience import Patience
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -35,15 +35,13 @@ class Transport:
         backoff_s: float,
         transport: httpx.BaseTransport | None,
     ) -> None:
-        address = httpx.URL(url)
-        if address.scheme not in ("http", "https") or not address.host:
-            raise ClientError(f"{url!r} is not the address of a service; it looks like {DEFAULT_URL}")
+        address = checked_address(url)
         self.url = url.rstrip("/")
         self.attempts = attempts
         self.backoff_s = backoff_s
         self.http = httpx.Client(
             base_url=self.url,
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            headers={"Authorization": f"Bearer {checked_key(api_key)}"} if api_key else {},
             timeout=httpx.Timeout(timeout_s, connect=5.0),
             # A proxy set for the internet must not catch what is meant for this machine.
             trust_env=address.host not in ("127.0.0.1", "localhost", "::1"),
@@ -104,6 +102,38 @@ class Transport:
         return found
 
 
+# --- what the caller gives ------------------------------------------------------------------------------------
+
+
+def checked_address(url: str) -> httpx.URL:
+    """Raises WrongArgument, which says what is wrong with it."""
+    try:
+        address = httpx.URL(url)
+        host = address.raw_host.decode("ascii") if address.host else ""  # decoding the name may fail as well
+    except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: of the package that encodes host names
+        raise _no_address(url, str(error)) from error
+    if address.scheme not in ("http", "https"):
+        raise _no_address(url, "it must begin with http:// or https://")
+    if not host or "%" in host or not all(0 < len(part) < 64 for part in host.rstrip(".").split(".")):
+        raise _no_address(url, "it names no host")
+    if address.port is not None and not 0 < address.port < 65536:
+        raise _no_address(url, f"{address.port} is no port")
+    if address.query or address.fragment:
+        raise _no_address(url, "it has a part behind ? or #")
+    return address
+
+
+def _no_address(url: str, why: str) -> WrongArgument:
+    return WrongArgument(f"{url[:200]!r} is not the address of a service: {why}; one looks like {DEFAULT_URL}")
+
+
+def checked_key(api_key: str) -> str:
+    """Raises WrongArgument, without a word of the key itself."""
+    if not (api_key.isascii() and api_key.isprintable() and api_key == api_key.strip()):
+        raise WrongArgument("the API key holds a blank at an end, or a character that no header can carry")
+    return api_key
+
+
 # --- answers --------------------------------------------------------------------------------------------------
 
 
@@ -115,7 +145,7 @@ def check(kind: type[A], item: Any) -> A:
     try:
         return kind.model_validate(item)
     except ValidationError as error:
-        raise ClientError(f"the service's answer is not a {kind.__name__}: {error}") from error
+        raise ForeignAnswer(f"the service's answer is not a {kind.__name__}: {error}") from error
 
 
 def read(kind: type[A], response: httpx.Response) -> A:
@@ -125,8 +155,8 @@ def read(kind: type[A], response: httpx.Response) -> A:
         raise foreign(response, error) from error
 
 
-def foreign(response: httpx.Response, error: Exception) -> ClientError:
-    return ClientError(f"{response.url} does not answer as this service does; is the address right? ({error})")
+def foreign(response: httpx.Response, error: Exception) -> ForeignAnswer:
+    return ForeignAnswer(f"{response.url} does not answer as this service does; is the address right? ({error})")
 
 
 def problem_of(response: httpx.Response) -> ApiError:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,10 +23,9 @@ from fgd.engine import checkpoint, weights
 from fgd.engine.weights import Difference
 from fgd.errors import WeightsError
 from fgd.recipe import Recipe
+from fgd.result_files import RECIPE, WEIGHTS, Which
 from fgd.stored import stored_recipe
 from fgd.weights_file import Kind
-
-Which = Literal["last", "best"]
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "model_state", "net", "weights")
 """Under these keys training scripts put the state dict, beside an optimizer, an epoch, ..."""
@@ -109,8 +108,8 @@ def convert(file: Path, recipe: Recipe, out: Path, which: Which | None = None) -
             found.cast[name] = found.cast.get(name, 0) + 1
     weights.load_strictly(detector, {key: value.to(wanted[key].dtype) for key, value in tensors.items()})
     ours = {key: value.detach().contiguous() for key, value in detector.module.state_dict().items()}
-    weights.write_tensors(out / weights.WEIGHTS, ours)
-    (out / weights.RECIPE).write_text(recipe.model_dump_json(indent=2) + "\n")
+    weights.write_tensors(out / WEIGHTS, ours)
+    (out / RECIPE).write_text(recipe.model_dump_json(indent=2) + "\n")
     found.tensors = len(ours)
     found.parameters = sum(parameter.numel() for parameter in detector.module.parameters())
     found.weights_digest = checkpoint.digest_of_tensors(ours)

@@ -74,7 +74,7 @@ def launch(argv: Sequence[str], devices: int, emit: Emit, stop: Callable[[], boo
         end_by(killed_by)
     if failed:
         emit(failed[0])  # the first one; those after it only say that they lost their neighbour
-    return 1
+    return code
 
 
 def signal_of(codes: Sequence[int]) -> int | None:

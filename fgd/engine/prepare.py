@@ -43,6 +43,7 @@ from fgd.methods import build as build_method
 from fgd.methods.base import Method, Pair
 from fgd.outline import idle_resources, whole_steps, without_effect
 from fgd.recipe import Recipe
+from fgd.result_files import WEIGHTS
 from fgd.spec import DetectorSpec, FromPath, JobSpec, TeacherFromPath
 from fgd.types import Calibration
 
@@ -219,7 +220,7 @@ def warm_start(source: FromPath, student: Detector, emit: Emit) -> str:
     message = f"begins with {len(begun.copied)} tensors of the weights named; {len(begun.left)} start afresh"
     data = {"copied": len(begun.copied), "afresh": list(begun.left)}
     emit(Note(code="warm_started", message=message, data=data))
-    return digest_of_file(folder / weights.WEIGHTS)
+    return digest_of_file(folder / WEIGHTS)
 
 
 def with_anchors(recipe: Recipe, student: DetectorSpec, train: Dataset, transform: Transform, emit: Emit) -> Recipe:
@@ -287,7 +288,7 @@ def inherit_from(spec: JobSpec, student: Detector, emit: Emit) -> str:
     copied, kept = weights.inherit(student, detector)
     message = f"copied {len(copied)} neck and head tensors; {len(kept)} of another shape start afresh"
     emit(Note(code="inherited", message=message, data={"copied": copied, "kept": kept}))
-    return digest_of_file(folder / weights.WEIGHTS)
+    return digest_of_file(folder / WEIGHTS)
 
 
 def load_teacher(spec: JobSpec, student: Detector, machine: Machine) -> tuple[Teacher, str]:
@@ -296,7 +297,7 @@ def load_teacher(spec: JobSpec, student: Detector, machine: Machine) -> tuple[Te
     detector = weights.load_detector(folder)
     check_classes(detector.recipe.classes, student.recipe.classes)
     teacher = Teacher(detector.to(machine.device), student.recipe, spec.needs())
-    return teacher, digest_of_file(folder / weights.WEIGHTS)
+    return teacher, digest_of_file(folder / WEIGHTS)
 
 
 def examine(

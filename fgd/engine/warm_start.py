@@ -11,6 +11,7 @@ import torch
 from fgd.detectors import Detector
 from fgd.engine import weights
 from fgd.errors import SpecError
+from fgd.result_files import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def start_from(student: Detector, folder: Path) -> WarmStart:
     same order; else the head stays as the student was built, for its own number of classes.
     """
     recipe = weights.read_recipe(folder)
-    offered = weights.read_tensors(folder / weights.WEIGHTS)
+    offered = weights.read_tensors(folder / WEIGHTS)
     target = student.module.state_dict()
     same = recipe.classes == student.recipe.classes
     by_class = set() if same else set(weights.rows_of_classes(student.recipe))

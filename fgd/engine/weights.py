@@ -18,10 +18,8 @@ from torch import Tensor
 from fgd.detectors import Detector, build
 from fgd.errors import WeightsError
 from fgd.recipe import Recipe
+from fgd.result_files import BEST, MANIFEST, RECIPE, WEIGHTS
 from fgd.stored import stored_recipe
-
-WEIGHTS = "student.safetensors"
-RECIPE = "recipe.json"
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -145,10 +143,10 @@ def export(
     tensors = {key: value.detach().cpu().contiguous() for key, value in detector.module.state_dict().items()}
     write_tensors(folder / WEIGHTS, tensors)
     if best is not None:
-        write_tensors(folder / "best.safetensors", {k: v.cpu().contiguous() for k, v in best.items()})
+        write_tensors(folder / BEST, {k: v.cpu().contiguous() for k, v in best.items()})
     (folder / RECIPE).write_text(detector.recipe.model_dump_json(indent=2) + "\n")
     (folder / "model.py").write_text(detector.model_source())
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 

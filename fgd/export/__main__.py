@@ -4,7 +4,8 @@ FOLDER holds student.safetensors and recipe.json, as a job leaves them. The file
 size and gives final boxes, scores and labels; normalisation and non-maximum suppression are inside. It is written only
 if onnxruntime finds in it what torch finds. Beside it is written how to use it.
 
-Exit codes: 0; 1 the file would not do what torch does, or the weights are broken; 2 the command line is wrong.
+Exit codes: 0; 1 the file would not do what torch does, or the weights are broken; 2 the command line is wrong, or a
+path on it leads nowhere.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fgd.errors import FGDError, SpecError
+from fgd.process.exit_codes import exit_code, message_of
+from fgd.result_files import Which, file_with
 from fgd.text.printable import printable
 
 EXTRA = ("torch", "torchvision", "onnx", "onnxruntime")
@@ -31,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 
         wanted = ExportRequest(
             folder=arguments.folder,
-            weights="best.safetensors" if arguments.best else "student.safetensors",
+            weights=weights_in(arguments.folder, "best" if arguments.best else "last"),
             onnx=arguments.onnx,
             size=arguments.size and (arguments.size[0], arguments.size[1]),
             batch=None if arguments.batch == "dynamic" else int(arguments.batch),
@@ -40,8 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         )
         made = export(wanted)
     except (FGDError, OSError) as error:
-        print("error:", printable(str(error), keep="\n"), file=sys.stderr)
-        return 2 if isinstance(error, SpecError) else 1
+        print("error:", printable(message_of(error), keep="\n"), file=sys.stderr)
+        return exit_code(error)
     if arguments.json:
         print(json.dumps(made.figures()))
     else:
@@ -74,9 +77,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--image", type=Path, action="append", default=[], help="compare on this image; may be repeated"
     )
-    parser.add_argument("--best", action="store_true", help="take best.safetensors")
+    parser.add_argument("--best", action="store_true", help="take the best weights: best.safetensors if it is there")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args(argv)
+
+
+def weights_in(folder: Path, which: Which) -> str:
+    return file_with(which, {path.name for path in folder.iterdir()})
 
 
 def side(text: str) -> int:

@@ -22,6 +22,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from fgd.result_files import WEIGHTS
+
 WARM_UP = 3
 """Passes not counted: the first ones allocate."""
 
@@ -30,7 +32,7 @@ def load(folder: Path) -> nn.Module:
     """The network that model.py builds, with the weights beside it. Raises RuntimeError if a tensor does not fit."""
     network = runpy.run_path(str(folder / "model.py"))["build"]()
     assert isinstance(network, nn.Module)
-    network.load_state_dict(load_file(folder / "student.safetensors"), strict=True)
+    network.load_state_dict(load_file(folder / WEIGHTS), strict=True)
     return network.eval()
 
 

@@ -16,6 +16,7 @@ from fgd import weights_file
 from fgd.detectors.onnx_graph import Graph
 from fgd.errors import WeightsError
 from fgd.recipe import Recipe
+from fgd.result_files import MANIFEST, RECIPE
 
 OUTPUTS = ("boxes", "scores", "labels")
 FORMAT = "fgd-onnx/1"
@@ -74,7 +75,7 @@ def about(graph: Graph, recipe: Recipe, folder: Path, weights: str) -> dict[str,
         "weights_file": weights,
         "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "weights_digest": weights_file.digest_of_tensors(path),
-        "recipe_sha256": hashlib.sha256((folder / "recipe.json").read_bytes()).hexdigest(),
+        "recipe_sha256": hashlib.sha256((folder / RECIPE).read_bytes()).hexdigest(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
     }
@@ -85,7 +86,7 @@ def about(graph: Graph, recipe: Recipe, folder: Path, weights: str) -> dict[str,
 
 def spec_digest(folder: Path) -> str | None:
     """SHA-256 of the manifest's spec as JSON with sorted keys; None for weights that no job made."""
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -261,7 +261,7 @@ def test_an_absent_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     arguments = [str(NPZ), str(JSON)]
     arguments[absent] = str(tmp_path / "absent")
 
-    assert parity.main(arguments) == 1
+    assert parity.main(arguments) == 2
     assert capsys.readouterr().err.startswith(f"{tmp_path}/absent: ")
 
 

@@ -50,6 +50,7 @@ from fgd.engine.prepare import Training
 from fgd.engine.teacher_cache import TeacherCache
 from fgd.presets import resolve
 from fgd.recipe import Recipe
+from fgd.result_files import WEIGHTS
 from fgd.spec import FCOS, JobSpec
 from fgd.types import Batch, View
 
@@ -243,7 +244,7 @@ class Bench:
             print(f"| {name} | {' | '.join(f'{each:.2f}' for each in seconds)} |")
         print()
         title("Memory, evaluation and data of these trainings")
-        teacher_mb = (self.teacher / weights.WEIGHTS).stat().st_size / 2**20
+        teacher_mb = (self.teacher / WEIGHTS).stat().st_size / 2**20
         names = (
             "ours: distillation, MiB | comparison: plain, MiB | floor: plain + the teacher's file, MiB | ours / floor"
         )

@@ -17,9 +17,10 @@ from typing import Any, Protocol
 import pytest
 
 import fgd as fgd_package
-from fgd.cli import options
+from fgd import version
+from fgd.cli import facts, options
 from fgd.cli.main import main
-from fgd.client import DEFAULT_URL
+from fgd.client import DEFAULT_URL, Dataset, Job, Model
 from fgd.process import children
 from tests.unit.http_fake import Answer, Asked, Server, closed_port, job_json, problem, serving
 
@@ -156,6 +157,45 @@ def test_no_service_is_exit_code_three_and_says_what_to_do(fgd: Command) -> None
     assert done.code == 3
     assert "fgd serve" in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost:8000", "http://", "http://[", "http://h:port", "http://h:99999", "http://a b"]
+)
+def test_a_malformed_address_is_exit_code_two(fgd: Command, address: str) -> None:
+    done = fgd("job", "list", "--url", address)
+    assert done.code == 2
+    assert f"error: {address!r} is not the address of a service" in done.err
+
+
+def test_a_key_that_no_header_carries_is_exit_code_two_and_not_shown(fgd: Command, server: Server) -> None:
+    done = fgd("job", "list", url=server.url, FGD_API_KEY="schlüssel")
+    assert (done.code, "schl" in done.err) == (2, False)
+
+
+def test_another_kind_of_server_is_exit_code_three(fgd: Command, server: Server) -> None:
+    server.routes[("GET", "/v1/jobs")] = Answer(200, b"<html>hello</html>")
+    assert fgd("job", "list", url=server.url).code == 3
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("dataset upload ds_1 nowhere", "error: nowhere: no such folder or zip"),
+        ("model add nowhere.pth --classes a", "error: nowhere.pth: no such file"),
+        ("dataset add x hf://a/b/c", "error: hf://a/b/c: a data set is"),
+        ("job submit nowhere.json", "error: nowhere.json: No such file or directory"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_exit_code_two(fgd: Command, server: Server, typed: str, says: str) -> None:
+    done = fgd(*typed.split(), url=server.url)
+    assert done.code == 2
+    assert says in done.err
+
+
+def test_the_version_is_printed(fgd: Command) -> None:
+    done = fgd("--version")
+    assert (done.code, done.out) == (0, f"fgd {version.ours()}\n")
 
 
 def test_a_broken_service_is_exit_code_three_and_names_the_request(fgd: Command, server: Server) -> None:
@@ -299,7 +339,7 @@ def test_a_download_with_a_wrong_checksum_ends_with_one_and_leaves_nothing(
 def test_an_unknown_artifact_is_answered_with_those_there_are(fgd: Command, server: Server, tmp_path: Path) -> None:
     artifacts(server, "0" * 64, b"")
     done = fgd("artifact", "download", JOB, "--to", str(tmp_path), "--name", "best.pt", url=server.url)
-    assert done.code == 1
+    assert done.code == 2
     assert "it has: model.py" in done.err
 
 
@@ -342,7 +382,7 @@ def test_training_options_reach_the_trainer_and_its_exit_code_comes_back(tmp_pat
     root = str(Path(fgd_package.__path__[0]).parent)
     env = {**os.environ, "PYTHONPATH": root}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert '"type":"failed"' in done.stdout
 
 
@@ -557,9 +597,39 @@ def test_a_jobs_export_is_downloaded_before_it_becomes_onnx(
     done = fgd("export", JOB, "--onnx", str(tmp_path / "a.onnx"), "--size", "64", "96", url=server.url)
     assert done.code == 0, done.err
     assert {path.name for path in (tmp_path / JOB).iterdir()} == files.keys() - {"best.safetensors"}
-    ((module, *arguments),) = became
+    best = fgd("export", JOB, "--best", "--onnx", str(tmp_path / "best" / "a.onnx"), url=server.url)
+    assert best.code == 0, best.err
+    assert (tmp_path / "best" / JOB / "best.safetensors").exists()
+    server.routes[("GET", f"/v1/jobs/{JOB}/artifacts")] = Answer(body={"items": items[:3]})
+    last = fgd("export", JOB, "--best", "--onnx", str(tmp_path / "last" / "a.onnx"), url=server.url)
+    assert last.code == 0, "the last weights are the best"
+    assert (tmp_path / "last" / JOB / "student.safetensors").exists()
+    module, *arguments = became[0]
     assert module == "fgd.export"
     assert arguments[-4:] == ["64", "96", "--", str(tmp_path / JOB)]
+
+
+def test_what_is_shown_on_a_screen_names_what_it_is_made_of() -> None:
+    spec = {"student": {"kind": "fcos", "backbone": "resnet18", "fpn_channels": 64}, "teacher": {"model": "mdl_1"},
+            "methods": [{"kind": "fgd"}], "dataset": "ds_1"}  # fmt: skip
+    failure = {"code": "stalled", "message": "it hung", "advice": "look"}
+    job = dict(facts.of_job(Job.model_validate(job_json("failed", spec=spec, failure=failure, metadata={"a": "b"}))))
+    assert (job["failure"], job["student"]) == ("stalled: it hung", "fcos resnet18 pyramid of 64 channels")
+    assert (job["teacher"], job["methods"], job["metadata"]) == ("model mdl_1", "fgd", "a=b")
+    splits = {"train": {"images": 3, "boxes": 4}}
+    names = tuple(f"c{n}" for n in range(20))
+    dataset = Dataset(id="ds_1", name="d", state="ready", classes=names, splits=splits)
+    assert dict(facts.of_dataset(dataset))["train"] == "3 images, 4 boxes"
+    assert dict(facts.of_dataset(dataset))["classes"].endswith("c11 and 8 more")
+    model = dict(facts.of_model(Model.model_validate(model_json("rejected", error="no"))))
+    assert (model["error"], model["classes"]) == ("no", "2: a, b")
+
+
+@pytest.mark.parametrize(("noun", "id"), [("job", JOB), ("dataset", "ds_1"), ("model", MODEL)])
+def test_every_show_takes_json(fgd: Command, server: Server, noun: str, id: str) -> None:
+    shown = {"job": job_json(), "dataset": {"id": id, "name": "d", "state": "ready"}, "model": model_json("ready")}
+    server.routes[("GET", f"/v1/{noun}s/{id}")] = Answer(body=shown[noun])
+    assert json.loads(fgd(noun, "show", id, "--json", url=server.url).out)["id"] == id
 
 
 def test_the_address_in_the_help_is_the_clients_own() -> None:

@@ -26,6 +26,7 @@ from fgd.client import (
     Job,
     StoredEvent,
     Unreachable,
+    WrongArgument,
 )
 from fgd.spec import FCOS, JobSpec
 from tests.unit.http_fake import HANG_UP, Answer, Asked, Server, closed_port, job_json, problem, serving
@@ -178,10 +179,26 @@ def test_nobody_there_is_an_error_that_says_what_to_do() -> None:
         client.job(JOB)
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x/", "", "http://"])
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:8000", "ftp://x/", "", "http://", "http://[", "http://x:abc", "http://x:99999", "http://x/\n", "http://..",
+     "http://xn--/", f"http://{'a' * 64}.org", f"http://{'a' * 70_000}", "http://x/?a=b"],
+)  # fmt: skip
 def test_what_is_no_address_is_refused_at_once(url: str) -> None:
-    with pytest.raises(ClientError, match="not the address"):
+    with pytest.raises(WrongArgument, match="not the address"):
         Client(url)
+
+
+@pytest.mark.parametrize("url", ["http://h", "https://h.org:8443/fgd/", "http://[::1]:8000", "http://bücher.example"])
+def test_an_address_may_name_a_port_a_path_and_any_host(url: str) -> None:
+    Client(url).close()
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "a\nb", "mine "])
+def test_a_key_that_no_header_carries_is_refused_without_being_shown(key: str) -> None:
+    with pytest.raises(WrongArgument, match="the API key holds a blank") as refused:
+        Client(api_key=key)
+    assert key not in str(refused.value)
 
 
 def test_a_proxy_of_the_internet_does_not_catch_this_machine(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,6 +379,18 @@ def test_a_download_is_verified_and_appears_whole(client: Client, server: Server
     assert path.read_bytes() == CONTENT
     assert there[-1] == len(CONTENT)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_means_the_same_whether_it_is_there_or_not(client: Client, server: Server, tmp_path: Path) -> None:
+    offer(server)
+    other = ARTIFACT.model_copy(update={"name": "recipe.json"})
+    new = tmp_path / "new" / "folder"
+    paths = [client.download(each, new) for each in (ARTIFACT, other, ARTIFACT)]
+    assert paths == [new / ARTIFACT.name, new / "recipe.json", new / ARTIFACT.name]
+    assert client.download(ARTIFACT, tmp_path, name="mine").read_bytes() == CONTENT
+    for folder, name in ((tmp_path / "mine", None), (tmp_path, "new"), (tmp_path, "../x")):
+        with pytest.raises(WrongArgument):
+            client.download(ARTIFACT, folder, name=name)
 
 
 def test_a_download_cut_at_every_chunk_goes_on_where_it_stopped(client: Client, server: Server, tmp_path: Path) -> None:

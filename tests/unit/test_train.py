@@ -39,7 +39,7 @@ def failed(tmp_path: Path, body: str) -> Failed:
     path = tmp_path / "spec.json"
     path.write_text(body)
     done = run(str(path), "--out", str(tmp_path / "out"))
-    assert done.returncode == 1
+    assert done.returncode == 2
     event = from_line(done.stdout.splitlines()[-1])
     assert isinstance(event, Failed)
     return event
@@ -81,9 +81,10 @@ def test_a_spec_that_a_worker_of_an_earlier_version_staged_is_read(tmp_path: Pat
     assert b"nowhere" in told
 
 
-@pytest.mark.slow
-def test_a_missing_data_set_is_the_users_error(tmp_path: Path) -> None:
-    assert failed(tmp_path, json.dumps(spec())).code == "user_error"
+def test_a_folder_that_is_not_there_is_named_before_torch_is_loaded(tmp_path: Path) -> None:
+    event = failed(tmp_path, json.dumps(spec()))
+    assert event.code == "user_error"
+    assert event.message == f"/dataset/path: {tmp_path}/spec.json: nowhere: no such folder"
 
 
 def test_a_diverged_training_tells_step_and_term_in_its_last_event() -> None:

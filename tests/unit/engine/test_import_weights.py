@@ -18,6 +18,7 @@ from fgd.engine import checkpoint, import_weights, weights
 from fgd.engine.import_weights import Misfit, convert
 from fgd.errors import WeightsError
 from fgd.recipe import Recipe
+from fgd.result_files import WEIGHTS
 from fgd.spec import FCOS, FasterRCNN, RetinaNet
 
 RECIPE = Recipe(detector=FCOS(fpn_channels=64), classes=("cat", "dog"), min_size=96, max_size=128)
@@ -46,7 +47,7 @@ def test_a_good_file_becomes_a_model_that_loads_strictly(tensors: dict[str, Tens
     assert report["format"] == kind
     assert report["tensors"] == len(tensors)
     assert report["weights_digest"] == checkpoint.digest_of_tensors(tensors)
-    assert report["weights_digest"] == weights_file.digest_of_tensors(tmp_path / weights.WEIGHTS)
+    assert report["weights_digest"] == weights_file.digest_of_tensors(tmp_path / WEIGHTS)
     loaded = weights.load_detector(tmp_path).module.state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in tensors.items())
 
@@ -60,7 +61,7 @@ def test_wrapper_prefix_and_half_precision_are_undone_and_told(tensors: dict[str
     assert (report["wrapper"], report["prefix"], report["left_out"]) == ("model", "module.", ["epoch", "optimizer"])
     assert list(report["cast"]) == ["float16"]
     assert any("'module.'" in note for note in report["notes"])
-    assert all(value.dtype == tensors[key].dtype for key, value in load_file(tmp_path / weights.WEIGHTS).items())
+    assert all(value.dtype == tensors[key].dtype for key, value in load_file(tmp_path / WEIGHTS).items())
 
 
 def test_torchvision_s_own_detector_fits_the_one_of_that_name(tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def misfit(tensors: Any, tmp_path: Path, recipe: Recipe = RECIPE) -> Misfit:
     tmp_path.mkdir(exist_ok=True)
     with pytest.raises(Misfit) as caught:
         convert(saved(tensors, tmp_path / "in.pth"), recipe, tmp_path)
-    assert not (tmp_path / weights.WEIGHTS).exists()
+    assert not (tmp_path / WEIGHTS).exists()
     return caught.value
 
 

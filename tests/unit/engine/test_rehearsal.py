@@ -78,7 +78,7 @@ def test_what_can_not_be_trained_is_told_with_its_field(
     make_spec: MakeSpec, tmp_path: Path, schedule: dict[str, Any], pointer: str
 ) -> None:
     code, answer = planned(make_spec(schedule=schedule), tmp_path)
-    assert code == 1
+    assert code == 2
     assert answer["error"]["code"] == "user_error"
     assert answer["error"]["pointer"] == pointer
     assert "12 images" in answer["error"]["message"]

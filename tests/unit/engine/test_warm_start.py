@@ -11,6 +11,8 @@ from fgd.engine.warm_start import start_from
 from fgd.errors import SpecError
 from fgd.events import Note
 from fgd.recipe import Recipe
+from fgd.result_files import RECIPE as RECIPE_FILE
+from fgd.result_files import WEIGHTS
 from fgd.spec import FCOS
 from tests.unit.engine.conftest import MakeSpec
 
@@ -33,7 +35,7 @@ def test_the_same_network_is_copied_whole(source: Path) -> None:
     student = build(RECIPE)
     begun = start_from(student, source)
 
-    theirs = weights.read_tensors(source / weights.WEIGHTS)
+    theirs = weights.read_tensors(source / WEIGHTS)
     assert all(torch.equal(value, theirs[key]) for key, value in values(student).items())
     assert (len(begun.copied), begun.left) == (len(theirs), [])
 
@@ -52,8 +54,8 @@ def test_rows_of_other_classes_start_afresh_and_are_named(source: Path, classes:
 
 
 def test_a_source_that_lends_nothing_is_refused(source: Path, tmp_path: Path) -> None:
-    (tmp_path / weights.RECIPE).write_bytes((source / weights.RECIPE).read_bytes())
-    weights.write_tensors(tmp_path / weights.WEIGHTS, {"foreign": torch.zeros(1)})
+    (tmp_path / RECIPE_FILE).write_bytes((source / RECIPE_FILE).read_bytes())
+    weights.write_tensors(tmp_path / WEIGHTS, {"foreign": torch.zeros(1)})
     with pytest.raises(SpecError, match="lends no tensor"):
         start_from(build(RECIPE), tmp_path)
 

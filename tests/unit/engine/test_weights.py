@@ -11,6 +11,7 @@ from fgd.detectors import build
 from fgd.engine import weights
 from fgd.errors import WeightsError
 from fgd.recipe import Recipe
+from fgd.result_files import WEIGHTS
 from fgd.spec import FCOS, Norm
 
 
@@ -51,7 +52,7 @@ def test_model_py_builds_the_student_in_plain_torchvision_and_loads_strictly(
 
 
 def test_a_round_trip_keeps_every_tensor(exported: Path) -> None:
-    first, again = weights.load_detector(exported), load_file(exported / weights.WEIGHTS)
+    first, again = weights.load_detector(exported), load_file(exported / WEIGHTS)
     assert all(torch.equal(value, again[name]) for name, value in first.module.state_dict().items())
 
 
@@ -64,11 +65,11 @@ def test_loading_leaves_the_global_generator_as_it_was(exported: Path) -> None:
 
 
 def test_missing_and_unexpected_keys_and_shapes_are_named(exported: Path) -> None:
-    tensors = load_file(exported / weights.WEIGHTS)
+    tensors = load_file(exported / WEIGHTS)
     del tensors["head.classification_head.cls_logits.bias"]
     tensors["surprise"] = torch.zeros(1)
     tensors["backbone.body.conv1.weight"] = torch.zeros(2, 2)
-    save_file(tensors, exported / weights.WEIGHTS)
+    save_file(tensors, exported / WEIGHTS)
     with pytest.raises(WeightsError) as error:
         weights.load_detector(exported)
     message = str(error.value)
@@ -78,9 +79,9 @@ def test_missing_and_unexpected_keys_and_shapes_are_named(exported: Path) -> Non
 
 
 def test_weights_that_are_not_finite_are_refused(exported: Path) -> None:
-    tensors = load_file(exported / weights.WEIGHTS)
+    tensors = load_file(exported / WEIGHTS)
     tensors["backbone.body.conv1.weight"][0] = float("nan")
-    save_file(tensors, exported / weights.WEIGHTS)
+    save_file(tensors, exported / WEIGHTS)
     with pytest.raises(WeightsError, match=r"NaN or infinity: backbone\.body\.conv1\.weight"):
         weights.load_detector(exported)
 

@@ -29,6 +29,7 @@ from fgd.engine import weights  # noqa: E402
 from fgd.export import __main__ as command  # noqa: E402
 from fgd.export import usage, verify, write  # noqa: E402
 from fgd.recipe import Recipe  # noqa: E402
+from fgd.result_files import file_with  # noqa: E402
 from fgd.spec import FCOS, DetectorSpec, FasterRCNN, RetinaNet  # noqa: E402
 from fgd.types import Detections  # noqa: E402
 from tests.rounding import FLOAT32  # noqa: E402
@@ -235,8 +236,7 @@ def test_where_nothing_is_found_the_comparison_goes_without_the_score_threshold(
     [
         (["--opset", "9"], 2, "--opset: 9 is none of 16 to 20"),
         (["--onnx", "student.pt"], 2, "must end in .onnx"),
-        (["--image", "missing.jpg"], 1, "missing.jpg: cannot be read"),
-        (["--best"], 1, "best.safetensors: not readable"),
+        (["--image", "missing.jpg"], 2, "missing.jpg: cannot be read"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_with_the_reason(
@@ -246,6 +246,19 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(
     assert ended == code
     assert says in err
     assert not (tmp_path / "student.onnx").exists()
+
+
+def test_the_best_weights_are_the_last_ones_where_no_others_are_kept(fcos: Path) -> None:
+    assert command.weights_in(fcos, "best") == "student.safetensors"
+    assert file_with("best", {"student.safetensors", "best.safetensors"}) == "best.safetensors"
+    assert file_with("last", {"student.safetensors", "best.safetensors"}) == "student.safetensors"
+
+
+def test_a_folder_that_is_not_there_is_a_wrong_command(export: Export, tmp_path: Path) -> None:
+    code, _, err = export(tmp_path / "nowhere", "--onnx", tmp_path / "student.onnx")
+    assert (code, err) == (2, f"error: {tmp_path}/nowhere: No such file or directory\n")
+    (tmp_path / "empty").mkdir()
+    assert export(tmp_path / "empty", "--onnx", tmp_path / "student.onnx")[0] == 2
 
 
 def test_faster_rcnn_takes_one_image_and_says_so(export: Export, tmp_path: Path) -> None:
