@@ -81,7 +81,14 @@ def read_and_pack(source: Path, out: Path, format: str, verify: Literal["full", 
 
 def unpacked(source: Path, folder: Path, defects: Defects) -> Path:
     """The folder of a zip's files. Raises DatasetError for one that is damaged or meant to do harm."""
-    skipped = zips.unpack(source, folder).skipped
+    found = zips.unpack(source, folder)
+    skipped = found.skipped
+    if found.names.encoding:
+        message = f"the zip does not say how its names are encoded; they are read as {found.names.encoding}"
+        defects.add("zip_names_decoded", "", message, "kept")
+    if found.names.backslashes:
+        message = f"{found.names.backslashes} names of the zip have \\ between folders; it is read as /"
+        defects.add("zip_backslashes", "", message, "kept")
     if skipped:
         told = ", ".join(skipped[:_TOLD]) + (", ..." if len(skipped) > _TOLD else "")
         message = f"{len(skipped)} members of kinds that no data set needs, or hidden, were not unpacked: {told}"

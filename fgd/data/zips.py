@@ -16,6 +16,7 @@ import struct
 import unicodedata
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -23,13 +24,14 @@ from typing import BinaryIO
 from fgd.data.archive import MAX_TOTAL_BYTES
 from fgd.data.format_list import NAMES, SUFFIXES
 from fgd.data.tree import IMAGE_SUFFIXES, folder_of, short
+from fgd.data.zip_names import MemberNames, read_names
 from fgd.errors import DatasetError
 
 # What a zip may claim before any of it is unpacked: far more than an honest data set, far less than a disk.
 MAX_MEMBERS = 200_000
 """Files, and the folders that their names make: each takes an inode, however little it holds."""
 MAX_PARTS = 64
-"""Of one name: far deeper than any data set, of which six levels are read."""
+"""Of one name: far deeper than any data set."""
 MAX_FILE_BYTES = 512 * 2**20
 MAX_PARQUET_BYTES = 8 * 2**30
 """Of a Parquet file, which is never read whole, and holds many images."""
@@ -57,6 +59,7 @@ class UnpackedZip:
     files: int
     skipped: tuple[str, ...]
     """Names of members that are no part of a data set, by their suffix."""
+    names: MemberNames
 
 
 def unpack(zip_path: Path, folder: Path) -> UnpackedZip:
@@ -65,11 +68,12 @@ def unpack(zip_path: Path, folder: Path) -> UnpackedZip:
         with zip_path.open("rb") as file:
             _check_end(file)
             with zipfile.ZipFile(file) as archive:
-                members, skipped = _plan(archive, file)
-                _check_room(members, folder)
+                names = _names(archive, file)
+                members, skipped = _plan(archive, names)
+                _check_room(members.values(), folder)
                 folder.mkdir()
-                for member in members:
-                    _write(archive, member, folder)
+                for name, member in members.items():
+                    _write(archive, member, folder / name)
     except DatasetError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -84,7 +88,7 @@ def unpack(zip_path: Path, folder: Path) -> UnpackedZip:
     ) as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise DatasetError(f"the zip is damaged: {error}") from error
-    return UnpackedZip(len(members), tuple(skipped))
+    return UnpackedZip(len(members), tuple(skipped), names)
 
 
 def pack(folder: Path, zip_path: Path, links_into: Path | None = None) -> int:
@@ -172,18 +176,28 @@ def _count(file: BinaryIO, length: int) -> int:
     return found
 
 
-def _plan(archive: zipfile.ZipFile, file: BinaryIO) -> tuple[list[zipfile.ZipInfo], list[str]]:
-    """Members to write, and the names of those to leave. Raises DatasetError."""
-    members: list[zipfile.ZipInfo] = []
+def _names(archive: zipfile.ZipFile, file: BinaryIO) -> MemberNames:
+    """What the members are called. Raises DatasetError for a member that no honest data set has, by any name."""
+    for member in archive.infolist():
+        if fault := _fault_of_kind(member):
+            raise DatasetError(f"the zip's member {short(member.orig_filename)} {fault}")
+    _refuse_overlaps(archive, file)
+    return read_names(archive)
+
+
+def _plan(archive: zipfile.ZipFile, names: MemberNames) -> tuple[dict[str, zipfile.ZipInfo], list[str]]:
+    """Members to write, by their names, and the names of those to leave. Raises DatasetError."""
+    members: dict[str, zipfile.ZipInfo] = {}
     skipped: list[str] = []
     seen: dict[str, str] = {}
     folders: set[str] = set()
     total = 0
-    for count, member in enumerate(archive.infolist(), start=1):
-        _refuse(member)
-        if member.is_dir():
+    for count, (member, name) in enumerate(zip(archive.infolist(), names.names, strict=True), start=1):
+        if fault := _fault_of_name(name, member):
+            raise DatasetError(f"the zip's member {short(name)} {fault}")
+        if name.endswith("/"):
             continue
-        _refuse_twins(member.filename, seen, folders)
+        _refuse_twins(name, seen, folders)
         if count + len(folders) > MAX_MEMBERS:
             raise DatasetError(
                 f"the zip's names make {len(folders)} folders, which with its members are more than {MAX_MEMBERS}"
@@ -191,11 +205,10 @@ def _plan(archive: zipfile.ZipFile, file: BinaryIO) -> tuple[list[zipfile.ZipInf
         total += member.file_size
         if total > MAX_TOTAL_BYTES:
             raise DatasetError(f"the zip unpacks to more than {MAX_TOTAL_BYTES} bytes")
-        if _is_wanted(member.filename):
-            members.append(member)
+        if _is_wanted(name):
+            members[name] = member
         else:
-            skipped.append(member.filename)
-    _refuse_overlaps(archive, file)
+            skipped.append(name)
     return members, skipped
 
 
@@ -205,18 +218,8 @@ def _is_wanted(name: str) -> bool:
     return not hidden and (path.suffix.lower() in SUFFIXES or path.name in NAMES)
 
 
-def _refuse(member: zipfile.ZipInfo) -> None:
-    """Raise DatasetError for one member that no honest data set has."""
-    name = member.orig_filename
-    fault = _fault_of_name(name) or _fault_of_kind(member)
-    if fault:
-        raise DatasetError(f"the zip's member {short(name)} {fault}")
-
-
-def _fault_of_name(name: str) -> str | None:
+def _fault_of_name(name: str, member: zipfile.ZipInfo) -> str | None:
     parts = name.removesuffix("/").split("/")
-    if "\\" in name:
-        return "has a backslash in its name; make the zip with / between folders"
     if name.startswith("/") or _DRIVE.match(name):
         return "has an absolute name"
     if ".." in parts:
@@ -229,6 +232,8 @@ def _fault_of_name(name: str) -> str | None:
         return "has a part that ends in a dot or a space in its name"
     if len(name.encode()) > _MAX_PATH_BYTES or any(len(part.encode()) > _MAX_NAME_BYTES for part in parts):
         return f"has a part longer than {_MAX_NAME_BYTES} bytes in its name, or {_MAX_PATH_BYTES} in all"
+    if name.endswith("/") and member.file_size:
+        return "is a folder with content"
     if len(parts) > MAX_PARTS:
         return f"lies in {len(parts) - 1} folders, one in the other; at most {MAX_PARTS - 1} are unpacked"
     return None
@@ -247,8 +252,6 @@ def _fault_of_kind(member: zipfile.ZipInfo) -> str | None:
         return f"unpacks to {member.file_size} bytes, more than {most}"
     if member.file_size > _RATIO_FROM and member.file_size > MAX_RATIO * member.compress_size:
         return f"unpacks to more than {MAX_RATIO} times its size"
-    if member.is_dir() and member.file_size:
-        return "is a folder with content"
     return None
 
 
@@ -300,16 +303,15 @@ def _refuse_overlaps(archive: zipfile.ZipFile, file: BinaryIO) -> None:
 # --- writing --------------------------------------------------------------------------------------------------
 
 
-def _check_room(members: list[zipfile.ZipInfo], folder: Path) -> None:
+def _check_room(members: Iterable[zipfile.ZipInfo], folder: Path) -> None:
     needed = sum(member.file_size for member in members)
     free = shutil.disk_usage(folder.parent).free
     if needed * _SPARE > free:
         raise OSError(f"no room to unpack {needed} bytes: {free} are free")  # the host's fault, not the zip's
 
 
-def _write(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
+def _write(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
     """One member. Its folders are ours: nothing that we write is a link."""
-    target = folder / member.filename
     target.parent.mkdir(parents=True, exist_ok=True)
     left = member.file_size
     with archive.open(member) as source:

@@ -82,7 +82,12 @@ def test_members_that_are_no_data_are_left_and_told(path: Path) -> None:
         ("/etc/evil.txt", "absolute"),
         ("C:/evil.txt", "absolute"),
         ("c:evil.txt", "absolute"),
-        ("a\\..\\evil.txt", "backslash"),
+        ("a\\..\\evil.txt", r"\.\."),
+        ("..\\evil.txt", r"\.\."),
+        ("\\evil.txt", "absolute"),
+        ("C:\\evil.txt", "absolute"),
+        ("\\\\host\\share\\evil.txt", "absolute"),
+        (".//evil.txt", "absolute"),
         ("a\nb.txt", "control"),
         ("a\x7f.txt", "control"),
         ("a/./b.txt", "empty part"),
@@ -116,6 +121,7 @@ def test_name_with_a_nul_that_hides_its_end(path: Path) -> None:
         ("a/b.txt", "A/c.txt"),
         ("a.txt", "a.txt/b.txt"),
         ("a.txt/b.txt", "A.TXT"),
+        ("a\\b.txt", "a/b.txt"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Duplicate name")
