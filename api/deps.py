@@ -13,12 +13,13 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
 
 from api.core import queue
-from api.core.errors import NotFound
+from api.core.errors import NotFound, Refused
 from api.core.rows import db
 from api.core.rows.ids import ID_PATTERN, is_id
 from api.core.rows.tables import DEFAULT_PROJECT
 from api.core.settings import Settings
 from api.core.store.names import BlobStore
+from api.core.store.room import Room
 from api.core.sweeper import Health
 from api.live import Changes, Places
 from api.looks import Looks
@@ -35,6 +36,7 @@ class Service:
     sweeps: Health
     looks: Looks
     changes: Changes
+    room: Room
     streams: Places
     waiters: Places
     cursor_keys: dict[str, bytes] = field(default_factory=dict)
@@ -49,6 +51,11 @@ class Service:
     def looking(self) -> Connection:
         """For reads without objects; close it."""
         return db.looking(self.engine)
+
+    def expect_room(self) -> None:
+        """Before anything new begins. Raises Refused where the disk keeps its last bytes for what ends work."""
+        if (complaint := self.room.complaint()) is not None:
+            raise Refused("no_space", f"the server's disk is full: {complaint}", 507)
 
     def ring(self, id: str) -> None:
         """After the commit, and after the answer: a slow broker delays nobody."""

@@ -16,7 +16,7 @@ from api import errors
 from api.core import queue
 from api.core.rows import db
 from api.core.settings import Settings, check_bind
-from api.core.store.open import open_store
+from api.core.store.open import open_store, room_of
 from api.core.sweeper import Sweeper, sweeping
 from api.deps import Service
 from api.http import docs
@@ -86,6 +86,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                         sweeps,
                         looks,
                         changes,
+                        room_of(settings),
                         streams=Places(settings.max_streams, "too_many_streams", "event streams"),
                         waiters=Places(settings.max_waiters, "too_many_waiters", "long polls"),
                     )

@@ -296,12 +296,25 @@ class Server:
     def _is_ready(self) -> bool:
         key = self._settings.api_key
         headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+        question = urllib.request.Request(f"{self.url}/readyz", headers=headers)
         try:
-            question = urllib.request.Request(f"{self.url}/readyz", headers=headers)
-            with urllib.request.urlopen(question, timeout=2) as answer:
-                return bool(answer.status == 200) and bool(self._workers())
+            with urllib.request.urlopen(question, timeout=2):
+                return bool(self._workers())
+        except urllib.error.HTTPError as answer:
+            return self._is_full(answer.read()) and bool(self._workers())
         except (OSError, urllib.error.URLError):
             return False
+
+    def _is_full(self, readiness: bytes) -> bool:
+        """Whether the disk is all that it lacks: then it starts, for who makes room needs it."""
+        try:
+            told = json.loads(readiness)
+            lacks = [name for name in ("database", "store", "disk") if not told[name]["ok"]]
+        except (ValueError, KeyError, TypeError):
+            return False
+        if lacks == ["disk"]:
+            self._say(f"the disk is full, so nothing new begins: {told['disk']['detail']}")
+        return lacks == ["disk"]
 
     def _workers(self) -> list[LiveWorker]:
         engine = db.make_engine(self._settings.database_url)

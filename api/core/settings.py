@@ -96,7 +96,8 @@ class Settings(BaseSettings):
     cache_bytes: PositiveInt = 20 * 1024**3
     """Size of a worker host's cache of staged inputs."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 256 * 1024**2
-    """A worker with less free disk below `home` takes no job."""
+    """A worker with less free disk below `home` takes no job, and an API no new job, plan, data set or model; it is not
+    ready then, and what ends work (cancel, delete, results) goes on. Uploads leave twice as much."""
     full_s: PositiveFloat = 60.0
     """A worker on which a job found the disk full takes none for so long: another worker is to have it."""
     weights_dir: Path | None = None

@@ -26,6 +26,7 @@ from api.core.rows.lookup import owned
 from api.core.rows.tables import Base
 from api.core.store import uploads
 from api.core.store.names import Blob, BlobStore, DigestMismatch, sha256_file
+from api.core.store.room import Room
 
 AWAITING = "awaiting_upload"
 """The same word in DatasetState and ModelState."""
@@ -72,6 +73,15 @@ def give_up(s: Session, kind: type[Imported], at: datetime) -> None:
         imports.end(row, imports.REJECTED, at, None)
 
 
+def drop_part(engine: Engine, folder: Path, kind: type[Row], project_id: str, id: str) -> None:
+    """What is there of the upload that a row waits for; the row itself is deleted next. Before that is written, for on
+    a full disk this is what makes room for it. Raises NotFound."""
+    with db.reading(engine) as s:
+        row = owned(s, kind, project_id, id)
+    if row.state == AWAITING:
+        uploads.drop(folder, id)
+
+
 def _waiting(row: Row) -> Row:
     if row.state != AWAITING:
         raise Conflict("upload_not_expected", f"{row.id} is {row.state}; it takes no more content")
@@ -92,6 +102,7 @@ class Upload(Generic[Row]):
     engine: Engine
     store: BlobStore
     folder: Path
+    room: Room
     max_bytes: int
     setting: str
     """The variable that sets max_bytes."""

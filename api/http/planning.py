@@ -19,6 +19,7 @@ from fgd.spec import SubmitJob
 
 async def planned(request: Request, service: Service, project: str, body: SubmitJob, prefer: str | None) -> Response:
     """200 if a worker measures it within the time that the caller would like to wait, else 202."""
+    await run_in_threadpool(service.expect_room)
     roots = service.settings.data_roots
     plan = await run_in_threadpool(submission.plan_job, service.engine, service.store, roots, project, body)
     await run_in_threadpool(service.ring, plan.id)  # before the answer, which may wait for what the bell brings

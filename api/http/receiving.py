@@ -15,8 +15,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, BinaryIO
 
@@ -124,9 +124,13 @@ async def whole(request: Request, headers: WholeHeaders, upload: Upload[Row]) ->
     length = _announced(upload, request.headers, 0)
     if length == 0:
         raise Invalid(Fault("", "upload_empty", "the body is empty; send the bytes of the file"))
-    with uploads.writing(upload.folder, upload.id, from_scratch=True) as file:
+    dropped = uploads.offset(upload.folder, upload.id)
+    with (
+        _room(upload, length, max(0, length - dropped)) as take,
+        uploads.writing(upload.folder, upload.id, from_scratch=True) as file,
+    ):
         await run_in_threadpool(upload.expect, length)
-        await _receive(request, upload, file, length)
+        await _receive(request, upload, file, take, length)
         header = "Content-Digest" if of_body else "Repr-Digest"
         return await run_in_threadpool(_complete, upload, of_body or of_file, header)
 
@@ -139,11 +143,14 @@ async def piece(request: Request, headers: PieceHeaders, upload: Upload[Row]) ->
     total = _total(headers, headers.upload_offset + length, row.upload_length)
     if total is not None and total > upload.max_bytes:
         raise _too_large(upload)
-    with uploads.writing(upload.folder, upload.id, more=length > 0) as file:
+    with (
+        _room(upload, length, length) as take,
+        uploads.writing(upload.folder, upload.id, more=length > 0) as file,
+    ):
         if (there := file.tell()) != headers.upload_offset:
             raise _elsewhere(there)
         await run_in_threadpool(upload.expect, total)
-        sha256 = await _receive(request, upload, file, length, hashing=of_piece is not None)
+        sha256 = await _receive(request, upload, file, take, length, hashing=of_piece is not None)
         if of_piece is not None and of_piece != sha256:
             file.truncate(there)
             detail = f"expected sha256 {of_piece}, the bytes have {sha256}; these bytes were dropped"
@@ -175,8 +182,6 @@ def _announced(upload: Upload[Row], headers: Headers, offset: int) -> int:
     length = int(declared[:20])
     if offset + length > upload.max_bytes:
         raise _too_large(upload)
-    if not uploads.fits(upload.folder, length):
-        raise _no_space(length)
     return length
 
 
@@ -193,8 +198,16 @@ def _total(headers: PieceHeaders, end: int, known: int | None) -> int | None:
     return total
 
 
-async def _receive(request: Request, upload: Upload[Row], file: BinaryIO, length: int, hashing: bool = False) -> str:
-    """Write the body to the file, off the event loop. All that came is written, whatever happens then.
+async def _receive(
+    request: Request,
+    upload: Upload[Row],
+    file: BinaryIO,
+    take: Callable[[int], None],
+    length: int,
+    hashing: bool = False,
+) -> str:
+    """Write the body to the file, off the event loop. All that came is written, whatever happens then, as long as there
+    is room for it, which `take` is asked before each piece.
 
     Returns the SHA-256 of the body if it is asked for.
     """
@@ -203,6 +216,7 @@ async def _receive(request: Request, upload: Upload[Row], file: BinaryIO, length
     def write() -> None:
         nonlocal buffer
         before, data, buffer = file.tell(), buffer, bytearray()  # what a full disk did not take is not written twice
+        take(len(data))
         uploads.write_all(file, data)
         if hashing:
             sha256.update(data)
@@ -240,6 +254,15 @@ def _complete(upload: Upload[Row], expected: str | None, header: str) -> Row:
 
 
 @contextmanager
+def _room(upload: Upload[Row], length: int, more: int) -> Iterator[Callable[[int], None]]:
+    """For a body of `length` bytes, which take `more` than there are. Raises Refused before any of them is read."""
+    with ExitStack() as held:
+        with _disk_full_told(length):
+            take = held.enter_context(upload.room.promised(more))
+        yield take
+
+
+@contextmanager
 def _disk_full_told(length: int) -> Iterator[None]:
     """What was written stays: there may be room for the rest later."""
     try:
@@ -247,11 +270,12 @@ def _disk_full_told(length: int) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise _no_space(length) from error
+        raise _no_space(length, error) from error
 
 
-def _no_space(length: int) -> Refused:
-    return Refused("no_space", f"the server's disk has no room for {length} bytes", 507, _CLOSE)
+def _no_space(length: int, error: OSError) -> Refused:
+    detail = f"the server's disk has no room for {length} bytes: {error.strerror}"
+    return Refused("no_space", detail, 507, _CLOSE)
 
 
 def _too_large(upload: Upload[Row]) -> Refused:

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from api.core import datasets, submission
+from api.core import datasets, submission, uploading
 from api.core.errors import Conflict
 from api.core.lifecycle import DatasetState
 from api.core.request_bodies import SubmitDataset
@@ -33,7 +33,7 @@ _REPLAY: Responses = {200: {"model": DatasetView, "description": "This Idempoten
     "",
     status_code=202,
     response_model=DatasetView,
-    responses={**_REPLAY, **documented(400, 409, 413, 415, 422)},
+    responses={**_REPLAY, **documented(400, 409, 413, 415, 422, 507)},
 )
 def submit_dataset(
     body: SubmitDataset,
@@ -46,6 +46,7 @@ def submit_dataset(
 
     A worker reads it and makes it ready, or rejects it and says why.
     """
+    service.expect_room()
     dataset, new = submission.submit_dataset(
         service.engine, service.settings.data_roots, project, body, idempotency_key
     )
@@ -129,6 +130,7 @@ async def patch_content(
 @router.delete("/{dataset_id}", status_code=204, responses=documented(404, 409))
 def delete_dataset(dataset_id: DatasetInPath, service: ServiceDep, project: ProjectDep) -> None:
     """Delete a data set that no job uses. An upload or import that is going on ends with it."""
+    uploading.drop_part(service.engine, service.settings.uploads, Dataset, project, dataset_id)
     with service.transaction() as s:
         datasets.delete(s, project, dataset_id)
     uploads.drop(service.settings.uploads, dataset_id)
@@ -143,6 +145,7 @@ def _upload(service: Service, project: str, dataset_id: str) -> Upload[Dataset]:
         service.engine,
         service.store,
         service.settings.uploads,
+        service.room,
         service.settings.upload_bytes,
         "FGD_UPLOAD_BYTES",
     )

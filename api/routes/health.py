@@ -28,9 +28,12 @@ class Check(View):
 
 class Readiness(View):
     ready: bool
-    """Database and store are there. A broker that is down only delays: workers look for jobs by themselves."""
+    """Database and store are there, and there is room on the disk. A broker that is down only delays: workers look for
+    jobs by themselves."""
     database: Check
     store: Check
+    disk: Check
+    """Of what the service writes on its own host. Below FGD_MIN_FREE_BYTES nothing new begins."""
     broker: Check
     sweeper: Check
     """Degraded: jobs whose worker was killed are not noticed here; a worker that still sweeps may see to them."""
@@ -50,11 +53,11 @@ async def healthz() -> Health:
 
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not ready"}})
 def readyz(service: ServiceDep, response: Response) -> Readiness:
-    database, store, broker = _database(service), _store(service), _broker(service)
-    ready = database.ok and store.ok
+    database, store, disk, broker = _database(service), _store(service), _disk(service), _broker(service)
+    ready = database.ok and store.ok and disk.ok
     response.status_code = 200 if ready else 503
     response.headers["Cache-Control"] = "no-store"
-    return Readiness(ready=ready, database=database, store=store, broker=broker, sweeper=_sweeper(service))
+    return Readiness(ready=ready, database=database, store=store, disk=disk, broker=broker, sweeper=_sweeper(service))
 
 
 @router.get("/version")
@@ -75,6 +78,11 @@ def _database(service: Service) -> Check:
 def _store(service: Service) -> Check:
     ok = service.store.writable()
     return Check(ok=ok, detail="writable" if ok else "cannot be written to")
+
+
+def _disk(service: Service) -> Check:
+    complaint = service.room.complaint()
+    return Check(ok=complaint is None, detail=complaint or f"{service.room.free() / 2**30:.1f} GiB free")
 
 
 def _broker(service: Service) -> Check:

@@ -42,7 +42,7 @@ _LABELS = {
 _WISH = {"graceful": Requested.cancel, "now": Requested.cancel_now}
 
 
-@router.post("", status_code=201, responses={**_MADE, **documented(400, 409, 413, 415, 422)})
+@router.post("", status_code=201, responses={**_MADE, **documented(400, 409, 413, 415, 422, 507)})
 async def submit_job(
     body: SubmitJob,
     request: Request,
@@ -122,6 +122,7 @@ def delete_job(job_id: JobInPath, service: ServiceDep, project: ProjectDep, afte
 def _submitted(
     service: Service, project: str, body: SubmitJob, after: BackgroundTasks, idempotency_key: str | None
 ) -> Response:
+    service.expect_room()
     roots = service.settings.data_roots
     job, new = submission.submit_job(service.engine, service.store, roots, project, body, idempotency_key)
     if new:

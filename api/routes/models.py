@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from api.core import models, promotion
+from api.core import models, promotion, uploading
 from api.core.errors import Fault, Invalid, Refused
 from api.core.jobs import checkpoints, requests
 from api.core.lifecycle import ModelState
@@ -50,13 +50,14 @@ _VERIFYING: Responses = {202: {"model": ModelView, "description": "A worker take
     "/v1/models",
     status_code=201,
     response_model=ModelView,
-    responses={**_REPLAY, **documented(400, 409, 413, 415, 422)},
+    responses={**_REPLAY, **documented(400, 409, 413, 415, 422, 507)},
 )
 def submit_model(
     body: SubmitModel, service: ServiceDep, project: ProjectDep, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Begin an upload: name the detector and its classes, then PUT the file to `content_url`. Or make a model of a
     finished job, {"name", "job", "which"}: that is ready at once. A model may teach, and be begun or inherited from."""
+    service.expect_room()
     model, new = promotion.submit_model(service.engine, service.store, project, body, idempotency_key)
     return made(service, project, MODELS, model.id, 201 if new else 200)
 
@@ -127,6 +128,7 @@ async def patch_content(
 def delete_model(model_id: ModelInPath, service: ServiceDep, project: ProjectDep) -> None:
     """Delete a model. Jobs that have ended keep what they got; 409 while one that has not uses it. An upload or import
     that is going on ends with it."""
+    uploading.drop_part(service.engine, service.settings.uploads, Model, project, model_id)
     with service.transaction() as s:
         models.delete(s, project, model_id)
     uploads.drop(service.settings.uploads, model_id)
@@ -145,7 +147,7 @@ def list_checkpoints(job_id: JobInPath, service: ServiceDep, project: ProjectDep
     "/v1/jobs/{job_id}/checkpoints/{checkpoint_id}/promote",
     status_code=201,
     response_model=ModelView,
-    responses={**_REPLAY, **_VERIFYING, **documented(400, 404, 409, 413, 415, 422)},
+    responses={**_REPLAY, **_VERIFYING, **documented(400, 404, 409, 413, 415, 422, 507)},
     tags=["jobs"],
 )
 def promote_checkpoint(
@@ -159,6 +161,7 @@ def promote_checkpoint(
 ) -> Response:
     """Make a model of a job's weights: `last` or `best`, or a checkpoint by its id. Of a finished job it is ready at
     once (201); of one that still trains, a worker takes the checkpoint apart (202)."""
+    service.expect_room()
     name = body.name if body is not None else None
     model, new = promotion.promote(service.engine, service.store, project, job_id, checkpoint_id, name, idempotency_key)
     verifying = model.state == ModelState.verifying
@@ -198,6 +201,7 @@ def _upload(service: Service, project: str, model_id: str) -> Upload[Model]:
         service.engine,
         service.store,
         settings.uploads,
+        service.room,
         max_bytes=settings.max_model_bytes,
         setting="FGD_MAX_MODEL_BYTES",
         head_bytes=weights_file.HEAD_BYTES,

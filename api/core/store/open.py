@@ -1,4 +1,4 @@
-"""The store that the settings name."""
+"""The store that the settings name, and the room on the disks of this host."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from api.core.errors import DriverMissing
 from api.core.settings import Settings
 from api.core.store.local import LocalStore
 from api.core.store.names import BlobStore
+from api.core.store.room import Room
 
 
 def open_store(settings: Settings, patience_s: float = 5.0) -> BlobStore:
@@ -22,3 +23,9 @@ def open_store(settings: Settings, patience_s: float = 5.0) -> BlobStore:
     from api.core.store.s3 import S3Store
 
     return S3Store.of(settings, patience_s)
+
+
+def room_of(settings: Settings) -> Room:
+    """Where the API's host grows."""
+    folders = [settings.home, settings.uploads] + ([settings.blobs] if settings.store_url is None else [])
+    return Room(folders, settings.min_free_bytes)

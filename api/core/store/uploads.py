@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,9 +15,6 @@ from typing import BinaryIO
 
 from api.core.errors import Conflict
 from api.core.store.names import KEY_PART
-
-SPARE = 1.2
-"""Free space asked for, as a multiple of what is still to come."""
 
 
 def offset(folder: Path, id: str) -> int:
@@ -32,11 +28,6 @@ def offset(folder: Path, id: str) -> int:
 def part(folder: Path, id: str) -> Path:
     assert KEY_PART.fullmatch(id), "the id of a row"
     return folder / f"{id}.part"
-
-
-def fits(folder: Path, more: int) -> bool:
-    folder.mkdir(parents=True, exist_ok=True)
-    return shutil.disk_usage(folder).free >= more * SPARE
 
 
 @contextmanager

@@ -154,7 +154,7 @@ def test_no_other_page_may_embed_an_answer_whatever_it_is(client: Any, monkeypat
     answers = [client.get(path) for path in ("/healthz", "/docs", "/docs/assets/swagger-ui.css", "/v1/nothing")]
     answers.append(client.get("/v1/jobs", headers={"Host": "evil.example"}))
     monkeypatch.setattr("api.core.rows.lookup.columns_of", None)
-    answers.append(client.get("/v1/jobs/job_1"))
+    answers.append(client.get(f"/v1/jobs/job_{0:032}"))
     assert [answer.status_code for answer in answers] == [200, 200, 200, 404, 400, 500]
     for answer in answers:
         assert answer.headers["cross-origin-resource-policy"] == "same-origin"

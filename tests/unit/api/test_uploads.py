@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from api.core.rows import db
-from api.core.store import uploads
+from api.core.store import room, uploads
 from tests.s3 import BOTH_STORES
 from tests.unit.api import upload_parts
 from tests.unit.api.upload_parts import (
@@ -166,9 +166,81 @@ def test_more_than_the_limit_is_a_413_before_it_is_read(serving: Any, settings: 
     assert parts(settings) == []
 
 
-def test_a_disk_without_room_is_a_507(client: Any, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "SPARE", 1e18)
-    refused(client.put(url, content=b"x", headers=RAW), 507, "no_space")
+class Disk:
+    """What shutil.disk_usage says of it."""
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+
+    def __call__(self, _: Any) -> Any:
+        return self
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    disk = Disk(free=10**12)
+    monkeypatch.setattr(room.shutil, "disk_usage", disk)
+    return disk
+
+
+def test_uploads_leave_twice_the_minimum_free(client: Any, settings: Any, url: str, disk: Disk) -> None:
+    disk.free = 2 * settings.min_free_bytes + len(CONTENT) - 1
+    answer = refused(client.put(url, content=CONTENT, headers=RAW), 507, "no_space")
+    assert "uploads leave 512 MiB" in answer.json()["detail"]
+    disk.free += 1
+    assert client.put(url, content=CONTENT, headers=RAW).status_code == 202
+
+
+def test_what_uploads_on_their_way_have_announced_is_no_longer_free(tmp_path: Any, disk: Disk) -> None:
+    disk.free = 1000
+    space = room.Room([tmp_path], keep_bytes=100)
+    with space.promised(500) as take:
+        with pytest.raises(OSError, match="uploads leave"), space.promised(400):
+            pass
+        with space.promised(300):
+            pass
+        take(200)
+        disk.free -= 200
+        with space.promised(300):
+            pass
+        with pytest.raises(OSError, match="uploads leave"), space.promised(301):
+            pass
+    with space.promised(600) as take:
+        disk.free = 300  # by others
+        with pytest.raises(OSError, match="uploads leave"):
+            take(101)
+
+
+def test_a_full_disk_begins_nothing_and_ends_everything(
+    client: Any, given: Any, settings: Any, noun: Noun, disk: Disk
+) -> None:
+    job, body, url = given.job(), given.body(), registered(client, noun)[noun.link]
+    patch(client, url, BEGIN, 0)
+    disk.free = settings.min_free_bytes - 1
+
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json()["disk"]["ok"]) == (503, False)
+    assert "FGD_MIN_FREE_BYTES" in ready.json()["disk"]["detail"]
+    for path, more in (("/v1/jobs", body), ("/v1/plans", body), (f"/v1/{noun.name}", noun.body)):
+        assert refused(client.post(path, json=more), 507, "no_space").json()["retryable"] is False
+    assert client.get(url.removesuffix("/content")).status_code == 200
+    assert client.post(f"/v1/jobs/{job}/cancel").json()["state"] == "cancelled"
+    assert client.delete(f"/v1/jobs/{job}").status_code == 204
+    assert client.delete(url.removesuffix("/content")).status_code == 204
+    assert parts(settings) == []
+
+
+def test_a_row_that_cannot_be_deleted_for_want_of_disk_gives_its_upload_up_first(
+    client: Any, settings: Any, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch(client, url, BEGIN, 0)
+    with monkeypatch.context() as patched:
+        patched.setattr("api.core.rows.lookup.delete_row", None)
+        patched.setattr("api.core.datasets.delete_row", None)
+        patched.setattr("api.core.models.delete_row", None)
+        assert client.delete(url.removesuffix("/content")).status_code == 500
+    assert parts(settings) == []
+    assert client.delete(url.removesuffix("/content")).status_code == 204
 
 
 def test_a_disk_that_is_full_in_the_middle_keeps_what_it_took(
