@@ -71,18 +71,22 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
 def _categories(annotations: Annotations, defects: Defects) -> dict[int, str]:
     """Category id -> name. Ids may be any integers."""
     names: dict[int, str] = {}
+    known: set[str] = set()
     for entry in annotations.categories:
         key, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
         if not isinstance(key, int) or isinstance(key, bool) or not is_class_name(name):
             message = f"category {short(entry)} needs an integer id and a name of at most {MAX_NAME} characters"
             defects.reject("category_invalid", annotations.file, message)
         elif key in names:
-            defects.reject("category_duplicate", annotations.file, f"category id {key} is used twice; number them anew")
-        elif name in names.values():
+            defects.reject(
+                "category_duplicate", annotations.file, f"category id {short(key)} is used twice; number them anew"
+            )
+        elif name in known:
             message = f"category name {short(name)} is used twice; rename or merge them"
             defects.reject("category_duplicate", annotations.file, message)
         else:
             names[key] = name
+            known.add(name)
     return names
 
 

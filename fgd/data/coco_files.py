@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,9 +20,15 @@ from fgd.data.report import Defects
 from fgd.data.tree import SPLITS, Split, Tree, split_of_file, split_of_folder
 from fgd.errors import DatasetError
 
-MAX_JSON_BYTES = 2 * 2**30
+MAX_JSON_BYTES = 1 * 2**30
 """COCO's own training annotations are 450 MB."""
+MAX_JSON_TAKES = 6 * 2**30
+"""Bytes of memory that the values of one file may take; COCO's own take 3 GB."""
+MAX_JSON_TIMES, _SMALL_JSON_TAKES = 24, 512 * 2**20
+"""The same as a multiple of the text, where it is more than the second: the shortest annotations take 18 times."""
 _KEYS = ("images", "annotations", "categories")
+_TAKES = {b"[": 100, b"{": 160, b'"': 28, b",": 40, b":": 40}
+"""Bytes that CPython 3.11 needs for what begins with such a sign, a little more than measured."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,11 @@ def _load(root: Path, file: str) -> Annotations:
         raise _Unusable(f"larger than {MAX_JSON_BYTES} bytes", broken=True)
     try:
         # The standard parser, because it lets NaN and Infinity through: one bad box must not cost the whole file.
-        content = json.loads(path.read_bytes())
+        text = path.read_bytes()
+        most = min(MAX_JSON_TAKES, max(_SMALL_JSON_TAKES, MAX_JSON_TIMES * len(text)))
+        if (takes := memory_taken(text)) > most:
+            raise _Unusable(f"its values would take {takes} bytes of memory, more than {most}", broken=True)
+        content = json.loads(text)
     except json.JSONDecodeError as error:
         message = f"invalid JSON at line {error.lineno}, column {error.colno} (byte {error.pos}): {error.msg}"
         raise _Unusable(message, broken=True) from error
@@ -139,6 +150,15 @@ def _load(root: Path, file: str) -> Annotations:
     if not isinstance(content, dict):
         raise _Unusable(f"the file holds a {type(content).__name__}, not an object", broken=True)
     return _detection_annotations(file, content)
+
+
+def memory_taken(text: bytes) -> int:
+    """At most how many bytes the values of a JSON text take once they are read: a list of lists 24 times its text.
+
+    Counted by signs, without reading it: a list, an object, a text with its quotes, and one value more for each comma.
+    """
+    characters = len(text) * (1 if text.isascii() else 4)
+    return len(text) + characters + sum(text.count(sign) * bytes_ for sign, bytes_ in _TAKES.items())
 
 
 def _detection_annotations(file: str, content: dict[str, Any]) -> Annotations:
@@ -163,14 +183,26 @@ def _split_of_names(names: Iterable[str]) -> Split | None:
 
 def _image_folder(tree: Tree, annotations: Annotations, split: Split | None) -> str:
     """The folder below which most of the named files are; on a tie that of the split, then the JSON's own."""
-    names = annotations.names
     own = str(PurePosixPath(annotations.file).parent).removeprefix(".")
+    hits = _hits(tree, annotations.names)
 
     def rank(folder: str) -> tuple[int, bool, bool]:
-        hits = sum((f"{folder}/{name}" if folder else name) in tree.files for name in names)
-        return hits, split is not None and split_of_folder(folder) == split, folder == own
+        return hits[folder], split is not None and split_of_folder(folder) == split, folder == own
 
     return max(tree.folders, key=rank)
+
+
+def _hits(tree: Tree, names: Iterable[str]) -> Counter[str]:
+    """Of each folder, how many of the names are files below it. Each file is looked at once, whatever the names."""
+    wanted = Counter(names)
+    hits: Counter[str] = Counter()
+    for file in tree.files:
+        hits[""] += wanted[file]
+        place = file.find("/")
+        while place >= 0:
+            hits[file[:place]] += wanted[file[place + 1 :]]
+            place = file.find("/", place + 1)
+    return hits
 
 
 def _only(split: Split, sources: list[Source], defects: Defects) -> Source:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,19 @@ MAX_PIXELS = 100_000_000
 """Of one image. RGB bytes of that many take 300 MB."""
 MAX_BYTES = 512 * 2**20
 """Of one image file: MAX_PIXELS in RGB, not compressed at all, are 300 MB."""
+MAX_DECODE_S = 10.0
+"""Seconds of the processor for one image: a picture of MAX_PIXELS takes one or two."""
+MAX_READS = 4
+"""How many times the bytes of a file may be read: tags can point at the same ones over and over."""
+_SPARE_READ = 2**20
+_FEW_SCANS, _PIECE_OF_SCANS = 20, 4096
+"""A JPEG of more scans is given to its decoder in pieces of so many bytes: 140 can be a scan of the whole picture."""
+MAX_TIFF_SCANS = 50
+"""Of one strip or tile that is a JPEG."""
+MAX_RLE_WIDTH = 65_535
+"""Pixels. Pillow fills the rest of a row of such a BMP one at a time."""
+MAX_COMMENTS = 100
+"""In a PPM that is text: Pillow copies the block it reads for each of them."""
 
 _SUFFIXES = {
     "JPEG": ".jpg",
@@ -34,6 +48,11 @@ _SUFFIXES = {
 _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
 """Eight bits a channel. Pillow clips deeper images to 255 instead of scaling them, which turns them white."""
 _EXIF_ORIENTATION = 0x0112
+_STRIPS = (273, 324)
+"""TIFF's tags for where its strips and its tiles begin."""
+_RLE = (1, 2)
+"""Compressions of a BMP."""
+_JPEG_SCAN = b"\xff\xda"
 
 
 UNREADABLE = "image_unreadable"
@@ -50,6 +69,28 @@ class BadImage(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+
+class _TooMuchWork(Exception):
+    """Of one image, in words."""
+
+
+class _Measured(io.BytesIO):
+    """The bytes of an image, given out until its time is over: every decoder comes back for more, sooner or later."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self._until = time.thread_time() + MAX_DECODE_S
+        self._left = MAX_READS * len(content) + _SPARE_READ
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        piece = super().read(size)
+        self._left -= len(piece)
+        if time.thread_time() > self._until:
+            raise _TooMuchWork(f"it takes longer than {MAX_DECODE_S:g} s to decode")
+        if self._left < 0:
+            raise _TooMuchWork(f"its bytes are read more than {MAX_READS} times")
+        return piece
 
 
 @dataclass(frozen=True)
@@ -103,16 +144,35 @@ def _content(path: Path) -> bytes:
 
 def _opened(content: bytes) -> Pillow.Image:
     try:
-        image = Pillow.open(io.BytesIO(content), formats=tuple(f for f in _SUFFIXES if f != "MPO"))
+        image = Pillow.open(_Measured(content), formats=tuple(f for f in _SUFFIXES if f != "MPO"))
+    except _TooMuchWork as error:
+        raise BadImage("image_too_slow", f"{error}; save it again") from error
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
         raise BadImage("image_too_large", str(error)) from error
     except Exception as error:  # a decoder fed nonsense raises whatever it likes (struct.error, SyntaxError, ...)
         raise BadImage("image_broken", "not an image of a known format (JPEG, PNG, WebP, BMP, TIFF, GIF)") from error
     if image.width * image.height > MAX_PIXELS:
         raise BadImage("image_too_large", f"{image.width}x{image.height} pixels are more than {MAX_PIXELS}")
+    if why := _costly(image, content):
+        raise BadImage("image_too_slow", f"{why}; save it again")
     if image.mode not in _MODES:
         raise BadImage("image_unsupported", f"pixels of mode {image.mode}; convert it to 8 bits a channel")
     return image
+
+
+def _costly(image: Pillow.Image, content: bytes) -> str | None:
+    """What makes its decoder work long without coming back for more; None if it will come."""
+    if image.format in ("JPEG", "MPO") and content.count(_JPEG_SCAN) > _FEW_SCANS:
+        image.decodermaxblock = _PIECE_OF_SCANS  # type: ignore[attr-defined]  # ImageFile's, not Image's
+    if image.format == "TIFF" and image.info.get("compression") == "jpeg":
+        strips = max(len(image.tag_v2.get(tag, ())) for tag in _STRIPS)  # type: ignore[attr-defined]
+        if content.count(_JPEG_SCAN) > MAX_TIFF_SCANS * max(1, strips):
+            return f"a JPEG inside has more than {MAX_TIFF_SCANS} scans"
+    if image.format == "BMP" and image.width > MAX_RLE_WIDTH and image.info.get("compression") in _RLE:
+        return f"it is compressed and wider than {MAX_RLE_WIDTH} pixels"
+    if image.format == "PPM" and content[:2] in (b"P1", b"P2", b"P3") and content.count(b"#") > MAX_COMMENTS:
+        return f"it has more than {MAX_COMMENTS} comments"
+    return None
 
 
 def _decoded(image: Pillow.Image) -> Pillow.Image:
@@ -120,6 +180,8 @@ def _decoded(image: Pillow.Image) -> Pillow.Image:
         # By way of RGBA: Pillow warns about palettes with transparency otherwise. The colours are the same.
         source = image.convert("RGBA") if image.mode in ("P", "PA") and "transparency" in image.info else image
         return source.convert("RGB")
+    except _TooMuchWork as error:
+        raise BadImage("image_too_slow", f"{error}; save it again") from error
     except Exception as error:  # as above
         raise BadImage("image_broken", f"cannot be decoded: {error}") from error
 

@@ -27,6 +27,8 @@ from fgd.errors import DatasetError
 
 MAX_YAML_BYTES = 1 << 20
 MAX_LABEL_BYTES = 16 * 2**20
+_MAX_YAML_DEPTH, _MAX_YAMLS = 2, 50
+"""data.yaml lies in at most two folders, and is among the first so many YAML files."""
 _MAX_LIST_BYTES = 256 * 2**20
 _MAX_CLASSES = 100_000
 _KEYS: Mapping[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -99,8 +101,8 @@ def _missing(plan: _DataYaml, defects: Defects) -> frozenset[Split]:
 
 def _yaml_files(tree: Tree) -> list[str]:
     """The shallowest first, data.yaml before others."""
-    found = [file for file in tree.files if suffix(file) in (".yaml", ".yml")]
-    return sorted(found, key=lambda file: (file.count("/"), PurePosixPath(file).stem != "data", file))
+    found = [file for file in tree.files if suffix(file) in (".yaml", ".yml") and file.count("/") <= _MAX_YAML_DEPTH]
+    return sorted(found, key=lambda file: (file.count("/"), PurePosixPath(file).stem != "data", file))[:_MAX_YAMLS]
 
 
 def _is_plan(content: Any) -> bool:
@@ -157,6 +159,7 @@ def _names(file: str, content: dict[Any, Any], defects: Defects) -> dict[int, st
         defects.reject("category_invalid", file, "names must be a list of class names, or index: name")
         return {}
     names: dict[int, str] = {}
+    known: set[str] = set()
     for key, value in pairs:
         index = int(key) if isinstance(key, str) and key.isdecimal() and len(key) < 10 else key
         name = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
@@ -169,10 +172,11 @@ def _names(file: str, content: dict[Any, Any], defects: Defects) -> dict[int, st
                 file,
                 f"class {short(key)}: {short(value)} needs an index and a name of at most {MAX_NAME} characters{hint}",
             )
-        elif name in names.values():
+        elif name in known:
             defects.reject("category_duplicate", file, f"class name {short(name)} is used twice; rename or merge them")
         else:
             names[index] = name
+            known.add(name)
     count = content.get("nc")
     if count is not None and count != len(pairs):
         message = f"nc is {short(count)}, but names has {len(pairs)} classes; names are used"
@@ -183,20 +187,23 @@ def _names(file: str, content: dict[Any, Any], defects: Defects) -> dict[int, st
 def _images_of(tree: Tree, plan: str, base: Any, entries: Any, defects: Defects) -> list[str] | None:
     """The image files that one split names, sorted; None if none of its folders is there."""
     found: dict[str, None] = {}
-    there = False
+    places: set[str] = set()
     for entry in entries if isinstance(entries, list) else [entries]:
         place = _place(tree, plan, base, entry)
         if place is None:
             if isinstance(entries, list):
                 defects.add("split_folder_missing", plan, f"{short(entry)} is not in the data set; left out", "kept")
             continue
-        there = True
+        if place in places:
+            defects.add("image_listed_twice", plan, f"{short(entry)} is in the split twice; it counts once", "kept")
+            continue
+        places.add(place)
         members = _listed_in(tree, place, defects) if place in tree.files else tree.images_below(place)
         for file in members:
             if file in found:
                 defects.add("image_listed_twice", plan, f"{short(file)} is in the split twice; it counts once", "kept")
             found[file] = None
-    return list(found) if there else None
+    return list(found) if places else None
 
 
 def _place(tree: Tree, plan: str, base: Any, entry: Any) -> str | None:

@@ -1,0 +1,70 @@
+"""What a data set has many of costs its number, not its square: classes, folders, names, the same folder again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fgd.data import coco_files, yolo
+from fgd.data.coco import _categories
+from fgd.data.coco_files import Annotations
+from fgd.data.index import Index
+from fgd.data.report import Defects
+from fgd.data.tree import Tree
+
+MANY = 60_000
+pytestmark = pytest.mark.timeout(20)
+
+
+def test_classes_of_coco() -> None:
+    table = [{"id": n, "name": f"class {n}"} for n in range(MANY)]
+    assert len(_categories(Annotations("a.json", [], [], [*table, {"id": -1, "name": "class 7"}]), Defects())) == MANY
+
+
+def test_classes_of_yolo() -> None:
+    names = [f"class {n}" for n in range(MANY)]
+    assert len(yolo._names("data.yaml", {"names": [*names, "class 7"]}, Defects())) == MANY
+
+
+def test_names_in_many_folders() -> None:
+    folders = tuple(sorted(["", "set", *(f"set/{n}" for n in range(5000))]))
+    tree = Tree(Path("/nowhere"), folders, frozenset(f"set/4321/{n}.jpg" for n in range(MANY)), ())
+    listed = [{"id": n, "file_name": f"{n}.jpg"} for n in range(MANY)]
+    assert coco_files._image_folder(tree, Annotations("set/a.json", listed, [], []), None) == "set/4321"
+    above = [{"id": n, "file_name": f"4321/{n}.jpg"} for n in range(MANY)]
+    assert coco_files._image_folder(tree, Annotations("set/a.json", above, [], []), None) == "set"
+
+
+def test_a_folder_named_a_thousand_times() -> None:
+    tree = Tree(
+        Path("/nowhere"), ("", "im", "im0"), frozenset(f"{f}/{n}.jpg" for f in ("im", "im0") for n in range(MANY)), ()
+    )
+    defects = Defects()
+    found = yolo._images_of(tree, "data.yaml", None, ["im", "./im"] * 1000, defects)
+    assert found is not None
+    assert found == sorted(found)
+    assert {Path(file).parent.name for file in found} == {"im"}
+    assert len(found) == MANY
+    assert defects.report("yolo", Index(classes=(), splits={})).defect_counts == {"image_listed_twice": 1999}
+
+
+@pytest.mark.parametrize("value", [b"[]", b"{}", b'{"a":{}}', b"[1,2,3,4]", b'""'])
+def test_json_that_takes_far_more_memory_than_annotations_do(value: bytes) -> None:
+    text = b"[" + (value + b",") * (30_000_000 // len(value)) + b"0]"
+    taken = coco_files.memory_taken(text)
+    assert taken > coco_files.MAX_JSON_TIMES * len(text)
+    assert taken > 512 * 2**20
+
+
+def test_json_of_the_shortest_annotations_takes_less() -> None:
+    box = b'{"id":1,"image_id":1,"category_id":1,"bbox":[1,2,3,4]},'
+    assert coco_files.memory_taken(box * 1000) < coco_files.MAX_JSON_TIMES * len(box) * 1000
+
+
+def test_json_beyond_the_bound_is_told_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coco_files, "_SMALL_JSON_TAKES", 0)
+    (tmp_path / "a.json").write_bytes(b'{"images": [' + b"[]," * 1000 + b"0]}")
+    with pytest.raises(coco_files._Unusable, match="would take") as refused:
+        coco_files._load(tmp_path, "a.json")
+    assert refused.value.broken
