@@ -3,19 +3,29 @@
 Boxes are in pixels of the stored image. One that reaches out of the image by at most `TOLERANCE_PX` is cut without a
 word (rounding of the labelling tools); by more, it is cut and reported. One thinner than `MIN_SIDE_PX` after that has
 no area: float32 arithmetic at a thousand pixels could make it empty, which detectors refuse.
-An EXIF orientation is not applied (see fgd.data.images). Where the declared size is that of the *rotated* picture,
-the boxes were drawn on it and cannot be used as they are: the image is dropped.
+fgd.data.frames finds the picture that the boxes were drawn in, fgd.data.conventions how their numbers are to be read.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from fgd.data import frames
+from fgd.data.conventions import (
+    Convention,
+    Unit,
+    WrittenBox,
+    are_fractions,
+    check_splits,
+    numbers,
+    redrawn,
+)
+from fgd.data.frames import Frame, turned_back
 from fgd.data.images import BadImage, Probe, probe
 from fgd.data.index import Box, CarvedSplit, Image, Index, Report
 from fgd.data.listing import ListedImage, Listing, Mark, NoBox
@@ -32,16 +42,10 @@ MIN_SIDE_PX = 0.1
 _DECODERS = 4
 """Threads; Pillow decodes without the interpreter's lock."""
 
-_TURNS: Mapping[int, Callable[[float, float], tuple[float, float]]] = {
-    2: lambda x, y: (1 - x, y),
-    3: lambda x, y: (1 - x, 1 - y),
-    4: lambda x, y: (x, 1 - y),
-    5: lambda x, y: (y, x),
-    6: lambda x, y: (y, 1 - x),
-    7: lambda x, y: (1 - y, 1 - x),
-    8: lambda x, y: (1 - y, x),
-}
-"""EXIF orientation -> where a point of the upright picture lies in the stored one, in fractions of each."""
+_UNREADABLE = frozenset({"box_invalid", "box_not_finite", "box_not_relative", "box_relative"})
+"""Of a box that is there and nobody knows where: an image that has no other is no background."""
+_FAR = 0.5
+"""A fraction so far outside 0..1 is no fraction, but a number of pixels."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,12 @@ class _BoxedImage:
     crowd: bool
 
 
+@dataclass(frozen=True)
+class _ReadableImage:
+    listed: ListedImage
+    probe: Probe
+
+
 @dataclass
 class _CheckedImage:
     """One usable image and its boxes."""
@@ -59,6 +69,7 @@ class _CheckedImage:
     listed: ListedImage
     probe: Probe
     split: Split
+    frame: Frame
     boxes: list[_BoxedImage] = field(default_factory=list)
 
 
@@ -75,9 +86,7 @@ def check(
     for name, why in tree.left_out:
         defects.add("name_not_used", name, why, "kept")
     _report_unlisted(tree, listing, defects)
-    images = _probe_all(listing.images, verify, defects)
-    for image in images:
-        _add_boxes(image, defects)
+    images = _with_boxes(_probe_all(listing.images, verify, defects), listing, defects)
     carved = _carve(images, listing, carving or Carving(), defects)
     _report_repeats(images, defects)
     index = _index(images, _classes(images, listing.classes, defects), defects)
@@ -99,13 +108,24 @@ def _report_unlisted(tree: Tree, listing: Listing, defects: Defects) -> None:
 
 
 def _probe_all(listed: list[ListedImage], verify: Verify, defects: Defects) -> list[_CheckedImage]:
-    usable: list[_CheckedImage] = []
+    """The images that can be read and whose boxes can be placed."""
+    readable: list[_ReadableImage] = []
     with ThreadPoolExecutor(_DECODERS) as pool:
         for image, result in zip(listed, pool.map(lambda i: _try_probe(i.path, verify), listed), strict=True):
             if isinstance(result, BadImage):
                 defects.add(result.code, image.file, result.message, "dropped_image")
-            elif _check_header(image, result, defects):
-                usable.append(_CheckedImage(image, result, image.split))
+            else:
+                readable.append(_ReadableImage(image, result))
+    found = frames.find(readable, defects)
+    usable = [
+        _CheckedImage(image.listed, image.probe, image.listed.split, frame)
+        for image, frame in zip(readable, found, strict=True)
+        if frame
+    ]
+    for image in usable:
+        if image.probe.mode != "RGB":
+            message = f"{image.probe.mode} is converted to RGB when read"
+            defects.add("colour_converted", image.listed.file, message, "kept")
     return usable
 
 
@@ -114,29 +134,6 @@ def _try_probe(path: Path, verify: Verify) -> Probe | BadImage:
         return probe(path, verify)
     except BadImage as error:
         return error
-
-
-def _check_header(image: ListedImage, found: Probe, defects: Defects) -> bool:
-    """Report what is odd about a readable image; False if its boxes cannot be trusted."""
-    real, declared = (found.width, found.height), image.declared
-    size = f"{found.width}x{found.height}"
-    if found.orientation != 1:
-        if found.orientation >= 5 and declared == (found.height, found.width) != real:
-            message = (
-                f"EXIF orientation {found.orientation}, and the declared size is the rotated one: its boxes do not fit "
-                f"the stored {size} pixels; rotate the file for good (exiftran, mogrify -auto-orient)"
-            )
-            defects.add("exif_rotated", image.file, message, "dropped_image")
-            return False
-        done = "turned back to" if image.upright else "taken in"
-        message = f"EXIF orientation {found.orientation} is not applied; boxes are {done} the stored {size} pixels"
-        defects.add("exif_rotated", image.file, message, "kept")
-    if declared not in (real, (None, None)):
-        message = f"declared {short(declared[0])}x{short(declared[1])}, is {size}; the real size is used"
-        defects.add("size_differs", image.file, message, "kept")
-    if found.mode != "RGB":
-        defects.add("colour_converted", image.file, f"{found.mode} is converted to RGB when read", "kept")
-    return True
 
 
 def _report_repeats(images: list[_CheckedImage], defects: Defects) -> None:
@@ -159,53 +156,83 @@ def _report_repeats(images: list[_CheckedImage], defects: Defects) -> None:
 # --- boxes ----------------------------------------------------------------------------------------------------
 
 
-def _add_boxes(image: _CheckedImage, defects: Defects) -> None:
-    """Give an image its boxes, in the order of the annotations."""
+def _with_boxes(images: list[_CheckedImage], listing: Listing, defects: Defects) -> list[_CheckedImage]:
+    """The images with their boxes; without those whose labels are there and cannot be read."""
+    own = Convention(listing.layout, _unit(images), listing.first_pixel)
+    ways = check_splits(list(_written(images)), own, defects)
+    return [image for image in images if _add_boxes(image, own, ways[image.split], defects)]
+
+
+def _unit(images: list[_CheckedImage]) -> Unit:
+    """Of a format all boxes are fractions, or none."""
+    relative = any(mark.relative for image in images for mark in image.listed.marks)
+    return "fractions" if relative else "pixels"
+
+
+def _written(images: list[_CheckedImage]) -> Iterator[WrittenBox]:
+    for image in images:
+        for mark in image.listed.marks:
+            if not mark.outline and not isinstance(mark.box, NoBox):
+                yield WrittenBox(mark.box, image.frame.size, image.listed.file, image.split)
+
+
+def _add_boxes(image: _CheckedImage, own: Convention, way: Convention, defects: Defects) -> bool:
+    """Give an image its boxes, in the order of the annotations. False if it has some, and none can be read."""
     seen: dict[tuple[Box, str], str] = {}
+    unread = len(image.listed.unread)
     for mark in image.listed.marks:
-        box = _checked_box(mark, image, defects)
-        if box is None:
+        found = _checked_box(mark, image, own, way, defects)
+        if isinstance(found, NoBox):
+            message = f"{mark.where} has box {short(mark.written)}, {found.reason}"
+            defects.add(found.code, image.listed.file, message, "dropped_box")
+            unread += found.code in _UNREADABLE
             continue
-        if (other := seen.get((box, mark.name))) is not None:
+        if (other := seen.get((found, mark.name))) is not None:
             message = f"{mark.where} has box {short(mark.written)} of class {short(mark.name)}, as {other} has"
             defects.add("box_duplicate", image.listed.file, message, "dropped_box")
             continue
-        seen[box, mark.name] = mark.where
-        image.boxes.append(_BoxedImage(box, mark.name, mark.crowd))
+        seen[found, mark.name] = mark.where
+        image.boxes.append(_BoxedImage(found, mark.name, mark.crowd))
+    if unread and not image.boxes:
+        message = f"none of its {unread} labels can be read; left out, for it is no background"
+        defects.add("labels_unreadable", image.listed.file, message, "dropped_image")
+        return False
     if not image.listed.marks:
         defects.add("image_unlabelled", image.listed.file, "no box; kept as background", "kept")
+    return True
 
 
-def _checked_box(mark: Mark, image: _CheckedImage, defects: Defects) -> Box | None:
-    """xyxy inside the image; None if nothing is left of it."""
+def _checked_box(mark: Mark, image: _CheckedImage, own: Convention, way: Convention, defects: Defects) -> Box | NoBox:
+    """xyxy inside the image."""
     width, height = image.probe.width, image.probe.height
-    found = mark.box
-    if not isinstance(found, NoBox):
-        if image.listed.upright:
-            found = stored(found, image.probe.orientation)
-        x1, y1, x2, y2 = found
-        pixels = (x1 * width, y1 * height, x2 * width, y2 * height) if mark.relative else found
-        clipped = clip(pixels, width, height)
-        if isinstance(clipped, ClippedBox):
-            if clipped.overhang > TOLERANCE_PX:
-                message = (
-                    f"{mark.where} has box {short(mark.written)}, which reaches out of its image of {width}x{height}"
-                )
-                defects.add("box_clipped", image.listed.file, message, "clipped_box")
-            return clipped.box
-        found = clipped
-    message = f"{mark.where} has box {short(mark.written)}, {found.reason}"
-    defects.add(found.code, image.listed.file, message, "dropped_box")
-    return None
+    found = _placed(mark, image, own, way)
+    if isinstance(found, NoBox):
+        return found
+    clipped = clip(found, width, height)
+    if isinstance(clipped, NoBox):
+        return clipped
+    if clipped.overhang > TOLERANCE_PX:
+        message = f"{mark.where} has box {short(mark.written)}, which reaches out of its image of {width}x{height}"
+        defects.add("box_clipped", image.listed.file, message, "clipped_box")
+    return clipped.box
 
 
-def stored(box: Box, orientation: int) -> Box:
-    """Fractions of the picture as EXIF turns it -> fractions of the stored pixels. One of no area stays one."""
-    if orientation not in _TURNS or box[2] <= box[0] or box[3] <= box[1]:
+def _placed(mark: Mark, image: _CheckedImage, own: Convention, way: Convention) -> Box | NoBox:
+    """xyxy in stored pixels."""
+    box, width, height = mark.box, image.probe.width, image.probe.height
+    if isinstance(box, NoBox):
         return box
-    turn = _TURNS[orientation]
-    (ax, ay), (bx, by) = turn(box[0], box[1]), turn(box[2], box[3])
-    return (min(ax, bx), min(ay, by), max(ax, bx), max(ay, by))
+    written = box if mark.outline else numbers(box, own)
+    if mark.relative:
+        if not all(-_FAR <= value <= 1 + _FAR for value in written):
+            return NoBox(
+                "box_not_relative", "whose numbers must be fractions of the image's width and height, from 0 to 1"
+            )
+        x1, y1, x2, y2 = turned_back(box, image.frame)
+        return (x1 * width, y1 * height, x2 * width, y2 * height)
+    if not mark.outline and are_fractions(written):
+        return NoBox("box_relative", "whose numbers are fractions of the image, not pixels")
+    return image.frame.stored(box if way == own or mark.outline else redrawn(box, own, way), (width, height))
 
 
 @dataclass(frozen=True)
@@ -322,10 +349,19 @@ def _require(index: Index, listing: Listing, carved: bool, defects: Defects) -> 
             if split not in listing.told:
                 defects.reject("split_missing", "", listing.advice.split.format(split=split))
         elif not images:
-            message = f"no usable image in {split}; {listing.advice.images.format(split=split)}"
-            defects.reject("no_images", listing.splits[split], message)
+            why = _why_none(listing, split, defects)
+            defects.reject("no_images", listing.splits[split], f"no usable image in {split}; {why}")
         elif split == "val" and not index.classes:
             continue  # its boxes went with train's classes; train's defect says what to do
         elif not any(crowd is False for image in images for crowd in image.crowd):
             message = f"no usable box in {split}; {listing.advice.boxes.format(split=split)}"
             defects.reject("no_boxes", listing.splits[split], message)
+
+
+def _why_none(listing: Listing, split: Split, defects: Defects) -> str:
+    """The reason that most of the images were left out for; the format's advice where none was."""
+    found = defects.most_dropped()
+    if found is None:
+        return listing.advice.images.format(split=split)
+    count, defect = found
+    return f"{count} images were left out for {defect.code}, the first {defect.file}: {defect.message}"

@@ -7,6 +7,7 @@ that does not exist or holds no annotations at all is an error. Boxes are xywh i
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from fgd.data.checking import Sources, Verify, check
 from fgd.data.coco_files import Annotations, Source, find_sources, looks_like
 from fgd.data.index import Box, Index, Report
 from fgd.data.listing import Advice, ListedImage, Listing, Mark, NoBox, finite
+from fgd.data.numbering import flag, number_of, shifted
+from fgd.data.numbering import key as key_of
+from fgd.data.outlines import box_around
 from fgd.data.report import Defects
 from fgd.data.splits import Carving
 from fgd.data.tree import MAX_NAME, Split, Tree, below, is_class_name, is_text, list_tree, short, split_of_file
@@ -62,6 +66,7 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
         advice=ADVICE,
         mentioned=frozenset(mentioned),
         told=frozenset(split for split in splits if any(split_of_file(file) in (split, None) for file in unusable)),
+        layout="corner_size",
     )
 
 
@@ -69,25 +74,42 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
 
 
 def _categories(annotations: Annotations, defects: Defects) -> dict[int, str]:
-    """Category id -> name. Ids may be any integers."""
+    """Category id -> name, in the file's order. Ids may be any integers.
+
+    Tools put roots into the list that nothing is labelled with and call them like a class: labelled ones go first.
+    """
+    file = annotations.file
+    used = {number_of(entry.get("category_id")) for entry in annotations.annotations if isinstance(entry, dict)}
     names: dict[int, str] = {}
-    known: set[str] = set()
-    for entry in annotations.categories:
-        key, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(key, int) or isinstance(key, bool) or not is_class_name(name):
-            message = f"category {short(entry)} needs an integer id and a name of at most {MAX_NAME} characters"
-            defects.reject("category_invalid", annotations.file, message)
+    keys: dict[str, int] = {}
+    for entry in sorted(annotations.categories, key=lambda entry: _category(entry)[0] not in used):
+        key, name = _category(entry)
+        fault = f"category {short(entry)} needs an integer id and a name of at most {MAX_NAME} characters"
+        if key is None:
+            defects.reject("category_invalid", file, fault)
+        elif name is not None and names.get(key) == name:
+            defects.add("category_repeated", file, f"category {short(key)}, {short(name)}, is listed twice", "kept")
+        elif key not in used and (key in names or name is None or name in keys):
+            message = f"category {short(entry)} has no annotation, and its id or name is no other's own; left out"
+            defects.add("category_unused", file, message, "kept")
+        elif name is None:
+            defects.reject("category_invalid", file, fault)
         elif key in names:
-            defects.reject(
-                "category_duplicate", annotations.file, f"category id {short(key)} is used twice; number them anew"
-            )
-        elif name in known:
-            message = f"category name {short(name)} is used twice; rename or merge them"
-            defects.reject("category_duplicate", annotations.file, message)
+            defects.reject("category_duplicate", file, f"category id {short(key)} is used twice; give each its own")
+        elif name in keys:
+            message = f"category name {short(name)} is used twice, with the ids {short(keys[name])} and {short(key)}; rename or merge"
+            defects.reject("category_duplicate", file, message)
         else:
             names[key] = name
-            known.add(name)
-    return names
+            keys[name] = key
+    order = [_category(entry)[0] for entry in annotations.categories]
+    return {key: names[key] for key in dict.fromkeys(order) if key is not None and key in names}
+
+
+def _category(entry: Any) -> tuple[int | None, str | None]:
+    """Id and name, each None if it is none."""
+    key, name = (entry.get("id"), entry.get("name")) if isinstance(entry, dict) else (None, None)
+    return number_of(key), name if is_class_name(name) else None
 
 
 # --- images ---------------------------------------------------------------------------------------------------
@@ -98,12 +120,13 @@ def _list_images(tree: Tree, split: Split, source: Source, defects: Defects) -> 
     file = source.annotations.file
     listed: dict[int | str, ListedImage | None] = {}
     for entry in source.annotations.images:
-        key, name = (entry.get("id"), entry.get("file_name")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(key, int | str) or isinstance(key, bool) or not is_text(name):
+        given, name = (entry.get("id"), entry.get("file_name")) if isinstance(entry, dict) else (None, None)
+        key = key_of(given)
+        if key is None or not is_text(name):
             defects.add("image_invalid", file, f"image {short(entry)} needs an id and a file_name", "dropped_image")
             continue
         if key in listed:
-            defects.reject("image_id_duplicate", file, f"image id {short(key)} is used twice; number them anew")
+            defects.reject("image_id_duplicate", file, f"image id {short(key)} is used twice; give each its own")
             continue
         listed[key] = None
         image = below(source.folder, name)
@@ -128,27 +151,46 @@ def _add_marks(
     defects: Defects,
 ) -> None:
     """Give each image its boxes, in the order of the file."""
+    file = annotations.file
     seen: set[int | str] = set()
+    used: Counter[int] = Counter()
+    outlines = 0
     for entry in annotations.annotations:
         if not isinstance(entry, dict):
-            defects.add("annotation_invalid", annotations.file, f"{short(entry)} is not an object", "dropped_box")
+            defects.add("annotation_invalid", file, f"{short(entry)} is not an object", "dropped_box")
             continue
-        who, key, category = entry.get("id"), entry.get("image_id"), entry.get("category_id")
+        who, key, category = entry.get("id"), key_of(entry.get("image_id")), number_of(entry.get("category_id"))
         label = f"annotation {short(who)}"
-        if isinstance(who, int | str):
-            if who in seen:
-                defects.add("annotation_id_duplicate", annotations.file, f"{label}: its id is used twice", "kept")
-            seen.add(who)
-        if not isinstance(key, int | str) or isinstance(key, bool) or key not in listed:
-            message = f"{label} is of image {short(key)}, which the file does not list"
-            defects.add("annotation_unknown_image", annotations.file, message, "dropped_box")
-        elif not isinstance(category, int) or isinstance(category, bool) or category not in categories:
-            message = f"{label} is of category {short(category)}, which the file does not list"
-            defects.add("annotation_unknown_category", annotations.file, message, "dropped_box")
+        if (own := key_of(who)) is not None:
+            if own in seen:
+                defects.add("annotation_id_duplicate", file, f"{label}: its id is used twice", "kept")
+            seen.add(own)
+        if category is not None:
+            used[category] += 1
+        if key is None or key not in listed:
+            message = f"{label} is of image {short(entry.get('image_id'))}, which the file does not list"
+            defects.add("annotation_unknown_image", file, message, "dropped_box")
+        elif category is None or category not in categories:
+            message = f"{label} is of category {short(entry.get('category_id'))}, which the file does not list"
+            defects.add("annotation_unknown_category", file, message, "dropped_box")
         elif (image := listed[key]) is not None:  # the boxes of an unusable image go with it
-            bbox = entry.get("bbox")
-            where, crowd = f"{annotations.file}: {label}", bool(entry.get("iscrowd", 0))
-            image.marks.append(Mark(where, bbox, _corners(bbox), categories[category], crowd))
+            mark = _mark(f"{file}: {label}", entry, categories[category])
+            image.marks.append(mark)
+            outlines += mark.outline
+    if outlines:
+        message = f"{outlines} annotations have no bbox: the box around their polygon or mask is taken"
+        defects.add("outline_to_box", file, message, "kept", outlines)
+    if (shift := shifted(used, categories, file)) is not None:
+        defects.reject("class_numbers_shifted", file, shift)
+
+
+def _mark(where: str, entry: Mapping[str, Any], name: str) -> Mark:
+    """From its bbox, or from its outline where that is none."""
+    bbox, crowd = entry.get("bbox"), flag(entry.get("iscrowd", 0))
+    box = _corners(bbox)
+    if (isinstance(box, NoBox) or not any(box)) and (around := box_around(entry.get("segmentation"))):
+        return Mark(where, list(around), around, name, crowd, outline=True)
+    return Mark(where, bbox, box, name, crowd)
 
 
 def _corners(bbox: Any) -> Box | NoBox:

@@ -166,14 +166,19 @@ def _detection_annotations(file: str, content: dict[str, Any]) -> Annotations:
     if not present:
         raise _Unusable("it has none of the keys images, annotations, categories", broken=False)
     entries = content.get("annotations")
-    if isinstance(entries, list) and entries and not any(isinstance(e, dict) and "bbox" in e for e in entries):
-        raise _Unusable("none of its annotations has a bbox (captions, panoptic, ...)", broken=False)
+    if isinstance(entries, list) and entries and not any(map(_has_place, entries)):
+        message = "none of its annotations has a bbox or a segmentation (captions, panoptic, ...)"
+        raise _Unusable(message, broken=False)
     missing = [key for key in _KEYS if not isinstance(content.get(key), list)]
     if missing == ["annotations"] and "annotations" not in content:
         raise _Unusable("it lists images without annotations", broken=True)
     if missing:
         raise _Unusable(f"{' and '.join(missing)} must be a list", broken=True)
     return Annotations(file, content["images"], content["annotations"], content["categories"])
+
+
+def _has_place(entry: Any) -> bool:
+    return isinstance(entry, dict) and ("bbox" in entry or bool(entry.get("segmentation")))
 
 
 def _split_of_names(names: Iterable[str]) -> Split | None:

@@ -6,8 +6,7 @@
 A row is an image: file_name, or a column image of struct<bytes, path>; and objects, which is a struct of lists {bbox:
 [[x, y, width, height], ...], category: [...]} or a list of structs, in a CSV as JSON. Boxes are in pixels of the stored
 image. Classes are names, or indices into the class label that README.md, dataset_infos.json or the Parquet schema
-describes. Some sets have [left, top, right, bottom] instead: if many boxes reach out of their images as x, y, width,
-height and none does as corners, they are read as corners, and the report says so.
+describes.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from typing import Any
 
 from fgd.data import huggingface_parquet as parquet
 from fgd.data.huggingface_card import CATEGORY_KEYS, Card, read_card, split_of_words, usable_names
-from fgd.data.images import BadImage, probe
 from fgd.data.index import Box
 from fgd.data.listing import Advice, ListedImage, Listing, Mark, NoBox, finite
+from fgd.data.numbering import flag, number_of, shifted
 from fgd.data.report import Defects
 from fgd.data.texts import UnreadableText, place
 from fgd.data.tree import MAX_NAME, SPLITS, Split, Tree, below, folder_of, is_class_name, is_text, short, suffix
@@ -39,8 +38,6 @@ _OBJECTS = ("objects", "annotations")
 _BOXES = ("bbox", "bboxes", "boxes")
 _CROWDS = ("iscrowd", "is_crowd")
 _MOST_CLASSES = 100_000
-_LOOKED_AT = 500
-"""Boxes' images whose sizes are read to tell corners from widths."""
 ADVICE = Advice(
     split="no images of the {split} split; put them into a folder {split}, or data/{split}-00000-of-00001.parquet",
     images="each row needs a file_name that is there, or an image with its bytes",
@@ -139,6 +136,10 @@ class _Reading:
         """Names of classes that boxes have."""
         self._unnamed: set[str] = set()
         """Files whose classes are numbers that nothing names."""
+        self._numbers: dict[str, set[int]] = {}
+        """Table -> numbers of classes, where names go with them."""
+        self._names_of: dict[str, int] = {}
+        """Table -> how many names go with its numbers."""
         self._mentioned: set[str] = set()
         self._splits: dict[Split, str] = {}
         self._store = parquet.Store(tree.scratch)
@@ -188,7 +189,7 @@ class _Reading:
             return
         file, name, path = found
         try:
-            marks = self._marks(row, names)
+            marks, unread = self._marks(row, names)
         except _BadRow as error:
             self._defects.add(
                 "annotation_invalid", file, f"{row.where}: {error}; its image is left out", "dropped_image"
@@ -201,11 +202,12 @@ class _Reading:
                 message = f"{row.where} names it again; the boxes of both rows count"
                 self._defects.add("image_listed_twice", file, message, "kept")
                 known.marks.extend(marks)
+                known.unread.extend(unread)
                 return
             file = f"{file} ({row.where.rpartition(' ')[2]})"
         split = self._split_of(row, file)
         declared = (row.values.get("width"), row.values.get("height"))
-        listed = ListedImage(split or "train", name, file, path, declared, marks)
+        listed = ListedImage(split or "train", name, file, path, declared, marks, unread=unread)
         (self._images if split else self._unsplit)[file] = listed
         if split:
             self._splits.setdefault(split, row.file)
@@ -251,8 +253,10 @@ class _Reading:
 
     # --- boxes
 
-    def _marks(self, row: _Row, names: Sequence[str]) -> list[Mark]:
+    def _marks(self, row: _Row, names: Sequence[str]) -> tuple[list[Mark], list[str]]:
+        """The boxes, and the places of those whose class is no class at all."""
         marks: list[Mark] = []
+        unread: list[str] = []
         for place_, (bbox, category, crowd) in enumerate(_objects(row.values), start=1):
             where = f"{row.where}, object {place_}"
             name = self._name(row.file, category, names)
@@ -260,25 +264,25 @@ class _Reading:
                 known = f"{len(names)} classes, 0 to {len(names) - 1}" if names else "names, or indices from 0"
                 message = f"{where} is of class {short(category)}, which is none of the {known}"
                 self._defects.add("annotation_unknown_category", row.file, message, "dropped_box")
+                unread += [where] if number_of(category) is None else []
             else:
-                marks.append(Mark(where, bbox, _corners(bbox), name, bool(crowd)))
-        return marks
+                marks.append(Mark(where, bbox, _corners(bbox), name, flag(crowd)))
+        return marks, unread
 
     def _name(self, file: str, category: Any, names: Sequence[str]) -> str | None:
-        if isinstance(category, float) and category.is_integer():
-            category = int(category)
         if is_class_name(category):
             self._seen.add(category)
             return category
-        if not isinstance(category, int) or isinstance(category, bool) or category < 0:
+        number = number_of(category)
+        if number is None or number < 0 or number >= _MOST_CLASSES:
             return None
         if names:
-            return names[category] if category < len(names) else None
-        if category >= _MOST_CLASSES:
-            return None
+            self._numbers.setdefault(file, set()).add(number)
+            self._names_of[file] = len(names)
+            return names[number] if number < len(names) else None
         self._unnamed.add(file)
-        self._seen.add(str(category))
-        return str(category)
+        self._seen.add(str(number))
+        return str(number)
 
     # --- all of it
 
@@ -287,15 +291,19 @@ class _Reading:
         for file in sorted(self._unnamed):
             message = "classes are numbers, and no class label names them; they are called by their numbers"
             self._defects.add("class_names_missing", file, message, "kept")
+        for file, known in self._names_of.items():
+            if (reason := shifted(self._numbers.get(file, set()), range(known), "its class label")) is not None:
+                self._defects.reject("class_numbers_shifted", file, reason)
         images = [image for split in SPLITS for image in self._images.values() if image.split == split]
         more = sorted(self._seen - set(self._tables), key=_by_number)
         return Listing(
             "huggingface",
-            _corrected(images, self._defects),
+            images,
             tuple(dict.fromkeys([*self._tables, *more])),
             self._splits,
             ADVICE,
             frozenset(self._mentioned),
+            layout="corner_size",
         )
 
     def _place_unsplit(self) -> None:
@@ -396,44 +404,3 @@ def _corners(bbox: Any) -> Box | NoBox:
     if x is None or y is None or w is None or h is None:
         return NoBox("box_not_finite", "which holds something that is not a finite number of pixels")
     return (x, y, x + w, y + h)
-
-
-# --- what the numbers mean ------------------------------------------------------------------------------------
-
-
-def _corrected(images: list[ListedImage], defects: Defects) -> list[ListedImage]:
-    """The images, their boxes read as corners where they can be nothing else. Fractions are refused."""
-    boxed = [image for image in images if any(not isinstance(mark.box, NoBox) for mark in image.marks)]
-    step = max(1, len(boxed) // _LOOKED_AT)
-    total = inside = inside_as_corners = fractions = 0
-    for image in boxed[::step]:
-        try:
-            found = probe(image.path, "headers")
-        except BadImage:
-            continue
-        for mark in image.marks:
-            if isinstance(mark.box, NoBox):
-                continue
-            total += 1
-            inside += mark.box[2] <= found.width + 1 and mark.box[3] <= found.height + 1
-            x1, y1, x2, y2 = mark.written
-            inside_as_corners += x1 < x2 <= found.width + 1 and y1 < y2 <= found.height + 1
-            fractions += max(x1, y1, x2, y2) <= 1
-    if total and fractions == total:
-        message = f"all of {total} boxes have numbers of at most 1: fractions of the image; write them in pixels"
-        defects.reject("boxes_relative", "", message)
-    if not total or inside >= 0.8 * total or inside_as_corners < 0.98 * total:
-        return images
-    message = (
-        f"of {total} boxes {total - inside} reach out of their images as x, y, width, height, and as left, top, right, "
-        f"bottom {total - inside_as_corners} do: all are read as corners"
-    )
-    defects.add("boxes_are_corners", "", message, "kept")
-    return [replace(image, marks=[_as_corners(mark) for mark in image.marks]) for image in images]
-
-
-def _as_corners(mark: Mark) -> Mark:
-    if isinstance(mark.box, NoBox):
-        return mark
-    x1, y1, x2, y2 = (float(value) for value in mark.written)
-    return replace(mark, box=(x1, y1, x2, y2))

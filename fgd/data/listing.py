@@ -10,10 +10,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fgd.data.index import Box
 from fgd.data.tree import Split
+
+Layout = Literal["corner_size", "corners", "centre_size"]
+"""What four numbers are: x, y, width, height from a corner; left, top, right, bottom; x, y of the centre and size."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Mark:
     crowd: bool = False
     relative: bool = False
     """The numbers are fractions of the image's width and height."""
+    outline: bool = False
+    """The box is that around a polygon or a mask; it was not written as four numbers."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class ListedImage:
     marks: list[Mark] = field(default_factory=list)
     upright: bool = False
     """The boxes are fractions of the picture as EXIF turns it, not of the stored pixels."""
+    unread: list[str] = field(default_factory=list)
+    """Lines or objects that could not be read; the defects say why. Without any other the image is no background."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,10 @@ class Listing:
     """Image files that the annotations name and that cannot be used; the defects say why."""
     told: frozenset[Split] = frozenset()
     """Splits that are there and could not be read; the defects say so already."""
+    layout: Layout = "corners"
+    """How the format writes a box."""
+    first_pixel: float = 0.0
+    """The number of the first pixel; it has been subtracted from left and top."""
 
 
 def finite(value: Any) -> float | None:

@@ -24,8 +24,9 @@ class Defects:
         self._rejections: list[Defect] = []
         self._others: list[Defect] = []
 
-    def add(self, code: str, file: str, message: str, action: Action) -> None:
-        self._counts[code] += 1
+    def add(self, code: str, file: str, message: str, action: Action, count: int = 1) -> None:
+        """count: how many there are of it, where one line tells of all."""
+        self._counts[code] += count
         kind = self._rejections if action == "rejected" else self._others
         if len(kind) < SHOWN:
             kind.append(Defect(code=code, file=file, message=message, action=action))
@@ -36,6 +37,14 @@ class Defects:
     def files(self, *codes: str) -> list[str]:
         """The files that a data set is rejected for, by kinds of defect."""
         return [defect.file for defect in self._rejections if defect.code in codes]
+
+    def most_dropped(self) -> tuple[int, Defect] | None:
+        """The commonest reason for which images were left out, as far as they are kept: how many, and the first."""
+        dropped = [defect for defect in self._others if defect.action == "dropped_image"]
+        if not dropped:
+            return None
+        code, _ = Counter(defect.code for defect in dropped).most_common(1)[0]
+        return self._counts[code], next(defect for defect in dropped if defect.code == code)
 
     @property
     def rejected(self) -> bool:

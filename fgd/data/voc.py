@@ -121,7 +121,13 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
     listed = [_listed(tree, entry, annotation, image, shift, defects) for entry, annotation, image in pairs]
     names = {mark.name for image in listed if image for mark in image.marks}
     return Listing(
-        "voc", [image for image in listed if image], tuple(sorted(names)), splits, ADVICE, frozenset(mentioned)
+        "voc",
+        [image for image in listed if image],
+        tuple(sorted(names)),
+        splits,
+        ADVICE,
+        frozenset(mentioned),
+        first_pixel=shift,
     )
 
 
@@ -349,11 +355,13 @@ def _listed(
         defects.add("path_escapes", image, "a link that leads out of the data set", "dropped_image")
         return None
     marks: list[Mark] = []
+    unread: list[str] = []
     for place, thing in enumerate(annotation.objects, start=1):
         where = f"{annotation.file}: object {place}"
         if not is_class_name(thing.name):
             message = f"object {place} needs a name of at most {MAX_NAME} characters"
             defects.add("annotation_invalid", annotation.file, message, "dropped_box")
+            unread.append(where)
             continue
         corners = thing.corners
         if not isinstance(corners, NoBox):
@@ -362,4 +370,4 @@ def _listed(
             message = f"object {place} is marked difficult: neither trained on nor scored"
             defects.add("object_difficult", annotation.file, message, "kept")
         marks.append(Mark(where, thing.written, corners, thing.name, crowd=thing.difficult))
-    return ListedImage(entry.split, PurePosixPath(image).name, image, path, annotation.declared, marks)
+    return ListedImage(entry.split, PurePosixPath(image).name, image, path, annotation.declared, marks, unread=unread)

@@ -13,6 +13,8 @@ the tools draw them and ultralytics reads them; they are turned back to the stor
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -20,6 +22,7 @@ from typing import Any
 
 from fgd.data.index import Box
 from fgd.data.listing import Advice, ListedImage, Listing, Mark, NoBox, number
+from fgd.data.numbering import beyond, shifted
 from fgd.data.report import Defects
 from fgd.data.texts import UnreadableText, load_yaml, read_text
 from fgd.data.tree import IMAGE_SUFFIXES, MAX_NAME, Split, Tree, below, folder_of, is_class_name, is_text, short, suffix
@@ -33,8 +36,6 @@ _MAX_LIST_BYTES = 256 * 2**20
 _MAX_CLASSES = 100_000
 _KEYS: Mapping[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _NOT_LABELS = frozenset({"classes.txt", "obj.names", "README.txt", "README.roboflow.txt", "README.dataset.txt"})
-_FAR = 0.5
-"""A fraction so far outside 0..1 is no fraction, but a number of pixels."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,14 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
     plan = _plan(tree, defects)
     labels = {file for file in tree.files if suffix(file) == ".txt"}
     used: set[str] = set()
+    classes = _Classes()
     images: list[ListedImage] = []
     for split in ("train", "val", "test"):
         for file in plan.splits.get(split, []):
-            listed = _listed(tree, split, file, plan, labels, used, defects)
+            listed = _listed(tree, split, file, plan, labels, used, classes, defects)
             if listed:
                 images.append(listed)
+    classes.check(plan, defects)
     _report_strays(labels - used, used, defects)
     splits: dict[Split, str] = dict.fromkeys(plan.splits, plan.file)
     advice = Advice(
@@ -81,7 +84,8 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
     )
     mentioned = frozenset(file for files in plan.splits.values() for file in files)
     told = _missing(plan, defects)
-    return Listing("yolo", images, tuple(dict.fromkeys(plan.names.values())), splits, advice, mentioned, told)
+    names = tuple(dict.fromkeys(plan.names.values()))
+    return Listing("yolo", images, names, splits, advice, mentioned, told, layout="centre_size")
 
 
 def _missing(plan: _DataYaml, defects: Defects) -> frozenset[Split]:
@@ -159,7 +163,7 @@ def _names(file: str, content: dict[Any, Any], defects: Defects) -> dict[int, st
         defects.reject("category_invalid", file, "names must be a list of class names, or index: name")
         return {}
     names: dict[int, str] = {}
-    known: set[str] = set()
+    taken: set[str] = set()
     for key, value in pairs:
         index = int(key) if isinstance(key, str) and key.isdecimal() and len(key) < 10 else key
         name = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
@@ -172,11 +176,11 @@ def _names(file: str, content: dict[Any, Any], defects: Defects) -> dict[int, st
                 file,
                 f"class {short(key)}: {short(value)} needs an index and a name of at most {MAX_NAME} characters{hint}",
             )
-        elif name in known:
+        elif name in taken:
             defects.reject("category_duplicate", file, f"class name {short(name)} is used twice; rename or merge them")
         else:
             names[index] = name
-            known.add(name)
+            taken.add(name)
     count = content.get("nc")
     if count is not None and count != len(pairs):
         message = f"nc is {short(count)}, but names has {len(pairs)} classes; names are used"
@@ -245,8 +249,37 @@ def _listed_in(tree: Tree, file: str, defects: Defects) -> list[str]:
 # --- labels ---------------------------------------------------------------------------------------------------
 
 
+class _Classes:
+    """The class numbers of all labels."""
+
+    def __init__(self) -> None:
+        self.labels: Counter[int] = Counter()
+        self.first: dict[int, str] = {}
+        """Number -> the first file that has it."""
+        self.unknown: set[str] = set()
+        """Files with a number that data.yaml does not name."""
+
+    def check(self, plan: _DataYaml, defects: Defects) -> None:
+        """Refuse numbers that cannot be those of data.yaml: with shifted ones every class would be another."""
+        if not plan.names:
+            return
+        files = len(self.unknown)
+        reason = shifted(self.labels, plan.names, plan.file) or beyond(self.labels, plan.names, files, plan.file)
+        if reason:
+            first = min(self.first[number] for number in self.labels if number not in plan.names)
+            message = f"{reason} ({files} files, the first {first})"
+            defects.reject("class_numbers_shifted" if "counted from" in reason else "class_numbers", plan.file, message)
+
+
 def _listed(
-    tree: Tree, split: Split, file: str, plan: _DataYaml, labels: set[str], used: set[str], defects: Defects
+    tree: Tree,
+    split: Split,
+    file: str,
+    plan: _DataYaml,
+    labels: set[str],
+    used: set[str],
+    classes: _Classes,
+    defects: Defects,
 ) -> ListedImage | None:
     path = tree.path(file)
     if path is None or not os.path.isfile(path) or suffix(file) not in IMAGE_SUFFIXES:
@@ -262,12 +295,27 @@ def _listed(
     except UnreadableText as error:
         defects.add("annotation_missing", file, f"{label}: {error}; the image is left out", "dropped_image")
         return None
+    commas = 0
     for place, line in enumerate(lines, start=1):
-        if parts := line.split():
-            mark = _mark(f"{label}: line {place}", parts, plan, label, defects)
+        if parts := _parts(line):
+            commas += "," in line or ";" in line
+            where = f"{label}: line {place}"
+            mark = _mark(where, parts, plan, label, classes, defects)
             if mark:
                 image.marks.append(mark)
+            else:
+                image.unread.append(where)
+    if commas:
+        defects.add("label_commas", label, f"{commas} lines have commas; they are read as blanks, or as points", "kept")
     return image
+
+
+def _parts(line: str) -> list[str]:
+    """The numbers of a line. Between them are blanks, or commas; beside blanks commas are those of 0,5."""
+    parts = line.split()
+    if len(parts) >= 5 and all(re.fullmatch(r"[^,;]*,?[^,;]+", part) for part in parts):
+        return [part.replace(",", ".") for part in parts]
+    return [part for part in re.split(r"[\s,;]+", line) if part]
 
 
 def _label_names(file: str) -> list[str]:
@@ -278,10 +326,18 @@ def _label_names(file: str) -> list[str]:
     return [*mirrored, f"{stem}.txt"]
 
 
-def _mark(where: str, parts: list[str], plan: _DataYaml, label: str, defects: Defects) -> Mark | None:
+def _mark(
+    where: str, parts: list[str], plan: _DataYaml, label: str, classes: _Classes, defects: Defects
+) -> Mark | None:
     index = number(parts[0])
-    name = plan.names.get(int(index)) if index is not None and index.is_integer() else None
+    whole = int(index) if index is not None and index.is_integer() and index >= 0 else None
+    name = plan.names.get(whole) if whole is not None else None
+    if whole is not None:
+        classes.labels[whole] += 1
+        classes.first.setdefault(whole, label)
     if name is None:
+        if whole is not None:
+            classes.unknown.add(label)
         message = f"{where} is of class {short(parts[0])}, which {plan.file} does not name (0 to {len(plan.names) - 1})"
         defects.add("annotation_unknown_category", label, message, "dropped_box")
         return None
@@ -289,14 +345,12 @@ def _mark(where: str, parts: list[str], plan: _DataYaml, label: str, defects: De
     if plan.keypoints and len(values) > 4:
         values = values[:4]  # a box, then its keypoints
     written = "[" + ", ".join(part[:12] for part in parts[1:5]) + (", ...]" if len(parts) > 5 else "]")
-    if len(values) > 5 and len(values) % 2 == 0:
-        box = _around(values)
-        if not isinstance(box, NoBox):
-            message = f"{where} is a polygon of {len(values) // 2} points; the box around it is taken"
-            defects.add("polygon_to_box", label, message, "kept")
-    else:
-        box = _box(values)
-    return Mark(where, written, box, name, relative=True)
+    outline = len(values) > 5 and len(values) % 2 == 0
+    box = _around(values) if outline else _box(values)
+    if outline and not isinstance(box, NoBox):
+        message = f"{where} is a polygon of {len(values) // 2} points; the box around it is taken"
+        defects.add("polygon_to_box", label, message, "kept")
+    return Mark(where, written, box, name, relative=True, outline=outline)
 
 
 def _box(values: list[float | None]) -> Box | NoBox:
@@ -306,8 +360,6 @@ def _box(values: list[float | None]) -> Box | NoBox:
     x, y, w, h = values
     if x is None or y is None or w is None or h is None:
         return NoBox("box_not_finite", "which holds something that is not a finite number")
-    if far := _far_off([x, y, w, h]):
-        return far
     return (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
 
 
@@ -316,15 +368,7 @@ def _around(values: list[float | None]) -> Box | NoBox:
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return NoBox("box_not_finite", "a polygon that holds something that is not a finite number")
-    if far := _far_off(known):
-        return far
     return (min(known[::2]), min(known[1::2]), max(known[::2]), max(known[1::2]))
-
-
-def _far_off(values: list[float]) -> NoBox | None:
-    if all(-_FAR <= value <= 1 + _FAR for value in values):
-        return None
-    return NoBox("box_not_relative", "whose numbers must be fractions of the image's width and height, from 0 to 1")
 
 
 def _report_strays(unused: set[str], used: set[str], defects: Defects) -> None:

@@ -247,7 +247,6 @@ def test_keypoints_after_a_box_are_left_out(yolo: Yolo) -> None:
 @pytest.mark.parametrize(
     ("line", "code", "action"),
     [
-        (f"2 {CENTRE}", "annotation_unknown_category", "dropped_box"),
         (f"-1 {CENTRE}", "annotation_unknown_category", "dropped_box"),
         (f"0.5 {CENTRE}", "annotation_unknown_category", "dropped_box"),
         (f"cat {CENTRE}", "annotation_unknown_category", "dropped_box"),
@@ -272,6 +271,53 @@ def test_odd_line_is_named_and_told(yolo: Yolo, line: str, code: str, action: st
     assert defect.action == action
     assert "labels/train/a.txt: line 2" in defect.message
     assert report.defect_counts == {code: 1}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "code", "words"),
+    [
+        ((1, 2, 1, 2), "class_numbers_shifted", "0 is never there: they are counted from 1"),
+        ((2, 1, 2, 2), "class_numbers_shifted", "subtract 1"),
+        ((0, 1, 2, 5), "class_numbers", "2 files have the class numbers 2, 5"),
+    ],
+)
+def test_class_numbers_that_data_yaml_does_not_have_are_refused(
+    yolo: Yolo, numbers: tuple[int, ...], code: str, words: str
+) -> None:
+    for name, number in zip("abde", numbers, strict=True):
+        yolo.add("train", name, f"{number} {CENTRE}\n")
+    yolo.label("val", "c").write_text(f"1 {CENTRE}\n")
+    _, report = yolo.read()
+    assert not report.ok
+    defect = only(report, code)
+    assert (defect.file, report.defects[0]) == ("data.yaml", defect)
+    assert words in defect.message
+
+
+def test_one_slip_among_many_labels_refuses_nothing(yolo: Yolo) -> None:
+    lines = [f"{n % 2} 0.5 0.5 0.{n + 101} 0.2" for n in range(120)]
+    yolo.label("train", "a").write_text("\n".join([*lines, f"7 {CENTRE}"]))
+    _, report = yolo.read()
+    assert report.ok
+    assert report.defect_counts == {"annotation_unknown_category": 1}
+
+
+@pytest.mark.parametrize("line", ["cat 0.5 0.5 0.2 0.2", "0 0.5 0.5", "0 20 15 10 6", "7.5 0.5 0.5 0.2 0.2"])
+def test_image_without_a_line_that_can_be_read_is_no_background(yolo: Yolo, line: str) -> None:
+    yolo.add("train", "odd", f"{line}\n")
+    index, report = yolo.read()
+    assert [image.name for image in index.splits["train"]] == ["a.png", "b.png"]
+    assert only(report, "labels_unreadable").file == "images/train/odd.png"
+
+
+@pytest.mark.parametrize(
+    "line", ["0,0.5,0.5,0.25,0.2", "0, 0.5, 0.5, 0.25, 0.2", "0;0.5;0.5;0.25;0.2", "0 0,5 0,5 0,25 0,2"]
+)
+def test_commas_between_numbers_or_in_them_are_read_and_told(yolo: Yolo, line: str) -> None:
+    yolo.label("train", "a").write_text(f"{line}\n")
+    index, report = yolo.read()
+    assert index.splits["train"][0].boxes == ((15, 12, 25, 18),)
+    assert only(report, "label_commas").file == "labels/train/a.txt"
 
 
 def test_label_file_that_is_no_text_leaves_the_image_out(yolo: Yolo) -> None:
