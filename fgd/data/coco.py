@@ -97,7 +97,8 @@ def _categories(annotations: Annotations, defects: Defects) -> dict[int, str]:
         elif key in names:
             defects.reject("category_duplicate", file, f"category id {short(key)} is used twice; give each its own")
         elif name in keys:
-            message = f"category name {short(name)} is used twice, with the ids {short(keys[name])} and {short(key)}; rename or merge"
+            ids = f"{short(keys[name])} and {short(key)}"
+            message = f"category name {short(name)} is used twice, with the ids {ids}; rename or merge them"
             defects.reject("category_duplicate", file, message)
         else:
             names[key] = name
