@@ -1,4 +1,4 @@
-# `make demo` first; `make serve` for the service; `make test` before a commit. Needs Python 3.11+ and make, nothing else.
+# Start with `make demo`; `make serve` runs the service; `make test` before a commit. Needs only Python 3.11+ and make.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -8,44 +8,44 @@ export PYTHONUNBUFFERED := 1
 .DEFAULT_GOAL := help
 .PHONY: help install demo serve test test-unit test-isa gpu gpu-wheels lint format lock parity study families resume digests bench bench-service images chaos soak clean
 
-help: ## what you can ask for
+help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 install: $(READY) ## build .venv from the lock
 
 $(READY): requirements.lock requirements-torch.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.x")'
-	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { echo "python could not make a virtual environment; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { echo "Python could not create a virtual environment; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@echo "installing the locked packages and torch (once; a few minutes, 6 GB) ..."
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-torch.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(READY) ## a distillation from start to end, through the real service; DATA=folder takes your own COCO data
+demo: $(READY) ## a distillation from start to end, through the real service; DATA=folder uses your own COCO data
 	@$(BIN)/fgd demo $(if $(DATA),--data "$(DATA)")
 
-serve: $(READY) ## API and a worker on 127.0.0.1:8000; DATA_ROOTS=/a:/b allows data sets below those folders
+serve: $(READY) ## the API and a worker on 127.0.0.1:8000; DATA_ROOTS=/a:/b allows data sets below these folders
 	@$(if $(DATA_ROOTS),FGD_DATA_ROOTS="$(DATA_ROOTS)") $(BIN)/fgd serve
 
-test: $(READY) ## everything but gpu: unit, parity, real servers and real trainings
+test: $(READY) ## everything except gpu: unit, parity, real servers and real trainings
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25 --durations-min=2 -m "not gpu and not e2e and not chaos and not images"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 --durations-min=5 -m "e2e and not gpu and not chaos and not images"
 
-images: $(READY) ## the API's image without Docker: its Dockerfile carried out in a folder; a few minutes
+images: $(READY) ## build the API's image without Docker, by running its Dockerfile in a folder; a few minutes
 	@$(BIN)/python -m pytest -m images tests/e2e/test_images.py
 
-test-unit: $(READY) ## the fast part, under a minute
+test-unit: $(READY) ## the fast tests, under a minute
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not e2e and not slow and not chaos and not images"
 
-test-isa: $(READY) ## the numeric tests as on processors that know fewer instructions: a table; half an hour on 2 cores
+test-isa: $(READY) ## the numeric tests as if on processors with fewer instructions; prints a table; half an hour on 2 cores
 	@$(BIN)/python -m tests.studies.isa $(ARGS)
 
-gpu: ## on a machine with torch, a GPU and no network, in 8 minutes: a table; WHEELS=folder holds what it lacks
+gpu: ## all GPU checks in 8 minutes, on a machine with torch and no network; WHEELS=folder has the missing packages
 	@$(if $(wildcard $(READY)),$(BIN)/python,$(PYTHON)) -m tests.studies.gpu run $(if $(WHEELS),--wheels "$(WHEELS)")
 
-gpu-wheels: $(READY) ## fill that folder, before, with a network and the same Python: WHEELS=folder; 75 MB
-	@test -n "$(WHEELS)" || { echo "say where they shall lie: make gpu-wheels WHEELS=folder"; exit 2; }
+gpu-wheels: $(READY) ## download those packages beforehand into WHEELS=folder, with a network and the same Python; 75 MB
+	@test -n "$(WHEELS)" || { echo "name the folder for the packages: make gpu-wheels WHEELS=folder"; exit 2; }
 	@$(BIN)/python -m tests.studies.gpu fill "$(WHEELS)"
 
 lint: $(READY) ## format check, ruff, types, import contracts
@@ -54,44 +54,44 @@ lint: $(READY) ## format check, ruff, types, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-format: $(READY) ## let ruff rewrite the layout
+format: $(READY) ## reformat the code with ruff
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
 parity: $(READY) ## FGD against the reference implementation's numbers
 	@$(BIN)/python -m fgd.parity tests/parity/fgd_reference.npz tests/parity/fgd_reference.json
 
-study: $(READY) ## FGD against its control on the demo's data, seeds 0 1 2; about an hour on 2 cores
+study: $(READY) ## compare FGD with its control on the demo's data, seeds 0 1 2; about an hour on 2 cores
 	@$(BIN)/python tests/studies/fgd_vs_control.py digits --out runs/digits --seeds 0 1 2
 
-families: $(READY) ## whether each family's and trunk's export keeps its AP; DATA=folder is COCO data
+families: $(READY) ## check that the export of each family and trunk keeps its AP; DATA=folder is COCO data
 	@$(BIN)/python tests/studies/families.py "$(DATA)" --out runs/families
 
-resume: $(READY) ## 20 interruptions at random steps of a small job through the real service: the same bytes?
+resume: $(READY) ## interrupt small jobs 20 times at random steps, through the real service, and compare the bytes
 	@OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/studies/resume.py --out runs/resume --interruptions 20
 
-digests: $(READY) ## does a change leave trainings as they were, to the bit? ARGS="--save FILE" before it, "--compare FILE" after; 4 minutes
+digests: $(READY) ## check that a change leaves trainings the same to the bit: ARGS="--save FILE" before, "--compare FILE" after; 4 minutes
 	@$(BIN)/python tests/studies/digests.py $(ARGS)
 
-chaos: $(READY) ## every fault of the list and a kill at every failpoint, on SQLite and PostgreSQL; about half an hour
+chaos: $(READY) ## every listed fault and a kill at every failpoint, on SQLite and PostgreSQL; about half an hour
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/chaos -n 2 --dist worksteal -m chaos
 
-soak: $(READY) ## jobs while random parts are killed and frozen: MINUTES=30 DATABASE=sqlite|postgres SEED=number
+soak: $(READY) ## run jobs while random parts are killed and frozen: MINUTES=30 DATABASE=sqlite|postgres SEED=number
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),30) \
 		--database $(or $(DATABASE),sqlite) $(if $(SEED),--seed $(SEED))
 
-bench: $(READY) ## loss, step, cache, pipeline and start beside the least they could cost; half an hour, ARGS=--quick under 5 minutes
+bench: $(READY) ## time loss, step, cache, pipeline and start against their lower bounds; half an hour, ARGS=--quick under 5 minutes
 	@PYTHONPATH=. $(BIN)/python tests/studies/bench.py $(ARGS)
 
-bench-service: $(READY) ## reads, 304s, lists and metric writes beside an empty route; three minutes, ARGS=--postgres for PostgreSQL
+bench-service: $(READY) ## time reads, 304s, lists and metric writes against an empty route; 3 minutes, ARGS=--postgres for PostgreSQL
 	@PYTHONPATH=. $(BIN)/python tests/studies/bench_service.py $(ARGS)
 
-lock: $(READY) ## resolve the lock anew
+lock: $(READY) ## resolve the lock files again
 	@$(BIN)/pip install --quiet uv
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-header \
 		--output-file requirements.lock pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra postgres --extra s3 \
 		--no-header --constraint requirements.lock --output-file deploy/requirements.lock pyproject.toml
 
-clean: ## remove the environment and the demo's home, not the service's (.fgd)
+clean: ## remove the environment and the demo's folder, but not the service's (.fgd)
 	rm -rf $(VENV) .fgd/demo build dist *.egg-info
