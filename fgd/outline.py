@@ -129,13 +129,13 @@ def whole_steps(images: int, batch_size: int, accumulate: int = 1) -> int:
     """Steps of `accumulate` batches in a pass over `images`. Raises SpecError if there is not even one."""
     if batch_size > images:
         raise SpecError(
-            f"batch size {batch_size} is larger than the training set of {images} images; take {images} or less",
+            f"batch size {batch_size} is larger than the training set of {images} images; set {images} or less",
             "/schedule/batch_size",
         )
     if batch_size * accumulate > images:
         raise SpecError(
-            f"{accumulate} batches of {batch_size} are more than the training set of {images} images; accumulate "
-            f"{images // batch_size} or less",
+            f"{accumulate} batches of {batch_size} are more than the training set of {images} images; set "
+            f"accumulate to {images // batch_size} or less",
             "/schedule/accumulate",
         )
     return images // (batch_size * accumulate)
@@ -190,19 +190,19 @@ def without_effect(schedule: Schedule, per_epoch: int) -> Iterator[PlanWarning]:
 
     total = per_epoch * schedule.epochs
     if schedule.scales == (schedule.min_size,):
-        yield warned("scales", "its only size is min_size, at which training is anyway: it has no effect")
+        yield warned("scales", "its only size is min_size, which is used anyway: it has no effect")
     photometric, crop = schedule.augment.photometric, schedule.augment.crop
     if photometric is not None and not any(value for _, value in photometric):
         yield warned("augment/photometric", "every change is 0: it has no effect")
     if crop is not None and (crop.probability == 0 or (crop.min_area == 1 and crop.max_aspect_change == 1)):
-        reason = "probability is 0" if crop.probability == 0 else "the whole image is the only crop there is"
+        reason = "probability is 0" if crop.probability == 0 else "the only possible crop is the whole image"
         yield warned("augment/crop", f"{reason}: it has no effect")
     if crop is not None and crop.keep == "centre" and crop.min_share != type(crop).model_fields["min_share"].default:
-        yield warned("augment/crop/min_share", 'it is for keep "share"; with "centre" it has no effect')
+        yield warned("augment/crop/min_share", 'it applies to keep "share"; with "centre" it has no effect')
     if schedule.early_stop is not None and schedule.early_stop.patience >= evaluations(schedule) - 1:
         yield warned(
             "early_stop/patience",
-            f"with {evaluations(schedule)} evaluations it can not end early: lower it, or evaluate more often",
+            f"with {evaluations(schedule)} evaluations training cannot end early: lower it, or evaluate more often",
         )
     if schedule.evaluate_every > schedule.epochs:
         yield warned("evaluate_every", f"there are {schedule.epochs} epochs: only the last is evaluated")
@@ -221,5 +221,5 @@ def idle_resources(spec: JobSpec) -> Iterator[PlanWarning]:
     if spec.resources.teacher_cache_gib is not None and spec.teacher is None:
         yield PlanWarning(pointer="/resources/teacher_cache_gib", message="there is no teacher: it has no effect")
     elif spec.resources.teacher_cache_gib is not None and spec.schedule.epochs == 1:
-        message = "in one epoch no image comes back: it has no effect"
+        message = "with one epoch no image is seen twice: it has no effect"
         yield PlanWarning(pointer="/resources/teacher_cache_gib", message=message)

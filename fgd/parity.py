@@ -239,7 +239,7 @@ def _read_cases(json: Path) -> list[Case]:
         raise Malformed(f"{json}: {problems}") from error
     names = [case.name for case in cases]
     if not names or len(names) != len(set(names)):
-        raise Malformed(f"{json}: needs at least one case, each with a name of its own; got {names}")
+        raise Malformed(f"{json}: needs at least one case, and each case a different name; got {names}")
     return cases
 
 

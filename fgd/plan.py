@@ -50,10 +50,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m fgd.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("spec", type=Path, help="JobSpec as JSON, references are paths")
+    parser.add_argument("spec", type=Path, help="a JobSpec as JSON whose references are paths")
     parser.add_argument("--out", type=Path, help="file for the answer; default: standard output")
     parser.add_argument("--events-fd", type=int, help="not used: a plan has no events")
-    parser.add_argument("--parent-fd", type=int, help="pipe whose end of file means: the parent is gone, die")
+    parser.add_argument("--parent-fd", type=int, help="pipe that closes when the parent is gone; the process then ends")
     return parser.parse_args(argv)
 
 

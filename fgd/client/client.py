@@ -327,7 +327,7 @@ class Client:
         are there.
         """
         if file is not None and not file.stat().st_size:  # before anything is made; nor is it, if the file is not there
-            raise WrongArgument(f"{file} is empty; it should hold weights")
+            raise WrongArgument(f"{file} is empty; it should contain weights")
         body = {"name": name, "detector": dict(detector), "classes": list(classes), **recipe}
         made = read(Model, self._service.post("/v1/models", json.dumps(body)))
         return made if file is None else self.upload_model(made.id, file, on_bytes)

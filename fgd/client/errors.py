@@ -100,7 +100,7 @@ class DigestMismatch(ClientError):
 
     def __str__(self) -> str:
         _, expected, got = self.args
-        return f"{self.name}: sha256 {got}, but {expected} was promised; nothing was kept, download it again"
+        return f"{self.name}: sha256 {got}, but the service announced {expected}; nothing was kept, download it again"
 
 
 def passing(error: ApiError | Unreachable) -> bool:

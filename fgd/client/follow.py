@@ -274,7 +274,7 @@ def streamed(
                     after = event.seq
                     yield event
         except httpx.ReadTimeout as error:
-            raise NoStream(f"nothing came for {SILENCE_S:g} s") from error
+            raise NoStream(f"no data for {SILENCE_S:g} s") from error
         except httpx.TransportError as error:
             broken = service.unreachable(error)
         except NotAStream as error:

@@ -75,7 +75,7 @@ def _send(
 ) -> ApiError | Unreachable | None:
     """One connection: all from `offset` on. None if that was the end; else why it broke off."""
     if offset > size:
-        raise WrongArgument(f"the service has {offset} bytes of {file.name}, which has {size}; it is another file")
+        raise WrongArgument(f"the service has {offset} bytes of {file.name}, which has {size}; it is a different file")
     headers = {
         "Content-Type": "application/partial-upload",
         "Content-Length": str(size - offset),
@@ -97,7 +97,7 @@ def _send(
 
 def _number(header: str | None) -> int:
     if header is None or not header.isdecimal():
-        raise ClientError(f"the service says Upload-Offset: {header}, which is no number of bytes")
+        raise ClientError(f"the service says Upload-Offset: {header}, which is not a number of bytes")
     return int(header)
 
 
@@ -200,7 +200,7 @@ def _fetch(
         _check_promise(response, artifact, part)
         goes_on = response.status_code == httpx.codes.PARTIAL_CONTENT
         if goes_on and not response.headers.get("content-range", "").startswith(f"bytes {offset}-"):
-            raise ClientError(f"{artifact.name}: asked from byte {offset} on, got another range")
+            raise ClientError(f"{artifact.name}: asked for bytes from {offset} on, got a different range")
         there = offset if goes_on else 0
         with part.open("ab" if goes_on else "wb") as file:
             try:
@@ -221,7 +221,7 @@ def _fetch(
 def _plain_name(name: str) -> str:
     """A name from elsewhere must not choose a folder here."""
     if not _is_plain(name):
-        raise ClientError(f"the service names an artifact {name!r}, which is no plain file name")
+        raise ClientError(f"the service names an artifact {name!r}, which is not a plain file name")
     return name
 
 

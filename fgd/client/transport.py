@@ -156,7 +156,7 @@ def read(kind: type[A], response: httpx.Response) -> A:
 
 
 def foreign(response: httpx.Response, error: Exception) -> ForeignAnswer:
-    return ForeignAnswer(f"{response.url} does not answer as this service does; is the address right? ({error})")
+    return ForeignAnswer(f"{response.url} does not answer like this service; check the address ({error})")
 
 
 def problem_of(response: httpx.Response) -> ApiError:

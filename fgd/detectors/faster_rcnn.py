@@ -139,7 +139,7 @@ class FasterRCNNDetector(Detector):
         assert isinstance(predictions, TwoStagePredictions)
         drawn = predictions.regions
         assert drawn is not None
-        assert drawn.labels_R is not None, "proposals and boxes are sampled for the losses in training mode only"
+        assert drawn.labels_R is not None, "proposals and boxes are only sampled for the losses in training mode"
         assert drawn.targets_R4 is not None
         classes, boxes = fastrcnn_loss(
             drawn.logits_RC, drawn.boxes_RC4.flatten(1), [drawn.labels_R], [drawn.targets_R4]
@@ -149,7 +149,7 @@ class FasterRCNNDetector(Detector):
     def detect(self, predictions: Predictions, batch: Batch) -> list[Detections]:
         found = predictions.regions
         assert found is not None
-        assert not self.training, "boxes are found in eval mode only"
+        assert not self.training, "boxes are only detected in eval mode"
         boxes, scores, labels = self.module.roi_heads.postprocess_detections(
             found.logits_RC, found.boxes_RC4.flatten(1), list(found.proposals), list(batch.image_sizes)
         )
@@ -194,7 +194,7 @@ HEADS_2 = """\
 class FasterRCNNGraph(Graph):
     """torchvision as a whole; only its NMS is ours."""
 
-    one_image_because = "each has its own number of proposals"
+    one_image_because = "each image has its own number of proposals"
 
     @property
     def chooser(self) -> Any:

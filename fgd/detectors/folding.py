@@ -22,7 +22,7 @@ def fold(module: nn.Module) -> None:
     normalisations depend on their input, and stay.
     """
     if module.training:
-        raise ValueError("only what is in eval mode can be folded")
+        raise ValueError("only a network in eval mode can be folded")
     for parent in module.modules():
         for (name, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, NORMS):

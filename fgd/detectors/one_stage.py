@@ -102,7 +102,7 @@ class OneStageDetector(Detector):
 
     def losses(self, predictions: Predictions, batch: Batch) -> dict[str, Tensor]:
         assert isinstance(predictions, OneStagePredictions)
-        assert predictions.matches is not None, "boxes and places are matched in training mode only"
+        assert predictions.matches is not None, "boxes and places are only matched in training mode"
         losses: dict[str, Tensor] = self.module.head.compute_loss(
             targets_of(batch), predictions.outputs, predictions.anchors, list(predictions.matches)
         )

@@ -110,7 +110,7 @@ def load(
     if format != FORMAT:
         raise CheckpointUnreadable(f"{path.name}: checkpoint format {format!r}; this version reads {FORMAT!r}")
     if belongs_to not in spec_digests:
-        message = "belongs to another spec; start without --resume, or give the spec it came from"
+        message = "belongs to a different spec; start without --resume, or give the spec that made it"
         raise CheckpointForeign(f"{path.name}: {message}")
     with reading(path):
         calibration = Calibration(**whole["calibration"]) if whole["calibration"] else None

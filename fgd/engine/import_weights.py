@@ -74,9 +74,9 @@ class ImportedWeights:
         said = []
         if self.wrapper:
             beside = f"; left out: {weights.some(self.left_out)}" if self.left_out else ""
-            said.append(f"the state dict lay under {self.wrapper!r}{beside}")
+            said.append(f"the state dict was under {self.wrapper!r}{beside}")
         if self.prefix:
-            said.append(f"the prefix {self.prefix!r} was taken off every key")
+            said.append(f"the prefix {self.prefix!r} was removed from every key")
         said += [f"{count} tensors of {dtype} were converted" for dtype, count in self.cast.items()]
         return said
 
@@ -139,11 +139,11 @@ def _told(error: Exception) -> str:
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
     if named:
         return (
-            f"the file holds more than tensors: it names {named[1]}, which could run code, so nothing was loaded. "
+            f"the file contains more than tensors: it names {named[1]}, which could run code, so nothing was loaded. "
             "Save model.state_dict() alone with torch.save, or use safetensors"
         )
     first = str(error).strip().partition("\n")[0][:300]
-    return f"torch cannot read the file as a state dict ({type(error).__name__}: {first}); it may be cut off"
+    return f"torch cannot read the file as a state dict ({type(error).__name__}: {first}); it may be truncated"
 
 
 def _unwrapped(loaded: Any, found: ImportedWeights) -> dict[str, Tensor]:
@@ -156,11 +156,11 @@ def _unwrapped(loaded: Any, found: ImportedWeights) -> dict[str, Tensor]:
                 found.wrapper, found.left_out = key, sorted(str(other) for other in loaded if other != key)
                 return dict(loaded[key])
         odd = next((str(key) for key, value in loaded.items() if not isinstance(value, Tensor)), None)
-        what = f"a dict in which {odd!r} is no tensor" if odd else "an empty dict"
+        what = f"a dict in which {odd!r} is not a tensor" if odd else "an empty dict"
     else:
         what = f"a {type(loaded).__name__}"
     raise WeightsError(
-        f"the file holds {what}; a state dict is wanted, names with their tensors, bare or under one of "
+        f"the file contains {what}; expected a state dict (names with tensors), at the top or under one of "
         f"{', '.join(WRAPPERS)}"
     )
 
@@ -177,7 +177,7 @@ def _of_checkpoint(loaded: Any, which: Which, recipe: Recipe) -> tuple[dict[str,
         recipe = stored_recipe(loaded["recipe"])
     if which == "best":
         if loaded.get("best") is None:
-            raise WeightsError("the checkpoint has no best weights: the validation images were not scored before it")
+            raise WeightsError("the checkpoint has no best weights: no evaluation came before it")
         return dict(loaded["best"]), recipe
     if "average" in loaded:  # what the job evaluates and will export
         return {key.removeprefix(AVERAGED): value for key, value in loaded["average"].items()}, recipe
@@ -200,7 +200,7 @@ def _without_prefix(tensors: dict[str, Tensor], found: ImportedWeights) -> dict[
 def _refuse_odd(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     for key, value in tensors.items():
         if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_complex():
-            raise WeightsError(f"{key} is no plain tensor: {value.dtype}, {value.layout}, on {value.device}")
+            raise WeightsError(f"{key} is not a plain tensor: {value.dtype}, {value.layout}, on {value.device}")
         ours = wanted.get(key)
         if ours is not None and ours.is_floating_point() != value.is_floating_point():
             raise WeightsError(f"{key} is {value.dtype}, not {ours.dtype}")
@@ -230,12 +230,12 @@ def _hints(difference: Difference, recipe: Recipe) -> tuple[list[str], str]:
     """What the user most likely has to change, and where: a pointer into the body that named the network."""
     if (anchors := _anchors_of_head(difference, recipe)) is not None:
         theirs, ours = anchors
-        words = f"The file's head has {theirs} anchors at each place, anchor_sizes and anchor_ratios make {ours}"
+        words = f"The file's head has {theirs} anchors at each place, but anchor_sizes and anchor_ratios give {ours}"
         return [words], "/anchor_sizes"
     hints, pointer = [], "/detector"
     classes = _classes_of_head(difference, recipe)
     if classes is not None and not difference.missing and not difference.unexpected:
-        hints.append(f"The file's head has {classes} classes + background, you named {len(recipe.classes)}")
+        hints.append(f"The file's head has {classes} classes + background, but you named {len(recipe.classes)}")
         pointer = "/classes"
     counters = "num_batches_tracked"
     for keys, norm in ((difference.unexpected, "batch"), (difference.missing, "frozen")):

@@ -62,7 +62,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
         saver.restore(contents, resume)
         contents = None  # or its copies would take room as long as the training
     if left_over := len(parts.train) - per_epoch * per_step:
-        message = f"{left_over} of {len(parts.train)} images are left out of each epoch, others each time"
+        message = f"{left_over} of {len(parts.train)} images are left out of each epoch, different ones each time"
         emit(Note(code="left_over", message=message, data={"images": left_over}))
     emit(
         Started(
@@ -153,9 +153,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
         choose_best(parts, shown, state, saver.best, total, emit, check_stop, epoch=state.step // per_epoch)
         saver.best = None
     elif state.step < total:
-        message = (
-            f"{state.stale} evaluations in a row without an improvement: ended after epoch {state.step // per_epoch}"
-        )
+        message = f"{state.stale} evaluations in a row without improvement: ended after epoch {state.step // per_epoch}"
         emit(Note(code="early_stopped", message=message, data={"step": state.step, "total_steps": total}))
     emit(meter.cost())
     emit(meter.evaluation_cost())

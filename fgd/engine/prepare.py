@@ -102,7 +102,7 @@ def prepare(
     index, root = open_index(Path(spec.dataset.path))
     train, val, test = open_split(index, root, "train"), open_split(index, root, "val"), open_split(index, root, "test")
     if train is None or val is None:
-        raise DatasetError(f"{root}: a training needs images in train and val; found {sorted(index.splits)}")
+        raise DatasetError(f"{root}: training needs images in train and val; found {sorted(index.splits)}")
     per_epoch = whole_steps(len(train), schedule.batch_size, schedule.accumulate)
     for warned in (*without_effect(schedule, per_epoch), *idle_resources(spec)):
         message = f"{warned.pointer}: {warned.message}"
@@ -148,7 +148,7 @@ def prepare(
     if resume is not None:
         digests = {checkpoint_digest(spec, identity, by_batches=by_batches) for by_batches in (False, True)}
         contents, state, calibration = checkpoint.load(resume, digests, machine.device)
-        emit(Note(code="resumed", message=f"going on from step {state.step}", data={"step": state.step}))
+        emit(Note(code="resumed", message=f"continuing from step {state.step}", data={"step": state.step}))
     elif teacher is not None and rehearsal_images is not None:
         few = train.with_images(train.images[:rehearsal_images], train.classes)
         calibration = measure(teacher, spec, few, transform, machine, emit, check_stop)
@@ -199,7 +199,7 @@ def cache_of(parts: Training, out: Path, emit: Emit) -> TeacherCache | None:
     try:
         return TeacherCache(parts.teacher, out, max_bytes=max_bytes, keep_free=max(KEEP_FREE, checkpoints), emit=emit)
     except OSError as error:
-        message = f"there is no cache of the teacher's maps: {error.strerror}"
+        message = f"the cache of the teacher's maps cannot be used: {error.strerror}"
         emit(Note(code="teacher_cache_stopped", message=message, level="warning"))
         return None
 
@@ -217,7 +217,7 @@ def network_alone(student: DetectorSpec) -> DetectorSpec:
 def warm_start(source: FromPath, student: Detector, emit: Emit) -> str:
     folder = Path(source.path)
     begun = start_from(student, folder)
-    message = f"begins with {len(begun.copied)} tensors of the weights named; {len(begun.left)} start afresh"
+    message = f"starts with {len(begun.copied)} tensors of the given weights; {len(begun.left)} start from scratch"
     data = {"copied": len(begun.copied), "afresh": list(begun.left)}
     emit(Note(code="warm_started", message=message, data=data))
     return digest_of_file(folder / WEIGHTS)
@@ -231,7 +231,9 @@ def with_anchors(recipe: Recipe, student: DetectorSpec, train: Dataset, transfor
     layout = family.anchors.layout
     if student.weights == "COCO_V1":
         base = anchors.BASES[0]
-        emit(Note(code="anchors", message=f"anchors from {base} px, as COCO_V1 was trained with", data={"base": base}))
+        emit(
+            Note(code="anchors", message=f"anchors from {base} px, those COCO_V1 was trained with", data={"base": base})
+        )
         return recipe.but(anchor_sizes=layout.sizes(base))
     for begun_from in (student.inherit, student.weights):  # regression heads were trained for their anchors
         if not isinstance(begun_from, FromPath):
@@ -239,7 +241,7 @@ def with_anchors(recipe: Recipe, student: DetectorSpec, train: Dataset, transfor
         source = weights.read_recipe(Path(begun_from.path))
         if type(source.detector) is type(student):
             sizes = source.anchor_sizes or layout.sizes(anchors.BASES[0])
-            message = f"anchors from {sizes[0][0]} px, as in the network that it begins from"
+            message = f"anchors from {sizes[0][0]} px, those of the network it starts from"
             emit(Note(code="anchors", message=message, data={"anchor_sizes": sizes}))
             return recipe.but(anchor_sizes=sizes, anchor_ratios=source.anchor_ratios)
     recalls = anchors.fit(layout, train.images, transform)
@@ -257,7 +259,7 @@ def pretrained_start(
     loaded = pretrained.load(student, source, check_stop)
     message = (
         f"{source.name} (SHA-256 {loaded.sha256}): {len(loaded.copied)} tensors copied, "
-        f"{len(loaded.afresh)} start afresh: {weights.some(loaded.afresh) or 'none'}"
+        f"{len(loaded.afresh)} start from scratch: {weights.some(loaded.afresh) or 'none'}"
     )
     data = {"weights": source.name, "file": source.file, "sha256": loaded.sha256, "afresh": loaded.afresh}
     emit(Note(code="pretrained", message=message, data=data))
@@ -271,7 +273,7 @@ def pair_up(spec: JobSpec, teacher: Teacher, emit: Emit) -> None:
     if left_out:
         message = (
             f"levels are matched by stride: {', '.join(teacher.shared)} are distilled; "
-            f"the teacher has none for {', '.join(f'{name} (stride {s})' for name, s in left_out.items())}"
+            f"the teacher has no level for {', '.join(f'{name} (stride {s})' for name, s in left_out.items())}"
         )
         data = {"distilled": list(teacher.shared), "left_out": list(left_out)}
         emit(Note(code="levels_left_out", message=message, data=data, level="warning"))
@@ -283,10 +285,10 @@ def inherit_from(spec: JobSpec, student: Detector, emit: Emit) -> str:
     detector = weights.load_detector(folder)
     spec.refuse_inherit(detector.recipe.detector)
     if detector.recipe.classes != classes:  # the head's rows are classes, by place
-        message = f"inherits from a model of classes {detector.recipe.classes}, the data set has {classes}"
+        message = f"inherits from a model with classes {detector.recipe.classes}, but the data set has {classes}"
         raise SpecError(message, "/student/inherit")
     copied, kept = weights.inherit(student, detector)
-    message = f"copied {len(copied)} neck and head tensors; {len(kept)} of another shape start afresh"
+    message = f"copied {len(copied)} neck and head tensors; {len(kept)} of another shape start from scratch"
     emit(Note(code="inherited", message=message, data={"copied": copied, "kept": kept}))
     return digest_of_file(folder / WEIGHTS)
 
@@ -371,4 +373,4 @@ def measure(
 
 def as_known(message: str, *, known: bool) -> tuple[str, dict[str, Any]]:
     """The message, and what is added to its data, where an earlier training has found it out."""
-    return (f"{message} (as an earlier training on this host found)", {"cached": True}) if known else (message, {})
+    return (f"{message} (from an earlier training on this host)", {"cached": True}) if known else (message, {})

@@ -48,7 +48,7 @@ class Source:
     def digest_start(self) -> str:
         """The first hexadecimal digits of the file's SHA-256, which torchvision puts into its name."""
         found = re.search(r"-([0-9a-f]{8,})\.", self.file)
-        assert found is not None, f"{self.file} carries no digest"
+        assert found is not None, f"{self.file} contains no digest"
         return found.group(1)
 
 
@@ -90,13 +90,13 @@ def load(student: Detector, source: Source, check_stop: Callable[[], None]) -> P
     digest = sha256(path)
     if not digest.startswith(source.digest_start):
         raise WeightsError(
-            f"{path} is not {source.name}: its SHA-256 begins with {digest[:8]}, the name says {source.digest_start}; "
-            f"remove it, or fetch {source.url} again"
+            f"{path} is not {source.name}: its SHA-256 begins with {digest[:8]}, but its name says "
+            f"{source.digest_start}; delete it, or download {source.url} again"
         )
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(tensors, Mapping):
-            raise TypeError("it holds no state dict")
+            raise TypeError("it contains no state dict")
     except Exception as error:  # torch.load raises whatever the bytes lead it to
         raise WeightsError(f"{path}: not readable as a state dict ({type(error).__name__}: {error})") from error
     fill = load_detector if student.recipe.detector.weights == "COCO_V1" else load_trunk
@@ -157,7 +157,7 @@ def find(source: Source, check_stop: Callable[[], None]) -> Path:
     except (OSError, RuntimeError) as error:  # URLError is an OSError; RuntimeError: the digest is another
         raise WeightsError(
             f"{source.name}: {source.file} is neither in {FOLDER} ({given or 'not set'}) nor in {cache}, and "
-            f"{source.url} cannot be downloaded ({error}); put the file into a folder and name it in {FOLDER}"
+            f"{source.url} cannot be downloaded ({error}); put the file into a folder and set {FOLDER} to that folder"
         ) from error
     return cache / source.file
 

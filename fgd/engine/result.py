@@ -67,7 +67,7 @@ def tell_undecodable(parts: Training, emit: Emit) -> None:
     for dataset in filter(None, (parts.train, parts.val, parts.test)):
         for image in dataset.undecodable():
             count = len(dataset.broken)
-            instead = "another one stands in for it" if dataset.split == "train" else "it is not scored"
+            instead = "another image is used instead" if dataset.split == "train" else "it is not scored"
             message = f"{image.file} in {dataset.split}: {image.reason}; {instead}"
             data = {"file": image.file, "split": dataset.split, "count": count}
             emit(Note(code="image_undecodable", message=message, data=data, level="warning"))

@@ -31,7 +31,7 @@ def skip(diverged: Diverged, state: TrainingState, schedule: Schedule, per_epoch
     """A step goes by without a change; the learning rate it would have had."""
     state.skipped_in_a_row += 1
     state.skipped += 1
-    message = f"{diverged}. The step is skipped ({state.skipped} until now, {state.skipped_in_a_row} in a row)"
+    message = f"{diverged}. The step is skipped ({state.skipped} so far, {state.skipped_in_a_row} in a row)"
     data = diverged.data | {"skipped": state.skipped, "in_a_row": state.skipped_in_a_row}
     emit(Note(code="loss_non_finite", message=message, data=data, level="warning"))
     return learning_rate(diverged.step, steps_per_epoch=per_epoch, schedule=schedule)

@@ -50,8 +50,8 @@ class Fitness:
         if self.size == self.own_size:
             return ""
         return (
-            "it was trained at min_size {}, max_size {}, so take these in `schedule`, "
-            "or a teacher that was trained at this job's; or else "
+            "it was trained at min_size {}, max_size {}, so set these in `schedule`, "
+            "or use a teacher that was trained at the job's sizes. Other causes: "
         ).format(*self.own_size)
 
     @property
@@ -67,7 +67,7 @@ def check_classes(teacher_classes: tuple[str, ...], classes: tuple[str, ...]) ->
     foreign = sorted(set(teacher_classes) - set(classes))
     if lacking or foreign:
         raise UserError(
-            "the teacher was trained for other classes than the data set has: "
+            "the teacher was trained for other classes than those of the data set: "
             + "; ".join(f"{what} {names}" for what, names in (("it lacks", lacking), ("it adds", foreign)) if names)
         )
 
@@ -103,7 +103,7 @@ def refuse_unfit(found: Fitness, *, allow_unfit: bool) -> None:
     if not found.ap50 >= CHECK_AP50 and not allow_unfit:  # NaN is unfit too
         raise TeacherUnfit(
             f"{found}, under {CHECK_AP50:.0f}: {found.advice}wrong weights, wrong classes or an untrained network; "
-            '"allow_unfit": true in `teacher` overrides',
+            '"allow_unfit": true in `teacher` lets it teach anyway',
             found.data,
         )
 

@@ -135,10 +135,10 @@ class TeacherCache:
                 self.entries[key] = self.file.append(self.narrowed(maps))
             except CacheFull as full:
                 self.grows = False
-                self.tell("teacher_cache_full", f"{full}; the teacher runs for all that is not in it")
+                self.tell("teacher_cache_full", f"{full}; the teacher runs for all other images")
             except OSError as error:
                 self.grows = False
-                message = f"stops growing: {error.strerror}; the teacher runs for all that is not in it"
+                message = f"stops growing: {error.strerror}; the teacher runs for all other images"
                 self.tell("teacher_cache_stopped", message, warning=True)
 
     def narrowed(self, maps: list[Tensor]) -> list[Tensor]:
@@ -168,9 +168,9 @@ class TeacherCache:
         if not same and not self.warned:
             self.warned = True
             message = (
-                f"the teacher's maps of {len(keys)} images of {size[0]}x{size[1]} px depend on which images they are"
+                f"the teacher's maps of {len(keys)} images of {size[0]}x{size[1]} px depend on their neighbours"
                 if not self.same[len(keys), size]
-                else f"{count} images of {size[0]}x{size[1]} px have other maps alone than among {len(keys)}"
+                else f"{count} images of {size[0]}x{size[1]} px have other maps alone than in a batch of {len(keys)}"
             )
             self.tell("teacher_cache_inexact", f"{message}: such batches are computed as a whole", warning=True)
         return same
@@ -188,7 +188,7 @@ class TeacherCache:
     def give_up(self, why: str) -> None:
         self.entries.clear()
         self.grows = False
-        self.tell("teacher_cache_stopped", f"is not used any more: {why}; the teacher runs for all", warning=True)
+        self.tell("teacher_cache_stopped", f"is no longer used: {why}; the teacher runs for all images", warning=True)
 
     def tell(self, code: str, message: str, *, warning: bool = False) -> None:
         data = {"images": len(self.entries), "bytes": self.file.end}
@@ -275,7 +275,7 @@ class CacheFile:
         if self.end + size > self.max_bytes:
             raise CacheFull("is full")
         if (free := shutil.disk_usage(self.folder).free) < size + self.keep_free:
-            raise CacheFull(f"stops growing: the disk has {free / 2**30:.1f} GiB left, and that is for checkpoints")
+            raise CacheFull(f"stops growing: the disk has {free / 2**30:.1f} GiB left, which checkpoints may need")
 
     def write(self, bytes_: memoryview, place: int) -> None:
         while bytes_:

@@ -36,7 +36,7 @@ def start_from(student: Detector, folder: Path) -> WarmStart:
     by_class = set() if same else set(weights.rows_of_classes(student.recipe))
     copied = sorted(key for key in target.keys() & offered.keys() - by_class if offered[key].shape == target[key].shape)
     if not copied:
-        message = f"a {weights.described(recipe)} lends no tensor to {weights.described(student.recipe)}: none fits"
+        message = f"a {weights.described(recipe)} has no tensor that fits {weights.described(student.recipe)}"
         raise SpecError(message, "/student/weights")
     if bad := [key for key in copied if offered[key].is_floating_point() and not offered[key].isfinite().all()]:
         raise SpecError(f"NaN or infinity in {weights.some(bad)}", "/student/weights")

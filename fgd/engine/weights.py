@@ -26,7 +26,7 @@ def read_recipe(folder: Path) -> Recipe:
     try:
         return stored_recipe((folder / RECIPE).read_bytes())
     except FileNotFoundError as error:
-        raise WeightsError(f"{folder}: no {RECIPE}; give a folder with {WEIGHTS} and {RECIPE}") from error
+        raise WeightsError(f"{folder}: no {RECIPE}; name a folder that has {WEIGHTS} and {RECIPE}") from error
     except ValueError as error:
         raise WeightsError(f"{folder / RECIPE}: {error}") from error
 
@@ -81,7 +81,7 @@ class Difference:
             for what, keys in (
                 ("missing keys", self.missing),
                 ("unexpected keys", self.unexpected),
-                ("shapes that differ", shapes),
+                ("different shapes", shapes),
                 ("tensors with NaN or infinity", self.not_finite),
             )
             if keys

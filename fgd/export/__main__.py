@@ -70,14 +70,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=side,
         nargs=2,
         metavar=("H", "W"),
-        help="default: that of --image as evaluation resizes it, else min_size x max_size of the job",
+        help="default: the size that evaluation gives --image, otherwise min_size x max_size of the job",
     )
-    parser.add_argument("--batch", type=batch, default="1", help="a number, or dynamic")
+    parser.add_argument("--batch", type=batch, default="1", help="a number from 1 to 64, or dynamic")
     parser.add_argument("--opset", type=int, default=18)
     parser.add_argument(
         "--image", type=Path, action="append", default=[], help="compare on this image; may be repeated"
     )
-    parser.add_argument("--best", action="store_true", help="take the best weights: best.safetensors if it is there")
+    parser.add_argument("--best", action="store_true", help="export the best weights: best.safetensors if it exists")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args(argv)
 
@@ -88,7 +88,7 @@ def weights_in(folder: Path, which: Which) -> str:
 
 def side(text: str) -> int:
     if not text.isdecimal() or not MIN_SIDE <= int(text) <= MAX_SIDE:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a side of {MIN_SIDE} to {MAX_SIDE} pixels")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels from {MIN_SIDE} to {MAX_SIDE}")
     return int(text)
 
 

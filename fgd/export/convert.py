@@ -97,14 +97,16 @@ def export(wanted: ExportRequest) -> ExportedFile:
     if wanted.onnx.suffix != ".onnx":
         raise SpecError(f"{wanted.onnx}: must end in .onnx", "--onnx")
     if not FIRST_OPSET <= wanted.opset <= LAST_OPSET:
-        raise SpecError(f"{wanted.opset} is none of {FIRST_OPSET} to {LAST_OPSET}", "--opset")
+        raise SpecError(f"{wanted.opset} is not one of {FIRST_OPSET} to {LAST_OPSET}", "--opset")
     images = [read(path) for path in wanted.images]
     detector = load_detector(wanted.folder, wanted.weights).eval()
     network, kind = detector.recipe.detector, family_of(detector.recipe.detector).onnx
     if kind is None:
-        raise SpecError(f"{wanted.folder} holds {network.title()}, which cannot be exported to ONNX")
+        raise SpecError(f"{wanted.folder} contains {network.title()}, which cannot be exported to ONNX")
     if (why := kind.one_image_because) and wanted.batch != 1:
-        raise SpecError(f"{network.kind} is exported for one image at a time, since {why}; leave it 1", "--batch")
+        raise SpecError(
+            f"{network.kind} can only be exported for one image at a time, because {why}; leave it at 1", "--batch"
+        )
     height, width = wanted.size or default_size(detector, images)
     graph = kind(detector, height, width).eval()
     about = write.about(graph, detector.recipe, wanted.folder, wanted.weights)
@@ -154,15 +156,13 @@ def compare(
             write.write(other, graph, wanted.batch, wanted.opset, {})
             seen = NetworkOutput(agreement_on(detector, other, batches), thresholded=False)
         if not seen.agreement.detections:
-            raise NotTheSame(
-                "torch and onnxruntime find nothing that could be compared; give --image with objects in it"
-            )
+            raise NotTheSame("torch and onnxruntime find nothing to compare; give --image a photo with objects in it")
     if problems := seen.agreement.problems:
         said = "\n".join(problems[:5])
         raise NotTheSame(
             f"{len(problems)} of the detections differ, so nothing was written:\n{said}\n"
-            "In a network that has hardly been trained, rounding chooses among boxes of nearly the same score; "
-            "try --image with objects that it finds"
+            "In a barely trained network, rounding decides between boxes of almost the same score; "
+            "try --image with a photo in which it finds objects"
         )
     return seen
 

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--images", nargs="+", type=Path, required=True)
     parser.add_argument("--passes", type=int, default=30)
-    parser.add_argument("--limit-s", type=float, default=30.0, help="a slow machine makes fewer passes")
+    parser.add_argument("--limit-s", type=float, default=30.0, help="a slow machine runs fewer passes")
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
     arguments = parser.parse_args(argv)
     if arguments.threads:

@@ -101,5 +101,5 @@ def same_size(level: str, student_NCHW: Tensor, teacher_NCHW: Tensor) -> None:
 
 
 def resolved(number: float | None) -> float:
-    assert number is not None, "a number of the method is missing: fgd.presets.resolve fills it in"
+    assert number is not None, "a number of the method is missing; fgd.presets.resolve fills it in"
     return number

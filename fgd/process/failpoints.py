@@ -82,7 +82,7 @@ def _arm(places: str, test: str) -> dict[str, _Armed]:
     if not places:
         return {}
     if not test:
-        raise NotATest(f"{PLACES} kills this process on purpose and is for tests only; they also set {TEST}. Unset it")
+        raise NotATest(f"{PLACES} kills this process on purpose and is only for tests, which also set {TEST}. Unset it")
     armed = {}
     for place in places.split(","):
         name, _, what = place.partition("=")

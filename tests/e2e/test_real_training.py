@@ -224,7 +224,7 @@ def test_weights_trained_elsewhere_are_uploaded_and_teach(real: Real, tmp_path: 
     refused, added = add("0,1,2"), add("0,7")
     assert (refused.returncode, added.returncode) == (1, 0), refused.stderr + added.stderr
     error, model = json.loads(refused.stdout)["error"], json.loads(added.stdout)
-    assert "The file's head has 2 classes + background, you named 3" in error
+    assert "The file's head has 2 classes + background, but you named 3" in error
     assert model["weights_digest"] == real.get(f"/v1/jobs/{real.teacher}")["weights_digest"]
     assert model["report"]["prefix"] == "module."
 

@@ -170,7 +170,7 @@ def test_a_page_of_a_proxy_becomes_a_readable_error(client: Client, server: Serv
 
 def test_another_kind_of_server_is_named_as_such(client: Client, server: Server) -> None:
     server.routes[("GET", f"/v1/jobs/{JOB}")] = Answer(200, b"<html>hello</html>")
-    with pytest.raises(ClientError, match="does not answer as this service does"):
+    with pytest.raises(ClientError, match="does not answer like this service"):
         client.job(JOB)
 
 

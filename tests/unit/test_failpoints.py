@@ -31,7 +31,7 @@ def test_it_is_refused_outside_a_test() -> None:
     done = run(**{PLACES: "after_claim=kill"})
     assert done.returncode == 1
     assert done.stdout == ""
-    assert "is for tests only" in done.stderr
+    assert "is only for tests" in done.stderr
 
 
 @pytest.mark.parametrize("places", ["nowhere=kill", "after_claim=explode", "after_claim=kill@x"])

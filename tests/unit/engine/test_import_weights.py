@@ -118,7 +118,7 @@ def test_a_network_with_anchors_of_its_own_finds_the_same_boxes_when_they_are_na
 
     error = misfit(theirs.state_dict(), tmp_path / "again", recipe.but(anchor_sizes=None, anchor_ratios=None))
     made = 9 if kind == "retinanet" else 3
-    assert f"The file's head has 4 anchors at each place, anchor_sizes and anchor_ratios make {made}" in str(error)
+    assert f"The file's head has 4 anchors at each place, but anchor_sizes and anchor_ratios give {made}" in str(error)
     assert error.report["pointer"] == "/anchor_sizes"
     assert "classes" not in str(error).partition(".")[0]
 
@@ -141,7 +141,7 @@ def test_another_number_of_classes_is_said_in_classes(tensors: dict[str, Tensor]
 
     error = misfit(tensors, tmp_path, RECIPE.but(classes=named))
 
-    assert "The file's head has 2 classes + background, you named 5" in str(error)
+    assert "The file's head has 2 classes + background, but you named 5" in str(error)
     assert error.report["pointer"] == "/classes"
     assert error.report["counts"]["shapes"] == 2
     assert error.report["shapes"][f"{HEAD}bias"] == {"file": (3,), "network": (6,)}
@@ -214,10 +214,10 @@ def test_a_pickle_with_code_is_refused_and_nothing_runs(
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        (torch.zeros(3), "holds a Tensor"),
+        (torch.zeros(3), "contains a Tensor"),
         ({}, "an empty dict"),
-        ({"a": 1}, "'a' is no tensor"),
-        ([1, 2], "holds a list"),
+        ({"a": 1}, "'a' is not a tensor"),
+        ([1, 2], "contains a list"),
     ],
 )
 def test_a_file_without_a_state_dict_says_what_it_holds(tmp_path: Path, value: Any, says: str) -> None:
@@ -237,7 +237,7 @@ def test_sparse_and_complex_tensors_and_wrong_kinds_of_numbers_are_refused(
     tensors: dict[str, Tensor], tmp_path: Path
 ) -> None:
     for odd in (torch.zeros(3).to_sparse(), torch.zeros(3, dtype=torch.complex64)):
-        with pytest.raises(WeightsError, match="no plain tensor"):
+        with pytest.raises(WeightsError, match="not a plain tensor"):
             convert(saved(tensors | {f"{HEAD}bias": odd}, tmp_path / "in.pth"), RECIPE, tmp_path)
     whole = tensors | {f"{HEAD}bias": torch.zeros(3, dtype=torch.int64)}
     with pytest.raises(WeightsError, match=r"is torch\.int64, not torch\.float32"):

@@ -239,7 +239,7 @@ def test_an_unfit_teacher_is_told_at_which_size_it_was_looked_at_and_at_which_it
 
     assert str(error.value).startswith(
         "the teacher's AP50 on 64 validation images at min_size 64, max_size 96 is 2.8, under 5: "
-        "it was trained at min_size 96, max_size 128, so take these in `schedule`"
+        "it was trained at min_size 96, max_size 128, so set these in `schedule`"
     )
     assert error.value.data == {
         "ap50": 2.84, "images": 64, "min_size": 64, "max_size": 96, "teacher_min_size": 96, "teacher_max_size": 128
@@ -314,7 +314,7 @@ def test_a_batch_larger_than_the_set_is_refused(train: Train, make_spec: MakeSpe
 
 def test_a_checkpoint_of_another_spec_is_refused(whole: Any, train: Train, make_spec: MakeSpec, teacher: Path) -> None:
     latest = Path(whole.of(Saved)[-1].path)
-    with pytest.raises(UserError, match="belongs to another spec"):
+    with pytest.raises(UserError, match="belongs to a different spec"):
         train(distilled(make_spec, teacher, seed=5), resume=latest)
 
 

@@ -181,7 +181,7 @@ def test_another_file_under_the_name_is_refused(tmp_path: Path, monkeypatch: pyt
     spec = RetinaNet(weights="IMAGENET1K_V1", fpn_channels=16)
     source = source_of(spec)
     assert source is not None
-    with pytest.raises(WeightsError, match=r"is not ResNet18_Weights.IMAGENET1K_V1: .* the name says f37072fd"):
+    with pytest.raises(WeightsError, match=r"is not ResNet18_Weights.IMAGENET1K_V1: .* its name says f37072fd"):
         pretrained.load(network(spec), source, no_stop)
 
 

@@ -56,7 +56,7 @@ def test_rows_of_other_classes_start_afresh_and_are_named(source: Path, classes:
 def test_a_source_that_lends_nothing_is_refused(source: Path, tmp_path: Path) -> None:
     (tmp_path / RECIPE_FILE).write_bytes((source / RECIPE_FILE).read_bytes())
     weights.write_tensors(tmp_path / WEIGHTS, {"foreign": torch.zeros(1)})
-    with pytest.raises(SpecError, match="lends no tensor"):
+    with pytest.raises(SpecError, match="has no tensor that fits"):
         start_from(build(RECIPE), tmp_path)
 
 
