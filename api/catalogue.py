@@ -36,15 +36,15 @@ class Entry(BaseModel):
     kind: str
     summary: str
     needs: str
-    """What must be there for it; "" for nothing."""
+    """What it requires; "" for nothing."""
     json_schema: dict[str, Any]
     """JSON Schema; every property's `description` says what it does."""
     offers: list[str] = []
-    """Of a detector: what methods can take of it, as student and as teacher."""
+    """For a detector: what methods can use of it, as student and as teacher."""
     families: list[str] = []
-    """Of a method: the detectors that offer what it takes."""
+    """For a method: the detectors that offer what it uses."""
     presets: dict[str, dict[str, Any]] = {}
-    """Detector family -> the numbers that are filled in for what a request leaves out."""
+    """Detector family -> the numbers used for what a request leaves out."""
 
 
 class Catalogue(BaseModel):
@@ -55,7 +55,7 @@ class Catalogue(BaseModel):
     optimizers: list[Entry]
     lr_schedules: list[Entry]
     formats: list[Entry]
-    """Of data sets."""
+    """Formats of data sets."""
     schedule: dict[str, Any]
     """JSON Schema of a job's schedule, with its defaults."""
     job: dict[str, Any]
@@ -67,7 +67,8 @@ class Catalogue(BaseModel):
 
 
 _METHOD_NEEDS = (
-    "a teacher with the data set's classes, whose pyramid shares strides with the student's; only those are distilled"
+    "a teacher with the data set's classes and a pyramid stride in common with the student; only common levels are "
+    "distilled"
 )
 _FORMAT_NEEDS = "a folder below FGD_DATA_ROOTS on the server's host, or a zip of it to upload"
 
@@ -84,7 +85,7 @@ def catalogue() -> tuple[Catalogue, str]:
         optimizers=[_entry(spec) for spec in members(OptimizerSpec)],
         lr_schedules=[_entry(spec) for spec in members(LrSchedule)],
         formats=[
-            Entry(kind="auto", summary="Found by content.", needs="", json_schema={}),
+            Entry(kind="auto", summary="Detected by content.", needs="", json_schema={}),
             *(_format_entry(name, format) for name, format in FORMATS.items()),
         ],
         schedule=Schedule.model_json_schema(),

@@ -116,8 +116,8 @@ WeightsInPath = Annotated[str, named("checkpoint", "ckpt", "last", "best"), in_p
 
 IF_NONE_MATCH = "Answer 304 if this is still the ETag."
 PREFER = (
-    "wait=30: answer at the first change after If-None-Match (without it: after now), a new plan when it is measured; "
-    "or after this many seconds, at most 60 (RFC 7240)."
+    "wait=30: answer at the first change since If-None-Match (without it: since now), or for a new plan when it is "
+    "measured; at the latest after this many seconds, at most 60 (RFC 7240)."
 )
 
 IfNoneMatch = Annotated[str | None, Header(description=IF_NONE_MATCH)]
@@ -129,7 +129,7 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="Any text of your own, new for each new request, which may then be sent twice and is done once. "
-        "Kept for 24 hours.",
+        description="Any text of your own, new for each new request. The request can then be sent twice and is carried "
+        "out once. Kept for 24 hours.",
     ),
 ]

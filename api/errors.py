@@ -34,11 +34,11 @@ class ProblemError(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     pointer: str
-    """JSON pointer into the body that was sent; "" for the whole of it."""
+    """JSON pointer into the body that was sent; "" for the whole body."""
     code: str
     detail: str
     parameter: str | None = None
-    """The query parameter or header at fault, where it is not the body."""
+    """The query parameter or header at fault, if it is not the body."""
 
 
 class Problem(BaseModel):
@@ -47,16 +47,16 @@ class Problem(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     type: str
-    """A stable URI of the kind of problem."""
+    """A stable URI for the kind of problem."""
     title: str
     status: int
     detail: str
     instance: str
-    """The path that was asked for."""
+    """The requested path."""
     code: str
     """A stable word for programs."""
     errors: list[ProblemError] = Field(default_factory=list)
-    """All that is wrong with the request, where there is more to say."""
+    """Everything that is wrong with the request, in detail."""
     request_id: str
     """Also in the header X-Request-Id and in the server's log."""
     retryable: bool
@@ -110,7 +110,7 @@ def install(app: FastAPI) -> None:
 Responses = dict[int | str, dict[str, Any]]
 
 
-NOT_MODIFIED: Responses = {304: {"description": "It is still what If-None-Match names."}}
+NOT_MODIFIED: Responses = {304: {"description": "Nothing has changed since the ETag in If-None-Match."}}
 
 
 def documented(*statuses: int) -> Responses:

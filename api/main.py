@@ -52,7 +52,7 @@ PARTS = (
 """Whose routes the application has, in the order of its document."""
 
 DESCRIPTION = """\
-Compress object detectors by knowledge distillation: POST a job, poll its status, download the student's weights.
+Compress object detectors by knowledge distillation: submit a job, watch it, download the student's weights.
 
 Errors are `application/problem+json` with a stable `code` and JSON pointers into the body you sent.
 """

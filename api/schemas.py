@@ -47,20 +47,20 @@ class ProgressView(View):
     epoch: int
     epochs: int | None
     values: dict[str, float | None]
-    """The latest of each number: "loss/total", ..., "val/ap" (0-100)."""
+    """The latest value of each number: "loss/total", ..., "val/ap" (0-100)."""
 
 
 class FailureView(View):
     code: FailureCode
-    """What kind of failure; docs/jobs.md has them all."""
+    """The kind of failure; docs/jobs.md lists them all."""
     message: str
     """What happened."""
     advice: str
     """What to change."""
     data: dict[str, Any]
-    """The message's figures."""
+    """The figures in the message."""
     retryable: bool
-    """Another attempt may end otherwise without a change; `limits.max_retries` of them have been made."""
+    """Another attempt may succeed without any change; `limits.max_retries` of them have been made."""
 
 
 class JobView(View):
@@ -68,30 +68,30 @@ class JobView(View):
     name: str
     state: State
     phase: str | None
-    """What the running attempt does just now: staging, loading, training, evaluating, exporting, ..."""
+    """What the running attempt is doing: staging, loading, training, evaluating, exporting, ..."""
     requested: Requested | None
-    """What was asked of the job and is not done yet. A queued one may have "stop": its next attempt only exports."""
+    """What was requested and has not happened yet. A queued job may have "stop": its next attempt only exports."""
     spec: dict[str, Any]
-    """The JobSpec as it runs: every number filled in."""
+    """The JobSpec as it runs, with every number filled in."""
     metadata: dict[str, str]
     priority: int
     limits: dict[str, Any]
     attempt: int
-    """Times a worker took the job."""
+    """How many times a worker has taken the job."""
     progress: ProgressView | None
     waiting_reason: str | None
-    """Why a queued or paused job does not run. Computed for each answer; it may change while the ETag does not."""
+    """Why a queued or paused job is not running. Computed for each answer; it may change while the ETag does not."""
     queue_position: int | None
-    """1: the next to be taken, of the queued jobs that want the same slots. Computed for each answer, like the reason.
-    null unless queued."""
+    """1: the next to be taken, among the queued jobs that need the same kind of slots. Computed for each answer, like
+    the reason. null unless queued."""
     failure: FailureView | None
     weights_digest: str | None
-    """sha256 over the student's tensors: equal for equal students."""
+    """SHA-256 of the student's tensors: equal students have equal digests."""
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
     version: int
-    """Rises with every change; the ETag is "v<version>"."""
+    """Increases with every change; the ETag is "v<version>"."""
 
 
 class JobPage(View):
@@ -110,28 +110,28 @@ class AttemptView(View):
     worker: str
     host: str
     device: str | None
-    """As the trainer names it; null until it stands."""
+    """The trainer's name for it; null until the trainer knows it."""
     started_at: datetime
     finished_at: datetime | None
     outcome: Literal["succeeded", "failed", "cancelled", "paused", "lost", "handed_back"] | None
-    """null: it runs. lost: its worker was not heard of any more. handed_back: its worker was told to end."""
+    """null: running. lost: nothing more was heard from its worker. handed_back: its worker was shut down."""
     code: FailureCode | None
     """Why it failed or was lost."""
     reason: str | None
     """Why it ended, in words."""
     exit: int | None
-    """The trainer's exit status; 75: it saved a checkpoint and ended as it was told to."""
+    """The trainer's exit status; 75: it saved a checkpoint and ended as requested."""
     signal: str | None
     """The signal that ended the trainer."""
     first_step: int | None
-    """The step it began after; null until training begins."""
+    """The step after which it started; null until training starts."""
     last_step: int | None
-    """The last step it told of."""
+    """The last step it reported."""
     steps_done: int
     lost_steps: int
-    """Of those the ones that no checkpoint has, so that another attempt had to do them again."""
+    """How many of them are in no checkpoint, so that another attempt had to repeat them."""
     spec: dict[str, Any]
-    """The JobSpec it ran with: after a lack of memory its batches may be smaller than the job's."""
+    """The JobSpec it ran with. After running out of memory its batches may be smaller than the job's."""
 
     @classmethod
     def of(cls, row: Attempt, job: Job) -> Self:
@@ -178,7 +178,7 @@ class EventView(View):
 class EventPage(View):
     items: list[EventView]
     next_after: int
-    """Give it as `after` to go on from here."""
+    """Send it as `after` to continue from here."""
 
 
 class PointView(View):
@@ -186,7 +186,7 @@ class PointView(View):
     split: str
     step: int
     value: float | None
-    """null: not finite, or does not exist."""
+    """null: not finite, or not defined."""
     at: datetime
 
 
@@ -220,7 +220,7 @@ class RunningView(View):
     attempt: int
     phase: str | None
     device: str | None
-    """As the trainer names it; null until it stands."""
+    """The trainer's name for it; null until the trainer knows it."""
     since: datetime
 
 
@@ -229,16 +229,16 @@ class WorkerView(View):
     host: str
     pid: int
     live: bool
-    """It was heard of within FGD_LEASE_S."""
+    """Its last heartbeat is not older than FGD_LEASE_S."""
     complaint: str | None
-    """Why it takes no job just now: its disk is full, it is shutting down, ..."""
+    """Why it takes no jobs at the moment: its disk is full, it is shutting down, ..."""
     slots: int
-    """Trainings that it runs at once."""
+    """How many trainings it runs at once."""
     free_slots: int
     devices: list[dict[str, Any]]
-    """Its GPUs; none where the processor is all there is."""
+    """Its GPUs; empty if it only has a processor."""
     versions: dict[str, str]
-    """Of this software, Python and torch."""
+    """Versions of this software, Python and torch."""
     facts: dict[str, Any]
     """Processor, memory, disk, system."""
     started_at: datetime
@@ -294,9 +294,9 @@ class DatasetView(View):
     name: str
     state: DatasetState
     format: str
-    """As asked; the report tells what was found."""
+    """As requested; the report says what was found."""
     path: str | None
-    """Where it was read from; null for an upload."""
+    """The path it was read from; null for an upload."""
     val_fraction: float | None
     group_by: str
     classes: list[str] | None
@@ -304,7 +304,7 @@ class DatasetView(View):
     error: str | None
     """Why it was rejected."""
     upload_url: str | None
-    """Where its zip goes, as long as it waits for one."""
+    """Where to upload its zip, while it is waiting for one."""
     report_url: str | None
     created_at: datetime
     finished_at: datetime | None
@@ -329,20 +329,20 @@ class ModelView(View):
     """recipe.json: the detector, its classes, sizes, mean and standard deviation."""
     classes: list[str]
     weights_digest: str | None
-    """sha256 over the tensors, as jobs have it: equal for equal networks."""
+    """SHA-256 of the tensors, as in jobs: equal networks have equal digests."""
     sha256: str | None
-    """Of the file student.safetensors that jobs get."""
+    """SHA-256 of the file student.safetensors that jobs read."""
     size: int | None
-    """Bytes of it."""
+    """Size of that file in bytes."""
     upload_sha256: str | None
-    """Of what was uploaded."""
+    """SHA-256 of the uploaded file."""
     report: dict[str, Any] | None
-    """What was found in the upload: format, tensors, what was unwrapped or left out; of a rejected one, every key that
-    is missing, unexpected, or of another shape."""
+    """What was found in the upload: format, tensors, what was unwrapped or left out. For a rejected one, every key that
+    is missing, unexpected, or of the wrong shape."""
     error: str | None
     """Why it was rejected."""
     content_url: str | None
-    """PUT the file there, while the model awaits it."""
+    """Where to PUT the file, while the model is waiting for it."""
     created_at: datetime
     finished_at: datetime | None
     version: int
@@ -362,17 +362,18 @@ class CheckpointView(View):
     id: str
     """For POST .../checkpoints/{id}/promote and /pin; "last" and "best" are the weights of a finished job's result."""
     step: int | None
-    """Steps done; null where the result does not say."""
+    """Steps done; null if the result does not say."""
     attempt: int
-    """Which attempt of the job wrote it."""
+    """The attempt of the job that wrote it."""
     size: int
     """Bytes."""
     sha256: str
     created_at: datetime
     best: bool
-    """The best validation AP of the job so far: kept while the job runs."""
+    """It has the job's best validation AP so far; kept while the job runs."""
     pinned: bool
-    """Kept until it is unpinned or the job deleted. Others go when two newer ones are there, or the job has ended."""
+    """Kept until you unpin it or delete the job. Others are deleted when there are two newer ones, or the job has
+    ended."""
 
     @classmethod
     def of(cls, kept: PromotableWeights) -> Self:
@@ -387,18 +388,18 @@ class BoxView(View):
     box: tuple[float, float, float, float]
     """Left, top, right, bottom, in pixels of the image."""
     name: str
-    """Of the class."""
+    """The class's name."""
     label: int
-    """Of the class, counted from 1."""
+    """The class's number, counted from 1."""
     crowd: bool
-    """Neither trained on nor scored."""
+    """A crowd box is neither trained on nor scored."""
 
 
 class SampleView(View):
     n: int
     split: str
     name: str
-    """As the user called the file."""
+    """The file's name in the data set."""
     width: int
     height: int
     boxes: list[BoxView]
@@ -425,14 +426,14 @@ Step = Annotated[int, Field(ge=0, lt=2**53)]
 class PageQuery(Spec):
     limit: Annotated[int, Field(ge=1, le=200)] = 50
     cursor: Annotated[str, Field(max_length=512)] | None = None
-    """`next` of the page before."""
+    """`next` from the previous page."""
 
 
 def _in_utc(at: datetime) -> datetime:
     try:
         return at.astimezone(UTC)
     except OverflowError:
-        raise ValueError("it lies outside the years 1 to 9999, in UTC") from None
+        raise ValueError("it is outside the years 1 to 9999 (UTC)") from None
 
 
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
@@ -446,7 +447,7 @@ class JobsQuery(PageQuery):
     state: Annotated[tuple[State, ...], Field(max_length=32)] = ()
     """One of these; may be given several times."""
     name: Words | None = None
-    """The whole name; with * at the end, how it begins. Letter case counts."""
+    """The whole name, or with * at the end, how it begins. Case-sensitive."""
     created_after: Moment | None = None
     """At this moment or later: an ISO 8601 time with its zone."""
     created_before: Moment | None = None
@@ -462,14 +463,14 @@ class JobsQuery(PageQuery):
             prefix, _, key = parameter.partition(".")
             if prefix != "metadata" or not key:
                 detail = (
-                    f"there is no query parameter {parameter[:80]!r}; labels are asked for by metadata.<key>=<value>"
+                    f"there is no query parameter {parameter[:80]!r}; to filter by a label use metadata.<key>=<value>"
                 )
                 raise Invalid(Fault("", "extra_forbidden", detail, parameter[:200]))
             if not isinstance(value, str):
-                detail = f"{parameter[:80]} is given several times; a job has one value for a key"
+                detail = f"{parameter[:80]} is given more than once; a job has one value per key"
                 raise Invalid(Fault("", "given_twice", detail, parameter[:200]))
             if _LABEL.fullmatch(key) is None or "\0" in value:
-                detail = f"{parameter[:80]!r} can not be: a key of metadata has 1 to 64 letters, digits, '_', '-', '.'"
+                detail = f"{parameter[:80]!r}: a metadata key is 1 to 64 letters, digits, '_', '-' or '.'"
                 raise Invalid(Fault("", "bad_label", detail, parameter[:200]))
             found[key] = value
         return found
@@ -493,7 +494,7 @@ class MetricQuery(Spec):
     last: Annotated[Step | None, Field(alias="to")] = None
     """Last step, inclusive."""
     max_points: Annotated[int, Field(ge=FEWEST, le=10_000)] | None = None
-    """Of each series. All by default."""
+    """At most this many points per series. Default: all."""
 
     def window(self) -> Window:
         return Window(self.name, self.split, self.first, self.last, self.max_points)
@@ -501,12 +502,12 @@ class MetricQuery(Spec):
 
 class LogOfQuery(Spec):
     attempt: Annotated[int, Field(ge=1, lt=2**31)] | None = None
-    """The last one by default."""
+    """Default: the last one."""
 
 
 class LogQuery(LogOfQuery):
     after_offset: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Bytes to leave out: X-Next-Offset of the answer before."""
+    """Bytes to skip: X-Next-Offset from the previous answer."""
 
 
 # --- plans ----------------------------------------------------------------------------------------------------
@@ -514,14 +515,14 @@ class LogQuery(LogOfQuery):
 
 class MeasuredView(Measurement):
     trainings_beside: int
-    """Trainings that ran on the worker's host meanwhile, and made this slower than the job may be."""
+    """Trainings that ran on the worker's host at the same time. The job alone may be faster than measured here."""
 
 
 class PlanErrorView(View):
     code: str
     message: str
     pointer: str
-    """JSON pointer into the body that was sent; "" where no one field is at fault."""
+    """JSON pointer into the body that was sent; "" if no single field is at fault."""
 
 
 class PlanView(View):
@@ -531,13 +532,13 @@ class PlanView(View):
     waiting_reason: str | None
     """Why it is not being measured yet."""
     spec: dict[str, Any]
-    """The JobSpec as it would run: every number filled in."""
+    """The JobSpec as it would run, with every number filled in."""
     outline: Outline
-    """Known at once, without trying."""
+    """Known at once, without measuring."""
     measured: MeasuredView | None
-    """What a few real steps on the job's data showed; null until then."""
+    """Results of a few real steps on the job's data; null until they are there."""
     error: PlanErrorView | None
-    """Why it could not be measured: the job would most likely fail in the same way."""
+    """Why it could not be measured. The job would probably fail in the same way."""
     created_at: datetime
     finished_at: datetime | None
     version: int

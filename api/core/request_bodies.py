@@ -20,17 +20,17 @@ class SubmitDataset(Spec):
 
     name: Name
     format: FormatName = "auto"
-    """"auto" finds it by content."""
+    """"auto" detects it by content."""
     path: Path | None = None
-    """Absolute folder or .zip on the server's host, below one of FGD_DATA_ROOTS. It is packed into the store; later
-    changes of it have no effect. Left out: send a zip of the folder to /v1/datasets/{id}/content."""
+    """Absolute folder or .zip on the server's host, below one of FGD_DATA_ROOTS. It is copied to the store; later
+    changes to it have no effect. Leave it out to upload a zip of the folder to /v1/datasets/{id}/content."""
     verify: Literal["full", "headers"] = "full"
     """"full" decodes every image at import; "headers" reads only their headers."""
     val_fraction: Annotated[Float, Field(gt=0, lt=1)] | None = None
-    """Share of the training images that become the val split where the data set has none. None: 0.1."""
+    """Share of the training images that become the val split if the data set has none. Default: 0.1."""
     group_by: Literal["none", "prefix"] = "none"
-    """"prefix" keeps images together whose names differ after the last ".", "_" or "-" only, as crops and copies of one
-    photograph do, when a val split is made."""
+    """How images are grouped when a val split is made. "prefix" keeps images together whose names differ only after the
+    last ".", "_" or "-", such as crops and copies of one photograph."""
 
 
 # --- models ---------------------------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ AnchorSizes = Annotated[tuple[Annotated[Int, Field(ge=1, le=8192)], ...], Field(
 
 
 class UploadModel(Spec):
-    """The body of POST /v1/models for weights that are uploaded next: what a state dict does not say."""
+    """The body of POST /v1/models before weights are uploaded: what a state dict does not contain."""
 
     name: Name
     detector: DetectorSpec
@@ -50,18 +50,19 @@ class UploadModel(Spec):
     classes: Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=10_000)]
     """Label k (1, 2, ...) means classes[k - 1]; 0 is background and is not named."""
     min_size: Annotated[Int, Field(ge=32, le=8192)] = 800
-    """Shorter side after resizing, for using the model; a job's schedule has its own. Default: torchvision's."""
+    """Shorter side after resizing, when the model is used; a job's schedule has its own. Default: torchvision's."""
     max_size: Annotated[Int, Field(ge=32, le=8192)] = 1333
-    """Longer side at most."""
+    """Longest side after resizing."""
     image_mean: Channels = (0.485, 0.456, 0.406)
     image_std: Channels = (0.229, 0.224, 0.225)
-    """Of RGB in 0..1, as the network was trained; a teacher sees its pixels so."""
+    """Standard deviation of RGB in 0..1 that the network was trained with; a teacher's pixels are normalised this
+    way."""
     anchor_sizes: Annotated[tuple[AnchorSizes, ...], Field(min_length=1, max_length=16)] | None = None
-    """Of RetinaNet and Faster R-CNN: square roots of the anchors' areas in pixels, for each of the five levels, finest
-    first, as torchvision's AnchorGenerator has them. A state dict does not say. Default: torchvision's."""
+    """For RetinaNet and Faster R-CNN: square roots of the anchors' areas in pixels, for each of the five levels, finest
+    first, as in torchvision's AnchorGenerator. A state dict does not contain them. Default: torchvision's."""
     anchor_ratios: Annotated[tuple[PositiveFloat, ...], Field(min_length=1, max_length=16)] | None = None
-    """Height by width of the anchors, the same at each level: aspect_ratios[0] of the AnchorGenerator. Default: 0.5, 1
-    and 2."""
+    """Height divided by width of the anchors, the same at each level: aspect_ratios[0] of the AnchorGenerator. Default:
+    0.5, 1 and 2."""
 
     @field_validator("anchor_sizes", "anchor_ratios", mode="after")
     @classmethod
@@ -78,10 +79,11 @@ class UploadModel(Spec):
     ) -> tuple[AnchorSizes, ...] | None:
         detector = info.data.get("detector")
         if sizes is not None and detector is not None and len(sizes) != detector.anchor_levels:
-            raise ValueError(f"{detector.anchor_levels} levels have anchors, {len(sizes)} are named")
+            raise ValueError(f"{detector.anchor_levels} levels have anchors, but {len(sizes)} are given")
         if sizes is not None and len({len(level) for level in sizes}) > 1:
             raise ValueError(
-                f"all levels share one head, so each has as many sizes; these have {[len(level) for level in sizes]}"
+                "all levels share one head, so each needs the same number of sizes; these have "
+                f"{[len(level) for level in sizes]}"
             )
         return sizes
 
@@ -89,7 +91,7 @@ class UploadModel(Spec):
     @classmethod
     def _is_finished(cls, detector: DetectorSpec) -> DetectorSpec:
         if detector.inherit is not None or not isinstance(detector.weights, str):
-            raise ValueError("inherit and weights say how a training begins; leave them out of a finished model")
+            raise ValueError("inherit and weights say how training starts; leave them out for a finished model")
         return detector
 
     @field_validator("classes", mode="after")
@@ -105,7 +107,7 @@ class UploadModel(Spec):
     @classmethod
     def _divides(cls, std: Channels) -> Channels:
         if min(std) <= 0:
-            raise ValueError("a standard deviation is above 0")
+            raise ValueError("image_std must be positive")
         return std
 
     @model_validator(mode="after")
@@ -121,7 +123,7 @@ class PromoteModel(Spec):
     name: Name
     job: JobId
     which: Literal["last", "best"] = "last"
-    """The weights after the last step, or those with the best AP on the validation images."""
+    """The weights of the last step, or those with the best AP on the validation images."""
 
 
 def _model_kind(body: Any) -> str:

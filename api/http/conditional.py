@@ -34,10 +34,10 @@ POLLED: dict[str, Any] = {"parameters": [_header("If-None-Match", IF_NONE_MATCH)
 """For `openapi_extra=` of a route that answers by `polled`."""
 POLL_ANSWERS: Responses = {
     200: {
-        "description": "As it is now.",
+        "description": "The current state.",
         "headers": {
-            "ETag": {"description": "Of this version.", "schema": {"type": "string"}},
-            "Preference-Applied": {"description": "wait=<seconds>, if it was asked for.", "schema": {"type": "string"}},
+            "ETag": {"description": "The ETag of this version.", "schema": {"type": "string"}},
+            "Preference-Applied": {"description": "wait=<seconds>, if you asked for it.", "schema": {"type": "string"}},
         },
     },
     **NOT_MODIFIED,

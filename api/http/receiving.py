@@ -52,10 +52,10 @@ PIECE_BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {"app
 REFUSALS: Responses = documented(400, 404, 409, 411, 413, 415, 422, 507)
 OFFSET: Responses = {
     204: {
-        "description": "How much is there.",
+        "description": "How much has been received.",
         "headers": {
-            "Upload-Offset": {"description": "Bytes that are there.", "schema": {"type": "integer"}},
-            "Upload-Complete": {"description": "?1: all of it.", "schema": {"type": "string"}},
+            "Upload-Offset": {"description": "Bytes received.", "schema": {"type": "integer"}},
+            "Upload-Complete": {"description": "?1: all of it has been received.", "schema": {"type": "string"}},
         },
     }
 }

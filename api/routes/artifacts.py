@@ -20,17 +20,19 @@ from api.http.conditional import unchanged
 router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
 
 SIGNED_S = 900
-"""A signed URL is good for so long."""
+"""How long a signed URL is valid."""
 _BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 _RESPONSES: Responses = {
-    200: {**_BYTES, "description": "All bytes; Repr-Digest is their SHA-256."},
-    206: {**_BYTES, "description": "The range that was asked for; Repr-Digest is that of all bytes."},
+    200: {**_BYTES, "description": "The whole file; Repr-Digest is its SHA-256."},
+    206: {**_BYTES, "description": "The requested range; Repr-Digest is that of the whole file."},
     304: {"description": "Not changed"},
-    307: {"description": "The store itself has the bytes, at a signed URL (with FGD_STORE_PROXY=false)."},
+    307: {"description": "Download it from the store, at a signed URL (with FGD_STORE_PROXY=false)."},
     **documented(404),
 }
 
-RangeHeader = Annotated[str | None, Header(description="One range, as in bytes=1000-; several get the whole file.")]
+RangeHeader = Annotated[
+    str | None, Header(description="One range, as in bytes=1000-. Several ranges get the whole file.")
+]
 IfRange = Annotated[str | None, Header(description="Serve the range only if this is still the ETag.")]
 
 
@@ -43,7 +45,7 @@ def download(
     if_range: IfRange = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """The bytes. Go on with an interrupted download by Range and If-Range."""
+    """The file's bytes. Resume an interrupted download with Range and If-Range."""
     with service.reading() as s:
         row = history.artifact(s, project, artifact_id)
     headers = _headers(row)
@@ -52,7 +54,7 @@ def download(
     try:
         part = ranges.parse(range if if_range in (None, headers["ETag"]) else None, row.size)
     except ranges.Unsatisfiable:
-        detail = f"the file has {row.size} bytes; nothing begins there"
+        detail = f"the file has {row.size} bytes; there is nothing at that offset"
         raise Refused("range_not_satisfiable", detail, 416, {"Content-Range": f"bytes */{row.size}"}) from None
     whole = part is None
     part = part or ranges.Range(0, row.size - 1)

@@ -1,4 +1,4 @@
-"""/v1/datasets: register a folder or send a zip, see what the import made of it."""
+"""/v1/datasets: register a folder or upload a zip, and read the import's report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fgd.data.index import Report
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=StrictRoute)
 
-_REPLAY: Responses = {200: {"model": DatasetView, "description": "This Idempotency-Key made it before."}}
+_REPLAY: Responses = {200: {"model": DatasetView, "description": "This Idempotency-Key already made it."}}
 
 
 @router.post(
@@ -42,9 +42,9 @@ def submit_dataset(
     after: BackgroundTasks,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Register a folder on the server's host, or, without a path, a zip that is sent next to `upload_url`.
+    """Register a folder on the server's host, or without a path a zip that you upload to `upload_url` afterwards.
 
-    A worker reads it and makes it ready, or rejects it and says why.
+    A worker imports it; then its state is ready, or rejected with the reason.
     """
     service.expect_room()
     dataset, new = submission.submit_dataset(
@@ -69,11 +69,11 @@ async def get_dataset(dataset_id: DatasetInPath, request: Request) -> Response:
 
 @router.get("/{dataset_id}/report", responses=documented(404, 409))
 def get_report(dataset_id: DatasetInPath, service: ServiceDep, project: ProjectDep) -> Report:
-    """What the importer saw: counts, and every defect with what was done about it."""
+    """What the importer found: counts, and every defect with what was done about it."""
     with service.reading() as s:
         dataset = datasets.get(s, project, dataset_id)
         if dataset.state == DatasetState.awaiting_upload:
-            raise Conflict("dataset_not_ready", f"{dataset_id} waits for its zip", retryable=True)
+            raise Conflict("dataset_not_ready", f"{dataset_id} is waiting for its zip; upload it first", retryable=True)
         if dataset.state == DatasetState.verifying:
             raise Conflict("dataset_not_ready", f"{dataset_id} is still being imported", retryable=True)
         return datasets.report_of(dataset)
@@ -94,7 +94,7 @@ async def put_content(
     project: ProjectDep,
     after: BackgroundTasks,
 ) -> Response:
-    """All of the zip in one stream; what was there before is dropped. One that breaks can be gone on with by PATCH."""
+    """The whole zip in one request; it replaces what was sent before. Resume a broken upload with PATCH."""
     await receiving.whole(request, headers, _upload(service, project, dataset_id))
     after.add_task(service.ring, dataset_id)
     return await run_in_threadpool(made, service, project, DATASETS, dataset_id, 202)
@@ -102,7 +102,7 @@ async def put_content(
 
 @router.head("/{dataset_id}/content", status_code=204, responses={**receiving.OFFSET, **documented(404)})
 def head_content(dataset_id: DatasetInPath, service: ServiceDep, project: ProjectDep) -> Response:
-    """How much of the zip is there."""
+    """How much of the zip has been received."""
     return receiving.progress(_upload(service, project, dataset_id)).answer()
 
 
@@ -129,7 +129,7 @@ async def patch_content(
 
 @router.delete("/{dataset_id}", status_code=204, responses=documented(404, 409))
 def delete_dataset(dataset_id: DatasetInPath, service: ServiceDep, project: ProjectDep) -> None:
-    """Delete a data set that no job uses. An upload or import that is going on ends with it."""
+    """Delete a data set that no job uses. That also ends an upload or import in progress."""
     uploading.drop_part(service.engine, service.settings.uploads, Dataset, project, dataset_id)
     with service.transaction() as s:
         datasets.delete(s, project, dataset_id)

@@ -28,15 +28,15 @@ class Check(View):
 
 class Readiness(View):
     ready: bool
-    """Database and store are there, and there is room on the disk. A broker that is down only delays: workers look for
-    jobs by themselves."""
+    """Database and store are available, and the disk has room. Without the broker jobs only start later: workers look
+    for jobs by themselves."""
     database: Check
     store: Check
     disk: Check
     """Of what the service writes on its own host. Below FGD_MIN_FREE_BYTES nothing new begins."""
     broker: Check
     sweeper: Check
-    """Degraded: jobs whose worker was killed are not noticed here; a worker that still sweeps may see to them."""
+    """Degraded: this server does not notice jobs whose worker was killed; a worker that still sweeps may do so."""
 
 
 class Version(View):
@@ -47,7 +47,7 @@ class Version(View):
 
 @router.get("/healthz")
 async def healthz() -> Health:
-    """Needs no key."""
+    """The process answers. Needs no key."""
     return Health(status="ok")
 
 
@@ -87,12 +87,12 @@ def _disk(service: Service) -> Check:
 
 def _broker(service: Service) -> Check:
     if service.bell is None:
-        return Check(ok=True, detail="none is set; workers look for jobs by themselves")
+        return Check(ok=True, detail="not set; workers look for jobs by themselves")
     if queue.reachable(service.bell):
         return Check(ok=True, detail="reachable")
-    return Check(ok=False, detail="degraded: not reachable; jobs start a poll later")
+    return Check(ok=False, detail="degraded: not reachable; jobs start up to one poll later")
 
 
 def _sweeper(service: Service) -> Check:
     complaint = service.sweeps.complaint
-    return Check(ok=complaint is None, detail=f"degraded: the last sweep {complaint}" if complaint else "at work")
+    return Check(ok=complaint is None, detail=f"degraded: the last sweep {complaint}" if complaint else "working")

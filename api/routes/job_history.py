@@ -37,7 +37,7 @@ EVENT_STREAM, CSV, JSON = "text/event-stream", "text/csv", "application/json"
 
 LastEventId = Annotated[
     int | None,
-    Header(ge=0, lt=2**31, description="Of a stream that broke off: goes on after the event of this `seq`."),
+    Header(ge=0, lt=2**31, description="For a stream that broke off: continue after the event with this `seq`."),
 ]
 RangeHeader = Annotated[str | None, Header(description="One range of the whole log, as in bytes=-2000.")]
 IfRange = Annotated[str | None, Header(description="A log has no validator: with this, the range is ignored.")]
@@ -49,16 +49,18 @@ def _header(description: str) -> dict[str, Any]:
 
 _EVENTS: Responses = {
     200: {
-        "description": "A page of events; with Accept: text/event-stream the stream of them: `id` is the seq, `data` "
+        "description": "A page of events, or with Accept: text/event-stream a stream of them: `id` is the seq, `data` "
         "an EventView as JSON, a comment line a ping, and `event: end` (data: the job's last state) says that the job "
         "has ended and nothing will follow.",
         "content": {EVENT_STREAM: {"schema": {"type": "string"}}},
         "headers": {
             "Cache-Control": _header("no-store, on a stream"),
-            "X-Accel-Buffering": _header("no, on a stream: a proxy is to pass events on at once"),
+            "X-Accel-Buffering": _header("no, on a stream: a proxy should pass events on at once"),
         },
     },
-    204: {"description": "Stream only: nothing follows Last-Event-ID, and nothing will. Do not come back."},
+    204: {
+        "description": "Stream only: there are no events after Last-Event-ID, and there will be none. Do not reconnect."
+    },
 }
 _METRICS: Responses = {
     200: {
@@ -68,20 +70,23 @@ _METRICS: Responses = {
     }
 }
 _LOG_HEADERS = {
-    "X-Attempt": _header("Whose log this is; 0: no attempt was made yet."),
+    "X-Attempt": _header("The attempt whose log this is; 0: there was no attempt yet."),
     "Accept-Ranges": _header("bytes"),
 }
 _TEXT = {"text/plain": {"schema": {"type": "string", "format": "binary"}}}
 _LOG: Responses = {
     200: {
-        "description": "Bytes from `after_offset` on, about a megabyte at a time.",
+        "description": "The bytes from `after_offset` on, about a megabyte at a time.",
         "content": _TEXT,
-        "headers": {**_LOG_HEADERS, "X-Next-Offset": _header("`after_offset` of the next request.")},
+        "headers": {**_LOG_HEADERS, "X-Next-Offset": _header("Send it as `after_offset` in the next request.")},
     },
     206: {
-        "description": "The range that was asked for.",
+        "description": "The requested range.",
         "content": _TEXT,
-        "headers": {**_LOG_HEADERS, "Content-Range": _header("bytes first-last/size, size: the log's until now.")},
+        "headers": {
+            **_LOG_HEADERS,
+            "Content-Range": _header("bytes first-last/size; size is the current length of the log."),
+        },
     },
 }
 
@@ -95,9 +100,9 @@ async def list_events(
     accept: Accept = None,
     last_event_id: LastEventId = None,
 ) -> Any:
-    """What happened, oldest first. Page by page with `after` = `next_after`; or, with Accept: text/event-stream, as a
-    stream that first tells what came after `after` (or Last-Event-ID, which wins) and then goes on until the job has
-    ended. `limit` bounds a page, not a stream."""
+    """The job's events, oldest first. For pages, send `next_after` as `after`. With Accept: text/event-stream you get a
+    stream: first the events after `after` (or after Last-Event-ID, which takes precedence), then new ones until the
+    job has ended. `limit` applies to pages, not to a stream."""
     if negotiate.prefers(accept, EVENT_STREAM, JSON):
         return await _stream(service, project, job_id, query.after, last_event_id)
     return await run_in_threadpool(_page, service, project, job_id, query)
@@ -120,7 +125,7 @@ def _page(service: Service, project: str, job_id: str, query: EventQuery) -> Eve
 
 @router.get("/{job_id}/attempts", responses=documented(404))
 def list_attempts(job_id: JobInPath, service: ServiceDep, project: ProjectDep) -> Attempts:
-    """Each time a worker took the job: where, with what, how it ended, and what was lost with it."""
+    """Each time a worker took the job: where, on what device, how it ended, and how many steps were lost."""
     with service.reading() as s:
         job = requests.get(s, project, job_id)
         return Attempts(items=[AttemptView.of(row, job) for row in history.attempts(s, job)])
@@ -134,8 +139,8 @@ def list_metrics(
     project: ProjectDep,
     accept: Accept = None,
 ) -> Response:
-    """Every number the job reported, or with `max_points` so few of each series that they can be drawn: the first and
-    the last, and the least and the greatest of each of equally wide buckets, so that no peak is lost."""
+    """Every number the job reported. With `max_points` only enough of each series to draw it: the first and the last
+    point, and the smallest and largest of each of equally wide buckets, so that no peak is lost."""
     window = query.window()
     if window.first is not None and window.last is not None and window.first > window.last:
         raise Invalid(Fault("", "empty_range", f"from {window.first} is after to {window.last}", parameter="from"))
@@ -151,7 +156,7 @@ def list_metrics(
 
 @router.get("/{job_id}/metrics/latest", response_model=Points, responses=documented(404))
 async def latest_metrics(job_id: JobInPath, request: Request) -> Response:
-    """The last of each number."""
+    """The last value of each number."""
     project = project_of(request)
     points = await service_of(request).looks.look(lambda s: history.latest(s, project, job_id))
     return Response(dumps({"items": [vars(point) for point in points]}), media_type=JSON)
@@ -166,9 +171,9 @@ def read_log(
     range: RangeHeader = None,
     if_range: IfRange = None,
 ) -> Response:
-    """The trainer's log: from a byte offset on, about a megabyte at a time; or the bytes of a Range, all of them."""
+    """The trainer's log: from a byte offset on, about a megabyte at a time, or all bytes of a Range."""
     if range is not None and query.after_offset:
-        raise Refused("range_and_offset", "Range and after_offset both say where to begin; send one of them", 400)
+        raise Refused("range_and_offset", "Range and after_offset both say where to start; send only one of them", 400)
     with service.reading() as s:
         job = requests.get(s, project, job_id)
         of = history.log_of(s, job, query.attempt)
@@ -188,7 +193,7 @@ def read_log(
 def describe_log(
     job_id: JobInPath, query: Annotated[LogOfQuery, Query()], service: ServiceDep, project: ProjectDep
 ) -> Response:
-    """The length of an attempt's log until now, without the bytes."""
+    """The current length of an attempt's log, without its content."""
     with service.reading() as s:
         of = history.log_of(s, requests.get(s, project, job_id), query.attempt)
     headers = {**_log_headers(of), "Content-Length": str(of.size)}
@@ -199,7 +204,7 @@ def _part(header: str | None, of: history.LogOf) -> ranges.Range | None:
     try:
         return ranges.parse(header, of.size)
     except ranges.Unsatisfiable:
-        detail = f"the log has {of.size} bytes until now; nothing begins there"
+        detail = f"the log has {of.size} bytes so far; there is nothing at that offset"
         raise Refused("range_not_satisfiable", detail, 416, {"Content-Range": f"bytes */{of.size}"}) from None
 
 

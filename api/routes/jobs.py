@@ -1,4 +1,4 @@
-"""/v1/jobs: submit, look, cancel, pause, resume, finish early, delete."""
+"""/v1/jobs: submit, read, cancel, pause, resume, finish early, delete."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ from fgd.spec import SubmitJob
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=StrictRoute)
 
 _MADE: Responses = {
-    200: {"model": JobView | PlanView, "description": "This Idempotency-Key made it before; dry_run: measured."},
-    201: {"model": JobView, "description": "It is queued."},
-    202: {"model": PlanView, "description": "dry_run: the plan is being measured; see Location."},
+    200: {
+        "model": JobView | PlanView,
+        "description": "This Idempotency-Key already made it; with dry_run: the plan is measured.",
+    },
+    201: {"model": JobView, "description": "The job is queued."},
+    202: {"model": PlanView, "description": "With dry_run: the plan is being measured; see Location."},
 }
 _LABELS = {
     "parameters": [
@@ -34,7 +37,7 @@ _LABELS = {
             "name": "metadata.{key}",
             "in": "query",
             "required": False,
-            "description": "metadata.owner=me: jobs whose metadata has this value for this key; any number of keys.",
+            "description": "metadata.owner=me: jobs whose metadata has this value for this key. Any number of keys.",
             "schema": {"type": "string"},
         }
     ]
@@ -50,13 +53,13 @@ async def submit_job(
     project: ProjectDep,
     after: BackgroundTasks,
     idempotency_key: IdempotencyKey = None,
-    dry_run: Annotated[bool, Query(description="Make no job but a plan: the same as POST /v1/plans.")] = False,
+    dry_run: Annotated[bool, Query(description="Make a plan instead of a job: the same as POST /v1/plans.")] = False,
     prefer: Prefer = None,
 ) -> Response:
     """Queue a training: a distillation, or plain training with "methods": [] and "teacher": null.
 
-    With dry_run nothing is queued. It stores a plan as POST /v1/plans does: the answer's `outline` is known at once,
-    its `measured` comes from a few real steps on a worker; 200 if that was done within Prefer: wait, else 202.
+    With dry_run nothing is queued. It stores a plan, like POST /v1/plans: `outline` is in the answer at once,
+    `measured` follows when a worker has tried a few real steps. 200 if that happens within Prefer: wait, else 202.
     """
     if dry_run:
         return await planned(request, service, project, body, prefer)
@@ -65,16 +68,16 @@ async def submit_job(
 
 @router.get("", response_model=JobPage, responses=PAGE, openapi_extra=_LABELS)
 async def list_jobs(query: Annotated[JobsQuery, Query()], request: Request) -> Response:
-    """All jobs, newest first, or those that every given filter lets through. The cursor of a page holds for the
-    filters it was given out with."""
+    """All jobs, newest first, or those that match every given filter. A cursor is only valid with the filters of the
+    request that returned it."""
     selection = query.selection()
     return await paged(request, JOBS, query, selection.of, selection.digest(), selection.bounded)
 
 
 @router.get("/{job_id}", response_model=JobView, responses=POLL_ANSWERS, openapi_extra=POLLED)
 async def get_job(job_id: JobInPath, request: Request) -> Response:
-    """One job. Poll with If-None-Match: 304 means that nothing has changed. With Prefer: wait=30 the answer comes as
-    soon as something has, or after 30 seconds."""
+    """One job. Poll with If-None-Match: 304 means that nothing has changed. With Prefer: wait=30 the answer comes at
+    the first change, or after 30 seconds."""
     return await polled(request, JOBS, job_id)
 
 
@@ -82,20 +85,21 @@ async def get_job(job_id: JobInPath, request: Request) -> Response:
     "/{job_id}/cancel", status_code=202, response_model=JobView, responses=documented(400, 404, 409, 413, 415, 422)
 )
 def cancel_job(job_id: JobInPath, service: ServiceDep, project: ProjectDep, body: Cancel | None = None) -> Response:
-    """Ask for an end: a queued job is cancelled at once, a running one within seconds (see `requested`)."""
+    """Cancel a job: a queued one at once, a running one within seconds (see `requested`)."""
     return _asked(service, project, job_id, _WISH[(body or Cancel()).mode])
 
 
 @router.post("/{job_id}/pause", status_code=202, response_model=JobView, responses=documented(404, 409))
 def pause_job(job_id: JobInPath, service: ServiceDep, project: ProjectDep) -> Response:
-    """Let it wait: a queued job at once, a running one as soon as it has saved a checkpoint (see `requested`). It
-    releases its device."""
+    """Pause a job: a queued one at once, a running one as soon as it has saved a checkpoint (see `requested`). Pausing
+    releases the device."""
     return _asked(service, project, job_id, Requested.pause)
 
 
 @router.post("/{job_id}/resume", status_code=202, response_model=JobView, responses=documented(404, 409))
 def resume_job(job_id: JobInPath, service: ServiceDep, project: ProjectDep, after: BackgroundTasks) -> Response:
-    """Queue a paused job again: it goes on from its last checkpoint. A pause that is not done yet is taken back."""
+    """Queue a paused job again: it continues from its last checkpoint. A pause that has not happened yet is
+    withdrawn."""
     with service.transaction() as s:
         requests.resume(s, project, job_id)
         after.add_task(service.ring, job_id)
@@ -104,15 +108,15 @@ def resume_job(job_id: JobInPath, service: ServiceDep, project: ProjectDep, afte
 
 @router.post("/{job_id}/stop", status_code=202, response_model=JobView, responses=documented(404, 409))
 def stop_job(job_id: JobInPath, service: ServiceDep, project: ProjectDep, after: BackgroundTasks) -> Response:
-    """Finish early: no step after the current one, and the weights of the best evaluation become the result (those of
-    the last step if nothing was evaluated); the job succeeds. A job that does not run is queued just to export what
-    its checkpoint has; 409 nothing_to_keep if it has none."""
+    """Finish early: training ends after the current step, the weights of the best evaluation become the result (those
+    of the last step if nothing was evaluated), and the job succeeds. A job that is not running is queued only to
+    export its checkpoint; 409 nothing_to_keep if it has none."""
     return _asked(service, project, job_id, Requested.stop, after)
 
 
 @router.delete("/{job_id}", status_code=204, responses=documented(404, 409))
 def delete_job(job_id: JobInPath, service: ServiceDep, project: ProjectDep, after: BackgroundTasks) -> None:
-    """Delete a job that has ended, with its events, metrics, log and artifacts. 409 while it has not, or while an
+    """Delete a job that has ended, with its events, metrics, log and artifacts. 409 if it has not ended, or an
     unfinished job needs its weights. Files that nothing else refers to are deleted later."""
     with service.transaction() as s:
         checkpoints = removal.delete_job(s, project, job_id)

@@ -1,4 +1,4 @@
-"""/v1/models: upload weights or promote a job's, see what the check made of them; and the checkpoints to promote."""
+"""/v1/models: upload weights or promote a job's, and read their check's report; and the checkpoints to promote."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ from fgd.errors import WeightsError
 
 router = APIRouter(tags=["models"], route_class=StrictRoute)
 
-_REPLAY: Responses = {200: {"model": ModelView, "description": "This Idempotency-Key made it before."}}
-_VERIFYING: Responses = {202: {"model": ModelView, "description": "A worker takes the checkpoint apart."}}
+_REPLAY: Responses = {200: {"model": ModelView, "description": "This Idempotency-Key already made it."}}
+_VERIFYING: Responses = {202: {"model": ModelView, "description": "A worker reads the checkpoint first."}}
 
 
 @router.post(
@@ -55,8 +55,9 @@ _VERIFYING: Responses = {202: {"model": ModelView, "description": "A worker take
 def submit_model(
     body: SubmitModel, service: ServiceDep, project: ProjectDep, idempotency_key: IdempotencyKey = None
 ) -> Response:
-    """Begin an upload: name the detector and its classes, then PUT the file to `content_url`. Or make a model of a
-    finished job, {"name", "job", "which"}: that is ready at once. A model may teach, and be begun or inherited from."""
+    """Start an upload: name the detector and its classes, then PUT the file to `content_url`. Or make a model of a
+    finished job, {"name", "job", "which"}, which is ready at once. A model can teach, be inherited from, or be the
+    starting point of a training."""
     service.expect_room()
     model, new = promotion.submit_model(service.engine, service.store, project, body, idempotency_key)
     return made(service, project, MODELS, model.id, 201 if new else 200)
@@ -89,9 +90,9 @@ async def put_content(
     project: ProjectDep,
     after: BackgroundTasks,
 ) -> Response:
-    """All of the file in one stream: safetensors, or a state dict as torch.save writes it (.pth), which a confined
-    process reads with weights_only. A worker then checks it against the detector, key by key. One that breaks can be
-    gone on with by PATCH; with Content-Digest the same content may be sent twice."""
+    """The whole file in one request: safetensors, or a state dict written by torch.save (.pth), which a confined
+    process reads with weights_only. A worker then checks it against the detector, key by key. Resume a broken upload
+    with PATCH; with Content-Digest you can send the same content twice."""
     await receiving.whole(request, headers, _upload(service, project, model_id))
     after.add_task(service.ring, model_id)
     return await run_in_threadpool(made, service, project, MODELS, model_id, 202)
@@ -99,7 +100,7 @@ async def put_content(
 
 @router.head("/v1/models/{model_id}/content", status_code=204, responses={**receiving.OFFSET, **documented(404)})
 def head_content(model_id: ModelInPath, service: ServiceDep, project: ProjectDep) -> Response:
-    """How much of the file is there."""
+    """How much of the file has been received."""
     return receiving.progress(_upload(service, project, model_id)).answer()
 
 
@@ -126,8 +127,8 @@ async def patch_content(
 
 @router.delete("/v1/models/{model_id}", status_code=204, responses=documented(404, 409))
 def delete_model(model_id: ModelInPath, service: ServiceDep, project: ProjectDep) -> None:
-    """Delete a model. Jobs that have ended keep what they got; 409 while one that has not uses it. An upload or import
-    that is going on ends with it."""
+    """Delete a model. Jobs that have ended are not affected; 409 while an unfinished job uses it. That also ends an
+    upload or import in progress."""
     uploading.drop_part(service.engine, service.settings.uploads, Model, project, model_id)
     with service.transaction() as s:
         models.delete(s, project, model_id)
@@ -136,8 +137,8 @@ def delete_model(model_id: ModelInPath, service: ServiceDep, project: ProjectDep
 
 @router.get("/v1/jobs/{job_id}/checkpoints", responses=documented(404), tags=["jobs"])
 def list_checkpoints(job_id: JobInPath, service: ServiceDep, project: ProjectDep) -> Checkpoints:
-    """Weights that can be promoted to a model: `last` and `best` of a finished job; of one that has not ended the last
-    two checkpoints and the best one; and the pinned ones of any."""
+    """Weights that can be promoted to a model: `last` and `best` of a finished job; the last two checkpoints and the
+    best one of an unfinished job; and all pinned ones."""
     with service.reading() as s:
         kept = promotion.promotable(s, requests.get(s, project, job_id))
     return Checkpoints(items=[CheckpointView.of(each) for each in kept])
@@ -159,8 +160,8 @@ def promote_checkpoint(
     body: Promote | None = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Make a model of a job's weights: `last` or `best`, or a checkpoint by its id. Of a finished job it is ready at
-    once (201); of one that still trains, a worker takes the checkpoint apart (202)."""
+    """Make a model of a job's weights: `last` or `best`, or a checkpoint by its id. For a finished job it is ready
+    at once (201). For a job that is still training, a worker first reads the checkpoint (202)."""
     service.expect_room()
     name = body.name if body is not None else None
     model, new = promotion.promote(service.engine, service.store, project, job_id, checkpoint_id, name, idempotency_key)
@@ -174,8 +175,8 @@ def promote_checkpoint(
 def pin_checkpoint(
     job_id: JobInPath, checkpoint_id: CheckpointInPath, service: ServiceDep, project: ProjectDep
 ) -> CheckpointView:
-    """Keep a checkpoint, also when newer ones come and after the job's end. Pinning twice is no error. A job may have
-    ten pinned ones; `last` and `best` of a finished job are artifacts, which are kept anyway."""
+    """Keep a checkpoint when newer ones come, and after the job's end. Pinning twice is not an error. A job may have
+    ten pinned checkpoints; `last` and `best` of a finished job are artifacts, which are kept anyway."""
     with service.transaction() as s:
         return CheckpointView.of(PromotableWeights.of(checkpoints.pin(s, project, job_id, checkpoint_id)))
 
@@ -184,7 +185,7 @@ def pin_checkpoint(
 def unpin_checkpoint(
     job_id: JobInPath, checkpoint_id: CheckpointInPath, service: ServiceDep, project: ProjectDep, after: BackgroundTasks
 ) -> CheckpointView:
-    """Keep it no longer than others are: it may be gone at once. Unpinning what is not pinned is no error."""
+    """Treat it like other checkpoints again: it may be deleted at once. Unpinning twice is not an error."""
     with service.transaction() as s:
         row, dropped = checkpoints.unpin(s, project, job_id, checkpoint_id)
     after.add_task(delete_objects, service.store, dropped)

@@ -16,8 +16,8 @@ from fgd.spec import SubmitJob
 router = APIRouter(prefix="/v1/plans", tags=["plans"], route_class=StrictRoute)
 
 _MADE: Responses = {
-    200: {"model": PlanView, "description": "It was measured within Prefer: wait."},
-    202: {"model": PlanView, "description": "It is being measured; see Location."},
+    200: {"model": PlanView, "description": "The plan was measured within Prefer: wait."},
+    202: {"model": PlanView, "description": "The plan is being measured; see Location."},
 }
 
 
@@ -25,8 +25,9 @@ _MADE: Responses = {
 async def submit_plan(
     body: SubmitJob, request: Request, service: ServiceDep, project: ProjectDep, prefer: Prefer = None
 ) -> Response:
-    """Store a plan of the job that this body would make, and make no job: `outline` is known at once, `measured` comes
-    from a few real steps on a worker. What the job would be refused for, a plan is too. It is kept for seven days."""
+    """Store a plan for the job that this body describes, without making the job. `outline` is there at once; `measured`
+    comes from a few real steps on a worker. A plan is refused for the same reasons as the job. It is kept for seven
+    days."""
     return await planned(request, service, project, body, prefer)
 
 

@@ -49,7 +49,7 @@ def get_sample_image(
     project: ProjectDep,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
-    """Its pixels: the boxes' coordinates are in them as they are stored, without any EXIF rotation."""
+    """The image file. The boxes refer to its pixels as stored, without EXIF rotation."""
     dataset = _ready(service, project, dataset_id)
     image, _ = samples.image(service.store, dataset, query.split, n)
     tag = etag.of_digest(samples.digest(image))
@@ -68,5 +68,5 @@ def _ready(service: Service, project: str, dataset_id: str) -> Dataset:
     if dataset.state == DatasetState.rejected:
         raise NotFound("sample", dataset_id)
     if dataset.state != DatasetState.ready:
-        raise Conflict("dataset_not_ready", f"{dataset_id} is {dataset.state}; it has samples when ready", True)
+        raise Conflict("dataset_not_ready", f"{dataset_id} is {dataset.state}; it has samples once it is ready", True)
     return dataset

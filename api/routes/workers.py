@@ -1,4 +1,4 @@
-"""/v1/workers: who is there to do the work, and what each does."""
+"""/v1/workers: the workers, and what each is doing."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ router = APIRouter(prefix="/v1/workers", tags=["workers"], route_class=StrictRou
 
 @router.get("")
 def list_workers(service: ServiceDep, project: ProjectDep) -> Workers:
-    """All workers, by host; one that was not heard of for a day is left out. Jobs of other projects are counted,
-    not named."""
+    """All workers, by host, except those that have been silent for a day. Jobs of other projects are counted, but not
+    named."""
     with service.reading() as s:
         live = {worker.id for worker in workers.live(s, service.settings.lease_s)}
         running = history.running(s)

@@ -51,7 +51,7 @@ TALLIES = Resource(
     _as_it_is,
 )
 TallyInPath = Annotated[str, named("tally", "tal"), in_path("tal")]
-_REPLAY: Responses = {200: {"model": TallyView, "description": "This Idempotency-Key made it before."}}
+_REPLAY: Responses = {200: {"model": TallyView, "description": "This Idempotency-Key already made it."}}
 
 
 @router.post(
