@@ -477,7 +477,7 @@ def test_an_empty_file_can_be_downloaded(client: Client, server: Server, tmp_pat
 def test_a_name_from_elsewhere_cannot_choose_a_folder(
     client: Client, server: Server, tmp_path: Path, name: str
 ) -> None:
-    with pytest.raises(ClientError, match="no plain file name"):
+    with pytest.raises(ClientError, match="not a plain file name"):
         client.download(ARTIFACT.model_copy(update={"name": name}), tmp_path)
     assert server.asked == []
 
