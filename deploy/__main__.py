@@ -12,12 +12,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fgd.process.private import keep_private
+
 if TYPE_CHECKING:
     from api.core.settings import Settings
 
 
 def main() -> None:
     given = parser().parse_args()
+    keep_private()
     try:
         sys.exit(ended(given))
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ import sys
 from sqlalchemy.exc import OperationalError
 
 from fgd.process.lifeline import die_with_parent
+from fgd.process.private import keep_private, private_folder
 
 GOODBYE_S = 3
 """Open streams get so long to end."""
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("--fd", type=int, help="a listening socket, instead of FGD_HOST and FGD_PORT")
     parser.add_argument("--parent-fd", type=int, help="end with whoever holds the other end of this pipe")
     arguments = parser.parse_args()
+    keep_private()
     if arguments.parent_fd is not None:
         die_with_parent(arguments.parent_fd)
 
@@ -31,6 +33,7 @@ def main() -> None:
     from deploy import http_server
 
     settings = Settings()
+    private_folder(settings.home)
     try:
         check_bind(settings)
     except UnsafeBind as error:

@@ -39,6 +39,7 @@ from api.core.workers import LiveWorker
 from deploy import broker
 from fgd.process import children
 from fgd.process.lifeline import die_with_parent
+from fgd.process.private import private_folder
 
 DRAIN_S = 5.0
 """What trainers get to save in when the server ends."""
@@ -107,7 +108,7 @@ def prepare(settings: Settings, held: ExitStack, say: Say) -> Server:
 @contextmanager
 def only_server(home: Path) -> Iterator[Path]:
     """The lock file of the home, held. Raises CannotStart if another server has it."""
-    home.mkdir(parents=True, exist_ok=True)
+    private_folder(home)
     path = home / "serve.lock"
     with open(path, "a+") as lock:
         try:

@@ -12,9 +12,11 @@ from sqlalchemy.exc import OperationalError
 from api.core.errors import DriverMissing, Unfit
 from api.core.rows import db
 from api.core.settings import Settings
+from fgd.process.private import keep_private
 
 
 def main() -> None:
+    keep_private()
     try:
         db.upgrade(Settings().database_url)
     except (Unfit, DriverMissing) as error:

@@ -10,6 +10,7 @@ from types import FrameType
 
 from fgd.process.exit_codes import DONE, exit_code, message_of
 from fgd.process.lifeline import die_with_parent
+from fgd.process.private import keep_private
 from fgd.text.printable import printable
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("--drain-s", type=float, help="seconds that trainers have to save when the worker ends")
     parser.add_argument("--parent-fd", type=int, help="end with whoever holds the other end of this pipe")
     arguments = parser.parse_args()
+    keep_private()
     if arguments.parent_fd is not None:
         die_with_parent(arguments.parent_fd)
     asked = Asked()  # before anything slow: a worker that is told to end while it starts has nothing to put away

@@ -17,6 +17,7 @@ from api.core.errors import DriverMissing, Unfit
 from api.core.queue import WAKE, make_app
 from api.core.rows import db
 from api.core.settings import Settings
+from fgd.process.private import keep_private
 from worker.host import DATABASE_AWAY, Host
 from worker.poller import Poller
 from worker.take import look
@@ -77,6 +78,7 @@ def log_plainly(**_: Any) -> None:
 
 def on_init(conf: Any = None, **_: Any) -> None:
     global poller
+    keep_private()
     log_plainly()
     poller = open_poller()
     conf.worker_concurrency = poller.host.trainings + 1  # one is for imports; a full worker leaves bells to others

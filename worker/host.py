@@ -24,6 +24,7 @@ from api.core.rows.ids import new_id
 from api.core.settings import Settings
 from api.core.store.names import BlobStore
 from api.core.store.open import open_store
+from fgd.process.private import private_folder
 from worker import devices
 from worker.launcher import is_marked
 from worker.lease import Lease, Times
@@ -75,7 +76,7 @@ class Host:
 
     @classmethod
     def create(cls, settings: Settings, app: Celery | None, drain_s: float | None = None) -> Host:
-        settings.home.mkdir(parents=True, exist_ok=True)
+        private_folder(settings.home)
         store = open_store(settings, STORE_PATIENCE_S)
         found = devices.look(settings.home)
         silence_s = min(db.SILENCE_S, settings.freeze_s / 2)

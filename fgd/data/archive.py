@@ -80,7 +80,6 @@ def unpack(tar_path: Path, folder: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        partial.chmod(0o755)
         _extract(tar_path, partial)
         partial.rename(folder)
     except OSError as error:

@@ -216,6 +216,15 @@ def test_neither_worker_nor_trainer_gets_the_key(odd_service: Service) -> None:
     odd_service.cancel(job, "now")
 
 
+def test_nobody_else_may_look_into_the_home(service: Service) -> None:
+    service.until_state(service.post("steps=20 ms=1 save=5"), "succeeded")
+    of_the_test = {"fgd.db", "fgd.db-shm", "fgd.db-wal", "worker.log", "serve.out"}  # made before the service
+    written = [service.home, *(path for path in service.home.rglob("*") if path.name not in of_the_test)]
+    open_to_others = [str(path) for path in written if path.lstat().st_mode & 0o077 and not path.is_symlink()]
+    assert len(written) > 20
+    assert open_to_others == []
+
+
 def test_server_says_where_it_is_and_what_its_worker_found(service: Service) -> None:
     url = json.loads((service.home / "serve.lock").read_text())["url"]
     said = service.output()

@@ -47,6 +47,7 @@ def test_a_service_is_backed_up_compared_and_restored(tmp_path: Path) -> None:
     made = typed("backup", str(folder), home=here)
     assert (made.returncode, made.stderr) == (0, "copying 0 blobs\n")
     assert made.stdout.startswith(f"{folder}  ")
+    assert {path.stat().st_mode & 0o077 for path in (folder, *folder.rglob("*"))} == {0}
     restored = typed("restore", str(folder), "--home", str(there), home=here)
     assert restored.returncode == 0, restored.stderr
     assert "putting 0 blobs" in restored.stderr
