@@ -20,6 +20,7 @@ from api.core.settings import Settings
 from fgd.process.private import keep_private
 from worker.host import DATABASE_AWAY, Host
 from worker.poller import Poller
+from worker.slots import IMPORTS, PLANS
 from worker.take import look
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def on_init(conf: Any = None, **_: Any) -> None:
     keep_private()
     log_plainly()
     poller = open_poller()
-    conf.worker_concurrency = poller.host.trainings + 1  # one is for imports; a full worker leaves bells to others
+    conf.worker_concurrency = poller.host.trainings + IMPORTS + PLANS  # a full worker leaves bells to others
 
 
 def on_shutting_down(**_: Any) -> None:

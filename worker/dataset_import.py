@@ -15,7 +15,7 @@ from api.core.rows.tables import Dataset
 from fgd.data.index import Report
 from worker.host import Host
 from worker.leased_child import MAX_MESSAGE, ChildBroken, ChildEnd, LeasedChild
-from worker.reader_ending import Rejected, ended_badly, upload_gone
+from worker.reader_ending import Rejected, ended_badly, took_too_long, upload_gone
 from worker.slots import Slot
 from worker.staging import fetched
 
@@ -30,6 +30,7 @@ class DatasetImport(LeasedChild):
         claim = self.claim
         with source_of(host, claim, folder) as source:
             argv = [sys.executable, "-m", "worker.importer", str(source), str(folder)]
+            argv += ["--minutes", str(host.settings.import_minutes)]
             argv += ["--verify", claim.verify, "--format", claim.format, "--group-by", claim.group_by]
             yield argv if claim.val_fraction is None else [*argv, "--val-fraction", str(claim.val_fraction)]
 
@@ -42,6 +43,12 @@ class DatasetImport(LeasedChild):
         index = host.store.take_file(folder / "index.json")
         id, attempt = self.claim.id, self.claim.attempt
         return ChildEnd("ready", lambda s: datasets.finish_import(s, id, attempt, archive, index, report))
+
+    def most_s(self, host: Host) -> float:
+        return host.settings.import_minutes * 60
+
+    def late(self, most_s: float) -> ChildEnd:
+        return self._rejected(took_too_long(most_s, "the data set"))
 
     def inputs_gone(self, error: str) -> ChildEnd:
         return self._rejected(upload_gone(error))

@@ -12,7 +12,6 @@ store, no torch.
 from __future__ import annotations
 
 import argparse
-import resource
 import shutil
 import sys
 from pathlib import Path
@@ -23,15 +22,10 @@ from fgd.data.report import Defects
 from fgd.data.splits import Carving
 from fgd.errors import UserError
 from fgd.process.lifeline import die_with_parent
+from worker.limits import IMPORT_MINUTES, limit, memory_exceeded
+from worker.reader_codes import NOTHING_THERE, TRY_AGAIN
 
-CPU_S = 4 * 3600
-MEMORY = 16 * 2**30
-FILE = 64 * 2**30
-OPEN_FILES = 1024
-NOTHING_THERE = 2
 _TOLD = 5
-TRY_AGAIN = 75
-"""EX_TEMPFAIL of sysexits.h."""
 
 
 def main() -> int:
@@ -42,14 +36,18 @@ def main() -> int:
     parser.add_argument("--val-fraction", type=float)
     parser.add_argument("--group-by", choices=["none", "prefix"], default="none")
     parser.add_argument("--verify", choices=["full", "headers"], default="full")
+    parser.add_argument("--minutes", type=float, default=IMPORT_MINUTES)
     parser.add_argument("--parent-fd", type=int)
     parser.add_argument("--events-fd", type=int, help="not used: an import has no steps")
     arguments = parser.parse_args()
     die_with_parent(arguments.parent_fd)
-    confine()
+    memory = limit(arguments.minutes)
     try:
         carving = Carving(arguments.val_fraction, arguments.group_by)
         return read_and_pack(arguments.folder, arguments.out, arguments.format, arguments.verify, carving)
+    except MemoryError:
+        (arguments.out / "error.txt").write_text(memory_exceeded(memory))
+        return NOTHING_THERE
     except OSError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return TRY_AGAIN
@@ -94,20 +92,6 @@ def unpacked(source: Path, folder: Path, defects: Defects) -> Path:
         message = f"{len(skipped)} members of kinds that no data set needs, or hidden, were not unpacked: {told}"
         defects.add("members_skipped", "", message, "kept")
     return folder
-
-
-def confine() -> None:
-    """Bounds on time, memory, file size and open files; no core dumps of users' files."""
-    for what, limit in (
-        (resource.RLIMIT_CPU, CPU_S),
-        (resource.RLIMIT_AS, MEMORY),
-        (resource.RLIMIT_FSIZE, FILE),
-        (resource.RLIMIT_NOFILE, OPEN_FILES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(what)
-        bounded = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(what, (bounded, bounded))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from fgd.events import MAX_LINE, Event, from_line
 from fgd.process import children, failpoints
 from fgd.process.finish_file import ask_to_finish
 from fgd.process.lifeline import DEADLINE, Deadline
+from worker.memory import give_way
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ FOLDERS_PASSED_ON = ("TORCH_HOME", "XDG_CACHE_HOME")
 MAX_BATCH = 500
 LAST_WORDS_S = 2.0
 """After its exit we wait so long for the end of its event pipe."""
+GIVES_WAY = 500
+"""Of 1000: where the host's memory ends, the kernel is to kill a trainer, and not the worker or the database."""
 DEATH_S = 10.0
 """A SIGKILLed process that is still there after this hangs in the kernel."""
 
@@ -156,6 +159,7 @@ class Trainer:
         try:
             self._write_run_file()
             self._forbid_cores()
+            give_way(GIVES_WAY, self.pid)
         except OSError:  # a full disk
             self.close()
             raise

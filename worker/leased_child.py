@@ -65,14 +65,19 @@ class LeasedChild(ABC):
     """One row that this worker has claimed. A noun's own is a frozen dataclass with its claim."""
 
     kind: ClassVar[type[Leased]]
-    max_s: ClassVar[float] = math.inf
-    """A child that takes longer hangs."""
     log_level: ClassVar[int] = logging.INFO
     """Of the child's lines in the worker's log."""
     claim: Claim
 
     def threads(self, host: Host) -> int:
         return host.threads
+
+    def most_s(self, host: Host) -> float:  # noqa: ARG002
+        """A child that takes longer is ended, and `late` says what that means."""
+        return math.inf
+
+    def late(self, most_s: float) -> ChildEnd | ChildBroken:
+        return ChildBroken(f"it took longer than {most_s:.0f} s")
 
     @abstractmethod
     def command(self, host: Host, folder: Path) -> AbstractContextManager[list[str]]:
@@ -129,10 +134,13 @@ def done(host: Host, lease: Lease, work: LeasedChild, slot: Slot, folder: Path) 
             return end
 
 
-def run_child(host: Host, lease: Lease, work: LeasedChild, slot: Slot, folder: Path) -> int | ChildBroken | HandedBack:
+def run_child(
+    host: Host, lease: Lease, work: LeasedChild, slot: Slot, folder: Path
+) -> int | ChildEnd | ChildBroken | HandedBack:
     """Its exit status, if it came to its end. Raises Lost."""
     run_file = host.run_folder() / f"{work.claim.id}.a{work.claim.attempt}.json"
-    until, threads, weights = time.monotonic() + work.max_s, work.threads(host), host.settings.weights_dir
+    most_s, threads, weights = work.most_s(host), work.threads(host), host.settings.weights_dir
+    until = time.monotonic() + most_s
     with (
         work.command(host, folder) as argv,
         Trainer(argv, folder, run_file, threads=threads, gpu=slot.gpu, until=lease.ends_at(), weights=weights) as child,
@@ -143,7 +151,7 @@ def run_child(host: Host, lease: Lease, work: LeasedChild, slot: Slot, folder: P
                 if host.stopping.is_set():
                     return HandedBack("the worker is shutting down")
                 if time.monotonic() > until:
-                    return ChildBroken(f"it took longer than {work.max_s:.0f} s")
+                    return work.late(most_s)
                 _, log = child.read(WAIT_S)
                 if lines := log.decode(errors="replace").strip():
                     logger.log(work.log_level, "%s: %s", work.claim.id, lines[:MAX_MESSAGE])

@@ -17,7 +17,7 @@ from api.core.rows.tables import Model
 from fgd.result_files import RECIPE, WEIGHTS
 from worker.host import Host
 from worker.leased_child import MAX_MESSAGE, ChildBroken, ChildEnd, LeasedChild
-from worker.reader_ending import Rejected, ended_badly, upload_gone
+from worker.reader_ending import Rejected, ended_badly, took_too_long, upload_gone
 from worker.slots import Slot
 from worker.staging import fetched
 
@@ -34,9 +34,10 @@ class ModelImport(LeasedChild):
     def command(self, host: Host, folder: Path) -> Iterator[list[str]]:
         wanted = folder / "wanted.json"
         wanted.write_text(json.dumps(self.claim.recipe))
-        which = ["--checkpoint", self.claim.which] if self.claim.which else []
+        more = ["--minutes", str(host.settings.import_minutes)]
+        more += ["--checkpoint", self.claim.which] if self.claim.which else []
         with fetched(host.store, self.claim.upload, folder) as upload:
-            yield [sys.executable, "-m", "worker.model_importer", str(upload), str(wanted), str(folder), *which]
+            yield [sys.executable, "-m", "worker.model_importer", str(upload), str(wanted), str(folder), *more]
 
     def ended(self, host: Host, slot: Slot, folder: Path, code: int) -> ChildEnd | ChildBroken:  # noqa: ARG002
         match ended_badly(code, folder, "the file"):
@@ -53,6 +54,12 @@ class ModelImport(LeasedChild):
         )
         id, attempt = self.claim.id, self.claim.attempt
         return ChildEnd("ready", lambda s: models.finish_import(s, id, attempt, recipe, made, report))
+
+    def most_s(self, host: Host) -> float:
+        return host.settings.import_minutes * 60
+
+    def late(self, most_s: float) -> ChildEnd:
+        return self._rejected(took_too_long(most_s, "the file"))
 
     def inputs_gone(self, error: str) -> ChildEnd:
         return self._rejected(upload_gone(error))

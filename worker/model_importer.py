@@ -18,7 +18,8 @@ from pathlib import Path
 from fgd.process.lifeline import die_with_parent
 from fgd.stored import stored_recipe
 from worker.confinement import confine_process
-from worker.importer import NOTHING_THERE, TRY_AGAIN, confine
+from worker.limits import IMPORT_MINUTES, limit, memory_exceeded
+from worker.reader_codes import NOTHING_THERE, TRY_AGAIN
 
 
 def main() -> int:
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument("wanted", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--checkpoint", choices=["last", "best"])
+    parser.add_argument("--minutes", type=float, default=IMPORT_MINUTES)
     parser.add_argument("--parent-fd", type=int)
     parser.add_argument("--events-fd", type=int, help="not used: an import has no steps")
     arguments = parser.parse_args()
@@ -35,7 +37,7 @@ def main() -> int:
     from fgd.engine import import_weights  # before the confinement: loading torch needs more than reading a file
     from fgd.errors import UserError
 
-    confine()
+    memory = limit(arguments.minutes)
     if not confine_process():
         print("this system has no filter for system calls: only weights_only guards this process", file=sys.stderr)
     try:
@@ -46,6 +48,8 @@ def main() -> int:
         return refuse(arguments.out, error)
     except UserError as error:
         return refuse(arguments.out, error)
+    except MemoryError:
+        return refuse(arguments.out, MemoryError(memory_exceeded(memory)))
     except OSError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return TRY_AGAIN

@@ -31,12 +31,16 @@ class Work:
 
 
 WORK = (
-    Work(rehearsal.claim, lanes=("cuda", "import")),
+    Work(rehearsal.claim, lanes=("cuda", "plan")),
     Work(dataset_import.claim),
     Work(model_import.claim),
 )
 """Whatever comes first is taken first."""
-DEVICES: dict[Kind, Sequence[str]] = {"cuda": ("cuda", "auto"), "import": ("cpu", "auto")}
+DEVICES: dict[Kind, Sequence[str]] = {
+    "cuda": ("cuda", "auto"),
+    "plan": ("cpu", "auto"),
+    "import": ("cpu", "auto"),
+}
 """What the lanes of WORK offer, best first: a GPU that is free, else the processor, unless it must be a GPU."""
 
 
@@ -48,7 +52,7 @@ def look(host: Host) -> None:
 
 def take(host: Host) -> Callable[[], None] | None:
     """Claim what fits a free slot. Call what it returns in a thread that has time."""
-    with host.slots.asking("cuda", "cpu", "import") as take_slot:
+    with host.slots.asking("cuda", "cpu", "plan", "import") as take_slot:
         if take_slot is None or not host.announced.is_set() or host.complaint() is not None:
             return None
         asked_at = time.monotonic()

@@ -93,6 +93,8 @@ class Settings(BaseSettings):
     """Jobs a worker runs at once."""
     threads: PositiveInt | None = None
     """Processor threads per slot. None: all cores, shared among the slots."""
+    import_minutes: PositiveFloat = 60.0
+    """The import of a data set or a model that takes longer on a worker is rejected, and not tried again."""
     cache_bytes: PositiveInt = 20 * 1024**3
     """Size of a worker host's cache of staged inputs."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 256 * 1024**2

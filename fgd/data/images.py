@@ -145,6 +145,8 @@ def _content(path: Path) -> bytes:
 def _opened(content: bytes) -> Pillow.Image:
     try:
         image = Pillow.open(_Measured(content), formats=tuple(f for f in _SUFFIXES if f != "MPO"))
+    except MemoryError:
+        raise  # says something about the host, not about the file
     except _TooMuchWork as error:
         raise BadImage("image_too_slow", f"{error}; save it again") from error
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
@@ -165,8 +167,9 @@ def _costly(image: Pillow.Image, content: bytes) -> str | None:
     if image.format in ("JPEG", "MPO") and content.count(_JPEG_SCAN) > _FEW_SCANS:
         image.decodermaxblock = _PIECE_OF_SCANS  # type: ignore[attr-defined]  # ImageFile's, not Image's
     if image.format == "TIFF" and image.info.get("compression") == "jpeg":
-        strips = max(len(image.tag_v2.get(tag, ())) for tag in _STRIPS)  # type: ignore[attr-defined]
-        if content.count(_JPEG_SCAN) > MAX_TIFF_SCANS * max(1, strips):
+        begins = [image.tag_v2.get(tag) for tag in _STRIPS]  # type: ignore[attr-defined]
+        strips = max(len(places) if isinstance(places, tuple) else 1 for places in begins)
+        if content.count(_JPEG_SCAN) > MAX_TIFF_SCANS * strips:
             return f"a JPEG inside has more than {MAX_TIFF_SCANS} scans"
     if image.format == "BMP" and image.width > MAX_RLE_WIDTH and image.info.get("compression") in _RLE:
         return f"it is compressed and wider than {MAX_RLE_WIDTH} pixels"
@@ -180,6 +183,8 @@ def _decoded(image: Pillow.Image) -> Pillow.Image:
         # By way of RGBA: Pillow warns about palettes with transparency otherwise. The colours are the same.
         source = image.convert("RGBA") if image.mode in ("P", "PA") and "transparency" in image.info else image
         return source.convert("RGB")
+    except MemoryError:
+        raise  # says something about the host, not about the file
     except _TooMuchWork as error:
         raise BadImage("image_too_slow", f"{error}; save it again") from error
     except Exception as error:  # as above

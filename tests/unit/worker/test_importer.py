@@ -13,7 +13,7 @@ import pytest
 import fgd
 from fgd.data import archive
 from fgd.data.index import Index, Report
-from worker import importer
+from worker import importer, limits
 from worker.dataset_import import refusal
 from worker.leased_child import ChildBroken
 from worker.reader_ending import Rejected
@@ -117,10 +117,10 @@ def test_importer_on_a_full_disk_asks_for_another_try(tmp_path: Path) -> None:
 
 
 def test_importer_is_confined(tmp_path: Path) -> None:
-    script = "import resource; from worker.importer import confine; confine(); " + (
+    script = "import resource; from worker.limits import limit; limit(2.0); " + (
         "print([resource.getrlimit(r)[1] for r in (resource.RLIMIT_CPU, resource.RLIMIT_CORE, resource.RLIMIT_NOFILE)])"
     )
     done = subprocess.run([sys.executable, "-c", script], env={"PYTHONPATH": str(ROOT)}, capture_output=True)
     cpu, core, files = json.loads(done.stdout)
-    assert (cpu, core) == (importer.CPU_S, 0)
-    assert files <= max(importer.OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    assert (cpu, core) == (2 * 60 * limits.THREADS + 5, 0)
+    assert files <= max(limits.OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])

@@ -35,6 +35,14 @@ def test_imports_have_a_lane_of_their_own() -> None:
         assert take("import").kind == "import"
 
 
+def test_an_import_that_takes_long_holds_up_neither_the_next_nor_a_plan() -> None:
+    slots = Slots.on_host(cpu=1, gpus=[])
+    with slots.asking("import") as take:
+        assert take is not None
+        take("import")
+    assert (slots.free("import"), slots.free("plan"), slots.free("cpu")) == (1, 1, 1)
+
+
 def test_every_gpu_is_given_out_once() -> None:
     slots = Slots.on_host(cpu=1, gpus=["GPU-a", "GPU-b"])
     with slots.asking("cuda") as take:

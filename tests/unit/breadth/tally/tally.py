@@ -25,7 +25,6 @@ ANSWER, LISTING = "answer.json", "listing.txt"
 class Counting(LeasedChild):
     claim: tallies.TallyClaim
     kind = Tally
-    max_s = 3600.0
 
     @contextmanager
     def command(self, host: Host, folder: Path) -> Iterator[list[str]]:
