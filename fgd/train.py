@@ -3,10 +3,13 @@
 The spec is a JobSpec whose references are paths, such as {"path": "cells"} for the data set.
 On a terminal it draws progress; otherwise, and with --events-fd, it writes one JSON event a line (fgd/events.py).
 
+The same command typed again goes on from the last checkpoint in the folder of --out. A folder with the training of
+another spec is refused; --overwrite starts over.
+
 A file named `finish` in the folder of --out ends the training after the current step; the best weights are the result.
 
 Exit codes: 0 finished; 1 failed, 2 the command line or the spec is wrong: the last event says why; 75 stopped by
-SIGTERM or SIGINT after writing a checkpoint, go on with --resume.
+SIGTERM or SIGINT after writing a checkpoint: the same command goes on from it.
 """
 
 from __future__ import annotations
@@ -56,24 +59,38 @@ def train(arguments: argparse.Namespace, emit: Emit, stop: StopFlag, *, is_rank:
     # shared cores. Must be set before torch loads its OpenMP.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        spec = read_spec(arguments.spec, staged=is_rank or arguments.parent_fd is not None)
+        led = is_rank or arguments.parent_fd is not None  # by a process that knows where this one begins
+        spec = read_spec(arguments.spec, staged=led)
+        resume = arguments.resume if led else beginning(spec, arguments, emit)
         if spec.resources.devices > 1 and not is_rank:
             from fgd.engine.launch import launch
 
-            resume = ["--resume", str(arguments.resume)] if arguments.resume else []
-            return launch(
-                [str(arguments.spec), "--out", str(arguments.out), *resume], spec.resources.devices, emit, stop
-            )
+            begin = ["--resume", str(resume)] if resume else []
+            argv = [str(arguments.spec), "--out", str(arguments.out), *begin]
+            return launch(argv, spec.resources.devices, emit, stop)
         from fgd.engine.device import keep_freed_memory
         from fgd.engine.loop import run  # torch takes seconds; a bad spec should be told at once
 
         keep_freed_memory()
-        run(spec, arguments.out, resume=arguments.resume, emit=emit, stop=stop)
+        run(spec, arguments.out, resume=resume, emit=emit, stop=stop)
     except Stopped:
         return EXIT_STOPPED
     except Exception as error:
         return report(error, emit)
     return 0
+
+
+def beginning(spec: JobSpec, arguments: argparse.Namespace, emit: Emit) -> Path | None:
+    """The checkpoint that a training started by hand goes on from. Raises SpecError."""
+    from fgd.engine.beginning import last_checkpoint, remember
+
+    out, resume = arguments.out, arguments.resume
+    if resume is not None and not resume.is_file():
+        raise SpecError(f"{resume}: no such checkpoint", "--resume")
+    if resume is None and not arguments.overwrite:
+        resume = last_checkpoint(spec, out, emit)
+    remember(spec, out)
+    return Path(resume) if resume is not None else None
 
 
 def events_of_rank(rank: int) -> Emit:
@@ -95,7 +112,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, help="folder for checkpoints/ and result/; default: runs/<name of the spec>"
     )
-    parser.add_argument("--resume", type=Path, help="checkpoint file to go on from")
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--resume", type=Path, help="checkpoint to go on from; default: the last one in --out")
+    begin.add_argument("--overwrite", action="store_true", help="start over, and lose what is in --out")
     parser.add_argument("--events-fd", type=int, help="file descriptor for event lines")
     parser.add_argument("--parent-fd", type=int, help="pipe whose end of file means: the parent is gone, die")
     arguments = parser.parse_args(argv)

@@ -25,13 +25,25 @@ app = typer.Typer()
 def train(
     context: typer.Context,
     spec: Annotated[Path, typer.Argument(metavar="SPEC.json", help="A JobSpec whose references are paths.")],
-    to: Annotated[Path, typer.Option("--out", help="Folder for checkpoints and the result.")],
+    to: Annotated[
+        Path | None, typer.Option("--out", help="Folder for checkpoints and the result. [default: runs/SPEC]")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Checkpoint to go on from. [default: the last one in --out]")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start over, and lose what an earlier training left in --out.")
+    ] = False,
 ) -> None:
-    """Train on this machine, no service involved: `python -m fgd.train`, which gets all further options.
+    """Train on this machine, no service involved.
 
-    Exit codes are the trainer's: 0 finished, 1 failed, 75 stopped after writing a checkpoint.
+    The same command typed again goes on from the last checkpoint; a folder with the training of another spec is
+    refused. Exit codes: 0 finished, 1 failed, 2 refused, 75 stopped by Ctrl-C after writing a checkpoint. Further
+    options go to `python -m fgd.train`.
     """
-    children.become("fgd.train", str(spec), "--out", str(to), *context.args)
+    options = ["--out", str(to)] if to else []
+    options += ["--resume", str(resume)] if resume else []
+    children.become("fgd.train", str(spec), *options, *["--overwrite"] * overwrite, *context.args)
 
 
 @app.command(rich_help_panel="Without a service")

@@ -99,6 +99,14 @@ class HashingWriter:
         self.file.flush()
 
 
+def check(path: Path) -> None:
+    """Raises CheckpointUnreadable for a file that no training could go on from."""
+    with reading(path):
+        found = torch.load(path, map_location="cpu", weights_only=True)["format"]
+    if found != FORMAT:
+        raise _other_format(path, found)
+
+
 def load(
     path: Path, spec_digests: Collection[str], device: torch.device
 ) -> tuple[dict[str, Any], TrainingState, Calibration | None]:
@@ -108,13 +116,17 @@ def load(
         whole = torch.load(path, map_location=device, weights_only=True)
         format, belongs_to = whole["format"], whole["spec_digest"]
     if format != FORMAT:
-        raise CheckpointUnreadable(f"{path.name}: checkpoint format {format!r}; this version reads {FORMAT!r}")
+        raise _other_format(path, format)
     if belongs_to not in spec_digests:
-        message = "belongs to a different spec; start without --resume, or give the spec that made it"
+        message = "belongs to a different spec, or to other data; give those that made it, or start over"
         raise CheckpointForeign(f"{path.name}: {message}")
     with reading(path):
         calibration = Calibration(**whole["calibration"]) if whole["calibration"] else None
         return whole, TrainingState(**whole["state"]), calibration
+
+
+def _other_format(path: Path, found: object) -> CheckpointUnreadable:
+    return CheckpointUnreadable(f"{path.name}: checkpoint format {found!r}; this version reads {FORMAT!r}")
 
 
 @contextlib.contextmanager

@@ -16,11 +16,16 @@ def checkpoint_digest(spec: JobSpec, identity: dict[str, Any], *, by_batches: bo
 
     by_batches: as versions before `on_out_of_memory` told it, to which four batches of 2 were no step of 8.
     """
+    return digest_of_json({**identity, "spec": lean_spec(spec, by_batches=by_batches)})
+
+
+def lean_spec(spec: JobSpec, *, by_batches: bool = False) -> dict[str, Any]:
+    """What of a resolved spec a checkpoint must agree with."""
     lean = without_defaults(spec, leave_out={"name", "teacher", "dataset", "resources"})
     lean["student"] = student_alone(lean["student"])
     if not by_batches and (schedule := steps_alone(lean.pop("schedule", {}), spec.schedule)):
         lean["schedule"] = schedule
-    return digest_of_json({**identity, "spec": lean})
+    return lean
 
 
 def steps_alone(lean: dict[str, Any], schedule: Schedule) -> dict[str, Any]:

@@ -47,6 +47,8 @@ class Saver:
             self.best = contents["best"]
             if self.average is not None:
                 self.average.load_state_dict(contents["average"])
+        if source.parent.resolve() == self.folder.resolve():  # those that go as newer ones come
+            self._files = sorted(file for file in self.folder.glob("step-*.pt") if file.name <= source.name)
 
     @property
     def shown(self) -> torch.nn.Module:
@@ -76,7 +78,7 @@ class Saver:
         with self.meter.saving():
             digest = checkpoint.save(path, contents, state, training.calibration, training.digest)
         self.emit(Saved(step=state.step, path=str(path), sha256=digest, size=path.stat().st_size, best=is_best))
-        self._files.append(path)
+        self._files = [*(file for file in self._files if file.name != path.name), path]
         for old in self._files[:-KEEP_CHECKPOINTS]:
             old.unlink(missing_ok=True)
             self._files.remove(old)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fgd.errors import SpecError
+from fgd.errors import CheckpointForeign, SpecError
 
 DONE, FAILED, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 LEADS_NOWHERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+WRONG_REQUEST = (SpecError, CheckpointForeign, *LEADS_NOWHERE)
 
 
 def exit_code(error: BaseException) -> int:
     """FAILED or REFUSED."""
-    return REFUSED if any(isinstance(each, (SpecError, *LEADS_NOWHERE)) for each in _causes(error)) else FAILED
+    return REFUSED if any(isinstance(each, WRONG_REQUEST) for each in _causes(error)) else FAILED
 
 
 def message_of(error: BaseException) -> str:

@@ -14,7 +14,7 @@ import pytest
 
 from fgd.data.digits import compose
 from fgd.errors import Diverged
-from fgd.events import Event, Failed, Finished, Saved, Stepped, from_line, to_line
+from fgd.events import Event, Failed, Finished, Note, Saved, Stepped, from_line, to_line
 from fgd.train import report
 
 
@@ -120,6 +120,10 @@ def test_sigterm_ends_with_a_checkpoint_that_the_next_run_goes_on_from(tmp_path:
                     trainer.send_signal(signal.SIGTERM)
         assert trainer.wait(60) == 75
     (saved,) = [event for event in events if isinstance(event, Saved)]
-    done = run(str(path), "--out", str(out), "--resume", saved.path)
+    done = run(str(path), "--out", str(out))
     assert done.returncode == 0, done.stderr.decode()
-    assert isinstance(from_line(done.stdout.splitlines()[-1]), Finished)
+    events = [from_line(line) for line in done.stdout.splitlines()]
+    (resumed,) = [event for event in events if isinstance(event, Note) and event.code == "resumed"]
+    assert resumed.data["step"] == saved.step
+    assert isinstance(events[-1], Finished)
+    assert len(list((out / "checkpoints").iterdir())) == 2, "those of the first run go as newer ones come"

@@ -287,11 +287,12 @@ def test_two_processes_told_to_end_go_on_to_the_same_bytes(long_job: JobSpec, tm
 
 
 def test_what_one_rank_refuses_is_told_once(long_job: JobSpec, tmp_path: Path) -> None:
-    process = start(long_job.but(dataset={"path": str(tmp_path / "nowhere")}), tmp_path / "out")
+    (tmp_path / "nothing").mkdir()
+    process = start(long_job.but(dataset={"path": str(tmp_path / "nothing")}), tmp_path / "out")
     assert process.wait(LIMIT_S) == 1
     (failed,) = of(events(tmp_path / "out"), Failed)
     assert failed.code == "user_error"
-    assert "nowhere" in failed.message
+    assert "nothing" in failed.message
 
 
 @pytest.mark.parametrize(
