@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fgd.data.encodings import decode
 from fgd.data.report import Defects
 from fgd.data.tree import SPLITS, Split, Tree, split_of_file, split_of_folder
 from fgd.errors import DatasetError
@@ -40,6 +41,8 @@ class Annotations:
     images: list[Any]
     annotations: list[Any]
     categories: list[Any]
+    encoding: str = "utf-8"
+    """Guessed where it is another."""
 
     @property
     def names(self) -> list[str]:
@@ -109,6 +112,9 @@ def find_sources(tree: Tree, defects: Defects) -> dict[Split, Source]:
             else:
                 defects.add("json_skipped", file, f"not detection annotations: {error}; ignored", "kept")
             continue
+        if annotations.encoding != "utf-8":
+            message = f"not UTF-8; read as {annotations.encoding}, so look at the names"
+            defects.add("encoding_guessed", file, message, "kept")
         named = split_of_file(file)
         folder = _image_folder(tree, annotations, named)
         split = named or split_of_folder(folder) or _split_of_names(annotations.names)
@@ -141,7 +147,7 @@ def _load(root: Path, file: str) -> Annotations:
         most = min(MAX_JSON_TAKES, max(_SMALL_JSON_TAKES, MAX_JSON_TIMES * len(text)))
         if (takes := memory_taken(text)) > most:
             raise _Unusable(f"its values would take {takes} bytes of memory, more than {most}", broken=True)
-        content = json.loads(text)
+        content, encoding = _parsed(text)
     except json.JSONDecodeError as error:
         message = f"invalid JSON at line {error.lineno}, column {error.colno} (byte {error.pos}): {error.msg}"
         raise _Unusable(message, broken=True) from error
@@ -149,7 +155,16 @@ def _load(root: Path, file: str) -> Annotations:
         raise _Unusable(f"invalid JSON: {error}", broken=True) from error
     if not isinstance(content, dict):
         raise _Unusable(f"the file holds a {type(content).__name__}, not an object", broken=True)
-    return _detection_annotations(file, content)
+    return _detection_annotations(file, content, encoding)
+
+
+def _parsed(text: bytes) -> tuple[Any, str]:
+    """And the encoding, where it is none of those that JSON may have."""
+    try:
+        return json.loads(text), "utf-8"
+    except UnicodeDecodeError:
+        decoded = decode(text)
+        return json.loads(decoded.text), decoded.encoding
 
 
 def memory_taken(text: bytes) -> int:
@@ -161,7 +176,7 @@ def memory_taken(text: bytes) -> int:
     return len(text) + characters + sum(text.count(sign) * bytes_ for sign, bytes_ in _TAKES.items())
 
 
-def _detection_annotations(file: str, content: dict[str, Any]) -> Annotations:
+def _detection_annotations(file: str, content: dict[str, Any], encoding: str) -> Annotations:
     present = [key for key in _KEYS if key in content]
     if not present:
         raise _Unusable("it has none of the keys images, annotations, categories", broken=False)
@@ -174,7 +189,7 @@ def _detection_annotations(file: str, content: dict[str, Any]) -> Annotations:
         raise _Unusable("it lists images without annotations", broken=True)
     if missing:
         raise _Unusable(f"{' and '.join(missing)} must be a list", broken=True)
-    return Annotations(file, content["images"], content["annotations"], content["categories"])
+    return Annotations(file, content["images"], content["annotations"], content["categories"], encoding)
 
 
 def _has_place(entry: Any) -> bool:

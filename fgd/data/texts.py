@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from fgd.data.encodings import Decoded, decode
 from fgd.data.tree import Tree
 
 _MAX_DEPTH = 16
@@ -28,11 +29,16 @@ def place(tree: Tree, file: str) -> Path:
 
 
 def read_text(tree: Tree, file: str, most: int) -> str:
+    return read_decoded(tree, file, most).text
+
+
+def read_decoded(tree: Tree, file: str, most: int) -> Decoded:
+    """The text, and the encoding that it seems to be in. Raises UnreadableText."""
     path = place(tree, file)
     try:
         if path.stat().st_size > most:
             raise UnreadableText(f"larger than {most} bytes")
-        return path.read_text("utf-8-sig")
+        return decode(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UnreadableText(f"cannot be read as text: {error}") from error
 

@@ -16,53 +16,29 @@ scored: VOC's own evaluation ignores them likewise.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
-from xml.etree import ElementTree
 
-from fgd.data.index import Box
-from fgd.data.listing import Advice, ListedImage, Listing, Mark, NoBox, number
+from fgd.data.listing import Advice, ListedImage, Listing, Mark, NoBox
 from fgd.data.report import Defects
+from fgd.data.texts import UnreadableText, read_text
 from fgd.data.tree import MAX_NAME, Split, Tree, below, folder_of, is_class_name, short, split_of_folder
+from fgd.data.voc_xml import Annotation, read_all
 from fgd.errors import DatasetError
 
-MAX_XML_BYTES = 16 * 2**20
-"""Of one image's annotations."""
 _MAX_LIST_BYTES = 256 * 2**20
 _LISTS: Final[Mapping[str, Split]] = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "imgs", "img")
+_FLAGGED = re.compile(r"(\S.*?)\s+(-1|0|1)")
 ADVICE = Advice(
     split="no images of the {split} split; name them in ImageSets/Main/{split}.txt, or put them into a folder {split}",
     images="each XML file needs its image, of the same name, in JPEGImages or beside it",
     boxes="add an object with a name and a bndbox to the XML files",
 )
-
-
-class _UnreadableAnnotation(Exception):
-    """An XML file that cannot be used."""
-
-
-@dataclass(frozen=True)
-class _Object:
-    """One object of an XML file, its numbers not yet shifted to the image's edges."""
-
-    name: str
-    corners: Box | NoBox
-    written: str
-    difficult: bool
-
-
-@dataclass(frozen=True)
-class _Annotation:
-    """One XML file that could be parsed."""
-
-    file: str
-    image_name: str
-    declared: tuple[float | None, float | None]
-    objects: list[_Object]
 
 
 @dataclass(frozen=True)
@@ -87,7 +63,7 @@ def _is_annotation(path: Path) -> bool:
         if not os.path.isfile(path):
             return False
         with path.open("rb") as file:
-            return b"<annotation" in file.read(4096)
+            return b"<annotation" in file.read(4096).replace(b"\0", b"")  # UTF-16 has zeros between
     except OSError:
         return False
 
@@ -101,12 +77,10 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
         )
     entries, splits = _entries(tree, xmls, defects)
     images = _Images(tree)
-    read: dict[str, _Annotation | None] = {}
-    pairs: list[tuple[_Entry, _Annotation, str]] = []
+    read = read_all(tree, [entry.xml for entry in entries], defects)
+    pairs: list[tuple[_Entry, Annotation, str]] = []
     mentioned = {image for xml in xmls if (image := images.beside(xml))}
     for entry in entries:
-        if entry.xml not in read:
-            read[entry.xml] = _read(tree, entry.xml, defects)
         annotation = read[entry.xml]
         image = _image_of(annotation, images, defects) if annotation else images.beside(entry.xml)
         if image:
@@ -179,8 +153,8 @@ def _by_lists(tree: Tree, xmls: list[str], lists: list[str], defects: Defects) -
     for split, file in sorted(chosen, key=lambda pair: (order[pair[0]], pair[1])):
         named.setdefault(split, file)
         home = folder_of(folder_of(folder_of(file)))
-        for name in _names(tree, file, defects):
-            xml = below(home, f"Annotations/{name}.xml")
+        for name in _names(tree, file, home, known, defects):
+            xml = _xml(home, name)
             if xml in known:
                 entries.append(_Entry(split, xml))
             else:
@@ -194,24 +168,27 @@ def _by_lists(tree: Tree, xmls: list[str], lists: list[str], defects: Defects) -
     return entries, named
 
 
-def _names(tree: Tree, file: str, defects: Defects) -> list[str]:
-    """Image names of one list, each once. A line may end in 1 or -1, as the lists of one class do."""
-    path = tree.path(file)
+def _xml(home: str, name: str) -> str:
+    return below(home, f"Annotations/{name}.xml")
+
+
+def _names(tree: Tree, file: str, home: str, xmls: Set[str], defects: Defects) -> list[str]:
+    """Image names of one list, each once.
+
+    In the lists of one class each line ends in 1, 0 or -1, and -1 means not in it. "photo 1" is a name all the same: so
+    all lines have such a number, and none is a name with it, or none has.
+    """
     try:
-        if path is None or not os.path.isfile(path) or path.stat().st_size > _MAX_LIST_BYTES:
-            raise OSError("a link out of the data set, no file, or too large")
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, ValueError) as error:
+        lines = read_text(tree, file, _MAX_LIST_BYTES).splitlines()
+    except UnreadableText as error:
         defects.reject("list_invalid", file, f"cannot be read as a list of image names: {error}")
         return []
+    rows = [line.strip() for line in lines if line.strip()]
+    flagged = [_FLAGGED.fullmatch(row) for row in rows]
+    if all(flagged) and not any(_xml(home, row) in xmls for row in rows):
+        rows = [found[1] for found in flagged if found and found[2] != "-1"]
     names: dict[str, None] = {}
-    for line in lines:
-        parts = line.split()
-        if len(parts) == 2 and parts[1] == "-1":
-            continue
-        name = line.strip() if not (len(parts) == 2 and parts[1] in ("0", "1")) else parts[0]
-        if not name:
-            continue
+    for name in rows:
         if name in names:
             defects.add("image_listed_twice", file, f"names {short(name)} twice; it counts once", "kept")
         names[name] = None
@@ -249,7 +226,7 @@ class _Images:
         return candidates[0] if len(candidates) == 1 else None
 
 
-def _image_of(annotation: _Annotation, images: _Images, defects: Defects) -> str | None:
+def _image_of(annotation: Annotation, images: _Images, defects: Defects) -> str | None:
     own = images.beside(annotation.file)
     if own is None and annotation.image_name:
         own = images.called(annotation.file, annotation.image_name)
@@ -265,77 +242,15 @@ def _image_of(annotation: _Annotation, images: _Images, defects: Defects) -> str
     return own
 
 
-# --- one file -------------------------------------------------------------------------------------------------
+# --- boxes ----------------------------------------------------------------------------------------------------
 
 
-def _read(tree: Tree, file: str, defects: Defects) -> _Annotation | None:
-    try:
-        root = _parsed(tree, file)
-    except _UnreadableAnnotation as error:
-        defects.add("xml_invalid", file, f"{error}; its image is left out", "dropped_image")
-        return None
-    size = root.find("size")
-    width, height = (number(_text(size, side)) for side in ("width", "height"))
-    return _Annotation(
-        file=file,
-        image_name=_text(root, "filename") or "",
-        declared=(width or None, height or None),  # many tools write 0 where they do not know
-        objects=[_object(element) for element in root.findall("object")],
-    )
-
-
-def _parsed(tree: Tree, file: str) -> ElementTree.Element:
-    """The root of the document. No DOCTYPE, so no entities: neither files of this machine nor bombs."""
-    path = tree.path(file)
-    if path is None or not os.path.isfile(path):
-        raise _UnreadableAnnotation("a link that leads out of the data set, or not a file")
-    try:
-        if path.stat().st_size > MAX_XML_BYTES:
-            raise _UnreadableAnnotation(f"larger than {MAX_XML_BYTES} bytes")
-        content = path.read_bytes()
-        if b"\0" in content:  # UTF-16, in which a DOCTYPE would not be seen
-            raise _UnreadableAnnotation("not XML in UTF-8 or another encoding that contains ASCII")
-        if b"<!DOCTYPE" in content.upper():
-            raise _UnreadableAnnotation("it has a DOCTYPE, which annotations do not need and which is not read")
-        root = ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
-        raise _UnreadableAnnotation(f"invalid XML: {error}") from error
-    except (OSError, ValueError, LookupError) as error:
-        raise _UnreadableAnnotation(f"cannot be read: {error}") from error
-    if root.tag != "annotation":
-        raise _UnreadableAnnotation(f"its root is <{root.tag[:80]}>, not <annotation>")
-    return root
-
-
-def _object(element: ElementTree.Element) -> _Object:
-    bounds = element.find("bndbox")
-    texts = [_text(bounds, side) for side in ("xmin", "ymin", "xmax", "ymax")]
-    values = [number(text) for text in texts]
-    corners: Box | NoBox
-    if any(text is None for text in texts):
-        corners = NoBox("box_invalid", "which is not a bndbox with xmin, ymin, xmax and ymax")
-    elif any(value is None for value in values):
-        corners = NoBox("box_not_finite", "which holds something that is not a finite number of pixels")
-    else:
-        x1, y1, x2, y2 = (value for value in values if value is not None)
-        corners = (x1, y1, x2, y2)
-    written = f"[{', '.join('?' if text is None else text[:20] for text in texts)}]"
-    difficult = _text(element, "difficult") not in (None, "0")
-    return _Object(_text(element, "name") or "", corners, written, difficult)
-
-
-def _text(element: ElementTree.Element | None, name: str) -> str | None:
-    found = element.find(name) if element is not None else None
-    text = (found.text or "").strip() if found is not None else ""
-    return text or None
-
-
-def _shift(annotations: Iterable[_Annotation], defects: Defects) -> float:
+def _shift(annotations: Iterable[Annotation], defects: Defects) -> float:
     """What is subtracted from xmin and ymin: 1, or 0 for a set whose boxes begin at 0 (see the module)."""
     edges: Counter[float] = Counter()
     for annotation in annotations:
         for thing in annotation.objects:
-            if not isinstance(thing.corners, NoBox):
+            if not isinstance(thing.corners, NoBox) and not thing.outline:
                 edges.update(thing.corners[:2])
     if edges[0.0] <= edges[1.0]:
         return 1.0
@@ -348,7 +263,7 @@ def _shift(annotations: Iterable[_Annotation], defects: Defects) -> float:
 
 
 def _listed(
-    tree: Tree, entry: _Entry, annotation: _Annotation, image: str, shift: float, defects: Defects
+    tree: Tree, entry: _Entry, annotation: Annotation, image: str, shift: float, defects: Defects
 ) -> ListedImage | None:
     path = tree.path(image)
     if path is None or not os.path.isfile(path):
@@ -356,6 +271,10 @@ def _listed(
         return None
     marks: list[Mark] = []
     unread: list[str] = []
+    outlines = sum(thing.outline for thing in annotation.objects)
+    if outlines:
+        message = f"{outlines} objects have no bndbox: the box around their polygon or rotated box is taken"
+        defects.add("outline_to_box", annotation.file, message, "kept", outlines)
     for place, thing in enumerate(annotation.objects, start=1):
         where = f"{annotation.file}: object {place}"
         if not is_class_name(thing.name):
@@ -364,10 +283,10 @@ def _listed(
             unread.append(where)
             continue
         corners = thing.corners
-        if not isinstance(corners, NoBox):
+        if not isinstance(corners, NoBox) and not thing.outline:
             corners = (corners[0] - shift, corners[1] - shift, corners[2], corners[3])
         if thing.difficult:
             message = f"object {place} is marked difficult: neither trained on nor scored"
             defects.add("object_difficult", annotation.file, message, "kept")
-        marks.append(Mark(where, thing.written, corners, thing.name, crowd=thing.difficult))
+        marks.append(Mark(where, thing.written, corners, thing.name, thing.difficult, outline=thing.outline))
     return ListedImage(entry.split, PurePosixPath(image).name, image, path, annotation.declared, marks, unread=unread)

@@ -24,7 +24,7 @@ from fgd.data.index import Box
 from fgd.data.listing import Advice, ListedImage, Listing, Mark, NoBox, number
 from fgd.data.numbering import beyond, shifted
 from fgd.data.report import Defects
-from fgd.data.texts import UnreadableText, load_yaml, read_text
+from fgd.data.texts import UnreadableText, load_yaml, read_decoded, read_text
 from fgd.data.tree import IMAGE_SUFFIXES, MAX_NAME, Split, Tree, below, folder_of, is_class_name, is_text, short, suffix
 from fgd.errors import DatasetError
 
@@ -120,20 +120,23 @@ def _yaml(tree: Tree, file: str) -> Any:
 def _plan(tree: Tree, defects: Defects) -> _DataYaml:
     plans: dict[str, dict[Any, Any]] = {}
     broken: list[str] = []
+    encodings: dict[str, str] = {}
     for file in _yaml_files(tree):
         try:
-            content = _yaml(tree, file)
+            decoded = read_decoded(tree, file, MAX_YAML_BYTES)
+            content = load_yaml(decoded.text)
         except UnreadableText as error:
             broken.append(f"{file}: {error}")
             continue
         if _is_plan(content):
-            plans[file] = content
+            plans[file], encodings[file] = content, decoded.encoding
     if not plans:
         told = f" ({'; '.join(broken)})" if broken else ""
         raise DatasetError(
             f"{tree.root}: no YOLO data.yaml found{told}; expected one with train, val and names beside the images"
         )
     file, content = next(iter(plans.items()))
+    _report_encoding(file, encodings[file], defects)
     for other in list(plans)[1:]:
         defects.add("yaml_skipped", other, f"{file} is used, which lies less deep or comes first; this is not", "kept")
     names = _names(file, content, defects)
@@ -151,6 +154,11 @@ def _plan(tree: Tree, defects: Defects) -> _DataYaml:
         if found is not None:
             splits[split] = found
     return _DataYaml(file, names, splits, named, keypoints="kpt_shape" in content)
+
+
+def _report_encoding(file: str, encoding: str, defects: Defects) -> None:
+    if encoding != "utf-8":
+        defects.add("encoding_guessed", file, f"not UTF-8; read as {encoding}, so look at the class names", "kept")
 
 
 def _names(file: str, content: dict[Any, Any], defects: Defects) -> dict[int, str]:

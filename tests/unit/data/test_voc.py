@@ -226,6 +226,63 @@ def test_filename_is_used_where_there_is_no_image_of_the_files_own_name(voc: Voc
 
 
 @pytest.mark.parametrize(
+    ("names", "read"),
+    [
+        (["a 1", "b 0", "c -1"], ["a", "b"]),
+        (["a  1", "b  1"], ["a", "b"]),
+        (["photo 1", "photo 0"], ["photo 1", "photo 0"]),
+        (["a", "photo 1"], ["a", "photo 1"]),
+    ],
+)
+def test_numbers_behind_names_are_flags_only_where_all_lines_have_them(
+    voc: Voc, names: list[str], read: list[str]
+) -> None:
+    for name in ("photo 0", "photo 1"):
+        if name in names:
+            voc.add(name, [CAT, ("dog", 5, 5, 24, 24)])
+    voc.lists["train"] = names
+    index, _ = voc.read()
+    assert [image.name for image in index.splits["train"]] == [f"{name}.jpg" for name in read]
+
+
+POLYGONS = [
+    "<polygon><pt><x>5</x><y>6</y></pt><pt><x>15</x><y>6</y></pt><pt><x>9</x><y>16</y></pt></polygon>",
+    "<polygon><x1>5</x1><y1>6</y1><x2>15</x2><y2>6</y2><x3>9</x3><y3>16</y3></polygon>",
+    "<robndbox><cx>10</cx><cy>11</cy><w>10</w><h>10</h><angle>1.5707963</angle></robndbox>",
+]
+
+
+@pytest.mark.parametrize("polygon", POLYGONS)
+def test_object_without_a_bndbox_has_the_box_around_its_polygon(voc: Voc, polygon: str) -> None:
+    file = voc.add("a", [CAT])
+    file.write_text(
+        file.read_text().replace("</annotation>", f"<object><name>dog</name>{polygon}</object></annotation>")
+    )
+    index, report = voc.read()
+    assert index.splits["train"][0].boxes[1] == pytest.approx((5, 6, 15, 16), abs=1e-3)
+    assert report.defect_counts == {"outline_to_box": 1}
+
+
+@pytest.mark.parametrize(("written", "difficult"), [("Unspecified", False), ("False", False), ("True", True)])
+def test_difficult_may_be_a_word(voc: Voc, written: str, difficult: bool) -> None:
+    voc.add("a", [(*CAT, f"<difficult>{written}</difficult>")])
+    assert voc.read()[0].splits["train"][0].crowd == (difficult,)
+
+
+@pytest.mark.parametrize(
+    "head", ["", '<?xml version="1.0" encoding="UTF-8"?>', '<?xml version="1.0" encoding="gb2312"?>']
+)
+def test_one_encoding_is_found_for_all_files(voc: Voc, head: str) -> None:
+    for name, what in (("a", "猫"), ("b", "狗"), ("c", "猫")):
+        file = voc.add(name, [(what, *CAT[1:])])
+        file.write_bytes((head + file.read_text()).encode("gbk"))
+    index, report = voc.read()
+    assert sorted(index.classes) == ["狗", "猫"]
+    told = only(report, "encoding_guessed").message if "gb" not in head else "gb18030"
+    assert "gb18030" in told
+
+
+@pytest.mark.parametrize(
     ("box", "code"),
     [
         (("x", 3, 11, 14), "box_not_finite"),
@@ -263,8 +320,8 @@ def test_declared_size_is_compared_unless_it_is_zero(voc: Voc, size: int, code: 
     ("content", "words"),
     [
         (b"<annotation><object>", "invalid XML"),
-        (b"<annotation>\x00</annotation>", "not XML"),
-        ("<annotation/>".encode("utf-16"), "not XML"),
+        (b"<annotation>\x00</annotation>", "invalid XML"),
+        ("<!DOCTYPE a><annotation/>".encode("utf-16"), "DOCTYPE"),
         (
             b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation><filename>&x;</filename></annotation>',
             "DOCTYPE",
@@ -302,7 +359,7 @@ def test_deep_xml_is_survived(voc: Voc) -> None:
 
 
 def test_xml_larger_than_the_bound_is_not_read(voc: Voc, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fgd.data.voc.MAX_XML_BYTES", 600)
+    monkeypatch.setattr("fgd.data.voc_xml.MAX_XML_BYTES", 600)
     voc.add("a", [CAT] * 9)
     _, report = voc.read()
     assert "larger than 600 bytes" in only(report, "xml_invalid").message
