@@ -15,12 +15,12 @@ from fgd.text.printable import printable
 if TYPE_CHECKING:
     from fgd.client import Artifact, Client
 
-app = typer.Typer(no_args_is_help=True, help="List and download what a job made.")
+app = typer.Typer(no_args_is_help=True, help="List and download a job's result files.")
 
 
 @app.command("list")
 def artifact_list(job: JobId, as_json: AsJson = False, url: Url = URL) -> None:
-    """List the files a job made."""
+    """List a job's result files."""
     with client_of(url) as client:
         columns: Columns = {"id": None, "name": None, "MB": "right", "sha256": None}
         answer(client.artifacts(job), as_json, table(columns, _cells))
@@ -33,11 +33,13 @@ def _cells(artifact: Artifact) -> list[str]:
 @app.command("download")
 def artifact_download(
     job: JobId,
-    to: Annotated[Path, typer.Option(help="Folder to write to; it is made if need be.", file_okay=False)] = Path(),
-    name: Annotated[list[str] | None, typer.Option(help="Only the file of this name; may be given often.")] = None,
+    to: Annotated[Path, typer.Option(help="Folder to write to; created if missing.", file_okay=False)] = Path(),
+    name: Annotated[
+        list[str] | None, typer.Option(help="Only the file with this name; may be given several times.")
+    ] = None,
     url: Url = URL,
 ) -> None:
-    """Download what a job made, and verify every checksum.
+    """Download a job's result files, and verify every checksum.
 
     An interrupted download goes on where it stopped; a file that is already there is not fetched again.
     """

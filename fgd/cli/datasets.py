@@ -19,32 +19,33 @@ if TYPE_CHECKING:
     from fgd.client import Client, Dataset
     from fgd.data.index import Report
 
-app = typer.Typer(no_args_is_help=True, help="Import data sets, and see what the importer found.")
+app = typer.Typer(no_args_is_help=True, help="Import data sets, and read what the importer found.")
 
 
 @app.command("add")
 def dataset_add(
-    name: Annotated[str, typer.Argument(help="What to call it.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Name of the data set.", show_default=False)],
     path: Annotated[
         str,
         typer.Argument(
-            help=f"Folder or .zip: {TITLES}; or hf://owner/name[@revision] of the hub.",
+            help=f"Folder or .zip: {TITLES}; or hf://owner/name[@revision] on the Hugging Face hub.",
             metavar="FOLDER|ZIP|hf://...",
             show_default=False,
         ),
     ],
     verify: Annotated[
-        Literal["full", "headers"], typer.Option(help="Decode every image, or read only the headers.")
+        Literal["full", "headers"], typer.Option(help="full decodes every image, headers reads only their headers.")
     ] = "full",
-    format: Annotated[FormatName, typer.Option(help="What it is; auto finds it by content.")] = "auto",
+    format: Annotated[FormatName, typer.Option(help="Format of the files; auto detects it.")] = "auto",
     val_fraction: Annotated[
-        float | None, typer.Option(help="Share of train that becomes val where there is none. [default: 0.1]")
+        float | None, typer.Option(help="Share of train that becomes val if there is no val split. [default: 0.1]")
     ] = None,
     group_by: Annotated[
-        Literal["none", "prefix"], typer.Option(help="prefix keeps photo_1 and photo_2 in one split when val is made.")
+        Literal["none", "prefix"],
+        typer.Option(help="prefix keeps photo_1 and photo_2 in the same split when val is made."),
     ] = "none",
     upload: Annotated[
-        bool, typer.Option("--upload", help="Send it, even if the service could read the folder.")
+        bool, typer.Option("--upload", help="Upload it, even if the service can read the folder.")
     ] = False,
     wait: Annotated[bool, typer.Option(help="Wait for the import and print its report.")] = True,
     as_json: AsJson = False,
@@ -52,8 +53,8 @@ def dataset_add(
 ) -> None:
     """Import a folder below one of the service's FGD_DATA_ROOTS; any other folder, or a zip, is uploaded.
 
-    An upload that breaks off goes on by itself; for one that was interrupted, type `fgd dataset upload`. What is on
-    the Hugging Face hub is downloaded here, into its own cache, and uploaded; HF_TOKEN and HF_ENDPOINT count.
+    A broken upload resumes by itself; after an interrupted one, run `fgd dataset upload`. Data on the Hugging Face hub
+    is downloaded on this machine, into the hub's cache, and uploaded; HF_TOKEN and HF_ENDPOINT work as usual.
     """
     source, links_into = _dataset_source(path)
     how = {"verify": verify, "format": format, "val_fraction": val_fraction, "group_by": group_by}
@@ -80,7 +81,7 @@ def dataset_upload(
     as_json: AsJson = False,
     url: Url = URL,
 ) -> None:
-    """Go on with an upload that was interrupted."""
+    """Resume an upload that was interrupted."""
     source, links_into = _dataset_source(path)
     with client_of(url) as client:
         _upload(client, dataset, source, links_into)
@@ -97,7 +98,7 @@ def dataset_delete(dataset: DatasetId, url: Url = URL) -> None:
 
 @app.command("list")
 def dataset_list(
-    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="How many to list at most, newest first.")] = 20,
     as_json: AsJson = False,
     url: Url = URL,
 ) -> None:
@@ -114,14 +115,14 @@ def _cells(dataset: Dataset) -> list[str]:
 
 @app.command("show")
 def dataset_show(dataset: DatasetId, as_json: AsJson = False, url: Url = URL) -> None:
-    """Show a data set. --json prints all of it, as does a pipe."""
+    """Show a data set. With --json, or in a pipe, it prints everything as JSON."""
     with client_of(url) as client:
         show_one(client.dataset(dataset), as_json, facts.of_dataset)
 
 
 @app.command("report")
 def dataset_report(dataset: DatasetId, as_json: AsJson = False, url: Url = URL) -> None:
-    """Print what the importer saw: counts, and every kind of defect."""
+    """Print what the importer found: counts, and every kind of defect."""
     with client_of(url) as client:
         answer(client.report(dataset), as_json, _print_report)
 

@@ -78,7 +78,7 @@ class Service:
 
     def _tail(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()[-15:]
-        return "\n".join([*(f"  {line}" for line in lines), f"all of it: {self.log}"])
+        return "\n".join([*(f"  {line}" for line in lines), f"full log: {self.log}"])
 
 
 def _free_port() -> int:

@@ -124,17 +124,17 @@ def _ask(address: Address, call: Callable[[], str]) -> str:
         return call()
     except errors.GatedRepoError as error:
         raise HubError(
-            f"{address} is gated: accept its conditions at {constants.ENDPOINT}, and set HF_TOKEN (or hf auth login)"
+            f"{address} is gated: accept its terms at {constants.ENDPOINT}, and set HF_TOKEN (or hf auth login)"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise HubError(
-            f"{address}: {constants.ENDPOINT} has no such repository, or it is private; then set HF_TOKEN"
+            f"{address}: {constants.ENDPOINT} has no such repository, or it is private; if so, set HF_TOKEN"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise HubError(f"{address}: the repository has no revision {address.revision}") from error
     except errors.LocalEntryNotFoundError as error:
         cause = "offline" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} does not answer"
-        raise HubAway(f"{address}: {cause}, and the hub's cache does not have all of it") from error
+        raise HubAway(f"{address}: {cause}, and the hub's cache does not contain all of it") from error
     except errors.EntryNotFoundError as error:
         raise HubError(f"{address}: the repository has no file {address.file}") from error
     except OSError as error:

@@ -30,8 +30,8 @@ app = typer.Typer(no_args_is_help=True, help="Submit jobs, watch them, cancel th
 
 @app.command("submit")
 def job_submit(
-    spec: Annotated[str, typer.Argument(metavar="SPEC.json", help="File with the job's spec; - is standard input.")],
-    watch: Annotated[bool, typer.Option("--watch", help="Stay and watch it.")] = False,
+    spec: Annotated[str, typer.Argument(metavar="SPEC.json", help="File with the job's spec; - reads standard input.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Watch it to its end.")] = False,
     as_json: AsJson = False,
     url: Url = URL,
 ) -> None:
@@ -46,12 +46,12 @@ def job_submit(
 
 @app.command("plan")
 def job_plan(
-    spec: Annotated[str, typer.Argument(metavar="SPEC.json", help="File with the job's spec; - is standard input.")],
+    spec: Annotated[str, typer.Argument(metavar="SPEC.json", help="File with the job's spec; - reads standard input.")],
     wait: Annotated[bool, typer.Option(help="Wait until a worker has tried a few steps.")] = True,
     as_json: AsJson = False,
     url: Url = URL,
 ) -> None:
-    """Tell what a job would do and cost, without submitting it."""
+    """Show what a job would do and cost, without submitting it."""
     from fgd.cli.plan_lines import outline_lines
 
     body = _read_json(spec)
@@ -61,7 +61,7 @@ def job_plan(
             for line in outline_lines(plan.outline):
                 print_line(line)
         if wait and not plan.ended:
-            with err.status(plan.waiting_reason or "a worker tries a few steps"):
+            with err.status(plan.waiting_reason or "a worker is trying a few steps"):
                 plan = client.wait_plan(plan.id)
     answer(plan, as_json, _print_cost)
     leave(FAILED if plan.state == "failed" else DONE)
@@ -84,21 +84,24 @@ def job_list(
         list[str] | None,
         typer.Option(help="queued, running, paused, succeeded, failed, cancelled; may be given several times."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Whole name; with * at the end, how it begins: 'cells*'.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The whole name, or its beginning with * at the end: 'cells*'.")
+    ] = None,
     metadata: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Metadata says so; may be given several times.")
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="With this metadata; may be given several times.")
     ] = None,
     created_after: Annotated[
-        datetime | None, typer.Option(formats=TIMES, metavar="TIME", help="Submitted then or later; local time.")
+        datetime | None,
+        typer.Option(formats=TIMES, metavar="TIME", help="Submitted at this time or later; local time."),
     ] = None,
     created_before: Annotated[
-        datetime | None, typer.Option(formats=TIMES, metavar="TIME", help="Submitted earlier than that.")
+        datetime | None, typer.Option(formats=TIMES, metavar="TIME", help="Submitted before this time.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first; any number.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="How many to list at most.")] = 20,
     as_json: AsJson = False,
     url: Url = URL,
 ) -> None:
-    """List jobs, the newest first. Of several filters all must hold; of several states one.
+    """List jobs, newest first. A job is listed if it matches all filters, and any of the given states.
 
     Examples:
 
@@ -136,16 +139,16 @@ def _cells(job: Job) -> list[str]:
 
 @app.command("show")
 def job_show(job: JobId, as_json: AsJson = False, url: Url = URL) -> None:
-    """Show a job: where it stands, and what it is made of. --json prints all of it, as does a pipe."""
+    """Show a job's state, result and settings. With --json, or in a pipe, it prints everything as JSON."""
     with client_of(url) as client:
         show_one(client.job(job), as_json, facts.of_job)
 
 
 @app.command("watch")
 def job_watch(job: JobId, url: Url = URL) -> None:
-    """Follow a job to its end. Ctrl-C stops the watching, not the job; the same command goes on with it.
+    """Watch a job to its end. Ctrl-C stops the watching, not the job; run the command again to continue watching.
 
-    A service that restarts meanwhile is waited for. Exits 0 if the job succeeded, 1 if it failed or was cancelled.
+    It waits while the service restarts. Exits 0 if the job succeeded, 1 if it failed or was cancelled.
     """
     with client_of(url) as client:
         leave(_watch(client, job))
@@ -154,10 +157,10 @@ def job_watch(job: JobId, url: Url = URL) -> None:
 @app.command("cancel")
 def job_cancel(
     job: JobId,
-    now: Annotated[bool, typer.Option("--now", help="Kill it; by default it may write a checkpoint first.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="Kill it. By default it saves a checkpoint first.")] = False,
     url: Url = URL,
 ) -> None:
-    """End a job."""
+    """Cancel a job: it ends without a result."""
     with client_of(url) as client:
         found = client.cancel(job, "now" if now else "graceful")
     print_line(f"{found.id}  {found.state if found.ended else 'cancelling'}")
@@ -165,7 +168,7 @@ def job_cancel(
 
 @app.command("pause")
 def job_pause(job: JobId, url: Url = URL) -> None:
-    """Let a job wait; a running one saves a checkpoint first, and gives its device free."""
+    """Pause a job. A running one saves a checkpoint first, then releases its device."""
     with client_of(url) as client:
         found = client.pause(job)
     print_line(f"{found.id}  {'pausing' if found.state == 'running' else found.state}")
@@ -173,7 +176,7 @@ def job_pause(job: JobId, url: Url = URL) -> None:
 
 @app.command("resume")
 def job_resume(job: JobId, url: Url = URL) -> None:
-    """Let a paused job go on, from its last checkpoint."""
+    """Resume a paused job from its last checkpoint."""
     with client_of(url) as client:
         found = client.resume(job)
     print_line(f"{found.id}  {found.state}")
@@ -181,7 +184,7 @@ def job_resume(job: JobId, url: Url = URL) -> None:
 
 @app.command("stop")
 def job_stop(job: JobId, url: Url = URL) -> None:
-    """Finish a job early: its best weights until now become the result.
+    """Finish a job early: its best weights so far become the result.
 
     `cancel` ends a job without a result.
     """
@@ -192,7 +195,7 @@ def job_stop(job: JobId, url: Url = URL) -> None:
 
 @app.command("delete")
 def job_delete(job: JobId, url: Url = URL) -> None:
-    """Delete a job that has ended, with its log, figures and files. It stays while another job needs its weights."""
+    """Delete a job that has ended, with its log, metrics and files. Refused while another job needs its weights."""
     with client_of(url) as client:
         client.delete_job(job)
     print_line(f"{job}  deleted")
@@ -200,7 +203,7 @@ def job_delete(job: JobId, url: Url = URL) -> None:
 
 @app.command("attempts")
 def job_attempts(job: JobId, as_json: AsJson = False, url: Url = URL) -> None:
-    """List each time that a worker took the job: where, how it ended, what was lost with it."""
+    """List each time a worker took the job: where, how it ended, and how many steps were lost."""
     with client_of(url) as client:
         columns: Columns = {
             "attempt": "right", "host": None, "device": None, "started": None, "ended": None, "outcome": None,
@@ -245,8 +248,10 @@ def _cells_of_checkpoint(kept: Checkpoint) -> list[str]:
 @app.command("pin")
 def job_pin(
     job: JobId,
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Its id: ckpt_...", show_default=False)],
-    off: Annotated[bool, typer.Option("--off", help="Unpin it: keep it no longer than others.")] = False,
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="Id of a checkpoint: ckpt_...", show_default=False)
+    ],
+    off: Annotated[bool, typer.Option("--off", help="Unpin it: it is kept only as long as others.")] = False,
     url: Url = URL,
 ) -> None:
     """Keep a checkpoint when newer ones come, and after the job's end."""
@@ -258,12 +263,12 @@ def job_pin(
 @app.command("events")
 def job_events(
     job: JobId,
-    after: Annotated[int, typer.Option(min=0, help="Only those with a higher number.")] = 0,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    after: Annotated[int, typer.Option(min=0, help="Only events with a higher number.")] = 0,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until the job has ended.")] = False,
     as_json: AsJson = False,
     url: Url = URL,
 ) -> None:
-    """Print the history of a job, one event a line.
+    """Print the events of a job, one per line.
 
     Examples: `fgd job events JOB --follow`; `fgd job events JOB --follow --after 17 --json | jq .type`
     """
@@ -284,8 +289,8 @@ def job_events(
 @app.command("logs")
 def job_logs(
     job: JobId,
-    attempt: Annotated[int | None, typer.Option(min=1, help="Which attempt; the last by default.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Which attempt. [default: the last]")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until the job has ended.")] = False,
     url: Url = URL,
 ) -> None:
     """Print what the trainer wrote to its log."""
@@ -309,8 +314,8 @@ def job_logs(
 @app.command("metrics")
 def job_metrics(
     job: JobId,
-    name: Annotated[str | None, typer.Option(help="All points of this series, not the last of each.")] = None,
-    split: Annotated[str | None, typer.Option(help="Only of this split: val, test.")] = None,
+    name: Annotated[str | None, typer.Option(help="Print all points of this series.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split: val or test.")] = None,
     as_json: AsJson = False,
     url: Url = URL,
 ) -> None:
@@ -362,7 +367,7 @@ def _read_json(source: str) -> Mapping[str, Any]:
     except NotJSON as error:
         fail(f"{source}: {error}", REFUSED)
     if not isinstance(body, dict):
-        fail(f"{source}: a spec is an object, {{...}}", REFUSED)
+        fail(f"{source}: expected a spec, a JSON object {{...}}", REFUSED)
     return body
 
 

@@ -24,22 +24,22 @@ app = typer.Typer()
 )
 def train(
     context: typer.Context,
-    spec: Annotated[Path, typer.Argument(metavar="SPEC.json", help="A JobSpec whose references are paths.")],
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.json", help="A job's spec whose references are paths.")],
     to: Annotated[
         Path | None, typer.Option("--out", help="Folder for checkpoints and the result. [default: runs/SPEC]")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Checkpoint to go on from. [default: the last one in --out]")
+        Path | None, typer.Option(help="Checkpoint to continue from. [default: the last one in --out]")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Start over, and lose what an earlier training left in --out.")
+        bool, typer.Option("--overwrite", help="Start over, and delete what an earlier training left in --out.")
     ] = False,
 ) -> None:
-    """Train on this machine, no service involved.
+    """Train on this machine without a service.
 
-    The same command typed again goes on from the last checkpoint; a folder with the training of another spec is
-    refused. Exit codes: 0 finished, 1 failed, 2 refused, 75 stopped by Ctrl-C after writing a checkpoint. Further
-    options go to `python -m fgd.train`.
+    Run the same command again to continue from the last checkpoint. A folder with the training of another spec is
+    refused. Exit codes: 0 finished, 1 failed, 2 refused, 75 stopped by Ctrl-C after saving a checkpoint. Further
+    options are passed on to `python -m fgd.train`.
     """
     options = ["--out", str(to)] if to else []
     options += ["--resume", str(resume)] if resume else []
@@ -48,9 +48,9 @@ def train(
 
 @app.command(rich_help_panel="Without a service")
 def plan(
-    spec: Annotated[Path, typer.Argument(metavar="SPEC.json", help="A JobSpec whose references are paths.")],
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.json", help="A job's spec whose references are paths.")],
 ) -> None:
-    """Try a few steps on this machine and print what the whole training would cost, as JSON: `python -m fgd.plan`."""
+    """Try a few steps on this machine and print as JSON what the whole training would cost."""
     children.become("fgd.plan", str(spec))
 
 
@@ -59,9 +59,9 @@ def plan(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def parity(context: typer.Context) -> None:
-    """Compare our FGD with recorded numbers of the reference: `fgd parity FILE.npz FILE.json`.
+    """Compare FGD with recorded numbers of the reference code: `fgd parity FILE.npz FILE.json`.
 
-    Prints the largest error of each quantity; exits 1 if one is off.
+    Prints the largest error of each quantity; exits 1 if one is too large.
     """
     children.become("fgd.parity", *context.args)
 
@@ -69,29 +69,35 @@ def parity(context: typer.Context) -> None:
 @app.command(rich_help_panel="Without a service")
 def export(
     source: Annotated[
-        str, typer.Argument(metavar="FOLDER|JOB", help="What a job made, or its id: job_...", show_default=False)
+        str,
+        typer.Argument(
+            metavar="FOLDER|JOB", help="Folder with a job's result, or the job's id: job_...", show_default=False
+        ),
     ],
     onnx: Annotated[Path, typer.Option(help="The file to write; must end in .onnx.", show_default=False)],
     size: Annotated[
         tuple[int, int] | None,
-        typer.Option(metavar="H W", help="Of the images. [default: of --image when evaluated, else min_size max_size]"),
+        typer.Option(
+            metavar="H W", help="Image size. [default: that of --image in evaluation, otherwise min_size max_size]"
+        ),
     ] = None,
-    batch: Annotated[str, typer.Option(help="Images at once: a number, or dynamic (not for faster_rcnn).")] = "1",
+    batch: Annotated[str, typer.Option(help="Images per batch: a number, or dynamic (not for faster_rcnn).")] = "1",
     opset: Annotated[int, typer.Option(help="Version of ONNX's operators, 16 to 20.")] = 18,
     image: Annotated[
-        list[Path] | None, typer.Option(help="Compare on this image, not a synthetic one; may be given often.")
+        list[Path] | None,
+        typer.Option(help="Compare on this image instead of a synthetic one; may be given several times."),
     ] = None,
     best: Annotated[
-        bool, typer.Option("--best", help="Take the best weights, which are often those of the last step too.")
+        bool, typer.Option("--best", help="Export the best weights, which are often those of the last step.")
     ] = False,
     as_json: AsJson = False,
     url: Url = URL,
 ) -> None:
-    """Write a student as ONNX, for onnxruntime: final boxes, scores and labels, as torch finds them.
+    """Export a student to ONNX for onnxruntime: final boxes, scores and labels, as torch finds them.
 
-    Normalisation and suppression are inside. The file is written only if onnxruntime finds in it what torch does, and
-    beside it, as `NAME_onnx.py`, how to feed it. A job's files are downloaded into a folder of its id beside it; write
-    ./job_... for a folder of such a name.
+    Normalisation and suppression are inside. The file is written only if onnxruntime finds the same detections as
+    torch. Next to it, `NAME_onnx.py` shows how to use it. A job's files are downloaded into a folder named after its
+    id; write ./job_... for an existing folder of that name.
     """
     folder = Path(source)
     if JOB_ID.fullmatch(source):

@@ -18,14 +18,14 @@ from fgd.process.exit_codes import REFUSED, UNREACHABLE, exit_code, message_of
 from fgd.text.printable import printable
 
 ENDS = """
-Environment: FGD_URL, the address of the service; FGD_API_KEY, its key.
+Environment variables: FGD_URL, the address of the service; FGD_API_KEY, its key.
 
 Exit codes:
 
 - 0: done
-- 1: what was asked for failed: a job failed or was cancelled, a data set was rejected, a checksum did not match
-- 2: the command or the request is wrong: a misspelt option, a path that leads nowhere, a spec that is refused
-- 3: no service answers, or it is broken; nor does the hub
+- 1: it failed: a job failed or was cancelled, a data set was rejected, a checksum did not match
+- 2: the command or the request is wrong: a misspelt option, a path that does not exist, a spec that is refused
+- 3: no service answers, or it is broken; the same for the hub
 - 130: interrupted
 """
 
@@ -82,7 +82,7 @@ def _tell(error: Exception) -> int:
             err.print("set FGD_API_KEY to the service's key", highlight=False)
             return REFUSED
         case ApiError(status=status) if status >= 500:
-            err.print(Text(printable(f"request id: {error.request_id or 'none'}; the service's log says more")))
+            err.print(Text(printable(f"request id: {error.request_id or 'none'}; see the service's log")))
             return UNREACHABLE
         case Unreachable() | ForeignAnswer() | HubAway():
             return UNREACHABLE

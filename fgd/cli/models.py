@@ -17,7 +17,7 @@ from fgd.process.exit_codes import DONE, FAILED, REFUSED
 if TYPE_CHECKING:
     from fgd.client import Client, Model
 
-app = typer.Typer(no_args_is_help=True, help="Upload weights, promote those of a job, and see what they are.")
+app = typer.Typer(no_args_is_help=True, help="Upload weights, or promote those of a job, to use them in jobs.")
 
 
 @app.command("add")
@@ -32,15 +32,17 @@ def model_add(
     ],
     classes: Annotated[str | None, typer.Option(help="Class names in label order: a,b,c.")] = None,
     classes_from: Annotated[
-        Path | None, typer.Option(help="File with one class name a line, instead.", exists=True, dir_okay=False)
+        Path | None, typer.Option(help="File with one class name per line.", exists=True, dir_okay=False)
     ] = None,
-    name: Annotated[str | None, typer.Option(help="What to call it. [default: the file's name]")] = None,
-    detector: Annotated[str, typer.Option(help="Family, as in the catalogue; or its whole spec as JSON.")] = "fcos",
+    name: Annotated[str | None, typer.Option(help="Name of the model. [default: the file's name]")] = None,
+    detector: Annotated[str, typer.Option(help="Family, as in the catalogue, or its whole spec as JSON.")] = "fcos",
     backbone: Annotated[str | None, typer.Option(help="Trunk: resnet18, resnet34, resnet50, ...")] = None,
     fpn_channels: Annotated[int | None, typer.Option(help="Width of the pyramid.")] = None,
     norm: Annotated[str | None, typer.Option(help="Normalisation of the trunk: batch, group, frozen.")] = None,
-    min_size: Annotated[int | None, typer.Option(help="Shorter side it was trained with. [default: 800]")] = None,
-    max_size: Annotated[int | None, typer.Option(help="Longer side at most. [default: 1333]")] = None,
+    min_size: Annotated[
+        int | None, typer.Option(help="Shorter side of the images it was trained with. [default: 800]")
+    ] = None,
+    max_size: Annotated[int | None, typer.Option(help="Longest side of the images. [default: 1333]")] = None,
     anchors: Annotated[
         str | None,
         typer.Option(
@@ -53,10 +55,10 @@ def model_add(
     as_json: AsJson = False,
     url: Url = URL,
 ) -> None:
-    """Upload weights; the service checks them strictly against the detector you name.
+    """Upload weights. The service checks them strictly against the detector you name.
 
-    A rejected file is reported with every key that is missing, unexpected or of another shape. An upload that breaks
-    off goes on by itself; for one that was interrupted, type `fgd model upload`.
+    If the file is rejected, every key that is missing, unexpected or of the wrong shape is reported. A broken upload
+    resumes by itself; after an interrupted one, run `fgd model upload`.
     """
     if (classes is None) == (classes_from is None):
         fail("name the classes: --classes a,b,c, or --classes-from FILE", REFUSED)
@@ -89,7 +91,7 @@ def model_upload(
     as_json: AsJson = False,
     url: Url = URL,
 ) -> None:
-    """Go on with an upload that was interrupted."""
+    """Resume an upload that was interrupted."""
     file = _weights_source(weights)
     with client_of(url) as client:
         _upload(client, model, file, wait, as_json)
@@ -98,8 +100,8 @@ def model_upload(
 @app.command("promote")
 def model_promote(
     job: JobId,
-    checkpoint: Annotated[str, typer.Option(help="last, best, or the id of a checkpoint of a running job.")] = "last",
-    name: Annotated[str | None, typer.Option(help="What to call it. [default: the job's name]")] = None,
+    checkpoint: Annotated[str, typer.Option(help="last, best, or the id of one of the job's checkpoints.")] = "last",
+    name: Annotated[str | None, typer.Option(help="Name of the model. [default: the job's name]")] = None,
     wait: Annotated[bool, typer.Option(help="Wait until it is ready.")] = True,
     as_json: AsJson = False,
     url: Url = URL,
@@ -112,7 +114,7 @@ def model_promote(
 
 @app.command("list")
 def model_list(
-    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="How many to list at most, newest first.")] = 20,
     as_json: AsJson = False,
     url: Url = URL,
 ) -> None:
@@ -138,7 +140,7 @@ def _cells(model: Model) -> list[str]:
 
 @app.command("show")
 def model_show(model: ModelId, as_json: AsJson = False, url: Url = URL) -> None:
-    """Show a model, with what its check found. --json prints all of it, as does a pipe."""
+    """Show a model, with the result of its check. With --json, or in a pipe, it prints everything as JSON."""
     with client_of(url) as client:
         show_one(client.model(model), as_json, facts.of_model)
 
@@ -159,7 +161,7 @@ def _weights_source(text: str) -> Path:
         if not file.is_file():
             fail(f"{text}: no such file", REFUSED)
         if not file.stat().st_size:
-            fail(f"{text} is empty; it should hold weights", REFUSED)
+            fail(f"{text} is empty; it should contain weights", REFUSED)
         return file
     address = hub.file_address(text)
     note(f"downloading {address}")

@@ -12,8 +12,8 @@ def outline_lines(outline: Outline) -> Iterator[str]:
     left_over = f", {outline.left_over} left over" if outline.left_over else ""
     yield f"images     {images}"
     yield (
-        f"steps      {outline.total_steps}: {outline.steps_per_epoch} an epoch of {outline.images_per_step} images each"
-        f"{left_over}"
+        f"steps      {outline.total_steps}: {outline.steps_per_epoch} per epoch, "
+        f"of {outline.images_per_step} images each{left_over}"
     )
     yield f"evaluated  {outline.evaluations} times"
     yield f"sizes      {', '.join(f'{size.min_size} to {size.max_size}' for size in outline.sizes)} px"
@@ -34,9 +34,9 @@ def measured_lines(measured: Measurement) -> Iterator[str]:
     teacher = f", teacher {millions(measured.teacher_parameters)}" if measured.teacher_parameters is not None else ""
     yield f"measured   on {measured.device}, {measured.threads} threads, {measured.precision}"
     yield f"parameters student {millions(measured.student_parameters)}{teacher}"
-    yield f"memory     {measured.memory_peak_mb:.0f} MiB at the peak, and {measured.cache_mb:.0f} MiB of decoded images"
-    yield f"speed      {measured.s_per_step:.3f} s a step, {measured.s_per_image_evaluated:.3f} s an image evaluated"
-    yield f"time       {hours(measured.hours)}, of which {hours(measured.training_hours)} are training"
+    yield f"memory     {measured.memory_peak_mb:.0f} MiB at peak, plus {measured.cache_mb:.0f} MiB of decoded images"
+    yield f"speed      {measured.s_per_step:.3f} s per step, {measured.s_per_image_evaluated:.3f} s per evaluated image"
+    yield f"time       {hours(measured.hours)}, {hours(measured.training_hours)} of it training"
     cache = f" and {measured.teacher_cache_mb:.0f} MiB of the teacher's maps" if measured.teacher_cache_mb else ""
     yield f"disk       {measured.disk_mb:.0f} MiB at most, with checkpoints of {measured.checkpoint_mb:.0f} MiB{cache}"
 

@@ -23,19 +23,21 @@ def demo(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of your own (COCO, VOC, YOLO), not the handwritten digits.", exists=True, file_okay=False
+            help="Folder with your own data (COCO, VOC, YOLO, ...) instead of the handwritten digits.",
+            exists=True,
+            file_okay=False,
         ),
     ] = None,
     home: Annotated[Path, typer.Option(help="Folder for service, data and results.")] = Path(".fgd/demo"),
     url: Annotated[
         str | None,
-        typer.Option(envvar="FGD_URL", help="Use a running service on this machine instead of an embedded one."),
+        typer.Option(envvar="FGD_URL", help="Use a service that already runs on this machine."),
     ] = None,
 ) -> None:
     """Train a teacher, distil it into a student, and compare the two.
 
-    Everything goes through the REST API of a service that the demo starts and stops itself. On two cores it takes
-    at most 15 minutes. Ctrl-C stops it; the same command goes on where it stopped.
+    Everything goes through the REST API of a service that the demo starts and stops. On two cores it takes at most
+    15 minutes. Ctrl-C stops it; the same command continues where it stopped.
     """
     from fgd.cli.demo import run
 
@@ -49,13 +51,15 @@ def serve(
     home: Home = None,
     data_root: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder below which data sets and teachers may be read; may be given several times."),
+        typer.Option(
+            help="Folder below which the service may read data sets and teachers; may be given several times."
+        ),
     ] = None,
 ) -> None:
     """Run the whole service on this machine: API, queue, database, blob store and one worker.
 
-    Ctrl-C stops it within ten seconds; jobs go on from their last checkpoint at the next start. Every other setting
-    is an FGD_* variable. A bind that is not loopback needs FGD_API_KEY (at least 32 characters).
+    Ctrl-C stops it within ten seconds; jobs continue from their last checkpoint at the next start. All other settings
+    are FGD_* variables. Listening on anything but loopback needs FGD_API_KEY (at least 32 characters).
     """
     roots = [f"--data-root={root}" for root in data_root or ()]
     children.become("deploy", "serve", *_given(host=host, port=port, home=home), *roots)
@@ -63,51 +67,55 @@ def serve(
 
 @app.command(rich_help_panel="Start here")
 def worker(home: Home = None) -> None:
-    """Run one more worker, for the database, broker and blob store that the FGD_* variables name."""
+    """Run one more worker, for the database, broker and blob store in the FGD_* variables."""
     if home is not None:
         os.environ["FGD_HOME"] = str(home.absolute())
     children.become("worker")
 
 
-@app.command(rich_help_panel="Look after a service")
+@app.command(rich_help_panel="Maintain a service")
 def backup(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],
     home: Home = None,
 ) -> None:
     """Copy database, blobs and checkpoints into a folder, while the service runs.
 
-    For the database and store that the FGD_* variables name. Exits 1 if rows name files that the store has lost.
+    It uses the database and store in the FGD_* variables. Exits 1 if files that the database names are missing in the
+    store.
     """
     children.become("deploy", "backup", *_given(home=home), "--", str(folder))
 
 
-@app.command(rich_help_panel="Look after a service")
+@app.command(rich_help_panel="Maintain a service")
 def restore(
-    folder: Annotated[Path, typer.Argument(help="What `fgd backup` wrote.", exists=True, file_okay=False)],
+    folder: Annotated[Path, typer.Argument(help="The folder written by `fgd backup`.", exists=True, file_okay=False)],
     keep_store: Annotated[
-        bool, typer.Option("--keep-store", help="The store still has its files; all stay, what is missing is added.")
+        bool, typer.Option("--keep-store", help="The store still has files: keep them all, and add the missing ones.")
     ] = False,
     home: Home = None,
 ) -> None:
-    """Bring a backup back into the empty database and store that the FGD_* variables name, checked to the last byte.
+    """Restore a backup into the empty database and store in the FGD_* variables, after checking every byte.
 
-    Jobs that ran when it was made go on from their last checkpoint as soon as a worker runs.
+    Jobs that ran when it was made continue from their last checkpoint as soon as a worker runs.
     """
     kept = ["--keep-store"] * keep_store
     children.become("deploy", "restore", *kept, *_given(home=home), "--", str(folder))
 
 
-@app.command(rich_help_panel="Look after a service")
+@app.command(rich_help_panel="Maintain a service")
 def doctor(
     delete: Annotated[
-        bool, typer.Option("--delete", help="Delete the files that no row names. No worker may run.")
+        bool, typer.Option("--delete", help="Delete the files that no row names. Stop all workers first.")
     ] = False,
     older_than_h: Annotated[
-        float, typer.Option(min=1.0, help="Only files at least so many hours old; younger ones may get a row.")
+        float,
+        typer.Option(
+            min=1.0, help="Only files that are at least this many hours old; younger ones may still get a row."
+        ),
     ] = 24.0,
     home: Home = None,
 ) -> None:
-    """Compare database and store: files that no row names, and rows whose files are gone (exit code 1)."""
+    """Compare database and store: list files that no row names, and rows whose files are missing (exit code 1)."""
     children.become("deploy", "doctor", *["--delete"] * delete, f"--older-than-h={older_than_h}", *_given(home=home))
 
 

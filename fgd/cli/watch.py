@@ -69,16 +69,16 @@ def status(job: Job) -> str:
         asked = ASKED.get(job.requested or "")
         return asked or (job.phase or "running").replace("_", " ")
     if job.state == "paused":
-        return "paused; `fgd job resume` lets it go on"
+        return "paused; `fgd job resume` continues it"
     return job.state
 
 
 def told(event: StoredEvent) -> str | None:
     """A line for the events a watcher must not miss; None for the daily ones."""
     if event.type == "attempt_lost":
-        return f"attempt {event.attempt} was lost ({event.data.get('reason', 'no reason given')}); the job goes on"
+        return f"attempt {event.attempt} was lost ({event.data.get('reason', 'no reason given')}); the job continues"
     if event.type == "batch_halved":
-        return "out of memory; it goes on with batches of {batch_size}, {accumulate} to a step".format(**event.data)
+        return "out of memory; it continues with batches of {batch_size}, {accumulate} per step".format(**event.data)
     if event.type in ("job_paused", "job_resumed", "note:finished_early"):
         return str(event.data.get("message") or event.type.removeprefix("job_"))
     if event.type == "note:resumed":
@@ -151,7 +151,7 @@ class Board:
     def show(self, title: str, job: Job | None) -> None:
         """Draw one look; None says that the service did not answer."""
         row = self._rows[title]
-        seen = Figures("no answer; waiting for the service") if job is None else figures(job)
+        seen = Figures("no answer, waiting for the service") if job is None else figures(job)
         running = job is not None and job.state == "running"
         left_s = row.eta.left_s(self._now(), seen.done, seen.total) if running and seen.total else None
         parts = [seen.epoch, seen.loss, seen.ap, f"{clock(left_s)} left" if left_s is not None else ""]
@@ -177,7 +177,7 @@ class Board:
 
 def report_lines(report: Report, most: int = 20) -> list[str]:
     """What the importer of a data set saw, for reading: counts by split, then defects by kind and the first by name."""
-    verdict = "usable" if report.ok else "rejected: nothing can be trained from it"
+    verdict = "usable" if report.ok else "rejected: it cannot be used for training"
     classes = f"{len(report.classes)} classes ({', '.join(report.classes[:12])})" if report.classes else "no classes"
     lines = [f"{report.format}, {classes}, {verdict}"]
     for name, split in report.splits.items():

@@ -22,7 +22,7 @@ COLUMNS: Columns = {
 
 @app.command(rich_help_panel="Use a service")
 def workers(as_json: AsJson = False, url: Url = URL) -> None:
-    """List the workers: what each has, whether it is there, and what it runs."""
+    """List the workers: what each has, whether it is alive, and what it is running."""
     with client_of(url) as client:
         answer(client.workers(), as_json, table(COLUMNS, cells))
 

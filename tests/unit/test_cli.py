@@ -128,9 +128,7 @@ def test_a_job_is_submitted_from_a_file_or_from_standard_input(fgd: Command, ser
     assert [json.loads(asked.body) for asked in server.asked] == [{"name": "cells"}] * 2
 
 
-@pytest.mark.parametrize(
-    ("text", "complaint"), [("{", "not JSON"), ("[]", "a spec is an object"), (None, "No such file")]
-)
+@pytest.mark.parametrize(("text", "complaint"), [("{", "not JSON"), ("[]", "expected a spec"), (None, "No such file")])
 def test_what_is_no_spec_is_refused_before_it_is_sent(
     fgd: Command, tmp_path: Path, text: str | None, complaint: str
 ) -> None:
@@ -332,7 +330,7 @@ def test_a_download_with_a_wrong_checksum_ends_with_one_and_leaves_nothing(
     artifacts(server, "0" * 64, b"def build")
     done = fgd("artifact", "download", JOB, "--to", str(tmp_path), url=server.url)
     assert done.code == 1
-    assert "promised" in done.err
+    assert "announced" in done.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -424,9 +422,9 @@ def test_a_plan_is_told_at_once_and_its_cost_when_it_is_measured(server: Server,
 
     assert ended.code == 0, ended.err
     for words in (
-        "36: 3 an epoch of 8 images each, 1 left over", "p3: stride 8, student 64 channels, teacher 96",
+        "36: 3 per epoch, of 8 images each, 1 left over", "p3: stride 8, student 64 channels, teacher 96",
         "fgd: 1x1 convolution on p3, 64 -> 96 channels", "/schedule/scales: it has no effect",
-        "student 11.72 M, teacher 22.46 M", "2.5 h, of which 45 min are training", "0.250 s a step", "1260 MiB",
+        "student 11.72 M, teacher 22.46 M", "2.5 h, 45 min of it training", "0.250 s per step", "1260 MiB",
     ):  # fmt: skip
         assert words in ended.out
 

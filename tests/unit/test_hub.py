@@ -61,7 +61,7 @@ def test_only_links_into_the_cache_are_packed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("hf://ada/none", "has no such repository, or it is private; then set HF_TOKEN"),
+        ("hf://ada/none", "has no such repository, or it is private; if so, set HF_TOKEN"),
         ("hf://ada/cells@v9", "has no revision v9"),
     ],
 )
@@ -122,7 +122,7 @@ def test_what_is_no_file_of_the_hub_is_refused(text: str) -> None:
 def test_what_is_gated_needs_a_token(here: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here.put("datasets/ada/cells", Folder(tmp_path / "set").write()).gated = True
     address = hub.dataset_address("hf://ada/cells")
-    with pytest.raises(hub.HubError, match=r"hf://ada/cells is gated: accept its conditions .* set HF_TOKEN"):
+    with pytest.raises(hub.HubError, match=r"hf://ada/cells is gated: accept its terms .* set HF_TOKEN"):
         hub.fetch_dataset(address)
     monkeypatch.setenv("HF_TOKEN", "hf_let_me_in")
     assert (hub.fetch_dataset(address).path / "train/a.png").is_file()

@@ -100,7 +100,9 @@ def test_a_lost_attempt_and_warnings_are_told_and_daily_events_are_not() -> None
             {"seq": 1, "type": type, "at": "2026-11-22T10:00:00Z", "attempt": 1, "data": data}
         )
 
-    assert told(event("attempt_lost", reason="lease expired")) == "attempt 1 was lost (lease expired); the job goes on"
+    assert (
+        told(event("attempt_lost", reason="lease expired")) == "attempt 1 was lost (lease expired); the job continues"
+    )
     assert told(event("note:checkpoint_corrupt", level="warning", message="took another")) == "warning: took another"
     assert told(event("note:calibration", level="info", message="")) is None
     assert told(event("evaluated")) is None
@@ -126,4 +128,4 @@ def test_halved_batches_are_told() -> None:
     event = StoredEvent.model_validate(
         {"seq": 1, "type": "batch_halved", "at": "2026-11-22T10:00:00Z", "data": {"batch_size": 4, "accumulate": 2}}
     )
-    assert told(event) == "out of memory; it goes on with batches of 4, 2 to a step"
+    assert told(event) == "out of memory; it continues with batches of 4, 2 per step"
