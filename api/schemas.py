@@ -47,7 +47,8 @@ class ProgressView(View):
     epoch: int
     epochs: int | None
     values: dict[str, float | None]
-    """The latest value of each number: "loss/total", ..., "val/ap" (0-100)."""
+    """The latest value of each number: "loss/total", ..., "val/ap" (0-100). With very many classes their AP is left
+    out; it is in GET .../metrics/latest."""
 
 
 class FailureView(View):

@@ -1,12 +1,14 @@
 """What a trainer says while it works: one JSON object a line, `type` first. Knows no torch.
 
-A reader must accept types, phases and codes it does not know. Non-finite numbers travel as null.
+A reader must accept types, phases and codes it does not know. Non-finite numbers travel as null. Nothing that is said
+is dropped: what is too long for a line is spread over several, or says how much of it was cut.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
@@ -18,6 +20,14 @@ RANK_EVENTS, RANK_EXIT = "FGD_RANK_EVENTS", "FGD_RANK_EXIT"
 fgd/engine/launch.py, which started it."""
 MAX_LINE = 64 * 1024
 """Bytes of one line at most; a longer one is not an event."""
+MAX_MESSAGE = 8000
+"""Characters of a message that are kept of an event that is too long."""
+MAX_NAME = 1000
+"""Characters of a number's name, likewise."""
+OF_A_CLASS = "ap/"
+"""Begins the names of the numbers that each class has."""
+_FRAME, _NUMBER = 1024, 32
+"""Bytes of a line without its numbers, and of a number with its comma, at most."""
 
 
 def finite_or_none(value: Any) -> Any:
@@ -77,7 +87,9 @@ class Stepped(Event_):
 
 
 class Evaluated(Event_):
-    """ap, ap50, ap75, ap_s, ap_m, ap_l, ap/<class>: 0-100, null where no box of that kind exists."""
+    """ap, ap50, ap75, ap_s, ap_m, ap_l, ap/<class>: 0-100, null where no box of that kind exists.
+
+    Of some hundreds of classes and more an evaluation is told in several: the first has all but the classes."""
 
     type: Literal["evaluated"] = "evaluated"
     step: int
@@ -137,9 +149,47 @@ Emit = Callable[[Event], None]
 _event: TypeAdapter[Event] = TypeAdapter(Event)
 
 
-def to_line(event: Event) -> bytes:
-    """One line, newline included."""
+def to_lines(event: Event) -> bytes:
+    """One line, newline included; several, where one would be longer than MAX_LINE.
+
+    Numbers are spread over events of the same step, each class's AP behind the rest. Of a note or a failure, which
+    are for people, the end is cut and says so.
+    """
+    line = _line(event)
+    if len(line) <= MAX_LINE:
+        return line
+    match event:
+        case Stepped() | Evaluated():
+            return b"".join(_line(event.model_copy(update={"values": part})) for part in _parts(event.values))
+        case Note() | Failed():
+            left_out = {"left_out": f"{len(line)} bytes are too many for an event; its data is not here"}
+            message = event.message
+            if len(message) > MAX_MESSAGE:
+                message = f"{message[:MAX_MESSAGE]} ... ({len(message) - MAX_MESSAGE} more characters)"
+            return _line(event.model_copy(update={"message": message, "data": left_out}))
+        case _:
+            return line
+
+
+def _line(event: Event) -> bytes:
     return event.model_dump_json().encode() + b"\n"
+
+
+def _parts(values: Mapping[str, float | None]) -> Iterator[dict[str, float | None]]:
+    """At first what there is one of, then what each class has; of a size that a line holds."""
+    ofs = [name for name in values if name.startswith(OF_A_CLASS)]
+    part: dict[str, float | None] = {name: value for name, value in values.items() if not name.startswith(OF_A_CLASS)}
+    yield part
+    part, size = {}, 0
+    for name in ofs:
+        shown = name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..."
+        needs = len(json.dumps(shown)) + _NUMBER
+        if part and size + needs > MAX_LINE - _FRAME:
+            yield part
+            part, size = {}, 0
+        part[shown] = values[name]
+        size += needs
+    yield part
 
 
 def from_line(line: bytes) -> Event:

@@ -16,18 +16,20 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import fcntl
 import os
 import signal
 import sys
 import traceback
+from io import FileIO
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO
 
 from pydantic import ValidationError
 
 from fgd.errors import FGDError, SpecError, Stopped
-from fgd.events import EXIT_STOPPED, RANK_EVENTS, RANK_EXIT, Emit, Event, Failed, Note, to_line
+from fgd.event_log import EventLog
+from fgd.events import EXIT_STOPPED, RANK_EVENTS, RANK_EXIT, Emit, Event, Failed, Note, to_lines
 from fgd.process import lifeline
 from fgd.process.error_causes import code_of
 from fgd.process.exit_codes import exit_code
@@ -95,13 +97,21 @@ def beginning(spec: JobSpec, arguments: argparse.Namespace, emit: Emit) -> Path 
 
 def events_of_rank(rank: int) -> Emit:
     """The first one speaks. Of the others only what the first cannot know: an image that it never read, an end."""
-    stream = open(os.environ[RANK_EVENTS], "wb", buffering=0)  # noqa: SIM115  # for as long as the process lives
+    stream = FileIO(os.environ[RANK_EVENTS], "wb")  # for as long as the process lives
 
     def emit(event: Event) -> None:
         if rank == 0 or isinstance(event, Failed) or (isinstance(event, Note) and event.code == "image_undecodable"):
-            stream.write(to_line(event))
+            fcntl.flock(stream, fcntl.LOCK_EX)  # what is longer than a pipe's page would be mixed with another rank's
+            write_all(stream, to_lines(event))
+            fcntl.flock(stream, fcntl.LOCK_UN)
 
     return emit
+
+
+def write_all(stream: FileIO, data: bytes) -> None:
+    """A signal may cut a write to a pipe short."""
+    while data:
+        data = data[stream.write(data) :]
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -176,15 +186,19 @@ class StopFlag:
 
 
 def events_to(fd: int | None) -> Emit:
+    """On a terminal a bar; without one, lines on standard output; or lines into `fd`, and on standard error, which is
+    then the log, the same in words."""
     if fd is None and sys.stdout.isatty():
         from fgd.engine.progress import draw
 
         return draw()
-    stream: BinaryIO = os.fdopen(fd, "wb", buffering=0) if fd is not None else sys.stdout.buffer
+    stream = FileIO(sys.stdout.fileno() if fd is None else fd, "wb", closefd=False)
+    log = EventLog(sys.stderr) if fd is not None else None
 
     def emit(event: Event) -> None:
-        stream.write(to_line(event))
-        stream.flush()
+        write_all(stream, to_lines(event))
+        if log is not None:
+            log.add(event)
 
     return emit
 

@@ -6,6 +6,7 @@ Every word `key=value` of the spec's name is an instruction:
     fault=KIND at=N           from step N on: exit | segv | hang | ignore-term | nan | no-manifest | bad-lines |
                               oom-text | oom-over | no-space | flood | daemon | close-pipe
     fits=N                    for oom-over: batches of more than N images are out of memory
+    classes=0                 how many the data set has: each has an AP
     pad=0                     KiB that each checkpoint is larger than it need be
     once=1                    the fault strikes the first attempt only
 
@@ -39,7 +40,7 @@ from fgd.events import (
     Saved,
     Started,
     Stepped,
-    to_line,
+    to_lines,
 )
 from fgd.process.failpoints import reach
 from fgd.process.finish_file import asked_to_finish
@@ -80,7 +81,7 @@ def parse() -> argparse.Namespace:
 
 def train(spec: JobSpec, words: dict[str, str], out: Path, resume: Path | None, pipe: BinaryIO) -> int:
     def emit(event: Event) -> None:
-        pipe.write(to_line(event))
+        pipe.write(to_lines(event))
 
     steps, step_s, save = int(words.get("steps", 40)), int(words.get("ms", 5)) / 1000, int(words.get("save", 10))
     fault, at, fits = words.get("fault"), int(words.get("at", 3)), int(words.get("fits", 1))
@@ -107,7 +108,8 @@ def train(spec: JobSpec, words: dict[str, str], out: Path, resume: Path | None, 
             emit(checkpoint(out, step, history, int(words.get("pad", 0))))
         if stopping:
             return 75
-    emit(Evaluated(step=step, epoch=1, split="val", values={"ap": 40.0, "ap50": 70.0}))
+    of_classes = {f"ap/class {n}": float(n % 100) for n in range(int(words.get("classes", 0)))}
+    emit(Evaluated(step=step, epoch=1, split="val", values={"ap": 40.0, "ap50": 70.0, **of_classes}))
     if fault == "no-manifest":
         return 0
     emit(result(spec, out, step, history))

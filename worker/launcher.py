@@ -27,7 +27,7 @@ from typing import BinaryIO, Self
 
 import psutil
 
-from fgd.events import MAX_LINE, Event, from_line
+from fgd.events import MAX_LINE, Event, Note, from_line
 from fgd.process import children, failpoints
 from fgd.process.finish_file import ask_to_finish
 from fgd.process.lifeline import DEADLINE, Deadline
@@ -41,6 +41,11 @@ MAX_LOG = 50 * 2**20
 """Bytes of a run's log that are kept; the rest is read and dropped, for a full pipe would stop the trainer."""
 MAX_TAIL = 64 * 2**10
 MAX_COMPLAINTS = 100
+NOT_UNDERSTOOD = Note(
+    code="events_not_understood",
+    message="the trainer wrote lines that are no events, and what they say is not kept; the job's log shows them",
+    level="warning",
+)
 MAX_WAITING = 10_000
 """Events not yet taken; then the pipe fills and the trainer waits."""
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
@@ -295,8 +300,12 @@ class Trainer:
                     self._put(from_line(line))
                 except ValueError as error:
                     complaints += 1
+                    if complaints == 1:
+                        self._put(NOT_UNDERSTOOD)
                     if complaints <= MAX_COMPLAINTS:
                         self._log.add(f"[worker] not an event line: {line[:200]!r}: {str(error)[:200]}\n".encode())
+        if complaints > MAX_COMPLAINTS:
+            self._log.add(f"[worker] {complaints - MAX_COMPLAINTS} more lines were no event lines\n".encode())
         self._put(None)
 
     def _put(self, event: Event | None) -> None:

@@ -21,6 +21,7 @@ from api.core.jobs import attempts
 from api.core.lifecycle import FailureCode, Requested, State
 from api.core.queue import ring
 from api.core.store.names import DigestMismatch
+from fgd.event_log import without_events
 from fgd.events import Failed, Finished, Note
 from fgd.process.failpoints import reach
 from fgd.process.finish_file import ask_to_finish
@@ -203,7 +204,9 @@ def train(
         raise Lost
     if not gone:
         host.undead.add(trainer.mark)
-    return TrainerEnd(trainer.returncode(), ended, writer.last, trainer.tail(), oom_kills() - oom_before)
+    return TrainerEnd(
+        trainer.returncode(), ended, writer.last, without_events(trainer.tail()), oom_kills() - oom_before
+    )
 
 
 def time_left_s(claim: attempts.Claim, staged_s: float) -> float | None:

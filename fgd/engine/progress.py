@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fgd.event_log import shown
 from fgd.events import Emit, Evaluated, Event, Failed, Finished, Note, Phase, Started, Stepped
 from fgd.text.printable import printable
 
@@ -47,7 +48,3 @@ def draw(console: Console | None = None) -> Emit:
                 progress.stop()
 
     return emit
-
-
-def shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

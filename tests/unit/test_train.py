@@ -14,7 +14,7 @@ import pytest
 
 from fgd.data.digits import compose
 from fgd.errors import Diverged
-from fgd.events import Event, Failed, Finished, Note, Saved, Stepped, from_line, to_line
+from fgd.events import Event, Failed, Finished, Note, Saved, Stepped, from_line, to_lines
 from fgd.train import report
 
 
@@ -90,7 +90,7 @@ def test_a_folder_that_is_not_there_is_named_before_torch_is_loaded(tmp_path: Pa
 def test_a_diverged_training_tells_step_and_term_in_its_last_event() -> None:
     said: list[Event] = []
     assert report(Diverged(7, "fgd/global", float("nan")), said.append) == 1
-    (event,) = [from_line(to_line(event)) for event in said]
+    (event,) = [from_line(to_lines(event)) for event in said]
     assert isinstance(event, Failed)
     assert (event.code, event.data) == ("loss_non_finite", {"step": 7, "term": "fgd/global"})
 
@@ -110,7 +110,7 @@ def test_sigterm_ends_with_a_checkpoint_that_the_next_run_goes_on_from(tmp_path:
     path.write_text(json.dumps(spec(dataset={"path": str(tmp_path / "data")}, schedule=schedule)))
     read, write = os.pipe()
     command = [sys.executable, "-m", "fgd.train", str(path), "--out", str(out), "--events-fd", str(write)]
-    with subprocess.Popen(command, pass_fds=[write]) as trainer:
+    with open(tmp_path / "log", "wb") as log, subprocess.Popen(command, pass_fds=[write], stderr=log) as trainer:
         os.close(write)
         with os.fdopen(read, "rb") as lines:
             events = []
@@ -119,6 +119,7 @@ def test_sigterm_ends_with_a_checkpoint_that_the_next_run_goes_on_from(tmp_path:
                 if isinstance(events[-1], Stepped):
                     trainer.send_signal(signal.SIGTERM)
         assert trainer.wait(60) == 75
+    assert "training from step 0 of 8, 4 epochs" in (tmp_path / "log").read_text()
     (saved,) = [event for event in events if isinstance(event, Saved)]
     done = run(str(path), "--out", str(out))
     assert done.returncode == 0, done.stderr.decode()

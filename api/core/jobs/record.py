@@ -18,10 +18,12 @@ from api.core.lifecycle import State
 from api.core.rows import db
 from api.core.rows.tables import Attempt, Job, JobEvent, LogChunk, MetricPoint, Series
 from api.core.rows.upsert import insert_for
-from fgd.events import Evaluated, Event, Note, Phase, Started, Stepped
+from fgd.events import OF_A_CLASS, Evaluated, Event, Note, Phase, Started, Stepped
 
 MAX_LOG_BYTES = 32 * 1024**2
 """Of one attempt; what comes after is dropped, and the log says so."""
+FEW = 200
+"""Numbers of a batch that are looked up by name: a job of 10,000 classes has as many series."""
 _LOG_FULL = b"\n[the log is full; nothing after this is kept]\n"
 
 MetricSample = tuple[tuple[str, str], int, float | None]
@@ -71,7 +73,8 @@ def record(s: Session, job_id: str, attempt: int, events: Sequence[Event], log: 
                 reached = int((job.progress or {}).get("step") or 0)
                 _rewind(s, job, event.step)
                 _begin(s, job, event)
-                _advance(job, step=event.step, total_steps=event.total_steps, epochs=event.epochs)
+                epoch = _epoch_at(event.step, event.total_steps, event.epochs)
+                _advance(job, step=event.step, total_steps=event.total_steps, epoch=epoch, epochs=event.epochs)
                 lost = {"steps_lost": max(0, reached - event.step)}  # that were reported; of the last second none were
                 add_event(s, job, at, "started", **event.model_dump(exclude={"type"}), **lost)
             case Phase():
@@ -84,6 +87,8 @@ def record(s: Session, job_id: str, attempt: int, events: Sequence[Event], log: 
                 _advance(job, event.values, step=event.step, epoch=event.epoch)
             case Evaluated():
                 points += [((name, event.split), event.step, value) for name, value in event.values.items()]
+                if event.values and all(name.startswith(OF_A_CLASS) for name in event.values):
+                    continue  # more of the evaluation before: too much for every answer that shows the job
                 _advance(job, {f"{event.split}/{name}": value for name, value in event.values.items()})
                 add_event(s, job, at, "evaluated", **event.model_dump(exclude={"type"}))
             case _:
@@ -107,6 +112,11 @@ def _advance(job: Job, values: Mapping[str, float | None] | None = None, **count
     job.progress = {**before, **counters, "values": {**before["values"], **(values or {})}}
 
 
+def _epoch_at(step: int, total_steps: int, epochs: int) -> int:
+    """Of a step that was done, counted from 1; 0 before the first."""
+    return -(-step * epochs // total_steps) if total_steps else 0
+
+
 def _rewind(s: Session, job: Job, step: int) -> None:
     """An attempt goes on from `step`: what older attempts measured after it did not happen."""
     removed = delete(MetricPoint).where(MetricPoint.job_id == job.id, MetricPoint.step > step)
@@ -114,7 +124,8 @@ def _rewind(s: Session, job: Job, step: int) -> None:
         _find_latest_again(s, job.id)
         metric_blocks.rewind(s, job.id, step)
     if job.progress is not None:
-        job.progress = {**job.progress, "step": step, "epoch": 0, "values": _latest_values(s, job.id)}
+        values = {name: value for name, value in _latest_values(s, job.id).items() if name in job.progress["values"]}
+        job.progress = {**job.progress, "step": step, "values": values}
 
 
 def _find_latest_again(s: Session, job_id: str) -> None:
@@ -178,7 +189,7 @@ def _write_points(s: Session, job: Job, at: datetime, points: Sequence[MetricSam
 
 
 def _intern(s: Session, job: Job, keys: set[tuple[str, str]]) -> dict[tuple[str, str], metric_blocks.Extent]:
-    known = _series(s, job.id)
+    known = _series(s, job.id, keys)
     missing = sorted(keys - known.keys())
     if not missing:
         return known
@@ -187,12 +198,15 @@ def _intern(s: Session, job: Job, keys: set[tuple[str, str]]) -> dict[tuple[str,
         statement,
         [{"project_id": job.project_id, "job_id": job.id, "name": name, "split": split} for name, split in missing],
     )
-    return _series(s, job.id)
+    return _series(s, job.id, keys)
 
 
-def _series(s: Session, job_id: str) -> dict[tuple[str, str], metric_blocks.Extent]:
+def _series(s: Session, job_id: str, keys: set[tuple[str, str]]) -> dict[tuple[str, str], metric_blocks.Extent]:
     columns = (Series.name, Series.split, Series.id, Series.latest_step, Series.covered, Series.loose)
-    rows = s.execute(select(*columns).where(Series.job_id == job_id))
+    query = select(*columns).where(Series.job_id == job_id)
+    if len(keys) <= FEW:
+        query = query.where(Series.name.in_({name for name, _ in keys}))
+    rows = s.execute(query)
     return {
         (name, split): metric_blocks.Extent(id, latest, covered, loose)
         for name, split, id, latest, covered, loose in rows

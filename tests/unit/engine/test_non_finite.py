@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from fgd.engine import step
 from fgd.errors import Diverged
-from fgd.events import Finished, Note, Saved, Stepped, from_line, to_line
+from fgd.events import Finished, Note, Saved, Stepped, from_line, to_lines
 from fgd.spec import JobSpec
 
 pytestmark = pytest.mark.slow
@@ -51,7 +51,7 @@ def test_a_skipped_step_is_told_counted_and_harms_nothing(train: Train, make_spe
     assert run.of(Stepped)[-1].values["skipped_steps"] == 2
     assert all(math.isfinite(value) for event in run.of(Stepped) for value in event.values.values())
     for event in run.events:
-        assert from_line(to_line(event)) == event
+        assert from_line(to_lines(event)) == event
     assert all(bool(tensor.isfinite().all()) for tensor in load_file(run.result / "student.safetensors").values())
     assert json.loads((run.result / "manifest.json").read_text())["skipped_steps"] == 2
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import fgd
-from fgd.events import Event, Failed, Finished, Saved, Stepped
+from fgd.events import Evaluated, Event, Failed, Finished, Saved, Stepped
 from fgd.process.lifeline import DEADLINE
 from fgd.spec import FCOS, FromPath, JobSpec
 from worker import launcher
@@ -129,6 +129,29 @@ def test_bad_lines_are_logged_and_never_fatal(start: Start) -> None:
     assert trainer.returncode() == 0
     assert isinstance(events[-1], Finished)
     assert log.count(b"[worker] not an event line") == 3 * 4
+
+
+def test_a_stream_of_bad_lines_is_a_warning_once_and_what_the_log_leaves_out_is_counted(tmp_path: Path) -> None:
+    script = "import os, sys; os.write(int(sys.argv[sys.argv.index('--events-fd') + 1]), b'noise\\n' * 150)"
+    argv = [sys.executable, "-c", script, "--out", str(tmp_path)]
+    with Trainer(argv, tmp_path, tmp_path / "run" / "x.json") as trainer:
+        events, log = read_all(trainer)
+
+    assert events == [launcher.NOT_UNDERSTOOD]
+    assert log.count(b"[worker] not an event line") == launcher.MAX_COMPLAINTS
+    assert b"[worker] 50 more lines were no event lines" in log
+
+
+def test_each_ap_of_ten_thousand_classes_arrives(start: Start) -> None:
+    events, log = read_all(start("steps=2 ms=1 classes=10000"))
+    told = [event.values for event in events if isinstance(event, Evaluated)]
+
+    assert b"not an event line" not in log
+    assert told[0] == {"ap": 40.0, "ap50": 70.0}
+    assert sum(map(len, told[1:])) == 10_000
+    assert {name: value for values in told[1:] for name, value in values.items()} == {
+        f"ap/class {n}": float(n % 100) for n in range(10_000)
+    }
 
 
 def test_longer_log_than_allowed_is_cut_and_training_goes_on(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

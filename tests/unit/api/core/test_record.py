@@ -8,7 +8,7 @@ from api.core.jobs import attempts, curves, history, requests
 from api.core.jobs.record import record
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT
-from fgd.events import Evaluated, Event, Failed, Finished, Phase, Saved, Started, Stepped
+from fgd.events import Evaluated, Event, Failed, Finished, Phase, Saved, Started, Stepped, from_line, to_lines
 
 
 def started(step: int) -> Started:
@@ -52,6 +52,35 @@ def test_after_a_resume_the_curve_has_no_zigzag(given: Any) -> None:
     tell(given, id, 2, step(30, 2.5))
     assert curve(given, id) == {10: 5.0, 20: 4.0, 30: 2.5}
     assert curve(given, id, "ap") == {}
+
+
+def test_the_epoch_stays_with_the_step_over_a_resume(given: Any) -> None:
+    id = given.running()
+    tell(given, id, 1, started(0))
+    assert given.look(id).progress["epoch"] == 0
+    tell(given, id, 1, *(Stepped(step=n, epoch=3, values={"loss/total": 1.0}) for n in (21, 25, 30)))
+    assert given.look(id).progress["epoch"] == 3
+    given.later(60)
+    given.sweep()
+    given.claim()
+
+    for step, epoch in ((30, 3), (25, 3), (21, 3), (20, 2), (1, 1), (0, 0)):
+        tell(given, id, 2, started(step))
+        assert (given.look(id).progress["step"], given.look(id).progress["epoch"]) == (step, epoch)
+
+
+def test_ten_thousand_classes_have_an_ap_each_and_the_job_shows_the_whole(given: Any) -> None:
+    id = given.running()
+    values = {"ap": 40.0, "ap50": 70.0, **{f"ap/class {n}": float(n % 100) for n in range(10_000)}}
+    lines = to_lines(Evaluated(step=10, epoch=1, split="val", values=values)).splitlines()
+    tell(given, id, 1, started(0), *map(from_line, lines))
+
+    assert {name: value for name, (_, value) in latest(given, id).items()} == values
+    assert given.look(id).progress["values"] == {"val/ap": 40.0, "val/ap50": 70.0}
+    assert given.events(id).count("evaluated") == 1
+
+    tell(given, id, 1, started(10))
+    assert given.look(id).progress["values"] == {"val/ap": 40.0, "val/ap50": 70.0}
 
 
 def test_a_batch_that_is_sent_twice_is_stored_once(given: Any) -> None:
