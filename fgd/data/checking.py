@@ -32,6 +32,7 @@ from fgd.data.listing import ListedImage, Listing, Mark, NoBox
 from fgd.data.report import Defects
 from fgd.data.splits import Carving, carve
 from fgd.data.tree import Split, Tree, short
+from fgd.data.unmatched import report_unmatched
 
 Verify = Literal["full", "headers"]
 Sources = dict[str, Path]
@@ -100,11 +101,12 @@ def check(
 
 
 def _report_unlisted(tree: Tree, listing: Listing, defects: Defects) -> None:
-    """Image files that no annotation names; where some annotations could not be read, none is known to be such."""
+    """Names without a file and image files without a name; where some annotations could not be read, no file is."""
     named = {image.file for image in listing.images} | listing.mentioned
-    for file in tree.images() if not listing.told else ():
-        if file not in named:
-            defects.add("image_unlisted", file, "no annotation names it; left out", "dropped_image")
+    unlisted = [file for file in tree.images() if file not in named] if not listing.told else []
+    report_unmatched(listing.missing, unlisted, defects)
+    for file in unlisted:
+        defects.add("image_unlisted", file, "no annotation names it; left out", "dropped_image")
 
 
 def _probe_all(listed: list[ListedImage], verify: Verify, defects: Defects) -> list[_CheckedImage]:

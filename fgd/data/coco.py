@@ -9,19 +9,22 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fgd.data.checking import Sources, Verify, check
 from fgd.data.coco_files import Annotations, Source, find_sources, looks_like
 from fgd.data.index import Box, Index, Report
-from fgd.data.listing import Advice, ListedImage, Listing, Mark, NoBox, finite
+from fgd.data.listing import Advice, ListedImage, Listing, Mark, Missing, NoBox, finite
+from fgd.data.matching import Match, Several, WrittenName, ends_of, find_files, leads_out, normalised
 from fgd.data.numbering import flag, number_of, shifted
 from fgd.data.numbering import key as key_of
 from fgd.data.outlines import box_around
 from fgd.data.report import Defects
 from fgd.data.splits import Carving
-from fgd.data.tree import MAX_NAME, Split, Tree, below, is_class_name, is_text, list_tree, short, split_of_file
+from fgd.data.tree import MAX_NAME, Split, Tree, below, folder_of, is_class_name, is_text, list_tree, short
+from fgd.data.unmatched import hint, report_spellings
 from fgd.errors import DatasetError
 
 __all__ = ["list_images", "looks_like", "read"]
@@ -44,19 +47,22 @@ def read(folder: Path, verify: Verify = "full", carving: Carving | None = None) 
 
 def list_images(tree: Tree, defects: Defects) -> Listing:
     """What the annotations say. Raises DatasetError: see the module."""
-    sources = find_sources(tree, defects)
+    sources, unusable = find_sources(tree, defects)
     images: list[ListedImage] = []
     tables: list[str] = []
     mentioned: set[str] = set()
+    missing: list[Missing] = []
+    places = _find_images(tree, sources)
     for split, source in sources.items():
         categories = _categories(source.annotations, defects)
         tables += categories.values()
-        listed = _list_images(tree, split, source, defects)
+        found = places[split]
+        report_spellings(source.annotations.file, found, defects)
+        listed = _list_images(tree, split, source, found, missing, defects)
         _add_marks(source.annotations, listed, categories, defects)
-        mentioned |= {below(source.folder, name) for name in source.annotations.names}
+        mentioned |= {match.file for match in found.values() if isinstance(match, Match)}
         known = {key: image for key, image in listed.items() if image}
         images += [known[key] for key in sorted(known, key=lambda key: (isinstance(key, str), key))]
-    unusable = defects.files("json_invalid", "split_unknown")
     splits: tuple[Split, ...] = ("train", "val")
     return Listing(
         format="coco",
@@ -65,7 +71,8 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
         splits={split: source.annotations.file for split, source in sources.items()},
         advice=ADVICE,
         mentioned=frozenset(mentioned),
-        told=frozenset(split for split in splits if any(split_of_file(file) in (split, None) for file in unusable)),
+        missing=tuple(missing),
+        told=frozenset(split for split in splits if unusable & {split, None}),
         layout="corner_size",
     )
 
@@ -116,7 +123,33 @@ def _category(entry: Any) -> tuple[int | None, str | None]:
 # --- images ---------------------------------------------------------------------------------------------------
 
 
-def _list_images(tree: Tree, split: Split, source: Source, defects: Defects) -> dict[int | str, ListedImage | None]:
+def _find_images(tree: Tree, sources: Mapping[Split, Source]) -> dict[Split, dict[str, Match | Several | None]]:
+    """Of each annotation file, its file names and the files that they mean."""
+    images = cache(lambda: ends_of(tree.images()))
+    wanted: dict[Split, dict[str, WrittenName]] = {}
+    for split, source in sources.items():
+        counts = Counter(filter(is_text, source.annotations.names))
+        gathered = source.hits * 2 >= counts.total()  # else the images lie in several folders
+        near = folder_of(source.annotations.file)
+        wanted[split] = {}
+        for name, count in counts.items():
+            path = normalised(name)
+            # One name for several images is that of no file where several files have it.
+            known = gathered and not (count > 1 and len(images().having(path)) > 1)
+            homes = (source.folder,) if known else ("",) if "/" in path else ()
+            wanted[split][name] = WrittenName(name, homes, split, near)
+    found = find_files([name for names in wanted.values() for name in names.values()], tree.files, images)
+    return {split: {text: found[name] for text, name in names.items()} for split, names in wanted.items()}
+
+
+def _list_images(
+    tree: Tree,
+    split: Split,
+    source: Source,
+    found: Mapping[str, Match | Several | None],
+    missing: list[Missing],
+    defects: Defects,
+) -> dict[int | str, ListedImage | None]:
     """User's id -> image; None for one that is named but cannot be used."""
     file = source.annotations.file
     listed: dict[int | str, ListedImage | None] = {}
@@ -130,13 +163,17 @@ def _list_images(tree: Tree, split: Split, source: Source, defects: Defects) -> 
             defects.reject("image_id_duplicate", file, f"image id {short(key)} is used twice; give each its own")
             continue
         listed[key] = None
-        image = below(source.folder, name)
-        path = tree.path(image) if not name.startswith("/") else None
+        match = found[name]
+        image = match.file if isinstance(match, Match) else below(source.folder, name)
+        path = tree.path(image) if isinstance(match, Match) or not leads_out(name) else None
         if path is None:
             defects.add("path_escapes", file, f"file name {short(name)} leads out of the data set", "dropped_image")
-        elif not os.path.isfile(path):  # unlike Path.is_file, False for a name that is too long
+        elif not isinstance(match, Match):
             where = f"{source.folder}/" if source.folder else "the folder"
-            defects.add("image_missing", image[:255], f"named in {file}, not found in {where}", "dropped_image")
+            message = f"named in {file}, not found in {where}{hint(match)}"
+            missing.append(Missing(name, image, message))
+        elif not os.path.isfile(path):
+            missing.append(Missing(name, image, f"named in {file}, not a file"))
         else:
             listed[key] = ListedImage(split, name, image, path, (entry.get("width"), entry.get("height")))
     return listed

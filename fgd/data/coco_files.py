@@ -13,12 +13,13 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from fgd.data.encodings import decode
+from fgd.data.matching import normalised
 from fgd.data.report import Defects
-from fgd.data.tree import SPLITS, Split, Tree, split_of_file, split_of_folder
+from fgd.data.tree import SPLITS, Split, SplitWords, Tree, folder_of
 from fgd.errors import DatasetError
 
 MAX_JSON_BYTES = 1 * 2**30
@@ -60,6 +61,8 @@ class Source:
 
     annotations: Annotations
     folder: str
+    hits: int
+    """Of its file names, those that are files below the folder."""
 
 
 class _Unusable(Exception):
@@ -95,33 +98,31 @@ def _mentions(path: Path) -> bool:
     return False
 
 
-def find_sources(tree: Tree, defects: Defects) -> dict[Split, Source]:
-    """Split -> annotations and image folder. What is wrong goes to `defects`.
+def find_sources(tree: Tree, defects: Defects) -> tuple[dict[Split, Source], frozenset[Split | None]]:
+    """Split -> annotations and image folder; and the splits of files that could not be used, None: of any.
+
+    What is wrong goes to `defects`.
 
     Raises DatasetError where nothing looks like COCO annotations at all.
     """
     found: dict[Split, list[Source]] = {split: [] for split in SPLITS}
     broken: dict[Split | None, list[tuple[str, str]]] = {}
     nowhere: list[Source] = []
-    for file in sorted(f for f in tree.files if f.lower().endswith(".json")):
-        try:
-            annotations = _load(tree.root, file)
-        except _Unusable as error:
-            if error.broken:
-                broken.setdefault(split_of_file(file), []).append((file, str(error)))
-            else:
-                defects.add("json_skipped", file, f"not detection annotations: {error}; ignored", "kept")
-            continue
-        if annotations.encoding != "utf-8":
-            message = f"not UTF-8; read as {annotations.encoding}, so look at the names"
-            defects.add("encoding_guessed", file, message, "kept")
-        named = split_of_file(file)
-        folder = _image_folder(tree, annotations, named)
-        split = named or split_of_folder(folder) or _split_of_names(annotations.names)
+    readable, unreadable = _load_all(tree, defects)
+    jsons = SplitWords([*unreadable, *(one.file for one in readable)])
+    for file, why in unreadable.items():
+        broken.setdefault(jsons.of_file(file), []).append((file, why))
+    named = [jsons.of_file(one.file) for one in readable]
+    images = SplitWords(tree.images())
+    places = [_image_folder(tree, one, split, images) for one, split in zip(readable, named, strict=True)]
+    folders = SplitWords(f"{folder}/" for folder, _ in places)
+    names = SplitWords(name for one in readable for name in map(normalised, one.names))
+    for one, split, (folder, hits) in zip(readable, named, places, strict=True):
+        split = split or folders.of_folder(folder) or _split_of_names(names, one.names)
         if split is None:
-            nowhere.append(Source(annotations, folder))
+            nowhere.append(Source(one, folder, hits))
         else:
-            found[split].append(Source(annotations, folder))
+            found[split].append(Source(one, folder, hits))
     if not (any(found.values()) or broken or nowhere):
         raise DatasetError(
             f"{tree.root}: no COCO annotations found; expected JSON files with images, annotations and categories, "
@@ -129,8 +130,28 @@ def find_sources(tree: Tree, defects: Defects) -> dict[Split, Source]:
         )
     if len(nowhere) == 1 and not (any(found.values()) or broken):
         found["train"], nowhere = nowhere, []  # one file without a split: val is taken out of it
-    _report_unplaced(found, broken, nowhere, defects)
-    return {split: _only(split, sources, defects) for split, sources in found.items() if sources}
+    unusable = _report_unplaced(found, broken, nowhere, defects)
+    return {split: _only(split, sources, defects) for split, sources in found.items() if sources}, unusable
+
+
+def _load_all(tree: Tree, defects: Defects) -> tuple[list[Annotations], dict[str, str]]:
+    """What can be read, and of the files that cannot, why. What is meant for something else is reported."""
+    readable: list[Annotations] = []
+    unreadable: dict[str, str] = {}
+    for file in sorted(f for f in tree.files if f.lower().endswith(".json")):
+        try:
+            one = _load(tree.root, file)
+        except _Unusable as error:
+            if error.broken:
+                unreadable[file] = str(error)
+            else:
+                defects.add("json_skipped", file, f"not detection annotations: {error}; ignored", "kept")
+            continue
+        if one.encoding != "utf-8":
+            message = f"not UTF-8; read as {one.encoding}, so look at the names"
+            defects.add("encoding_guessed", file, message, "kept")
+        readable.append(one)
+    return readable, unreadable
 
 
 def _load(root: Path, file: str) -> Annotations:
@@ -196,25 +217,31 @@ def _has_place(entry: Any) -> bool:
     return isinstance(entry, dict) and ("bbox" in entry or bool(entry.get("segmentation")))
 
 
-def _split_of_names(names: Iterable[str]) -> Split | None:
-    splits = {split_of_folder(str(PurePosixPath(name).parent)) for name in names}
+def _split_of_names(words: SplitWords, names: Iterable[str]) -> Split | None:
+    splits = {words.of_folder(folder_of(normalised(name))) for name in names}
     return splits.pop() if len(splits) == 1 else None
 
 
-def _image_folder(tree: Tree, annotations: Annotations, split: Split | None) -> str:
-    """The folder below which most of the named files are; on a tie that of the split, then the JSON's own."""
-    own = str(PurePosixPath(annotations.file).parent).removeprefix(".")
+def _image_folder(tree: Tree, annotations: Annotations, split: Split | None, words: SplitWords) -> tuple[str, int]:
+    """The folder below which most of the named files are, and how many; on a tie the split's, then the JSON's own.
+
+    In a folder of another split half of them count: files are often numbered alike in both.
+    """
+    own = folder_of(annotations.file)
     hits = _hits(tree, annotations.names)
 
-    def rank(folder: str) -> tuple[int, bool, bool]:
-        return hits[folder], split is not None and split_of_folder(folder) == split, folder == own
+    def rank(folder: str) -> tuple[float, bool, bool]:
+        said = words.of_folder(folder)
+        foreign = split is not None and said not in (split, None)
+        return hits[folder] / (1 + foreign), said is not None and said == split, folder == own
 
-    return max(tree.folders, key=rank)
+    best = max(tree.folders, key=rank)
+    return best, hits[best]
 
 
 def _hits(tree: Tree, names: Iterable[str]) -> Counter[str]:
     """Of each folder, how many of the names are files below it. Each file is looked at once, whatever the names."""
-    wanted = Counter(names)
+    wanted = Counter(spelling for name in names for spelling in {name, normalised(name)})
     hits: Counter[str] = Counter()
     for file in tree.files:
         hits[""] += wanted[file]
@@ -245,13 +272,17 @@ def _report_unplaced(
     broken: Mapping[Split | None, list[tuple[str, str]]],
     nowhere: list[Source],
     defects: Defects,
-) -> None:
-    """A broken file is fatal only if it may be the one that a split lacks."""
+) -> frozenset[Split | None]:
+    """A broken file is fatal only if it may be the one that a split lacks. Returns the splits of those that are."""
     lacking = not (found["train"] and found["val"])
+    fatal: set[Split | None] = set()
     for split, files in broken.items():
         needed = lacking if split is None else not found[split]
+        fatal.update({split} if needed else ())
         for file, message in files:
             defects.add("json_invalid", file, message, "rejected" if needed else "kept")
     for source in nowhere:
         message = "cannot tell which split it describes; put train, val or test into its name or its folder's"
         defects.add("split_unknown", source.annotations.file, message, "rejected" if lacking else "kept")
+        fatal.update({None} if lacking else ())
+    return frozenset(fatal)

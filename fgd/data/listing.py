@@ -66,6 +66,17 @@ class ListedImage:
 
 
 @dataclass(frozen=True)
+class Missing:
+    """An image that the annotations name and that is not there."""
+
+    name: str
+    """As the annotations say it."""
+    file: str
+    """Where it was looked for, or the file that names it."""
+    message: str
+
+
+@dataclass(frozen=True)
 class Advice:
     """What a format's user is told to do about a split; `{split}` is filled in."""
 
@@ -92,6 +103,7 @@ class Listing:
     """How the format writes a box."""
     first_pixel: float = 0.0
     """The number of the first pixel; it has been subtracted from left and top."""
+    missing: tuple[Missing, ...] = ()
 
 
 def finite(value: Any) -> float | None:

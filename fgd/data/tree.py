@@ -9,17 +9,17 @@ import shutil
 import tempfile
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeGuard
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-_JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp"})
-IMAGE_SUFFIXES = _JPEG_SUFFIXES | {".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
+JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp"})
+IMAGE_SUFFIXES = JPEG_SUFFIXES | {".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
 """Of files that are taken for images where nothing else names them."""
 MAX_NAME = 200
 """Characters of a class name; it becomes part of every metric's name."""
@@ -153,23 +153,45 @@ def suffix(file: str) -> str:
     return PurePosixPath(file).suffix.lower()
 
 
+def depth(path: str) -> int:
+    """Parts of a path."""
+    return path.count("/") + 1 if path else 0
+
+
+def common_folder(folders: Iterable[str]) -> str:
+    """The innermost folder in which all of these lie; "" is the root."""
+    common: list[str] | None = None
+    for folder in folders:
+        parts = folder.split("/") if folder else []
+        if common is None:
+            common = parts
+        while common != parts[: len(common)]:
+            common = common[:-1]
+    return "/".join(common or [])
+
+
+@lru_cache(1 << 14)
 def words_split(name: str) -> Split | None:
     """The one split that the words of a name mean; None if there is none or more than one."""
     splits = {_SPLIT_WORDS[word] for word in re.findall(r"[a-z]+", name.lower()) if word in _SPLIT_WORDS}
     return splits.pop() if len(splits) == 1 else None
 
 
-def split_of_file(file: str) -> Split | None:
-    path = PurePosixPath(file)
-    return words_split(path.stem) or split_of_folder(str(path.parent))
+class SplitWords:
+    """Which split the names of files mean. A folder in which all of them lie says nothing."""
 
+    def __init__(self, files: Iterable[str]) -> None:
+        self.home = common_folder({folder_of(file) for file in files})
 
-def split_of_folder(folder: str) -> Split | None:
-    """By the innermost folder name that means a split."""
-    for name in reversed(PurePosixPath(folder).parts):
-        if split := words_split(name):
-            return split
-    return None
+    def of_file(self, file: str) -> Split | None:
+        return words_split(PurePosixPath(file).stem) or self.of_folder(folder_of(file))
+
+    def of_folder(self, folder: str) -> Split | None:
+        """By the innermost folder name that means a split."""
+        for name in reversed(folder.split("/")[depth(self.home) :]):
+            if split := words_split(name):
+                return split
+        return None
 
 
 def is_text(value: Any) -> TypeGuard[str]:

@@ -26,7 +26,7 @@ from typing import Final
 from fgd.data.listing import Advice, ListedImage, Listing, Mark, NoBox
 from fgd.data.report import Defects
 from fgd.data.texts import UnreadableText, read_text
-from fgd.data.tree import MAX_NAME, Split, Tree, below, folder_of, is_class_name, short, split_of_folder
+from fgd.data.tree import MAX_NAME, Split, SplitWords, Tree, below, folder_of, is_class_name, short
 from fgd.data.voc_xml import Annotation, read_all
 from fgd.errors import DatasetError
 
@@ -120,7 +120,8 @@ def _entries(tree: Tree, xmls: list[str], defects: Defects) -> tuple[list[_Entry
 
 
 def _by_folders(xmls: list[str], defects: Defects) -> tuple[list[_Entry], dict[Split, str]]:
-    splits = {xml: split_of_folder(folder_of(xml)) for xml in xmls}
+    words = SplitWords(xmls)
+    splits = {xml: words.of_folder(folder_of(xml)) for xml in xmls}
     if not any(splits.values()):
         return [_Entry("train", xml) for xml in xmls], {"train": folder_of(xmls[0])}
     entries: list[_Entry] = []

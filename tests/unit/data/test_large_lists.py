@@ -11,7 +11,7 @@ from fgd.data.coco import _categories
 from fgd.data.coco_files import Annotations
 from fgd.data.index import Index
 from fgd.data.report import Defects
-from fgd.data.tree import Tree
+from fgd.data.tree import SplitWords, Tree
 
 MANY = 60_000
 pytestmark = pytest.mark.timeout(20)
@@ -30,10 +30,11 @@ def test_classes_of_yolo() -> None:
 def test_names_in_many_folders() -> None:
     folders = tuple(sorted(["", "set", *(f"set/{n}" for n in range(5000))]))
     tree = Tree(Path("/nowhere"), folders, frozenset(f"set/4321/{n}.jpg" for n in range(MANY)), ())
+    words = SplitWords(tree.files)
     listed = [{"id": n, "file_name": f"{n}.jpg"} for n in range(MANY)]
-    assert coco_files._image_folder(tree, Annotations("set/a.json", listed, [], []), None) == "set/4321"
+    assert coco_files._image_folder(tree, Annotations("set/a.json", listed, [], []), None, words) == ("set/4321", MANY)
     above = [{"id": n, "file_name": f"4321/{n}.jpg"} for n in range(MANY)]
-    assert coco_files._image_folder(tree, Annotations("set/a.json", above, [], []), None) == "set"
+    assert coco_files._image_folder(tree, Annotations("set/a.json", above, [], []), None, words) == ("set", MANY)
 
 
 def test_a_folder_named_a_thousand_times() -> None:
