@@ -34,33 +34,37 @@ def parser() -> argparse.ArgumentParser:
 
     each = verbs.add_parser("serve", help="run the whole service on this machine")
     each.set_defaults(do=serve)
-    each.add_argument("--host", help="address to bind")
-    each.add_argument("--port", type=int, help="port to bind; 0: any free one")
-    each.add_argument("--data-root", type=Path, action="append", help="folder below which data sets may be read")
-    each.add_argument("--parent-fd", type=int, help="end with whoever holds the other end of this pipe")
+    each.add_argument("--host", help="address to listen on")
+    each.add_argument("--port", type=int, help="port to listen on; 0: any free one")
+    each.add_argument(
+        "--data-root", type=Path, action="append", help="folder below which the service may read data sets"
+    )
+    each.add_argument("--parent-fd", type=int, help="end when the other end of this pipe closes")
 
     each = verbs.add_parser("backup", help="copy database and store into a folder")
     each.set_defaults(do=backup)
     each.add_argument("folder", type=Path, help="a new or empty folder")
 
-    each = verbs.add_parser("restore", help="bring a backup back into an empty database and store")
+    each = verbs.add_parser("restore", help="restore a backup into an empty database and store")
     each.set_defaults(do=restore)
-    each.add_argument("folder", type=Path, help="what a backup wrote")
-    each.add_argument("--keep-store", action="store_true", help="add what is missing to what the store has")
+    each.add_argument("folder", type=Path, help="a folder written by backup")
+    each.add_argument("--keep-store", action="store_true", help="keep the store's files and add the missing ones")
 
     each = verbs.add_parser("doctor", help="compare database and store")
     each.set_defaults(do=doctor)
-    each.add_argument("--delete", action="store_true", help="delete the files that no row names; no worker may run")
+    each.add_argument(
+        "--delete", action="store_true", help="delete the files that no row names; stop all workers first"
+    )
     each.add_argument("--older-than-h", type=hours, default=24.0, help="only files at least this many hours old")
 
     for each in verbs.choices.values():
-        each.add_argument("--home", type=Path, help="folder of everything the service writes")
+        each.add_argument("--home", type=Path, help="folder for everything the service writes")
     return commands
 
 
 def hours(text: str) -> float:
     if not (found := float(text)) >= 1.0:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1, and a younger file may get its row yet")
+        raise argparse.ArgumentTypeError(f"{text} is less than 1; a younger file may still get its row")
     return found
 
 
@@ -118,7 +122,7 @@ def backup(given: argparse.Namespace) -> int:
     made = backup.backup(settings(home=given.home), given.folder, say=note)
     print_line(f"{given.folder}  {made.taken_at}  {len(made.blobs)} blobs, {len(made.objects)} checkpoints")
     for missing in made.missing:
-        print_line(f"missing from the store, and so from the backup: {missing}")
+        print_line(f"missing from the store, and therefore from the backup: {missing}")
     return FAILED if made.missing else DONE
 
 

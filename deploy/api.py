@@ -23,7 +23,7 @@ GOODBYE_S = 3
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deploy.api", description=__doc__)
     parser.add_argument("--fd", type=int, help="a listening socket, instead of FGD_HOST and FGD_PORT")
-    parser.add_argument("--parent-fd", type=int, help="end with whoever holds the other end of this pipe")
+    parser.add_argument("--parent-fd", type=int, help="end when the other end of this pipe closes")
     arguments = parser.parse_args()
     keep_private()
     if arguments.parent_fd is not None:

@@ -123,7 +123,7 @@ def backup(settings: Settings, folder: Path, say: Say = logger.info) -> Manifest
             moment = copy_moment(engine, store, kept, folder / "database", scratch)
             if not moment.gone:
                 break
-            say(f"{len(moment.gone)} checkpoints are gone, or were replaced while they were copied; looking again")
+            say(f"{len(moment.gone)} checkpoints are gone, or were replaced while they were copied; trying again")
         _check_each_job_has_one(moment)
         missing = copy_blobs(store, kept, moment.blobs, scratch)
         for key in set(kept.objects(0.0)) - moment.objects.keys():
@@ -234,9 +234,7 @@ def restore(settings: Settings, folder: Path, keep_store: bool = False, say: Say
     with opened(settings) as (engine, store):
         _check_empty(engine)
         if not keep_store and (next(store.blobs(0.0), None) or next(store.objects(0.0), None)):
-            raise BackupError(
-                "the store is not empty; restore into an empty one, or keep what it holds with --keep-store"
-            )
+            raise BackupError("the store is not empty; restore into an empty one, or keep its files with --keep-store")
         db.upgrade(settings.database_url)
         kept = LocalStore(folder / "store")
         say(f"putting {len(manifest.blobs)} blobs and {len(manifest.objects)} checkpoints")
@@ -291,7 +289,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
     if manifest.revision != head:
         raise BackupError(
             f"the backup is of revision {manifest.revision}, made by version {manifest.version}; this version "
-            f"({version.ours()}) has {head}. Restore it with that version, and upgrade the database afterwards"
+            f"({version.ours()}) has {head}. Restore it with that version, then upgrade the database"
         )
     wanted = {table.name for table in _tables()}
     if set(manifest.tables) != wanted:
@@ -302,9 +300,9 @@ def verify(folder: Path, manifest: Manifest) -> None:
     files |= {kept.root / "objects" / key: digest for key, digest in manifest.objects.items()}
     for file, digest in files.items():
         if not file.is_file():
-            raise BackupError(f"the backup is torn: {file} is missing")
+            raise BackupError(f"the backup is damaged: {file} is missing")
         if sha256_file(file) != digest:
-            raise BackupError(f"the backup is torn: {file} has other bytes than were written")
+            raise BackupError(f"the backup is damaged: {file} has changed since it was written")
 
 
 def _check_empty(engine: Engine) -> None:
@@ -312,12 +310,12 @@ def _check_empty(engine: Engine) -> None:
     there = set(inspect(engine).get_table_names())
     with db.reading(engine) as s:
         if WorkerRow.__tablename__ in there and workers.live(s, ALIVE_S):
-            raise BackupError("a worker runs on this database; stop it first")
+            raise BackupError("a worker is running on this database; stop it first")
         for table in _tables():
             if table is Project.__table__ or table.name not in there:
                 continue
             if s.execute(select(table.primary_key.columns[0]).limit(1)).first() is not None:
-                raise BackupError(f"the database is not empty: there are {table.name}; restore into an empty one")
+                raise BackupError(f"the database is not empty: it has {table.name}; restore into an empty one")
 
 
 def _go_on_counting(connection: Connection, table: Table) -> None:
@@ -343,12 +341,14 @@ def read_manifest(folder: Path) -> Manifest:
         if told["format"] != FORMAT:
             raise BackupError(f"{path} has format {told['format']}; this version reads format {FORMAT}")
         if told["sha256"] != _digest_of(content):
-            raise BackupError(f"the backup is torn: {path} has other bytes than were written")
+            raise BackupError(f"the backup is damaged: {path} has changed since it was written")
         return Manifest(**content | {"missing": tuple(content["missing"])})
     except FileNotFoundError:
-        raise BackupError(f"{folder} holds no whole backup: manifest.json, which is written last, is missing") from None
+        raise BackupError(
+            f"{folder} contains no complete backup: manifest.json, which is written last, is missing"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise BackupError(f"the backup is torn: {path} cannot be read: {error}") from None
+        raise BackupError(f"the backup is damaged: {path} cannot be read: {error}") from None
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -36,7 +36,7 @@ def socket_path(home: Path) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if found.st_uid != os.getuid() or found.st_mode & 0o077 or folder.is_symlink():
-        raise PermissionError(f"{folder} belongs to somebody else; remove it, or set FGD_HOME to a shorter path")
+        raise PermissionError(f"{folder} belongs to another user; remove it, or set FGD_HOME to a shorter path")
     return folder / "valkey.sock"
 
 

@@ -61,8 +61,8 @@ def complaint_about_worker(settings: Settings) -> str | None:
     except DriverMissing as error:
         return str(error)
     except SQLAlchemyError as error:
-        return f"the database cannot be asked: {type(error).__name__}"  # its text may hold the URL
-    return None if beating else f"no worker of {host} was heard of in the last {settings.lease_s:g} s"
+        return f"the database does not answer: {type(error).__name__}"  # its text may hold the URL
+    return None if beating else f"no worker on {host} has sent a heartbeat in the last {settings.lease_s:g} s"
 
 
 def main() -> None:

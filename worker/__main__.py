@@ -20,8 +20,8 @@ CELERY = ["worker", "--without-mingle", "--without-gossip", "--without-heartbeat
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
-    parser.add_argument("--drain-s", type=float, help="seconds that trainers have to save when the worker ends")
-    parser.add_argument("--parent-fd", type=int, help="end with whoever holds the other end of this pipe")
+    parser.add_argument("--drain-s", type=float, help="seconds that trainers have to save when the worker shuts down")
+    parser.add_argument("--parent-fd", type=int, help="end when the other end of this pipe closes")
     arguments = parser.parse_args()
     keep_private()
     if arguments.parent_fd is not None:

@@ -31,63 +31,63 @@ class Settings(BaseSettings):
     database_url: Annotated[str, Field(default_factory=lambda data: f"sqlite:///{data['home']}/fgd.db", repr=False)]
     """SQLAlchemy URL: sqlite:///file or postgresql+psycopg://..."""
     broker_url: Annotated[str | None, Field(repr=False)] = None
-    """Celery broker. None: nobody rings, workers find jobs by polling."""
+    """Celery broker. None: workers are not notified and find jobs by polling."""
     blobs: Annotated[Path, Field(default_factory=lambda data: data["home"] / "blobs")]
     """Folder of the blob store."""
     store_url: str | None = None
-    """s3://bucket/prefix: blobs and checkpoints lie there instead of in `blobs`."""
+    """s3://bucket/prefix: blobs and checkpoints are kept there instead of in `blobs`."""
     store_endpoint: str | None = None
     """http(s)://host:port of an S3-compatible server. None: AWS's own."""
     store_region: str = "us-east-1"
     store_key_id: SecretStr | None = None
     store_secret: SecretStr | None = None
-    """Of the S3 account. Neither is set: what AWS_* variables or the host's role give."""
+    """The S3 account. If neither is set: the AWS_* variables or the host's role."""
     store_proxy: bool = True
-    """Downloads from S3 pass through the API. False: the API answers 307 to a signed URL that is good for 15 minutes;
+    """Downloads from S3 pass through the API. False: the API answers 307 to a signed URL that is valid for 15 minutes;
     clients must reach store_endpoint themselves, and both parts of the account must be set."""
     data_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     """Folders, separated as in PATH, below which the API may read data sets and teachers."""
     api_key: SecretStr | None = None
-    """At least 32 characters. When set, every request needs it, from this host too."""
+    """At least 32 characters. When set, every request needs it, even from this host."""
     host: str = "127.0.0.1"
-    """Address the server binds."""
+    """Address the server listens on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
 
     beat_s: PositiveFloat = 3.0
     """Between heartbeats of a running attempt."""
     lease_s: PositiveFloat = 20.0
-    """Without a heartbeat for this long, the attempt is lost and the worker counts as gone."""
+    """Without a heartbeat for this long, the attempt is lost and the worker counts as dead."""
     freeze_s: PositiveFloat = 12.0
     """Without a successful heartbeat for this long, a supervisor stops its trainer (SIGSTOP)."""
     kill_s: PositiveFloat = 16.0
-    """... and kills it. Shorter than lease_s: two trainers of one job never live at once."""
+    """... and kills it. Shorter than lease_s, so that two trainers of one job never run at once."""
     sweep_s: PositiveFloat = 5.0
     """Between sweeps for expired leases."""
     poll_s: PositiveFloat = 5.0
-    """Between a worker's own looks for jobs, bell or not."""
+    """How often a worker looks for jobs by itself."""
     grace_s: PositiveFloat = 120.0
     """Between asking a trainer to end and killing it."""
     drain_s: PositiveFloat | None = None
-    """What trainers get to save in when their worker is told to end; then they are killed, and their jobs go on
-    elsewhere all the same. None: grace_s."""
+    """How long trainers may take to save when their worker shuts down; then they are killed, and their jobs continue
+    elsewhere. None: grace_s."""
     stall_s: PositiveFloat = 300.0
-    """Without a step for so long (or ten median steps) a trainer counts as stalled."""
+    """Without a step for this long (or ten median steps) a trainer counts as stalled."""
     changes_s: PositiveFloat = 1.0
-    """Between the API's looks for changes of jobs that somebody waits for."""
+    """How often the API looks for changes of jobs that clients wait for."""
     ping_s: PositiveFloat = 15.0
-    """A stream on which nothing happens says so after this time, so that no proxy cuts it."""
+    """An idle stream sends a comment after this time, so that no proxy cuts it."""
     max_streams: PositiveInt = 256
-    """Event streams one API process holds open; the next gets a 429."""
+    """Event streams that one API process keeps open; the next gets a 429."""
     max_waiters: PositiveInt = 256
-    """Long polls (Prefer: wait) one API process holds open; the next gets a 429."""
+    """Long polls (Prefer: wait) that one API process keeps open; the next gets a 429."""
 
     upload_bytes: PositiveInt = 20 * 1024**3
-    """Size of an uploaded zip at most."""
+    """Maximum size of an uploaded zip, in bytes."""
     max_model_bytes: PositiveInt = 2 * 1024**3
-    """Size of uploaded weights at most."""
+    """Maximum size of uploaded weights, in bytes."""
     uploads: Annotated[Path, Field(default_factory=lambda data: data["home"] / "uploads")]
-    """Folder of the API for uploads of both that are not complete yet. On the disk of `blobs`, a file that came whole
-    is a blob without being copied."""
+    """The API's folder for incomplete uploads. If it is on the disk of `blobs`, a complete file becomes a blob without
+    being copied."""
 
     slots: PositiveInt = 1
     """Jobs a worker runs at once."""
@@ -96,15 +96,15 @@ class Settings(BaseSettings):
     import_minutes: PositiveFloat = 60.0
     """The import of a data set or a model that takes longer on a worker is rejected, and not tried again."""
     cache_bytes: PositiveInt = 20 * 1024**3
-    """Size of a worker host's cache of staged inputs."""
+    """Maximum size of a worker host's cache of inputs, in bytes."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 256 * 1024**2
     """A worker with less free disk below `home` takes no job, and an API no new job, plan, data set or model; it is not
     ready then, and what ends work (cancel, delete, results) goes on. Uploads leave twice as much."""
     full_s: PositiveFloat = 60.0
-    """A worker on which a job found the disk full takes none for so long: another worker is to have it."""
+    """After a job found the disk full, its worker takes no jobs for this long, so that another worker can."""
     weights_dir: Path | None = None
-    """Folder on a worker's host with torchvision's weight files, for hosts without internet; the worker hands it to its
-    trainers. None: torch hub's cache, and downloads into it."""
+    """Folder on a worker's host with torchvision's weight files, for hosts without internet; the worker passes it to
+    its trainers. None: torch hub's cache, with downloads into it."""
     trainer: tuple[str, ...] | None = None
     """JSON list: the command that replaces `python -m fgd.train`."""
 

@@ -136,7 +136,7 @@ def test_services_of_the_compose_file_come_up_work_and_end(stack: Stack, picture
     code, complaint = stack.health("api")
     assert (code, "does not answer" in complaint) == (1, True)
     code, complaint = stack.health("worker")
-    assert (code, "no worker of" in complaint) == (1, True)
+    assert (code, "no worker on" in complaint) == (1, True)
     api, worker = stack.start("api"), stack.start("worker")
     until(lambda: stack.health("api")[0] == 0, timeout_s=60, what="a healthy API")
     until(lambda: stack.health("worker")[0] == 0, timeout_s=60, what="a healthy worker")

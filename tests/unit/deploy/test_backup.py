@@ -283,13 +283,13 @@ def whole(migrated: Path, tmp_path: Path) -> Path:
     ("harm", "told"),
     [
         (lambda folder: (folder / "manifest.json").unlink(), "which is written last, is missing"),
-        (lambda folder: os.truncate(folder / "manifest.json", 300), "torn: .*manifest.json cannot be read"),
-        (lambda folder: change(folder, lambda told: told["content"].update(version="9")), "manifest.json has other"),
+        (lambda folder: os.truncate(folder / "manifest.json", 300), "damaged: .*manifest.json cannot be read"),
+        (lambda folder: change(folder, lambda told: told["content"].update(version="9")), "manifest.json has changed"),
         (lambda folder: change(folder, lambda told: told.update(format=2)), "format 2; this version reads format 1"),
         (lambda folder: reseal(folder, revision="9999"), "is of revision 9999, made by version"),
-        (lambda folder: flip(next((folder / "store" / "sha256").rglob("*" * 1 + "[0-9a-f]" * 62))), "has other bytes"),
-        (lambda folder: next((folder / "store" / "objects").rglob("*.pt")).unlink(), "torn: .*pt is missing"),
-        (lambda folder: drop_a_row(folder / "database" / "jobs.jsonl.gz"), "torn: .*jobs.jsonl.gz has other bytes"),
+        (lambda folder: flip(next((folder / "store" / "sha256").rglob("*" * 1 + "[0-9a-f]" * 62))), "has changed"),
+        (lambda folder: next((folder / "store" / "objects").rglob("*.pt")).unlink(), "damaged: .*pt is missing"),
+        (lambda folder: drop_a_row(folder / "database" / "jobs.jsonl.gz"), "damaged: .*jobs.jsonl.gz has changed"),
     ],
 )
 def test_a_torn_or_foreign_backup_is_refused_before_anything_is_written(
@@ -331,7 +331,7 @@ def test_a_used_database_and_a_used_folder_are_refused(whole: Path, tmp_path: Pa
     ours = Settings(home=tmp_path / "ours")
     with parts(ours) as (engine, _):
         before = rows(engine)
-    with pytest.raises(BackupError, match="the database is not empty: there are blobs"):
+    with pytest.raises(BackupError, match="the database is not empty: it has blobs"):
         restore(ours, whole, keep_store=True)
     with pytest.raises(BackupError, match="is not empty; name a new folder"):
         backup(ours, whole)
@@ -342,7 +342,7 @@ def test_a_used_database_and_a_used_folder_are_refused(whole: Path, tmp_path: Pa
     db.upgrade(theirs.database_url)
     with parts(theirs) as (engine, _), db.transaction(engine) as s:
         workers.register(s, "wrk_a", host="here", pid=1, slots=1)
-    with pytest.raises(BackupError, match="a worker runs on this database"):
+    with pytest.raises(BackupError, match="a worker is running on this database"):
         restore(theirs, whole)
 
 
