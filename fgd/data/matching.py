@@ -17,8 +17,8 @@ A file that only ends alike is not taken
 - if another name means it exactly, or if two names would mean it with ends of the same length;
 - if what is left of both paths speaks of two splits: "train/a.jpg" is never "val/a.jpg". A folder in which all names,
   or all files, lie says nothing about splits;
-- if it does not lie in a folder that is written and there: of "cam1/a.jpg", where "cam1" holds images, "cam2/a.jpg" is
-  not the file. Of folders that are written in front of all names, only the last counts.
+- if it lies in a folder of its own, and a folder that is written is there too: of "cam1/a.jpg", where "cam1" holds
+  images, "cam2/a.jpg" is not the file. Of folders that are written in front of all names, only the last counts.
 
 Labels and XML files belong to images in the same way, by their paths without suffix and without the parts that say
 what a folder holds ("images", "labels", "Annotations", ...): see `companion_path`.
@@ -255,6 +255,8 @@ class Ends:
             there = next(filter(None, map(_whole_split_word, reversed(before[: self._home]))), None)
         if (said or split) and there and (said or split) != there:
             return True
+        if not before[self._home :]:
+            return False
         known = {folder for part in {*telling, *rest[:1]} if (folder := _lowered(part)) in self._folders}
         return bool(known) and not known <= set(map(_lowered, before))
 
@@ -295,9 +297,12 @@ class WrittenName:
 
 
 def find_files(
-    wanted: Collection[WrittenName], files: Set[str], images: Callable[[], Ends]
+    wanted: Collection[WrittenName], files: Set[str], images: Callable[[], Ends], bare: bool = True
 ) -> dict[WrittenName, Match | Several | None]:
-    """The file of each name. files: all that there are; images: those that may be meant by their ends."""
+    """The file of each name. files: all that there are; images: those that may be meant by their ends.
+
+    bare: whether names without a suffix may be those of images.
+    """
     found: dict[WrittenName, Match | Several | None] = {}
     paths = {name: normalised(name.text) for name in wanted}
     others: list[WrittenName] = []
@@ -315,7 +320,8 @@ def find_files(
     claims: dict[str, dict[str, Match]] = {}
     for name in others:
         path = paths[name]
-        among = ends if suffix(path.partition("?")[0]) in IMAGE_SUFFIXES else ends.without_suffixes
+        whole = not bare or suffix(path.partition("?")[0]) in IMAGE_SUFFIXES
+        among = ends if whole else ends.without_suffixes
         match = among.find(path, name.split, name.near, home) if path else None
         found[name] = None if isinstance(match, Match) and match.file in taken else match
         if isinstance(match, Match):

@@ -19,14 +19,19 @@ _COMPARED = 60
 def report_unmatched(missing: Sequence[Missing], unlisted: Sequence[str], defects: Defects) -> None:
     """What is listed and not found, and what is found and not listed: side by side, then one by one."""
     if missing and unlisted:
-        name, file = _closest([entry.name for entry in missing], unlisted)
-        message = (
+        what = (
             f"{len(missing)} {_files(len(missing))} listed and not found, {len(unlisted)} {_files(len(unlisted))} "
-            f"found and not listed; the closest pair is {short(name)} and {short(file)}"
+            f"found and not listed"
         )
-        defects.add("names_differ", "", message, "kept")
+        report_closest(what, [entry.name for entry in missing], unlisted, defects)
     for entry in missing:
         defects.add("image_missing", entry.file[:255], entry.message, "dropped_image")
+
+
+def report_closest(what: str, names: Sequence[str], files: Sequence[str], defects: Defects) -> None:
+    """Both sides in one sentence, and the names that are most alike."""
+    name, file = _closest(names, files)
+    defects.add("names_differ", "", f"{what}; the closest pair is {short(name)} and {short(file)}", "kept")
 
 
 def report_spellings(where: str, found: Mapping[str, Match | Several | None], defects: Defects) -> None:

@@ -21,21 +21,20 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from fgd.data.index import Box
-from fgd.data.listing import Advice, ListedImage, Listing, Mark, NoBox, number
+from fgd.data.listing import Advice, ListedImage, Listing, Mark, Missing, NoBox, number
 from fgd.data.numbering import beyond, shifted
 from fgd.data.report import Defects
 from fgd.data.texts import UnreadableText, load_yaml, read_decoded, read_text
-from fgd.data.tree import IMAGE_SUFFIXES, MAX_NAME, Split, Tree, below, folder_of, is_class_name, is_text, short, suffix
+from fgd.data.tree import IMAGE_SUFFIXES, MAX_NAME, Split, Tree, is_class_name, short, suffix
+from fgd.data.yolo_files import Labels, find_labels, image_folders, split_images
 from fgd.errors import DatasetError
 
 MAX_YAML_BYTES = 1 << 20
 MAX_LABEL_BYTES = 16 * 2**20
-_MAX_YAML_DEPTH, _MAX_YAMLS = 2, 50
-"""data.yaml lies in at most two folders, and is among the first so many YAML files."""
-_MAX_LIST_BYTES = 256 * 2**20
+_MAX_YAMLS = 50
+"""data.yaml is among the first so many YAML files."""
 _MAX_CLASSES = 100_000
 _KEYS: Mapping[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_NOT_LABELS = frozenset({"classes.txt", "obj.names", "README.txt", "README.roboflow.txt", "README.dataset.txt"})
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,11 @@ class _DataYaml:
     names: Mapping[int, str]
     splits: Mapping[Split, list[str]]
     """Image files; a split that is named and not there is left out."""
-    named: Mapping[Split, str]
+    named: Mapping[Split, Any]
     """What data.yaml says of each split."""
+    lists: frozenset[str]
+    """Text files of image names."""
+    missing: tuple[Missing, ...]
     keypoints: bool
 
 
@@ -65,34 +67,34 @@ def looks_like(tree: Tree) -> str | None:
 def list_images(tree: Tree, defects: Defects) -> Listing:
     """What the labels say. Raises DatasetError where there is no data.yaml."""
     plan = _plan(tree, defects)
-    labels = {file for file in tree.files if suffix(file) == ".txt"}
-    used: set[str] = set()
+    images_of_splits = [file for files in plan.splits.values() for file in files]
+    labels = find_labels(tree, images_of_splits, plan.lists, plan.file, defects)
     classes = _Classes()
     images: list[ListedImage] = []
     for split in ("train", "val", "test"):
         for file in plan.splits.get(split, []):
-            listed = _listed(tree, split, file, plan, labels, used, classes, defects)
+            listed = _listed(tree, split, file, plan, labels, classes, defects)
             if listed:
                 images.append(listed)
     classes.check(plan, defects)
-    _report_strays(labels - used, used, defects)
     splits: dict[Split, str] = dict.fromkeys(plan.splits, plan.file)
     advice = Advice(
         split=f"{plan.file} names no folder of images for {{split}}; add one, as in {{split}}: images/{{split}}",
         images=f"the folder that {plan.file} names for it has none",
         boxes="labels are text files in labels/ beside images/, a line each: class x_centre y_centre width height",
     )
-    mentioned = frozenset(file for files in plan.splits.values() for file in files)
-    told = _missing(plan, defects)
+    told = _missing(tree, plan, defects)
     names = tuple(dict.fromkeys(plan.names.values()))
-    return Listing("yolo", images, names, splits, advice, mentioned, told, layout="centre_size")
+    mentioned = frozenset(images_of_splits)
+    return Listing("yolo", images, names, splits, advice, mentioned, told, layout="centre_size", missing=plan.missing)
 
 
-def _missing(plan: _DataYaml, defects: Defects) -> frozenset[Split]:
+def _missing(tree: Tree, plan: _DataYaml, defects: Defects) -> frozenset[Split]:
     """Report the splits that are named and not there."""
     gone = [split for split in plan.named if split not in plan.splits]
+    there = image_folders(tree) if gone else ""
     for split in gone:
-        message = f"names {short(plan.named[split])} for {split}, which is not in the data set"
+        message = f"names {short(plan.named[split])} for {split}, which is not in the data set: images are in {there}"
         if split == "test":
             defects.add("split_folder_missing", plan.file, f"{message}; there is no test split then", "kept")
         else:
@@ -105,7 +107,7 @@ def _missing(plan: _DataYaml, defects: Defects) -> frozenset[Split]:
 
 def _yaml_files(tree: Tree) -> list[str]:
     """The shallowest first, data.yaml before others."""
-    found = [file for file in tree.files if suffix(file) in (".yaml", ".yml") and file.count("/") <= _MAX_YAML_DEPTH]
+    found = [file for file in tree.files if suffix(file) in (".yaml", ".yml")]
     return sorted(found, key=lambda file: (file.count("/"), PurePosixPath(file).stem != "data", file))[:_MAX_YAMLS]
 
 
@@ -140,8 +142,7 @@ def _plan(tree: Tree, defects: Defects) -> _DataYaml:
     for other in list(plans)[1:]:
         defects.add("yaml_skipped", other, f"{file} is used, which lies less deep or comes first; this is not", "kept")
     names = _names(file, content, defects)
-    splits: dict[Split, list[str]] = {}
-    named: dict[Split, str] = {}
+    named: dict[Split, Any] = {}
     for key, split in _KEYS.items():
         entries = content.get(key)
         if entries is None or entries in ("", []):
@@ -149,11 +150,9 @@ def _plan(tree: Tree, defects: Defects) -> _DataYaml:
         if split in named:
             defects.reject("split_ambiguous", file, f"{key} and another word both name the {split} split")
             continue
-        named[split] = str(entries)
-        found = _images_of(tree, file, content.get("path"), entries, defects)
-        if found is not None:
-            splits[split] = found
-    return _DataYaml(file, names, splits, named, keypoints="kpt_shape" in content)
+        named[split] = entries
+    found = split_images(tree, file, content.get("path"), named, defects)
+    return _DataYaml(file, names, found.splits, named, found.lists, found.missing, keypoints="kpt_shape" in content)
 
 
 def _report_encoding(file: str, encoding: str, defects: Defects) -> None:
@@ -196,64 +195,6 @@ def _names(file: str, content: dict[Any, Any], defects: Defects) -> dict[int, st
     return names
 
 
-def _images_of(tree: Tree, plan: str, base: Any, entries: Any, defects: Defects) -> list[str] | None:
-    """The image files that one split names, sorted; None if none of its folders is there."""
-    found: dict[str, None] = {}
-    places: set[str] = set()
-    for entry in entries if isinstance(entries, list) else [entries]:
-        place = _place(tree, plan, base, entry)
-        if place is None:
-            if isinstance(entries, list):
-                defects.add("split_folder_missing", plan, f"{short(entry)} is not in the data set; left out", "kept")
-            continue
-        if place in places:
-            defects.add("image_listed_twice", plan, f"{short(entry)} is in the split twice; it counts once", "kept")
-            continue
-        places.add(place)
-        members = _listed_in(tree, place, defects) if place in tree.files else tree.images_below(place)
-        for file in members:
-            if file in found:
-                defects.add("image_listed_twice", plan, f"{short(file)} is in the split twice; it counts once", "kept")
-            found[file] = None
-    return list(found) if places else None
-
-
-def _place(tree: Tree, plan: str, base: Any, entry: Any) -> str | None:
-    """The folder or list that an entry means, relative to the root."""
-    if not is_text(entry):
-        return None
-    home = folder_of(plan)
-    bare = entry
-    while bare.startswith("../"):
-        bare = bare[3:]
-    bases = [below(home, base)] if is_text(base) and not base.startswith("/") else []
-    tries = [*(f"{folder}/{entry}" for folder in bases), below(home, entry), below(home, bare)]
-    for attempt in tries:
-        name = os.path.normpath(attempt).replace(os.sep, "/")
-        name = "" if name == "." else name
-        if name in tree.folders or name in tree.files:
-            return name
-    return None
-
-
-def _listed_in(tree: Tree, file: str, defects: Defects) -> list[str]:
-    """The images of a text file with one name a line, relative to it or to the root."""
-    try:
-        lines = read_text(tree, file, _MAX_LIST_BYTES).splitlines()
-    except UnreadableText as error:
-        defects.reject("list_invalid", file, str(error))
-        return []
-    found: list[str] = []
-    for line in filter(None, (line.strip() for line in lines)):
-        tries = [os.path.normpath(below(folder, line)) for folder in (folder_of(file), "")]
-        image = next((name for name in tries if name in tree.files), None)
-        if image is None:
-            defects.add("image_missing", line[:255], f"named in {file}, not found", "dropped_image")
-        else:
-            found.append(image)
-    return found
-
-
 # --- labels ---------------------------------------------------------------------------------------------------
 
 
@@ -284,8 +225,7 @@ def _listed(
     split: Split,
     file: str,
     plan: _DataYaml,
-    labels: set[str],
-    used: set[str],
+    labels: Labels,
     classes: _Classes,
     defects: Defects,
 ) -> ListedImage | None:
@@ -294,10 +234,14 @@ def _listed(
         defects.add("path_escapes", file, "a link that leads out of the data set, or no image", "dropped_image")
         return None
     image = ListedImage(split, PurePosixPath(file).name, file, path, upright=True)
-    label = next((name for name in _label_names(file) if name in labels), None)
-    if label is None:
+    if file in labels.unsure:
+        could = " or ".join(labels.unsure[file].files[:3]) or "one of many files"
+        message = f"its labels could be {could}, which others could have too: left out, it may be no background"
+        defects.add("label_ambiguous", file, message, "dropped_image")
+        return None
+    if file not in labels.of:
         return image
-    used.add(label)
+    label = labels.of[file]
     try:
         lines = read_text(tree, label, MAX_LABEL_BYTES).splitlines()
     except UnreadableText as error:
@@ -324,14 +268,6 @@ def _parts(line: str) -> list[str]:
     if len(parts) >= 5 and all(re.fullmatch(r"[^,;]*,?[^,;]+", part) for part in parts):
         return [part.replace(",", ".") for part in parts]
     return [part for part in re.split(r"[\s,;]+", line) if part]
-
-
-def _label_names(file: str) -> list[str]:
-    """Where an image's labels may be: the last "images" of its path as "labels", else beside it."""
-    stem = file.removesuffix(PurePosixPath(file).suffix)
-    before, found, after = f"/{stem}".rpartition("/images/")
-    mirrored = [f"{before}/labels/{after}.txt".lstrip("/")] if found else []
-    return [*mirrored, f"{stem}.txt"]
 
 
 def _mark(
@@ -377,11 +313,3 @@ def _around(values: list[float | None]) -> Box | NoBox:
     if len(known) < len(values):
         return NoBox("box_not_finite", "a polygon that holds something that is not a finite number")
     return (min(known[::2]), min(known[1::2]), max(known[::2]), max(known[1::2]))
-
-
-def _report_strays(unused: set[str], used: set[str], defects: Defects) -> None:
-    """Label files of no image, in the folders where labels were found."""
-    folders = {folder_of(label) for label in used}
-    for file in sorted(unused):
-        if folder_of(file) in folders and PurePosixPath(file).name not in _NOT_LABELS:
-            defects.add("label_without_image", file, "no image of a split belongs to it; left out", "dropped_box")

@@ -12,6 +12,7 @@ from fgd.data.coco_files import Annotations
 from fgd.data.index import Index
 from fgd.data.report import Defects
 from fgd.data.tree import SplitWords, Tree
+from fgd.data.yolo_files import split_images
 
 MANY = 60_000
 pytestmark = pytest.mark.timeout(20)
@@ -42,8 +43,7 @@ def test_a_folder_named_a_thousand_times() -> None:
         Path("/nowhere"), ("", "im", "im0"), frozenset(f"{f}/{n}.jpg" for f in ("im", "im0") for n in range(MANY)), ()
     )
     defects = Defects()
-    found = yolo._images_of(tree, "data.yaml", None, ["im", "./im"] * 1000, defects)
-    assert found is not None
+    found = split_images(tree, "data.yaml", None, {"train": ["im", "./im"] * 1000}, defects).splits["train"]
     assert found == sorted(found)
     assert {Path(file).parent.name for file in found} == {"im"}
     assert len(found) == MANY

@@ -89,6 +89,7 @@ def test_spellings(name: str, file: str) -> None:
         ("cam1/a.jpg", ["cam2/a.jpg", "cam1/b.jpg"], None),  # its folder is there, and without it
         ("cam1/a.jpg", ["cam2/a.jpg", "cam2/b.jpg"], "cam2/a.jpg"),
         ("cam1/images/a.jpg", ["cam2/images/a.jpg", "cam1/images/b.jpg"], None),
+        ("cam1/a.jpg", ["a.jpg", "cam1/b.jpg"], "a.jpg"),
         ("images/a.jpg", ["images/2024/a.jpg", "images/2025/b.jpg"], "images/2024/a.jpg"),
         ("train/a.jpg", ["test/images/a.jpg", "test/images/b.jpg"], None),  # what all share, but so plainly
         ("train/a.jpg", ["my test/images/a.jpg", "my test/images/b.jpg"], "my test/images/a.jpg"),
