@@ -138,23 +138,26 @@ _RUNNING = select(Job.lease_owner, Job.device, DEVICES).where(
 
 
 def _before(s: db.Reader, job_ids: Sequence[str], at: datetime) -> dict[str, Mapping[str, int]]:
-    rows = s.execute(_BEFORE, {"ids": list(job_ids), "at": at})
-    return {row.id: {"auto": row.auto, "cpu": row.cpu, "cuda": row.cuda} for row in rows}
+    """One pass over the queue, in the order of `attempts.claim`, up to the last of these jobs. The database would count
+    with a window for each column, which takes ten times as long."""
+    wanted, seen = set(job_ids), Counter[str]()
+    found: dict[str, Mapping[str, int]] = {}
+    with s.execute(_IN_ORDER, {"at": at}) as rows:
+        for id, device, due in rows:
+            if id in wanted:
+                found[id] = dict(seen)
+                if len(found) == len(wanted):
+                    break
+            seen[device] += due
+    return found
 
 
-def _counts() -> Any:
-    """Of each queued job the claimable ones before it, by what they want, in the order of `attempts.claim`."""
-    order = (Job.priority.desc(), Job.created_at, Job.id)
-    due = Job.not_before <= bindparam("at")
-    counts = [
-        func.count().filter(Job.device == device, due).over(order_by=order, rows=(None, -1)).label(device)
-        for device in ("auto", "cpu", "cuda")
-    ]
-    all_queued = select(Job.id, *counts).where(IS_QUEUED).subquery()
-    return select(all_queued).where(all_queued.c.id.in_(bindparam("ids", expanding=True)))
-
-
-_BEFORE = _counts()
+_IN_ORDER = (
+    select(Job.id, Job.device, Job.not_before <= bindparam("at"))
+    .where(IS_QUEUED)
+    .order_by(Job.priority.desc(), Job.created_at, Job.id)
+)
+"""The queue, and whether each job can be claimed now."""
 
 
 def _ahead(job: Any, live: Sequence[LiveWorker], queue: _Queue) -> int:
