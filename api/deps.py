@@ -68,6 +68,11 @@ def service_of(request: Request) -> Service:
     return service
 
 
+def client_of(request: Request) -> str:
+    """Who asks, as far as the server knows: an address, which several behind one proxy share."""
+    return request.client.host if request.client is not None else ""
+
+
 def project_of(request: Request) -> str:  # noqa: ARG001
     return DEFAULT_PROJECT
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -127,27 +128,37 @@ class Changes:
 
 
 class Places:
-    """So many at once in this process, no more."""
+    """So many at once in this process, no more; and for one client no more than half of them."""
 
     def __init__(self, most: int, code: str, what: str) -> None:
         self._most = most
         self._code = code
         self._what = what
         self._lock = threading.Lock()
-        self.taken = 0
+        self._each = max(1, most // 2)
+        self._by_client: Counter[str] = Counter()
 
-    def take(self) -> Callable[[], None]:
-        """What gives the place back; calling it twice does no harm. Raises Busy if all are taken."""
+    @property
+    def taken(self) -> int:
+        return self._by_client.total()
+
+    def take(self, client: str) -> Callable[[], None]:
+        """What gives the place back; calling it twice does no harm. Raises Busy if all are taken, or all that this
+        client may have."""
         with self._lock:
             if self.taken >= self._most:
                 raise Busy(self._code, f"this server holds {self._most} {self._what} at once; try again, or poll")
-            self.taken += 1
+            if self._by_client[client] >= self._each:
+                detail = f"this server holds {self._each} {self._what} of one client at once; end some, or poll"
+                raise Busy(self._code, detail)
+            self._by_client[client] += 1
         returned = False
 
         def give_back() -> None:
             nonlocal returned
             with self._lock:
-                self.taken -= not returned
+                if not returned:
+                    self._by_client -= Counter((client,))  # one that has none left is forgotten
                 returned = True
 
         return give_back

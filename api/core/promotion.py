@@ -5,7 +5,7 @@ Files are read before the write lock is taken, as in `submission`. Knows rows an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
@@ -21,8 +21,10 @@ from api.core.models import FinishedImport
 from api.core.references import ReferencedWeights
 from api.core.request_bodies import PromoteModel, SubmitModel, UploadModel
 from api.core.rows import db
+from api.core.rows.crowd import expect_place
 from api.core.rows.idempotency import Once
 from api.core.rows.tables import Artifact, Checkpoint, Job, Model
+from api.core.settings import Settings
 from api.core.store.names import Blob, BlobStore, DigestMismatch
 from fgd.errors import WeightsError
 from fgd.recipe import Recipe
@@ -58,7 +60,7 @@ class PromotableWeights:
 
 
 def submit_model(
-    engine: Engine, store: BlobStore, project_id: str, body: SubmitModel, key: str | None
+    engine: Engine, store: BlobStore, settings: Settings, project_id: str, body: SubmitModel, key: str | None
 ) -> tuple[Model, bool]:
     """The model, and whether it is new: one that awaits its content, or that of a finished job, which is ready."""
     once = Once.of(Model, project_id, key, "POST /v1/models", body)
@@ -66,12 +68,19 @@ def submit_model(
         if (model := once.replayed(s)) is not None:
             return model, False
     if isinstance(body, UploadModel):
-        return once.make(engine, lambda s: models.create(s, project_id, body))
+        return once.make(engine, _if_few_wait(settings, project_id, lambda s: models.create(s, project_id, body)))
     return once.make(engine, _of_result(engine, store, project_id, body, "/job"))
 
 
 def promote(
-    engine: Engine, store: BlobStore, project_id: str, job_id: str, checkpoint: str, name: str | None, key: str | None
+    engine: Engine,
+    store: BlobStore,
+    settings: Settings,
+    project_id: str,
+    job_id: str,
+    checkpoint: str,
+    name: str | None,
+    key: str | None,
 ) -> tuple[Model, bool]:
     """A model of a job's weights: "last" or "best", or of a checkpoint by its id; and whether it is new.
 
@@ -93,7 +102,11 @@ def promote(
     upload = _keep(store, row)
     source = {"kind": "checkpoint", "job": job.id, "which": wish.which, "checkpoint": row.id, "step": row.step}
     recipe = _recipe(stored_spec(job.spec), classes)
-    return once.make(engine, lambda s: models.promote_checkpoint(s, project_id, wish.name, recipe, source, upload))
+
+    def insert(s: Session) -> Model:
+        return models.promote_checkpoint(s, project_id, wish.name, recipe, source, upload)
+
+    return once.make(engine, _if_few_wait(settings, project_id, insert))
 
 
 def promotable(s: Session, job: Job) -> list[PromotableWeights]:
@@ -114,6 +127,16 @@ def promotable(s: Session, job: Job) -> list[PromotableWeights]:
         ),
         *saved,
     ]
+
+
+def _if_few_wait(settings: Settings, project_id: str, insert: Callable[[Session], Model]) -> Callable[[Session], Model]:
+    """The same, of a model that waits for a worker. It raises Busy where too many do."""
+
+    def checked(s: Session) -> Model:
+        expect_place(s, Model, project_id, settings.max_waiting_imports, "FGD_MAX_WAITING_IMPORTS")
+        return insert(s)
+
+    return checked
 
 
 def _of_result(engine: Engine, store: BlobStore, project_id: str, wish: PromoteModel, pointer: str) -> Any:

@@ -77,9 +77,17 @@ class Settings(BaseSettings):
     ping_s: PositiveFloat = 15.0
     """An idle stream sends a comment after this time, so that no proxy cuts it."""
     max_streams: PositiveInt = 256
-    """Event streams that one API process keeps open; the next gets a 429."""
+    """Event streams that one API process keeps open, at most half of them for one client address; the next gets a
+    429."""
     max_waiters: PositiveInt = 256
-    """Long polls (Prefer: wait) that one API process keeps open; the next gets a 429."""
+    """Long polls (Prefer: wait) that one API process keeps open, at most half of them for one client address; the next
+    gets a 429."""
+    max_queued_jobs: PositiveInt = 1000
+    """Jobs that may be queued at once; the next gets a 429."""
+    max_waiting_imports: PositiveInt = 100
+    """Data sets, and likewise models, that may wait for their content or their import; the next gets a 429."""
+    max_waiting_plans: PositiveInt = 20
+    """Plans that may wait to be measured; the next gets a 429. A worker measures one in about ten seconds."""
 
     upload_bytes: PositiveInt = 20 * 1024**3
     """Maximum size of an uploaded zip, in bytes."""

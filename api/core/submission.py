@@ -6,9 +6,6 @@ up the heartbeats of others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
@@ -17,8 +14,10 @@ from api.core.errors import Fault, Invalid
 from api.core.jobs import requests
 from api.core.request_bodies import SubmitDataset
 from api.core.rows import db
+from api.core.rows.crowd import expect_place
 from api.core.rows.idempotency import Once
 from api.core.rows.tables import Dataset, Job, Plan
+from api.core.settings import Settings
 from api.core.store.names import BlobStore
 from fgd import presets
 from fgd.errors import SpecError
@@ -27,7 +26,7 @@ from fgd.spec import SubmitJob
 
 
 def submit_job(
-    engine: Engine, store: BlobStore, roots: Sequence[Path], project_id: str, body: SubmitJob, key: str | None
+    engine: Engine, store: BlobStore, settings: Settings, project_id: str, body: SubmitJob, key: str | None
 ) -> tuple[Job, bool]:
     """The job, and whether it is new (False: this Idempotency-Key made it before). Ring for a new one."""
     spec = presets.resolve(body.spec())
@@ -35,9 +34,10 @@ def submit_job(
     with db.reading(engine) as s:
         if (job := once.replayed(s)) is not None:
             return job, False
-        inputs = references.resolve(s, store, roots, project_id, spec)
+        inputs = references.resolve(s, store, settings.data_roots, project_id, spec)
 
     def insert(s: Session) -> Job:
+        expect_place(s, Job, project_id, settings.max_queued_jobs, "FGD_MAX_QUEUED_JOBS")
         references.still_there(s, project_id, spec)
         blobs.remember_blobs(s, project_id, db.now(s), *inputs.packed)
         job = requests.submit(s, project_id, body, spec, inputs=inputs.files)
@@ -47,22 +47,24 @@ def submit_job(
     return once.make(engine, insert)
 
 
-def plan_job(engine: Engine, store: BlobStore, roots: Sequence[Path], project_id: str, body: SubmitJob) -> Plan:
+def plan_job(engine: Engine, store: BlobStore, settings: Settings, project_id: str, body: SubmitJob) -> Plan:
     """What the job would do; a worker will measure what it costs. Refuses what submit_job would; inserts no job."""
     spec = presets.resolve(body.spec())
     with db.reading(engine) as s:
-        inputs = references.resolve(s, store, roots, project_id, spec)
+        expect_place(s, Plan, project_id, settings.max_waiting_plans, "FGD_MAX_WAITING_PLANS")
+        inputs = references.resolve(s, store, settings.data_roots, project_id, spec)
     try:
         known = outline(spec, inputs.images, inputs.teacher)
     except SpecError as error:
         raise Invalid(Fault(error.pointer, "impossible_spec", error.message)) from error
     with db.transaction(engine) as s:
+        expect_place(s, Plan, project_id, settings.max_waiting_plans, "FGD_MAX_WAITING_PLANS")
         blobs.remember_blobs(s, project_id, db.now(s), *inputs.packed)
         return plans.submit(s, project_id, spec, known, inputs.files)
 
 
 def submit_dataset(
-    engine: Engine, roots: Sequence[Path], project_id: str, body: SubmitDataset, key: str | None
+    engine: Engine, settings: Settings, project_id: str, body: SubmitDataset, key: str | None
 ) -> tuple[Dataset, bool]:
     """The data set, whose folder, if it names one, lies below a data root; and whether it is new. Ring for one with a
     folder."""
@@ -71,5 +73,10 @@ def submit_dataset(
         if (dataset := once.replayed(s)) is not None:
             return dataset, False
     if body.path is not None:
-        body = body.but(path=str(references.folder_below(roots, body.path, "/path", or_zip=True)))
-    return once.make(engine, lambda s: datasets.submit(s, project_id, body))
+        body = body.but(path=str(references.folder_below(settings.data_roots, body.path, "/path", or_zip=True)))
+
+    def insert(s: Session) -> Dataset:
+        expect_place(s, Dataset, project_id, settings.max_waiting_imports, "FGD_MAX_WAITING_IMPORTS")
+        return datasets.submit(s, project_id, body)
+
+    return once.make(engine, insert)

@@ -16,7 +16,7 @@ from fastapi import Request, Response
 from api.core.rows import lookup
 from api.core.rows.columns import Noun
 from api.core.rows.lookup import Seen
-from api.deps import IF_NONE_MATCH, PREFER, Service, project_of, service_of
+from api.deps import IF_NONE_MATCH, PREFER, Service, client_of, project_of, service_of
 from api.errors import NOT_MODIFIED, Responses, documented
 from api.http import etag, negotiate
 from api.views import Resource, Shown
@@ -91,7 +91,7 @@ async def _until_changed(
     seen = (await service.looks.look(partial(lookup.seen, kind=kind, ids=[id]))).get(id)
     if seen is None or seen.ended or seen.version != version:
         return
-    give_back = service.waiters.take()
+    give_back = service.waiters.take(client_of(request))
     try:
         await until(request, service, kind, id, lambda seen: seen is None or seen.version != version, wait_s)
     finally:

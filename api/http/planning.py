@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from api.core import submission
 from api.core.errors import Busy
 from api.core.rows.tables import Plan
-from api.deps import Service
+from api.deps import Service, client_of
 from api.http import negotiate
 from api.http.conditional import answered, until
 from api.views import PLANS
@@ -20,8 +20,7 @@ from fgd.spec import SubmitJob
 async def planned(request: Request, service: Service, project: str, body: SubmitJob, prefer: str | None) -> Response:
     """200 if a worker measures it within the time that the caller would like to wait, else 202."""
     await run_in_threadpool(service.expect_room)
-    roots = service.settings.data_roots
-    plan = await run_in_threadpool(submission.plan_job, service.engine, service.store, roots, project, body)
+    plan = await run_in_threadpool(submission.plan_job, service.engine, service.store, service.settings, project, body)
     await run_in_threadpool(service.ring, plan.id)  # before the answer, which may wait for what the bell brings
     headers = {"Location": f"{PLANS.path}/{plan.id}"}
     if wait_s := negotiate.wait_s(prefer):
@@ -33,7 +32,7 @@ async def planned(request: Request, service: Service, project: str, body: Submit
 
 
 async def _until_measured(request: Request, service: Service, id: str, wait_s: float) -> None:
-    give_back = service.waiters.take()
+    give_back = service.waiters.take(client_of(request))
     try:
         await until(request, service, Plan, id, lambda seen: seen is None or seen.ended, wait_s)
     finally:

@@ -33,7 +33,7 @@ _REPLAY: Responses = {200: {"model": DatasetView, "description": "This Idempoten
     "",
     status_code=202,
     response_model=DatasetView,
-    responses={**_REPLAY, **documented(400, 409, 413, 415, 422, 507)},
+    responses={**_REPLAY, **documented(400, 409, 413, 415, 422, 429, 507)},
 )
 def submit_dataset(
     body: SubmitDataset,
@@ -47,9 +47,7 @@ def submit_dataset(
     A worker imports it; then its state is ready, or rejected with the reason.
     """
     service.expect_room()
-    dataset, new = submission.submit_dataset(
-        service.engine, service.settings.data_roots, project, body, idempotency_key
-    )
+    dataset, new = submission.submit_dataset(service.engine, service.settings, project, body, idempotency_key)
     if new and body.path is not None:
         after.add_task(service.ring, dataset.id)
     return made(service, project, DATASETS, dataset.id, 202 if new else 200)

@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 from api import streams
 from api.core.errors import Fault, Invalid, Refused
 from api.core.jobs import curves, history, requests
-from api.deps import Accept, JobInPath, ProjectDep, Service, ServiceDep, project_of, service_of
+from api.deps import Accept, JobInPath, ProjectDep, Service, ServiceDep, client_of, project_of, service_of
 from api.errors import Responses, documented
 from api.http import negotiate, ranges, tabular
 from api.http.bodies import StrictRoute
@@ -95,6 +95,7 @@ _LOG: Responses = {
 async def list_events(
     job_id: JobInPath,
     query: Annotated[EventQuery, Query()],
+    request: Request,
     service: ServiceDep,
     project: ProjectDep,
     accept: Accept = None,
@@ -104,16 +105,18 @@ async def list_events(
     stream: first the events after `after` (or after Last-Event-ID, which takes precedence), then new ones until the
     job has ended. `limit` applies to pages, not to a stream."""
     if negotiate.prefers(accept, EVENT_STREAM, JSON):
-        return await _stream(service, project, job_id, query.after, last_event_id)
+        return await _stream(service, client_of(request), project, job_id, query.after, last_event_id)
     return await run_in_threadpool(_page, service, project, job_id, query)
 
 
-async def _stream(service: Service, project: str, job_id: str, after: int, last_event_id: int | None) -> Response:
+async def _stream(
+    service: Service, client: str, project: str, job_id: str, after: int, last_event_id: int | None
+) -> Response:
     after = after if last_event_id is None else last_event_id
     first = await run_in_threadpool(streams.look, service, project, job_id, after)  # a 404 belongs before the stream
     if last_event_id is not None and first.ended is not None and not first.events:
         return Response(status_code=204, headers=streams.HEADERS)
-    give_back = service.streams.take()
+    give_back = service.streams.take(client)
     return streams.EventStream(streams.told(service, project, job_id, after), give_back)
 
 

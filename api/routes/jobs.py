@@ -45,7 +45,7 @@ _LABELS = {
 _WISH = {"graceful": Requested.cancel, "now": Requested.cancel_now}
 
 
-@router.post("", status_code=201, responses={**_MADE, **documented(400, 409, 413, 415, 422, 507)})
+@router.post("", status_code=201, responses={**_MADE, **documented(400, 409, 413, 415, 422, 429, 507)})
 async def submit_job(
     body: SubmitJob,
     request: Request,
@@ -127,8 +127,8 @@ def _submitted(
     service: Service, project: str, body: SubmitJob, after: BackgroundTasks, idempotency_key: str | None
 ) -> Response:
     service.expect_room()
-    roots = service.settings.data_roots
-    job, new = submission.submit_job(service.engine, service.store, roots, project, body, idempotency_key)
+    settings = service.settings
+    job, new = submission.submit_job(service.engine, service.store, settings, project, body, idempotency_key)
     if new:
         after.add_task(service.ring, job.id)
     return made(service, project, JOBS, job.id, 201 if new else 200)

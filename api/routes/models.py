@@ -50,7 +50,7 @@ _VERIFYING: Responses = {202: {"model": ModelView, "description": "A worker read
     "/v1/models",
     status_code=201,
     response_model=ModelView,
-    responses={**_REPLAY, **documented(400, 409, 413, 415, 422, 507)},
+    responses={**_REPLAY, **documented(400, 409, 413, 415, 422, 429, 507)},
 )
 def submit_model(
     body: SubmitModel, service: ServiceDep, project: ProjectDep, idempotency_key: IdempotencyKey = None
@@ -59,7 +59,7 @@ def submit_model(
     finished job, {"name", "job", "which"}, which is ready at once. A model can teach, be inherited from, or be the
     starting point of a training."""
     service.expect_room()
-    model, new = promotion.submit_model(service.engine, service.store, project, body, idempotency_key)
+    model, new = promotion.submit_model(service.engine, service.store, service.settings, project, body, idempotency_key)
     return made(service, project, MODELS, model.id, 201 if new else 200)
 
 
@@ -148,7 +148,7 @@ def list_checkpoints(job_id: JobInPath, service: ServiceDep, project: ProjectDep
     "/v1/jobs/{job_id}/checkpoints/{checkpoint_id}/promote",
     status_code=201,
     response_model=ModelView,
-    responses={**_REPLAY, **_VERIFYING, **documented(400, 404, 409, 413, 415, 422, 507)},
+    responses={**_REPLAY, **_VERIFYING, **documented(400, 404, 409, 413, 415, 422, 429, 507)},
     tags=["jobs"],
 )
 def promote_checkpoint(
@@ -164,7 +164,9 @@ def promote_checkpoint(
     at once (201). For a job that is still training, a worker first reads the checkpoint (202)."""
     service.expect_room()
     name = body.name if body is not None else None
-    model, new = promotion.promote(service.engine, service.store, project, job_id, checkpoint_id, name, idempotency_key)
+    model, new = promotion.promote(
+        service.engine, service.store, service.settings, project, job_id, checkpoint_id, name, idempotency_key
+    )
     verifying = model.state == ModelState.verifying
     if new and verifying:
         after.add_task(service.ring, model.id)

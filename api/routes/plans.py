@@ -21,7 +21,7 @@ _MADE: Responses = {
 }
 
 
-@router.post("", status_code=202, responses={**_MADE, **documented(400, 409, 413, 415, 422, 507)})
+@router.post("", status_code=202, responses={**_MADE, **documented(400, 409, 413, 415, 422, 429, 507)})
 async def submit_plan(
     body: SubmitJob, request: Request, service: ServiceDep, project: ProjectDep, prefer: Prefer = None
 ) -> Response:

@@ -46,7 +46,7 @@ PIECE = 5000
 def test_f26_ten_thousand_jobs(rig: Rig, record_property: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """10 000 queued jobs, 4 API replicas, 8 workers (without trainers): every one is claimed once, by priority and age,
     and nothing dead-locks. How long a claim took is printed. (Fair share between projects comes with the projects.)"""
-    replicas = [rig.api() for _ in range(4)]
+    replicas = [rig.api(FGD_MAX_QUEUED_JOBS=str(2 * JOBS)) for _ in range(4)]
     queued = submitted(rig, JOBS - POSTED)
     for replica in replicas:
         replica.ready()

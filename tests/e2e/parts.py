@@ -25,6 +25,7 @@ from api.core.jobs import requests
 from api.core.lifecycle import State
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT, Attempt, JobEvent, LogChunk
+from api.core.settings import Settings
 from api.core.store.local import LocalStore
 from fgd.data.digits import compose
 from fgd.spec import FCOS, JobSpec, SubmitJob
@@ -126,7 +127,7 @@ class Bench:
         schedule = {"batch_size": 2, "min_size": 64, "max_size": 64}
         spec = spec_of(self.dataset, "plan") | {"student": {"fpn_channels": 64}, "schedule": schedule}
         body, store = SubmitJob.model_validate(spec), LocalStore(self.home / "blobs")
-        return submission.plan_job(self.engine, store, (), DEFAULT_PROJECT, body).id
+        return submission.plan_job(self.engine, store, Settings(), DEFAULT_PROJECT, body).id
 
     def look_at(self, plan: str) -> Any:
         with db.reading(self.engine) as s:

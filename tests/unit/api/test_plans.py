@@ -162,7 +162,7 @@ def test_a_plan_that_is_not_there_is_a_404(client: Any) -> None:
 
 def test_one_too_many_is_answered_at_once_for_its_plan_is_made(client: Any, given: Any, settings: Any) -> None:
     waiters = client.app.state.service.waiters
-    taken = [waiters.take() for _ in range(settings.max_waiters)]
+    taken = [waiters.take(f"10.0.0.{n}") for n in range(settings.max_waiters)]
     began = time.monotonic()
     answer = client.post("/v1/plans", json=given.body(), headers={"Prefer": "wait=60"})
     for give_back in taken:

@@ -131,8 +131,20 @@ def bad_keys(w: World, url: str, body: dict[str, Any], verb: Any, name: str) -> 
 def too_many_waiters(w: World, url: str) -> Iterator[Refusal]:
     """The refusal of every route that can be polled."""
     with w.serving(w.settings.model_copy(update={"max_waiters": 1})) as narrow:
-        narrow.app.state.service.waiters.take()
+        narrow.app.state.service.waiters.take("10.0.0.1")
         yield Refusal(narrow.get(url, headers={"Prefer": "wait=9"}), 429, "too_many_waiters")
+
+
+def too_many_waiting(w: World, url: str, body: dict[str, Any], setting: str) -> Iterator[Refusal]:
+    """The refusal of every route that makes something others wait behind."""
+    with w.serving(w.settings.model_copy(update={setting: 1})) as narrow:
+        key = {"Idempotency-Key": f"crowd{url}"}
+        made = [narrow.post(url, json=body, headers=key) for _ in range(2)]
+        assert [answer.status_code < 300 for answer in made] == [True, True], "the second is the first again"
+        answer = narrow.post(url, json=body)
+        assert answer.headers["retry-after"]
+        assert f"FGD_{setting.upper()}" in answer.json()["detail"]
+        yield Refusal(answer, 429, "too_many_waiting")
 
 
 def bad_pages(w: World, url: str) -> Iterator[Refusal]:
@@ -198,6 +210,7 @@ SOME = {"type": "http.request", "body": b"abc", "more_body": True}
 def submit_dataset(w: World) -> Iterator[Refusal]:
     url, post = "/v1/datasets", w.client.post
     yield from bad_json(w, url)
+    yield from too_many_waiting(w, url, {"name": "cells"}, "max_waiting_imports")
     yield from bad_keys(w, url, {"name": "cells"}, datasets, "submit")
     yield Refusal(post(url, json={"name": "d", "format": "tfrecord"}), 422, "invalid_request", "/format")
     yield Refusal(post(url, json={"name": "d", "path": "cells"}), 422, "path_not_absolute", "/path")
@@ -341,6 +354,7 @@ def sample(w: World, image: str) -> Iterator[Refusal]:
 def submit_model(w: World) -> Iterator[Refusal]:
     url = "/v1/models"
     yield from bad_json(w, url)
+    yield from too_many_waiting(w, url, UPLOAD, "max_waiting_imports")
     yield from bad_keys(w, url, UPLOAD, models, "create")
     for change, at in ({"classes": []}, "/classes"), ({"min_size": 900, "max_size": 800}, ""):
         yield Refusal(w.client.post(url, json=UPLOAD | change), 422, "invalid_request", at)
@@ -447,6 +461,15 @@ def promote_checkpoint(w: World) -> Iterator[Refusal]:
     with db.transaction(w.given.engine) as s:
         attempts.checkpoint(s, running, 1, 40, "jobs/never-written.pt", "0" * 64, 10)
     yield Refusal(post(f"/v1/jobs/{running}/checkpoints/last/promote"), 409, "checkpoint_gone")
+    file = w.settings.home / "ckpt"
+    file.write_bytes(b"a checkpoint")
+    w.given.store.put_object("jobs/kept.pt", file)
+    with db.transaction(w.given.engine) as s:
+        attempts.checkpoint(s, running, 1, 50, "jobs/kept.pt", hashlib.sha256(b"a checkpoint").hexdigest(), 12)
+    with w.serving(w.settings.model_copy(update={"max_waiting_imports": 1})) as narrow:
+        url = f"/v1/jobs/{running}/checkpoints/last/promote"
+        assert narrow.post(url).status_code == 202
+        yield Refusal(narrow.post(url), 429, "too_many_waiting")
 
 
 # --- jobs -----------------------------------------------------------------------------------------------------
@@ -457,6 +480,9 @@ def submit_job(w: World) -> Iterator[Refusal]:
     url, given = "/v1/jobs", w.given
     yield from bad_json(w, url)
     ready = given.dataset()
+    yield from too_many_waiting(w, url, given.body(ready), "max_queued_jobs")
+    (queued,) = w.client.get(f"{url}?state=queued").json()["items"]
+    w.client.post(f"{url}/{queued['id']}/cancel")
 
     def job(dataset: Any = ready, **changes: Any) -> Any:
         return w.client.post(url, json=given.body(dataset, **changes))
@@ -578,7 +604,7 @@ def list_events(w: World) -> Iterator[Refusal]:
     yield Refusal(w.client.get(f"{url}?aftr=1"), 422, "invalid_request", "?aftr")
     yield Refusal(w.client.get(url, headers={"Last-Event-ID": "x"}), 422, "invalid_request", "?last-event-id")
     with w.serving(w.settings.model_copy(update={"max_streams": 1})) as narrow:
-        narrow.app.state.service.streams.take()
+        narrow.app.state.service.streams.take("10.0.0.1")
         yield Refusal(narrow.get(url, headers={"Accept": "text/event-stream"}), 429, "too_many_streams")
 
 
@@ -644,6 +670,10 @@ def submit_plan(w: World) -> Iterator[Refusal]:
     """What a body that names something is refused for, a job is too."""
     yield from bad_json(w, "/v1/plans")
     body = w.given.body()
+    with w.serving(w.settings.model_copy(update={"max_waiting_plans": 1})) as narrow:
+        assert narrow.post("/v1/plans", json=body).status_code == 202
+        yield Refusal(narrow.post("/v1/plans", json=body), 429, "too_many_waiting")
+        assert narrow.post("/v1/jobs?dry_run=true", json=body).status_code == 429
     yield Refusal(
         w.client.post("/v1/plans", json={**body, "dataset": new_id("ds")}), 422, "dataset_not_found", "/dataset"
     )

@@ -14,6 +14,7 @@ from api.core.errors import Fenced, NotFound
 from api.core.lifecycle import PlanState
 from api.core.rows import db, leases
 from api.core.rows.tables import DEFAULT_PROJECT, Plan
+from api.core.settings import Settings
 from fgd.outline import Measurement
 from fgd.spec import SubmitJob
 from worker.child_answer import Refused
@@ -29,7 +30,7 @@ MEASURED = Measurement(
 
 def planned(given: Any, **changes: Any) -> str:
     body = SubmitJob.model_validate(given.body(**changes))
-    return submission.plan_job(given.engine, given.store, (given.roots,), DEFAULT_PROJECT, body).id
+    return submission.plan_job(given.engine, given.store, Settings(data_roots=(given.roots,)), DEFAULT_PROJECT, body).id
 
 
 def claim(given: Any, worker: str = "wrk_a", devices: tuple[str, ...] = ("cpu", "auto")) -> plans.PlanClaim | None:

@@ -19,6 +19,7 @@ from api.core.request_bodies import UploadModel
 from api.core.rows import db
 from api.core.rows.swept import Moment, SweepResult
 from api.core.rows.tables import DEFAULT_PROJECT, Job, Model
+from api.core.settings import Settings
 from api.core.store.names import StoreAway
 from api.core.sweeper import Sweeper, sweeping
 from fgd.spec import FCOS, SubmitJob
@@ -207,7 +208,7 @@ def test_a_noun_whose_sweep_fails_is_named_and_keeps_no_other_from_it(
 def test_bells_ring_in_order_and_no_more_than_workers_live(given: Any) -> None:
     """A worker takes one import at a time, of whatever kind, and one plan."""
     body = SubmitJob.model_validate(given.body())
-    plan = submission.plan_job(given.engine, given.store, (), DEFAULT_PROJECT, body)
+    plan = submission.plan_job(given.engine, given.store, Settings(), DEFAULT_PROJECT, body)
     job = given.job(given.dataset())
     sets = [given.dataset("verifying").id for _ in range(3)]
     with db.transaction(given.engine) as s:

@@ -1,0 +1,31 @@
+"""How many rows may wait at once: each holds a place that others wait behind. Knows no verb."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from api.core.errors import Busy
+from api.core.lifecycle import DatasetState, ModelState, PlanState, State
+from api.core.rows.columns import Noun
+from api.core.rows.tables import Dataset, Job, Model, Plan
+
+WAITING: dict[type[Noun], Collection[str]] = {
+    Job: (State.queued,),
+    Dataset: (DatasetState.awaiting_upload, DatasetState.verifying),
+    Model: (ModelState.awaiting_upload, ModelState.verifying),
+    Plan: (PlanState.measuring,),
+}
+
+
+def expect_place(
+    s: Session, kind: type[Job | Dataset | Model | Plan], project_id: str, most: int, setting: str
+) -> None:
+    """Before one more is inserted. setting: the variable that sets `most`. Raises Busy."""
+    waiting = select(kind.id).where(kind.project_id == project_id, kind.state.in_(WAITING[kind])).limit(most)
+    if (s.scalar(select(func.count()).select_from(waiting.subquery())) or 0) >= most:
+        words = {"dataset": "data sets"}.get(kind.noun(), f"{kind.noun()}s")
+        detail = f"{most} {words} are waiting already ({setting}); try again later, or delete or cancel some"
+        raise Busy("too_many_waiting", detail)
