@@ -105,7 +105,7 @@ class BoundedProtocol(H11Protocol):
             self.transport.close()
             return
         status = HTTPStatus(self.conn.refused_with)
-        problem = {
+        problem: dict[str, Any] = {
             "type": f"urn:fgd:problem:{status.name.lower()}",
             "title": status.phrase,
             "status": status.value,

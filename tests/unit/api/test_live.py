@@ -46,7 +46,7 @@ def until(true: Callable[[], object], timeout_s: float = 15.0) -> None:
 
 @dataclass
 class Server:
-    """uvicorn as a process of its own, on a socket that outlives it."""
+    """The API as a process of its own, on a socket that outlives it."""
 
     given: Given
     home: Path
@@ -62,13 +62,13 @@ class Server:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FGD_")}
         own = {
             "FGD_HOME": str(self.home), "FGD_CHANGES_S": "0.05", "FGD_PING_S": "0.3", "FGD_SWEEP_S": "3600",
-            "FGD_MAX_STREAMS": str(MAX_STREAMS), "FGD_MAX_WAITERS": str(MAX_WAITERS),
+            "FGD_MAX_STREAMS": str(2 * MAX_STREAMS), "FGD_MAX_WAITERS": str(2 * MAX_WAITERS),  # for one client half
             "PYTHONPATH": str(Path(fgd.__path__[0]).parent),
         }  # fmt: skip
         fd = self.listener.fileno()
         with (self.home / "api.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "uvicorn", "--factory", "api.main:create_app", "--fd", str(fd)],
+                [sys.executable, "-m", "deploy.api", "--fd", str(fd)],
                 env=kept | own, pass_fds=[fd], stdout=log, stderr=log,
             )  # fmt: skip
         self.http.get("/healthz").raise_for_status()  # the socket listens already: this waits for the server
