@@ -55,11 +55,11 @@ def main() -> int:
 
 def read_and_pack(source: Path, out: Path, format: str, verify: Literal["full", "headers"], carving: Carving) -> int:
     out.mkdir(parents=True, exist_ok=True)
-    folder, defects = source, Defects()
+    folder, defects, skipped = source, Defects(), tuple[str, ...]()
     try:
         if source.is_file():
-            folder = unpacked(source, out / "unzipped", defects)
-        index, report, sources = formats.read(folder, format, verify, carving, defects, out / "unpacked")
+            folder, skipped = unpacked(source, out / "unzipped", defects)
+        index, report, sources = formats.read(folder, format, verify, carving, defects, out / "unpacked", skipped)
         (out / "report.json").write_text(report.model_dump_json())
         if report.ok:
             (out / "index.json").write_text(index.model_dump_json())
@@ -77,8 +77,9 @@ def read_and_pack(source: Path, out: Path, format: str, verify: Literal["full", 
     return 0
 
 
-def unpacked(source: Path, folder: Path, defects: Defects) -> Path:
-    """The folder of a zip's files. Raises DatasetError for one that is damaged or meant to do harm."""
+def unpacked(source: Path, folder: Path, defects: Defects) -> tuple[Path, tuple[str, ...]]:
+    """The folder of a zip's files, and the names of those that are not in it. Raises DatasetError for a damaged
+    or harmful one."""
     found = zips.unpack(source, folder)
     skipped = found.skipped
     if found.names.encoding:
@@ -91,7 +92,7 @@ def unpacked(source: Path, folder: Path, defects: Defects) -> Path:
         told = ", ".join(skipped[:_TOLD]) + (", ..." if len(skipped) > _TOLD else "")
         message = f"{len(skipped)} members of kinds that no data set needs, or hidden, were not unpacked: {told}"
         defects.add("members_skipped", "", message, "kept")
-    return folder
+    return folder, skipped
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from fgd.data.conventions import (
     numbers,
     redrawn,
 )
+from fgd.data.foreign import pictures
 from fgd.data.frames import Frame, turned_back
 from fgd.data.images import BadImage, Probe, probe
 from fgd.data.index import Box, CarvedSplit, Image, Index, Report
@@ -92,7 +93,7 @@ def check(
     _report_repeats(images, defects)
     index = _index(images, _classes(images, listing.classes, defects), defects)
     _report_absences(index, defects)
-    _require(index, listing, carved is not None, defects)
+    _require(index, listing, carved is not None, pictures(tree), defects)
     report = defects.report(listing.format, index, carved)
     return index, report, {i.probe.stored_name: i.listed.path for i in images}
 
@@ -340,8 +341,8 @@ def _report_absences(index: Index, defects: Defects) -> None:
                 defects.add("class_absent", "", message, "kept")
 
 
-def _require(index: Index, listing: Listing, carved: bool, defects: Defects) -> None:
-    """Reject what cannot be trained or evaluated."""
+def _require(index: Index, listing: Listing, carved: bool, unreadable: str | None, defects: Defects) -> None:
+    """Reject what cannot be trained or evaluated. unreadable: pictures of a kind that is not read."""
     needed: Sequence[Split] = ("train", "val")
     for split in needed:
         images = index.splits.get(split, ())
@@ -349,9 +350,12 @@ def _require(index: Index, listing: Listing, carved: bool, defects: Defects) -> 
             continue  # made of train; where that was not possible, it has been told, or train's defect tells it
         if split not in listing.splits:
             if split not in listing.told:
-                defects.reject("split_missing", "", listing.advice.split.format(split=split))
+                there = ", ".join(f"{other} from {place or 'the root'}" for other, place in listing.splits.items())
+                told = f" (found: {there})" if there else ""
+                message = listing.advice.split.format(split=split) + told
+                defects.reject("split_missing", next(iter(listing.splits.values()), ""), message)
         elif not images:
-            why = _why_none(listing, split, defects)
+            why = _why_none(listing, split, defects) + (f" ({unreadable})" if unreadable else "")
             defects.reject("no_images", listing.splits[split], f"no usable image in {split}; {why}")
         elif split == "val" and not index.classes:
             continue  # its boxes went with train's classes; train's defect says what to do

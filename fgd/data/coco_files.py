@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from fgd.data.encodings import decode
+from fgd.data.foreign import json_value_kind
+from fgd.data.listing import NothingFound
 from fgd.data.matching import normalised
 from fgd.data.report import Defects
 from fgd.data.tree import SPLITS, Split, SplitWords, Tree, folder_of
-from fgd.errors import DatasetError
 
 MAX_JSON_BYTES = 1 * 2**30
 """COCO's own training annotations are 450 MB."""
@@ -124,7 +125,7 @@ def find_sources(tree: Tree, defects: Defects) -> tuple[dict[Split, Source], fro
         else:
             found[split].append(Source(one, folder, hits))
     if not (any(found.values()) or broken or nowhere):
-        raise DatasetError(
+        raise NothingFound(
             f"{tree.root}: no COCO annotations found; expected JSON files with images, annotations and categories, "
             "such as annotations/instances_train.json or train/_annotations.coco.json"
         )
@@ -174,9 +175,16 @@ def _load(root: Path, file: str) -> Annotations:
         raise _Unusable(message, broken=True) from error
     except (ValueError, RecursionError, OSError) as error:  # wrong encoding; numbers of 4300 digits; depth
         raise _Unusable(f"invalid JSON: {error}", broken=True) from error
+    if (other := json_value_kind(content)) and not _is_coco(content):
+        raise _Unusable(other, broken=False)
     if not isinstance(content, dict):
         raise _Unusable(f"the file holds a {type(content).__name__}, not an object", broken=True)
     return _detection_annotations(file, content, encoding)
+
+
+def _is_coco(content: Any) -> bool:
+    """At least in part, so that what is missing is the fault."""
+    return isinstance(content, dict) and sum(isinstance(content.get(key), list) for key in _KEYS) > 1
 
 
 def _parsed(text: bytes) -> tuple[Any, str]:

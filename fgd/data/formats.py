@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
 from fgd.data.checking import Sources, Verify, check
+from fgd.data.foreign import explained
 from fgd.data.format_list import FORMATS, either
 from fgd.data.index import Index, Report
+from fgd.data.listing import NothingFound
 from fgd.data.report import Defects
 from fgd.data.splits import Carving
 from fgd.data.tree import Tree, list_tree
@@ -26,20 +30,25 @@ def read(
     carving: Carving | None = None,
     defects: Defects | None = None,
     unpacked: Path | None = None,
+    skipped: Sequence[str] = (),
 ) -> tuple[Index, Report, Sources]:
     """The index, what was wrong, and for each `Image.file` (named by content) the file it comes from.
 
     defects: where what is wrong goes, if some is known already. unpacked: a folder for images that lie inside other
-    files; None: one that goes with this process. Where the report is not ok the index holds what could
-    be read and must not be trained on. Raises DatasetError for a folder that does not exist, holds no data set, or
-    looks like several.
+    files; None: one that goes with this process. skipped: members of a zip that are not in the folder. Where the report
+    is not ok the index holds what could be read and must not be trained on. Raises DatasetError for a folder that does
+    not exist, holds no data set, or looks like several.
     """
     root = folder.resolve()
     if not root.is_dir():
         raise DatasetError(f"{folder}: no such folder")
-    tree = list_tree(root, unpacked)
+    tree = replace(list_tree(root, unpacked), skipped=tuple(skipped))
     defects = Defects() if defects is None else defects
-    listing = FORMATS[recognised(tree) if format == "auto" else format].reader().list_images(tree, defects)
+    reader = FORMATS[recognised(tree) if format == "auto" else format].reader()
+    try:
+        listing = reader.list_images(tree, defects)
+    except NothingFound as error:
+        raise DatasetError(explained(tree, str(error))) from error
     return check(tree, listing, defects, verify, carving)
 
 
@@ -52,11 +61,8 @@ def recognised(tree: Tree) -> str:
         signs = " and ".join(f"{FORMATS[name].title} ({sign})" for name, sign in found.items())
         choices = " or ".join(f'"{name}"' for name in found)
         raise DatasetError(f"{tree.root}: it looks like {signs}; name the format to read: {choices}")
-    if any(file.lower().endswith(".json") for file in tree.files):
-        return "coco"  # whose reader says of each JSON file what is wrong with it
-    raise DatasetError(
-        f"{tree.root}: no data set found; expected {either([format.sign for format in FORMATS.values()])}"
-    )
+    expected = either([format.sign for format in FORMATS.values()])
+    raise DatasetError(explained(tree, f"{tree.root}: no data set found; expected {expected}"))
 
 
 def open_index(folder: Path) -> tuple[Index, Path]:

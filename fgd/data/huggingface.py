@@ -23,12 +23,11 @@ from typing import Any
 from fgd.data import huggingface_parquet as parquet
 from fgd.data.huggingface_card import CATEGORY_KEYS, Card, read_card, split_of_words, usable_names
 from fgd.data.index import Box
-from fgd.data.listing import Advice, ListedImage, Listing, Mark, NoBox, finite
+from fgd.data.listing import Advice, ListedImage, Listing, Mark, NoBox, NothingFound, finite
 from fgd.data.numbering import flag, number_of, shifted
 from fgd.data.report import Defects
 from fgd.data.texts import UnreadableText, place
 from fgd.data.tree import MAX_NAME, SPLITS, Split, Tree, below, folder_of, is_class_name, is_text, short, suffix
-from fgd.errors import DatasetError
 
 MAX_TABLE_BYTES = 2 * 2**30
 MAX_LINE_BYTES = 16 * 2**20
@@ -97,7 +96,7 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
     """What the tables say. Images inside Parquet files become files. Raises DatasetError where there are none."""
     tables = _metadata(tree) or _parquets(tree)
     if not tables:
-        raise DatasetError(
+        raise NothingFound(
             f"{tree.root}: no Hugging Face data set found; expected train/metadata.jsonl (or .csv) beside images, "
             "or Parquet files such as data/train-00000-of-00001.parquet"
         )

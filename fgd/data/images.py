@@ -48,6 +48,21 @@ _SUFFIXES = {
 _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
 """Eight bits a channel. Pillow clips deeper images to 255 instead of scaling them, which turns them white."""
 _EXIF_ORIENTATION = 0x0112
+_IN_MP4 = dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), "HEIC") | (
+    dict.fromkeys((b"avif", b"avis"), "AVIF")
+)
+"""Kinds of pictures in the container of videos."""
+_OTHERS = {
+    b"%PDF": "a PDF",
+    b"8BPS": "a picture of Photoshop",
+    b"\x00\x00\x00\x0cjP  ": "a picture in JPEG 2000",
+    b"\xff\x0a": "a picture in JPEG XL",
+    b"\x00\x00\x00\x0cJXL ": "a picture in JPEG XL",
+    b"<svg": "a drawing in SVG",
+    b"PK\x03\x04": "an archive",
+    b"v/1\x01": "a picture in OpenEXR",
+}
+"""First bytes -> what they begin."""
 _STRIPS = (273, 324)
 """TIFF's tags for where its strips and its tiles begin."""
 _RLE = (1, 2)
@@ -152,13 +167,13 @@ def _opened(content: bytes) -> Pillow.Image:
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
         raise BadImage("image_too_large", str(error)) from error
     except Exception as error:  # a decoder fed nonsense raises whatever it likes (struct.error, SyntaxError, ...)
-        raise BadImage("image_broken", "not an image of a known format (JPEG, PNG, WebP, BMP, TIFF, GIF)") from error
+        raise _not_an_image(content) from error
     if image.width * image.height > MAX_PIXELS:
         raise BadImage("image_too_large", f"{image.width}x{image.height} pixels are more than {MAX_PIXELS}")
     if why := _costly(image, content):
         raise BadImage("image_too_slow", f"{why}; save it again")
     if image.mode not in _MODES:
-        raise BadImage("image_unsupported", f"pixels of mode {image.mode}; convert it to 8 bits a channel")
+        raise BadImage("image_unsupported", f"pixels of {_depth(image.mode)}; convert it to 8 bits a channel")
     return image
 
 
@@ -176,6 +191,32 @@ def _costly(image: Pillow.Image, content: bytes) -> str | None:
     if image.format == "PPM" and content[:2] in (b"P1", b"P2", b"P3") and content.count(b"#") > MAX_COMMENTS:
         return f"it has more than {MAX_COMMENTS} comments"
     return None
+
+
+def _depth(mode: str) -> str:
+    """Pillow's mode, for people."""
+    kind = "16 bits a channel" if mode.startswith("I;16") else {"I": "32 bits a channel", "F": "fractions"}.get(mode)
+    return f"{kind} (mode {mode})" if kind else f"mode {mode}"
+
+
+def _not_an_image(content: bytes) -> BadImage:
+    """By its first bytes, what it is instead and what to do."""
+    head = content[:256].lstrip().lower()
+    if not content:
+        return BadImage("image_broken", "the file is empty; copy it again")
+    if content[4:8] == b"ftyp":
+        kind = _IN_MP4.get(content[8:12])
+        if kind is None:
+            return BadImage("image_unsupported", "a video, not a picture; write its frames as JPEG")
+        return BadImage("image_unsupported", f"a picture in {kind}, which is not read; convert it to JPEG")
+    if head.startswith(b"version https://git-lfs"):
+        return BadImage("image_broken", "a pointer of Git LFS, not the picture; run git lfs pull and send it again")
+    if head.startswith((b"<!doctype html", b"<html")):
+        return BadImage("image_broken", "a web page, not a picture: its download failed; load it again")
+    found = next((what for magic, what in _OTHERS.items() if content.startswith(magic)), None)
+    if found:
+        return BadImage("image_unsupported", f"{found}, which is not read; convert it to JPEG or PNG")
+    return BadImage("image_broken", "not an image of a known format (JPEG, PNG, WebP, BMP, TIFF, GIF)")
 
 
 def _decoded(image: Pillow.Image) -> Pillow.Image:

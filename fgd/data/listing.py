@@ -14,9 +14,14 @@ from typing import Any, Literal
 
 from fgd.data.index import Box
 from fgd.data.tree import Split
+from fgd.errors import DatasetError
 
 Layout = Literal["corner_size", "corners", "centre_size"]
 """What four numbers are: x, y, width, height from a corner; left, top, right, bottom; x, y of the centre and size."""
+
+
+class NothingFound(DatasetError):
+    """A folder has nothing of a format."""
 
 
 @dataclass(frozen=True)

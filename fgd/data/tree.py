@@ -50,6 +50,8 @@ class Tree:
     """Where a reader puts images that lie inside other files; None: a folder that goes with this process."""
     left_out: tuple[tuple[str, str], ...] = ()
     """Files and folders that are not used, by names as they can be shown, and why."""
+    skipped: tuple[str, ...] = ()
+    """Members of the zip that were not unpacked, for no data set has files of their kind."""
 
     def images(self) -> tuple[str, ...]:
         """By their suffix; sorted."""

@@ -23,12 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from fgd.data.listing import Advice, ListedImage, Listing, Mark, NoBox
+from fgd.data.listing import Advice, ListedImage, Listing, Mark, NoBox, NothingFound
 from fgd.data.report import Defects
 from fgd.data.texts import UnreadableText, read_text
 from fgd.data.tree import MAX_NAME, Split, SplitWords, Tree, below, folder_of, is_class_name, short
 from fgd.data.voc_xml import Annotation, read_all
-from fgd.errors import DatasetError
 
 _MAX_LIST_BYTES = 256 * 2**20
 _LISTS: Final[Mapping[str, Split]] = {"train": "train", "val": "val", "valid": "val", "test": "test"}
@@ -63,7 +62,8 @@ def _is_annotation(path: Path) -> bool:
         if not os.path.isfile(path):
             return False
         with path.open("rb") as file:
-            return b"<annotation" in file.read(4096).replace(b"\0", b"")  # UTF-16 has zeros between
+            head = file.read(4096).replace(b"\0", b"")  # UTF-16 has zeros between
+            return re.search(rb"<annotation[\s/>]", head) is not None
     except OSError:
         return False
 
@@ -72,7 +72,7 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
     """What the annotations say. Raises DatasetError where there are none."""
     xmls = _xml_files(tree)
     if not xmls:
-        raise DatasetError(
+        raise NothingFound(
             f"{tree.root}: no Pascal VOC annotations found; expected XML files such as Annotations/a.xml"
         )
     entries, splits = _entries(tree, xmls, defects)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from fgd.data.encodings import decodes, guess, known, marked
+from fgd.data.foreign import xml_kind
 from fgd.data.index import Box
 from fgd.data.listing import NoBox, number
 from fgd.data.numbering import flag
@@ -23,6 +24,7 @@ from fgd.data.tree import Tree, short
 
 MAX_XML_BYTES = 16 * 2**20
 """Of one image's annotations."""
+_HEAD = 1 << 16
 _GUESSED_FROM = 64 * 2**20
 """Bytes looked at to find an encoding."""
 _DECLARATION = re.compile(rb"(?:\xef\xbb\xbf)?\s*<\?xml[^>]{0,100}?encoding\s*=\s*[\"']([A-Za-z0-9._:-]{1,40})[\"']")
@@ -148,7 +150,7 @@ def _parsed(content: bytes, encoding: str) -> ElementTree.Element:
     except ValueError as error:
         raise _UnreadableAnnotation(f"cannot be read: {error}") from error
     if root.tag != "annotation":
-        raise _UnreadableAnnotation(f"its root is <{root.tag[:80]}>, not <annotation>")
+        raise _UnreadableAnnotation(xml_kind(text[:_HEAD].encode()) or f"its root is <{root.tag[:80]}>")
     return root
 
 

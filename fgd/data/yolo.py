@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from fgd.data.foreign import class_list, class_lists
 from fgd.data.index import Box
-from fgd.data.listing import Advice, ListedImage, Listing, Mark, Missing, NoBox, number
+from fgd.data.listing import Advice, ListedImage, Listing, Mark, Missing, NoBox, NothingFound, number
 from fgd.data.numbering import beyond, shifted
 from fgd.data.report import Defects
 from fgd.data.texts import UnreadableText, load_yaml, read_decoded, read_text
 from fgd.data.tree import IMAGE_SUFFIXES, MAX_NAME, Split, Tree, is_class_name, short, suffix
 from fgd.data.yolo_files import Labels, find_labels, image_folders, split_images
-from fgd.errors import DatasetError
 
 MAX_YAML_BYTES = 1 << 20
 MAX_LABEL_BYTES = 16 * 2**20
@@ -121,27 +121,25 @@ def _yaml(tree: Tree, file: str) -> Any:
 
 def _plan(tree: Tree, defects: Defects) -> _DataYaml:
     plans: dict[str, dict[Any, Any]] = {}
-    broken: list[str] = []
     encodings: dict[str, str] = {}
     for file in _yaml_files(tree):
         try:
             decoded = read_decoded(tree, file, MAX_YAML_BYTES)
             content = load_yaml(decoded.text)
-        except UnreadableText as error:
-            broken.append(f"{file}: {error}")
-            continue
+        except UnreadableText:
+            continue  # told where no other is found
         if _is_plan(content):
             plans[file], encodings[file] = content, decoded.encoding
     if not plans:
-        told = f" ({'; '.join(broken)})" if broken else ""
-        raise DatasetError(
-            f"{tree.root}: no YOLO data.yaml found{told}; expected one with train, val and names beside the images"
+        raise NothingFound(
+            f"{tree.root}: no YOLO data.yaml found; expected one with train, val and names beside the images"
         )
     file, content = next(iter(plans.items()))
     _report_encoding(file, encodings[file], defects)
     for other in list(plans)[1:]:
         defects.add("yaml_skipped", other, f"{file} is used, which lies less deep or comes first; this is not", "kept")
     names = _names(file, content, defects)
+    _report_class_lists(tree, file, names, defects)
     named: dict[Split, Any] = {}
     for key, split in _KEYS.items():
         entries = content.get(key)
@@ -193,6 +191,16 @@ def _names(file: str, content: dict[Any, Any], defects: Defects) -> dict[int, st
         message = f"nc is {short(count)}, but names has {len(pairs)} classes; names are used"
         defects.add("class_count_differs", file, message, "kept")
     return names
+
+
+def _report_class_lists(tree: Tree, plan: str, names: Mapping[int, str], defects: Defects) -> None:
+    """Lists of classes beside data.yaml that give a number another name: one of the two is wrong."""
+    for file in class_lists(tree):
+        listed = class_list(tree, file) or []
+        if any(names.get(number, name) != name for number, name in enumerate(listed)):
+            own = ", ".join(names[number] for number in sorted(names))
+            message = f"it says {short(', '.join(listed))}, and {plan} says {short(own)}; {plan} is used"
+            defects.add("class_lists_differ", file, message, "kept")
 
 
 # --- labels ---------------------------------------------------------------------------------------------------

@@ -326,7 +326,7 @@ def test_declared_size_is_compared_unless_it_is_zero(voc: Voc, size: int, code: 
             b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation><filename>&x;</filename></annotation>',
             "DOCTYPE",
         ),
-        (b"<html/>", "not <annotation>"),
+        (b"<html/>", "not the <annotation>"),
         (b"", "invalid XML"),
         (b'<?xml version="1.0" encoding="nonsense"?><annotation/>', "unknown encoding"),
     ],

@@ -188,15 +188,21 @@ def test_names_that_are_no_classes_are_rejected(yolo: Yolo, names: Any, code: st
         ("names: [cat\ntrain: x", "invalid YAML"),
         ("!!python/object/apply:os.system ['touch canary']", "invalid YAML"),
         ("[" * 100_000, "invalid YAML"),
-        ("train: 0001-99-99\nnames: [a]", ""),
-        ("just text", ""),
-        ("", ""),
+        ("train: 0001-99-99\nnames: [a]", "invalid YAML"),
+        ("just text", "it holds text"),
+        ("", "it holds nothing"),
+        ("names:\n\t0: cat\ntrain: x", "line 2, column 1"),
+        ("names:\n\t0: cat\ntrain: x", "begin with tabs"),
+        ("names: [cat]", "no folder of images"),
+        ("train: images/train", "no names of classes"),
     ],
 )
 def test_unusable_data_yaml_is_an_error_and_nothing_is_run(yolo: Yolo, content: str, words: str) -> None:
     (yolo.root / "data.yaml").write_text(content)
-    with pytest.raises(DatasetError, match=rf"no YOLO data.yaml found.*{words}"):
+    with pytest.raises(DatasetError, match=r"no YOLO data.yaml found") as refused:
         formats.read(yolo.root, "yolo")
+    assert str(refused.value).startswith("data.yaml: ")
+    assert words in str(refused.value).splitlines()[0]
     assert not (Path.cwd() / "canary").exists()
 
 
@@ -207,6 +213,30 @@ def test_yaml_bomb_is_survived(yolo: Yolo) -> None:
     with pytest.raises(DatasetError, match="aliases"):
         formats.read(yolo.root, "yolo")
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("listed", "differ"),
+    [("dog\ncat\n", True), ("cat\ndog\n", False), ("cat\ndog\nemu\n", False), ("person\ncar\n", True)],
+)
+def test_a_list_of_classes_that_contradicts_data_yaml_is_told_with_both(yolo: Yolo, listed: str, differ: bool) -> None:
+    (yolo.root / "classes.txt").write_text(listed)
+    _, report = yolo.read()
+    assert report.ok
+    assert report.defect_counts == ({"class_lists_differ": 1} if differ else {})
+    if differ:
+        defect = only(report, "class_lists_differ")
+        assert defect.file == "classes.txt"
+        assert f"it says '{', '.join(listed.split())}', and data.yaml says 'cat, dog'" in defect.message
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "utf-16", "utf-8-sig"])
+def test_data_yaml_in_another_encoding_keeps_its_names(yolo: Yolo, encoding: str) -> None:
+    content = "train: images/train\nval: images/val\nnames: ['猫', '狗']\n".encode(encoding)
+    (yolo.root / "data.yaml").write_bytes(content)
+    index, report, _ = formats.read(yolo.root)
+    assert index.classes == ("猫", "狗")
+    assert report.defect_counts == ({} if encoding == "utf-8-sig" else {"encoding_guessed": 1})
 
 
 # --- labels ---------------------------------------------------------------------------------------------------
