@@ -36,6 +36,7 @@ from api.routes import (
     samples,
     workers,
 )
+from fgd.process.secrets import hide_secrets
 
 PARTS = (
     jobs,
@@ -61,7 +62,9 @@ Errors are `application/problem+json` with a stable `code` and JSON pointers int
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application. Raises UnsafeBind for an address that others reach without a key; it opens the database only
     when it starts, and then raises Unfit unless the tables are those of this version."""
-    settings = settings or Settings()
+    if settings is None:
+        settings = Settings()
+        hide_secrets()
     check_bind(settings)
 
     @asynccontextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgd.process.private import keep_private
+from fgd.process.secrets import hide_secrets
 
 if TYPE_CHECKING:
     from api.core.settings import Settings
@@ -111,6 +112,7 @@ def serve(given: argparse.Namespace) -> int:
 
     roots = tuple(given.data_root) if given.data_root else None
     chosen = settings(host=given.host, port=given.port, home=given.home, data_roots=roots)
+    hide_secrets()
     return local.serve(chosen, parent_fd=given.parent_fd)
 
 

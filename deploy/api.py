@@ -15,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from fgd.process.lifeline import die_with_parent
 from fgd.process.private import keep_private, private_folder
+from fgd.process.secrets import hide_secrets
 
 GOODBYE_S = 3
 """Open streams get so long to end."""
@@ -30,9 +31,11 @@ def main() -> None:
         die_with_parent(arguments.parent_fd)
 
     from api.core.settings import Settings, UnsafeBind, check_bind
+    from api.main import create_app
     from deploy import http_server
 
     settings = Settings()
+    hide_secrets()
     private_folder(settings.home)
     try:
         check_bind(settings)
@@ -42,7 +45,7 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
     logging.getLogger("api").setLevel(logging.INFO)
     config = http_server.config(
-        "api.main:create_app",
+        lambda: create_app(settings),
         factory=True,
         host=settings.host,
         port=settings.port,

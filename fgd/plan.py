@@ -21,7 +21,7 @@ from typing import Any
 from fgd.errors import FGDError
 from fgd.events import Event
 from fgd.outline import outline
-from fgd.process import lifeline
+from fgd.process import landlock, lifeline
 from fgd.process.error_causes import code_of
 from fgd.process.exit_codes import exit_code
 from fgd.spec import FromPath, JobSpec
@@ -31,6 +31,7 @@ from fgd.train import read_spec
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     if arguments.parent_fd is not None:
+        landlock.keep_apart()  # first: it counts for threads that are started afterwards
         lifeline.die_with_parent(arguments.parent_fd)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in fgd.train; must be set before torch loads
     code, answer = 0, {}

@@ -30,7 +30,7 @@ from pydantic import ValidationError
 from fgd.errors import FGDError, SpecError, Stopped
 from fgd.event_log import EventLog
 from fgd.events import EXIT_STOPPED, RANK_EVENTS, RANK_EXIT, Emit, Event, Failed, Note, to_lines
-from fgd.process import lifeline
+from fgd.process import landlock, lifeline
 from fgd.process.error_causes import code_of
 from fgd.process.exit_codes import exit_code
 from fgd.spec import FromPath, JobSpec, TeacherFromPath
@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     if rank is not None:
         lifeline.die_with_parent(None)
     elif arguments.parent_fd is not None:
+        landlock.keep_apart()  # first: it counts for threads that are started afterwards
         lifeline.die_with_parent(arguments.parent_fd)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     stop = StopFlag()

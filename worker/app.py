@@ -18,6 +18,7 @@ from api.core.queue import WAKE, make_app
 from api.core.rows import db
 from api.core.settings import Settings
 from fgd.process.private import keep_private
+from fgd.process.secrets import hide_secrets
 from worker.host import DATABASE_AWAY, Host
 from worker.poller import Poller
 from worker.slots import IMPORTS, PLANS
@@ -48,6 +49,7 @@ def wake(id: str) -> None:
 
 def open_poller() -> Poller:
     """Start to look for work. Exits with one line if the database does not fit this code."""
+    hide_secrets()
     try:
         engine = db.make_engine(settings.database_url)
     except DriverMissing as error:

@@ -30,6 +30,8 @@ class DatasetImport(LeasedChild):
         claim = self.claim
         with source_of(host, claim, folder) as source:
             argv = [sys.executable, "-m", "worker.importer", str(source), str(folder)]
+            if claim.path is not None:
+                argv += [f"--below={root}" for root in host.settings.data_roots or (Path("/"),)]
             argv += ["--minutes", str(host.settings.import_minutes)]
             argv += ["--verify", claim.verify, "--format", claim.format, "--group-by", claim.group_by]
             yield argv if claim.val_fraction is None else [*argv, "--val-fraction", str(claim.val_fraction)]

@@ -193,7 +193,8 @@ class Replica:
         listener = socket.create_server(("127.0.0.1", port), backlog=2048)
         port = listener.getsockname()[1]
         parent_in, lifeline = os.pipe()
-        command = [sys.executable, "-m", "deploy.api", "--fd", str(listener.fileno()), "--parent-fd", str(parent_in)]
+        command = [sys.executable, "-X", f"home={home}", "-m", "deploy.api"]
+        command += ["--fd", str(listener.fileno()), "--parent-fd", str(parent_in)]
         with (home / "api.log").open("ab") as log:
             process = subprocess.Popen(
                 command, env=environment(home, **told, FGD_PORT=str(port)), stdout=log, stderr=log,

@@ -78,7 +78,10 @@ class Hosts:
             }  # fmt: skip
             with (self.home(host) / "worker.log").open("ab") as log:
                 self.workers[host] = subprocess.Popen(
-                    [*self.net.inside(host), sys.executable, "-m", "worker", "--drain-s", "2"],
+                    [
+                        *self.net.inside(host), sys.executable, "-X", f"home={self.home(host)}",
+                        "-m", "worker", "--drain-s", "2",
+                    ],
                     env=environment(self.home(host), **TIMES, **shared, **self.store) | more,
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 )  # fmt: skip

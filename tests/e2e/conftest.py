@@ -132,7 +132,7 @@ def services(dataset: str) -> Iterator[Callable[..., Service]]:
     def start(home: Path, **more: str) -> Service:
         with (home / "serve.out").open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "fgd.cli", "serve"],
+                [sys.executable, "-m", "fgd.cli", "serve", "--home", str(home)],
                 env=environment(home, FGD_PORT="0", **more), stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
         service = Service(home, dataset, process)

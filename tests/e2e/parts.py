@@ -62,17 +62,29 @@ def until(true: Callable[[], Any], timeout_s: float = 20.0, what: str = "") -> A
 
 
 def processes_of(home: Path) -> dict[int, str]:
-    """Everything alive that has `home` in its command line, environment or working folder."""
-    found = {}
+    """Everything alive that has `home` in its command line, environment or working folder, and what it started.
+
+    The last, because the service's own processes show only their command line to others of their user.
+    """
+    found, parents = {}, {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
                 continue
             command = " ".join(process.cmdline())
-            traces = [command, process.environ().get("FGD_HOME", ""), process.cwd()]
-            if any(str(home) in trace for trace in traces):
+            parents[process.pid] = (process.ppid(), command)
+            if any(str(home) in trace for trace in (command, *_hidden_traces(process))):
                 found[process.pid] = command
+    while more := {pid: command for pid, (parent, command) in parents.items() if parent in found and pid not in found}:
+        found |= more
     return found
+
+
+def _hidden_traces(process: psutil.Process) -> list[str]:
+    traces = []
+    with contextlib.suppress(psutil.Error, OSError):
+        traces += [process.environ().get("FGD_HOME", ""), process.cwd()]
+    return traces
 
 
 def pids(home: Path, word: str) -> list[int]:
@@ -103,7 +115,7 @@ class Bench:
     def worker(self, **more: str) -> subprocess.Popen[bytes]:
         with (self.home / "worker.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "worker", "--drain-s", "2"],
+                [sys.executable, "-X", f"home={self.home}", "-m", "worker", "--drain-s", "2"],
                 env=environment(self.home, **more), stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self.processes.append(process)
