@@ -15,6 +15,7 @@ from api.core.errors import NotFound, ServiceError
 from api.core.rows.tables import Dataset
 from api.core.store.names import BlobStore
 from fgd.data.index import Image, Index
+from fgd.data.orientation import unturned
 
 _HEADER = 2048
 """Bytes read at once while headers are looked for."""
@@ -45,11 +46,12 @@ def digest(image: Image) -> str:
 
 
 def content(store: BlobStore, dataset: Dataset, image: Image) -> tuple[bytes, str]:
-    """The file's bytes and their media type."""
+    """The file's bytes, which viewers do not turn, for the boxes lie in the stored pixels; and their media type."""
     assert dataset.archive_digest is not None, "a ready data set has its archive"
     with _there():
         offset, size = _members(store, dataset.archive_digest)[image.file]
-        return b"".join(store.read(dataset.archive_digest, offset, size)), _TYPES[PurePosixPath(image.file).suffix]
+        file = b"".join(store.read(dataset.archive_digest, offset, size))
+        return unturned(file), _TYPES[PurePosixPath(image.file).suffix]
 
 
 @contextmanager

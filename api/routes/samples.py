@@ -21,7 +21,7 @@ router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 _BYTES: Responses = {
     200: {
         "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
-        "description": "The file as it was imported.",
+        "description": "The file as it was imported, without an EXIF orientation: its pixels lie as the boxes do.",
     }
 }
 
@@ -52,7 +52,7 @@ def get_sample_image(
     """The image file. The boxes refer to its pixels as stored, without EXIF rotation."""
     dataset = _ready(service, project, dataset_id)
     image, _ = samples.image(service.store, dataset, query.split, n)
-    tag = etag.of_digest(samples.digest(image))
+    tag = etag.of_digest(f"{samples.digest(image)}-stored")
     headers = {"ETag": tag, "Cache-Control": "private"}
     if (same := unchanged(if_none_match, tag, headers)) is not None:
         return same

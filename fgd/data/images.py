@@ -233,6 +233,8 @@ def _decoded(image: Pillow.Image) -> Pillow.Image:
 
 
 def _orientation(image: Pillow.Image) -> int:
+    if image.format == "TIFF":
+        return 1  # Pillow turns these by itself, their size included
     try:
         value = image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:  # a mangled EXIF block says nothing about the pixels

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image as Picture
+from PIL import ImageOps
 
 from api.core import datasets
 from api.core.errors import Fenced
@@ -22,13 +24,29 @@ from fgd.data import archive, formats
 @pytest.fixture
 def imported(given: Any, tmp_path: Path) -> Dataset:
     """A data set whose blobs are really those of an import."""
+    colours = iter(("red", "green"))
+    return _imported(given, tmp_path, lambda path: Picture.new("RGB", (40, 30), next(colours)).save(path))
+
+
+@pytest.fixture
+def imported_from(given: Any, tmp_path: Path) -> Callable[..., Dataset]:
+    return lambda draw, **how: _imported(given, tmp_path, draw, **how)
+
+
+def _imported(
+    given: Any,
+    tmp_path: Path,
+    draw: Callable[[Path], None],
+    size: tuple[int, int] = (40, 30),
+    bbox: Sequence[int] = (1, 2, 10, 12),
+) -> Dataset:
     root = tmp_path / "cells"
-    for split, colour in (("train", "red"), ("val", "green")):
+    for split in ("train", "val"):
         (root / split).mkdir(parents=True)
-        Picture.new("RGB", (40, 30), colour).save(root / split / "ä b.png")
+        draw(root / split / "ä b.png")
         content = {
-            "images": [{"id": 1, "file_name": "ä b.png", "width": 40, "height": 30}],
-            "annotations": [{"id": 1, "image_id": 1, "category_id": 5, "bbox": [1, 2, 10, 12]}],
+            "images": [{"id": 1, "file_name": "ä b.png", "width": size[0], "height": size[1]}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 5, "bbox": list(bbox)}],
             "categories": [{"id": 5, "name": "cell"}],
         }
         (root / split / "_annotations.coco.json").write_text(json.dumps(content))
@@ -59,6 +77,22 @@ def test_a_sample_is_an_image_and_its_boxes(client: Any, imported: Dataset, spli
     assert Picture.open(io.BytesIO(answer.content)).getpixel((0, 0)) == pixel
     again = client.get(sample["image_url"], headers={"If-None-Match": answer.headers["etag"]})
     assert again.status_code == 304
+
+
+def test_a_turned_picture_is_shown_as_its_boxes_lie(client: Any, imported_from: Any) -> None:
+    def turned(path: Path) -> None:
+        """Upright 30x40 with a red bar on its left; stored 40x30, the bar at the top."""
+        pixels = Picture.new("RGB", (40, 30))
+        pixels.paste((255, 0, 0), (0, 0, 40, 10))
+        exif = Picture.Exif()
+        exif[0x0112] = 8
+        pixels.save(path, "PNG", exif=exif)
+
+    dataset = imported_from(turned, size=(30, 40), bbox=[0, 0, 10, 40])
+    sample = client.get(f"/v1/datasets/{dataset.id}/samples/0?split=train").json()
+    shown = ImageOps.exif_transpose(Picture.open(io.BytesIO(client.get(sample["image_url"]).content)))
+    assert (sample["width"], sample["height"]) == shown.size == (40, 30)
+    assert shown.crop([int(side) for side in sample["boxes"][0]["box"]]).getcolors() == [(400, (255, 0, 0))]
 
 
 @pytest.mark.parametrize("image", ["", "/image"])
