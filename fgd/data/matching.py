@@ -297,24 +297,29 @@ class WrittenName:
 
 
 def find_files(
-    wanted: Collection[WrittenName], files: Set[str], images: Callable[[], Ends], bare: bool = True
+    wanted: Collection[WrittenName],
+    files: Set[str],
+    images: Callable[[], Ends],
+    *,
+    bare: bool = True,
+    taken: Set[str] = frozenset(),
 ) -> dict[WrittenName, Match | Several | None]:
     """The file of each name. files: all that there are; images: those that may be meant by their ends.
 
-    bare: whether names without a suffix may be those of images.
+    bare: whether names without a suffix may be those of images. taken: files that are none of these names'.
     """
     found: dict[WrittenName, Match | Several | None] = {}
     paths = {name: normalised(name.text) for name in wanted}
     others: list[WrittenName] = []
     for name, path in paths.items():
         exact = _exact(name, path, files)
-        if exact is None:
+        if exact is None or exact.file in taken:
             others.append(name)
         else:
             found[name] = exact
     if not others:
         return found
-    taken = {match.file for match in found.values() if isinstance(match, Match)}
+    taken = taken | {match.file for match in found.values() if isinstance(match, Match)}
     ends = images()
     home = depth(common_folder({folder_of(path) for path in paths.values()}))
     claims: dict[str, dict[str, Match]] = {}
@@ -382,11 +387,14 @@ def pair_companions(
     found: dict[str, Match | Several] = {}
     claims: dict[str, dict[str, Match]] = {}
     for file in wanting:
-        match = ends.find(companion_path(file), home=depth(home))
+        path = companion_path(file)
+        match = ends.find(path, home=depth(home))
+        if match is None and suffix(path) in IMAGE_SUFFIXES:
+            match = ends.find(_stem(path), home=depth(home))
         if match is not None:
             found[file] = match
         if isinstance(match, Match):
-            claims.setdefault(match.file, {})[companion_path(file)] = match
+            claims.setdefault(match.file, {})[path] = match
     best = {file: _best(matches) for file, matches in claims.items()}
     for file, match in list(found.items()):
         if isinstance(match, Match) and best[match.file] != companion_path(file):

@@ -4,7 +4,7 @@
     train/a.xml beside train/a.jpg
     Annotations/ + images/, without a split
 
-An image belongs to an XML file by its name without the suffix, as ImageSets does; `<filename>` is asked second.
+An image belongs to an XML file by its name without the suffix, as ImageSets does; see `fgd.data.voc_images`.
 
 VOC counts pixels from 1 and includes the last: a box of the whole image is 1, 1, width, height, its edges are at
 0, 0, width, height. So 1 is subtracted from xmin and ymin and nothing from xmax and ymax. Some converters write edges
@@ -17,22 +17,36 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from fgd.data.listing import Advice, ListedImage, Listing, Mark, NoBox, NothingFound
+from fgd.data.listing import Advice, ListedImage, Listing, Mark, Missing, NoBox, NothingFound
+from fgd.data.matching import Match, Several, WrittenName, ends_of, find_files, normalised
 from fgd.data.report import Defects
 from fgd.data.texts import UnreadableText, read_text
-from fgd.data.tree import MAX_NAME, Split, SplitWords, Tree, below, folder_of, is_class_name, short
+from fgd.data.tree import (
+    IMAGE_SUFFIXES,
+    MAX_NAME,
+    Split,
+    SplitWords,
+    Tree,
+    below,
+    folder_of,
+    is_class_name,
+    short,
+    suffix,
+)
+from fgd.data.unmatched import hint, report_spellings
+from fgd.data.voc_images import is_called, pair_images
 from fgd.data.voc_xml import Annotation, read_all
 
 _MAX_LIST_BYTES = 256 * 2**20
 _LISTS: Final[Mapping[str, Split]] = {"train": "train", "val": "val", "valid": "val", "test": "test"}
-_IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "imgs", "img")
-_FLAGGED = re.compile(r"(\S.*?)\s+(-1|0|1)")
+_FLAGGED = re.compile(r"(\S.*?)[ \t]+(-1|0|1)")
 ADVICE = Advice(
     split="no images of the {split} split; name them in ImageSets/Main/{split}.txt, or put them into a folder {split}",
     images="each XML file needs its image, of the same name, in JPEGImages or beside it",
@@ -76,21 +90,20 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
             f"{tree.root}: no Pascal VOC annotations found; expected XML files such as Annotations/a.xml"
         )
     entries, splits = _entries(tree, xmls, defects)
-    images = _Images(tree)
     read = read_all(tree, [entry.xml for entry in entries], defects)
+    images = pair_images(tree, xmls, read, defects)
     pairs: list[tuple[_Entry, Annotation, str]] = []
-    mentioned = {image for xml in xmls if (image := images.beside(xml))}
+    missing: dict[str, Missing] = {}
     for entry in entries:
-        annotation = read[entry.xml]
-        image = _image_of(annotation, images, defects) if annotation else images.beside(entry.xml)
-        if image:
-            mentioned.add(image)
+        annotation, image = read[entry.xml], images.image_of.get(entry.xml)
         if annotation and image:
             pairs.append((entry, annotation, image))
+            _compare_names(annotation, image, defects)
         elif image:
-            defects.add(
-                "annotation_missing", image, f"{entry.xml} cannot be read; the image is left out", "dropped_image"
-            )
+            message = f"{entry.xml} cannot be read; the image is left out"
+            defects.add("annotation_missing", image, message, "dropped_image")
+        elif annotation:
+            missing[entry.xml] = _missing(annotation, images.unsure.get(entry.xml))
     shift = _shift([annotation for annotation in read.values() if annotation], defects)
     listed = [_listed(tree, entry, annotation, image, shift, defects) for entry, annotation, image in pairs]
     names = {mark.name for image in listed if image for mark in image.marks}
@@ -100,8 +113,9 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
         tuple(sorted(names)),
         splits,
         ADVICE,
-        frozenset(mentioned),
+        frozenset(images.image_of.values()),
         first_pixel=shift,
+        missing=tuple(missing.values()),
     )
 
 
@@ -111,7 +125,7 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
 def _entries(tree: Tree, xmls: list[str], defects: Defects) -> tuple[list[_Entry], dict[Split, str]]:
     """Which annotation files each split wants, in order, and the file or folder that says so."""
     lists = [
-        f for f in sorted(tree.files) if f"/{f}".rpartition("/")[0].endswith("/ImageSets/Main") and f.endswith(".txt")
+        f for f in sorted(tree.files) if f"/{folder_of(f)}".lower().endswith("/imagesets/main") and suffix(f) == ".txt"
     ]
     lists = [f for f in lists if PurePosixPath(f).stem in (*_LISTS, "trainval")]
     if lists:
@@ -151,16 +165,23 @@ def _by_lists(tree: Tree, xmls: list[str], lists: list[str], defects: Defects) -
     entries: list[_Entry] = []
     named: dict[Split, str] = {}
     known = set(xmls)
-    for split, file in sorted(chosen, key=lambda pair: (order[pair[0]], pair[1])):
+    chosen.sort(key=lambda pair: (order[pair[0]], pair[1]))
+    homes = {file: folder_of(folder_of(folder_of(file))) for _, file in chosen}
+    stems = {_stem(xml) for xml in xmls}
+    names = {file: _names(tree, file, stems, defects) for _, file in chosen}
+    wanted = {file: {name: _xml_name(homes[file], name, split) for name in names[file]} for split, file in chosen}
+    every = [name for of_list in wanted.values() for name in of_list.values()]
+    found = find_files(every, known, lambda: ends_of(xmls), bare=False)
+    for split, file in chosen:
         named.setdefault(split, file)
-        home = folder_of(folder_of(folder_of(file)))
-        for name in _names(tree, file, home, known, defects):
-            xml = _xml(home, name)
-            if xml in known:
-                entries.append(_Entry(split, xml))
+        matches = {name: found[wanted[file][name]] for name in names[file]}
+        report_spellings(file, matches, defects)
+        for name, match in matches.items():
+            if isinstance(match, Match):
+                entries.append(_Entry(split, match.file))
             else:
-                message = f"{file} names {short(name)}, which has no Annotations/{short(name)[1:-1]}.xml"
-                image = below(home, f"JPEGImages/{name}.jpg")
+                message = f"{file} names {short(name)}, which has no Annotations/{short(name)[1:-1]}.xml{hint(match)}"
+                image = below(homes[file], f"JPEGImages/{name}.jpg")
                 defects.add("annotation_missing", image if image in tree.files else file, message, "dropped_image")
     listed = {entry.xml for entry in entries}
     for xml in xmls:
@@ -169,24 +190,31 @@ def _by_lists(tree: Tree, xmls: list[str], lists: list[str], defects: Defects) -
     return entries, named
 
 
-def _xml(home: str, name: str) -> str:
-    return below(home, f"Annotations/{name}.xml")
+def _stem(file: str) -> str:
+    """Of two spellings of a name it is the same."""
+    return unicodedata.normalize("NFC", PurePosixPath(normalised(file)).stem).casefold()
 
 
-def _names(tree: Tree, file: str, home: str, xmls: Set[str], defects: Defects) -> list[str]:
+def _xml_name(home: str, name: str, split: Split) -> WrittenName:
+    """A line of a list is the name of an image, by rights without its suffix."""
+    stem = name.removesuffix(PurePosixPath(name).suffix) if suffix(name) in IMAGE_SUFFIXES else name
+    return WrittenName(f"{stem}.xml", (below(home, "Annotations"),), split, home)
+
+
+def _names(tree: Tree, file: str, stems: Set[str], defects: Defects) -> list[str]:
     """Image names of one list, each once.
 
     In the lists of one class each line ends in 1, 0 or -1, and -1 means not in it. "photo 1" is a name all the same: so
     all lines have such a number, and none is a name with it, or none has.
     """
     try:
-        lines = read_text(tree, file, _MAX_LIST_BYTES).splitlines()
+        lines = read_text(tree, file, _MAX_LIST_BYTES).split("\n")
     except UnreadableText as error:
         defects.reject("list_invalid", file, f"cannot be read as a list of image names: {error}")
         return []
-    rows = [line.strip() for line in lines if line.strip()]
+    rows = [row for row in (line.strip(" \t\r\f\v") for line in lines) if row]
     flagged = [_FLAGGED.fullmatch(row) for row in rows]
-    if all(flagged) and not any(_xml(home, row) in xmls for row in rows):
+    if all(flagged) and not any(_stem(f"{row}.xml") in stems for row in rows):
         rows = [found[1] for found in flagged if found and found[2] != "-1"]
     names: dict[str, None] = {}
     for name in rows:
@@ -199,48 +227,17 @@ def _names(tree: Tree, file: str, home: str, xmls: Set[str], defects: Defects) -
 # --- images ---------------------------------------------------------------------------------------------------
 
 
-class _Images:
-    """Image files by name without suffix."""
-
-    def __init__(self, tree: Tree) -> None:
-        self._by_stem: dict[str, list[str]] = {}
-        self._all = frozenset(tree.images())
-        for file in tree.images():
-            self._by_stem.setdefault(PurePosixPath(file).stem, []).append(file)
-
-    def beside(self, xml: str) -> str | None:
-        """The image of the same name: in the same folder, in an image folder beside it, or the only one anywhere."""
-        return self._nearest(xml, self._by_stem.get(PurePosixPath(xml).stem, []))
-
-    def called(self, xml: str, name: str) -> str | None:
-        """The image that the XML file names."""
-        stem = PurePosixPath(name.replace("\\", "/")).name
-        return self._nearest(xml, [f for f in self._by_stem.get(PurePosixPath(stem).stem, []) if f.endswith(stem)])
-
-    def _nearest(self, xml: str, candidates: list[str]) -> str | None:
-        home = folder_of(xml)
-        near = [home, *(below(folder_of(home), name) for name in _IMAGE_FOLDERS)]
-        for folder in near:
-            for file in candidates:
-                if folder_of(file) == folder:
-                    return file
-        return candidates[0] if len(candidates) == 1 else None
+def _missing(annotation: Annotation, several: Several | None) -> Missing:
+    stem = PurePosixPath(annotation.file).stem
+    message = f"no image {short(stem)[1:-1]}.jpg (or .png, ...) for it in JPEGImages or beside it{hint(several)}"
+    return Missing(stem, annotation.file, message)
 
 
-def _image_of(annotation: Annotation, images: _Images, defects: Defects) -> str | None:
-    own = images.beside(annotation.file)
-    if own is None and annotation.image_name:
-        own = images.called(annotation.file, annotation.image_name)
-    if own is None:
-        stem = PurePosixPath(annotation.file).stem
-        message = f"no image {short(stem)[1:-1]}.jpg (or .png, ...) for it in JPEGImages or beside it"
-        defects.add("image_missing", annotation.file, message, "dropped_image")
-        return None
-    named = PurePosixPath(annotation.image_name.replace("\\", "/")).name
-    if named and named != PurePosixPath(own).name:
-        message = f"its <filename> is {short(named)}, but the image of its own name is {own}; that is used"
+def _compare_names(annotation: Annotation, image: str, defects: Defects) -> None:
+    if annotation.image_name and not is_called(image, annotation.image_name):
+        named = annotation.image_paths[-1].replace("\\", "/").rpartition("/")[2]
+        message = f"its <filename> is {short(named)}, but the image of its own name is {image}; that is used"
         defects.add("filename_differs", annotation.file, message, "kept")
-    return own
 
 
 # --- boxes ----------------------------------------------------------------------------------------------------

@@ -52,6 +52,8 @@ class Annotation:
 
     file: str
     image_name: str
+    image_paths: tuple[str, ...]
+    """What it says of its image's place, most first; the last is the name alone."""
     declared: tuple[float | None, float | None]
     objects: list[Object]
 
@@ -126,13 +128,21 @@ def _read(file: str, content: bytes, encoding: str, defects: Defects) -> Annotat
         defects.add("xml_invalid", file, f"{error}; its image is left out", "dropped_image")
         return None
     size = root.find("size")
+    name, folder, path = (_text(root, tag) or "" for tag in ("filename", "folder", "path"))
     width, height = (number(_text(size, side)) for side in ("width", "height"))
     return Annotation(
         file=file,
-        image_name=_text(root, "filename") or "",
+        image_name=name,
+        image_paths=_image_paths(name, folder, path),
         declared=(width or None, height or None),  # many tools write 0 where they do not know
         objects=[_object(element) for element in root.findall("object")],
     )
+
+
+def _image_paths(name: str, folder: str, path: str) -> tuple[str, ...]:
+    """From the longest to the name alone. A path that ends in another name is that of before the file was renamed."""
+    told = [path] if path and (not name or path.replace("\\", "/").endswith(f"/{name}")) else []
+    return (*told, *([f"{folder}/{name}"] if folder and name else []), *([name] if name else []))
 
 
 def _parsed(content: bytes, encoding: str) -> ElementTree.Element:
