@@ -61,7 +61,7 @@ def job_plan(
             for line in outline_lines(plan.outline):
                 print_line(line)
         if wait and not plan.ended:
-            with err.status(plan.waiting_reason or "a worker is trying a few steps"):
+            with err.status(Text(printable(plan.waiting_reason or "a worker is trying a few steps"))):
                 plan = client.wait_plan(plan.id)
     answer(plan, as_json, _print_cost)
     leave(FAILED if plan.state == "failed" else DONE)
@@ -75,7 +75,8 @@ def _print_cost(plan: Plan) -> None:
             print_line(line)
     elif plan.error is not None:
         where = f"{plan.error.pointer}: " if plan.error.pointer else ""
-        err.print(f"{plan.error.code}: {where}{plan.error.message}", style="red", markup=False, highlight=False)
+        told = printable(f"{plan.error.code}: {where}{plan.error.message}", keep="\n")
+        err.print(told, style="red", markup=False, highlight=False)
 
 
 @app.command("list")

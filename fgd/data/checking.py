@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -32,8 +32,9 @@ from fgd.data.index import Box, CarvedSplit, Image, Index, Report
 from fgd.data.listing import ListedImage, Listing, Mark, NoBox
 from fgd.data.report import Defects
 from fgd.data.splits import Carving, carve
-from fgd.data.tree import Split, Tree, short
+from fgd.data.tree import MAX_NAME, Split, Tree, short
 from fgd.data.unmatched import report_unmatched
+from fgd.text.printable import printable
 
 Verify = Literal["full", "headers"]
 Sources = dict[str, Path]
@@ -88,6 +89,7 @@ def check(
     for name, why in tree.left_out:
         defects.add("name_not_used", name, why, "kept")
     _report_unlisted(tree, listing, defects)
+    listing = _with_printable_names(listing, defects)
     images = _with_boxes(_probe_all(listing.images, verify, defects), listing, defects)
     carved = _carve(images, listing, carving or Carving(), defects)
     _report_repeats(images, defects)
@@ -96,6 +98,24 @@ def check(
     _require(index, listing, carved is not None, pictures(tree), defects)
     report = defects.report(listing.format, index, carved)
     return index, report, {i.probe.stored_name: i.listed.path for i in images}
+
+
+def _with_printable_names(listing: Listing, defects: Defects) -> Listing:
+    """Class names are shown on terminals and pages: in them control characters, and what turns text around, are
+    written out."""
+    names = {mark.name for image in listing.images for mark in image.marks} | set(listing.classes)
+    changed = {name: printable(name)[:MAX_NAME] for name in names if printable(name) != name}
+    if not changed:
+        return listing
+    for name in sorted(changed):
+        message = f"class {short(name)} has control characters in its name; they are written out"
+        defects.add("class_name_escaped", "", message, "kept")
+    images = [
+        replace(image, marks=[replace(mark, name=changed.get(mark.name, mark.name)) for mark in image.marks])
+        for image in listing.images
+    ]
+    classes = tuple(dict.fromkeys(changed.get(name, name) for name in listing.classes))
+    return replace(listing, images=images, classes=classes)
 
 
 # --- images ---------------------------------------------------------------------------------------------------

@@ -173,5 +173,5 @@ if __name__ == "__main__":
     with torch.no_grad():
         found = load()([image])[0]
     for box, score, label in zip(found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist()):
-        print(f"{{CLASSES[label - 1]}} {{score:.2f}} {{[round(x, 1) for x in box]}}")
+        print(f"{{repr(CLASSES[label - 1])[1:-1]}} {{score:.2f}} {{[round(x, 1) for x in box]}}")
 '''

@@ -103,4 +103,5 @@ if __name__ == "__main__":
         found = detect(student, np.array(photo.convert("RGB")))
     names = ("background", *inputs_of(student).classes)
     for box, score, label in zip(*(each.tolist() for each in found), strict=True):
-        print(f"{names[label]} {score:.2f} {[round(x, 1) for x in box]}")
+        name = repr(names[label])[1:-1]  # a stranger's: what would steer the terminal is shown, not obeyed
+        print(f"{name} {score:.2f} {[round(x, 1) for x in box]}")

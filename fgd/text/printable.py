@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-# C0 with escape, DEL and C1; the overrides that turn text around (bidi); halves of characters, which cannot be written.
-_STEERS = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# C0 with escape, DEL and C1; line and paragraph separators, and the overrides that turn text around (bidi); halves of
+# characters, which cannot be written.
+_STEERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -430,13 +430,13 @@ def test_a_plan_is_told_at_once_and_its_cost_when_it_is_measured(server: Server,
 
 
 def test_a_plan_that_failed_is_told_with_its_field(server: Server, fgd: Command) -> None:
-    error = {"code": "user_error", "message": "too small", "pointer": "/schedule/min_size"}
+    error = {"code": "user_error", "message": "too \x1b]0;small", "pointer": "/schedule/min_size"}
     server.routes["POST", "/v1/plans"] = Answer(200, PLAN | {"state": "failed", "error": error})
 
     ended = fgd("job", "plan", "-", url=server.url, stdin="{}")
 
     assert ended.code == 1
-    assert "user_error: /schedule/min_size: too small" in ended.err
+    assert "user_error: /schedule/min_size: too \\u001b]0;small" in ended.err
 
 
 MODEL = "mdl_" + "0" * 32

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import textwrap
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+import fgd
 from fgd.cli.watch import Board, report_lines
 from fgd.client import ApiError, FieldError, Job
 from fgd.data.index import Defect, Report
+from fgd.detectors import trunks
 from fgd.engine.progress import draw
 from fgd.events import Finished, Note, Phase, Started
 from fgd.text.printable import printable
@@ -34,6 +39,23 @@ def test_a_json_text_means_the_same_after_it(text: str) -> None:
     document = json.dumps({"name": text}, ensure_ascii=False)
     assert json.loads(printable(document)) == {"name": text}
     assert printable(printable(text)) == printable(text)
+
+
+@pytest.mark.parametrize("what", ["model.py", "student_onnx.py"])
+def test_the_scripts_beside_a_student_show_class_names_as_they_are_spelt(
+    what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if what == "model.py":
+        source = trunks.MODEL_PY.format(classes=[NASTY], build="    pass")
+    else:
+        source = Path(fgd.__path__[0], "export/usage.py").read_text()
+    loop = source[source.rindex("\n    for box, score, label in ") :].split("\n", 2)[2]
+    found = {"CLASSES": [NASTY], "names": ("background", NASTY), "label": 1, "score": 0.5, "box": [1.0]}
+    exec(textwrap.dedent(loop), found)  # the body of its last loop
+    shown = capsys.readouterr().out
+    assert "owned" in shown
+    assert "[bold red]x[/nothing] 0.50 [1.0]" in shown
+    assert not steers(shown)
 
 
 def screen() -> Console:

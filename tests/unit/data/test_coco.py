@@ -417,6 +417,16 @@ def test_image_whose_only_box_cannot_be_read_is_no_background(coco: Any, bbox: A
     assert (defect.file, defect.action) == ("train2017/odd.png", "dropped_image")
 
 
+def test_names_that_would_steer_a_terminal_are_written_out(coco: Any) -> None:
+    for document in coco.documents.values():
+        document["categories"][0]["name"] = "\x1b]0;cat\x07\0\u202e"
+    index, report = read(coco)
+    assert report.ok
+    assert index.classes == ("\\u001b]0;cat\\u0007\\u0000\\u202e", "dog")
+    assert only(report, "class_name_escaped").action == "kept"
+    assert len(index.splits["val"][0].boxes) == 2
+
+
 # --- images ---------------------------------------------------------------------------------------------------
 
 
