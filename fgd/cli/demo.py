@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.text import Text
 
-from fgd.cli.compare import footnote, measure, row, score, table
+from fgd.cli.compare import curve, curve_table, footnote, measure, row, score, table
 from fgd.cli.embedded import ServiceDied, handling, service_at
 from fgd.cli.watch import Board, report_lines, told
 from fgd.client import ApiError, Client, Dataset, Job, StoredEvent
@@ -249,9 +249,9 @@ def run(
             console.print(Text(printable(f"\n{error}", keep="\n"), style="red"), soft_wrap=True)
             return 1
         except KeyboardInterrupt:
-            kept = f"\nStopped. What was done is kept in {_near(home)}; the same command goes on from there."
+            kept = f"\nStopped. Everything so far is kept in {_near(home)}; run the same command again to continue."
             if url:
-                kept += " A job that runs on your service goes on there; `fgd job cancel JOB` ends it."
+                kept += " A job that is running on your service continues there; `fgd job cancel JOB` cancels it."
             console.print(Text(printable(kept, keep="\n")), soft_wrap=True)
             return 130
 
@@ -283,10 +283,14 @@ class Demo:
             self._say(5, "downloading, checking SHA-256, loading into plain torchvision")
             folders = {role: self._download(client, jobs[role], role) for role in ROLES}
             scores = {role: score(client.latest(jobs[role].id)) for role in ROLES}
-        self._console.print("      measuring how fast they are")
+            learned = {
+                role: curve(jobs[role], client.metrics(jobs[role].id, "ap", "val")) for role in ("control", "student")
+            }
+        self._console.print("      measuring their speed")
         measured = measure([folders[role] for role in ROLES], self._test_images(folder))
         self._console.print()
         self._console.print(table([row(role, jobs[role], scores[role], measured, folders[role]) for role in ROLES]))
+        self._console.print(curve_table(learned))
         self._console.print(Text(footnote(report, scores, measured, jobs)), soft_wrap=True)
         self._console.print(Text(printable(next_steps(self._home, folders["student"]), keep="\n")), soft_wrap=True)
         return 0
@@ -314,11 +318,11 @@ class Demo:
         self._say(3, f"images: {sizes}; classes: {', '.join(report.classes)}")
         if report.defect_counts:
             kinds = ", ".join(f"{count} x {code}" for code, count in report.defect_counts.items())
-            self._console.print(Text(printable(f"      defects, mended or left out: {kinds}")), soft_wrap=True)
+            self._console.print(Text(printable(f"      defects, corrected or left out: {kinds}")), soft_wrap=True)
         self._say(
             4,
-            f"training: {chosen.teacher.title()} teaches {chosen.student.title()}; on two cores about "
-            f"{chosen.minutes:.0f} minutes; a student's loss is shown as detection+distillation",
+            f"training: {chosen.teacher.title()} teaches {chosen.student.title()}; about "
+            f"{chosen.minutes:.0f} minutes on two cores; a student's loss is shown as detection+distillation",
         )
 
     def _train(
@@ -392,7 +396,7 @@ def rejected(client: Client, folder: Path, dataset: Dataset) -> str:
     except ApiError:  # the import ended before there was anything to report
         lines = [f"  {dataset.error}"]
     return "\n".join(
-        [f"{folder} cannot be trained from:", *lines, "Mend these files, then type the same command again."]
+        [f"{folder} cannot be used for training:", *lines, "Fix these files, then run the same command again."]
     )
 
 
@@ -411,40 +415,42 @@ def unless_gone(get: Callable[[], Found]) -> Found | None:
 
 
 ADVICE = {
-    "user_error": "The request or the data is at fault; the message says where.",
+    "user_error": "Something is wrong with the request or the data; the message says what.",
     "teacher_unfit": "The teacher learned too little to teach. More images or epochs help.",
-    "loss_non_finite": "The training diverged. That is a defect worth reporting, with the log.",
-    "host_out_of_memory": "The machine has too little memory; close other programs and type the same command again.",
-    "gpu_out_of_memory": "The GPU has too little free memory; end what else runs on it, then type the same command.",
-    "no_space": "The disk is full; make room and type the same command again.",
+    "loss_non_finite": "The training diverged. Please report this, with the log.",
+    "host_out_of_memory": "The machine has too little memory; close other programs and run the same command again.",
+    "gpu_out_of_memory": "The GPU has too little free memory; stop other programs on it and run the same command again.",
+    "no_space": "The disk is full; free some space and run the same command again.",
 }
 
 
 def why(role: str, job: Job, log: Sequence[str]) -> str:
     """What a person needs who wants to know why a job did not succeed, and what to do."""
     if job.failure is None:
-        return f"The {role}'s job {job.id} was {job.state}. Type the same command to start it anew."
+        return f"The {role}'s job {job.id} was {job.state}. Run the same command again to start it from scratch."
     lines = [f"The {role}'s job {job.id} failed: {job.failure.code}: {job.failure.message}"]
     if log:
-        lines += ["Its log ends so:", *(f"  {line}" for line in log)]
-    return "\n".join([*lines, ADVICE.get(job.failure.code, "Type the same command again; it starts this job anew.")])
+        lines += ["The end of its log:", *(f"  {line}" for line in log)]
+    return "\n".join(
+        [*lines, ADVICE.get(job.failure.code, "Run the same command again; it starts this job from scratch.")]
+    )
 
 
 def next_steps(home: Path, student: Path) -> str:
     """What to type next."""
     here, weights = _near(home), _near(student)
     return f"""
-The student is yours, in plain torchvision:
+Use the student in plain torchvision:
   import runpy
   from safetensors.torch import load_file
   student = runpy.run_path("{weights}/model.py")["build"]().eval()
   student.load_state_dict(load_file("{weights}/student.safetensors"))
 
-What to type next:
-  make demo DATA=path/to/coco               the same on images of your own
-  make serve                                the service; its API is described at http://127.0.0.1:8000/docs
+What to run next:
+  make demo DATA=path/to/coco               the same with your own images
+  make serve                                the service, with its API at http://127.0.0.1:8000/docs
   {f".venv/bin/fgd serve --home {here}":<41} the demo's service again; then in another terminal:
-  .venv/bin/fgd job list                    its jobs; `fgd job --help` shows what else there is"""
+  .venv/bin/fgd job list                    its jobs; see also `fgd job --help`"""
 
 
 def _near(path: Path) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fgd.cli.compare import Latency, Row, Score, footnote, score, table
+from fgd.cli.compare import Latency, Row, Score, curve, curve_table, footnote, score, table
 from fgd.cli.demo import (
     BUDGET_S,
     COST_S_PER_MPX,
@@ -219,6 +219,27 @@ def test_a_figure_that_does_not_exist_is_a_dash() -> None:
     assert gains.split()[-3:] == ["-", "+1.0", "-1.0"]
 
 
+def test_a_curve_has_the_epochs_that_were_evaluated() -> None:
+    job = Job.model_validate(job_json("succeeded", spec={"schedule": {"epochs": 5}}))
+    points = [
+        MetricPoint(name="ap", split="val", step=step, value=ap) for step, ap in ((40, 9.0), (80, 20.0), (100, 25.0))
+    ]
+    assert curve(job, points) == {2: 9.0, 4: 20.0, 5: 25.0}
+    assert curve(job, []) == {}
+
+
+def test_the_curves_stand_below_each_other_and_fit_eighty_columns() -> None:
+    control = {epoch: float(epoch) for epoch in range(1, 41)}
+    said = rendered(curve_table({"control": control, "student": control | {40: None}})).splitlines()
+    (head,) = [line for line in said if "epoch" in line]
+    assert head.split()[4:] == ["1", "7", "12", "18", "23", "29", "34", "40"]
+    assert [line.split()[-1] for line in said if line.startswith((" control", " student", "control", "student"))] == [
+        "40.0",
+        "-",
+    ]
+    assert max(map(len, said)) <= 80
+
+
 def test_the_footnote_says_how_the_numbers_came_about() -> None:
     start = datetime(2026, 11, 22, tzinfo=UTC)
     job = Job.model_validate(job_json("succeeded", started_at=start, finished_at=start + timedelta(seconds=415)))
@@ -237,7 +258,7 @@ def test_the_end_says_what_to_type_next(tmp_path: Path) -> None:
 def test_a_failed_job_is_explained_with_its_log_and_what_to_do() -> None:
     failure = {"code": "no_space", "message": "disk full", "data": {}}
     said = why("control", Job.model_validate(job_json("failed", failure=failure)), ["line 1", "line 2"])
-    assert all(word in said for word in ("no_space: disk full", "  line 2", "make room"))
+    assert all(word in said for word in ("no_space: disk full", "  line 2", "free some space"))
 
 
 # --- against a service ----------------------------------------------------------------------------------------
@@ -263,7 +284,7 @@ def test_a_rejected_data_set_ends_the_demo_with_its_defects(tmp_path: Path, coco
         code = run(tmp_path / "home", coco, server.url, console=Console(file=said, width=200))
     assert code == 1
     assert "a.json: holds no box -> rejected" in said.getvalue()
-    assert "Mend these files" in said.getvalue()
+    assert "Fix these files" in said.getvalue()
 
 
 def test_a_failed_teacher_ends_the_demo_and_the_next_one_starts_it_anew(tmp_path: Path, coco: Path) -> None:
@@ -315,7 +336,7 @@ def test_ctrl_c_ends_the_demo_with_a_friendly_word(tmp_path: Path, coco: Path) -
         child.send_signal(signal.SIGINT)
         said, complaint = child.communicate(timeout=10)
     assert child.returncode == 130
-    assert "goes on from there" in said
+    assert "again to continue" in said
     assert complaint == ""
 
 
