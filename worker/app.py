@@ -40,11 +40,11 @@ def wake(id: str) -> None:
     """Someone says there is work. The id is a hint; the rows say what is to be done."""
     if poller is None:
         return
-    logger.debug("a bell for %s", id)
+    logger.debug("notified about %s", id)
     try:
         look(poller.host)
     except DATABASE_AWAY as error:
-        logger.warning("heard a bell, but the database does not answer: %s", error)
+        logger.warning("notified, but the database does not answer: %s", error)
 
 
 def open_poller() -> Poller:

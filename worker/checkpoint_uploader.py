@@ -78,7 +78,9 @@ class CheckpointUploader:
                 self._waiting.remove(each)
                 each[0].unlink(missing_ok=True)
                 if each[1] is self._late:
-                    self._complaints.append(Complaint(each[1].step, StoreAway("the store was away until a newer came")))
+                    self._complaints.append(
+                        Complaint(each[1].step, StoreAway("the store did not answer until there was a newer one"))
+                    )
             self._waiting.append((linked, saved))
             self._start()
 
@@ -188,7 +190,7 @@ class CheckpointUploader:
                 or (self._waiting and not saved.best)
             ):
                 return False
-            logger.warning("the checkpoint of step %d waits for the store: %s", saved.step, error)
+            logger.warning("the checkpoint of step %d is waiting for the store: %s", saved.step, error)
             self._waiting.appendleft((linked, saved))
             self._late = saved
             self._changed.wait_for(lambda: self._closed, AGAIN_S)

@@ -91,4 +91,4 @@ def refusal(code: int, folder: Path) -> Rejected | ChildBroken | None:
         for defect in report.defects
         if defect.action == "rejected"
     ]
-    return Rejected("; ".join(reasons)[:MAX_MESSAGE] or "nothing can be trained from it; see the report", report)
+    return Rejected("; ".join(reasons)[:MAX_MESSAGE] or "it cannot be used for training; see the report", report)

@@ -68,7 +68,7 @@ class EventWriter:
         try:
             superseded = self._host.write(lambda s: self._store(s, passes))
         except DATABASE_AWAY as error:
-            logger.warning("%d events wait for the database: %s", len(self._events), error)
+            logger.warning("%d events are waiting for the database: %s", len(self._events), error)
             return False
         except Fenced:
             self._keeper.drop(stored.key for stored in self._saved)  # no row will ever name them
@@ -106,7 +106,7 @@ class EventWriter:
         return superseded
 
     def _complain(self, complaint: Complaint) -> None:
-        message = f"the checkpoint of step {complaint.step} was not kept: {complaint.error}"
+        message = f"the checkpoint of step {complaint.step} was not stored: {complaint.error}"
         self._log += f"[worker] {message}\n".encode()
         data = {"step": complaint.step}
         self._events.append(Note(code="checkpoint_not_kept", message=message[:1000], data=data, level="warning"))

@@ -112,12 +112,12 @@ class Host:
             return "it is shutting down"
         self.undead = {mark for mark in self.undead if is_marked(mark)}
         if self.undead:
-            return "a trainer survives SIGKILL; its host needs a look"
+            return "a trainer survives SIGKILL; check the host"
         free = shutil.disk_usage(self.settings.home).free
         if free < self.settings.min_free_bytes:
             return f"its disk is full: {devices.gib(free)} free below {self.settings.home}"
         if time.monotonic() < self.full_until:
-            return f"a job found its disk full; it looks again within {self.settings.full_s:g} s"
+            return f"a job found its disk full; it takes jobs again within {self.settings.full_s:g} s"
         return None
 
     def stop(self) -> None:

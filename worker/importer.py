@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--below", type=Path, action="append", default=[], metavar="ROOT")
     parser.add_argument("--minutes", type=float, default=IMPORT_MINUTES)
     parser.add_argument("--parent-fd", type=int)
-    parser.add_argument("--events-fd", type=int, help="not used: an import has no steps")
+    parser.add_argument("--events-fd", type=int, help="unused: an import has no steps")
     arguments = parser.parse_args()
     source, out = arguments.folder, arguments.out
     out.mkdir(parents=True, exist_ok=True)
@@ -112,11 +112,13 @@ def unpacked(source: Path, folder: Path, defects: Defects) -> tuple[Path, tuple[
         message = f"the zip does not say how its names are encoded; they are read as {found.names.encoding}"
         defects.add("zip_names_decoded", "", message, "kept")
     if found.names.backslashes:
-        message = f"{found.names.backslashes} names of the zip have \\ between folders; it is read as /"
+        message = f"{found.names.backslashes} names in the zip have \\ between folders; it is read as /"
         defects.add("zip_backslashes", "", message, "kept")
     if skipped:
         told = ", ".join(skipped[:_TOLD]) + (", ..." if len(skipped) > _TOLD else "")
-        message = f"{len(skipped)} members of kinds that no data set needs, or hidden, were not unpacked: {told}"
+        message = (
+            f"{len(skipped)} members were not unpacked: they are hidden, or of a kind that no data set needs: {told}"
+        )
         defects.add("members_skipped", "", message, "kept")
     return folder, skipped
 

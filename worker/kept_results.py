@@ -54,11 +54,11 @@ def kept(home: Path, job: str) -> Finished | None:
         result = Finished.model_validate_json((folder / TOLD).read_bytes())
         if all(sha256_file(folder / Path(name).name) == digest for name, digest in result.files.items()):
             return result.model_copy(update={"folder": str(folder)})
-        logger.warning("%s: what is kept of its result is torn; it is trained again", job)
+        logger.warning("%s: its kept result is damaged; it is trained again", job)
     except FileNotFoundError:
         pass
     except (OSError, ValidationError) as error:
-        logger.warning("%s: what is kept of its result cannot be read; it is trained again: %s", job, error)
+        logger.warning("%s: its kept result cannot be read; it is trained again: %s", job, error)
     forget(home, job)
     return None
 

@@ -43,7 +43,7 @@ MAX_TAIL = 64 * 2**10
 MAX_COMPLAINTS = 100
 NOT_UNDERSTOOD = Note(
     code="events_not_understood",
-    message="the trainer wrote lines that are no events, and what they say is not kept; the job's log shows them",
+    message="the trainer wrote lines that are not events; they are only in the job's log",
     level="warning",
 )
 MAX_WAITING = 10_000
@@ -221,7 +221,7 @@ class Trainer:
         try:
             ask_to_finish(self._out)
         except OSError as error:
-            logger.warning("the trainer could not be told to finish: %s", error)
+            logger.warning("the trainer could not be asked to finish: %s", error)
             return False
         return True
 
@@ -305,7 +305,7 @@ class Trainer:
                     if complaints <= MAX_COMPLAINTS:
                         self._log.add(f"[worker] not an event line: {line[:200]!r}: {str(error)[:200]}\n".encode())
         if complaints > MAX_COMPLAINTS:
-            self._log.add(f"[worker] {complaints - MAX_COMPLAINTS} more lines were no event lines\n".encode())
+            self._log.add(f"[worker] {complaints - MAX_COMPLAINTS} more lines were not event lines\n".encode())
         self._put(None)
 
     def _put(self, event: Event | None) -> None:

@@ -122,7 +122,9 @@ class Lease:
         while not self._left.wait(GUARD_S) and not self.lost.is_set():
             silent_s = time.monotonic() - self._good_at
             if silent_s > self._times.kill_s:
-                logger.error("no heartbeat for %.0f s: the trainer is killed, the job is another worker's", silent_s)
+                logger.error(
+                    "no heartbeat for %.0f s: the trainer is killed, another worker may take the job", silent_s
+                )
                 self._lose()
             elif silent_s > self._times.freeze_s:
                 self._hold(True)
@@ -134,7 +136,7 @@ class Lease:
             if hold == self._frozen or self._trainer is None:
                 return
             self._frozen = hold
-            logger.warning("the trainer is %s", "stopped until the database answers" if hold else "let go on")
+            logger.warning("the trainer is %s", "stopped until the database answers" if hold else "continued")
             self._trainer.freeze() if hold else self._trainer.thaw()
 
     def _lose(self) -> None:

@@ -112,7 +112,7 @@ def run(host: Host, work: LeasedChild, slot: Slot, claimed_at: float) -> None:
             host.insist(lease, end.write)
             logger.info("%s: %s", id, end.said)
     except (Fenced, Lost):
-        logger.warning("%s: no longer ours, nothing more was written", id)
+        logger.warning("%s: no longer ours, nothing more is written", id)
 
 
 def done(host: Host, lease: Lease, work: LeasedChild, slot: Slot, folder: Path) -> ChildEnd:
@@ -127,7 +127,7 @@ def done(host: Host, lease: Lease, work: LeasedChild, slot: Slot, folder: Path) 
     id, attempt = work.claim.id, work.claim.attempt
     match end:
         case ChildBroken(reason):
-            return ChildEnd(f"in vain: {reason}", lambda s: work.lose(s, reason))
+            return ChildEnd(f"failed: {reason}", lambda s: work.lose(s, reason))
         case HandedBack(reason):
             return ChildEnd(f"handed back: {reason}", lambda s: leases.hand_back(s, work.kind, id, attempt))
         case ChildEnd():
@@ -162,7 +162,7 @@ def run_child(
         child.close()  # until then its last words may be on their way
         (folder / TAIL).write_text(child.tail())
         code = child.returncode()
-        assert code is not None, "it is over"
+        assert code is not None, "it has ended"
         return code
 
 

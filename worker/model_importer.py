@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--checkpoint", choices=["last", "best"])
     parser.add_argument("--minutes", type=float, default=IMPORT_MINUTES)
     parser.add_argument("--parent-fd", type=int)
-    parser.add_argument("--events-fd", type=int, help="not used: an import has no steps")
+    parser.add_argument("--events-fd", type=int, help="unused: an import has no steps")
     arguments = parser.parse_args()
     if not confine_files(arguments.out, [arguments.file, arguments.wanted]):
         print("this kernel has no Landlock: only permissions guard this host's files", file=sys.stderr)
@@ -41,7 +41,7 @@ def main() -> int:
 
     memory = limit(arguments.minutes)
     if not confine_process():
-        print("this system has no filter for system calls: only weights_only guards this process", file=sys.stderr)
+        print("this system cannot filter system calls: only weights_only protects this process", file=sys.stderr)
     try:
         recipe = stored_recipe(arguments.wanted.read_bytes())
         report = import_weights.convert(arguments.file, recipe, arguments.out, arguments.checkpoint)

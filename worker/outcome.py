@@ -86,12 +86,12 @@ def verdict(end: TrainerEnd) -> Verdict:
         case EndCause.worker_stops:
             return HandedBack("the worker is shutting down")
         case EndCause.stalled:
-            return Failure(FailureCode.stalled, "the trainer said nothing for too long and was killed")
+            return Failure(FailureCode.stalled, "the trainer reported nothing for too long and was killed")
         case EndCause.out_of_time:
-            message = "it ran for as long as limits.max_runtime_s allows, and was stopped"
+            message = "it reached limits.max_runtime_s and was stopped"
             return Failure(FailureCode.preempted, message, {"limit": "max_runtime_s"})
         case EndCause.survived_kill:
-            return Failure(FailureCode.host_wedged, "the trainer survives SIGKILL; its host needs a look")
+            return Failure(FailureCode.host_wedged, "the trainer survives SIGKILL; check the host")
         case EndCause.by_itself:
             return _own_end(end)
 
@@ -100,7 +100,7 @@ def _own_end(end: TrainerEnd) -> Verdict:
     if isinstance(end.last, Failed):
         return Failure(known_code(end.last.code), end.last.message, end.last.data)
     if end.returncode == EXIT_STOPPED:
-        return HandedBack("the trainer was told to make room")
+        return HandedBack("the trainer was asked to stop")
     for pattern, code, message in LOG_SIGNS:
         if end.returncode != 0 and (found := pattern.search(end.tail)):
             return Failure(code, message, {"log": _line_around(end.tail, found.start())})
@@ -118,7 +118,7 @@ def _killed(end: TrainerEnd, number: int) -> Failure:
     if number == signal.SIGKILL and end.oom_kills:
         return Failure(
             FailureCode.host_out_of_memory,
-            "the kernel killed the trainer for want of memory",
+            "the kernel killed the trainer because memory ran out",
             {"signal": number},
         )
     return Failure(FailureCode.trainer_killed, f"the trainer was ended by {signal_name(number)}", {"signal": number})

@@ -76,7 +76,7 @@ class Poller:
 
     def start(self) -> None:
         for pid in kill_stale(self.host.run_folder()):
-            logger.warning("ended the trainer %d, which a worker that died had left behind", pid)
+            logger.warning("ended trainer %d, left behind by a worker that died", pid)
         clear_stale_work(self.host.settings.home)
         kept_results.forget_old(self.host.settings.home)
         for line in introduction(self.host):
@@ -107,7 +107,9 @@ class Poller:
         if not self._gone.wait(max(0.0, left_s)):
             told_s = time.monotonic() - self.host.stopped_at
             hang = [thread.name for thread in threading.enumerate() if not thread.daemon]
-            logger.error("%.0f s after it was told to stop these hang, and it ends without them: %s", told_s, hang)
+            logger.error(
+                "%.0f s after it was asked to stop these still hang, and it ends without them: %s", told_s, hang
+            )
             self.exit(1)
 
     def _join_supervisors(self) -> None:
@@ -154,7 +156,7 @@ class Poller:
         try:
             self.host.write(lambda s: workers.forget(s, self.host.id))
         except DATABASE_AWAY as error:
-            logger.warning("could not say goodbye: %s", error)
+            logger.warning("could not report its end: %s", error)
 
 
 def register(s: Session, host: Host) -> None:
@@ -181,11 +183,11 @@ def versions() -> dict[str, str]:
 def found(host: Host) -> list[str]:
     """What this worker has, for a person: the log says it, and `fgd serve`."""
     jobs = f"{host.trainings} training{'s' * (host.trainings > 1)} at once"
-    return [*host.found.lines(), f"threads: {host.threads} for each training, {jobs}"]
+    return [*host.found.lines(), f"threads: {host.threads} per training, {jobs}"]
 
 
 def introduction(host: Host) -> list[str]:
-    bell = "woken by a bell" if host.app is not None else "no broker"
+    bell = "notified by the broker" if host.app is not None else "no broker"
     return [
         f"worker {host.id} on {host.name}; {bell}, looks for jobs every {host.settings.poll_s:g} s",
         *found(host),

@@ -29,7 +29,7 @@ def publish(attempt: RunningAttempt, result: Finished, out: Path) -> list[attemp
     host, claim = attempt.host, attempt.claim
     folder = Path(result.folder).resolve()
     if not folder.is_relative_to(out.resolve()) or WEIGHTS not in result.files:
-        raise ValueError(f"the trainer's result is not one: {sorted(result.files)} in {folder}")
+        raise ValueError(f"the trainer's result is incomplete: {sorted(result.files)} in {folder}")
     files = [file_of_result(folder, name, digest) for name, digest in result.files.items()]
     digests = {file.digest for file in files}
     expected = functools.partial(attempts.expected, job_id=claim.job_id, attempt=claim.attempt, digests=digests)
@@ -46,14 +46,14 @@ def publish(attempt: RunningAttempt, result: Finished, out: Path) -> list[attemp
             attempt.with_store(f"result {file.name}", put, at_first=keep, drains=True)
         if attempt.insist(expected):
             return files
-        logger.warning("%s: the store was waited for so long that files of the result went; again", claim.job_id)
+        logger.warning("%s: files of the result disappeared while waiting for the store; trying again", claim.job_id)
 
 
 def file_of_result(folder: Path, name: str, digest: str) -> attempts.ArtifactIn:
     """Raises ValueError for what is no plain file of the folder, or no digest."""
     path = folder / name
     if path.name != name or path.is_symlink() or not path.is_file():
-        raise ValueError(f"the trainer's result holds {name!r}, which is no plain file")
+        raise ValueError(f"the trainer's result contains {name!r}, which is not a plain file")
     blob_name(digest)
     media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
     return attempts.ArtifactIn(path.name, digest, path.stat().st_size, media_type)

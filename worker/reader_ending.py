@@ -27,20 +27,20 @@ def ended_badly(code: int, folder: Path, what: str) -> Rejected | ChildBroken | 
     if code == NOTHING_THERE:
         return Rejected((folder / "error.txt").read_text()[:MAX_MESSAGE])
     if code == -signal.SIGXCPU:
-        return Rejected(f"reading {what} takes more time of the processor than an import gets. {ASK_FOR_MORE}")
+        return Rejected(f"reading {what} takes more processor time than an import may use. {ASK_FOR_MORE}")
     last = last_line(folder)
     if code == TRY_AGAIN:
         return ChildBroken(f"the worker's host failed: {last}")
     if code < 0:  # by the kernel for want of memory, by a person, or by a file that crashes the reader: it will repeat
         return ChildBroken(f"the reader was ended by signal {-code}. {last}".strip())
-    return Rejected(f"reading {what} failed with exit code {code}; it breaks the reader. {last}".strip())
+    return Rejected(f"reading {what} failed with exit code {code}; the file breaks the reader. {last}".strip())
 
 
 def took_too_long(most_s: float, what: str) -> Rejected:
     return Rejected(
-        f"reading {what} takes longer than {most_s / 60:g} minutes, the most that an import gets. {ASK_FOR_MORE}"
+        f"reading {what} takes longer than {most_s / 60:g} minutes, the limit for an import. {ASK_FOR_MORE}"
     )
 
 
 def upload_gone(error: str) -> Rejected:
-    return Rejected(f"the upload is no longer in the store, or changed there; upload it again: {error}")
+    return Rejected(f"the upload is missing from the store, or was changed there; upload it again: {error}")

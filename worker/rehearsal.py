@@ -58,7 +58,7 @@ class Rehearsal(LeasedChild):
                 return ChildEnd("measured", lambda s: plans.finish(s, id, attempt, measured, beside))
 
     def inputs_gone(self, error: str) -> ChildEnd:
-        return self._refused(Refused("user_error", f"its data set or teacher cannot be read any more: {error}"))
+        return self._refused(Refused("user_error", f"its data set or teacher can no longer be read: {error}"))
 
     def lose(self, s: Session, reason: str) -> None:
         plans.lose(s, self.claim.id, self.claim.attempt, reason)
@@ -82,4 +82,4 @@ def ending(code: int, folder: Path) -> Measurement | Refused | ChildBroken:
     try:
         return Measurement.model_validate(told["measured"])
     except (KeyError, ValidationError):
-        return ChildBroken(f"its answer is not one that we know. {last_line(folder)}".strip())
+        return ChildBroken(f"its answer is not a known one. {last_line(folder)}".strip())

@@ -70,7 +70,7 @@ class RunningAttempt:
                     away_at = time.monotonic()
                     at_first()
                     self.report("store_away", f"{what}: the store does not answer; retrying: {error}")
-                logger.warning("%s: %s: the store is away: %s", job, what, error)
+                logger.warning("%s: %s: the store does not answer: %s", job, what, error)
             else:
                 if away_at is not None:
                     away_s = time.monotonic() - away_at

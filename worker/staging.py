@@ -86,7 +86,7 @@ class Cache:
             if digest != keep and freed and self._evict(digest):
                 excess -= freed
         if excess > 0:
-            logger.warning("the cache is %d bytes over its limit: all that is in it is in use", excess)
+            logger.warning("the cache is %d bytes over its limit: everything in it is in use", excess)
 
     def _evict(self, digest: str) -> bool:
         try:
@@ -121,7 +121,7 @@ def _named(digest: str) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        raise InputGone(f"blob {digest} is not in the store any more") from error
+        raise InputGone(f"blob {digest} is no longer in the store") from error
     except DigestMismatch as error:
         raise InputGone(str(error)) from error
 

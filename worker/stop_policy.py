@@ -84,7 +84,7 @@ class StopPolicy:
         elif requested == Requested.pause:
             self._end(EndCause.paused, now + self._grace_s)
         elif requested == Requested.stop and not self._finishing:
-            logger.info("the trainer is told to finish early")
+            logger.info("the trainer is asked to finish early")
             self._finishing = self._trainer.finish_early()
         if worker_stops:
             self._end(EndCause.worker_stops, now + self._drain_s)
@@ -102,6 +102,6 @@ class StopPolicy:
         """The first reason stands; the earliest deadline counts."""
         if self._kill_at is None:
             self.ended = why
-            logger.info("the trainer is told to end (%s)", why.name)
+            logger.info("the trainer is asked to end (%s)", why.name)
             self._trainer.terminate()
         self._kill_at = kill_at if self._kill_at is None else min(self._kill_at, kill_at)

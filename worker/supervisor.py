@@ -79,7 +79,7 @@ def supervise(host: Host, claim: attempts.Claim, slot: Slot, claimed_at: float) 
                 kept_results.forget(host.settings.home, claim.job_id)
             logger.info("%s: %s", name, state)
     except (Fenced, Lost):
-        logger.warning("%s: no longer ours, nothing more was written", name)
+        logger.warning("%s: no longer ours, nothing more is written", name)
 
 
 def staged_and_trained(attempt: RunningAttempt, slot: Slot, folder: Path, claimed_at: float) -> TrainerEnd:
@@ -123,7 +123,7 @@ def train_from_newest(attempt: RunningAttempt, slot: Slot, spec_file: Path, clai
             if not of_another_spec(end):
                 writer.pass_over(attempt.claim.checkpoints[-1 - len(older)].key, torn=False)
             what = "an older one is tried" if older else "no other is left"
-            message = f"the trainer cannot go on from it, {what}: {end.last.message}"
+            message = f"the trainer cannot continue from it, {what}: {end.last.message}"
             writer.add([Note(code="checkpoint_corrupt", message=message, level="warning")])
             writer.last = None
             attempt = replace(attempt, claim=replace(attempt.claim, checkpoints=older))
@@ -139,8 +139,8 @@ def foreign(refused: Sequence[TrainerEnd]) -> TrainerEnd:
     last = refused[-1].last
     assert isinstance(last, Failed), "it refused the checkpoint"
     message = (
-        f"the checkpoints are whole and not of this spec ({len(refused)} tried); the job cannot go on from them, and "
-        f"does not begin anew by itself. {last.message}"
+        f"the checkpoints are intact but belong to another spec ({len(refused)} tried); the job cannot continue from "
+        f"them, and does not start over by itself. {last.message}"
     )
     return replace(refused[-1], last=Failed(code=last.code, message=message, data={"checkpoint": "another_spec"}))
 
@@ -233,7 +233,7 @@ def newest_whole(
             return file, tuple(older)
         writer.pass_over(saved.key, torn=True)
         what = "an older one is tried" if older else "no other is left, training starts from scratch"
-        message = f"the checkpoint of step {saved.step} is torn or gone; {what}"
+        message = f"the checkpoint of step {saved.step} is damaged or missing; {what}"
         writer.add([Note(code="checkpoint_corrupt", message=message, data={"step": saved.step}, level="warning")])
     return None, ()
 

@@ -102,6 +102,6 @@ def _and_give(host: Host, slot: Slot, work: Callable[[], None]) -> None:
     try:
         work()
     except Exception:  # a worker outlives whatever one job does to it
-        logger.exception("the supervisor failed; the sweep will find its job")
+        logger.exception("the supervisor failed; the sweep will retry its job")
     finally:
         host.slots.give(slot)

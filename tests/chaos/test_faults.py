@@ -105,7 +105,7 @@ def test_f03_zombie(rig: Rig) -> None:
 
     until(second, what="the second attempt")
     os.kill(zombie.pid, signal.SIGCONT)
-    until(lambda: most == 1 and "nothing more was written" in rig.log(), what="the fence")
+    until(lambda: most == 1 and "nothing more is written" in rig.log(), what="the fence")
     rig.until_state(job, "succeeded")
     assert rig.attempts(job) == ["lost", "succeeded"]
     assert zombie.poll() is None, "the worker itself lives on"

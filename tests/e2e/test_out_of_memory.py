@@ -67,4 +67,6 @@ def test_a_trainer_that_the_kernel_kills_for_memory_is_told_as_such(tmp_path: Pa
         timeout=120,
         check=False,
     )
-    assert done.stdout == "host_out_of_memory the kernel killed the trainer for want of memory {'signal': 9}\n", done
+    assert done.stdout == "host_out_of_memory the kernel killed the trainer because memory ran out {'signal': 9}\n", (
+        done
+    )

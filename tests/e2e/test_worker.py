@@ -316,7 +316,7 @@ def test_uploaded_zip_is_imported_like_its_folder_and_let_go(bench: Bench, pictu
     assert [row.state for row in rows] == ["ready", "ready", "rejected", "rejected"], bench.log()
     assert rows[0].archive_digest == rows[1].archive_digest
     assert rows[2].error == "the upload is not a zip, or its end is missing"
-    assert rows[3].error.startswith("the upload is no longer in the store, or changed there; upload it again: ")
+    assert rows[3].error.startswith("the upload is missing from the store, or was changed there; upload it again: ")
     assert [(row.attempt, row.losses, row.upload_digest) for row in rows] == [(1, 0, None)] * 4
     until(lambda: not list((bench.home / "work").iterdir()), what="the end of the work folder")
 

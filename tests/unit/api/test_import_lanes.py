@@ -74,7 +74,7 @@ def test_an_import_that_used_up_its_processor_time_is_rejected_at_once(
 
     row = look(given, id)
     assert (row.state, row.attempt) == ("rejected", 1)
-    assert "time of the processor" in row.error
+    assert "processor time" in row.error
 
 
 def test_the_second_import_is_taken_while_the_first_is_read(given: Any, host: Host) -> None:

@@ -45,7 +45,7 @@ def test_checkpoints_that_are_all_of_another_spec_fail_the_job_and_it_does_not_b
     assert isinstance(came, Failure)
     assert came.code == FailureCode.user_error
     assert came.data == {"checkpoint": "another_spec"}
-    assert "whole and not of this spec (2 tried)" in came.message
+    assert "belong to another spec (2 tried)" in came.message
     assert "promote one" in advice(came.code, came.data)
 
 

@@ -139,7 +139,7 @@ def test_a_stream_of_bad_lines_is_a_warning_once_and_what_the_log_leaves_out_is_
 
     assert events == [launcher.NOT_UNDERSTOOD]
     assert log.count(b"[worker] not an event line") == launcher.MAX_COMPLAINTS
-    assert b"[worker] 50 more lines were no event lines" in log
+    assert b"[worker] 50 more lines were not event lines" in log
 
 
 def test_each_ap_of_ten_thousand_classes_arrives(start: Start) -> None:
