@@ -177,10 +177,10 @@ def _database_error(request: Request, error: Exception) -> Response:
 
 def _store_error(request: Request, error: Exception) -> Response:
     log.warning("request %s: %s", request.scope.get("fgd.request_id"), error)
-    return problem(request, 503, "store_away", "the store of files did not answer; try again", retryable=True)
+    return problem(request, 503, "store_away", "the file store did not answer; try again", retryable=True)
 
 
 def _unexpected(request: Request, error: Exception) -> Response:  # noqa: ARG001
     id = request.scope.get("fgd.request_id", "")
-    detail = f"something went wrong here, not with your request; the server's log has it under {id}"
+    detail = f"internal error, not a fault of your request; the server's log has it under {id}"
     return problem(request, 500, "internal_error", detail)

@@ -147,9 +147,10 @@ class Places:
         client may have."""
         with self._lock:
             if self.taken >= self._most:
-                raise Busy(self._code, f"this server holds {self._most} {self._what} at once; try again, or poll")
+                detail = f"this server keeps {self._most} {self._what} open at a time; try again later, or poll"
+                raise Busy(self._code, detail)
             if self._by_client[client] >= self._each:
-                detail = f"this server holds {self._each} {self._what} of one client at once; end some, or poll"
+                detail = f"this server keeps {self._each} {self._what} per client open at a time; close some, or poll"
                 raise Busy(self._code, detail)
             self._by_client[client] += 1
         returned = False

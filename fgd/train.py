@@ -3,13 +3,13 @@
 The spec is a JobSpec whose references are paths, such as {"path": "cells"} for the data set.
 On a terminal it draws progress; otherwise, and with --events-fd, it writes one JSON event a line (fgd/events.py).
 
-The same command typed again goes on from the last checkpoint in the folder of --out. A folder with the training of
+Run the same command again to continue from the last checkpoint in the folder of --out. A folder with the training of
 another spec is refused; --overwrite starts over.
 
 A file named `finish` in the folder of --out ends the training after the current step; the best weights are the result.
 
 Exit codes: 0 finished; 1 failed, 2 the command line or the spec is wrong: the last event says why; 75 stopped by
-SIGTERM or SIGINT after writing a checkpoint: the same command goes on from it.
+SIGTERM or SIGINT after saving a checkpoint: the same command continues from it.
 """
 
 from __future__ import annotations
@@ -119,15 +119,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m fgd.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("spec", type=Path, help="JobSpec as JSON, references are paths")
+    parser.add_argument("spec", type=Path, help="a JobSpec as JSON whose references are paths")
     parser.add_argument(
         "--out", type=Path, help="folder for checkpoints/ and result/; default: runs/<name of the spec>"
     )
     begin = parser.add_mutually_exclusive_group()
-    begin.add_argument("--resume", type=Path, help="checkpoint to go on from; default: the last one in --out")
-    begin.add_argument("--overwrite", action="store_true", help="start over, and lose what is in --out")
+    begin.add_argument("--resume", type=Path, help="checkpoint to continue from; default: the last one in --out")
+    begin.add_argument("--overwrite", action="store_true", help="start over, and delete what is in --out")
     parser.add_argument("--events-fd", type=int, help="file descriptor for event lines")
-    parser.add_argument("--parent-fd", type=int, help="pipe whose end of file means: the parent is gone, die")
+    parser.add_argument("--parent-fd", type=int, help="pipe that closes when the parent is gone; the process then ends")
     arguments = parser.parse_args(argv)
     arguments.out = arguments.out or Path("runs") / arguments.spec.stem
     return arguments

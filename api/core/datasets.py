@@ -80,7 +80,7 @@ def report_of(dataset: Dataset) -> Report:
     """What the import saw. Where it ended before there was anything to see, the report holds why, and no more."""
     if dataset.report is not None:
         return Report.model_validate(dataset.report)
-    return unread(dataset.format, dataset.error or "the import came to no end")
+    return unread(dataset.format, dataset.error or "the import did not finish")
 
 
 def delete(s: Session, project_id: str, dataset_id: str) -> None:

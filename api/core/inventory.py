@@ -82,7 +82,7 @@ def delete(engine: Engine, store: BlobStore, older_than_s: float = GRACE_S) -> I
     with db.reading(engine) as s:
         alive = [row.host for row in workers.live(s, MARGIN_S)]
     if alive:
-        raise Conflict("workers_alive", f"workers run on {', '.join(sorted(set(alive)))}; stop them first")
+        raise Conflict("workers_alive", f"workers are running on {', '.join(sorted(set(alive)))}; stop them first")
     found = take(engine, store, older_than_s)
     for digest in found.stray_blobs:
         store.delete_unless_fresh(digest, older_than_s)

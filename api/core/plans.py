@@ -84,7 +84,7 @@ def waiting_reason(s: Reader, plan: Any, lease_s: float) -> str | None:
         return "no worker is running; start one with `fgd worker` (`fgd serve` starts one by itself)"
     if plan.device == "cuda" and not any(map(workers.has_cuda, live)):
         return 'no worker has a GPU, and resources.device is "cuda"'
-    return "a worker takes it when its lane for plans is free"
+    return "a worker will take it when it has finished other plans"
 
 
 def claim(s: Session, worker_id: str, devices: Collection[str], lease_s: float) -> PlanClaim | None:

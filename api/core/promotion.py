@@ -176,7 +176,7 @@ def _saved(job: Job, saved: Sequence[Checkpoint], wanted: str) -> Checkpoint:
         return saved[0]
     if State(job.state).terminal:
         raise Conflict("no_checkpoint", f"{job.id} has {job.state}; its checkpoints are gone")
-    raise Conflict("no_checkpoint", f"{job.id} has saved no checkpoint yet", retryable=True)
+    raise Conflict("no_checkpoint", f"{job.id} has not saved a checkpoint yet", retryable=True)
 
 
 def _keep(store: BlobStore, row: Checkpoint) -> Blob:
@@ -185,7 +185,7 @@ def _keep(store: BlobStore, row: Checkpoint) -> Blob:
         with store.local_object(row.key) as file:
             return store.take_file(file, expected=row.sha256)
     except (KeyError, FileNotFoundError, DigestMismatch) as error:
-        detail = f"the checkpoint of step {row.step} was just replaced; list them again"
+        detail = f"the checkpoint of step {row.step} was just replaced; list the checkpoints again"
         raise Conflict("checkpoint_gone", detail, retryable=True) from error
 
 

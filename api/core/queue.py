@@ -85,7 +85,7 @@ def ring_all(app: Celery | None, ids: Sequence[str]) -> bool:
                 told = {"id": id}
                 app.send_task(WAKE, kwargs=told, queue=QUEUE, producer=producer, retry=False, expires=EXPIRES_S)
     except Exception as error:  # whatever is wrong with the bell, the row stands and a poll finds it
-        log.warning("bells for %s were not heard: %s", ", ".join(ids), error)
+        log.warning("workers could not be notified about %s: %s", ", ".join(ids), error)
         return False
     return True
 

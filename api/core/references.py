@@ -172,7 +172,7 @@ def _dataset(s: Session, project_id: str, spec: JobSpec, found: Findings, inputs
     elif dataset.state == DatasetState.rejected:
         found.fault("/dataset", "dataset_rejected", f"{dataset.id} was rejected at import: {dataset.error}")
     elif dataset.state == DatasetState.awaiting_upload:
-        detail = f"{dataset.id} waits for its zip; send it to /v1/datasets/{dataset.id}/content"
+        detail = f"{dataset.id} is waiting for its zip; upload it to /v1/datasets/{dataset.id}/content"
         found.conflicts.append(Conflict("dataset_not_ready", detail, True, "/dataset"))
     elif dataset.state == DatasetState.verifying:
         detail = f"{dataset.id} is still being imported; try again when GET /v1/datasets/{dataset.id} says ready"
@@ -210,8 +210,8 @@ def _check_classes(theirs: Sequence[str], ours: Sequence[str], pointer: str, fou
     difference = "; ".join(
         text
         for text in (
-            f"it does not know {missing}" if missing else "",
-            f"it knows {surplus} besides" if surplus else "",
+            f"it lacks {missing}" if missing else "",
+            f"it also has {surplus}" if surplus else "",
             "" if missing or surplus else f"the order differs: {list(theirs)} and {list(ours)}",
         )
         if text
@@ -265,7 +265,7 @@ def of_job(
             raise Invalid(
                 Fault(pointer, f"{role}_has_no_weights", f"{job_id} has {job.state}; name one that succeeded")
             )
-        detail = f"{job_id} is {job.state}; its weights exist when it has succeeded"
+        detail = f"{job_id} is {job.state}; it has weights once it has succeeded"
         raise Conflict(f"{role}_not_ready", detail, True, pointer)
     rows = s.execute(select(Artifact.name, Artifact.digest).where(Artifact.job_id == job_id))
     files = {name: digest for name, digest in rows if name in (WEIGHTS, BEST, RECIPE)}
@@ -273,7 +273,7 @@ def of_job(
         files[WEIGHTS] = wanted
     files.pop(BEST, None)
     if files.keys() != {WEIGHTS, RECIPE} or not all(map(store.exists, files.values())):
-        raise Invalid(Fault(pointer, f"{role}_has_no_weights", f"{job_id} has no {WEIGHTS} and {RECIPE} any more"))
+        raise Invalid(Fault(pointer, f"{role}_has_no_weights", f"{job_id} no longer has {WEIGHTS} and {RECIPE}"))
     return ReferencedWeights(_stored_recipe(store, files[RECIPE], job_id, pointer), files)
 
 
@@ -286,7 +286,7 @@ def _from_model(
     if model.state == ModelState.rejected:
         raise Invalid(Fault(pointer, f"{role}_rejected", f"{model_id} was rejected at import: {model.error}"))
     if model.state == ModelState.awaiting_upload:
-        detail = f"{model_id} has no content yet; PUT /v1/models/{model_id}/content"
+        detail = f"{model_id} has no content yet; upload it with PUT /v1/models/{model_id}/content"
         raise Conflict(f"{role}_not_ready", detail, False, pointer)
     if model.state == ModelState.verifying:
         detail = f"{model_id} is still being verified; try again when GET /v1/models/{model_id} says ready"
@@ -328,7 +328,7 @@ def _check_weights(file: Path, pointer: str, named: str) -> None:
                 raise WeightsError("not a safetensors file; save the weights with safetensors.torch.save_file")
             tensors, _ = weights_file.read_header(opened)
             if not tensors:
-                raise WeightsError("it holds no tensors")
+                raise WeightsError("it contains no tensors")
     except (OSError, WeightsError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise Invalid(Fault(pointer, "weights_unreadable", f"{named}: {reason}")) from error

@@ -148,8 +148,8 @@ class Sweeper:
         """Once in the life of a process."""
         if (blobs or objects) and not self._told:
             logger.warning(
-                "the store holds %d blobs and %d checkpoints that no row names; they may be newer than the database "
-                "and stay: `fgd doctor` lists them",
+                "the store has %d blobs and %d checkpoints that no row names; they may be newer than the database and "
+                "are kept: `fgd doctor` lists them",
                 blobs,
                 objects,
             )
@@ -189,7 +189,7 @@ def sweeping(sweep: Callable[[], Sequence[str]], every_s: float) -> Iterator[Hea
         while not left.wait(every_s):
             try:
                 stuck = sweep()
-                health.complaint = f"cannot put right {', '.join(stuck[:3])}; see the log" if stuck else None
+                health.complaint = f"cannot repair {', '.join(stuck[:3])}; see the log" if stuck else None
             except (SQLAlchemyError, OSError) as error:
                 health.complaint = f"failed: {type(error).__name__}"  # its text may hold the database's URL
                 logger.warning("the sweep failed, trying again in %g s: %s", every_s, str(error).partition("\n")[0])

@@ -69,7 +69,7 @@ def give_up(s: Session, kind: type[Imported], at: datetime) -> None:
     """Reject what was registered and never uploaded."""
     old = select(kind).where(kind.state == AWAITING, kind.created_at <= at - timedelta(seconds=UPLOAD_S))
     for row in s.scalars(old.with_for_update(skip_locked=True)):
-        row.error = f"nothing was uploaded to its end within {UPLOAD_S / 86400:g} days"
+        row.error = f"no upload was completed within {UPLOAD_S / 86400:g} days"
         imports.end(row, imports.REJECTED, at, None)
 
 
@@ -84,7 +84,7 @@ def drop_part(engine: Engine, folder: Path, kind: type[Row], project_id: str, id
 
 def _waiting(row: Row) -> Row:
     if row.state != AWAITING:
-        raise Conflict("upload_not_expected", f"{row.id} is {row.state}; it takes no more content")
+        raise Conflict("upload_not_expected", f"{row.id} is {row.state}; it accepts no more content")
     return row
 
 
@@ -157,7 +157,7 @@ class Upload(Generic[Row]):
             self.check(path)
         except ServiceError:
             if expected is not None and (found := sha256_file(path)) != expected:  # that is why
-                raise DigestMismatch(f"expected sha256 {expected}, the bytes have {found}") from None
+                raise DigestMismatch(f"expected sha256 {expected}, but the bytes have {found}") from None
             raise
 
     def drop(self) -> None:

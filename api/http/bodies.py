@@ -54,7 +54,7 @@ async def _read(request: Request) -> bytes:
 
 def _too_large() -> Refused:
     # What is still on its way will not be read, so the connection cannot be used again.
-    return Refused("body_too_large", f"a body may have {MAX_BODY_BYTES} bytes at most", 413, {"Connection": "close"})
+    return Refused("body_too_large", f"the body may have at most {MAX_BODY_BYTES} bytes", 413, {"Connection": "close"})
 
 
 def _check_type(request: Request) -> None:

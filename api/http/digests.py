@@ -18,7 +18,9 @@ def parse(header: str | None, name: str) -> str | None:
     if header is None:
         return None
     if not header.isascii():
-        raise Refused("header_not_ascii", f"{name} holds bytes that are not ASCII", 400, {"Connection": "close"})
+        raise Refused(
+            "header_not_ascii", f"{name} contains characters that are not ASCII", 400, {"Connection": "close"}
+        )
     for member in header.split(","):
         algorithm, _, value = member.strip().partition("=")
         if algorithm.lower() == "sha-256" and len(value) > 2 and value[0] == value[-1] == ":":
@@ -28,5 +30,5 @@ def parse(header: str | None, name: str) -> str | None:
                 break
             if len(digest) == 32:
                 return digest.hex()
-    detail = f"{name} holds no SHA-256; write it as sha-256=:<base64 of the 32 bytes>:"
+    detail = f"{name} contains no SHA-256; write it as sha-256=:<base64 of the 32 bytes>:"
     raise Invalid(Fault("", "digest_unreadable", detail, parameter=name))

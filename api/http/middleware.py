@@ -70,16 +70,18 @@ class Border:
     def _refuse(self, request: Request) -> tuple[int, str, str, dict[str, str]] | None:
         """Status, code, words and headers of a refusal; None lets the request pass."""
         if self.key_hash is None and not _came_by_loopback(request):
-            return 403, "unsafe_bind", "this server can be reached from other hosts, and has no FGD_API_KEY", {}
+            return 403, "unsafe_bind", "this server can be reached from other hosts but has no FGD_API_KEY", {}
         if self.hosts is not None and _host_name(request.headers.get("host", "")) not in self.hosts:
-            return 400, "bad_host", f"this server answers to {', '.join(sorted(self.hosts))} only", {}
+            return 400, "bad_host", f"this server only answers to {', '.join(sorted(self.hosts))}", {}
         if _is_of_another_origin(request):
             return 403, "cross_site", "a page of another origin may not use this server", {}
         if self.key_hash is None or request.url.path in OPEN_PATHS:
             return None
         challenge = {"WWW-Authenticate": 'Bearer realm="fgd"'}
         if KEY_PARAMETERS & request.query_params.keys():
-            detail = "a key in the address ends up in logs; send it in the header Authorization: Bearer, and change it"
+            detail = (
+                "a key in the URL ends up in logs; replace that key, and send it in the header Authorization: Bearer"
+            )
             return 401, "key_in_query", detail, challenge
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(_hash(key.strip()), self.key_hash):

@@ -116,7 +116,7 @@ async def whole(request: Request, headers: WholeHeaders, upload: Upload[Row]) ->
     already may be sent again, with its digest: then it is not read."""
     of_body, of_file = _promised(headers)
     if of_body and of_file and of_body != of_file:
-        raise _promise_broken("Repr-Digest", "Content-Digest and Repr-Digest differ, and both are of the whole file")
+        raise _promise_broken("Repr-Digest", "Content-Digest and Repr-Digest differ, but both are of the whole file")
     row = await run_in_threadpool(upload.row)
     if row.upload_sha256 is not None and row.upload_sha256 == (of_body or of_file):
         return row
@@ -153,7 +153,7 @@ async def piece(request: Request, headers: PieceHeaders, upload: Upload[Row]) ->
         sha256 = await _receive(request, upload, file, take, length, hashing=of_piece is not None)
         if of_piece is not None and of_piece != sha256:
             file.truncate(there)
-            detail = f"expected sha256 {of_piece}, the bytes have {sha256}; these bytes were dropped"
+            detail = f"expected sha256 {of_piece}, but the bytes have {sha256}; they were discarded"
             raise _promise_broken("Content-Digest", detail)
         if complete := there + length == total:
             await run_in_threadpool(_complete, upload, of_file, "Repr-Digest")
@@ -170,15 +170,13 @@ def _announced(upload: Upload[Row], headers: Headers, offset: int) -> int:
     """The number of bytes that the request announces. Raises Refused before any of them is read."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind and kind not in _RAW:
-        detail = (
-            f"send the bytes of the file alone, with the header Content-Type: {_RAW[0]} (curl -T FILE, not curl -F)"
-        )
+        detail = f"send only the bytes of the file, with the header Content-Type: {_RAW[0]} (curl -T FILE, not curl -F)"
         raise Refused("not_raw", detail, 415, {"Accept": ", ".join(_RAW), **_CLOSE})
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise Refused("not_raw", "send the file without Content-Encoding", 415, {"Accept-Encoding": "", **_CLOSE})
     declared = headers.get("content-length")
     if declared is None or not declared.isdecimal():
-        raise Refused("length_required", "say how many bytes will come, in the header Content-Length", 411, _CLOSE)
+        raise Refused("length_required", "send the number of bytes in the header Content-Length", 411, _CLOSE)
     length = int(declared[:20])
     if offset + length > upload.max_bytes:
         raise _too_large(upload)
@@ -189,7 +187,7 @@ def _total(headers: PieceHeaders, end: int, known: int | None) -> int | None:
     """Bytes of the whole file, as far as it is known now. Raises Invalid where two statements differ."""
     said, last = headers.upload_length, headers.upload_complete == "?1"
     if last and said is not None and said != end:
-        detail = f"Upload-Complete: ?1 makes it {end} bytes, Upload-Length says {said}"
+        detail = f"with Upload-Complete: ?1 the file has {end} bytes, but Upload-Length says {said}"
         raise Invalid(Fault("", "upload_length_differs", detail, parameter="Upload-Length"))
     total = end if last else known if said is None else said
     if total is not None and end > total:
@@ -228,7 +226,9 @@ async def _receive(
             async for chunk in request.stream():
                 came += len(chunk)
                 if came > length:
-                    raise Refused("length_differs", f"more than the {length} bytes of Content-Length came", 400, _CLOSE)
+                    raise Refused(
+                        "length_differs", f"received more than the {length} bytes of Content-Length", 400, _CLOSE
+                    )
                 buffer += chunk
                 if len(buffer) >= _CHUNK:
                     await run_in_threadpool(write)
@@ -279,17 +279,17 @@ def _no_space(length: int, error: OSError) -> Refused:
 
 
 def _too_large(upload: Upload[Row]) -> Refused:
-    detail = f"an upload may have {upload.max_bytes} bytes at most ({upload.setting})"
+    detail = f"an upload may have at most {upload.max_bytes} bytes ({upload.setting})"
     return Refused("upload_too_large", detail, 413, _CLOSE)
 
 
 def _cut(came: int, length: int) -> Refused:
-    detail = f"{came} of {length} bytes came; ask for the offset and go on from there"
+    detail = f"received {came} of {length} bytes; ask for the offset and continue from there"
     return Refused("upload_cut", detail, 400, _CLOSE)
 
 
 def _elsewhere(there: int) -> Refused:
-    detail = f"{there} bytes are there; go on from byte {there}"
+    detail = f"{there} bytes have been received; continue from byte {there}"
     return Refused("upload_offset_mismatch", detail, 409, Progress(there, complete=False).headers() | _CLOSE)
 
 

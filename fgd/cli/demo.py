@@ -419,7 +419,7 @@ ADVICE = {
     "teacher_unfit": "The teacher learned too little to teach. More images or epochs help.",
     "loss_non_finite": "The training diverged. Please report this, with the log.",
     "host_out_of_memory": "The machine has too little memory; close other programs and run the same command again.",
-    "gpu_out_of_memory": "The GPU has too little free memory; stop other programs on it and run the same command again.",
+    "gpu_out_of_memory": "The GPU has too little free memory; stop other programs on it, then run the command again.",
     "no_space": "The disk is full; free some space and run the same command again.",
 }
 

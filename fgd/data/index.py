@@ -23,7 +23,7 @@ class Image(_Frozen):
     file: str
     """Relative to the folder of the index."""
     name: str
-    """As the user named it."""
+    """The file's name in the data set."""
     width: int
     height: int
     boxes: tuple[Box, ...]
@@ -41,7 +41,7 @@ class Index(_Frozen):
 
 
 class Defect(_Frozen):
-    """One thing that was wrong with what the user sent, and what was done about it."""
+    """One thing that was wrong with the data, and what was done about it."""
 
     code: str
     """zero_area_box, box_outside, box_clipped, box_not_finite, image_missing, image_broken, ..."""
@@ -64,26 +64,26 @@ class SplitCounts(_Frozen):
 
 
 class CarvedSplit(_Frozen):
-    """How the val split was taken out of train, for want of one."""
+    """How the val split was taken out of train, because the data set had none."""
 
     val_fraction: float
     group_by: str
     images: int
     """Of val."""
     groups: int
-    """There were to choose from; as many as images where nothing was grouped."""
+    """How many groups there were to choose from; as many as images if nothing was grouped."""
 
 
 class Report(_Frozen):
-    """What the importer saw. `ok` is false where nothing can be trained from it; the defects say why."""
+    """What the importer found. `ok` is false if the data set cannot be used for training; the defects say why."""
 
     ok: bool
     format: str
     classes: tuple[str, ...]
     splits: dict[str, SplitCounts]
     defect_counts: dict[str, int]
-    """All of them, by code."""
+    """How many there are, by code."""
     defects: tuple[Defect, ...]
     """The first 1000."""
     carved: CarvedSplit | None = None
-    """Null where the data set brought its own val split."""
+    """null if the data set has its own val split."""

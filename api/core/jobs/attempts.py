@@ -323,7 +323,7 @@ def ended_as_requested(s: Session, job_id: str, attempt: int, *, exit: int | Non
     at = db.now(s)
     wish = job.requested
     outcome = "cancelled" if wish in CANCELS else "paused" if wish == Requested.pause else "handed_back"
-    reason = f"requested: {wish}" if wish else "a pause was asked for and taken back"
+    reason = f"requested: {wish}" if wish else "a pause was requested and withdrawn"
     close_attempt(s, job, at, outcome, reason, exit)
     if not as_asked(s, job, at):
         queue_again(s, job, at, at, reason=reason, counted=False)

@@ -62,7 +62,7 @@ def pin(s: Session, project_id: str, job_id: str, checkpoint_id: str) -> Checkpo
     pinned = [each.step for each in newest_first(s, job_id) if each.pinned and each.id != row.id]
     if len(pinned) >= MAX_PINNED:
         steps = ", ".join(map(str, sorted(pinned)))
-        message = f"{job_id} has {len(pinned)} pinned checkpoints, of steps {steps}, and may have no more; unpin one"
+        message = f"{job_id} has {len(pinned)} pinned checkpoints, of steps {steps}, the maximum; unpin one first"
         raise Conflict("too_many_pinned", message)
     row.pinned = True
     s.flush()

@@ -39,7 +39,7 @@ def delete_job(s: Session, project_id: str, job_id: str) -> list[str]:
     refers = or_(Job.teacher_job_id == job_id, Job.inherit_job_id == job_id)
     users = s.scalars(select(Job.id).where(Job.project_id == project_id, refers, Job.state.not_in(TERMINAL))).all()
     if users:
-        detail = f"{', '.join(sorted(users)[:10])} still needs the weights of {job_id}; delete it when that has ended"
+        detail = f"{', '.join(sorted(users)[:10])} still needs its weights; delete {job_id} when that job has ended"
         raise Conflict("job_in_use", detail)
     _let_go(s, job)
     keys = list(s.scalars(select(Checkpoint.key).where(Checkpoint.job_id == job_id)))

@@ -116,9 +116,9 @@ def resume(s: Session, project_id: str, job_id: str) -> Job:
         add_event(s, job, at, "job_resumed")
         job.requested = None
     elif job.requested in CANCELS:
-        raise Conflict("cancel_requested", f"{job_id} is being cancelled; it can not be resumed")
+        raise Conflict("cancel_requested", f"{job_id} is being cancelled; it cannot be resumed")
     elif not _was_resumed(s, job):
-        raise Conflict("not_paused", f"{job_id} is {job.state} and not paused; there is nothing to resume")
+        raise Conflict("not_paused", f"{job_id} is {job.state}, not paused; there is nothing to resume")
     s.flush()
     return job
 

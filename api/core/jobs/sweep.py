@@ -47,7 +47,7 @@ def _each(s: Session, found: Sequence[Job], act: Callable[[Job], None]) -> list[
         except OperationalError:  # the database, not the job
             raise
         except Exception:
-            logger.exception("%s could not be put right", job.id)
+            logger.exception("%s could not be repaired", job.id)
             stuck.append(job.id)
     return stuck
 

@@ -77,7 +77,7 @@ _WAITING = select(
 
 
 def _paused(job: Any) -> str:
-    return f"paused after step {job.step or 0}; `fgd job resume {job.id}` lets it go on, from its last checkpoint"
+    return f"paused after step {job.step or 0}; `fgd job resume {job.id}` continues it from its last checkpoint"
 
 
 def _reason(job: Any, queue: _Queue) -> str:
@@ -85,27 +85,30 @@ def _reason(job: Any, queue: _Queue) -> str:
     if not live:
         return "no worker is running; start one with `fgd worker` (`fgd serve` starts one by itself)"
     if not (willing := [worker for worker in live if worker.complaint is None]):
-        return f"{_count(live)} and {'takes' if len(live) == 1 else 'take'} nothing: {live[0].complaint}"
+        return f"{_count(live)} but {'takes' if len(live) == 1 else 'take'} no jobs: {live[0].complaint}"
     live = willing
     if job.device == "cuda" and not any(workers.has_cuda(worker) for worker in live):
         return f'{_count(live)}, none with a GPU, and resources.device is "cuda"; "auto" or "cpu" would run now'
     asked, largest = job.devices, max(workers.slots_for(worker, job.device) for worker in live)
     if asked > largest:
         return (
-            f"{_count(live)}, none with {asked} {_kind(job, live)}slots, as resources.devices asks; "
+            f"{_count(live)}, none with the {asked} {_kind(job, live)}slots that resources.devices asks for; "
             f"the largest has {largest} (FGD_SLOTS sets those on the processor)"
         )
     threads = asked * job.threads
     most = max(worker.cores for worker in live)
     if threads > most:
-        return f"{_count(live)}, none with {threads} processor cores, as resources.threads asks; the largest has {most}"
+        return (
+            f"{_count(live)}, none with the {threads} processor cores that resources.threads asks for; the largest has "
+            f"{most}"
+        )
     able = [w for w in live if workers.slots_for(w, job.device) >= asked and w.cores >= threads]
     if not able:  # some have the slots, others the cores
         wanted = f"{_count_of(asked, _kind(job, live) + 'slot')} and {_count_of(threads, 'processor core')}"
         cores = max(w.cores for w in live if workers.slots_for(w, job.device) >= asked)
         return (
-            f"{_count(live)}, none with {wanted} on one host, as resources.devices and resources.threads ask; of those "
-            f"with the slots the largest has {_count_of(cores, 'core')}"
+            f"{_count(live)}, none with {wanted} on one host, as resources.devices and resources.threads ask for; of "
+            f"those with enough slots the largest has {_count_of(cores, 'core')}"
         )
     wait_s = (job.not_before - queue.at).total_seconds()
     if wait_s > 0:

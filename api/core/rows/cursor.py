@@ -74,10 +74,10 @@ def decode(cursor: str, key: bytes, listing: str, filter: str = "") -> Position:
         raw = b""
     mac, payload = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
     if not hmac.compare_digest(mac, _sign(key, listing, payload)):
-        raise Refused("bad_cursor", "cursor is not one this service gave out for this list; start without it", 400)
+        raise Refused("bad_cursor", "this cursor is not from this list; start without a cursor", 400)
     created_at, id, *filters = json.loads(payload)
     if "".join(filters) != filter:
-        detail = "cursor is of a list with other filters; repeat the filters it began with, or start without the cursor"
+        detail = "this cursor belongs to other filters; send the same filters as before, or start without a cursor"
         raise Refused("cursor_of_other_filters", detail, 400)
     return Position(datetime.fromisoformat(created_at), id)
 

@@ -297,7 +297,7 @@ def _file_named(engine: Engine) -> Iterator[None]:
             raise
         raise NotADatabase(
             f"{engine.url.database}: {error.orig}. The file was left as it is: put a backup of it in its place, or "
-            "move it away to start with an empty database, which knows nothing of the jobs and data sets before it"
+            "move it away to start with an empty database, which does not have the earlier jobs and data sets"
         ) from error
 
 

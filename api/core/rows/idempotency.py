@@ -61,7 +61,7 @@ class Once(Generic[Made]):
         if row is None or row.created_at <= db.now(s) - KEPT:
             return None
         if row.operation != self.operation or row.body_sha256 not in (self.body_sha256, self.of_13949c9):
-            detail = "this Idempotency-Key was used for another request; take a new key for each new request"
+            detail = "this Idempotency-Key was used for a different request; use a new key for each new request"
             raise Invalid(Fault("", "idempotency_key_reused", detail, parameter="Idempotency-Key"))
         return s.get(self.kind, row.made_id)
 
@@ -109,7 +109,7 @@ class Once(Generic[Made]):
         with db.reading(engine) as s:
             made = self.replayed(s)
         if made is None:
-            detail = "a request with this key is in flight; send it again"
+            detail = "another request with this key is in progress; send it again later"
             raise Conflict("idempotency_key_in_use", detail, True) from error
         return made
 

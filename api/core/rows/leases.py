@@ -67,7 +67,7 @@ def lose(row: Leased, reason: str, most: int) -> str | None:
     row.losses += 1
     if row.losses < most:
         return None
-    return f"given up after {row.losses} tries that did not come to their end; the last: {reason}"
+    return f"given up after {row.losses} tries that did not finish; the last: {reason}"
 
 
 def sweep(s: Session, kind: type[Row], moment: Moment, lose: Callable[[Row, str], None]) -> SweepResult:

@@ -195,7 +195,7 @@ class LocalStore:
     def _make_ours(self, file: Path) -> None:
         """Mode and time of a file that was written here just now: who may read blobs may read it, and it is fresh."""
         if file.is_symlink():
-            raise OSError(f"{file} is a link: what it leads to is not ours")
+            raise OSError(f"{file} is a link to a file that is not ours")
         with self._temporary() as ours:
             ours.touch()
             file.chmod(stat.S_IMODE(ours.stat().st_mode))
@@ -215,7 +215,7 @@ class LocalStore:
 
 def _refuse_other(digest: str, expected: str | None) -> None:
     if expected is not None and digest != expected:
-        raise DigestMismatch(f"expected sha256 {expected}, the bytes have {digest}")
+        raise DigestMismatch(f"expected sha256 {expected}, but the bytes have {digest}")
 
 
 def _pieces(file: BinaryIO, start: int, length: int | None) -> Iterator[bytes]:
@@ -258,7 +258,7 @@ def _replace(temporary: Path, target: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(temporary, target)
             return
-    raise OSError(f"the folder of {target} is taken away again and again")
+    raise OSError(f"the folder of {target} keeps disappearing")
 
 
 def _is_file_older_than(path: Path, seconds: float) -> bool:

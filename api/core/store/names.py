@@ -79,7 +79,7 @@ def delete_objects(store: BlobStore, keys: Iterable[str]) -> None:
 def blob_name(digest: str) -> str:
     """Where a blob lies, below the root of any store. Raises ValueError for what is no digest."""
     if DIGEST.fullmatch(digest) is None:
-        raise ValueError(f"{digest[:80]!r} is not a sha256")
+        raise ValueError(f"{digest[:80]!r} is not a SHA-256")
     return f"sha256/{digest[:2]}/{digest[2:4]}/{digest}"
 
 

@@ -34,7 +34,7 @@ class Room:
         free = self.free()
         if free >= self._keep_bytes:
             return None
-        return f"{_mib(free)} free, FGD_MIN_FREE_BYTES keeps {_mib(self._keep_bytes)}; delete what is not needed"
+        return f"{_mib(free)} free, but FGD_MIN_FREE_BYTES keeps {_mib(self._keep_bytes)}; delete data you do not need"
 
     @contextmanager
     def promised(self, more: int) -> Iterator[Callable[[int], None]]:
@@ -62,7 +62,7 @@ class Room:
     def _expect(self, more: int) -> None:
         free = self.free()
         if more and free - more < 2 * self._keep_bytes:
-            raise OSError(errno.ENOSPC, f"{_mib(free)} are free, and uploads leave {_mib(2 * self._keep_bytes)}")
+            raise OSError(errno.ENOSPC, f"{_mib(free)} are free, but uploads must leave {_mib(2 * self._keep_bytes)}")
 
 
 def _there(folder: Path) -> Path:

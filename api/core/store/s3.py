@@ -81,7 +81,7 @@ class S3Store:
         """Copy a file in. DigestMismatch if its SHA-256 is not `expected`, or changes on the way."""
         digest, size = sha256_file(path), path.stat().st_size
         if expected is not None and digest != expected:
-            raise DigestMismatch(f"expected sha256 {expected}, the bytes have {digest}")
+            raise DigestMismatch(f"expected sha256 {expected}, but the bytes have {digest}")
         if not self._has(digest, size):
             with path.open("rb") as file:
                 self._put(blob_name(digest), _checked(file, digest), size)
@@ -283,7 +283,7 @@ def _checked(file: BinaryIO, digest: str) -> Iterator[bytes]:
         sha.update(piece)
         following = file.read(PIECE)
         if not following and sha.hexdigest() != digest:
-            raise DigestMismatch(f"{file.name} changed while it was read")
+            raise DigestMismatch(f"{file.name} changed while it was being read")
         yield piece
         piece = following
 

@@ -81,7 +81,7 @@ def _locked(path: Path, id: str) -> BinaryIO:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            detail = f"another request is sending the content of {id}; wait for it, then ask for the offset"
+            detail = f"another request is uploading the content of {id}; wait until it ends, then ask for the offset"
             raise Conflict("upload_in_progress", detail, retryable=True) from None
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):

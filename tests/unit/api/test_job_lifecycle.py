@@ -144,7 +144,7 @@ def test_a_job_that_only_complaining_workers_could_take_says_so(client: Any, giv
         workers.beat(s, "wrk_a", "its disk is full")
     id = given.job()
 
-    assert "takes nothing: its disk is full" in client.get(f"/v1/jobs/{id}").json()["waiting_reason"]
+    assert "takes no jobs: its disk is full" in client.get(f"/v1/jobs/{id}").json()["waiting_reason"]
     assert given.sweep().ring == []
 
 

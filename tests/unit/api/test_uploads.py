@@ -186,7 +186,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 def test_uploads_leave_twice_the_minimum_free(client: Any, settings: Any, url: str, disk: Disk) -> None:
     disk.free = 2 * settings.min_free_bytes + len(CONTENT) - 1
     answer = refused(client.put(url, content=CONTENT, headers=RAW), 507, "no_space")
-    assert "uploads leave 512 MiB" in answer.json()["detail"]
+    assert "uploads must leave 512 MiB" in answer.json()["detail"]
     disk.free += 1
     assert client.put(url, content=CONTENT, headers=RAW).status_code == 202
 
@@ -195,7 +195,7 @@ def test_what_uploads_on_their_way_have_announced_is_no_longer_free(tmp_path: An
     disk.free = 1000
     space = room.Room([tmp_path], keep_bytes=100)
     with space.promised(500) as take:
-        with pytest.raises(OSError, match="uploads leave"), space.promised(400):
+        with pytest.raises(OSError, match="uploads must leave"), space.promised(400):
             pass
         with space.promised(300):
             pass
@@ -203,11 +203,11 @@ def test_what_uploads_on_their_way_have_announced_is_no_longer_free(tmp_path: An
         disk.free -= 200
         with space.promised(300):
             pass
-        with pytest.raises(OSError, match="uploads leave"), space.promised(301):
+        with pytest.raises(OSError, match="uploads must leave"), space.promised(301):
             pass
     with space.promised(600) as take:
         disk.free = 300  # by others
-        with pytest.raises(OSError, match="uploads leave"):
+        with pytest.raises(OSError, match="uploads must leave"):
             take(101)
 
 

@@ -241,7 +241,7 @@ def test_a_database_older_than_the_store_is_told_and_nothing_is_deleted(
         with db.transaction(engine) as s:
             workers.register(s, "wrk_a", host="here", pid=1, slots=1)
         monkeypatch.setattr(inventory, "MARGIN_S", 60.0)
-        with pytest.raises(BackupError, match="workers run on here"):
+        with pytest.raises(BackupError, match="workers are running on here"):
             examine(older, 0.0, delete=True)
         assert files(store) == before
         with db.transaction(engine) as s:

@@ -46,7 +46,7 @@ def test_checkpoints_that_are_all_of_another_spec_fail_the_job_and_it_does_not_b
     assert came.code == FailureCode.user_error
     assert came.data == {"checkpoint": "another_spec"}
     assert "belong to another spec (2 tried)" in came.message
-    assert "promote one" in advice(came.code, came.data)
+    assert "Promote one" in advice(came.code, came.data)
 
 
 def test_where_one_of_them_is_torn_it_begins_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

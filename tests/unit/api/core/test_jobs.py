@@ -172,7 +172,7 @@ def test_slots_of_one_host_and_cores_of_another_are_not_enough(given: Any) -> No
     id = given.job(dataset, resources=wide)
     told = why(given, id) or ""
     assert "none with 2 slots and 8 processor cores on one host" in told
-    assert "of those with the slots the largest has 2 cores" in told
+    assert "of those with enough slots the largest has 2 cores" in told
 
     host("wrk_both", 2, 8)
     assert why(given, id) == "next in line; a worker is about to take it"
@@ -198,7 +198,7 @@ def test_jobs_of_a_worker_that_takes_nothing_silence_no_bell_of_another(given: A
 def test_more_devices_than_any_host_has_are_told(given: Any) -> None:
     id = given.job(resources={"device": "cpu", "devices": 2})
     given.worker("wrk_a")
-    assert "none with 2 slots, as resources.devices asks; the largest has 1" in (why(given, id) or "")
+    assert "none with the 2 slots that resources.devices asks for; the largest has 1" in (why(given, id) or "")
     with db.transaction(given.engine) as s:
         assert attempts.claim(s, "wrk_a", queue_order.Free(1, 0, of=queue_order.Free(1, 0)), lease_s=20.0) is None
         assert (

@@ -134,7 +134,7 @@ def test_many_writers_of_one_content_agree(store: LocalStore, file: Path) -> Non
 
 @pytest.mark.parametrize("digest", ["", "..", "../../etc/passwd", "A" * 64, "0" * 63, "0" * 64 + "\n", "/" * 64])
 def test_what_is_no_digest_is_refused(store: LocalStore, digest: str) -> None:
-    with pytest.raises(ValueError, match="not a sha256"):
+    with pytest.raises(ValueError, match="not a SHA-256"):
         store.path(digest)
 
 

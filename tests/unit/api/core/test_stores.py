@@ -153,7 +153,7 @@ def test_what_is_not_there_is_a_key_error_at_once(store: BlobStore) -> None:
 @pytest.mark.parametrize("digest", ["", "..", "../../etc/passwd", "A" * 64, "0" * 63, "0" * 64 + "\n"])
 def test_what_is_no_digest_is_refused(store: BlobStore, digest: str) -> None:
     for look in (store.size, store.read, store.exists, store.delete):
-        with pytest.raises(ValueError, match="not a sha256"):
+        with pytest.raises(ValueError, match="not a SHA-256"):
             look(digest)
 
 
