@@ -41,8 +41,8 @@ def limit(minutes: float) -> int:
 
 def memory_exceeded(memory: int) -> str:
     return (
-        f"reading it needs more than {memory >> 20} MiB of memory, the limit for a reader on this host now (half of what "
-        "is free, at most 16 GiB); split its largest files, or import it on a host with more free memory"
+        f"reading it needs more than {memory >> 20} MiB of memory, the limit for a reader on this host now (half of "
+        "what is free, at most 16 GiB); split its largest files, or import it on a host with more free memory"
     )
 
 
