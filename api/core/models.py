@@ -10,7 +10,6 @@ promote (of a checkpoint) -> verifying
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +27,6 @@ from api.core.rows.swept import Moment, SweepResult
 from api.core.rows.tables import Job, JobModel, Model
 from api.core.store.names import Blob
 from fgd.recipe import Recipe
-from fgd.spec import FromModel, JobSpec
 
 Report = dict[str, Any]
 MAX_NAMED = 5
@@ -102,20 +100,6 @@ def delete(s: Session, project_id: str, model_id: str) -> None:
         named = ", ".join(users[:MAX_NAMED])
         raise Conflict("model_in_use", f"{model_id} is used by {named}{more}; cancel them, or wait for their end")
     delete_row(s, model)
-
-
-def link(s: Session, job: Job, spec: JobSpec) -> None:
-    """In the transaction that makes the job: say which models it refers to. Raises Conflict for one just deleted."""
-    for role, ref in references(spec).items():
-        get(s, job.project_id, ref.model)
-        s.add(JobModel(job_id=job.id, role=role, project_id=job.project_id, model_id=ref.model))
-    s.flush()
-
-
-def references(spec: JobSpec) -> Mapping[str, FromModel]:
-    """The models that a spec names, by role."""
-    roles = {"teacher": spec.teacher, "inherit": spec.student.inherit, "weights": spec.student.weights}
-    return {role: ref for role, ref in roles.items() if isinstance(ref, FromModel)}
 
 
 # --- workers --------------------------------------------------------------------------------------------------

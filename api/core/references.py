@@ -9,7 +9,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from pydantic import ValidationError
 from sqlalchemy import select
@@ -17,18 +16,17 @@ from sqlalchemy.orm import Session
 
 from api.core.errors import Conflict, Fault, Invalid
 from api.core.lifecycle import DatasetState, ModelState, State
-from api.core.rows.tables import Artifact, Dataset, Job, Model
+from api.core.rows.tables import Artifact, Dataset, Job, JobModel, JobParent, Model
 from api.core.store.names import Blob, BlobStore, DigestMismatch
 from fgd import weights_file
 from fgd.errors import SpecError, WeightsError
 from fgd.recipe import Recipe
+from fgd.references import NamedWeights, named_weights
 from fgd.result_files import BEST, RECIPE, WEIGHTS, Which, file_with
-from fgd.spec import DetectorSpec, FromJob, FromModel, FromPath, JobSpec, WeightsRef
+from fgd.spec import DetectorSpec, FromJob, FromModel, FromPath, JobSpec
 from fgd.stored import stored_recipe
 from fgd.text.pydantic_messages import sentence
 
-Role = Literal["teacher", "inherit", "weights", "job"]
-"""What a reference is for; begins the codes of its faults."""
 MAX_RECIPE_BYTES = 1 << 20
 
 
@@ -80,9 +78,8 @@ def resolve(s: Session, store: BlobStore, roots: Sequence[Path], project_id: str
     """
     found, inputs = Findings(), Inputs()
     dataset = _dataset(s, project_id, spec, found, inputs)
-    teacher = _weights(s, store, roots, project_id, spec.teacher, "teacher", "/teacher", found)
-    inherit = _weights(s, store, roots, project_id, spec.student.inherit, "inherit", "/student/inherit", found)
-    begin = _weights(s, store, roots, project_id, spec.student.weights, "weights", "/student/weights", found)
+    weights = {each.role: _weights(s, store, roots, project_id, each, found) for each in named_weights(spec)}
+    teacher, inherit = weights.get("teacher"), weights.get("inherit")
     if dataset is not None:
         _check_batch(dataset, spec, found)
         ours = dataset.classes or []
@@ -105,23 +102,32 @@ def resolve(s: Session, store: BlobStore, roots: Sequence[Path], project_id: str
     inputs.images = {name: int(split["images"]) for name, split in (dataset.splits or {}).items()}
     inputs.teacher = teacher.recipe.detector if teacher is not None else None
     # Last: a refused request leaves no blobs behind.
-    for role, weights in (("teacher", teacher), ("inherit", inherit), ("weights", begin)):
-        if weights is not None:
-            packed = {name: store.put_file(file) for name, file in weights.to_pack.items()}
+    for role, named in weights.items():
+        if named is not None:
+            packed = {name: store.put_file(file) for name, file in named.to_pack.items()}
             inputs.packed += packed.values()
-            inputs.files[role] = {**weights.files, **{name: blob.digest for name, blob in packed.items()}}
+            inputs.files[role] = {**named.files, **{name: blob.digest for name, blob in packed.items()}}
     return inputs
 
 
-def still_there(s: Session, project_id: str, spec: JobSpec) -> None:
-    """In the transaction that inserts the job: the jobs it refers to were not deleted since they were looked up, and
+def link(s: Session, job: Job, spec: JobSpec) -> None:
+    """In the transaction that inserts the job: what it refers to was not deleted since it was looked up, and jobs
     cannot be until it ends. Raises Invalid."""
-    for role, ref, pointer in (("teacher", spec.teacher, "/teacher/job"),
-                               ("inherit", spec.student.inherit, "/student/inherit/job")):  # fmt: skip
-        if isinstance(ref, FromJob):
-            row = select(Job.id).where(Job.project_id == project_id, Job.id == ref.job)
-            if s.scalar(row.with_for_update(read=True, key_share=True)) is None:
-                raise Invalid(Fault(pointer, f"{role}_not_found", f"there is no job {ref.job} here"))
+    for each in named_weights(spec):
+        match each.ref:
+            case FromJob(job=id):
+                _lock(s, Job, job.project_id, id, each, "job")
+                s.add(JobParent(job_id=job.id, role=each.role, project_id=job.project_id, parent_id=id))
+            case FromModel(model=id):
+                _lock(s, Model, job.project_id, id, each, "model")
+                s.add(JobModel(job_id=job.id, role=each.role, project_id=job.project_id, model_id=id))
+    s.flush()
+
+
+def _lock(s: Session, kind: type[Job | Model], project_id: str, id: str, named: NamedWeights, noun: str) -> None:
+    row = select(kind.id).where(kind.project_id == project_id, kind.id == id)
+    if s.scalar(row.with_for_update(read=True, key_share=True)) is None:
+        raise Invalid(Fault(f"{named.pointer}/{noun}", f"{named.role}_not_found", f"there is no {noun} {id} here"))
 
 
 def folder_below(roots: Sequence[Path], path: str, pointer: str, *, or_zip: bool = False) -> Path:
@@ -227,19 +233,18 @@ def _weights(
     store: BlobStore,
     roots: Sequence[Path],
     project_id: str,
-    ref: WeightsRef | str | None,
-    role: Role,
-    pointer: str,
+    named: NamedWeights,
     found: Findings,
 ) -> ReferencedWeights | None:
-    """The weights behind a reference; None if there is none or it cannot be used, and `found` says why."""
+    """The weights behind a reference; None if it cannot be used, and `found` says why."""
     try:
-        if isinstance(ref, FromJob):
-            return of_job(s, store, project_id, ref.job, role, f"{pointer}/job")
-        if isinstance(ref, FromModel):
-            return _from_model(s, store, project_id, ref.model, role, f"{pointer}/model")
-        if isinstance(ref, FromPath):
-            return _from_path(roots, ref.path, f"{pointer}/path")
+        match named.ref:
+            case FromJob(job=id):
+                return of_job(s, store, project_id, id, named.role, f"{named.pointer}/job")
+            case FromModel(model=id):
+                return _from_model(s, store, project_id, id, named.role, f"{named.pointer}/model")
+            case FromPath(path=path):
+                return _from_path(roots, path, f"{named.pointer}/path")
     except Invalid as error:
         found.faults += error.errors
     except Conflict as error:
@@ -252,7 +257,7 @@ def of_job(
     store: BlobStore,
     project_id: str,
     job_id: str,
-    role: Role,
+    role: str,
     pointer: str,
     which: Which = "last",
 ) -> ReferencedWeights:
@@ -278,7 +283,7 @@ def of_job(
 
 
 def _from_model(
-    s: Session, store: BlobStore, project_id: str, model_id: str, role: Role, pointer: str
+    s: Session, store: BlobStore, project_id: str, model_id: str, role: str, pointer: str
 ) -> ReferencedWeights:
     model = s.scalar(select(Model).where(Model.project_id == project_id, Model.id == model_id))
     if model is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from api.core import blobs, datasets, models, plans, references
+from api.core import blobs, datasets, plans, references
 from api.core.errors import Fault, Invalid
 from api.core.jobs import requests
 from api.core.request_bodies import SubmitDataset
@@ -38,10 +38,9 @@ def submit_job(
 
     def insert(s: Session) -> Job:
         expect_place(s, Job, project_id, settings.max_queued_jobs, "FGD_MAX_QUEUED_JOBS")
-        references.still_there(s, project_id, spec)
         blobs.remember_blobs(s, project_id, db.now(s), *inputs.packed)
         job = requests.submit(s, project_id, body, spec, inputs=inputs.files)
-        models.link(s, job, spec)
+        references.link(s, job, spec)
         return job
 
     return once.make(engine, insert)

@@ -19,7 +19,7 @@ from api.core.rows import db
 from api.core.rows.ids import new_id
 from api.core.rows.lookup import owned
 from api.core.rows.tables import Job, JobEvent
-from fgd.spec import FromJob, JobSpec, SubmitJob
+from fgd.spec import JobSpec, SubmitJob
 
 
 def submit(
@@ -32,7 +32,6 @@ def submit(
 ) -> Job:
     """Insert a queued job and its first event. `inputs`: see Claim. The dataset of `resolved` is an id."""
     at = db.now(s)
-    teacher, inherit = resolved.teacher, resolved.student.inherit
     job = Job(
         id=new_id("job"),
         project_id=project_id,
@@ -45,8 +44,6 @@ def submit(
         device=resolved.resources.device,
         limits=submit.limits.model_dump(mode="json"),
         dataset_id=resolved.dataset,
-        teacher_job_id=teacher.job if isinstance(teacher, FromJob) else None,
-        inherit_job_id=inherit.job if isinstance(inherit, FromJob) else None,
         attempt=0,
         retries=0,
         event_seq=0,

@@ -172,8 +172,6 @@ class Job(Noun, Base):
     device: Mapped[str] = mapped_column(String(16))
     limits: Mapped[dict[str, Any]]
     dataset_id: Mapped[str] = mapped_column(String(40))
-    teacher_job_id: Mapped[str | None] = mapped_column(String(40))
-    inherit_job_id: Mapped[str | None] = mapped_column(String(40))
 
     attempt: Mapped[int] = mapped_column(default=0)
     """Number of claims so far: the fencing token. Every write of an attempt carries it."""
@@ -199,8 +197,6 @@ class Job(Noun, Base):
     __table_args__ = (
         UniqueConstraint("project_id", "id"),
         ForeignKeyConstraint(["project_id", "dataset_id"], ["datasets.project_id", "datasets.id"]),
-        ForeignKeyConstraint(["project_id", "teacher_job_id"], ["jobs.project_id", "jobs.id"]),
-        ForeignKeyConstraint(["project_id", "inherit_job_id"], ["jobs.project_id", "jobs.id"]),
         CheckConstraint(one_of("state", State), "state"),
         CheckConstraint(
             f"requested IS NULL OR (state = 'running' AND {one_of('requested', Requested)})"
@@ -223,13 +219,29 @@ class Job(Noun, Base):
         Index("ix_jobs_page", "project_id", "created_at", "id"),
         Index("ix_jobs_page_by_state", "project_id", "state", "created_at", "id"),
         Index("ix_jobs_page_by_name", "project_id", "name", "created_at", "id"),
-        Index("ix_jobs_teacher", "project_id", "teacher_job_id"),
-        Index("ix_jobs_inherit", "project_id", "inherit_job_id"),
         Index("ix_jobs_queued", text("priority DESC"), "created_at", "id", sqlite_where=text("state = 'queued'"),
               postgresql_where=text("state = 'queued'")),
         Index("ix_jobs_running", "lease_expires", sqlite_where=text("state = 'running'"),
               postgresql_where=text("state = 'running'")),
     )  # fmt: skip
+
+
+class JobParent(Base):
+    """A job refers to another job's weights. It has its own copy of the digests (`inputs`)."""
+
+    __tablename__ = "job_parents"
+
+    job_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    role: Mapped[str] = mapped_column(String(16), primary_key=True)
+    """See fgd.references."""
+    project_id: Mapped[ProjectId]
+    parent_id: Mapped[str] = mapped_column(String(40))
+
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
+        ForeignKeyConstraint(["project_id", "parent_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
+        Index("ix_job_parents_parent", "parent_id"),
+    )
 
 
 class JobModel(Base):

@@ -19,6 +19,7 @@ from api.core.rows.tables import DEFAULT_PROJECT, Base, BlobRow
 from api.core.store.names import Blob
 from api.core.sweeper import Sweeper
 from fgd.events import Stepped
+from fgd.references import named_weights
 from fgd.spec import SubmitJob
 
 WEIGHTS = b"the weights"
@@ -27,14 +28,6 @@ WEIGHTS = b"the weights"
 @pytest.fixture
 def sweeper(given: Any) -> Sweeper:
     return Sweeper(given.engine, given.store, None, lease_s=20.0)
-
-
-def student_of(given: Any, client: Any, teacher: str, inherit: bool = False) -> str:
-    student = {"inherit": {"job": teacher}} if inherit else {}
-    body = given.body(teacher={"job": teacher}, methods=[{"kind": "fgd"}], student=student)
-    answer = client.post("/v1/jobs", json=body)
-    assert answer.status_code == 201, answer.text
-    return str(answer.json()["id"])
 
 
 def cancel(given: Any, id: str) -> None:
@@ -47,7 +40,7 @@ def rows_that_name(given: Any, id: str) -> dict[str, int]:
     with given.engine.connect() as connection:
         for table in Base.metadata.sorted_tables:
             for column in table.columns:
-                if column.name in ("job_id", "teacher_job_id", "inherit_job_id") or str(column) == "jobs.id":
+                if column.name in ("job_id", "parent_id") or str(column) == "jobs.id":
                     query = text(f"SELECT count(*) FROM {table.name} WHERE {column.name} = :id")
                     found[f"{table.name}.{column.name}"] = connection.execute(query, {"id": id}).scalar_one()
     return found
@@ -132,21 +125,49 @@ def test_a_job_that_has_not_ended_stays(client: Any, given: Any, start: str) -> 
     assert client.get(f"/v1/jobs/{id}").status_code == 200
 
 
-@pytest.mark.parametrize("inherit", [False, True])
-def test_a_teacher_stays_while_a_student_needs_it_and_may_go_afterwards(client: Any, given: Any, inherit: bool) -> None:
-    teacher = given.succeeded()
-    student = student_of(given, client, teacher, inherit)
+REFERENCES = {
+    "/teacher/job": lambda job: {"teacher": {"job": job}, "methods": [{"kind": "fgd"}]},
+    "/student/inherit/job": lambda job: {"student": {"inherit": {"job": job}}},
+    "/student/weights/job": lambda job: {"student": {"weights": {"job": job}}},
+}
+"""Every field that may name a job."""
 
-    refused = client.delete(f"/v1/jobs/{teacher}")
+
+def test_every_field_that_may_name_a_job_is_tried_here() -> None:
+    body = SubmitJob.model_validate(
+        {"name": "j", "dataset": f"ds_{'0' * 32}"}
+        | {"teacher": {"job": f"job_{'1' * 32}"}, "methods": [{"kind": "fgd"}]}
+        | {"student": {"inherit": {"job": f"job_{'2' * 32}"}, "weights": {"model": f"mdl_{'3' * 32}"}}}
+    )
+    named = named_weights(body.spec())
+    assert {f"{each.pointer}/job" for each in named} == REFERENCES.keys()
+    assert [each.role for each in named] == ["teacher", "weights", "inherit"]
+    schemas = SubmitJob.model_json_schema()["$defs"]
+    fields = {
+        name
+        for schema in schemas.values()
+        for name, field in schema.get("properties", {}).items()
+        if "FromJob" in str(field)
+    }
+    assert {*fields, "teacher"} == {each.role for each in named}
+
+
+@pytest.mark.parametrize("field", REFERENCES)
+def test_a_job_stays_while_another_needs_its_weights_and_may_go_afterwards(client: Any, given: Any, field: str) -> None:
+    parent = given.succeeded()
+    answer = client.post("/v1/jobs", json=given.body(**REFERENCES[field](parent)))
+    assert answer.status_code == 201, answer.text
+    child = answer.json()["id"]
+
+    refused = client.delete(f"/v1/jobs/{parent}")
     assert (refused.status_code, refused.json()["code"]) == (409, "job_in_use")
-    assert student in refused.json()["detail"]
+    assert child in refused.json()["detail"]
 
-    cancel(given, student)
-    assert client.delete(f"/v1/jobs/{teacher}").status_code == 204
+    cancel(given, child)
+    assert client.delete(f"/v1/jobs/{parent}").status_code == 204
 
-    seen = client.get(f"/v1/jobs/{student}").json()
-    assert seen["spec"]["teacher"]["job"] == teacher
-    assert set(rows_that_name(given, teacher).values()) == {0}
+    assert parent in str(client.get(f"/v1/jobs/{child}").json()["spec"])
+    assert set(rows_that_name(given, parent).values()) == {0}
 
 
 def test_another_project_s_job_cannot_be_deleted(client: Any, given: Any) -> None:
@@ -161,23 +182,24 @@ def test_another_project_s_job_cannot_be_deleted(client: Any, given: Any) -> Non
     assert client.get(f"/v1/jobs/{id}").status_code == 200
 
 
-def test_a_teacher_that_is_deleted_while_its_student_is_submitted_is_told(
-    client: Any, given: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("field", REFERENCES)
+def test_a_job_that_is_deleted_while_another_that_needs_it_is_submitted_is_told(
+    client: Any, given: Any, field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    teacher = given.succeeded()
+    parent = given.succeeded()
     resolve = references.resolve
 
     def resolve_and_be_late(*how: Any) -> Any:
         found = resolve(*how)
-        assert client.delete(f"/v1/jobs/{teacher}").status_code == 204
+        assert client.delete(f"/v1/jobs/{parent}").status_code == 204
         return found
 
     monkeypatch.setattr("api.core.references.resolve", resolve_and_be_late)
-    answer = client.post("/v1/jobs", json=given.body(teacher={"job": teacher}, methods=[{"kind": "fgd"}]))
+    answer = client.post("/v1/jobs", json=given.body(**REFERENCES[field](parent)))
 
     assert answer.status_code == 422
     assert [(error["pointer"], error["code"]) for error in answer.json()["errors"]] == [
-        ("/teacher/job", "teacher_not_found")
+        (field, f"{field.split('/')[-2]}_not_found")
     ]
 
 
@@ -217,7 +239,7 @@ def test_content_that_another_job_has_too_stays(client: Any, given: Any, sweeper
 def test_what_a_data_set_or_the_inputs_of_a_job_name_stays(client: Any, given: Any, sweeper: Sweeper) -> None:
     teacher = given.succeeded()
     files = [artifact["sha256"] for artifact in client.get(f"/v1/jobs/{teacher}/artifacts").json()["items"]]
-    student = student_of(given, client, teacher)
+    student = client.post("/v1/jobs", json=given.body(**REFERENCES["/teacher/job"](teacher))).json()["id"]
     cancel(given, student)
     client.delete(f"/v1/jobs/{teacher}")
 

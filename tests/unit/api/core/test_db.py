@@ -25,6 +25,7 @@ from api.core.rows.tables import (
     IdempotencyKey,
     Job,
     JobEvent,
+    JobParent,
     MetricBlock,
     MetricPoint,
     Project,
@@ -144,6 +145,32 @@ def test_an_upload_whose_import_is_due_is_remembered_by_its_digest(client: Any, 
     with db.reading(engine) as s:
         (row,) = s.scalars(select(Dataset))
     assert row.upload_sha256 == row.upload_digest is not None
+
+
+def test_jobs_that_a_job_refers_to_outlive_the_step_down_and_those_it_begins_from_are_found(
+    client: Any, given: Any, engine: Engine
+) -> None:
+    """Before 0014 a job had a column for its teacher, one for what it inherits from, and none for student.weights."""
+    parents = {role: given.succeeded() for role in ("teacher", "inherit", "weights")}
+    gone = given.succeeded()
+    student = {"inherit": {"job": parents["inherit"]}, "weights": {"job": parents["weights"]}}
+    body = given.body(teacher={"job": parents["teacher"]}, methods=[{"kind": "fgd"}], student=student)
+    child = client.post("/v1/jobs", json=body).json()["id"]
+    orphan = client.post("/v1/jobs", json=given.body(student={"weights": {"job": gone}})).json()["id"]
+    client.post(f"/v1/jobs/{orphan}/cancel")
+    assert client.delete(f"/v1/jobs/{gone}").status_code == 204
+
+    migrate(engine, command.downgrade, "0013")
+    migrate(engine, command.upgrade, "head")
+
+    with db.reading(engine) as s:
+        rows = s.execute(select(JobParent.job_id, JobParent.role, JobParent.parent_id)).all()
+    assert set(rows) == {(child, role, parent) for role, parent in parents.items()}
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            (made,) = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'ix_jobs_queued'").one()
+            assert "priority DESC" in made
+            assert "state = 'queued'" in made
 
 
 def test_rows_outlive_every_step_down_and_up_again(given: Any, engine: Engine) -> None:

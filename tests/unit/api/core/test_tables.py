@@ -32,7 +32,6 @@ IMPOSSIBLE = {
         "attempt = -1",
         "device = 'tpu'",
         "dataset_id = 'ds_none'",
-        "teacher_job_id = 'job_none'",
         "project_id = 'prj_other'",
     ],
     "running": [
