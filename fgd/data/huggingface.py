@@ -17,17 +17,32 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fgd.data import huggingface_parquet as parquet
 from fgd.data.huggingface_card import CATEGORY_KEYS, Card, read_card, split_of_words, usable_names
 from fgd.data.index import Box
-from fgd.data.listing import Advice, ListedImage, Listing, Mark, NoBox, NothingFound, finite
+from fgd.data.listing import Advice, ListedImage, Listing, Mark, Missing, NoBox, NothingFound, finite
+from fgd.data.matching import Match, WrittenName, ends_of, find_files, leads_out
 from fgd.data.numbering import flag, number_of, shifted
 from fgd.data.report import Defects
 from fgd.data.texts import UnreadableText, place
-from fgd.data.tree import MAX_NAME, SPLITS, Split, Tree, below, folder_of, is_class_name, is_text, short, suffix
+from fgd.data.tree import (
+    MAX_NAME,
+    SPLITS,
+    Split,
+    Tree,
+    below,
+    common_folder,
+    folder_of,
+    is_class_name,
+    is_text,
+    short,
+    suffix,
+)
+from fgd.data.unmatched import hint, report_spellings
 
 MAX_TABLE_BYTES = 2 * 2**30
 MAX_LINE_BYTES = 16 * 2**20
@@ -106,9 +121,10 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
     card = read_card(tree, defects)
     if not _metadata(tree):
         tables, card = _of_card(tables, card, defects)
-    reading = _Reading(tree, card, defects)
+    reading = _Reading(tree, card, tables, defects)
     for file in tables:
         reading.table(file)
+    reading.look_for_lost()
     return reading.listing()
 
 
@@ -126,10 +142,16 @@ def _of_card(tables: list[str], card: Card, defects: Defects) -> tuple[list[str]
 class _Reading:
     """One data set while it is read."""
 
-    def __init__(self, tree: Tree, card: Card, defects: Defects) -> None:
+    def __init__(self, tree: Tree, card: Card, tables: Sequence[str], defects: Defects) -> None:
         self._tree, self._card, self._defects = tree, card, defects
+        self._home = common_folder(map(folder_of, tables))
+        """Of all tables."""
         self._images: dict[str, ListedImage] = {}
-        self._unsplit: dict[str, ListedImage] = {}
+        self._rows: dict[str, tuple[str, bool]] = {}
+        """Image -> the table that named it first, and whether it is in it."""
+        self._lost: list[tuple[_Row, str, Sequence[str]]] = []
+        """Rows whose image is not where they say, with its name and those of the classes."""
+        self._missing: list[Missing] = []
         self._tables: list[str] = list(card.names)
         self._seen: set[str] = set()
         """Names of classes that boxes have."""
@@ -181,12 +203,13 @@ class _Reading:
     # --- images
 
     def _row(self, row: _Row, names: Sequence[str]) -> None:
-        if split := self._card.split_of(row.file):
+        if split := self._card.split_of(row.file, self._home):
             self._splits.setdefault(split, row.file)
-        found = self._found(row)
-        if found is None:
-            return
-        file, name, path = found
+        found = self._found(row, names)
+        if found is not None:
+            self._add(row, names, *found)
+
+    def _add(self, row: _Row, names: Sequence[str], file: str, name: str, path: Path) -> None:
         try:
             marks, unread = self._marks(row, names)
         except _BadRow as error:
@@ -195,7 +218,7 @@ class _Reading:
             )
             self._mentioned.add(file)
             return
-        known = self._images.get(file) or self._unsplit.get(file)
+        known = self._images.get(file)
         if known is not None:
             if row.picture is None:
                 message = f"{row.where} names it again; the boxes of both rows count"
@@ -204,23 +227,20 @@ class _Reading:
                 known.unread.extend(unread)
                 return
             file = f"{file} ({row.where.rpartition(' ')[2]})"
-        split = self._split_of(row, file)
         declared = (row.values.get("width"), row.values.get("height"))
-        listed = ListedImage(split or "train", name, file, path, declared, marks, unread=unread)
-        (self._images if split else self._unsplit)[file] = listed
-        if split:
-            self._splits.setdefault(split, row.file)
+        self._images[file] = ListedImage("train", name, file, path, declared, marks, unread=unread)
+        self._rows[file] = row.file, row.picture is not None
 
-    def _split_of(self, row: _Row, file: str) -> Split | None:
-        """By the card's patterns, which may speak of tables or of images; else by names."""
-        asked = row.file if row.picture is not None else file
+    def _split_of(self, file: str, home: str) -> Split | None:
+        """By the card's patterns, which may speak of tables or of images; else by names. home: of all images."""
+        table, inside = self._rows[file]
         if not self._card.patterns:
-            return split_of_words(row.file if row.picture is not None else folder_of(file)) or (
-                split_of_words(folder_of(row.file))
-            )
-        return self._card.split_of(asked) or (self._card.split_of(row.file) if asked != row.file else None)
+            said = split_of_words(table, self._home) if inside else split_of_words(folder_of(file), home)
+            return said or split_of_words(folder_of(table), self._home)
+        asked = table if inside else file
+        return self._card.split_of(asked) or (self._card.split_of(table) if asked != table else None)
 
-    def _found(self, row: _Row) -> tuple[str, str, Path] | None:
+    def _found(self, row: _Row, names: Sequence[str]) -> tuple[str, str, Path] | None:
         """The image of a row: file for messages, name, and where it lies."""
         if row.picture is not None:
             shown = parquet.label(row.picture.name) or f"row{row.where.rpartition(' ')[2]}"
@@ -228,27 +248,59 @@ class _Reading:
             if row.picture.path is not None:
                 return file, shown, row.picture.path
             if row.picture.code == "image_missing" and is_text(row.picture.name):
-                return self._file(row, row.picture.name)
+                return self._file(row, row.picture.name, names)
             self._defects.add(row.picture.code, file, f"{row.where}: {row.picture.why}", "dropped_image")
             return None
         name = row.values.get("file_name")
         if not is_text(name):
             self._defects.add("image_invalid", row.file, f"{row.where} needs a file_name", "dropped_image")
             return None
-        return self._file(row, name)
+        return self._file(row, name, names)
 
-    def _file(self, row: _Row, name: str) -> tuple[str, str, Path] | None:
+    def _file(self, row: _Row, name: str, names: Sequence[str]) -> tuple[str, str, Path] | None:
         image = below(folder_of(row.file), name.removeprefix("./"))
-        path = self._tree.path(image) if not name.startswith("/") else None
+        if image not in self._tree.files:
+            self._lost.append((row, name, names))
+            return None
+        return self._usable(row, name, image)
+
+    def _usable(self, row: _Row, name: str, image: str) -> tuple[str, str, Path] | None:
+        path = self._tree.path(image)
         if path is None:
             message = f"{row.where} has the file name {short(name)}, which leads out of the data set"
             self._defects.add("path_escapes", row.file, message, "dropped_image")
             self._mentioned.add(image)
         elif not os.path.isfile(path):
-            self._defects.add("image_missing", image[:255], f"named in {row.where}, not found", "dropped_image")
+            self._missing.append(Missing(name, image, f"named in {row.where}, not a file"))
         else:
             return image, name, path
         return None
+
+    def look_for_lost(self) -> None:
+        """Find images by the ends of their names, once all tables are read."""
+        if not self._lost:
+            return
+        wanted: dict[str, dict[str, WrittenName]] = {}
+        for row, name, _ in self._lost:
+            home = folder_of(row.file)
+            split = self._card.split_of(row.file, self._home)
+            wanted.setdefault(row.file, {})[name] = WrittenName(name, (home, ""), split, home)
+        every = [name for names in wanted.values() for name in names.values()]
+        images = cache(lambda: ends_of(self._tree.images()))
+        found = find_files(every, self._tree.files, images, taken=frozenset(self._images))
+        for table, names in wanted.items():
+            report_spellings(table, {name: found[written] for name, written in names.items()}, self._defects)
+        for row, name, classes in self._lost:
+            match = found[wanted[row.file][name]]
+            image = match.file if isinstance(match, Match) else below(folder_of(row.file), name)
+            if isinstance(match, Match):
+                if usable := self._usable(row, name, image):
+                    self._add(row, classes, *usable)
+            elif leads_out(name):
+                message = f"{row.where} has the file name {short(name)}, which leads out of the data set"
+                self._defects.add("path_escapes", row.file, message, "dropped_image")
+            else:
+                self._missing.append(Missing(name, image, f"named in {row.where}, not found{hint(match)}"))
 
     # --- boxes
 
@@ -286,14 +338,13 @@ class _Reading:
     # --- all of it
 
     def listing(self) -> Listing:
-        self._place_unsplit()
+        images = self._place()
         for file in sorted(self._unnamed):
             message = "classes are numbers, and no class label names them; they are called by their numbers"
             self._defects.add("class_names_missing", file, message, "kept")
         for file, known in self._names_of.items():
             if (reason := shifted(self._numbers.get(file, set()), range(known), "its class label")) is not None:
                 self._defects.reject("class_numbers_shifted", file, reason)
-        images = [image for split in SPLITS for image in self._images.values() if image.split == split]
         more = sorted(self._seen - set(self._tables), key=_by_number)
         return Listing(
             "huggingface",
@@ -303,16 +354,27 @@ class _Reading:
             ADVICE,
             frozenset(self._mentioned),
             layout="corner_size",
+            missing=tuple(self._missing),
         )
 
-    def _place_unsplit(self) -> None:
-        """Images of no split are all train where no image has one."""
-        if self._unsplit and not self._splits:
-            self._images, self._unsplit = self._unsplit, {}
+    def _place(self) -> list[ListedImage]:
+        """The images with their splits. Those of no split are all train where no image has one."""
+        outside = [folder_of(file) for file, (_, inside) in self._rows.items() if not inside]
+        home = common_folder(outside)
+        splits = {file: self._split_of(file, home) for file in self._images}
+        for file, split in splits.items():
+            if split:
+                self._splits.setdefault(split, self._rows[file][0])
+        if self._images and not self._splits:
+            splits = dict.fromkeys(splits, "train")
             self._splits["train"] = next(iter(self._images))
-        for file in self._unsplit:
-            self._defects.add("split_unknown", file, "in no split, though others are; left out", "dropped_image")
-            self._mentioned.add(file)
+        for file, split in splits.items():
+            if split is None:
+                self._defects.add("split_unknown", file, "in no split, though others are; left out", "dropped_image")
+                self._mentioned.add(file)
+        return [
+            replace(self._images[file], split=split) for split in SPLITS for file in splits if splits[file] == split
+        ]
 
 
 def _by_number(name: str) -> tuple[bool, int, str]:

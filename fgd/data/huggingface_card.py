@@ -19,7 +19,7 @@ from typing import Any
 
 from fgd.data.report import Defects
 from fgd.data.texts import UnreadableText, load_yaml, read_text
-from fgd.data.tree import MAX_NAME, Split, Tree, below, folder_of, is_class_name, is_text, short, words_split
+from fgd.data.tree import MAX_NAME, Split, Tree, below, depth, folder_of, is_class_name, is_text, short, words_split
 
 CARD, INFOS = "README.md", "dataset_infos.json"
 CATEGORY_KEYS = ("categories", "category", "category_id", "labels", "label", "class", "class_id")
@@ -41,17 +41,20 @@ class Card:
     patterns: Sequence[tuple[Sequence[str], Split | None]]
     """Files of the configuration that is read; none: files go by their names."""
 
-    def split_of(self, file: str) -> Split | None:
-        """By the card, else by the innermost name that means a split; None if nothing says."""
+    def split_of(self, file: str, home: str = "") -> Split | None:
+        """By the card, else by the innermost name that means a split; None if nothing says.
+
+        home: a folder of all files, whose name says nothing.
+        """
         for pattern, split in self.patterns:
             if _matches(file.split("/"), pattern):
                 return split
-        return None if self.patterns else split_of_words(file)
+        return None if self.patterns else split_of_words(file, home)
 
 
 @lru_cache(1024)
-def split_of_words(file: str) -> Split | None:
-    for part in reversed(file.split("/")):
+def split_of_words(file: str, home: str = "") -> Split | None:
+    for part in reversed(file.split("/")[depth(home) :]):
         stem = part.rpartition(".")[0] or part
         found = {_WORDS[word] for word in re.findall(r"[a-z]+", stem.lower()) if word in _WORDS}
         if split := words_split(stem) or (found.pop() if len(found) == 1 else None):
