@@ -7,7 +7,7 @@ confinement is for the day it fails. Knows no rows and no store.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from fgd import weights_file
 from fgd.detectors import build, family_of
-from fgd.engine import checkpoint, weights
+from fgd.engine import checkpoint, recognise, weights
+from fgd.engine.foreign_state import NamedTensor, Take, named_tensors, unwrapped
 from fgd.engine.weights import Difference
 from fgd.errors import WeightsError
 from fgd.recipe import Recipe
@@ -27,10 +28,6 @@ from fgd.result_files import RECIPE, WEIGHTS, Which
 from fgd.stored import stored_recipe
 from fgd.weights_file import Kind
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "model_state", "net", "weights")
-"""Under these keys training scripts put the state dict, beside an optimizer, an epoch, ..."""
-PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What DistributedDataParallel, torch.compile and Lightning put before every key."""
 STUDENT = "student.module."
 """Before the network's keys in a checkpoint of our own trainer."""
 AVERAGED = "module."
@@ -60,48 +57,47 @@ class ImportedWeights:
     tensors: int = 0
     parameters: int = 0
     wrapper: str | None = None
-    """The key under which the state dict lay."""
-    left_out: list[str] = field(default_factory=list)
-    """What lay beside it."""
+    """Where in the file the state dict lay: "ema.module"."""
     prefix: str | None = None
-    """Taken off every key."""
+    """Taken off the keys."""
+    take: Take | None = None
+    """Whether averaged or raw weights were taken, of a file that has averaged ones."""
+    left_out: list[str] = field(default_factory=list)
+    """What lay beside it, the first of them."""
+    unwrapping: list[str] = field(default_factory=list)
+    """What was done to choose and to rename tensors."""
     cast: dict[str, int] = field(default_factory=dict)
     """dtype -> tensors that were of it and are of the network's now."""
     weights_digest: str = ""
 
     @property
     def notes(self) -> list[str]:
-        said = []
-        if self.wrapper:
-            beside = f"; left out: {weights.some(self.left_out)}" if self.left_out else ""
-            said.append(f"the state dict was under {self.wrapper!r}{beside}")
-        if self.prefix:
-            said.append(f"the prefix {self.prefix!r} was removed from every key")
+        said = [f"the state dict was under {self.wrapper!r}"] if self.wrapper else []
+        said += self.unwrapping
+        said += [f"left out: {weights.some(self.left_out)}"] if self.left_out else []
         said += [f"{count} tensors of {dtype} were converted" for dtype, count in self.cast.items()]
         return said
 
 
-def convert(file: Path, recipe: Recipe, out: Path, which: Which | None = None) -> dict[str, Any]:
+def convert(file: Path, recipe: Recipe, out: Path, which: Which | None = None, take: Take = "ema") -> dict[str, Any]:
     """Write student.safetensors and recipe.json into `out`; the report. Raises WeightsError, Misfit.
 
-    which: `file` is a checkpoint of our own trainer, and these weights of it are wanted.
+    which: `file` is a checkpoint of our own trainer, and these weights of it are wanted. take: of a file that holds
+    both averaged and raw weights.
     """
     found = ImportedWeights(weights_file.check(file), file.stat().st_size)
-    if found.format == "safetensors":
-        tensors = _read_safetensors(file)
-    else:
-        loaded = _load_pth(file)
-        if which is not None:
-            tensors, recipe = _of_checkpoint(loaded, which, recipe)
-        else:
-            tensors = _unwrapped(loaded, found)
-    tensors = _without_prefix(tensors, found)
+    loaded = _read_safetensors(file) if found.format == "safetensors" else _load_pth(file)
+    if which is not None:
+        loaded, recipe = _of_checkpoint(loaded, which, recipe)
+    elif isinstance(loaded, Mapping) and loaded.get("format") == checkpoint.FORMAT:
+        loaded = {part: loaded[part] for part in ("average", "model") if part in loaded}  # "best" would fit as well
     detector = build(recipe)
     wanted = detector.module.state_dict()
+    tensors = _unwrap(loaded, wanted, take, found)
     _refuse_odd(tensors, wanted)
     difference = weights.compare(wanted, tensors)
     if difference:
-        raise _misfit(difference, recipe, found)
+        raise _misfit(difference, recipe, found, _hints(difference, recipe, named_tensors(loaded), take))
     for key, value in tensors.items():
         if value.dtype != wanted[key].dtype:
             name = str(value.dtype).removeprefix("torch.")
@@ -146,27 +142,13 @@ def _told(error: Exception) -> str:
     return f"torch cannot read the file as a state dict ({type(error).__name__}: {first}); it may be truncated"
 
 
-def _unwrapped(loaded: Any, found: ImportedWeights) -> dict[str, Tensor]:
-    """The state dict: bare, or under one of the usual keys. Raises WeightsError."""
-    if isinstance(loaded, Mapping):
-        if loaded and _is_state_dict(loaded):
-            return dict(loaded)
-        for key in WRAPPERS:
-            if _is_state_dict(loaded.get(key)):
-                found.wrapper, found.left_out = key, sorted(str(other) for other in loaded if other != key)
-                return dict(loaded[key])
-        odd = next((str(key) for key, value in loaded.items() if not isinstance(value, Tensor)), None)
-        what = f"a dict in which {odd!r} is not a tensor" if odd else "an empty dict"
-    else:
-        what = f"a {type(loaded).__name__}"
-    raise WeightsError(
-        f"the file contains {what}; expected a state dict (names with tensors), at the top or under one of "
-        f"{', '.join(WRAPPERS)}"
-    )
-
-
-def _is_state_dict(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+def _unwrap(loaded: Any, wanted: Mapping[str, Tensor], take: Take, found: ImportedWeights) -> dict[str, Tensor]:
+    """The tensors by the network's keys, and those that it lacks by their own. Raises WeightsError."""
+    state = unwrapped(loaded, wanted, take)
+    found.wrapper, found.prefix, found.take = state.wrapper, state.prefix, state.take
+    found.left_out = state.left_out[:MAX_KEYS]
+    found.unwrapping += state.notes
+    return state.tensors
 
 
 def _of_checkpoint(loaded: Any, which: Which, recipe: Recipe) -> tuple[dict[str, Tensor], Recipe]:
@@ -185,15 +167,6 @@ def _of_checkpoint(loaded: Any, which: Which, recipe: Recipe) -> tuple[dict[str,
     return {key.removeprefix(STUDENT): value for key, value in model.items() if key.startswith(STUDENT)}, recipe
 
 
-def _without_prefix(tensors: dict[str, Tensor], found: ImportedWeights) -> dict[str, Tensor]:
-    taken = ""
-    while prefix := next((p for p in PREFIXES if tensors and all(key.startswith(p) for key in tensors)), None):
-        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
-        taken += prefix
-    found.prefix = taken or None
-    return tensors
-
-
 # --- checking -------------------------------------------------------------------------------------------------
 
 
@@ -206,8 +179,8 @@ def _refuse_odd(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
             raise WeightsError(f"{key} is {value.dtype}, not {ours.dtype}")
 
 
-def _misfit(difference: Difference, recipe: Recipe, found: ImportedWeights) -> Misfit:
-    hints, pointer = _hints(difference, recipe)
+def _misfit(difference: Difference, recipe: Recipe, found: ImportedWeights, advice: tuple[list[str], str]) -> Misfit:
+    hints, pointer = advice
     sentence = f"The file does not fit {weights.described(recipe)}: {difference.sentence()}"
     report = {
         "format": found.format,
@@ -226,23 +199,29 @@ def _misfit(difference: Difference, recipe: Recipe, found: ImportedWeights) -> M
     return Misfit(". ".join([*hints, sentence]), report)
 
 
-def _hints(difference: Difference, recipe: Recipe) -> tuple[list[str], str]:
+def _hints(difference: Difference, recipe: Recipe, items: Sequence[NamedTensor], take: Take) -> tuple[list[str], str]:
     """What the user most likely has to change, and where: a pointer into the body that named the network."""
+    if not (difference.missing or difference.unexpected or difference.shapes):
+        return [], "/detector"  # the numbers are at fault
+    like = recognise.likeness(items, recipe, take)
+    if like is None:
+        return [words] if (words := recognise.elsewhere(items)) else [], "/detector"
+    if others := like.other_fields(recipe):
+        return [f"{like.sentence()}; you named {', '.join(others.values())}"], _pointer(others)
     if (anchors := _anchors_of_head(difference, recipe)) is not None:
         theirs, ours = anchors
         words = f"The file's head has {theirs} anchors at each place, but anchor_sizes and anchor_ratios give {ours}"
-        return [words], "/anchor_sizes"
-    hints, pointer = [], "/detector"
-    classes = _classes_of_head(difference, recipe)
-    if classes is not None and not difference.missing and not difference.unexpected:
-        hints.append(f"The file's head has {classes} classes + background, but you named {len(recipe.classes)}")
-        pointer = "/classes"
-    counters = "num_batches_tracked"
-    for keys, norm in ((difference.unexpected, "batch"), (difference.missing, "frozen")):
-        if keys and all(key.endswith(counters) for key in keys):
-            hints.append(f'The file looks like one with "norm": "{norm}"')
-            pointer = "/detector/norm"
-    return hints, pointer
+        return [words, like.sentence()], "/anchor_sizes"
+    classes = len(like.recipe.classes)
+    if classes != len(recipe.classes):
+        words = f"The file's head has {classes} classes + background, but you named {len(recipe.classes)}"
+        return [words, like.sentence()], "/classes"
+    return [like.sentence()], "/detector"
+
+
+def _pointer(others: Mapping[str, str]) -> str:
+    (first, *more) = others
+    return "/detector" if more or first == "kind" else f"/detector/{first}"
 
 
 def _anchors_of_head(difference: Difference, recipe: Recipe) -> tuple[int, int] | None:
@@ -250,15 +229,3 @@ def _anchors_of_head(difference: Difference, recipe: Recipe) -> tuple[int, int] 
     anchors = family_of(recipe.detector).anchors
     theirs, ours = difference.shapes.get(anchors.boxes, ((), ())) if anchors else ((), ())
     return (theirs[0] // 4, ours[0] // 4) if theirs and theirs[0] != ours[0] else None
-
-
-def _classes_of_head(difference: Difference, recipe: Recipe) -> int | None:
-    """Classes of the file's head, where all shapes that differ do so by that number alone."""
-    rows, counts = weights.rows_of_classes(recipe), set()
-    for key, (theirs, ours) in difference.shapes.items():
-        if key not in rows or not theirs or theirs[1:] != ours[1:]:
-            return None
-        of_one, besides = rows[key]
-        count, rest = divmod(theirs[0] - besides, of_one)
-        counts.add(-1 if rest else count)
-    return counts.pop() if len(counts) == 1 and min(counts) >= 0 else None

@@ -128,6 +128,40 @@ def test_a_family_without_anchors_is_not_asked_for_them(tmp_path: Path) -> None:
     assert misfit(theirs, tmp_path).report["pointer"] == "/detector"
 
 
+def test_a_file_of_one_family_named_as_another_is_told_what_it_is_and_nothing_of_anchors(
+    tensors: dict[str, Tensor], tmp_path: Path
+) -> None:
+    error = misfit({"model": tensors}, tmp_path, RECIPE.but(detector=RetinaNet(fpn_channels=64)))
+
+    assert str(error).startswith(
+        'The file looks like fcos resnet18 with 3 classes (2 and background), "fpn_channels": 64, "norm": "batch"; '
+        'you named "kind": "retinanet". The file does not fit RetinaNet'
+    )
+    assert (error.report["pointer"], len(error.report["hints"])) == ("/detector", 1)
+
+
+def test_averaged_weights_are_taken_unless_the_raw_ones_are_asked_for(
+    tensors: dict[str, Tensor], tmp_path: Path
+) -> None:
+    raw = {key: value + 1 if value.is_floating_point() else value for key, value in tensors.items()}
+    ema = {"module": {f"module.{key}": value for key, value in tensors.items()}, "updates": 7}
+    file = saved({"model": raw, "ema": ema, "epoch": 1}, tmp_path / "in.pth")
+
+    averaged = convert(file, RECIPE, tmp_path)
+    assert (averaged["take"], averaged["wrapper"], averaged["left_out"]) == ("ema", "ema.module", ["epoch", "model"])
+    assert averaged["weights_digest"] == checkpoint.digest_of_tensors(tensors)
+    assert '"take": "raw"' in averaged["notes"][1]
+    assert convert(file, RECIPE, tmp_path, take="raw")["weights_digest"] == checkpoint.digest_of_tensors(raw)
+
+
+def test_a_checkpoint_of_our_trainer_may_be_uploaded(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    model = {f"{import_weights.STUDENT}{key}": value for key, value in tensors.items()}
+    best = {key: value * 2 for key, value in tensors.items()}
+    file = saved({"format": checkpoint.FORMAT, "model": model, "best": best, "optimizer": {}}, tmp_path / "in.pt")
+
+    assert convert(file, RECIPE, tmp_path)["weights_digest"] == checkpoint.digest_of_tensors(tensors)
+
+
 def misfit(tensors: Any, tmp_path: Path, recipe: Recipe = RECIPE) -> Misfit:
     tmp_path.mkdir(exist_ok=True)
     with pytest.raises(Misfit) as caught:
