@@ -325,7 +325,8 @@ class ModelView(View):
     name: str
     state: ModelState
     source: dict[str, Any]
-    """{"kind": "upload"}, {"kind": "job", "job", "which"} or {"kind": "checkpoint", "job", "checkpoint", "step"}."""
+    """{"kind": "upload"}, with "take": "raw" if that was asked for; {"kind": "job", "job", "which"}; or
+    {"kind": "checkpoint", "job", "checkpoint", "step"}."""
     recipe: dict[str, Any]
     """recipe.json: the detector, its classes, sizes, mean and standard deviation."""
     classes: list[str]

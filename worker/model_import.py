@@ -35,7 +35,7 @@ class ModelImport(LeasedChild):
         wanted = folder / "wanted.json"
         wanted.write_text(json.dumps(self.claim.recipe))
         more = ["--minutes", str(host.settings.import_minutes)]
-        more += ["--checkpoint", self.claim.which] if self.claim.which else []
+        more += ["--checkpoint", self.claim.which] if self.claim.which else ["--take", self.claim.take]
         with fetched(host.store, self.claim.upload, folder) as upload:
             yield [sys.executable, "-m", "worker.model_importer", str(upload), str(wanted), str(folder), *more]
 

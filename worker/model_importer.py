@@ -27,7 +27,8 @@ def main() -> int:
     parser.add_argument("file", type=Path)
     parser.add_argument("wanted", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--checkpoint", choices=["last", "best"])
+    parser.add_argument("--checkpoint", choices=["last", "best"], help="of our own trainer: which weights of it")
+    parser.add_argument("--take", choices=["ema", "raw"], default="ema", help="of a file that holds both")
     parser.add_argument("--minutes", type=float, default=IMPORT_MINUTES)
     parser.add_argument("--parent-fd", type=int)
     parser.add_argument("--events-fd", type=int, help="unused: an import has no steps")
@@ -44,7 +45,8 @@ def main() -> int:
         print("this system cannot filter system calls: only weights_only protects this process", file=sys.stderr)
     try:
         recipe = stored_recipe(arguments.wanted.read_bytes())
-        report = import_weights.convert(arguments.file, recipe, arguments.out, arguments.checkpoint)
+        file, out, which, take = arguments.file, arguments.out, arguments.checkpoint, arguments.take
+        report = import_weights.convert(file, recipe, out, which, take)
     except import_weights.Misfit as error:
         (arguments.out / "report.json").write_text(json.dumps(error.report))
         return refuse(arguments.out, error)

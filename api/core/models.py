@@ -53,12 +53,15 @@ class ModelClaim:
     recipe: dict[str, Any]
     which: str | None
     """"last" or "best" of a training's checkpoint; None: the file was uploaded."""
+    take: str
+    """"ema" or "raw" of an uploaded file that holds both."""
 
 
 def create(s: Session, project_id: str, body: UploadModel) -> Model:
     """A model whose weights are uploaded next."""
-    recipe = Recipe.model_validate(body.model_dump(exclude={"name"}))
-    return _insert(s, project_id, body.name, ModelState.awaiting_upload, recipe, {"kind": "upload"})
+    recipe = Recipe.model_validate(body.model_dump(exclude={"name", "take"}))
+    source = {"kind": "upload"} | ({"take": body.take} if body.take != "ema" else {})
+    return _insert(s, project_id, body.name, ModelState.awaiting_upload, recipe, source)
 
 
 def promote(
@@ -118,6 +121,7 @@ def claim_import(s: Session, worker_id: str, lease_s: float) -> ModelClaim | Non
         upload=model.upload_digest,
         recipe=model.recipe,
         which=model.source.get("which"),
+        take=model.source.get("take", "ema"),
     )
 
 

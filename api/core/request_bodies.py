@@ -5,11 +5,13 @@ The body of `POST /v1/jobs` is `fgd.spec.SubmitJob`.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationInfo, field_validator, model_validator
 
 from fgd.data.format_list import FormatName
+from fgd.recipe import BACKGROUND, is_placeholder
 from fgd.spec import INVISIBLE, DetectorSpec, Float, Int, JobId, Name, Path, PositiveFloat, Spec
 
 # --- data sets ------------------------------------------------------------------------------------------------
@@ -48,7 +50,8 @@ class UploadModel(Spec):
     detector: DetectorSpec
     """The network that the file must fit, key by key and shape by shape."""
     classes: Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=10_000)]
-    """Label k (1, 2, ...) means classes[k - 1]; 0 is background and is not named."""
+    """Label k (1, 2, ...) means classes[k - 1]; 0 is background and is not named (a first "__background__" is left
+    out). A placeholder such as "N/A" may stand for several unused labels."""
     min_size: Annotated[Int, Field(ge=32, le=8192)] = 800
     """Shorter side after resizing, when the model is used; a job's schedule has its own. Default: torchvision's."""
     max_size: Annotated[Int, Field(ge=32, le=8192)] = 1333
@@ -63,6 +66,9 @@ class UploadModel(Spec):
     anchor_ratios: Annotated[tuple[PositiveFloat, ...], Field(min_length=1, max_length=16)] | None = None
     """Height divided by width of the anchors, the same at each level: aspect_ratios[0] of the AnchorGenerator. Default:
     0.5, 1 and 2."""
+    take: Literal["ema", "raw"] = "ema"
+    """Which weights to take of a file that holds both an average (EMA, SWA) and the raw ones of the last step. A file
+    with one kind gives that; the report says what was taken."""
 
     @field_validator("anchor_sizes", "anchor_ratios", mode="after")
     @classmethod
@@ -97,10 +103,13 @@ class UploadModel(Spec):
     @field_validator("classes", mode="after")
     @classmethod
     def _are_different(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(classes)) != len(classes):
-            raise ValueError(
-                f"each class may be named once; {next(c for c in classes if classes.count(c) > 1)!r} is not"
-            )
+        if classes[0] == BACKGROUND:  # torchvision's lists begin with it
+            classes = classes[1:]
+        if not classes:
+            raise ValueError("name a class besides the background")
+        twice = [name for name, count in Counter(classes).items() if count > 1 and not is_placeholder(name)]
+        if twice:
+            raise ValueError(f"each class may be named once; {twice[0]!r} is not")
         return classes
 
     @field_validator("image_std", mode="after")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -51,6 +51,9 @@ def model_add(
             "[default: torchvision's]",
         ),
     ] = None,
+    take: Annotated[
+        Literal["ema", "raw"], typer.Option(help="Which weights to take of a file that holds averaged and raw ones.")
+    ] = "ema",
     wait: Annotated[bool, typer.Option(help="Wait until it is checked.")] = True,
     as_json: AsJson = False,
     url: Url = URL,
@@ -73,6 +76,7 @@ def model_add(
         key: value for key, value in {"min_size": min_size, "max_size": max_size}.items() if value is not None
     }
     sizes |= _read_object(anchors, "--anchors") if anchors is not None else {}
+    sizes |= {"take": take} if take != "ema" else {}
     file = _weights_source(weights)
     with client_of(url) as client:
         names = [each.strip() for each in text if each.strip()]

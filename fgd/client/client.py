@@ -323,8 +323,8 @@ class Client:
         """Upload weights, safetensors or .pth, that fit `detector`. Follow it with wait_model.
 
         file None: the weights follow, by `upload_model`, which also goes on with an upload that broke off.
-        recipe: min_size, max_size, image_mean, image_std, anchor_sizes, anchor_ratios. on_bytes hears how many bytes
-        are there.
+        recipe: min_size, max_size, image_mean, image_std, anchor_sizes, anchor_ratios, and take: "ema" or "raw" of a
+        file that holds both. on_bytes hears how many bytes are there.
         """
         if file is not None and not file.stat().st_size:  # before anything is made; nor is it, if the file is not there
             raise WrongArgument(f"{file} is empty; it should contain weights")

@@ -92,7 +92,9 @@ def test_an_upload_is_begun_sent_verified_and_ready(client: Any, given: Any) -> 
     ("change", "pointer", "code"),
     [
         ({"classes": []}, "/classes", "too_short"),
-        ({"classes": ["a", "a"]}, "/classes", "value_error"),
+        ({"classes": ["a", "N/A", "a", "N/A"]}, "/classes", "value_error"),
+        ({"classes": ["__background__"]}, "/classes", "value_error"),
+        ({"take": "best"}, "/take", "literal_error"),
         ({"detector": {"kind": "yolo"}}, "/detector/kind", None),
         ({"detector": {"kind": "fcos", "backbone": "vgg"}}, "/detector/backbone", "literal_error"),
         ({"detector": {"kind": "fcos", "inherit": {"path": "/x"}}}, "/detector", "value_error"),
@@ -125,6 +127,28 @@ def test_anchors_of_a_network_that_was_trained_elsewhere_stand_in_its_recipe(cli
 
     assert made.status_code == 201, made.text
     assert {key: made.json()["recipe"][key] for key in anchors} == anchors
+
+
+def test_torchvisions_own_list_of_classes_is_taken_as_it_is(client: Any) -> None:
+    from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
+
+    names = FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    made = client.post("/v1/models", json=UPLOAD | {"classes": names})
+
+    assert (made.status_code, len(names)) == (201, 91), made.text
+    assert made.json()["classes"] == names[1:], "the background is not named"
+
+
+@pytest.mark.parametrize(("take", "source"), [("ema", {}), ("raw", {"take": "raw"})])
+def test_which_weights_to_take_reaches_the_worker(client: Any, given: Any, take: str, source: dict[str, str]) -> None:
+    id = begun(client, take=take)
+    put(client, id, GOOD)
+
+    assert client.get(f"/v1/models/{id}").json()["source"] == {"kind": "upload", **source}
+    with db.transaction(given.engine) as s:
+        claimed = models.claim_import(s, "wrk_a", lease_s=20.0)
+    assert claimed is not None
+    assert claimed.take == take
 
 
 def test_frozen_layers_may_be_named_for_a_finished_network(client: Any) -> None:
