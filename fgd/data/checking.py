@@ -195,20 +195,20 @@ def _unit(images: list[_CheckedImage]) -> Unit:
 def _written(images: list[_CheckedImage]) -> Iterator[WrittenBox]:
     for image in images:
         for mark in image.listed.marks:
-            if not mark.outline and not isinstance(mark.box, NoBox):
+            if not isinstance(mark.box, NoBox):
                 yield WrittenBox(mark.box, image.frame.size, image.listed.file, image.split)
 
 
 def _add_boxes(image: _CheckedImage, own: Convention, way: Convention, defects: Defects) -> bool:
     """Give an image its boxes, in the order of the annotations. False if it has some, and none can be read."""
     seen: dict[tuple[Box, str], str] = {}
-    unread = len(image.listed.unread)
+    unread = list(image.listed.unread)
     for mark in image.listed.marks:
         found = _checked_box(mark, image, own, way, defects)
         if isinstance(found, NoBox):
             message = f"{mark.where} has box {short(mark.written)}, {found.reason}"
             defects.add(found.code, image.listed.file, message, "dropped_box")
-            unread += found.code in _UNREADABLE
+            unread += [message] if found.code in _UNREADABLE else []
             continue
         if (other := seen.get((found, mark.name))) is not None:
             message = f"{mark.where} has box {short(mark.written)} of class {short(mark.name)}, as {other} has"
@@ -217,7 +217,7 @@ def _add_boxes(image: _CheckedImage, own: Convention, way: Convention, defects: 
         seen[found, mark.name] = mark.where
         image.boxes.append(_BoxedImage(found, mark.name, mark.crowd))
     if unread and not image.boxes:
-        message = f"none of its {unread} labels can be read; left out, for it is no background"
+        message = f"none of its {len(unread)} labels can be read ({unread[0]}); left out, for it is no background"
         defects.add("labels_unreadable", image.listed.file, message, "dropped_image")
         return False
     if not image.listed.marks:
@@ -253,7 +253,7 @@ def _placed(mark: Mark, image: _CheckedImage, own: Convention, way: Convention) 
             )
         x1, y1, x2, y2 = turned_back(box, image.frame)
         return (x1 * width, y1 * height, x2 * width, y2 * height)
-    if not mark.outline and are_fractions(written):
+    if are_fractions(written):
         return NoBox("box_relative", "whose numbers are fractions of the image, not pixels")
     return image.frame.stored(box if way == own or mark.outline else redrawn(box, own, way), (width, height))
 

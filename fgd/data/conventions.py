@@ -21,6 +21,8 @@ from fgd.data.report import Defects
 from fgd.data.tree import SPLITS, Split
 
 Unit = Literal["pixels", "fractions", "percent", "thousandths"]
+OtherLayout = Layout | Literal["top_first", "top_first_size", "opposite_corners"]
+"""No format has the last three, but people's converters do."""
 Numbers = tuple[float, float, float, float]
 
 REJECTIONS = ("boxes_relative", "boxes_convention", "boxes_misplaced")
@@ -37,10 +39,13 @@ _SLACK_PX, _SLACK = 1.0, 0.01
 _OVER = 0.05
 _FILLED = 0.5
 _PERCENT_BOXES = 20
-_LAYOUTS: dict[Layout, str] = {
+_LAYOUTS: dict[OtherLayout, str] = {
     "corners": "left, top, right, bottom",
     "corner_size": "x, y, width, height from the upper left corner",
     "centre_size": "x, y of the centre, width, height",
+    "top_first": "top, left, bottom, right",
+    "top_first_size": "y, x, height, width from the upper left corner",
+    "opposite_corners": "two opposite corners in any order",
 }
 _UNITS: dict[Unit, str] = {
     "pixels": "in pixels",
@@ -49,16 +54,20 @@ _UNITS: dict[Unit, str] = {
     "thousandths": "in thousandths of the image",
 }
 _PARTS: dict[Unit, float] = {"fractions": 1, "percent": 100, "thousandths": 1000}
-_DRAW: dict[Layout, Callable[[Numbers], Box]] = {
+_USUAL = frozenset({"corners", "corner_size", "centre_size"})
+_DRAW: dict[OtherLayout, Callable[[Numbers], Box]] = {
     "corners": lambda n: n,
     "corner_size": lambda n: (n[0], n[1], n[0] + n[2], n[1] + n[3]),
     "centre_size": lambda n: (n[0] - n[2] / 2, n[1] - n[3] / 2, n[0] + n[2] / 2, n[1] + n[3] / 2),
+    "top_first": lambda n: (n[1], n[0], n[3], n[2]),
+    "top_first_size": lambda n: (n[1], n[0], n[1] + n[3], n[0] + n[2]),
+    "opposite_corners": lambda n: (min(n[0], n[2]), min(n[1], n[3]), max(n[0], n[2]), max(n[1], n[3])),
 }
 
 
 @dataclass(frozen=True)
 class Convention:
-    layout: Layout
+    layout: OtherLayout
     unit: Unit = "pixels"
     first_pixel: float = 0.0
     """The number of the first pixel, which has been subtracted from left and top."""
@@ -143,16 +152,17 @@ def _judged(
     fitting: Sequence[Convention],
     defects: Defects,
 ) -> Convention:
-    in_pixels = [other for other in fitting if other.unit == fitting[0].unit]
+    usual = [other for other in fitting if other.unit == fitting[0].unit and other.layout in _USUAL]
+    likely = usual or fitting[:1]
     corners = Convention("corners")
-    if own == Convention("corner_size") and in_pixels == [corners]:
+    if own == Convention("corner_size") and likely == [corners]:
         message = (
             f"of {len(used)} boxes {len(misfits)} reach out of their images as x, y, width, height, and as left, top, "
             "right, bottom nearly none does: all are read as corners"
         )
         defects.add("boxes_are_corners", "", message, "kept")
         return corners
-    told = " or ".join(str(other) for other in in_pixels)
+    told = " or ".join(str(other) for other in likely)
     message = (
         f"of {len(used)} boxes {len(misfits)} do not fit their images as {own}, the first in {misfits[0].file}; they "
         f"look like {told}; write them as {own}"
@@ -198,7 +208,7 @@ def _confined(used: Sequence[WrittenBox]) -> Unit | None:
 
 
 def _layouts_that_fit(boxes: Sequence[WrittenBox], own: Convention, unit: Unit) -> str:
-    layouts: tuple[Layout, ...] = (own.layout, "corner_size", "corners", "centre_size")
+    layouts: tuple[OtherLayout, ...] = (own.layout, "corner_size", "corners", "centre_size")
     looked_at = boxes[:: max(1, len(boxes) // _LOOKED_AT)]
     fitting = [
         _LAYOUTS[layout]
@@ -210,9 +220,13 @@ def _layouts_that_fit(boxes: Sequence[WrittenBox], own: Convention, unit: Unit) 
 
 def _others(own: Convention) -> list[Convention]:
     """Every other way, the likeliest first: the same unit before others."""
-    layouts: tuple[Layout, ...] = ("corners", "corner_size", "centre_size")
-    units = sorted(_UNITS, key=lambda unit: unit != own.unit)
-    ways = [Convention(layout, unit) for unit in units for layout in layouts]
+    usual: tuple[OtherLayout, ...] = ("corners", "corner_size", "centre_size")
+    swapped: tuple[OtherLayout, ...] = ("top_first", "top_first_size")
+    # All numbers inside the image are two corners of it: that says something only where corners were asked for.
+    rest = (*swapped, "opposite_corners") if own.layout == "corners" else swapped
+    units = [unit for unit in _UNITS if unit != own.unit]
+    ways = [Convention(layout, own.unit) for layout in (*usual, *rest)]
+    ways += [Convention(layout, unit) for unit in units for layout in usual]
     return [way for way in ways if (way.layout, way.unit) != (own.layout, own.unit)]
 
 

@@ -98,6 +98,14 @@ def decodes(content: bytes, encoding: str) -> bool:
     return True
 
 
+def surely_utf8(content: bytes) -> bool:
+    """Not by chance: letters with accents are two bytes, as characters elsewhere are; others take three or four."""
+    try:
+        return all(character.isascii() or character > "\u07ff" for character in content.decode())
+    except UnicodeDecodeError:
+        return False
+
+
 def decodes_all(contents: Iterable[bytes], encoding: str) -> bool:
     return all(decodes(content, encoding) for content in contents)
 

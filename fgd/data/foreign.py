@@ -24,6 +24,8 @@ _HEAD = 1 << 16
 _TOLD = 4
 _CLASS_LISTS = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt", "labels.txt", "names.txt")
 _EXPORT = "export it as COCO, YOLO or Pascal VOC"
+_NOTES = "notes.json"
+"""Label Studio's, beside the labels of YOLO."""
 
 _SUFFIXES: Mapping[str, str] = {
     ".tfrecord": f"a TFRecord, which is not read; {_EXPORT}",
@@ -149,7 +151,8 @@ def _yaml(tree: Tree) -> Iterator[Finding]:
             text = read_text(tree, file, _MOST)
             content = load_yaml(text)
         except UnreadableText as error:
-            yield Finding(file, f"{error}{_tabs(tree, file)}, so it is not read as YOLO's data.yaml")
+            hint = "; write \\ as /, or in single quotes" if "escape character" in str(error) else _tabs(tree, file)
+            yield Finding(file, f"{error}{hint}, so it is not read as YOLO's data.yaml")
             continue
         if not isinstance(content, dict):
             yield Finding(file, f"no data.yaml of YOLO: it holds {_kind_of(content)}, not keys such as names and train")
@@ -354,16 +357,20 @@ def _line_kind(parts: list[str]) -> str | None:
 
 def class_lists(tree: Tree) -> list[str]:
     """Files that are called like lists of class names."""
-    return sorted(file for file in tree.files if file.rpartition("/")[2] in _CLASS_LISTS or suffix(file) == ".names")
+    named = (*_CLASS_LISTS, _NOTES)
+    return sorted(file for file in tree.files if file.rpartition("/")[2] in named or suffix(file) == ".names")
 
 
 def class_list(tree: Tree, file: str) -> list[str] | None:
-    """The names of a list of classes, a line each; None for a file that is none."""
+    """The names of a list of classes, a line each, or of Label Studio's notes; None for a file that is none."""
     try:
-        lines = [line.strip() for line in read_text(tree, file, 1 << 20).splitlines()]
-    except UnreadableText:
+        text = read_text(tree, file, 1 << 20)
+        names: list[Any] = [line.strip() for line in text.splitlines() if line.strip()]
+        if file.rpartition("/")[2] == _NOTES:
+            listed = json.loads(text)["categories"]
+            names = [entry["name"] for entry in sorted(listed, key=lambda entry: int(entry["id"]))]
+    except (UnreadableText, ValueError, KeyError, TypeError, RecursionError):
         return None
-    names = [line for line in lines if line]
     return names if names and all(map(is_class_name, names)) else None
 
 

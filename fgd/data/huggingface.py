@@ -315,7 +315,7 @@ class _Reading:
                 known = f"{len(names)} classes, 0 to {len(names) - 1}" if names else "names, or indices from 0"
                 message = f"{where} is of class {short(category)}, which is none of the {known}"
                 self._defects.add("annotation_unknown_category", row.file, message, "dropped_box")
-                unread += [where] if number_of(category) is None else []
+                unread += [message] if number_of(category) is None else []
             else:
                 marks.append(Mark(where, bbox, _corners(bbox), name, flag(crowd)))
         return marks, unread

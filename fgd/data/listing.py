@@ -67,7 +67,7 @@ class ListedImage:
     upright: bool = False
     """The boxes are fractions of the picture as EXIF turns it, not of the stored pixels."""
     unread: list[str] = field(default_factory=list)
-    """Lines or objects that could not be read; the defects say why. Without any other the image is no background."""
+    """Why lines or objects could not be read. Without any other the image is no background."""
 
 
 @dataclass(frozen=True)

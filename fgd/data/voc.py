@@ -278,7 +278,7 @@ def _listed(
         if not is_class_name(thing.name):
             message = f"object {place} needs a name of at most {MAX_NAME} characters"
             defects.add("annotation_invalid", annotation.file, message, "dropped_box")
-            unread.append(where)
+            unread.append(f"{where} has no name")
             continue
         corners = thing.corners
         if not isinstance(corners, NoBox) and not thing.outline:

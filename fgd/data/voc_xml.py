@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from fgd.data.encodings import decodes, guess, known, marked
+from fgd.data.encodings import decodes, guess, known, marked, surely_utf8
 from fgd.data.foreign import xml_kind
 from fgd.data.index import Box
 from fgd.data.listing import NoBox, number
@@ -64,7 +64,7 @@ def read_all(tree: Tree, files: Iterable[str], defects: Defects) -> dict[str, An
     silent: list[str] = []
     for file in found:
         content = _content(tree, file, defects)
-        if content is not None and not content.isascii() and _claimed(content) is None:
+        if content is not None and _claimed(content) is None and not surely_utf8(content):
             silent.append(file)  # it may be in UTF-8 by chance: all of them decide
         elif content is not None:
             found[file] = _read(file, content, "utf-8", defects)

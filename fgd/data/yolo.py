@@ -168,7 +168,6 @@ def _names(file: str, content: dict[Any, Any], defects: Defects) -> dict[int, st
         defects.reject("category_invalid", file, "names must be a list of class names, or index: name")
         return {}
     names: dict[int, str] = {}
-    taken: set[str] = set()
     for key, value in pairs:
         index = int(key) if isinstance(key, str) and key.isdecimal() and len(key) < 10 else key
         name = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
@@ -181,11 +180,8 @@ def _names(file: str, content: dict[Any, Any], defects: Defects) -> dict[int, st
                 file,
                 f"class {short(key)}: {short(value)} needs an index and a name of at most {MAX_NAME} characters{hint}",
             )
-        elif name in taken:
-            defects.reject("category_duplicate", file, f"class name {short(name)} is used twice; rename or merge them")
         else:
             names[index] = name
-            taken.add(name)
     count = content.get("nc")
     if count is not None and count != len(pairs):
         message = f"nc is {short(count)}, but names has {len(pairs)} classes; names are used"
@@ -221,11 +217,27 @@ class _Classes:
         if not plan.names:
             return
         files = len(self.unknown)
+        self._check_names(plan, defects)
         reason = shifted(self.labels, plan.names, plan.file) or beyond(self.labels, plan.names, files, plan.file)
         if reason:
             first = min(self.first[number] for number in self.labels if number not in plan.names)
             message = f"{reason} ({files} files, the first {first})"
             defects.reject("class_numbers_shifted" if "counted from" in reason else "class_numbers", plan.file, message)
+
+    def _check_names(self, plan: _DataYaml, defects: Defects) -> None:
+        """Names that stand for two numbers: only what labels have can be mistaken."""
+        first: dict[str, int] = {}
+        for index in sorted(plan.names, key=lambda index: (index not in self.labels, index)):
+            name = plan.names[index]
+            other = first.setdefault(name, index)
+            if other == index:
+                continue
+            if index in self.labels:
+                message = f"class name {short(name)} is used twice, for {other} and {index}; rename or merge them"
+                defects.reject("category_duplicate", plan.file, message)
+            else:
+                message = f"class {index} is called {short(name)} as {other} is, and no label has it; left out"
+                defects.add("category_unused", plan.file, message, "kept")
 
 
 def _listed(
@@ -264,7 +276,7 @@ def _listed(
             if mark:
                 image.marks.append(mark)
             else:
-                image.unread.append(where)
+                image.unread.append(f"{where} begins with {short(parts[0])}, which is no class of {plan.file}")
     if commas:
         defects.add("label_commas", label, f"{commas} lines have commas; they are read as blanks, or as points", "kept")
     return image

@@ -174,6 +174,10 @@ def test_a_set_written_as_its_format_has_it_is_read_without_a_word(of: Callable[
         ("voc", parts(corners, 1, SIZE), "boxes_relative", "fractions"),
         ("huggingface", parts(centre_size, 1, SIZE), "boxes_relative", "the centre"),
         ("coco", parts(corner_size, 1000, SIZE), "boxes_convention", "in thousandths"),
+        ("voc", lambda box: (box[1], box[0], box[3], box[2]), "boxes_convention", "top, left, bottom, right"),
+        ("coco", lambda box: (box[1], box[0], box[3], box[2]), "boxes_convention", "top, left, bottom, right"),
+        ("coco", lambda b: (b[1], b[0], b[3] - b[1], b[2] - b[0]), "boxes_convention", "y, x, height, width"),
+        ("voc", lambda b: (b[2], b[3], b[0], b[1]), "boxes_convention", "two opposite corners"),
     ],
 )
 def test_boxes_written_in_another_way_are_refused_by_its_name(

@@ -269,6 +269,14 @@ def test_difficult_may_be_a_word(voc: Voc, written: str, difficult: bool) -> Non
     assert voc.read()[0].splits["train"][0].crowd == (difficult,)
 
 
+def test_a_file_that_is_surely_utf8_stays_so_among_others(voc: Voc) -> None:
+    for name, things, encoding in (("a", ["安全帽", "猫"], "utf-8"), ("b", ["狗"], "gbk"), ("c", ["猫"], "gbk")):
+        file = voc.add(name, [(thing, *CAT[1:]) for thing in things])
+        file.write_bytes(file.read_text().encode(encoding))
+    index, _ = voc.read()
+    assert sorted(index.classes) == sorted(["安全帽", "狗", "猫"])
+
+
 @pytest.mark.parametrize(
     "head", ["", '<?xml version="1.0" encoding="UTF-8"?>', '<?xml version="1.0" encoding="gb2312"?>']
 )

@@ -194,6 +194,7 @@ def test_names_that_are_no_classes_are_rejected(yolo: Yolo, names: Any, code: st
         ("names:\n\t0: cat\ntrain: x", "line 2, column 1"),
         ("names:\n\t0: cat\ntrain: x", "begin with tabs"),
         ("names: [cat]", "no folder of images"),
+        ('train: "C:\\data\\train"\nnames: [cat]', "in single quotes"),
         ("train: images/train", "no names of classes"),
     ],
 )
@@ -228,6 +229,21 @@ def test_a_list_of_classes_that_contradicts_data_yaml_is_told_with_both(yolo: Yo
         defect = only(report, "class_lists_differ")
         assert defect.file == "classes.txt"
         assert f"it says '{', '.join(listed.split())}', and data.yaml says 'cat, dog'" in defect.message
+
+
+def test_the_notes_of_label_studio_are_a_list_of_classes(yolo: Yolo) -> None:
+    (yolo.root / "notes.json").write_text('{"categories": [{"id": 1, "name": "cat"}, {"id": 0, "name": "dog"}]}')
+    _, report = yolo.read()
+    assert "'dog, cat'" in only(report, "class_lists_differ").message
+
+
+def test_a_name_twice_refuses_nothing_where_one_number_is_not_used(yolo: Yolo) -> None:
+    yolo.plan["names"] = ["cat", "dog", "cat"]
+    index, report = yolo.read()
+    assert index.classes == ("cat", "dog")
+    assert report.defect_counts == {"category_unused": 1}
+    yolo.label("val", "c").write_text(f"2 {CENTRE}\n")
+    assert "'cat' is used twice" in only(yolo.read()[1], "category_duplicate").message
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "utf-16", "utf-8-sig"])
