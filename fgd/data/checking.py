@@ -134,7 +134,10 @@ def _probe_all(listed: list[ListedImage], verify: Verify, defects: Defects) -> l
     """The images that can be read and whose boxes can be placed."""
     readable: list[_ReadableImage] = []
     with ThreadPoolExecutor(_DECODERS) as pool:
-        for image, result in zip(listed, pool.map(lambda i: _try_probe(i.path, verify), listed), strict=True):
+        paths = list(dict.fromkeys(image.path for image in listed))  # rows of a Parquet file can share one
+        results = dict(zip(paths, pool.map(lambda path: _try_probe(path, verify), paths), strict=True))
+        for image in listed:
+            result = results[image.path]
             if isinstance(result, BadImage):
                 defects.add(result.code, image.file, result.message, "dropped_image")
             else:

@@ -27,8 +27,8 @@ EXTRA = 'pip install "fgd-service[hf]"'
 MAX_ANNOTATION_BYTES = 256 * 2**20
 """Of a batch of rows, without its images."""
 _MAX_METADATA_BYTES = 64 * 2**20
-_BATCH_BYTES = 64 * 2**20
-_MAX_BATCH = 1000
+_MAX_ROWS, _BATCH_BYTES = 16, 64 * 2**20
+"""Decoded at once. One large value can be named by every row of a small file, and takes its room for each of them."""
 _SPARE = 1.2
 _IMAGE_COLUMNS = ("image", "img", "images", "picture", "pixel_values")
 _COLUMNS = frozenset(
@@ -123,7 +123,7 @@ class Table:
         """Row by row; more: columns to be read beside those that every reader wants. Raises Broken, DatasetError."""
         wanted = [name for name in dict.fromkeys(self.columns) if name in _COLUMNS or name in more]
         if self.image_column:
-            store.check_room(self._claimed())
+            store.check_room(sum(self._claimed([self.image_column])))
             wanted.append(self.image_column)
         number = 0
         for rows, pictures in self._batches(wanted):
@@ -135,8 +135,10 @@ class Table:
     def _batches(self, wanted: Sequence[str]) -> Iterator[tuple[list[dict[str, Any]], Any]]:
         """Some rows without their images, and the column of these."""
         done = 0
+        largest = max([1, *self._claimed(wanted)])
+        size = max(1, min(_MAX_ROWS, _BATCH_BYTES // largest))
         try:
-            for batch in self._file.iter_batches(self._batch(), columns=wanted, use_threads=False):
+            for batch in self._file.iter_batches(size, columns=wanted, use_threads=False):
                 table = batch.drop_columns([self.image_column]) if self.image_column else batch
                 if table.nbytes > MAX_ANNOTATION_BYTES:
                     raise UnreadableText(
@@ -148,21 +150,15 @@ class Table:
         except _faults() as error:
             raise UnreadableText(f"cannot be read behind row {done}: {' '.join(str(error).split())[:300]}") from error
 
-    def _claimed(self) -> int:
-        """Bytes of the images, as the file says."""
-        told = 0
+    def _claimed(self, names: Sequence[str]) -> list[int]:
+        """Bytes of these columns in each group of rows, as the file says."""
+        told = []
         for group in range(self._file.metadata.num_row_groups):
             columns = self._file.metadata.row_group(group)
-            for column in (columns.column(place) for place in range(columns.num_columns)):
-                if column.path_in_schema.split(".")[0] == self.image_column:
-                    told += max(0, column.total_uncompressed_size)
+            leaves = (columns.column(place) for place in range(columns.num_columns))
+            chosen = (leaf for leaf in leaves if leaf.path_in_schema.split(".")[0] in names)
+            told.append(sum(max(0, leaf.total_uncompressed_size) for leaf in chosen))
         return told
-
-    def _batch(self) -> int:
-        """Rows to decode at once: few where the images are large."""
-        if not self.image_column:
-            return _MAX_BATCH
-        return max(1, min(_MAX_BATCH, _BATCH_BYTES * self.rows // max(1, self._claimed())))
 
 
 def _pyarrow() -> Any:

@@ -539,6 +539,29 @@ def test_a_few_pages_that_mean_more_than_memory_are_refused(shards: Shards, monk
     assert "the annotations of 1 rows behind row 0 take" in only(report, "table_invalid").message
 
 
+@pytest.mark.parametrize("told", ["image", "objects"])
+def test_one_large_value_that_many_rows_name_takes_its_room_once(shards: Shards, told: str) -> None:
+    """A file of a few kB: the value stands in its dictionary, and a batch of rows would hold it for each."""
+    large = bytes(2**20) if told == "image" else b"PNG"
+    count = 400
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), [large])
+    name = pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), ["x" * (2**20 if told != "image" else 9)])
+    image = pa.StructArray.from_arrays([texts, pa.array([None] * count, pa.string())], ["bytes", "path"])
+    path = shards.write("train")
+    pq.write_table(pa.table({"image": image, "label": name}), path, compression="zstd", store_schema=False)
+    assert path.stat().st_size < 50_000
+
+    pool, before = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        store = huggingface_parquet.Store(lambda: shards.root)
+        rows = huggingface_parquet.Table(path).read(store, ["label"])
+        assert sum(1 for _ in rows) == count
+        assert pool.max_memory() < 64 * 2**20
+    finally:
+        pa.set_memory_pool(before)
+
+
 def test_table_without_images_is_skipped(shards: Shards) -> None:
     pq.write_table(pa.table({"text": ["a"]}), (shards.root.mkdir() or shards.root) / "train-captions.parquet")
     _, report = shards.read()
