@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from api.core.errors import Fault, Invalid
+from api.core.index_pieces import ImagePiece
 from api.core.jobs.curves import FEWEST, Window
 from api.core.jobs.selection import Selection
 from api.core.lifecycle import (
@@ -28,7 +29,6 @@ from api.core.lifecycle import (
 )
 from api.core.promotion import PromotableWeights
 from api.core.rows.tables import Artifact, Attempt, Job, JobEvent, WorkerRow
-from fgd.data.index import Image
 from fgd.outline import Measurement, Outline
 from fgd.spec import Name, Spec
 from fgd.stored import without_retired
@@ -340,7 +340,7 @@ class ModelView(View):
     """SHA-256 of the uploaded file."""
     report: dict[str, Any] | None
     """What was found in the upload: format, tensors, what was unwrapped or left out. For a rejected one, every key that
-    is missing, unexpected, or of the wrong shape."""
+    is missing, unexpected, or of the wrong shape; long names are cut. Always null in a list: GET the model."""
     error: str | None
     """Why it was rejected."""
     content_url: str | None
@@ -404,18 +404,30 @@ class SampleView(View):
     """The file's name in the data set."""
     width: int
     height: int
+    box_count: int
+    """All boxes of the image."""
     boxes: list[BoxView]
+    """At most `limit` of them."""
+    next_after: int | None
+    """Send it as `after` to get the boxes that follow; null: there are none."""
     image_url: str
 
     @classmethod
-    def of(cls, dataset_id: str, split: str, n: int, image: Image, classes: tuple[str, ...]) -> Self:
+    def of(cls, dataset_id: str, split: str, n: int, image: ImagePiece, classes: tuple[str, ...], after: int) -> Self:
         boxes = [
-            BoxView(box=box, name=classes[label - 1], label=label, crowd=crowd)
-            for box, label, crowd in zip(image.boxes, image.labels, image.crowd, strict=True)
+            BoxView(box=box, name=classes[label - 1], label=label, crowd=crowd) for box, label, crowd in image.boxes
         ]
-        url = f"/v1/datasets/{dataset_id}/samples/{n}/image?split={split}"
+        end = after + len(boxes)
         return cls(
-            n=n, split=split, name=image.name, width=image.width, height=image.height, boxes=boxes, image_url=url
+            n=n,
+            split=split,
+            name=image.name,
+            width=image.width,
+            height=image.height,
+            box_count=image.box_count,
+            boxes=boxes,
+            next_after=end if end < image.box_count else None,
+            image_url=f"/v1/datasets/{dataset_id}/samples/{n}/image?split={split}",
         )
 
 
@@ -548,3 +560,10 @@ class PlanView(View):
 
 class SampleQuery(Spec):
     split: Literal["train", "val", "test"] = "train"
+
+
+class BoxesQuery(SampleQuery):
+    after: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Leave out the first boxes."""
+    limit: Annotated[int, Field(ge=1, le=10_000)] = 1000
+    """Boxes at most."""

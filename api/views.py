@@ -7,13 +7,13 @@ HTTP but its paths.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import orjson
-from sqlalchemy import Text, bindparam, cast, select
+from sqlalchemy import Text, bindparam, cast, null, select
 
 from api.core import plans
 from api.core.jobs import waiting
@@ -58,6 +58,10 @@ class Resource:
     """Fill in the fields that are no columns. JSON is still text here; what stays text goes out as it is."""
     computed: Callable[[Reader, Sequence[Columns], float], Mapping[str, JSON]] = _nothing
     """Fields that are found out at each answer and belong to no version, of these rows, by id."""
+    unlisted: Set[str] = frozenset()
+    """Of the JSON columns: null in a list, for they may be large."""
+    at_once: int = 200
+    """How many a list reads before it looks how long the page is."""
 
     @cached_property
     def all_columns(self) -> Sequence[lookup.Column]:
@@ -70,7 +74,8 @@ class Resource:
 
     @cached_property
     def by_ids(self) -> Query:
-        return select(*self.all_columns).where(self.table.id.in_(bindparam("ids", expanding=True)))
+        listed = [null().label(each.key) if each.key in self.unlisted else each for each in self.all_columns]
+        return select(*listed).where(self.table.id.in_(bindparam("ids", expanding=True)))
 
     def these(self, s: Reader, ids: Sequence[str], lease_s: float) -> list[JSON]:
         """In this order; those that are gone are left out."""
@@ -172,6 +177,7 @@ DATASETS = Resource(
     ],
     [Dataset.classes, Dataset.splits],
     _dataset,
+    at_once=20,
 )
 MODELS = Resource(
     "/v1/models",
@@ -183,6 +189,8 @@ MODELS = Resource(
     ],
     [Model.source, Model.recipe, Model.report],
     _model,
+    unlisted={"report"},
+    at_once=20,
 )
 PLANS = Resource(
     "/v1/plans",

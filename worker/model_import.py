@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from api.core import imports, models
 from api.core.rows.tables import Model
 from fgd.result_files import RECIPE, WEIGHTS
+from worker.child_answer import MAX_ANSWER
 from worker.host import Host
 from worker.leased_child import MAX_MESSAGE, ChildBroken, ChildEnd, LeasedChild
 from worker.reader_ending import Rejected, ended_badly, took_too_long, upload_gone
@@ -78,6 +79,7 @@ def claim(s: Session, worker_id: str, lease_s: float, devices: Sequence[str]) ->
 
 
 def _json(path: Path) -> dict[str, Any]:
+    assert path.stat().st_size <= MAX_ANSWER, "a report names a hundred keys, a recipe 10 000 classes"
     found = json.loads(path.read_text())
     assert isinstance(found, dict)
     return found

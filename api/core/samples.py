@@ -11,10 +11,11 @@ from pathlib import PurePosixPath
 
 from typing_extensions import Buffer
 
+from api.core import index_pieces
 from api.core.errors import NotFound, ServiceError
+from api.core.index_pieces import Contents, ImagePiece
 from api.core.rows.tables import Dataset
 from api.core.store.names import BlobStore
-from fgd.data.index import Image, Index
 from fgd.data.orientation import unturned
 
 _HEADER = 2048
@@ -30,22 +31,25 @@ _TYPES = {
 }
 
 
-def image(store: BlobStore, dataset: Dataset, split: str, n: int) -> tuple[Image, tuple[str, ...]]:
-    """Image n of a split, and the classes. Raises NotFound."""
+def image(
+    store: BlobStore, dataset: Dataset, split: str, n: int, after: int = 0, limit: int = 0
+) -> tuple[ImagePiece, tuple[str, ...]]:
+    """Image n of a split, with up to `limit` of its boxes from box `after` on; and the classes. Raises NotFound."""
     assert dataset.index_digest is not None, "a ready data set has its index"
     with _there():
-        index = _index(store, dataset.index_digest)
-    images = {str(name): members for name, members in index.splits.items()}.get(split, ())
-    if not 0 <= n < len(images):
-        raise NotFound("sample", f"{n} of {split}")
-    return images[n], index.classes
+        index = _contents(store, dataset.index_digest)
+        piece = index.piece(split, n)
+        if piece is None:
+            raise NotFound("sample", f"{n} of {split}")
+        data = b"".join(store.read(dataset.index_digest, *piece))
+    return index_pieces.image_of(data, after, limit), index.classes
 
 
-def digest(image: Image) -> str:
+def digest(image: ImagePiece) -> str:
     return PurePosixPath(image.file).stem
 
 
-def content(store: BlobStore, dataset: Dataset, image: Image) -> tuple[bytes, str]:
+def content(store: BlobStore, dataset: Dataset, image: ImagePiece) -> tuple[bytes, str]:
     """The file's bytes, which viewers do not turn, for the boxes lie in the stored pixels; and their media type."""
     assert dataset.archive_digest is not None, "a ready data set has its archive"
     with _there():
@@ -62,18 +66,22 @@ def _there() -> Iterator[None]:
         raise ServiceError("blob_missing", "the bytes of the data set are no longer in the store") from None
 
 
-@lru_cache(maxsize=4)
-def _index(store: BlobStore, digest: str) -> Index:
-    """Blobs never change, so what one says can be kept."""
-    return Index.model_validate_json(b"".join(store.read(digest)))
+@lru_cache(maxsize=2)
+def _contents(store: BlobStore, digest: str) -> Contents:
+    """Blobs never change, so what one says can be kept: where each image stands in an index, not the images."""
+    return index_pieces.contents(store.read(digest))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _members(store: BlobStore, archive: str) -> dict[str, tuple[int, int]]:
     """Name -> where its bytes begin, and how many they are. A store elsewhere is asked once for each image's header."""
     blob = io.BufferedReader(RangeReader(store, archive), _HEADER)
+    members = {}
     with tarfile.open(fileobj=blob, mode="r:") as tar:
-        return {member.name: (member.offset_data, member.size) for member in tar}
+        while (member := tar.next()) is not None:
+            members[member.name] = member.offset_data, member.size
+            tar.members.clear()  # it would keep them all
+    return members
 
 
 class RangeReader(io.RawIOBase):

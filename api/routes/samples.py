@@ -14,7 +14,7 @@ from api.deps import DatasetInPath, IfNoneMatch, ProjectDep, Service, ServiceDep
 from api.errors import NOT_MODIFIED, Responses, documented
 from api.http import etag
 from api.http.conditional import unchanged
-from api.schemas import SampleQuery, SampleView
+from api.schemas import BoxesQuery, SampleQuery, SampleView
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
@@ -28,12 +28,12 @@ _BYTES: Responses = {
 
 @router.get("/{dataset_id}/samples/{n}", responses=documented(404, 409, 422))
 def get_sample(
-    dataset_id: DatasetInPath, n: int, query: Annotated[SampleQuery, Query()], service: ServiceDep, project: ProjectDep
+    dataset_id: DatasetInPath, n: int, query: Annotated[BoxesQuery, Query()], service: ServiceDep, project: ProjectDep
 ) -> SampleView:
-    """Image n of a split, counted from 0, with its boxes."""
+    """Image n of a split, counted from 0, with its boxes: the first thousand, or those after `after`."""
     dataset = _ready(service, project, dataset_id)
-    image, classes = samples.image(service.store, dataset, query.split, n)
-    return SampleView.of(dataset.id, query.split, n, image, classes)
+    image, classes = samples.image(service.store, dataset, query.split, n, query.after, query.limit)
+    return SampleView.of(dataset.id, query.split, n, image, classes, query.after)
 
 
 @router.get(

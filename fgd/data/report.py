@@ -7,11 +7,14 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from fgd.data.index import CarvedSplit, Defect, Image, Index, Report, SplitCounts
+from fgd.text.cut import MAX_FILE, cut
 
 Action = Literal["dropped_box", "clipped_box", "dropped_image", "kept", "rejected"]
 
 SHOWN = 1000
 """Defects told one by one; of the rest only the number is kept."""
+MAX_MESSAGE = 2000
+"""Characters."""
 _SMALL_PX2 = 32**2
 _MEDIUM_PX2 = 96**2
 
@@ -29,7 +32,7 @@ class Defects:
         self._counts[code] += count
         kind = self._rejections if action == "rejected" else self._others
         if len(kind) < SHOWN:
-            kind.append(Defect(code=code, file=file, message=message, action=action))
+            kind.append(Defect(code=code, file=file, message=cut(message, MAX_MESSAGE), action=action))
 
     def reject(self, code: str, file: str, message: str) -> None:
         self.add(code, file, message, "rejected")
@@ -57,9 +60,13 @@ class Defects:
             classes=index.classes,
             splits={name: count(images, index.classes) for name, images in index.splits.items()},
             defect_counts=dict(sorted(self._counts.items())),
-            defects=tuple((self._rejections + self._others)[:SHOWN]),
+            defects=tuple(map(_short, (self._rejections + self._others)[:SHOWN])),
             carved=carved,
         )
+
+
+def _short(defect: Defect) -> Defect:
+    return defect.model_copy(update={"file": cut(defect.file, MAX_FILE)})
 
 
 def unread(format_name: str, why: str) -> Report:

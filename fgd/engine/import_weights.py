@@ -26,6 +26,7 @@ from fgd.errors import WeightsError
 from fgd.recipe import Recipe
 from fgd.result_files import RECIPE, WEIGHTS, Which
 from fgd.stored import stored_recipe
+from fgd.text.cut import cut
 from fgd.weights_file import Kind
 
 STUDENT = "student.module."
@@ -33,7 +34,7 @@ STUDENT = "student.module."
 AVERAGED = "module."
 """Before them in the averaged weights that it holds, if any."""
 MAX_KEYS = 100
-"""Named in a report, of each kind; the counts are whole."""
+"""Named in a report, of each kind, and cut where they are long; the counts are whole."""
 
 
 class Misfit(WeightsError):
@@ -109,7 +110,7 @@ def convert(file: Path, recipe: Recipe, out: Path, which: Which | None = None, t
     found.tensors = len(ours)
     found.parameters = sum(parameter.numel() for parameter in detector.module.parameters())
     found.weights_digest = checkpoint.digest_of_tensors(ours)
-    return asdict(found) | {"notes": found.notes}
+    return asdict(found) | {"notes": found.notes, "left_out": _named(found.left_out)}
 
 
 # --- reading --------------------------------------------------------------------------------------------------
@@ -186,17 +187,22 @@ def _misfit(difference: Difference, recipe: Recipe, found: ImportedWeights, advi
         "format": found.format,
         "file_bytes": found.file_bytes,
         "counts": {name: len(getattr(difference, name)) for name in ("missing", "unexpected", "shapes", "not_finite")},
-        "missing": difference.missing[:MAX_KEYS],
-        "unexpected": difference.unexpected[:MAX_KEYS],
+        "missing": _named(difference.missing),
+        "unexpected": _named(difference.unexpected),
         "shapes": {
-            key: {"file": theirs, "network": ours} for key, (theirs, ours) in list(difference.shapes.items())[:MAX_KEYS]
+            cut(key): {"file": theirs, "network": ours}
+            for key, (theirs, ours) in list(difference.shapes.items())[:MAX_KEYS]
         },
-        "not_finite": difference.not_finite[:MAX_KEYS],
+        "not_finite": _named(difference.not_finite),
         "notes": found.notes,
         "hints": hints,
         "pointer": pointer,
     }
     return Misfit(". ".join([*hints, sentence]), report)
+
+
+def _named(keys: Sequence[str]) -> list[str]:
+    return [cut(key) for key in keys[:MAX_KEYS]]
 
 
 def _hints(difference: Difference, recipe: Recipe, items: Sequence[NamedTensor], take: Take) -> tuple[list[str], str]:

@@ -20,6 +20,7 @@ from fgd.errors import WeightsError
 from fgd.recipe import Recipe
 from fgd.result_files import BEST, MANIFEST, RECIPE, WEIGHTS
 from fgd.stored import stored_recipe
+from fgd.text.cut import cut
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -105,7 +106,7 @@ def compare(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Diff
 
 
 def some(keys: list[str], count: int = 8) -> str:
-    return ", ".join(keys[:count]) + (f" and {len(keys) - count} more" if len(keys) > count else "")
+    return ", ".join(map(cut, keys[:count])) + (f" and {len(keys) - count} more" if len(keys) > count else "")
 
 
 def rows_of_classes(recipe: Recipe) -> dict[str, tuple[int, int]]:

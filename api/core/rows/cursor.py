@@ -30,9 +30,9 @@ class Position:
 
 @dataclass(frozen=True)
 class Slice:
-    ids: Sequence[str]
-    next: Position | None
-    """None: this was the last page."""
+    found: Sequence[Position]
+    more: bool
+    """Whether others come after these."""
 
 
 def slice_of(
@@ -51,7 +51,7 @@ def slice_of(
     rows = s.execute(query.order_by(kind.created_at.desc(), kind.id.desc()).limit(limit + 1)).all()
     more = len(rows) > limit
     rows = rows[:limit]
-    return Slice([row.id for row in rows], Position(rows[-1].created_at, rows[-1].id) if more else None)
+    return Slice([Position(row.created_at, row.id) for row in rows], more)
 
 
 def everything(query: Query) -> Query:

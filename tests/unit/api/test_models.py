@@ -18,6 +18,7 @@ from api.core.lifecycle import Requested
 from api.core.rows import db
 from api.core.rows.ids import new_id
 from api.core.rows.tables import DEFAULT_PROJECT
+from api.http import pages
 from fgd.recipe import Recipe
 from fgd.spec import FCOS
 
@@ -224,6 +225,30 @@ def test_the_same_key_makes_one_model(client: Any, given: Any) -> None:
     assert first.json()["id"] == again.json()["id"]
     assert client.post("/v1/models", json=UPLOAD | {"name": "u"}, headers=headers).status_code == 422
     assert len(client.get("/v1/models").json()["items"]) == 1
+
+
+def test_a_list_leaves_reports_out(client: Any, given: Any) -> None:
+    id = begun(client)
+    with db.transaction(given.engine) as s:
+        models.get(s, DEFAULT_PROJECT, id).report = {"missing": ["a"]}
+    assert client.get(f"/v1/models/{id}").json()["report"] == {"missing": ["a"]}
+    assert [model["report"] for model in client.get("/v1/models").json()["items"]] == [None]
+
+
+def test_a_page_of_large_models_ends_early_and_the_next_one_goes_on(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "MAX_PAGE_BYTES", 1000)
+    ids = [begun(client) for _ in range(45)]
+    found, url, lengths = [], "/v1/models?limit=200", []
+    while url:
+        page = client.get(url)
+        lengths.append(len(page.json()["items"]))
+        found += [model["id"] for model in page.json()["items"]]
+        assert (page.json()["next"] is None) == ("next" not in page.links)
+        url = page.links["next"]["url"] if "next" in page.links else ""
+    assert lengths == [20, 20, 5]
+    assert found == ids[::-1]
 
 
 def test_models_are_listed_in_pages_and_an_unchanged_one_answers_304(client: Any) -> None:

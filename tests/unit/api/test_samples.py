@@ -95,6 +95,18 @@ def test_a_turned_picture_is_shown_as_its_boxes_lie(client: Any, imported_from: 
     assert shown.crop([int(side) for side in sample["boxes"][0]["box"]]).getcolors() == [(400, (255, 0, 0))]
 
 
+def test_boxes_of_a_sample_come_in_pages(client: Any, imported: Dataset) -> None:
+    url = f"/v1/datasets/{imported.id}/samples/0"
+    first = client.get(f"{url}?limit=1").json()
+    assert (len(first["boxes"]), first["box_count"], first["next_after"]) == (1, 1, None)
+    rest = client.get(f"{url}?after=1").json()
+    assert (rest["boxes"], rest["box_count"], rest["next_after"]) == ([], 1, None)
+    for query, parameter in (("limit=0", "limit"), ("limit=10001", "limit"), ("after=-1", "after")):
+        wrong = client.get(f"{url}?{query}")
+        assert (wrong.status_code, wrong.json()["errors"][0]["parameter"]) == (422, parameter)
+    assert client.get(f"{url}/image?limit=1").status_code == 422
+
+
 @pytest.mark.parametrize("image", ["", "/image"])
 def test_what_is_no_sample_is_refused_with_its_code(client: Any, given: Any, imported: Dataset, image: str) -> None:
     def get(id: str, rest: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 from pathlib import Path
@@ -50,6 +51,19 @@ def test_a_good_file_becomes_a_model_that_loads_strictly(tensors: dict[str, Tens
     assert report["weights_digest"] == weights_file.digest_of_tensors(tmp_path / WEIGHTS)
     loaded = weights.load_detector(tmp_path).module.state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in tensors.items())
+
+
+def test_names_of_any_length_are_cut_in_a_report(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    long = {f"{n}{'x' * 50_000}": torch.zeros(1) for n in range(3)}
+    file = saved({"model": tensors | long, **{f"{n}{'y' * 50_000}": 0 for n in range(150)}}, tmp_path / "in.pth")
+
+    with pytest.raises(Misfit) as caught:
+        convert(file, RECIPE, tmp_path)
+
+    report = caught.value.report
+    assert report["counts"]["unexpected"] == 3
+    assert {len(name) for name in report["unexpected"]} == {200}
+    assert len(json.dumps(report)) + len(str(caught.value)) < 10_000
 
 
 def test_wrapper_prefix_and_half_precision_are_undone_and_told(tensors: dict[str, Tensor], tmp_path: Path) -> None:

@@ -1,0 +1,11 @@
+"""Names of strangers in reports: of any length in a file, of a readable one here."""
+
+from __future__ import annotations
+
+MAX_NAME = 200
+MAX_FILE = 1000
+
+
+def cut(name: str, most: int = MAX_NAME) -> str:
+    """The name, or its begin where it is longer than `most` characters."""
+    return name if len(name) <= most else f"{name[: most - 3]}..."
