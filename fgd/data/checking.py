@@ -32,7 +32,7 @@ from fgd.data.index import Box, CarvedSplit, Image, Index, Report
 from fgd.data.listing import ListedImage, Listing, Mark, NoBox
 from fgd.data.report import Defects
 from fgd.data.splits import Carving, carve
-from fgd.data.tree import MAX_NAME, Split, Tree, short
+from fgd.data.tree import MAX_NAME, Split, Tree, common_folder, folder_of, short
 from fgd.data.unmatched import report_unmatched
 from fgd.text.printable import printable
 
@@ -148,10 +148,10 @@ def _probe_all(listed: list[ListedImage], verify: Verify, defects: Defects) -> l
         for image, frame in zip(readable, found, strict=True)
         if frame
     ]
-    for image in usable:
-        if image.probe.mode != "RGB":
-            message = f"{image.probe.mode} is converted to RGB when read"
-            defects.add("colour_converted", image.listed.file, message, "kept")
+    for one in usable:
+        if one.probe.mode != "RGB":
+            message = f"{one.probe.mode} is converted to RGB when read"
+            defects.add("colour_converted", one.listed.file, message, "kept")
     return usable
 
 
@@ -291,8 +291,9 @@ def _carve(images: list[_CheckedImage], listing: Listing, carving: Carving, defe
             defects.add("option_unused", "", "val_fraction and group_by have no effect: there is a val split", "kept")
         return None
     train = [image for image in images if image.split == "train"]
+    home = common_folder({folder_of(file) for file in (*listing.read_from, *(image.file for image in listing.images))})
     chosen = carve(
-        [image.listed.file for image in train],
+        [image.listed.file[len(home) :].lstrip("/") for image in train],
         [image.probe.sha256 for image in train],
         [{boxed.name for boxed in image.boxes if not boxed.crowd} for image in train],
         carving,

@@ -72,6 +72,7 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
         advice=ADVICE,
         mentioned=frozenset(mentioned),
         missing=tuple(missing),
+        read_from=tuple(source.annotations.file for source in sources.values()),
         told=frozenset(split for split in splits if unusable & {split, None}),
         layout="corner_size",
     )

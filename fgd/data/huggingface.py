@@ -144,6 +144,7 @@ class _Reading:
 
     def __init__(self, tree: Tree, card: Card, tables: Sequence[str], defects: Defects) -> None:
         self._tree, self._card, self._defects = tree, card, defects
+        self._files = tables
         self._home = common_folder(map(folder_of, tables))
         """Of all tables."""
         self._images: dict[str, ListedImage] = {}
@@ -355,6 +356,7 @@ class _Reading:
             frozenset(self._mentioned),
             layout="corner_size",
             missing=tuple(self._missing),
+            read_from=(*self._files, *([self._card.file] if self._card.file else [])),
         )
 
     def _place(self) -> list[ListedImage]:
@@ -367,7 +369,7 @@ class _Reading:
                 self._splits.setdefault(split, self._rows[file][0])
         if self._images and not self._splits:
             splits = dict.fromkeys(splits, "train")
-            self._splits["train"] = next(iter(self._images))
+            self._splits["train"] = next(iter(self._rows.values()))[0]
         for file, split in splits.items():
             if split is None:
                 self._defects.add("split_unknown", file, "in no split, though others are; left out", "dropped_image")

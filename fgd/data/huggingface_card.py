@@ -40,6 +40,8 @@ class Card:
     """By class index; empty where the repository does not say."""
     patterns: Sequence[tuple[Sequence[str], Split | None]]
     """Files of the configuration that is read; none: files go by their names."""
+    file: str = ""
+    """The card itself; "" if there is none."""
 
     def split_of(self, file: str, home: str = "") -> Split | None:
         """By the card, else by the innermost name that means a split; None if nothing says.
@@ -70,7 +72,7 @@ def read_card(tree: Tree, defects: Defects) -> Card:
     names = next((_usable(file or "", names, defects) for names in _labels_of_card(front, config)), ())
     if not names:
         names = next((_usable(INFOS, names, defects) for names in _labels_of_infos(tree, config, defects)), ())
-    return Card(names, _patterns(folder_of(file or ""), config))
+    return Card(names, _patterns(folder_of(file or ""), config), file or "")
 
 
 def _is(file: str, name: str) -> bool:

@@ -109,6 +109,8 @@ class Listing:
     first_pixel: float = 0.0
     """The number of the first pixel; it has been subtracted from left and top."""
     missing: tuple[Missing, ...] = ()
+    read_from: tuple[str, ...] = ()
+    """Files that say all this."""
 
 
 def finite(value: Any) -> float | None:

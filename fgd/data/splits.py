@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ def carve(
 ) -> ChosenImages | None:
     """Places of the images that become val; None if there is no choice that leaves both splits a box.
 
+    files: names below the innermost folder that holds the data set, so that it may lie in any.
     Groups, and images of the same content, stay together. They are taken in the order of a hash of their first name,
     until val has its share; one that holds the last box of a class in train is left there, for what is not trained
     cannot be found. The choice depends on names and contents only, not on their order.
@@ -107,4 +109,4 @@ def _groups(files: Sequence[str], contents: Sequence[str], group_by: GroupBy) ->
 
 
 def _hash(name: str) -> str:
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")).hexdigest()

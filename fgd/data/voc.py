@@ -116,6 +116,7 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
         frozenset(images.image_of.values()),
         first_pixel=shift,
         missing=tuple(missing.values()),
+        read_from=(*xmls, *(file for file in splits.values() if file in tree.files)),
     )
 
 

@@ -86,7 +86,18 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
     told = _missing(tree, plan, defects)
     names = tuple(dict.fromkeys(plan.names.values()))
     mentioned = frozenset(images_of_splits)
-    return Listing("yolo", images, names, splits, advice, mentioned, told, layout="centre_size", missing=plan.missing)
+    return Listing(
+        "yolo",
+        images,
+        names,
+        splits,
+        advice,
+        mentioned,
+        told,
+        layout="centre_size",
+        missing=plan.missing,
+        read_from=(plan.file,),
+    )
 
 
 def _missing(tree: Tree, plan: _DataYaml, defects: Defects) -> frozenset[Split]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import unicodedata
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from fgd.data import formats
+from fgd.data import formats, zips
 from fgd.data.index import Index, Report
 from fgd.data.splits import Carving, carve, prefix
 from fgd.errors import DatasetError
+from tests.unit.data.conftest import picture
 
 FILES = [f"photo{photo}_{crop}.jpg" for photo in range(20) for crop in range(5)]
 
@@ -174,3 +178,77 @@ def test_folder_of_no_format_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("hello")
     with pytest.raises(DatasetError, match=r"COCO .*Pascal VOC .*YOLO"):
         formats.read(tmp_path)
+
+
+# --- the same set in other folders ----------------------------------------------------------------------------
+
+
+def _boxed(number: int) -> dict[str, Any]:
+    return {"bbox": [[number, 2, 9, 9]], "category": ["cat"]}
+
+
+NAMES = [f"caf\u00e9 {number}.png" for number in range(12)]
+
+
+def _coco(names: list[str]) -> dict[str, str]:
+    document = {
+        "images": [{"id": number, "file_name": name} for number, name in enumerate(names)],
+        "annotations": [
+            {"id": n, "image_id": n, "category_id": 1, "bbox": [n, 2, 9, 9], "iscrowd": 0} for n in range(len(names))
+        ],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    return {"annotations.json": json.dumps(document)}
+
+
+def _voc(names: list[str]) -> dict[str, str]:
+    box = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    xml = f"<annotation><object><name>cat</name>{box}</object></annotation>"
+    return {f"annotations/{Path(name).stem}.xml": xml for name in names}
+
+
+def _yolo(names: list[str]) -> dict[str, str]:
+    labels = {f"labels/{Path(name).stem}.txt": "0 0.5 0.5 0.2 0.2" for name in names}
+    return labels | {"data.yaml": "train: images\nnames: [cat]\n"}
+
+
+def _huggingface(names: list[str]) -> dict[str, str]:
+    rows = [{"file_name": f"images/{name}", "objects": _boxed(number)} for number, name in enumerate(names)]
+    return {"metadata.jsonl": "".join(json.dumps(row) + "\n" for row in rows)}
+
+
+@pytest.mark.parametrize("texts", [_coco, _voc, _yolo, _huggingface])
+def test_val_is_the_same_whatever_the_set_lies_in(texts: Callable[[list[str]], dict[str, str]], tmp_path: Path) -> None:
+    files: dict[str, bytes] = {name: text.encode() for name, text in texts(NAMES).items()}
+    for number, name in enumerate(NAMES):
+        content = io.BytesIO()
+        picture(seed=number).save(content, "PNG")
+        files[f"images/{name}"] = content.getvalue()
+
+    def written(folder: Path, top: str = "", form: Literal["NFC", "NFD"] = "NFC") -> Path:
+        for name, content in files.items():
+            path = folder / top / unicodedata.normalize(form, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return folder
+
+    def zipped(path: Path, top: str, separator: str = "/") -> Path:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(f"{top}{name}".replace("/", separator), content)
+        zips.unpack(path, path.with_suffix(""))
+        return path.with_suffix("")
+
+    ways = [
+        written(tmp_path / "set"),
+        written(tmp_path / "val"),
+        written(tmp_path / "deep", "home/me/test"),
+        written(tmp_path / "mac", form="NFD"),
+        zipped(tmp_path / "a.zip", ""),
+        zipped(tmp_path / "b.zip", "test set/"),
+        zipped(tmp_path / "c.zip", "x/train/", "\\"),
+    ]
+    (tmp_path / "deep/readme.txt").write_text("not of the set")
+    chosen = [{image.file for image in formats.read(way)[0].splits["val"]} for way in ways]
+    assert len(chosen[0]) == 1
+    assert all(other == chosen[0] for other in chosen)
