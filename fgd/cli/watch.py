@@ -194,4 +194,5 @@ def report_lines(report: Report, most: int = 20) -> list[str]:
     ]
     if (more := sum(report.defect_counts.values()) - most) > 0:
         lines.append(f"    and {more} more")
+    lines.append(f"  what each of them means: {report.docs}")
     return [printable(line) for line in lines]

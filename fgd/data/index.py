@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+DOCS = "docs/data-formats.md"
 Box = tuple[float, float, float, float]
 
 
@@ -87,3 +88,5 @@ class Report(_Frozen):
     """The first 1000."""
     carved: CarvedSplit | None = None
     """null if the data set has its own val split."""
+    docs: str = DOCS
+    """The page that says how data is read and what each code means."""

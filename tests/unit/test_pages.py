@@ -31,7 +31,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_every_page_is_listed_in_the_readme() -> None:
-    listed = set(re.findall(r"^\| \[docs/(\w+\.md)\]", PAGES[0].read_text(), re.MULTILINE))
+    listed = set(re.findall(r"^\| \[docs/([\w-]+\.md)\]", PAGES[0].read_text(), re.MULTILINE))
     assert listed == {page.name for page in PAGES[1:]}
 
 

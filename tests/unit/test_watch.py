@@ -115,7 +115,8 @@ def test_a_report_names_the_defects_and_how_many_more_there_are() -> None:
     )
     lines = report_lines(report)
     assert "  30 x box_outside" in lines
-    assert lines[-1].strip() == "and 10 more"
+    assert lines[-2].strip() == "and 10 more"
+    assert lines[-1].endswith(report.docs)
 
 
 def test_what_was_asked_is_shown_until_it_is_done() -> None:
