@@ -66,7 +66,7 @@ def report(
 def test_the_student_differs_from_its_control_in_the_teacher_only() -> None:
     chosen = plan(report(400, 100), own_data=False)
     control, student = control_spec(chosen, DATASET), student_spec(chosen, DATASET, TEACHER)
-    assert student.but(name=control.name, teacher=None, methods=()) == control
+    assert student.but(name=control.name, teacher=None, methods=(), resources=control.resources) == control
     assert student.teacher == TeacherFromJob(job=TEACHER)
     assert [type(method) for method in student.methods] == [FGD]
 
