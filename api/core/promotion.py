@@ -175,7 +175,7 @@ def _saved(job: Job, saved: Sequence[Checkpoint], wanted: str) -> Checkpoint:
     if saved:
         return saved[0]
     if State(job.state).terminal:
-        raise Conflict("no_checkpoint", f"{job.id} has {job.state}; its checkpoints are gone")
+        raise Conflict("no_checkpoint", f"{job.id} has ended ({job.state}); its checkpoints are gone")
     raise Conflict("no_checkpoint", f"{job.id} has not saved a checkpoint yet", retryable=True)
 
 

@@ -268,7 +268,7 @@ def of_job(
     if job.state != State.succeeded:
         if State(job.state).terminal:
             raise Invalid(
-                Fault(pointer, f"{role}_has_no_weights", f"{job_id} has {job.state}; name one that succeeded")
+                Fault(pointer, f"{role}_has_no_weights", f"{job_id} has ended ({job.state}); name a job that succeeded")
             )
         detail = f"{job_id} is {job.state}; it has weights once it has succeeded"
         raise Conflict(f"{role}_not_ready", detail, True, pointer)
