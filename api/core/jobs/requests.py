@@ -128,7 +128,7 @@ def _done_already(job: Job, wish: Requested) -> bool:
 
 def _refuse_the_ended(job: Job) -> None:
     if State(job.state).terminal:
-        raise Conflict("job_finished", f"{job.id} has ended ({job.state}); only a job that has not ended can be changed")
+        raise Conflict("job_finished", f"{job.id} has ended ({job.state}) and cannot be changed")
 
 
 def _was_resumed(s: Session, job: Job) -> bool:
