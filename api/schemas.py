@@ -325,8 +325,9 @@ class ModelView(View):
     name: str
     state: ModelState
     source: dict[str, Any]
-    """{"kind": "upload"}, with "take": "raw" if that was asked for; {"kind": "job", "job", "which"}; or
-    {"kind": "checkpoint", "job", "checkpoint", "step"}."""
+    """{"kind": "upload"}, with "take": "raw" if that was asked for; {"kind": "job", "job", "which", "step"}; or
+    {"kind": "checkpoint", "job", "which", "checkpoint", "step"}. `step`: the training had these weights after this many
+    steps; null if unknown, as for the best weights in a checkpoint until a worker has read it."""
     recipe: dict[str, Any]
     """recipe.json: the detector, its classes, sizes, mean and standard deviation."""
     classes: list[str]

@@ -128,9 +128,12 @@ def claim_import(s: Session, worker_id: str, lease_s: float) -> ModelClaim | Non
 def finish_import(
     s: Session, model_id: str, attempt: int, recipe: dict[str, Any], made: FinishedImport, report: Report
 ) -> None:
-    """verifying -> ready. Both files are in the store already. Raises Fenced."""
+    """verifying -> ready. Both files are in the store already. A checkpoint itself says which step's weights were
+    wanted of it. Raises Fenced."""
     model = leases.held(s, Model, model_id, attempt)
     model.recipe = recipe
+    if model.source["kind"] == "checkpoint" and report.get("step") is not None:
+        model.source = {**model.source, "step": report["step"]}
     _finish(s, model, made, report)
     s.flush()
 

@@ -5,10 +5,11 @@ Files are read before the write lock is taken, as in `submission`. Knows rows an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
@@ -28,7 +29,7 @@ from api.core.settings import Settings
 from api.core.store.names import Blob, BlobStore, DigestMismatch
 from fgd.errors import WeightsError
 from fgd.recipe import Recipe
-from fgd.result_files import RECIPE, WEIGHTS, file_with
+from fgd.result_files import MANIFEST, RECIPE, WEIGHTS, Which, file_with, step_of
 from fgd.spec import JobSpec
 from fgd.stored import stored_spec
 from fgd.weights_file import digest_of_tensors
@@ -100,7 +101,9 @@ def promote(
         return once.make(engine, _of_result(engine, store, project_id, wish, ""))
     row = _saved(job, saved, checkpoint)
     upload = _keep(store, row)
-    source = {"kind": "checkpoint", "job": job.id, "which": wish.which, "checkpoint": row.id, "step": row.step}
+    # The best weights lie in the newest checkpoint, which may be of a later step than they; the worker will see.
+    step = row.step if wish.which == "last" or row.best else None
+    source = {"kind": "checkpoint", "job": job.id, "which": wish.which, "checkpoint": row.id, "step": step}
     recipe = _recipe(stored_spec(job.spec), classes)
 
     def insert(s: Session) -> Model:
@@ -109,7 +112,7 @@ def promote(
     return once.make(engine, _if_few_wait(settings, project_id, insert))
 
 
-def promotable(s: Session, job: Job) -> list[PromotableWeights]:
+def promotable(s: Session, store: BlobStore, job: Job) -> list[PromotableWeights]:
     """What `promote` takes: the last and the best weights of a result, then the checkpoints that are kept, newest
     first."""
     saved = [PromotableWeights.of(row) for row in checkpoints.newest_first(s, job.id)]
@@ -119,14 +122,22 @@ def promotable(s: Session, job: Job) -> list[PromotableWeights]:
     if (last := found.get(WEIGHTS)) is None:
         return saved
     best = found[file_with("best", found)]
-    step = (job.progress or {}).get("step")
+    manifest = _manifest(store, {name: row.digest for name, row in found.items()})
+    step = {which: step_of(which, manifest) for which in get_args(Which)}
     return [
-        PromotableWeights("last", step, job.attempt, last.size, last.digest, last.created_at),
-        PromotableWeights(
-            "best", step if best is last else None, job.attempt, best.size, best.digest, best.created_at, best=True
-        ),
+        PromotableWeights("last", step["last"], job.attempt, last.size, last.digest, last.created_at),
+        PromotableWeights("best", step["best"], job.attempt, best.size, best.digest, best.created_at, best=True),
         *saved,
     ]
+
+
+def _manifest(store: BlobStore, files: Mapping[str, str]) -> Mapping[str, Any]:
+    """What a result says of itself; nothing where it is gone or damaged, which does not stop a promotion."""
+    try:
+        found = json.loads(b"".join(store.read(files[MANIFEST])))
+    except (KeyError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _if_few_wait(settings: Settings, project_id: str, insert: Callable[[Session], Model]) -> Callable[[Session], Model]:
@@ -149,7 +160,8 @@ def _of_result(engine: Engine, store: BlobStore, project_id: str, wish: PromoteM
     tensors = job.weights_digest if is_last else _tensors_digest(store, found, pointer)
     assert tensors is not None, "a job that succeeded has the digest of its weights"
     made = FinishedImport(_blob(store, found.files[WEIGHTS]), _blob(store, found.files[RECIPE]), tensors)
-    source = {"kind": "job", "job": job.id, "which": wish.which}
+    step = step_of(wish.which, _manifest(store, artifacts))
+    source = {"kind": "job", "job": job.id, "which": wish.which, "step": step}
     return lambda s: models.promote(s, project_id, wish.name, found.recipe, source, made)
 
 

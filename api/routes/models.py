@@ -140,7 +140,7 @@ def list_checkpoints(job_id: JobInPath, service: ServiceDep, project: ProjectDep
     """Weights that can be promoted to a model: `last` and `best` of a finished job; the last two checkpoints and the
     best one of an unfinished job; and all pinned ones."""
     with service.reading() as s:
-        kept = promotion.promotable(s, requests.get(s, project, job_id))
+        kept = promotion.promotable(s, service.store, requests.get(s, project, job_id))
     return Checkpoints(items=[CheckpointView.of(each) for each in kept])
 
 

@@ -70,6 +70,8 @@ class ImportedWeights:
     cast: dict[str, int] = field(default_factory=dict)
     """dtype -> tensors that were of it and are of the network's now."""
     weights_digest: str = ""
+    step: int | None = None
+    """Steps after which a training had these weights; None: the file does not say."""
 
     @property
     def notes(self) -> list[str]:
@@ -89,7 +91,9 @@ def convert(file: Path, recipe: Recipe, out: Path, which: Which | None = None, t
     found = ImportedWeights(weights_file.check(file), file.stat().st_size)
     loaded = _read_safetensors(file) if found.format == "safetensors" else _load_pth(file)
     if which is not None:
-        loaded, recipe = _of_checkpoint(loaded, which, recipe)
+        whole = loaded
+        loaded, recipe = _of_checkpoint(whole, which, recipe)
+        found.step = whole["state"]["best_step" if which == "best" else "step"]
     elif isinstance(loaded, Mapping) and loaded.get("format") == checkpoint.FORMAT:
         loaded = {part: loaded[part] for part in ("average", "model") if part in loaded}  # "best" would fit as well
     detector = build(recipe)

@@ -56,8 +56,8 @@ def digest(data: bytes) -> str:
     return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
 
 
-def verified(given: Any, id: str, classes: tuple[str, ...] = ("cat", "dog")) -> None:
-    """What a worker does for a good file."""
+def verified(given: Any, id: str, classes: tuple[str, ...] = ("cat", "dog"), step: int | None = None) -> None:
+    """What a worker does for a good file; step: as a checkpoint tells it."""
     recipe = Recipe(detector=FCOS(fpn_channels=64), classes=classes, min_size=64, max_size=64)
     files = given.store.put_bytes(b"weights"), given.store.put_bytes(recipe.model_dump_json().encode())
     with db.transaction(given.engine) as s:
@@ -65,7 +65,7 @@ def verified(given: Any, id: str, classes: tuple[str, ...] = ("cat", "dog")) -> 
         assert claim is not None
         assert claim.id == id
         made = models.FinishedImport(*files, "d" * 64)
-        models.finish_import(s, id, claim.attempt, recipe.model_dump(mode="json"), made, {"notes": []})
+        models.finish_import(s, id, claim.attempt, recipe.model_dump(mode="json"), made, {"notes": [], "step": step})
 
 
 # --- upload ---------------------------------------------------------------------------------------------------
@@ -284,17 +284,27 @@ def test_a_finished_job_becomes_a_model_at_once_and_shares_its_files(client: Any
 def test_the_best_weights_are_promoted_where_they_are_not_the_last(client: Any, given: Any) -> None:
     id = given.running()
     recipe = Recipe(detector=FCOS(), classes=("cat", "dog"), min_size=64, max_size=64).model_dump_json().encode()
-    contents = {"student.safetensors": b"x", "best.safetensors": GOOD, "recipe.json": recipe}
+    manifest = json.dumps({"steps": 90, "best": {"step": 60, "val_ap": 3.0}, "stopped_by_request": False}).encode()
+    contents = {
+        "student.safetensors": b"x",
+        "best.safetensors": GOOD,
+        "recipe.json": recipe,
+        "manifest.json": manifest,
+    }
     blobs = {name: given.store.put_bytes(data) for name, data in contents.items()}
     with db.transaction(given.engine) as s:
         attempts.finish(
             s, id, 1, [attempts.ArtifactIn(name, blob.digest, blob.size) for name, blob in blobs.items()], "e" * 64
         )
 
-    model = client.post(f"/v1/jobs/{id}/checkpoints/best/promote").json()
+    model, last = (client.post(f"/v1/jobs/{id}/checkpoints/{which}/promote").json() for which in ("best", "last"))
 
     assert model["sha256"] == hashlib.sha256(GOOD).hexdigest()
     assert model["weights_digest"] not in (None, "e" * 64)
+    assert model["source"] == {"kind": "job", "job": id, "which": "best", "step": 60}
+    assert last["source"] == {"kind": "job", "job": id, "which": "last", "step": 90}
+    items = client.get(f"/v1/jobs/{id}/checkpoints").json()["items"]
+    assert {item["id"]: item["step"] for item in items} == {"last": 90, "best": 60}
 
 
 def test_a_checkpoint_of_a_running_job_goes_to_a_worker(client: Any, given: Any, tmp_path: Any) -> None:
@@ -307,10 +317,10 @@ def test_a_checkpoint_of_a_running_job_goes_to_a_worker(client: Any, given: Any,
         attempts.checkpoint(s, id, 1, 40, "jobs/c.pt", hashlib.sha256(b"checkpoint").hexdigest(), 10)
     (kept,) = client.get(f"/v1/jobs/{id}/checkpoints").json()["items"]
 
-    for name in (kept["id"], "best"):
+    for name, step in ((kept["id"], 40), ("best", None)):
         answer = client.post(f"/v1/jobs/{id}/checkpoints/{name}/promote")
         assert (answer.status_code, answer.json()["state"]) == (202, "verifying"), answer.text
-        assert answer.json()["source"]["step"] == 40
+        assert answer.json()["source"]["step"] == step, "the newest checkpoint is not where its best weights are from"
 
     blob = given.store.path(hashlib.sha256(b"checkpoint").hexdigest())
     assert blob.samefile(given.store.object_path("jobs/c.pt")), "the store's own bytes are not copied"
@@ -319,6 +329,23 @@ def test_a_checkpoint_of_a_running_job_goes_to_a_worker(client: Any, given: Any,
     assert sorted(claim.which or "" for claim in claims if claim) == ["best", "last"]
     unknown = client.post(f"/v1/jobs/{id}/checkpoints/{new_id('ckpt')}/promote")
     assert (unknown.status_code, unknown.json()["code"]) == (404, "checkpoint_not_found")
+
+
+def test_the_best_weights_of_a_running_job_are_of_the_step_that_their_checkpoint_tells(
+    client: Any, given: Any, tmp_path: Any
+) -> None:
+    id = given.running()
+    for step in (40, 80):
+        content = b"checkpoint of step %d" % step
+        (tmp_path / "c.pt").write_bytes(content)
+        given.store.put_object(f"jobs/{step}.pt", tmp_path / "c.pt")
+        with db.transaction(given.engine) as s:
+            attempts.checkpoint(s, id, 1, step, f"jobs/{step}.pt", hashlib.sha256(content).hexdigest(), len(content))
+
+    for which, step in (("best", 30), ("last", 80)):
+        model = client.post(f"/v1/jobs/{id}/checkpoints/{which}/promote").json()["id"]
+        verified(given, model, step=step)
+        assert client.get(f"/v1/models/{model}").json()["source"]["step"] == step
 
 
 def test_a_job_without_weights_cannot_be_promoted(client: Any, given: Any) -> None:

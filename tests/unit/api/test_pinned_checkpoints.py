@@ -82,7 +82,7 @@ def test_what_is_not_there_cannot_be_pinned_and_there_is_an_end(client: Any, giv
     for method in ("POST", "DELETE"):
         unknown = client.request(method, f"/v1/jobs/{id}/checkpoints/{new_id('ckpt')}/pin")
         assert (unknown.status_code, unknown.json()["code"]) == (404, "checkpoint_not_found")
-        unknown = client.request(method, f"/v1/jobs/{new_id('job')}/checkpoints/x/pin")
+        unknown = client.request(method, f"/v1/jobs/{new_id('job')}/checkpoints/{new_id('ckpt')}/pin")
         assert (unknown.status_code, unknown.json()["code"]) == (404, "job_not_found")
     for step in range(checkpoints.MAX_PINNED + 1):
         keep(id, step)

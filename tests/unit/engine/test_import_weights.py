@@ -319,11 +319,13 @@ def test_a_checkpoint_of_ours_gives_its_last_and_its_best_student(tensors: dict[
     }
     best = {key: value + 1 if value.is_floating_point() else value for key, value in tensors.items()}
     whole = {"format": checkpoint.FORMAT, "model": model, "best": best, "recipe": RECIPE.model_dump(mode="json")}
+    whole["state"] = {"step": 90, "best_step": 60}
     file = saved(whole, tmp_path / "in.pt")
     guess = RECIPE.but(detector=FCOS(fpn_channels=96))
 
-    assert convert(file, guess, tmp_path, "last")["weights_digest"] == checkpoint.digest_of_tensors(tensors)
-    assert convert(file, guess, tmp_path, "best")["weights_digest"] == checkpoint.digest_of_tensors(best)
+    for which, its_tensors, step in (("last", tensors, 90), ("best", best, 60)):
+        report = convert(file, guess, tmp_path, which)
+        assert (report["weights_digest"], report["step"]) == (checkpoint.digest_of_tensors(its_tensors), step)
     assert weights.read_recipe(tmp_path) == RECIPE
     with pytest.raises(WeightsError, match="no best weights"):
         convert(saved(whole | {"best": None}, file), guess, tmp_path, "best")
