@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fgd.cli.options import URL, AsJson, JobId, Url, client_of
-from fgd.cli.printing import Columns, answer, byte_bars, fail, print_line, table
+from fgd.cli.printing import Columns, answer, byte_bars, fail, print_line, size_text, table
 from fgd.process.exit_codes import FAILED, REFUSED
 from fgd.text.printable import printable
 
@@ -53,7 +53,7 @@ def artifact_download(
         for artifact in artifacts:
             if not name or artifact.name in name:
                 print_line(
-                    f"{_download(client, artifact, to)}  {artifact.size / 1e6:.2f} MB  sha256 {artifact.sha256} ok"
+                    f"{_download(client, artifact, to)}  {size_text(artifact.size)}  sha256 {artifact.sha256} ok"
                 )
 
 

@@ -85,6 +85,11 @@ def clock(at: datetime) -> str:
     return f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
+def size_text(size: int) -> str:
+    """46.94 MB, 3.1 kB"""
+    return f"{size / 1e6:.2f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+
+
 def byte_bars() -> Progress:
     """Bars of files on their way, on a screen: how much is there, and how fast it comes."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
