@@ -19,6 +19,7 @@ from api.core.rows import db
 from api.core.settings import Settings
 from fgd.process.private import keep_private
 from fgd.process.secrets import hide_secrets
+from worker import bell_consumer
 from worker.host import DATABASE_AWAY, Host
 from worker.poller import Poller
 from worker.slots import IMPORTS, PLANS
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 settings = Settings()
 app = make_app(settings.broker_url)
-app.conf.update(worker_pool="threads", worker_redirect_stdouts=False)
+app.conf.update(worker_pool="threads", worker_redirect_stdouts=False, worker_consumer=bell_consumer.CLASS)
 drain_s: float | None = None
 """Seconds that trainers have to save when the worker ends; None: as long as for a cancel. `__main__` sets it."""
 poller: Poller | None = None
@@ -94,6 +95,7 @@ def on_shutting_down(**_: Any) -> None:
 
 def on_shutdown(**_: Any) -> None:
     if poller is not None:
+        poller.stop()  # if Celery ended by itself, so does this worker, and whoever watches it starts it again
         poller.join()
 
 

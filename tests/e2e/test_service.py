@@ -22,6 +22,7 @@ import pytest
 import redis
 
 from api.core.queue import make_app, ring
+from deploy.broker import socket_path
 from tests.e2e.parts import Service, environment, pids, processes_of, trainers, until, weights_digest_after
 from worker import devices
 
@@ -32,7 +33,7 @@ LONG = "steps=300 ms=20 save=20"
 
 
 def bell_server(service: Service) -> redis.Redis:
-    return redis.Redis(unix_socket_path=str(service.home / "valkey" / "valkey.sock"))
+    return redis.Redis(unix_socket_path=str(socket_path(service.home)))
 
 
 def serve_in_vain(home: Path, port: int = 0) -> subprocess.CompletedProcess[bytes]:
@@ -60,6 +61,16 @@ def test_posted_job_succeeds_and_its_result_can_be_downloaded(service: Service) 
 
 def test_bell_wakes_the_worker_long_before_its_poll(odd_service: Service) -> None:
     time.sleep(1.0)  # the first look of the poller is over
+    job = odd_service.post("steps=5 ms=1")
+    odd_service.until_state(job, "succeeded", timeout_s=15)
+
+
+def test_messages_that_are_no_notifications_leave_the_worker_hearing(odd_service: Service) -> None:
+    time.sleep(1.0)  # the first look of the poller is over
+    with bell_server(odd_service) as server:
+        for junk in ("junk", "[]", "5", "null", "{}", b"\xff", '{"body": "", "headers": null, "properties": {}}'):
+            for _ in range(3):  # more than it has threads
+                server.lpush("fgd.fgd", junk)
     job = odd_service.post("steps=5 ms=1")
     odd_service.until_state(job, "succeeded", timeout_s=15)
 
