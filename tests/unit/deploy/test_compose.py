@@ -129,6 +129,16 @@ def test_secrets_reach_only_those_who_need_them() -> None:
     }
 
 
+# --- memory ---
+
+
+def test_no_service_may_take_all_memory_of_the_host() -> None:
+    limits = {name: service.get("mem_limit") for name, service in services(EVERYTHING).items()}
+    assert all(re.fullmatch(r"\d+[mg]", str(limit)) for limit in limits.values()), limits
+    chosen = services(FILLED | {"API_MEMORY": "1g", "WORKER_MEMORY": "60g"})
+    assert (chosen["api"]["mem_limit"], chosen["worker-gpu"]["mem_limit"]) == ("1g", "60g")
+
+
 # --- variables ---
 
 
@@ -155,6 +165,7 @@ def test_every_fgd_variable_is_a_setting() -> None:
 def test_defaults_that_the_example_shows_are_the_settings() -> None:
     shown = env_file(EXAMPLE.read_text(), commented_too=True)
     for name in ("FGD_SLOTS", "FGD_CACHE_BYTES", "FGD_GRACE_S", "FGD_UPLOAD_BYTES", "FGD_MAX_MODEL_BYTES",
+                 "FGD_MIN_FREE_BYTES", "FGD_MAX_QUEUED_JOBS", "FGD_MAX_WAITING_IMPORTS", "FGD_MAX_WAITING_PLANS",
                  "FGD_MAX_STREAMS", "FGD_MAX_WAITERS", "FGD_STORE_REGION", "FGD_STORE_PROXY"):  # fmt: skip
         default = Settings.model_fields[name.removeprefix("FGD_").lower()].default
         assert str(default).lower() in (shown[name], f"{shown[name]}.0"), name
