@@ -379,8 +379,9 @@ def _require(index: Index, listing: Listing, carved: bool, unreadable: str | Non
                 message = listing.advice.split.format(split=split) + told
                 defects.reject("split_missing", next(iter(listing.splits.values()), ""), message)
         elif not images:
-            why = _why_none(listing, split, defects) + (f" ({unreadable})" if unreadable else "")
-            defects.reject("no_images", listing.splits[split], f"no usable image in {split}; {why}")
+            why, first = _why_none(listing, split, defects)
+            more = f" ({unreadable})" if unreadable else ""
+            defects.reject("no_images", listing.splits[split] or first, f"no usable image in {split}; {why}{more}")
         elif split == "val" and not index.classes:
             continue  # its boxes went with train's classes; train's defect says what to do
         elif not any(crowd is False for image in images for crowd in image.crowd):
@@ -388,10 +389,10 @@ def _require(index: Index, listing: Listing, carved: bool, unreadable: str | Non
             defects.reject("no_boxes", listing.splits[split], message)
 
 
-def _why_none(listing: Listing, split: Split, defects: Defects) -> str:
-    """The reason that most of the images were left out for; the format's advice where none was."""
+def _why_none(listing: Listing, split: Split, defects: Defects) -> tuple[str, str]:
+    """The reason that most of the images were left out for, and the first; the format's advice where none was."""
     found = defects.most_dropped()
     if found is None:
-        return listing.advice.images.format(split=split)
+        return listing.advice.images.format(split=split), ""
     count, defect = found
-    return f"{count} images were left out for {defect.code}, the first {defect.file}: {defect.message}"
+    return f"{count} images were left out for {defect.code}, the first {defect.file}: {defect.message}", defect.file

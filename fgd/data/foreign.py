@@ -295,10 +295,10 @@ def xml_kind(head: bytes) -> str | None:
         text = head.decode("latin-1")
     if "<!DOCTYPE" in text.upper():
         return "XML with a DOCTYPE, which annotations do not need and which is not read"
-    parser = ElementTree.XMLPullParser(["start"])
+    parser: Any = ElementTree.XMLPullParser(["start"])
     try:
         parser.feed(text)
-        tags = [element.tag for _, element in parser.read_events() if isinstance(element, ElementTree.Element)]
+        tags = [element.tag for _, element in parser.read_events()]
     except ElementTree.ParseError as error:
         return f"invalid XML: {error}"
     if not tags or tags[0] == "annotation":

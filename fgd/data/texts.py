@@ -65,11 +65,16 @@ def load_yaml(text: str) -> Any:
         _refuse_bombs(text)
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise UnreadableText(f"invalid YAML: {' '.join(str(error).split())}"[:300]) from error
+        raise UnreadableText(f"invalid YAML: {_told(error)}"[:300]) from error
     except UnreadableText:
         raise
     except Exception as error:  # a date that does not exist, a !!timestamp that is none: not all is a YAMLError
         raise UnreadableText(f"invalid YAML: {error}"[:300]) from error
+
+
+def _told(error: Exception) -> str:
+    """The parser's words in one line, without its name for a text that is no file."""
+    return " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
 
 
 def _refuse_bombs(text: str) -> None:

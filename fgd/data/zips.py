@@ -47,6 +47,15 @@ _PACKED = IMAGE_SUFFIXES - {".bmp", ".ppm", ".tif", ".tiff"} | {".parquet"}
 _MAX_NAME_BYTES = 255
 _MAX_PATH_BYTES = 1024
 _DRIVE = re.compile(r"[A-Za-z]:")
+_KINDS = {
+    b"\x1f\x8b": "packed by gzip",
+    b"BZh": "packed by bzip2",
+    b"\xfd7zXZ": "packed by xz",
+    b"\x28\xb5\x2f\xfd": "packed by zstd",
+    b"7z\xbc\xaf": "an archive of 7-Zip",
+    b"Rar!": "a RAR archive",
+}
+"""First bytes of other archives."""
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -132,7 +141,7 @@ def _check_end(file: BinaryIO) -> None:
     tail = file.read()
     place = tail.rfind(b"PK\x05\x06")
     if place < 0 or place + _END.size > len(tail):
-        raise DatasetError("the upload is not a zip, or its end is missing")
+        raise DatasetError(f"the upload is not a zip, or its end is missing{_instead(file)}")
     _, disk, _, _, count, length, _, _ = _END.unpack_from(tail, place)
     if disk not in (0, 0xFFFF):
         raise DatasetError("the zip is one part of several; send one that is whole")
@@ -146,6 +155,18 @@ def _check_end(file: BinaryIO) -> None:
     file.seek(start - length)
     if (found := _count(file, length)) > MAX_MEMBERS:
         raise DatasetError(f"the zip has {found} members, more than {MAX_MEMBERS}, though it claims {count}")
+
+
+def _instead(file: BinaryIO) -> str:
+    """What the upload is, as far as its first bytes tell."""
+    file.seek(0)
+    head = file.read(512)
+    if not head:
+        return ": it is empty"
+    if head[257:262] == b"ustar":
+        return ": it is a tar; send a zip of its files"
+    kind = next((kind for magic, kind in _KINDS.items() if head.startswith(magic)), None)
+    return f": it is {kind}; send a zip of its files" if kind else ""
 
 
 def _read_end64(file: BinaryIO, end: int, count: int, length: int) -> tuple[int, int, int]:

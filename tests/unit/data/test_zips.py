@@ -295,3 +295,21 @@ def test_a_packed_folder_unpacks_to_what_a_data_set_needs_and_is_the_same_each_t
     (empty := tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="nothing to upload"):
         zips.pack(empty, tmp_path / "c.zip")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is empty"),
+        (b"\x1f\x8b\x08" + bytes(99), "packed by gzip; send a zip of its files"),
+        (b"Rar!\x1a\x07" + bytes(99), "a RAR archive"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(99), "an archive of 7-Zip"),
+        (bytes(257) + b"ustar" + bytes(250), "it is a tar"),
+        (b"<html>", "its end is missing"),
+    ],
+)
+def test_another_archive_is_called_what_it_is(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "set.zip").write_bytes(content)
+    with pytest.raises(DatasetError, match="the upload is not a zip") as refused:
+        zips.unpack(tmp_path / "set.zip", tmp_path / "out")
+    assert words in str(refused.value)
