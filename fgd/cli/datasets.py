@@ -159,10 +159,13 @@ def _upload(client: Client, dataset_id: str, path: Path, links_into: Path | None
     import tempfile
 
     from fgd.data import zips
+    from fgd.data.zip_choice import choose
 
     with tempfile.TemporaryDirectory(prefix="fgd-") as folder, byte_bars() as bars:
         zip_path = path
         if not path.is_file():
+            for left_out in choose(path, links_into).left_out:
+                note(str(left_out))
             packing = bars.add_task("packing", total=None)
             zip_path = Path(folder) / "dataset.zip"
             zips.pack(path, zip_path, links_into)

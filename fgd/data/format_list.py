@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from fgd.data.tree import IMAGE_SUFFIXES, Tree
@@ -113,6 +114,16 @@ else:
 SUFFIXES = IMAGE_SUFFIXES.union(*(format.suffixes for format in FORMATS.values()))
 NAMES = frozenset().union(*(format.names for format in FORMATS.values()))
 """A data set consists of files with one of these suffixes or names."""
+
+
+def is_wanted(file: str) -> bool:
+    """Whether a file may be part of a data set, by its name."""
+    path = PurePosixPath(file)
+    return not is_hidden(file) and (path.suffix.lower() in SUFFIXES or path.name in NAMES)
+
+
+def is_hidden(file: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(file).parts)
 
 
 def either(texts: Sequence[str]) -> str:

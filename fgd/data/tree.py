@@ -103,7 +103,7 @@ def list_tree(root: Path, unpacked: Path | None = None) -> Tree:
     def usable(folder: str, names: list[str], kind: str) -> list[str]:
         kept: list[str] = []
         for name in sorted(name for name in names if not name.startswith(".")):
-            fault = _fault(folder, name)
+            fault = fault_of_name(below(folder, name))
             if fault:
                 left_out.append((_shown(below(folder, name)), f"{kind} {fault}; it is not used"))
             else:
@@ -124,14 +124,14 @@ def list_tree(root: Path, unpacked: Path | None = None) -> Tree:
     return Tree(root, tuple(sorted(folders)), frozenset(files), tuple(sorted(links)), unpacked, tuple(sorted(left_out)))
 
 
-def _fault(folder: str, name: str) -> str | None:
+def fault_of_name(name: str) -> str | None:
     """Why a name is none that JSON, a terminal and a list of names can hold. Spaces of every kind are names."""
     kinds = {unicodedata.category(character) for character in name} if not name.isprintable() else set()
     if "Cs" in kinds:
         return "has a name of bytes that are no text in UTF-8"
     if "Cc" in kinds:
         return "has a control character in its name"
-    if len(below(folder, name).encode()) > MAX_PATH_BYTES:
+    if len(name.encode()) > MAX_PATH_BYTES:
         return f"has a name that is, with its folders, longer than {MAX_PATH_BYTES} bytes"
     return None
 

@@ -22,8 +22,9 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from fgd.data.archive import MAX_TOTAL_BYTES
-from fgd.data.format_list import NAMES, SUFFIXES
+from fgd.data.format_list import is_wanted
 from fgd.data.tree import IMAGE_SUFFIXES, folder_of, short
+from fgd.data.zip_choice import choose
 from fgd.data.zip_names import MemberNames, read_names
 from fgd.errors import DatasetError
 
@@ -103,16 +104,9 @@ def unpack(zip_path: Path, folder: Path) -> UnpackedZip:
 def pack(folder: Path, zip_path: Path, links_into: Path | None = None) -> int:
     """Make the zip of a folder: what `unpack` would write, nothing else. The same files give the same bytes.
 
-    Links are not followed, but those to files below `links_into`. Returns the number of files; raises DatasetError if
-    there is none.
+    Which files, and which not, says `fgd.data.zip_choice`. Returns their number; raises DatasetError if there is none.
     """
-    names = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if _is_wanted(path.relative_to(folder).as_posix())
-        and path.is_file()
-        and not _is_linked(path, folder, links_into)
-    )
+    names = choose(folder, links_into).files
     if not names:
         raise DatasetError(f"{folder} holds no image and no annotation; nothing to upload")
     with zipfile.ZipFile(zip_path, "w") as archive:
@@ -123,12 +117,6 @@ def pack(folder: Path, zip_path: Path, links_into: Path | None = None) -> int:
             with (folder / name).open("rb") as source, archive.open(member, "w", force_zip64=True) as target:
                 shutil.copyfileobj(source, target, _CHUNK)
     return len(names)
-
-
-def _is_linked(path: Path, folder: Path, links_into: Path | None) -> bool:
-    if links_into is not None and path.resolve().is_relative_to(links_into.resolve()):
-        return False
-    return any(part.is_symlink() for part in (path, *path.parents) if part.is_relative_to(folder) and part != folder)
 
 
 # --- the directory --------------------------------------------------------------------------------------------
@@ -226,17 +214,11 @@ def _plan(archive: zipfile.ZipFile, names: MemberNames) -> tuple[dict[str, zipfi
         total += member.file_size
         if total > MAX_TOTAL_BYTES:
             raise DatasetError(f"the zip unpacks to more than {MAX_TOTAL_BYTES} bytes")
-        if _is_wanted(name):
+        if is_wanted(name):
             members[name] = member
         else:
             skipped.append(name)
     return members, skipped
-
-
-def _is_wanted(name: str) -> bool:
-    path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return not hidden and (path.suffix.lower() in SUFFIXES or path.name in NAMES)
 
 
 def _fault_of_name(name: str, member: zipfile.ZipInfo) -> str | None:

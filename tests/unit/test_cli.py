@@ -446,6 +446,15 @@ def model_json(state: str, **more: object) -> dict[str, object]:
     return {"id": MODEL, "name": "m", "state": state, "classes": ["a", "b"], "from_the_future": 1, **more}
 
 
+def test_what_of_a_folder_is_not_sent_is_printed(fgd: Command, server: Server, tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.heic"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "a.jpg")
+    done = fgd("dataset", "upload", "ds_1", str(tmp_path), "--no-wait", url=server.url)
+    assert "not sent: 1 links, which are not followed; copy the files they lead to (cp -rL): link.jpg" in done.err
+    assert "not sent: 1 pictures of an iPhone in HEIC" in done.err
+
+
 def test_weights_are_uploaded_as_they_are_and_their_check_is_told(fgd: Command, server: Server, tmp_path: Path) -> None:
     file = tmp_path / "net.pth"
     file.write_bytes(b"weights" * 100_000)
