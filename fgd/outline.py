@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from fgd.class_names import shared_labels
 from fgd.errors import SpecError
 from fgd.spec import Cosine, DetectorSpec, JobSpec, Schedule, Step
 
@@ -104,8 +105,14 @@ class Measurement(PlanPart):
     data set."""
 
 
-def outline(spec: JobSpec, images: Mapping[str, int], teacher: DetectorSpec | None) -> Outline:
-    """images: number of each split. Raises SpecError for what can not be trained."""
+def outline(
+    spec: JobSpec,
+    images: Mapping[str, int],
+    teacher: DetectorSpec | None,
+    classes: Sequence[str] = (),
+    teacher_classes: Sequence[str] = (),
+) -> Outline:
+    """images: number of each split. classes: of the data set. Raises SpecError for what can not be trained."""
     schedule = spec.schedule
     per_epoch = whole_steps(images.get("train", 0), schedule.batch_size, schedule.accumulate)
     per_step = schedule.batch_size * schedule.accumulate
@@ -121,7 +128,11 @@ def outline(spec: JobSpec, images: Mapping[str, int], teacher: DetectorSpec | No
         left_over=images.get("train", 0) - per_epoch * per_step,
         total_steps=per_epoch * schedule.epochs,
         evaluations=evaluations(schedule),
-        warnings=(*without_effect(schedule, per_epoch), *idle_resources(spec)),
+        warnings=(
+            *without_effect(schedule, per_epoch),
+            *idle_resources(spec),
+            *(unlike_classes(classes, teacher_classes) if teacher_classes else ()),
+        ),
     )
 
 
@@ -180,6 +191,17 @@ def scaled_max_size(min_size: int, max_size: int, side: int) -> int:
 
 def evaluations(schedule: Schedule) -> int:
     return -(-schedule.epochs // schedule.evaluate_every)
+
+
+def unlike_classes(classes: Sequence[str], theirs: Sequence[str]) -> Iterator[PlanWarning]:
+    """What a teacher of other classes means: its features teach, and its fitness is not known of all of them."""
+    known = len(shared_labels(classes, theirs))
+    if known == 0:
+        message = "the teacher knows none of the data set's classes by name: its features teach, but its AP is unknown"
+        yield PlanWarning(pointer="/teacher", message=message)
+    elif known < len(classes):
+        message = f"the teacher knows {known} of the data set's {len(classes)} classes by name; its AP is that of these"
+        yield PlanWarning(pointer="/teacher", message=message)
 
 
 def without_effect(schedule: Schedule, per_epoch: int) -> Iterator[PlanWarning]:

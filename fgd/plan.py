@@ -67,10 +67,11 @@ def plan(spec: JobSpec) -> dict[str, Any]:
     assert isinstance(spec.dataset, FromPath)
     index, _ = open_index(Path(spec.dataset.path))
     images: dict[str, int] = {name: len(split) for name, split in index.splits.items()}
-    teacher = None
+    teacher, teacher_classes = None, ()
     if isinstance(spec.teacher, FromPath):
-        teacher = load_detector(Path(spec.teacher.path)).recipe.detector
-    known = outline(spec, images, teacher)
+        recipe = load_detector(Path(spec.teacher.path)).recipe
+        teacher, teacher_classes = recipe.detector, recipe.classes
+    known = outline(spec, images, teacher, index.classes, teacher_classes)
     return known.model_dump(mode="json") | {"measured": rehearse(spec, log).model_dump(mode="json")}
 
 

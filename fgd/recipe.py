@@ -6,17 +6,6 @@ from typing import Literal
 
 from fgd.spec import DetectorSpec, Float, PositiveFloat, PositiveInt, Spec
 
-BACKGROUND = "__background__"
-"""How torchvision's lists of classes begin: the name of label 0, which a recipe does not name."""
-PLACEHOLDERS = frozenset(
-    {"n/a", "na", "none", "null", "unused", "undefined", "unlabeled", "reserved", "placeholder", "void", "-", "--", "?"}
-)
-"""Of labels that no object has, in lower case."""
-
-
-def is_placeholder(name: str) -> bool:
-    return name.strip().lower() in PLACEHOLDERS
-
 
 class Recipe(Spec):
     """All that a state dict does not say. A stored one is read by `fgd.stored`."""

@@ -140,6 +140,8 @@ anchors        what the student's boxes are coded against: anchors, or the point
 proposals      the second stage: its proposals, and its answers to any others
 towers         the head's convolutions, to be run from any one on, and the maps between them
 """
+OF_CLASSES: frozenset[Need] = frozenset({"logits", "proposals", "towers"})
+"""These are compared class by class, so teacher and student need the same classes."""
 OF_THE_HEAD: frozenset[Need] = frozenset({"logits", "boxes", "distributions"})
 """For these the teacher runs its head."""
 
@@ -750,6 +752,10 @@ class JobSpec(Spec):
     def needs(self) -> frozenset[Need]:
         """What the methods take of both networks, all together."""
         return frozenset(need for method in self.methods for need in method.needs)
+
+    def compares_classes(self) -> bool:
+        """Whether a method compares what both networks say of each class; maps and boxes have no classes."""
+        return bool(self.needs() & OF_CLASSES)
 
     def refuse_pair(self, teacher: DetectorSpec) -> None:
         """Raise SpecError if a method here cannot carry knowledge from `teacher` to the student."""

@@ -48,8 +48,11 @@ class Inputs:
     """Blobs that were put into the store just now; their rows come with the job's."""
     images: dict[str, int] = field(default_factory=dict)
     """Number of each split of the data set."""
+    classes: tuple[str, ...] = ()
+    """Of the data set."""
     teacher: DetectorSpec | None = None
     """What teaches."""
+    teacher_classes: tuple[str, ...] = ()
 
 
 class Findings:
@@ -83,7 +86,7 @@ def resolve(s: Session, store: BlobStore, roots: Sequence[Path], project_id: str
     if dataset is not None:
         _check_batch(dataset, spec, found)
         ours = dataset.classes or []
-        if teacher is not None:  # its features carry no labels: the order of its classes does not matter
+        if teacher is not None and spec.compares_classes():  # by name: the order does not matter
             _check_classes(sorted(teacher.recipe.classes), sorted(ours), "/teacher", found)
         if inherit is not None:  # its class logits are copied one by one
             _check_classes(inherit.recipe.classes, ours, "/student/inherit", found)
@@ -100,7 +103,9 @@ def resolve(s: Session, store: BlobStore, roots: Sequence[Path], project_id: str
     found.tell()
     assert dataset is not None, "what is missing has been told"
     inputs.images = {name: int(split["images"]) for name, split in (dataset.splits or {}).items()}
-    inputs.teacher = teacher.recipe.detector if teacher is not None else None
+    inputs.classes = tuple(dataset.classes or ())
+    if teacher is not None:
+        inputs.teacher, inputs.teacher_classes = teacher.recipe.detector, teacher.recipe.classes
     # Last: a refused request leaves no blobs behind.
     for role, named in weights.items():
         if named is not None:

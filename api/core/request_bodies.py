@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationInfo, field_validator, model_validator
 
+from fgd.class_names import BACKGROUND, is_placeholder
 from fgd.data.format_list import FormatName
-from fgd.recipe import BACKGROUND, is_placeholder
 from fgd.spec import INVISIBLE, DetectorSpec, Float, Int, JobId, Name, Path, PositiveFloat, Spec
 
 # --- data sets ------------------------------------------------------------------------------------------------

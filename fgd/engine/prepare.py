@@ -25,12 +25,12 @@ from fgd.engine.identity import checkpoint_digest, digest_of_file, digest_of_jso
 from fgd.engine.laps import Laps
 from fgd.engine.teacher import (
     CALIBRATION_IMAGES,
-    CHECK_IMAGES,
     Fitness,
     box_count,
     calibrate,
     check_classes,
     check_teacher,
+    checked_images,
     evenly_spaced,
     refuse_unfit,
 )
@@ -297,7 +297,8 @@ def load_teacher(spec: JobSpec, student: Detector, machine: Machine) -> tuple[Te
     assert isinstance(spec.teacher, TeacherFromPath)
     folder = Path(spec.teacher.path)
     detector = weights.load_detector(folder)
-    check_classes(detector.recipe.classes, student.recipe.classes)
+    if spec.compares_classes():
+        check_classes(detector.recipe.classes, student.recipe.classes)
     teacher = Teacher(detector.to(machine.device), student.recipe, spec.needs())
     return teacher, digest_of_file(folder / WEIGHTS)
 
@@ -317,7 +318,7 @@ def examine(
     """The teacher is checked before it teaches, unless an earlier training did on the same images."""
     assert spec.teacher is not None
     emit(Phase(phase="checking_teacher"))
-    images = evenly_spaced(val.images, CHECK_IMAGES)
+    images = checked_images(val, teacher.detector.recipe.classes)
     question = about | {"check": [content_of(images, val.root), val.classes]} if known.folder else {}
     answer = ranks.of_first(lambda: known.answer(question))
     if answer is not None:

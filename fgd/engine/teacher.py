@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from fgd.class_names import shared_labels
 from fgd.data.index import Image
 from fgd.data.loader import Dataset, eval_batches
 from fgd.data.transforms import Transform
@@ -16,6 +17,7 @@ from fgd.engine.device import to_device
 from fgd.engine.distill import Teacher
 from fgd.engine.distributed import ALONE, Ranks
 from fgd.engine.evaluate import evaluate
+from fgd.engine.weights import some
 from fgd.errors import TeacherUnfit, UserError
 from fgd.methods.geometry import Grid, Layout, valid_cells
 from fgd.types import Calibration
@@ -35,14 +37,27 @@ class Fitness:
     """schedule.min_size and max_size."""
     own_size: tuple[int, int]
     """Of its recipe: what it was trained at."""
+    classes: tuple[str, ...] | None = None
+    """The data set's classes that it knows, by which it was measured; None: all of them."""
 
     @classmethod
     def from_json(cls, kept: dict[str, Any]) -> Fitness:
-        return cls(kept["ap50"], kept["images"], tuple(kept["size"]), tuple(kept["own_size"]))
+        classes = kept.get("classes")
+        known = tuple(classes) if classes is not None else None
+        return cls(kept["ap50"], kept["images"], tuple(kept["size"]), tuple(kept["own_size"]), known)
 
     def __str__(self) -> str:
+        if self.unknown:
+            why = "no validation image has a class that it knows by name"
+            return f"how well the teacher detects on this data set is unknown: {why}; its features teach all the same"
         size = "at min_size {}, max_size {}".format(*self.size)
-        return f"the teacher's AP50 on {self.images} validation images {size} is {self.ap50:.1f}"
+        on = f" for {some(list(self.classes))}, the classes that it knows," if self.classes is not None else ""
+        return f"the teacher's AP50 on {self.images} validation images {size}{on} is {self.ap50:.1f}"
+
+    @property
+    def unknown(self) -> bool:
+        """Nothing could be measured: it was trained for other classes."""
+        return self.images == 0
 
     @property
     def advice(self) -> str:
@@ -58,11 +73,12 @@ class Fitness:
     def data(self) -> dict[str, Any]:
         sizes = {"min_size": self.size[0], "max_size": self.size[1]}
         own = {"teacher_min_size": self.own_size[0], "teacher_max_size": self.own_size[1]}
-        return {"ap50": self.ap50 if math.isfinite(self.ap50) else None, "images": self.images, **sizes, **own}
+        known = {"classes": list(self.classes)} if self.classes is not None else {}
+        return {"ap50": self.ap50 if math.isfinite(self.ap50) else None, "images": self.images, **sizes, **own, **known}
 
 
 def check_classes(teacher_classes: tuple[str, ...], classes: tuple[str, ...]) -> None:
-    """The order may differ, features have no labels; the names may not."""
+    """For methods that compare what both networks say of each class: the order may differ, the names may not."""
     lacking = sorted(set(classes) - set(teacher_classes))
     foreign = sorted(set(teacher_classes) - set(classes))
     if lacking or foreign:
@@ -82,9 +98,15 @@ def check_teacher(
     check_stop: Callable[[], None],
     ranks: Ranks = ALONE,
 ) -> Fitness:
-    """AP50 on 64 evenly spaced validation images, or all if fewer."""
-    images = relabelled(evenly_spaced(val.images, CHECK_IMAGES), val.classes, teacher.detector.recipe.classes)
-    some = val.with_images(images, teacher.detector.recipe.classes)
+    """AP50 on 64 evenly spaced validation images, or all if fewer, and for the classes that the teacher knows."""
+    own = teacher.detector.recipe
+    size, own_size = (transform.min_size, transform.max_size), (own.min_size, own.max_size)
+    labels = shared_labels(val.classes, own.classes)
+    known = None if len(labels) == len(val.classes) else tuple(val.classes[label - 1] for label in labels)
+    images = checked_images(val, own.classes)
+    if not images:
+        return Fitness(math.nan, 0, size, own_size, known)
+    some = val.with_images(relabelled(images, labels), own.classes)
     scores = evaluate(
         teacher.detector,
         some,
@@ -95,12 +117,19 @@ def check_teacher(
         check_stop=check_stop,
         ranks=ranks,
     )
-    own = teacher.detector.recipe
-    return Fitness(scores["ap50"], len(some), (transform.min_size, transform.max_size), (own.min_size, own.max_size))
+    return Fitness(scores["ap50"], len(some), size, own_size, known)
+
+
+def checked_images(val: Dataset, theirs: Sequence[str]) -> tuple[Image, ...]:
+    """Those on which a teacher of these classes is checked: any, or those with an object that it may know."""
+    labels = shared_labels(val.classes, theirs)
+    if len(labels) == len(val.classes):
+        return evenly_spaced(val.images, CHECK_IMAGES)
+    return evenly_spaced([image for image in val.images if labels.keys() & set(image.labels)], CHECK_IMAGES)
 
 
 def refuse_unfit(found: Fitness, *, allow_unfit: bool) -> None:
-    if not found.ap50 >= CHECK_AP50 and not allow_unfit:  # NaN is unfit too
+    if not found.unknown and not found.ap50 >= CHECK_AP50 and not allow_unfit:  # NaN is unfit too
         raise TeacherUnfit(
             f"{found}, under {CHECK_AP50:.0f}: {found.advice}wrong weights, wrong classes or an untrained network; "
             '"allow_unfit": true in `teacher` lets it teach anyway',
@@ -147,7 +176,17 @@ def evenly_spaced(images: Sequence[Image], count: int) -> tuple[Image, ...]:
     return tuple(images[i * len(images) // count] for i in range(count))
 
 
-def relabelled(images: Sequence[Image], classes: Sequence[str], wanted: Sequence[str]) -> tuple[Image, ...]:
-    """The images with labels counted in `wanted` instead of `classes`; the names are the same, the order may differ."""
-    label = {old: wanted.index(name) + 1 for old, name in enumerate(classes, start=1)}
-    return tuple(image.model_copy(update={"labels": tuple(label[old] for old in image.labels)}) for image in images)
+def relabelled(images: Sequence[Image], labels: Mapping[int, int]) -> tuple[Image, ...]:
+    """The images with other labels; boxes whose label has none are left out."""
+    return tuple(image if not image.labels else _relabelled(image, labels) for image in images)
+
+
+def _relabelled(image: Image, labels: Mapping[int, int]) -> Image:
+    kept = [n for n, label in enumerate(image.labels) if label in labels]
+    return image.model_copy(
+        update={
+            "boxes": tuple(image.boxes[n] for n in kept),
+            "labels": tuple(labels[image.labels[n]] for n in kept),
+            "crowd": tuple(image.crowd[n] for n in kept),
+        }
+    )

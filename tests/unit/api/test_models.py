@@ -406,12 +406,13 @@ def test_a_model_that_is_not_ready_is_told_by_its_state(client: Any, given: Any)
     assert asked(new_id("mdl")) == (422, "weights_not_found", False)
 
 
-def test_a_teaching_model_of_other_classes_is_refused(client: Any, given: Any) -> None:
-    body = given.body(teacher={"model": ready(client, given, ("cat", "cow"))}, methods=[{"kind": "fgd"}])
+def test_a_model_of_other_classes_may_teach_and_may_not_be_inherited_from(client: Any, given: Any) -> None:
+    other = {"model": ready(client, given, ("cat", "cow"))}
+    teaching = given.body(teacher=other, methods=[{"kind": "fgd"}])
 
-    answer = client.post("/v1/jobs", json=body)
-
-    assert [(e["pointer"], e["code"]) for e in answer.json()["errors"]] == [("/teacher", "classes_differ")]
+    assert client.post("/v1/jobs", json=teaching).status_code == 201
+    answer = client.post("/v1/jobs", json=given.body(student={"inherit": other}))
+    assert [(e["pointer"], e["code"]) for e in answer.json()["errors"]] == [("/student/inherit", "classes_differ")]
 
 
 def test_a_model_in_use_stays_and_its_users_are_named(client: Any, given: Any) -> None:

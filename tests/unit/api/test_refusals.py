@@ -502,7 +502,6 @@ def submit_job(w: World) -> Iterator[Refusal]:
     yield Refusal(job(schedule=many), 422, "batch_too_large", "/schedule/accumulate")
     yield Refusal(w.client.post(f"{url}?dry_run=maybe", json=given.body(ready)), 422, "invalid_request", "?dry_run")
     other = given.succeeded(("cow",))
-    yield Refusal(job(teacher={"job": other}, methods=FGD), 422, "classes_differ", "/teacher")
     yield Refusal(job(student={"inherit": {"job": other}}), 422, "classes_differ", "/student/inherit")
     retinanet = {"kind": "retinanet", "inherit": {"job": given.succeeded()}}
     yield Refusal(job(student=retinanet), 422, "impossible_inheritance", "/student/inherit")
