@@ -67,7 +67,7 @@ def plan(spec: JobSpec) -> dict[str, Any]:
     assert isinstance(spec.dataset, FromPath)
     index, _ = open_index(Path(spec.dataset.path))
     images: dict[str, int] = {name: len(split) for name, split in index.splits.items()}
-    teacher, teacher_classes = None, ()
+    teacher, teacher_classes = None, tuple[str, ...]()
     if isinstance(spec.teacher, FromPath):
         recipe = load_detector(Path(spec.teacher.path)).recipe
         teacher, teacher_classes = recipe.detector, recipe.classes

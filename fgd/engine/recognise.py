@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, get_args
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from fgd.detectors import build, family_of
@@ -41,6 +42,7 @@ ELSEWHERE = (
 """What keys of other software begin with -> what that is. None of it fits a detector of ours."""
 
 Shapes = Mapping[str, tuple[int, ...]]
+SPECS: TypeAdapter[DetectorSpec] = TypeAdapter(DetectorSpec)
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,11 @@ def elsewhere(items: Sequence[NamedTensor]) -> str | None:
 # --- the trunk ------------------------------------------------------------------------------------------------
 
 
-def _trunk(items: Sequence[NamedTensor], recipe: Recipe, take: Take) -> str | None:
+def _trunk(items: Sequence[NamedTensor], recipe: Recipe, take: Take) -> Trunk | None:
     """The one that was named, if it fits; else the one that fits best."""
     named = getattr(recipe.detector, "backbone", None)
-    candidates = sorted(get_args(Trunk), key=lambda trunk: trunk != named)
-    found: tuple[float, str | None] = (LIKE, None)
+    candidates: list[Trunk] = sorted(get_args(Trunk), key=lambda trunk: trunk != named)
+    found: tuple[float, Trunk | None] = (LIKE, None)
     for trunk in candidates:
         wanted = _of_body(_shapes(FCOS(backbone=trunk)))
         offered = _of_body(_read(items, _shapes(FCOS(backbone=trunk)), take))
@@ -126,7 +128,8 @@ def _versions(member: type[Any], trunk: str) -> list[DetectorSpec]:
     if not issubclass(member, TorchvisionDetector_):
         return []
     versions = [{"version": 1}, {"version": 2}] if "version" in member.model_fields else [{}]
-    return [member.model_validate({"backbone": trunk, **version}) for version in versions]
+    kind = member.model_fields["kind"].default
+    return [SPECS.validate_python({"kind": kind, "backbone": trunk, **version}) for version in versions]
 
 
 def _sized(spec: DetectorSpec, shapes: Shapes, recipe: Recipe) -> Likeness | None:
