@@ -58,9 +58,9 @@ def _content(name: str, source: Path) -> bytes:
     try:
         content = source.read_bytes()
     except OSError as error:
-        raise DatasetError(f"{source}: cannot be read any more: {error.strerror}; import the data set again") from error
+        raise DatasetError(f"{source}: can no longer be read: {error.strerror}; import the data set again") from error
     if hashlib.sha256(content).hexdigest() not in name:
-        raise DatasetError(f"{source} has changed while it was imported; import the data set again")
+        raise DatasetError(f"{source} changed during the import; import the data set again")
     return content
 
 
@@ -101,7 +101,7 @@ def _extract(tar_path: Path, folder: Path) -> None:
                 names.add(member.name)
                 written += member.size
                 if written * _SPARE > free:
-                    raise DatasetError(f"{tar_path}: {written} bytes or more do not fit; {free} are free in {folder}")
+                    raise DatasetError(f"{tar_path}: {written} bytes or more do not fit: {free} are free in {folder}")
                 source = tar.extractfile(member)
                 assert source is not None  # it is a regular file: _refuse saw to that
                 _write(tar_path, member, source, folder / member.name)
@@ -110,20 +110,20 @@ def _extract(tar_path: Path, folder: Path) -> None:
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise DatasetError(f"{tar_path}: not an archive of a data set: {error}") from error
     if INDEX not in names:
-        raise DatasetError(f"{tar_path}: holds no {INDEX}; not an archive of a data set")
+        raise DatasetError(f"{tar_path}: contains no {INDEX}; not an archive of a data set")
 
 
 def _refuse(tar_path: Path, member: tarfile.TarInfo, seen: set[str]) -> None:
     """Raise DatasetError for anything `pack` would not have put there."""
     known = member.name == INDEX or _IMAGE_NAME.fullmatch(member.name)
     if not known or member.type != tarfile.REGTYPE or member.pax_headers:
-        raise DatasetError(f"{tar_path}: holds {member.name!r}, which is no part of a data set")
+        raise DatasetError(f"{tar_path}: contains {member.name!r}, which is not part of a data set")
     if member.name in seen:
-        raise DatasetError(f"{tar_path}: holds {member.name} twice")
+        raise DatasetError(f"{tar_path}: contains {member.name} twice")
     if not 0 <= member.size <= (MAX_INDEX_BYTES if member.name == INDEX else MAX_FILE_BYTES):
         raise DatasetError(f"{tar_path}: {member.name} claims {member.size} bytes")
     if len(seen) >= MAX_FILES:
-        raise DatasetError(f"{tar_path}: holds more than {MAX_FILES} files")
+        raise DatasetError(f"{tar_path}: contains more than {MAX_FILES} files")
 
 
 def _write(tar_path: Path, member: tarfile.TarInfo, source: IO[bytes], target: Path) -> None:
@@ -139,4 +139,4 @@ def _write(tar_path: Path, member: tarfile.TarInfo, source: IO[bytes], target: P
             file.write(chunk)
             left -= len(chunk)
     if member.name != INDEX and target.stem != digest.hexdigest():
-        raise DatasetError(f"{tar_path}: the content of {member.name} is not what its name says")
+        raise DatasetError(f"{tar_path}: the content of {member.name} does not match its name")

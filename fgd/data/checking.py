@@ -85,7 +85,9 @@ def check(
     what could be read and must not be trained on. verify: "full" decodes every image, "headers" only reads sizes.
     """
     for link in tree.links:
-        defects.add("link_not_followed", link, "a link to a folder, not followed; put the folder itself there", "kept")
+        defects.add(
+            "link_not_followed", link, "a link to a folder is not followed; put the folder itself there", "kept"
+        )
     for name, why in tree.left_out:
         defects.add("name_not_used", name, why, "kept")
     _report_unlisted(tree, listing, defects)
@@ -174,7 +176,8 @@ def _report_repeats(images: list[_CheckedImage], defects: Defects) -> None:
             defects.add("image_repeated", image.listed.file, message, "kept")
         else:
             message = (
-                f"in {image.split}, same content as {other.listed.file} in {other.split}; results there are flattered"
+                f"in {image.split}, same content as {other.listed.file} in {other.split}; results there look better "
+                "than they are"
             )
             defects.add("image_in_two_splits", image.listed.file, message, "kept")
 
@@ -220,7 +223,7 @@ def _add_boxes(image: _CheckedImage, own: Convention, way: Convention, defects: 
         seen[found, mark.name] = mark.where
         image.boxes.append(_BoxedImage(found, mark.name, mark.crowd))
     if unread and not image.boxes:
-        message = f"none of its {len(unread)} labels can be read ({unread[0]}); left out, for it is no background"
+        message = f"none of its {len(unread)} labels can be read ({unread[0]}); left out, as it is not background"
         defects.add("labels_unreadable", image.listed.file, message, "dropped_image")
         return False
     if not image.listed.marks:
@@ -238,7 +241,7 @@ def _checked_box(mark: Mark, image: _CheckedImage, own: Convention, way: Convent
     if isinstance(clipped, NoBox):
         return clipped
     if clipped.overhang > TOLERANCE_PX:
-        message = f"{mark.where} has box {short(mark.written)}, which reaches out of its image of {width}x{height}"
+        message = f"{mark.where} has box {short(mark.written)}, which extends beyond its image of {width}x{height}"
         defects.add("box_clipped", image.listed.file, message, "clipped_box")
     return clipped.box
 
@@ -310,8 +313,8 @@ def _carve(images: list[_CheckedImage], listing: Listing, carving: Carving, defe
         train[place].split = "val"
     images.sort(key=lambda image: ("train", "val", "test").index(image.split))
     message = (
-        f"there is no val split: {len(chosen.places)} of the {len(train)} images of train became it, chosen by a hash "
-        f"of their names (val_fraction {carving.fraction:g}, group_by {carving.group_by})"
+        f"there is no val split: {len(chosen.places)} of the {len(train)} images of train are used for it, chosen by a "
+        f"hash of their names (val_fraction {carving.fraction:g}, group_by {carving.group_by})"
     )
     defects.add("val_carved", "", message, "kept")
     return CarvedSplit(

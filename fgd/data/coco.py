@@ -30,7 +30,7 @@ from fgd.errors import DatasetError
 __all__ = ["list_images", "looks_like", "read"]
 
 ADVICE = Advice(
-    split="no annotations of the {split} split; add one such as annotations/instances_{split}.json",
+    split="no annotations of the {split} split; add one, such as annotations/instances_{split}.json",
     images="each entry of images needs a file in the folder",
     boxes="add annotations with a bbox [x, y, width, height] and iscrowd 0",
 )
@@ -98,7 +98,7 @@ def _categories(annotations: Annotations, defects: Defects) -> dict[int, str]:
         elif name is not None and names.get(key) == name:
             defects.add("category_repeated", file, f"category {short(key)}, {short(name)}, is listed twice", "kept")
         elif key not in used and (key in names or name is None or name in keys):
-            message = f"category {short(entry)} has no annotation, and its id or name is no other's own; left out"
+            message = f"category {short(entry)} has no annotation, and no other has its id or name; left out"
             defects.add("category_unused", file, message, "kept")
         elif name is None:
             defects.reject("category_invalid", file, fault)
@@ -217,7 +217,7 @@ def _add_marks(
             image.marks.append(mark)
             outlines += mark.outline
     if outlines:
-        message = f"{outlines} annotations have no bbox: the box around their polygon or mask is taken"
+        message = f"{outlines} annotations have no bbox: the box around their polygon or mask is used"
         defects.add("outline_to_box", file, message, "kept", outlines)
     if (shift := shifted(used, categories, file)) is not None:
         defects.reject("class_numbers_shifted", file, shift)
@@ -238,5 +238,5 @@ def _corners(bbox: Any) -> Box | NoBox:
         return NoBox("box_invalid", "which is not a list of four numbers x, y, width, height")
     x, y, w, h = (finite(value) for value in bbox)
     if x is None or y is None or w is None or h is None:
-        return NoBox("box_not_finite", "which holds something that is not a finite number of pixels")
+        return NoBox("box_not_finite", "which contains something that is not a finite number of pixels")
     return (x, y, x + w, y + h)

@@ -149,7 +149,7 @@ def _load_all(tree: Tree, defects: Defects) -> tuple[list[Annotations], dict[str
                 defects.add("json_skipped", file, f"not detection annotations: {error}; ignored", "kept")
             continue
         if one.encoding != "utf-8":
-            message = f"not UTF-8; read as {one.encoding}, so look at the names"
+            message = f"not UTF-8; read as {one.encoding}, so check the names"
             defects.add("encoding_guessed", file, message, "kept")
         readable.append(one)
     return readable, unreadable
@@ -160,7 +160,7 @@ def _load(root: Path, file: str) -> Annotations:
     if not os.path.isfile(path):
         raise _Unusable("not a file (a dangling link, a pipe)", broken=False)
     if not path.resolve().is_relative_to(root):
-        raise _Unusable("a link that leaves the data set", broken=True)
+        raise _Unusable("a link that leads out of the data set", broken=True)
     if path.stat().st_size > MAX_JSON_BYTES:
         raise _Unusable(f"larger than {MAX_JSON_BYTES} bytes", broken=True)
     try:
@@ -178,7 +178,7 @@ def _load(root: Path, file: str) -> Annotations:
     if (other := json_value_kind(content)) and not _is_coco(content):
         raise _Unusable(other, broken=False)
     if not isinstance(content, dict):
-        raise _Unusable(f"the file holds a {type(content).__name__}, not an object", broken=True)
+        raise _Unusable(f"the file contains a {type(content).__name__}, not an object", broken=True)
     return _detection_annotations(file, content, encoding)
 
 

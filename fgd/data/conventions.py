@@ -139,7 +139,7 @@ def check(boxes: Sequence[WrittenBox], own: Convention, defects: Defects) -> Con
     if lost > _LOST * len(used):
         message = (
             f"of {len(used)} boxes {lost} lie outside their images, mostly or altogether, or are reversed, as {own}, "
-            f"the first in {misfits[0].file}; they belong to pictures of another size or are written in another way"
+            f"the first in {misfits[0].file}; they belong to images of another size, or are written in another way"
         )
         defects.reject("boxes_misplaced", misfits[0].file, message)
     return own
@@ -157,8 +157,8 @@ def _judged(
     corners = Convention("corners")
     if own == Convention("corner_size") and likely == [corners]:
         message = (
-            f"of {len(used)} boxes {len(misfits)} reach out of their images as x, y, width, height, and as left, top, "
-            "right, bottom nearly none does: all are read as corners"
+            f"of {len(used)} boxes {len(misfits)} extend beyond their images as x, y, width, height, but as left, top, "
+            "right, bottom almost none does: all are read as corners"
         )
         defects.add("boxes_are_corners", "", message, "kept")
         return corners

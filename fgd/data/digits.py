@@ -133,7 +133,7 @@ def _holds(folder: Path, recipe: Mapping[str, Any]) -> bool:
             return True
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise DatasetError(f"{folder} holds something else; remove it or name another folder")
+    raise DatasetError(f"{folder} contains something else; remove it or name another folder")
 
 
 def _write(folder: Path, recipe: Mapping[str, Any]) -> None:

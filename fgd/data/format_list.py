@@ -79,16 +79,16 @@ FORMATS = {
     ),
     "voc": Format(
         title="Pascal VOC",
-        summary="Pascal VOC: an XML file an image in Annotations, or beside the images; ImageSets/Main or folders for "
-        "splits. Pixels count from 1; difficult objects are neither trained on nor scored.",
+        summary="Pascal VOC: one XML file per image in Annotations, or beside the images; ImageSets/Main or folders "
+        "for splits. Pixels count from 1; difficult objects are neither trained on nor scored.",
         sign="Pascal VOC (Annotations/*.xml)",
         reader=_voc,
         suffixes=frozenset({".xml", ".txt"}),
     ),
     "yolo": Format(
         title="YOLO",
-        summary="YOLO: data.yaml with names and the folders of train, val and test; a text file an image in labels "
-        "beside images. Polygons become the boxes around them.",
+        summary="YOLO: data.yaml with names and the folders of train, val and test; one text file per image in "
+        "labels beside images. Polygons become the boxes around them.",
         sign="YOLO (data.yaml with train, val and names)",
         reader=_yolo,
         suffixes=frozenset({".yaml", ".yml", ".txt"}),

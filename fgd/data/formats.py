@@ -95,7 +95,7 @@ def read_index(path: Path) -> Index:
     try:
         index = Index.model_validate_json(path.read_bytes())
     except (ValidationError, OSError) as error:
-        raise DatasetError(f"{path}: not an index of this program: {error}") from error
+        raise DatasetError(f"{path}: not a valid index: {error}") from error
     ids: set[int] = set()
     for image in (image for images in index.splits.values() for image in images):
         name = PurePosixPath(image.file)

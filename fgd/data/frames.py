@@ -110,7 +110,7 @@ def _frame(image: Found, kind: _Kind, turned: bool, copies: bool, odd: bool, def
     if kind == "other" and not odd:
         message = (
             f"declared {_told(listed)}, is {size}: another ratio, so its boxes cannot be placed; "
-            "write the size that the boxes were drawn in, or label the image again; it is left out"
+            "write the size that the boxes were drawn in, or label the image again; left out"
         )
         defects.add("size_contradicts", listed.file, message, "dropped_image")
         return None

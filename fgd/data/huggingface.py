@@ -54,7 +54,7 @@ _CROWDS = ("iscrowd", "is_crowd")
 _MOST_CLASSES = 100_000
 ADVICE = Advice(
     split="no images of the {split} split; put them into a folder {split}, or data/{split}-00000-of-00001.parquet",
-    images="each row needs a file_name that is there, or an image with its bytes",
+    images="each row needs a file_name that exists, or an image with its bytes",
     boxes="each row needs objects with bbox [[x, y, width, height], ...] and as many entries of category",
 )
 
@@ -117,7 +117,9 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
         )
     for file in _parquets(tree):
         if file not in tables:
-            defects.add("table_skipped", file, f"{tables[0]} and its like are read instead; this is not", "kept")
+            defects.add(
+                "table_skipped", file, f"{tables[0]} and similar files are read instead; this one is not", "kept"
+            )
     card = read_card(tree, defects)
     if not _metadata(tree):
         tables, card = _of_card(tables, card, defects)
@@ -194,7 +196,7 @@ class _Reading:
         if (given := table.class_names) is not None:
             found = usable_names(given)
             if found is None:
-                message = f"the class names of its schema must each be there once, of at most {MAX_NAME} characters"
+                message = f"each class name in its schema must appear once, with at most {MAX_NAME} characters"
                 self._defects.reject("category_invalid", file, message)
             names = found or ()
             self._tables += names
@@ -341,7 +343,7 @@ class _Reading:
     def listing(self) -> Listing:
         images = self._place()
         for file in sorted(self._unnamed):
-            message = "classes are numbers, and no class label names them; they are called by their numbers"
+            message = "classes are numbers, and no class label names them; the numbers are used as names"
             self._defects.add("class_names_missing", file, message, "kept")
         for file, known in self._names_of.items():
             if (reason := shifted(self._numbers.get(file, set()), range(known), "its class label")) is not None:
@@ -435,7 +437,7 @@ def _objects(values: Mapping[str, Any]) -> list[tuple[Any, Any, Any]]:
     if len(boxes) != len(categories):
         raise _BadRow(f"bbox has {len(boxes)} entries and category {len(categories)}")
     if crowds is not None and (not isinstance(crowds, list) or len(crowds) != len(boxes)):
-        raise _BadRow(f"bbox has {len(boxes)} entries, and iscrowd is no list of as many")
+        raise _BadRow(f"bbox has {len(boxes)} entries, and iscrowd is not a list of the same length")
     return list(zip(boxes, categories, crowds if crowds is not None else [0] * len(boxes), strict=True))
 
 
@@ -465,5 +467,5 @@ def _corners(bbox: Any) -> Box | NoBox:
         return NoBox("box_invalid", "which is not a list of four numbers x, y, width, height")
     x, y, w, h = (finite(value) for value in bbox)
     if x is None or y is None or w is None or h is None:
-        return NoBox("box_not_finite", "which holds something that is not a finite number of pixels")
+        return NoBox("box_not_finite", "which contains something that is not a finite number of pixels")
     return (x, y, x + w, y + h)

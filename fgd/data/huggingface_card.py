@@ -100,7 +100,7 @@ def _config(file: str, front: dict[str, Any], defects: Defects) -> dict[str, Any
     )
     if chosen is None:
         told = ", ".join(c["config_name"] for c in configs[:10])
-        message = f"it has {len(configs)} configurations ({told}) and none is the default; leave one in configs"
+        message = f"it has {len(configs)} configurations ({told}) and none is the default; leave only one in configs"
         defects.reject("config_ambiguous", file, message)
         return {}
     if len(configs) > 1:

@@ -73,7 +73,7 @@ class Store:
         """Raises DatasetError beyond what an archive may hold; OSError where the disk is full."""
         self._bytes += len(content)  # repeated ones too: a small file can repeat a large picture a million times
         if self._bytes > MAX_TOTAL_BYTES:
-            raise DatasetError(f"the Parquet files hold more than {MAX_TOTAL_BYTES} bytes of images")
+            raise DatasetError(f"the Parquet files contain more than {MAX_TOTAL_BYTES} bytes of images")
         digest = hashlib.sha256(content).hexdigest()
         path = self._made() / digest[:2] / digest
         if path.exists():
@@ -166,7 +166,7 @@ def _pyarrow() -> Any:
         from pyarrow import parquet
     except ImportError as error:
         raise DatasetError(
-            f"it has Parquet files, which need pyarrow, and that is not installed where they are read: {EXTRA}"
+            f"it has Parquet files, which need pyarrow on the worker; it is not installed there: {EXTRA}"
         ) from error
     return parquet
 

@@ -207,16 +207,16 @@ def _not_an_image(content: bytes) -> BadImage:
     if content[4:8] == b"ftyp":
         kind = _IN_MP4.get(content[8:12])
         if kind is None:
-            return BadImage("image_unsupported", "a video, not a picture; write its frames as JPEG")
+            return BadImage("image_unsupported", "a video, not an image; save its frames as JPEG")
         return BadImage("image_unsupported", f"a picture in {kind}, which is not read; convert it to JPEG")
     if head.startswith(b"version https://git-lfs"):
-        return BadImage("image_broken", "a pointer of Git LFS, not the picture; run git lfs pull and send it again")
+        return BadImage("image_broken", "a Git LFS pointer, not the image; run git lfs pull and send it again")
     if head.startswith((b"<!doctype html", b"<html")):
-        return BadImage("image_broken", "a web page, not a picture: its download failed; load it again")
+        return BadImage("image_broken", "a web page, not an image: its download failed; download it again")
     found = next((what for magic, what in _OTHERS.items() if content.startswith(magic)), None)
     if found:
         return BadImage("image_unsupported", f"{found}, which is not read; convert it to JPEG or PNG")
-    return BadImage("image_broken", "not an image of a known format (JPEG, PNG, WebP, BMP, TIFF, GIF)")
+    return BadImage("image_broken", "not an image in a known format (JPEG, PNG, WebP, BMP, TIFF, GIF)")
 
 
 def _decoded(image: Pillow.Image) -> Pillow.Image:

@@ -235,7 +235,7 @@ def _refuse_slivers(dataset: Dataset, transform: Transform) -> None:
     for image in dataset.images:
         if min(transform.size_of(image.height, image.width)) < 1:
             raise DatasetError(
-                f"{image.name}: {image.width}x{image.height} is too elongated, nothing is left of it at min_size "
+                f"{image.name}: {image.width}x{image.height} is too elongated: nothing is left of it at min_size "
                 f"{transform.min_size}, max_size {transform.max_size}; remove it, or raise schedule.max_size"
             )
 

@@ -48,7 +48,7 @@ def shifted(used: Collection[int], known: Collection[int], table: str) -> str | 
         return None
     there = set(known)
     lowest, highest = min(there), max(there)
-    told = f"the numbers of classes reach from {min(used)} to {max(used)}, but {table} has {lowest} to {highest}"
+    told = f"the class numbers range from {min(used)} to {max(used)}, but {table} has {lowest} to {highest}"
     if lowest not in used and all(number - 1 in there for number in used):
         cause = f"and {lowest} is never there: they are counted from {lowest + 1}, so subtract 1 from each"
         return f"{told}, {cause}; else every class would be another"
@@ -68,6 +68,6 @@ def beyond(used: Mapping[int, int], known: Collection[int], files: int, table: s
         return None
     numbers = ", ".join(map(short, unknown[:_TOLD])) + (", ..." if len(unknown) > _TOLD else "")
     return (
-        f"labels of {files} files have the class numbers {numbers}, which {table} does not name; it lacks names, or "
-        "belongs to other labels"
+        f"labels of {files} files have the class numbers {numbers}, which {table} does not name; names are missing, "
+        "or it belongs to other labels"
     )

@@ -40,7 +40,7 @@ def report_spellings(where: str, found: Mapping[str, Match | Several | None], de
     if other:
         name, file = next(iter(other.items()))
         message = (
-            f"{len(other)} of {len(found)} file names are not written as the files are called; each was found by the "
+            f"{len(other)} of {len(found)} file names differ from those of the files; each was found by the "
             f"end of its path or by another spelling, such as {short(name)} as {short(file)}"
         )
         defects.add("names_matched", where, message, "kept")
@@ -51,7 +51,7 @@ def hint(found: Several | None) -> str:
     if found is None:
         return ""
     if not found.files:
-        return "; many files are called so: write its folder too"
+        return "; many files have this name: write its folder too"
     return f"; it could be {' or '.join(map(short, found.files[:3]))}: write its folder too"
 
 

@@ -255,7 +255,7 @@ def _shift(annotations: Iterable[Annotation], defects: Defects) -> float:
         return 1.0
     message = (
         f"{edges[0.0]} boxes begin at pixel 0 and {edges[1.0]} at pixel 1: coordinates count from 0, not from 1 as in "
-        "VOC; nothing is subtracted from them"
+        "VOC; nothing is subtracted"
     )
     defects.add("voc_counts_from_zero", "", message, "kept")
     return 0.0
@@ -272,7 +272,7 @@ def _listed(
     unread: list[str] = []
     outlines = sum(thing.outline for thing in annotation.objects)
     if outlines:
-        message = f"{outlines} objects have no bndbox: the box around their polygon or rotated box is taken"
+        message = f"{outlines} objects have no bndbox: the box around their polygon or rotated box is used"
         defects.add("outline_to_box", annotation.file, message, "kept", outlines)
     for place, thing in enumerate(annotation.objects, start=1):
         where = f"{annotation.file}: object {place}"

@@ -185,7 +185,7 @@ def _corners(texts: list[str | None]) -> Box | NoBox:
         return NoBox("box_invalid", "which is not a bndbox with xmin, ymin, xmax and ymax")
     x1, y1, x2, y2 = (number(text) for text in texts)
     if x1 is None or y1 is None or x2 is None or y2 is None:
-        return NoBox("box_not_finite", "which holds something that is not a finite number of pixels")
+        return NoBox("box_not_finite", "which contains something that is not a finite number of pixels")
     return (x1, y1, x2, y2)
 
 

@@ -81,7 +81,7 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
     advice = Advice(
         split=f"{plan.file} names no folder of images for {{split}}; add one, as in {{split}}: images/{{split}}",
         images=f"the folder that {plan.file} names for it has none",
-        boxes="labels are text files in labels/ beside images/, a line each: class x_centre y_centre width height",
+        boxes="labels are text files in labels/ beside images/, with lines: class x_centre y_centre width height",
     )
     told = _missing(tree, plan, defects)
     names = tuple(dict.fromkeys(plan.names.values()))
@@ -109,7 +109,7 @@ def _missing(tree: Tree, plan: _DataYaml, defects: Defects) -> frozenset[Split]:
         if split == "test":
             defects.add("split_folder_missing", plan.file, f"{message}; there is no test split then", "kept")
         else:
-            defects.reject("split_folder_missing", plan.file, f"{message}; add it, or take the line out")
+            defects.reject("split_folder_missing", plan.file, f"{message}; add it, or remove the line")
     return frozenset(gone)
 
 
@@ -148,7 +148,9 @@ def _plan(tree: Tree, defects: Defects) -> _DataYaml:
     file, content = next(iter(plans.items()))
     _report_encoding(file, encodings[file], defects)
     for other in list(plans)[1:]:
-        defects.add("yaml_skipped", other, f"{file} is used, which lies less deep or comes first; this is not", "kept")
+        defects.add(
+            "yaml_skipped", other, f"{file} is used, which is less deep or comes first; this one is not", "kept"
+        )
     names = _names(file, content, defects)
     _report_class_lists(tree, file, names, defects)
     named: dict[Split, Any] = {}
@@ -166,7 +168,7 @@ def _plan(tree: Tree, defects: Defects) -> _DataYaml:
 
 def _report_encoding(file: str, encoding: str, defects: Defects) -> None:
     if encoding != "utf-8":
-        defects.add("encoding_guessed", file, f"not UTF-8; read as {encoding}, so look at the class names", "kept")
+        defects.add("encoding_guessed", file, f"not UTF-8; read as {encoding}, so check the class names", "kept")
 
 
 def _names(file: str, content: dict[Any, Any], defects: Defects) -> dict[int, str]:
@@ -267,7 +269,9 @@ def _listed(
     image = ListedImage(split, PurePosixPath(file).name, file, path, upright=True)
     if file in labels.unsure:
         could = " or ".join(labels.unsure[file].files[:3]) or "one of many files"
-        message = f"its labels could be {could}, which others could have too: left out, it may be no background"
+        message = (
+            f"its labels could be {could}, which others could have too: left out, because it may not be background"
+        )
         defects.add("label_ambiguous", file, message, "dropped_image")
         return None
     if file not in labels.of:
@@ -289,7 +293,9 @@ def _listed(
             else:
                 image.unread.append(f"{where} begins with {short(parts[0])}, which is no class of {plan.file}")
     if commas:
-        defects.add("label_commas", label, f"{commas} lines have commas; they are read as blanks, or as points", "kept")
+        defects.add(
+            "label_commas", label, f"{commas} lines have commas; they are read as spaces, or as decimal points", "kept"
+        )
     return image
 
 
@@ -323,7 +329,7 @@ def _mark(
     outline = len(values) > 5 and len(values) % 2 == 0
     box = _around(values) if outline else _box(values)
     if outline and not isinstance(box, NoBox):
-        message = f"{where} is a polygon of {len(values) // 2} points; the box around it is taken"
+        message = f"{where} is a polygon of {len(values) // 2} points; the box around it is used"
         defects.add("polygon_to_box", label, message, "kept")
     return Mark(where, written, box, name, relative=True, outline=outline)
 
@@ -334,7 +340,7 @@ def _box(values: list[float | None]) -> Box | NoBox:
         return NoBox("box_invalid", f"a line of {len(values) + 1} numbers; it takes class, x, y, width, height")
     x, y, w, h = values
     if x is None or y is None or w is None or h is None:
-        return NoBox("box_not_finite", "which holds something that is not a finite number")
+        return NoBox("box_not_finite", "which contains something that is not a finite number")
     return (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
 
 
@@ -342,5 +348,5 @@ def _around(values: list[float | None]) -> Box | NoBox:
     """The box around x y x y ..."""
     known = [value for value in values if value is not None]
     if len(known) < len(values):
-        return NoBox("box_not_finite", "a polygon that holds something that is not a finite number")
+        return NoBox("box_not_finite", "a polygon that contains something that is not a finite number")
     return (min(known[::2]), min(known[1::2]), max(known[::2]), max(known[1::2]))

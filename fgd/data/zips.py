@@ -108,7 +108,7 @@ def pack(folder: Path, zip_path: Path, links_into: Path | None = None) -> int:
     """
     names = choose(folder, links_into).files
     if not names:
-        raise DatasetError(f"{folder} holds no image and no annotation; nothing to upload")
+        raise DatasetError(f"{folder} contains no image and no annotation; nothing to upload")
     with zipfile.ZipFile(zip_path, "w") as archive:
         for name in names:
             member = zipfile.ZipInfo(name)  # of 1980, like every other
@@ -132,7 +132,7 @@ def _check_end(file: BinaryIO) -> None:
         raise DatasetError(f"the upload is not a zip, or its end is missing{_instead(file)}")
     _, disk, _, _, count, length, _, _ = _END.unpack_from(tail, place)
     if disk not in (0, 0xFFFF):
-        raise DatasetError("the zip is one part of several; send one that is whole")
+        raise DatasetError("the zip is one part of several; send a complete one")
     start = size - len(tail) + place
     if 0xFFFF in (count, disk) or length == 0xFFFFFFFF:
         start, count, length = _read_end64(file, start, count, length)
@@ -167,11 +167,11 @@ def _read_end64(file: BinaryIO, end: int, count: int, length: int) -> tuple[int,
     if signature != b"PK\x06\x07":
         return end, count, length
     if disks > 1 or place + _END64.size > locator:
-        raise DatasetError("the zip is damaged: its zip64 record lies nowhere")
+        raise DatasetError("the zip is damaged: its zip64 record is missing")
     file.seek(place)
     signature, _, _, _, _, _, _, members, size, _ = _END64.unpack(file.read(_END64.size))
     if signature != b"PK\x06\x06":
-        raise DatasetError("the zip is damaged: its zip64 record lies nowhere")
+        raise DatasetError("the zip is damaged: its zip64 record is missing")
     return place, members, size
 
 
@@ -236,9 +236,9 @@ def _fault_of_name(name: str, member: zipfile.ZipInfo) -> str | None:
     if len(name.encode()) > _MAX_PATH_BYTES or any(len(part.encode()) > _MAX_NAME_BYTES for part in parts):
         return f"has a part longer than {_MAX_NAME_BYTES} bytes in its name, or {_MAX_PATH_BYTES} in all"
     if name.endswith("/") and member.file_size:
-        return "is a folder with content"
+        return "is a folder, but has content"
     if len(parts) > MAX_PARTS:
-        return f"lies in {len(parts) - 1} folders, one in the other; at most {MAX_PARTS - 1} are unpacked"
+        return f"is {len(parts) - 1} folders deep; at most {MAX_PARTS - 1} are unpacked"
     return None
 
 

@@ -96,7 +96,7 @@ def test_it_begins_with_a_network_of_its_kind_and_inherits_neck_and_heads(
 def test_its_export_is_refused_by_name_where_it_has_no_graph(copy: Copy, teacher: Path, tmp_path: Path) -> None:
     done = copy.run("-m", "fgd.export", str(teacher), "--onnx", str(tmp_path / "student.onnx"))
     assert done.returncode == 2
-    assert "holds Pan, which cannot be exported to ONNX" in done.stderr
+    assert "contains Pan, which cannot be exported to ONNX" in done.stderr
 
 
 @pytest.mark.slow

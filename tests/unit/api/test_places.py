@@ -15,11 +15,11 @@ def places(most: int) -> Places:
 def test_one_client_gets_half_of_the_places_and_another_the_rest() -> None:
     some = places(4)
     ours = [some.take("10.0.0.1") for _ in range(2)]
-    with pytest.raises(Busy, match="2 event streams of one client"):
+    with pytest.raises(Busy, match="2 event streams per client"):
         some.take("10.0.0.1")
     for _ in range(2):
         some.take("10.0.0.2")
-    with pytest.raises(Busy, match="holds 4 event streams"):
+    with pytest.raises(Busy, match="keeps 4 event streams"):
         some.take("10.0.0.3")
     ours[0]()
     ours[0]()

@@ -83,7 +83,7 @@ def test_packing_a_file_that_changed_since_it_was_read_is_refused(coco_folder: P
     with pytest.raises(DatasetError, match="changed"):
         archive.pack(index, sources, tmp_path / "set.tar")
     (coco_folder / "train2017/a.png").unlink()
-    with pytest.raises(DatasetError, match="cannot be read"):
+    with pytest.raises(DatasetError, match="can no longer be read"):
         archive.pack(index, sources, tmp_path / "set.tar")
     assert [path.name for path in tmp_path.iterdir()] == ["coco"]
 
@@ -126,12 +126,12 @@ def test_two_may_unpack_at_once(packed: Path, tmp_path: Path) -> None:
 )
 def test_member_that_pack_would_not_write_is_refused(tmp_path: Path, bad: tarfile.TarInfo) -> None:
     tar = tar_of(tmp_path / "bad.tar", (member("index.json"), b"{}"), (bad, b""))
-    refuses(tar, tmp_path / "out", "no part of a data set")
+    refuses(tar, tmp_path / "out", "not part of a data set")
 
 
 def test_content_that_is_not_what_its_name_says_is_refused(tmp_path: Path) -> None:
     tar = tar_of(tmp_path / "bad.tar", (member("index.json"), b"{}"), (member(NAME), b"other"))
-    refuses(tar, tmp_path / "out", "not what its name says")
+    refuses(tar, tmp_path / "out", "does not match its name")
 
 
 def test_member_twice_is_refused(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_member_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_archive_without_an_index_is_refused(tmp_path: Path) -> None:
-    refuses(tar_of(tmp_path / "bad.tar"), tmp_path / "out", "holds no index.json")
+    refuses(tar_of(tmp_path / "bad.tar"), tmp_path / "out", "contains no index.json")
 
 
 @pytest.mark.parametrize("content", [b"", b"no tar at all" * 100, b"\x1f\x8b\x08"])

@@ -233,7 +233,7 @@ def test_boxes_that_reach_far_beyond_the_edge_are_no_other_way_of_writing(of: Ca
 def test_boxes_that_mostly_lie_elsewhere_are_refused(of: Callable[..., Set]) -> None:
     made = filled(of("voc"), lambda box: tuple(3 * value + 70 for value in box))
     defect = rejected(made.read()[1])
-    assert (defect.code, "pictures of another size" in defect.message) == ("boxes_misplaced", True)
+    assert (defect.code, "images of another size" in defect.message) == ("boxes_misplaced", True)
 
 
 @pytest.mark.parametrize("kind", ["coco", "voc", "huggingface"])

@@ -157,7 +157,7 @@ def test_links_and_pipes_among_the_annotations_are_survived(coco: Any, tmp_path:
     _, report, _ = importer.read(coco.root)
     assert not report.ok
     assert report.defect_counts == {"json_skipped": 3, "json_invalid": 1}
-    assert "leaves the data set" in only(report, "json_invalid").message
+    assert "leads out of the data set" in only(report, "json_invalid").message
 
 
 # --- whole files ----------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_links_and_pipes_among_the_annotations_are_survived(coco: Any, tmp_path:
     [
         ('{"images": [}', "line 1, column 13"),
         ("[" * 200_000, "invalid JSON"),
-        ("[1, 2]", "holds a list"),
+        ("[1, 2]", "contains a list"),
         ('{"images": [' + "9" * 5000 + "]}", "invalid JSON"),
         (b"\xff\xfe\xfa", "invalid JSON"),
         ('{"images": [], "annotations": [{"bbox": [1, 2, 3, 4]}]}', "categories must be a list"),
@@ -757,7 +757,7 @@ def test_open_index_refuses_a_rejected_folder_with_its_defects(coco: Any) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "other"}, "not an index"),
+        ({"format": "other"}, "not a valid index"),
         ({"file": "../x.png"}, "leads out of the folder"),
         ({"labels": (3,)}, "label"),
         ({"labels": ()}, "unequal numbers"),

@@ -137,10 +137,10 @@ def test_finished_folder_is_left_alone(folder: Path) -> None:
 
 
 def test_folder_with_something_else_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="holds something else"):
+    with pytest.raises(DatasetError, match="contains something else"):
         digits.compose(folder, counts=COUNTS, seed=2)
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(DatasetError, match="holds something else"):
+    with pytest.raises(DatasetError, match="contains something else"):
         digits.compose(tmp_path, counts=COUNTS)
 
 

@@ -169,7 +169,7 @@ def test_pictures_of_a_kind_that_is_not_read_are_the_reason_of_an_empty_split(tm
         (b"<!DOCTYPE html><html>", "image_broken", "a web page"),
         (b"%PDF-1.4", "image_unsupported", "a PDF"),
         (b"PK\x03\x04", "image_unsupported", "an archive"),
-        (b"nonsense", "image_broken", "not an image of a known format"),
+        (b"nonsense", "image_broken", "not an image in a known format"),
     ],
 )
 def test_a_file_that_is_no_picture_is_called_what_it_is(tmp_path: Path, content: bytes, code: str, words: str) -> None:

@@ -272,7 +272,7 @@ def test_boxes_that_can_only_be_corners_are_read_as_corners(folder: Folder) -> N
         folder.add("train", f"t{n}.png", objects([[25, 20, 38, 29]], [n % 2]))
         folder.add("validation", f"v{n}.png", objects([[25, 20, 38, 29]], [n % 2]))
     index, report = folder.read()
-    assert "of 16 boxes 16 reach out" in only(report, "boxes_are_corners").message
+    assert "of 16 boxes 16 extend beyond" in only(report, "boxes_are_corners").message
     assert index.splits["train"][0].boxes == ((25, 20, 38, 29),)
 
 

@@ -118,7 +118,7 @@ def test_inputs_that_are_gone_from_the_store_fail_at_once(given: Any, host: Host
     assert worked(host) == 1
 
     assert look(given, id).state == "failed"
-    assert "cannot be read any more" in look(given, id).error
+    assert "can no longer be read" in look(given, id).error
 
 
 def test_a_child_that_is_killed_again_and_again_is_given_up(

@@ -42,7 +42,7 @@ class Counting(LeasedChild):
                 return ChildEnd("counted", lambda s: tallies.finish(s, id, attempt, answer["counts"], listing))
 
     def inputs_gone(self, error: str) -> ChildEnd:
-        return self._failed(f"the data set cannot be read any more: {error}")
+        return self._failed(f"the data set can no longer be read: {error}")
 
     def lose(self, s: Session, reason: str) -> None:
         tallies.lose(s, self.claim.id, self.claim.attempt, reason)
