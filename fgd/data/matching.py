@@ -83,7 +83,7 @@ _KINDS = frozenset(
 
 def normalised(written: str) -> str:
     """A path below the data set's folder, "" if nothing is left of it. It has no part ".." or "."."""
-    text = written.replace("\\", "/").rpartition(_LOCAL_FILES)[2]
+    text = written.strip(" \t\r\n").replace("\\", "/").rpartition(_LOCAL_FILES)[2]
     text = _DRIVE.sub("", _SCHEME.sub("", text, count=1), count=1)
     parts: list[str] = []
     for part in text.split("/"):

@@ -36,6 +36,7 @@ def find(
         ("/data/local-files/?d=x/a.jpg", "x/a.jpg"),
         ("..", ""),
         ("/", ""),
+        (" x/a.jpg\n", "x/a.jpg"),
         ("a\0.jpg", ""),
     ],
 )
