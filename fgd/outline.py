@@ -13,6 +13,9 @@ from fgd.class_names import shared_labels
 from fgd.errors import SpecError
 from fgd.spec import Cosine, DetectorSpec, JobSpec, Schedule, Step
 
+ONE_CELL = 32
+"""Pixels of an image, both ways, of which the map of stride 32 has a single cell."""
+
 
 class PlanPart(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
@@ -202,6 +205,33 @@ def unlike_classes(classes: Sequence[str], theirs: Sequence[str]) -> Iterator[Pl
     elif known < len(classes):
         message = f"the teacher knows {known} of the data set's {len(classes)} classes by name; its AP is that of these"
         yield PlanWarning(pointer="/teacher", message=message)
+
+
+def refuse_single_values(spec: JobSpec, squarest: float) -> None:
+    """Raise SpecError for a batch that torch would refuse: of one image whose coarsest map has one cell, so that a
+    batch norm has one value a channel.
+
+    squarest: longer by shorter side of the training image nearest to a square.
+    """
+    schedule, crop = spec.schedule, spec.schedule.augment.crop
+    if schedule.batch_size > spec.resources.devices or not spec.student.batch_norms():
+        return
+    ratio = max(1.0, squarest / crop.max_aspect_change) if crop is not None and crop.probability else squarest
+    for place, size in enumerate(sizes(schedule)):
+        if size.min_size > ONE_CELL or min(size.min_size * ratio, size.max_size) >= ONE_CELL + 1:
+            continue
+        pointer = f"/schedule/scales/{place}" if schedule.scales else "/schedule/batch_size"
+        raise SpecError(
+            f"with one image to each forward pass, batch normalisation gets one value a channel at {size.min_size} px, "
+            "which torch refuses; take a batch_size of 2 or more for each of resources.devices, sizes of 64 or more, "
+            'or norm "group"',
+            pointer if spec.resources.devices == 1 else "/resources/devices",
+        )
+
+
+def squarest_of(widths: tuple[int, int], heights: tuple[int, int]) -> float:
+    """For `refuse_single_values`: the least that images can have whose sides lie in these ranges, ends included."""
+    return max(1.0, widths[0] / heights[1], heights[0] / widths[1])
 
 
 def without_effect(schedule: Schedule, per_epoch: int) -> Iterator[PlanWarning]:

@@ -200,6 +200,10 @@ class Detector_(Spec):
         """`norm`, or what it defaults to."""
         return self.norm or ("frozen" if self.weights in ("IMAGENET1K_V1", "COCO_V1") else "batch")
 
+    def batch_norms(self) -> bool:
+        """Whether any layer normalises by the batch's own statistics in training."""
+        return self.trunk_norm() == "batch"
+
     def variant(self) -> int:
         """Which of the family's networks it is: the version, where there are several."""
         return 1
@@ -309,6 +313,9 @@ class FasterRCNN(TorchvisionDetector_):
     proposals, four convolutions and one linear layer for the boxes."""
     fpn_channels: WidthIn8 = 256
     """Width of the pyramid and the heads; a multiple of 8."""
+
+    def batch_norms(self) -> bool:
+        return super().batch_norms() or self.version == 2
 
     def variant(self) -> int:
         return self.version

@@ -8,6 +8,7 @@ verifying --finish_import--> ready        immutable from then on
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -27,6 +28,7 @@ from api.core.rows.tables import Dataset, Job
 from api.core.store.names import Blob
 from fgd.data.index import Report
 from fgd.data.report import unread
+from fgd.outline import squarest_of
 
 _USERS_TOLD = 20
 
@@ -74,6 +76,12 @@ def submit(s: Session, project_id: str, submit: SubmitDataset) -> Dataset:
 def get(s: Session, project_id: str, dataset_id: str) -> Dataset:
     """Raises NotFound, for another project's data set too."""
     return owned(s, Dataset, project_id, dataset_id)
+
+
+def squarest(dataset: Dataset) -> float:
+    """Of a ready data set: see fgd.outline.refuse_single_values."""
+    train = ((dataset.report or {}).get("splits") or {}).get("train")
+    return squarest_of(train["width"], train["height"]) if train is not None else math.inf
 
 
 def report_of(dataset: Dataset) -> Report:

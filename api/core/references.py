@@ -14,12 +14,14 @@ from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from api.core import datasets
 from api.core.errors import Conflict, Fault, Invalid
 from api.core.lifecycle import DatasetState, ModelState, State
 from api.core.rows.tables import Artifact, Dataset, Job, JobModel, JobParent, Model
 from api.core.store.names import Blob, BlobStore, DigestMismatch
 from fgd import weights_file
 from fgd.errors import SpecError, WeightsError
+from fgd.outline import refuse_single_values
 from fgd.recipe import Recipe
 from fgd.references import NamedWeights, named_weights
 from fgd.result_files import BEST, RECIPE, WEIGHTS, Which, file_with
@@ -85,6 +87,10 @@ def resolve(s: Session, store: BlobStore, roots: Sequence[Path], project_id: str
     teacher, inherit = weights.get("teacher"), weights.get("inherit")
     if dataset is not None:
         _check_batch(dataset, spec, found)
+        try:
+            refuse_single_values(spec, datasets.squarest(dataset))
+        except SpecError as error:
+            found.fault(error.pointer, "single_values", error.message)
         ours = dataset.classes or []
         if teacher is not None and spec.compares_classes():  # by name: the order does not matter
             _check_classes(sorted(teacher.recipe.classes), sorted(ours), "/teacher", found)

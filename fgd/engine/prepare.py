@@ -41,7 +41,7 @@ from fgd.errors import DatasetError, SpecError
 from fgd.events import Emit, Note, Phase
 from fgd.methods import build as build_method
 from fgd.methods.base import Method, Pair
-from fgd.outline import idle_resources, whole_steps, without_effect
+from fgd.outline import idle_resources, refuse_single_values, whole_steps, without_effect
 from fgd.recipe import Recipe
 from fgd.result_files import WEIGHTS
 from fgd.spec import DetectorSpec, FromPath, JobSpec, TeacherFromPath
@@ -104,6 +104,8 @@ def prepare(
     if train is None or val is None:
         raise DatasetError(f"{root}: training needs images in train and val; found {sorted(index.splits)}")
     per_epoch = whole_steps(len(train), schedule.batch_size, schedule.accumulate)
+    sides = [sorted((image.width, image.height)) for image in index.splits["train"]]
+    refuse_single_values(spec, min(longer / shorter for shorter, longer in sides))
     for warned in (*without_effect(schedule, per_epoch), *idle_resources(spec)):
         message = f"{warned.pointer}: {warned.message}"
         emit(Note(code="no_effect", message=message, data={"pointer": warned.pointer}, level="warning"))

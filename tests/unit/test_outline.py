@@ -8,7 +8,7 @@ import pytest
 
 from fgd.cli.plan_lines import outline_lines
 from fgd.errors import SpecError
-from fgd.outline import Outline, outline
+from fgd.outline import Outline, outline, refuse_single_values, squarest_of
 from fgd.spec import FCOS, DetectorSpec, JobSpec, Schedule
 
 IMAGES = {"train": 25, "val": 5, "test": 3}
@@ -123,3 +123,66 @@ def test_a_plans_lines_name_the_levels_of_each_width() -> None:
         "adapters   fgd: 1x1 convolution on p3, 64 -> 128 channels",
         "adapters   fgd: 1x1 convolution on p4, p5, p6, p7, 64 -> 96 channels",
     ]
+
+
+# --- what torch would refuse ----------------------------------------------------------------------------------
+
+ONE = {"batch_size": 1, "min_size": 32, "max_size": 64}
+LARGER = {"batch_size": 1, "min_size": 64, "max_size": 96}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "changes", "squarest", "pointer"),
+    [
+        (ONE, {}, 1.0, "/schedule/batch_size"),
+        (ONE, {}, 1.03, "/schedule/batch_size"),
+        (ONE | {"max_size": 32}, {}, 4.0, "/schedule/batch_size"),
+        (ONE | {"accumulate": 4}, {}, 1.0, "/schedule/batch_size"),
+        (LARGER | {"scales": (32, 64)}, {}, 1.0, "/schedule/scales/0"),
+        (ONE | {"batch_size": 2}, {"resources": {"devices": 2}}, 1.0, "/resources/devices"),
+        (ONE | {"augment": {"crop": {"max_aspect_change": 1.5}}}, {}, 1.4, "/schedule/batch_size"),
+        (
+            ONE,
+            {"student": {"kind": "retinanet", "weights": "IMAGENET1K_V1", "norm": "batch"}},
+            1.0,
+            "/schedule/batch_size",
+        ),
+        (ONE, {"student": {"kind": "faster_rcnn", "version": 2, "norm": "group"}}, 1.0, "/schedule/batch_size"),
+    ],
+)
+def test_a_batch_norm_of_one_value_a_channel_is_refused(
+    schedule: dict[str, Any], changes: dict[str, Any], squarest: float, pointer: str
+) -> None:
+    with pytest.raises(SpecError, match="one value a channel") as refused:
+        refuse_single_values(spec(schedule, **changes), squarest)
+    assert refused.value.pointer == pointer
+
+
+@pytest.mark.parametrize(
+    ("schedule", "changes", "squarest"),
+    [
+        (ONE, {}, 1.04),
+        (ONE | {"batch_size": 2}, {}, 1.0),
+        (ONE | {"batch_size": 4}, {"resources": {"devices": 2}}, 1.0),
+        (LARGER, {}, 1.0),
+        (LARGER | {"min_size": 33}, {}, 1.0),
+        (ONE | {"augment": {"crop": {"max_aspect_change": 1.5}}}, {}, 2.0),
+        (ONE | {"augment": {"crop": {"probability": 0.0}}}, {}, 1.4),
+        (ONE, {"student": {"norm": "group"}}, 1.0),
+        (ONE, {"student": {"weights": "IMAGENET1K_V1"}}, 1.0),
+    ],
+)
+def test_a_batch_norm_of_two_values_a_channel_is_not(
+    schedule: dict[str, Any], changes: dict[str, Any], squarest: float
+) -> None:
+    refuse_single_values(spec(schedule, **changes), squarest)
+
+
+@pytest.mark.parametrize(
+    ("widths", "heights", "squarest"),
+    [((64, 64), (48, 48), 4 / 3), ((40, 60), (120, 200), 2.0), ((40, 60), (60, 90), 1.0), ((9, 500), (9, 500), 1.0)],
+)
+def test_of_ranges_the_image_nearest_to_a_square_counts(
+    widths: tuple[int, int], heights: tuple[int, int], squarest: float
+) -> None:
+    assert squarest_of(widths, heights) == squarest

@@ -11,10 +11,13 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from api.core import datasets
 from api.core.jobs import checkpoints
 from api.core.jobs.record import add_event
 from api.core.lifecycle import FailureCode, Requested, State, allowed
-from api.core.rows.tables import Attempt, Checkpoint, Job
+from api.core.rows.tables import Attempt, Checkpoint, Dataset, Job
+from fgd.errors import SpecError
+from fgd.outline import refuse_single_values
 from fgd.spec import JobSpec, Schedule
 from fgd.stored import stored_spec
 
@@ -80,7 +83,7 @@ def out_of_memory(
     stop has only to export what there is."""
     spec = spec_now(job)
     now: Schedule = spec.schedule
-    smaller = now.halved(spec.resources.devices) if spec.resources.on_out_of_memory == "halve" else None
+    smaller = _halved(s, job, spec) if spec.resources.on_out_of_memory == "halve" else None
     if smaller is None and (job.requested in (*CANCELS, Requested.pause) or only_exports(s, job)):
         add_event(s, job, at, "attempt_lost", attempt=job.attempt, reason=message, code=code)
         lose(s, job, at, code, message, {**(data or {}), "batch_size": now.batch_size})
@@ -93,6 +96,17 @@ def out_of_memory(
     job.batch_size = smaller.batch_size
     if not as_asked(s, job, at):
         queue_again(s, job, at, at, reason=message, code=code, counted=False)
+
+
+def _halved(s: Session, job: Job, spec: JobSpec) -> Schedule | None:
+    """None where there is no smaller batch, or torch would refuse it."""
+    smaller = spec.schedule.halved(spec.resources.devices)
+    if smaller is not None:
+        try:
+            refuse_single_values(spec.but(schedule=smaller), datasets.squarest(s.get_one(Dataset, job.dataset_id)))
+        except SpecError:
+            return None
+    return smaller
 
 
 def only_exports(s: Session, job: Job) -> bool:

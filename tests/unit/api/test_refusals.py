@@ -498,6 +498,8 @@ def submit_job(w: World) -> Iterator[Refusal]:
     yield Refusal(on(given.dataset("verifying").id), 409, "dataset_not_ready", "/dataset")
     given.claim_import()
     yield Refusal(job(schedule={"batch_size": 41}), 422, "batch_too_large", "/schedule/batch_size")
+    tiny = {"batch_size": 1, "min_size": 32, "max_size": 32}
+    yield Refusal(job(schedule=tiny), 422, "single_values", "/schedule/batch_size")
     many = {"batch_size": 40, "accumulate": 2}
     yield Refusal(job(schedule=many), 422, "batch_too_large", "/schedule/accumulate")
     yield Refusal(w.client.post(f"{url}?dry_run=maybe", json=given.body(ready)), 422, "invalid_request", "?dry_run")

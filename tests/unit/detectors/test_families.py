@@ -25,6 +25,7 @@ from fgd.detectors.trunks import TAPS
 from fgd.engine import pretrained, weights
 from fgd.errors import SpecError
 from fgd.methods.base import Pair
+from fgd.outline import refuse_single_values
 from fgd.recipe import Recipe
 from fgd.spec import FCOS, DetectorSpec, FasterRCNN, FromPath, JobSpec, Level, RetinaNet, Trunk
 from fgd.types import Batch
@@ -172,6 +173,37 @@ def test_at_full_size_it_is_torchvisions_network(spec: DetectorSpec, constructor
 def leaves(module: nn.Module) -> dict[str, str]:
     """What each layer says of itself: kernel, stride, eps, groups, sizes."""
     return {name: repr(each) for name, each in module.named_modules() if not list(each.children())}
+
+
+@pytest.mark.parametrize(
+    ("detector", "size", "refused"),
+    [
+        (FCOS(fpn_channels=64), (32, 32), True),
+        (FCOS(fpn_channels=64, norm="group"), (32, 32), False),
+        (FCOS(fpn_channels=64, backbone="mobilenet_v3_small"), (33, 33), True),
+        (FasterRCNN(version=2, fpn_channels=24, norm="group"), (64, 65), True),
+        (RetinaNet(fpn_channels=24), (40, 42), False),
+        (RetinaNet(fpn_channels=24), (40, 41), True),
+    ],
+)
+def test_torch_refuses_what_the_outline_does(detector: DetectorSpec, size: tuple[int, int], refused: bool) -> None:
+    """One image that becomes 32 pixels, in training."""
+    spec = JobSpec(
+        name="j", teacher=None, student=detector, dataset=FromPath(path="/x"), methods=(),
+        schedule={"batch_size": 1, "min_size": 32, "max_size": 64},
+    )  # fmt: skip
+    made = build(Recipe(detector=detector, classes=CLASSES, min_size=32, max_size=64)).train()
+    pixels = Sample(1, torch.zeros(3, *size, dtype=torch.uint8), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    batch = Transform(32, 64)([pixels])
+
+    if not refused:
+        made.features(batch.images_NCHW)
+        refuse_single_values(spec, max(size) / min(size))
+        return
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        made.features(batch.images_NCHW)
+    with pytest.raises(SpecError, match="one value a channel"):
+        refuse_single_values(spec, max(size) / min(size))
 
 
 def test_every_detector_spec_has_its_family() -> None:

@@ -378,6 +378,14 @@ def test_out_of_memory_does_as_asked_and_remembers_the_batch(given: Any, wish: R
     assert given.look(id).batch_size == 4
 
 
+def test_out_of_memory_ends_a_job_whose_batch_of_one_torch_would_refuse(given: Any) -> None:
+    tiny = {"batch_size": 2, "min_size": 32, "max_size": 32}
+    id = given.running(schedule=tiny, resources={"on_out_of_memory": "halve"})
+
+    assert write(given, attempts.fail, id, FailureCode.gpu_out_of_memory, "x") == "failed"
+    assert given.look(id).failure_data["batch_size"] == 2
+
+
 @pytest.mark.parametrize(("wish", "after"), [(PAUSE, "paused"), (CANCEL, "cancelled"), (STOP, "failed")])
 @pytest.mark.parametrize("halve", [True, False])
 def test_out_of_memory_that_no_smaller_batch_mends_does_as_asked_all_the_same(
