@@ -156,6 +156,8 @@ class BoundedProtocol(H11Protocol):
         """For the client. While the application has bytes that it did not take yet, the client is not to blame."""
         if self.conn.their_state is not h11.SEND_BODY or self.flow.read_paused:
             return False
+        if self.cycle.waiting_for_100_continue and not self.cycle.response_complete:
+            return False  # it was not asked for the body yet
         return self.cycle.response_complete or not self.cycle.body
 
     def _complaint_about_reader(self, now: float) -> str | None:

@@ -214,7 +214,14 @@ def test_a_body_that_drips_on_after_its_answer_is_cut(play: Any) -> None:
     play(answers_at_once, script)
 
 
-@pytest.mark.parametrize("sent", [GET, PUT + b"x" * 100_000], ids=["an event stream", "a body nobody reads"])
+EXPECTS = PUT.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [GET, PUT + b"x" * 100_000, EXPECTS],
+    ids=["an event stream", "a body nobody reads", "a body nobody asked for"],
+)
 def test_nobody_is_closed_for_what_the_application_takes(play: Any, sent: bytes) -> None:
     async def script(door: Door) -> None:
         _, writer = await door.connect()
