@@ -10,8 +10,10 @@ edge. Knows no format and no torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 from fgd.data.frames import Size
@@ -32,12 +34,14 @@ _FEW, _SOME = 4, 10
 _MISFITS = 0.2
 """The share of boxes that do not fit from which another way of reading them is tried."""
 _FITS = 0.98
+_BEYOND = 0.05
+"""Sides of the image by which half of the misfits must miss it: people do draw boxes a little beyond the edge."""
 _LOST = 0.5
 _LOOKED_AT = 20_000
 """Boxes tried in other ways."""
 _SLACK_PX, _SLACK = 1.0, 0.01
 _OVER = 0.05
-_FILLED = 0.5
+_FILLED = 0.8
 _PERCENT_BOXES = 20
 _LAYOUTS: dict[OtherLayout, str] = {
     "corners": "left, top, right, bottom",
@@ -129,7 +133,9 @@ def check(boxes: Sequence[WrittenBox], own: Convention, defects: Defects) -> Con
     if own.unit == "pixels" and _reject_parts(used, own, defects):
         return own
     misfits = [written for written in used if not _fits(written.box, own.unit, written.size)]
-    if len(used) < _FEW or len(misfits) <= _MISFITS * len(used):
+    if len(used) < _FEW or len(misfits) < 2 or len(misfits) <= _MISFITS * len(used):
+        return own
+    if median(_beyond(written.box, _frame(own.unit, written.size)) for written in misfits) < _BEYOND:
         return own
     looked_at = used[:: max(1, len(used) // _LOOKED_AT)]
     fitting = [other for other in _others(own) if _share(looked_at, own, other) >= _FITS]
@@ -197,11 +203,13 @@ def _confined(used: Sequence[WrittenBox]) -> Unit | None:
     """Boxes that fill a square of 100, or of 1000, of images of at least twice that size, and are never beyond it."""
     if len(used) < _PERCENT_BOXES:
         return None
+    left, top = (min(written.box[side] for written in used) for side in (0, 1))
     right, bottom = (max(written.box[side] for written in used) for side in (2, 3))
     units: tuple[Unit, ...] = ("percent", "thousandths")
     for unit in units:
         parts = _PARTS[unit]
-        full = 0.9 * parts < right <= 1.005 * parts and 0.9 * parts < bottom <= 1.005 * parts
+        full = left < 0.1 * parts and top < 0.1 * parts and 0.9 * parts < min(right, bottom)
+        full = full and max(right, bottom) <= 1.005 * parts
         if full and all(min(written.size) >= 2 * parts for written in used):
             return unit
     return None
@@ -231,11 +239,13 @@ def _others(own: Convention) -> list[Convention]:
 
 
 def _share(boxes: Sequence[WrittenBox], own: Convention, other: Convention) -> float:
-    """Of the boxes that fit if their numbers are read in another way; 0 where they would fill a corner of it."""
-    parts = _PARTS.get(other.unit)
-    if parts and other.unit != own.unit and max(max(numbers(w.box, own)) for w in boxes) < _FILLED * parts:
-        return 0.0
-    return sum(_fits(redrawn(w.box, own, other), other.unit, w.size) for w in boxes) / len(boxes)
+    """Of the boxes that fit if their numbers are read in another way; 0 where they do not fill the image then."""
+    drawn = [redrawn(written.box, own, other) for written in boxes]
+    parts = _PARTS.get(other.unit) if other.unit != own.unit else None
+    if parts and any(max(box[side] for box in drawn) < _FILLED * parts for side in (2, 3)):
+        return 0.0  # boxes in pixels of smaller images would fit, but in a corner
+    fitting = (_fits(box, other.unit, written.size) for box, written in zip(drawn, boxes, strict=True))
+    return sum(fitting) / len(boxes)
 
 
 def _fits(box: Box, unit: Unit, size: Size) -> bool:
@@ -250,6 +260,15 @@ def _fits(box: Box, unit: Unit, size: Size) -> bool:
 def _frame(unit: Unit, size: Size) -> Size:
     parts = _PARTS.get(unit)
     return size if parts is None else (parts, parts)
+
+
+def _beyond(box: Box, frame: Size) -> float:
+    """How far a box reaches out of its image, in sides of it; infinite for a reversed one."""
+    x1, y1, x2, y2 = box
+    if x1 > x2 or y1 > y2:
+        return math.inf
+    width, height = frame
+    return max(-x1 / width, -y1 / height, x2 / width - 1, y2 / height - 1)
 
 
 def _is_flat(box: Box) -> bool:

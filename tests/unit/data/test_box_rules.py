@@ -212,7 +212,7 @@ def test_corners_in_one_split_alone_are_found(of: Callable[..., Set]) -> None:
 def test_percent_is_found_in_images_that_it_would_fit(of: Callable[..., Set]) -> None:
     made = of("coco")
     for n in range(10):
-        boxes = [*spread(3, 100, 100, seed=n), (50, 50, 99, 99)]
+        boxes = [*spread(3, 100, 100, seed=n), (50, 50, 99, 99), (1, 1, 30, 30)]
         made.add("val" if n % 3 == 2 else "train", [corner_size(box) for box in boxes], size=(400, 300))
     assert "percent" in rejected(made.read()[1]).message
 
@@ -228,6 +228,34 @@ def test_boxes_that_reach_far_beyond_the_edge_are_no_other_way_of_writing(of: Ca
     _, report, _ = made.read()
     assert report.ok
     assert report.defect_counts["box_clipped"] == 16
+
+
+def test_boxes_beyond_two_edges_of_small_images_are_no_thousandths(of: Callable[..., Set]) -> None:
+    made = of("coco")
+    for n in range(8):
+        boxes = [(300, 200, 500, 370), (500, 100, 240, 200), (10, 300, 100, 300), (50, 20, 90, 80)]
+        made.add("val" if n % 3 == 2 else "train", boxes, size=(640, 480))
+    _, report, _ = made.read()
+    assert report.ok
+    assert report.defect_counts == {"box_clipped": 24}
+
+
+def test_large_boxes_a_little_beyond_the_edge_are_no_corners(of: Callable[..., Set]) -> None:
+    """Every one would make corners too."""
+    made = of("coco")
+    for n in range(8):
+        made.add("val" if n % 3 == 2 else "train", [(5, 4, 60, 50), (10, 8, 72, 54), (20, 15, 62, 46)])
+    index, report, _ = made.read()
+    assert report.ok
+    assert report.defect_counts == {"box_clipped": 16}
+    assert index.splits["train"][0].boxes[0] == (5, 4, 65, 54)
+
+
+def test_one_thing_that_always_stands_in_the_same_place_is_no_percent(of: Callable[..., Set]) -> None:
+    made = of("coco")
+    for n in range(12):
+        made.add("val" if n % 3 == 2 else "train", [(60, 60, 35, 36), (70, 64, 20, 30)], size=(400, 300))
+    assert made.read()[1].ok
 
 
 def test_boxes_that_mostly_lie_elsewhere_are_refused(of: Callable[..., Set]) -> None:
