@@ -1,11 +1,11 @@
-"""All that a job can be told, on one page. Knows no torch, no HTTP, no SQL.
+"""Everything a job can be given, on one page. Knows no torch, no HTTP, no SQL.
 
 The request body of `POST /v1/jobs` is a `SubmitJob`: a `JobSpec` and what only the service needs. The trainer
 reads a `JobSpec` whose references are paths. Numbers left out are None and come from `fgd.presets.resolve`;
 a weight of 0 switches its term off. Sizes are pixels, rates are per step, AP is 0-100.
 
-Over 500 lines, most of them the docstrings that users read in the catalogue: whoever writes a job finds every field
-here, in the order of the request.
+Over 500 lines, most of them the docstrings that users read in the catalogue: if you write a job, you find every
+field here, in the order of the request.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class FromModel(Spec):
 
 
 class FromPath(Spec):
-    """A folder; in the service it must lie below FGD_DATA_ROOTS."""
+    """A folder; in the service it must be below FGD_DATA_ROOTS."""
 
     path: Path
 
@@ -187,14 +187,15 @@ class Detector_(Spec):
 
     weights: WeightsName | WeightsRef = "none"
     """Where the network starts. "none": from scratch. "IMAGENET1K_V1": torchvision's trunk of that name. "COCO_V1":
-    torchvision's whole detector; it exists for resnet50 with fpn_channels 256. A file that cannot be had, or whose
-    SHA-256 is not the one in its name, fails the job. A job, a model or a path lends every tensor of equal name and
-    shape (rows of classes only where the classes are the same); the others start afresh, and an event names them."""
+    torchvision's whole detector; it exists for resnet50 with fpn_channels 256. If the file cannot be found, or its
+    SHA-256 is not the one in its name, the job fails. From a job, a model or a path, every tensor of equal name and
+    shape is copied (rows of classes only if the classes are the same); the others start from scratch, and an event
+    names them."""
     norm: Norm | None = None
     """Normalisation of the trunk. Default: "frozen" with torchvision's weights, else "batch". "frozen" needs weights:
-    frozen random statistics learn nothing. "group" is for ResNet and ResNeXt, and not for torchvision's weights."""
+    frozen random statistics learn nothing. "group" is for ResNet and ResNeXt, without torchvision's weights."""
     inherit: WeightsRef | None = None
-    """Copy neck and head tensors of equal shape from there before training (FGD's inheriting strategy)."""
+    """Copy neck and head tensors of equal shape from this network before training (FGD's inheriting strategy)."""
 
     def trunk_norm(self) -> Norm:
         """`norm`, or what it defaults to."""
@@ -234,18 +235,18 @@ class TorchvisionDetector_(Detector_, TorchvisionTrunk):
         if self.norm == "group" and self.weights in ("IMAGENET1K_V1", "COCO_V1"):
             raise ValueError(
                 f'norm "group" cannot use weights {self.weights}, which were trained with batch normalisation; '
-                'take "frozen" or "batch", or weights "none"'
+                'use "frozen" or "batch", or weights "none"'
             )
         if self.norm == "group" and self.backbone.startswith("mobilenet"):
-            raise ValueError(f'norm "group" has 32 groups, {self.backbone} has layers of 16 channels; take "batch"')
+            raise ValueError(f'norm "group" has 32 groups, {self.backbone} has layers of 16 channels; use "batch"')
         return self
 
     @model_validator(mode="after")
     def _whole_detector_exists(self) -> Self:
         if self.weights == "COCO_V1" and (self.backbone, self.fpn_channels) != ("resnet50", 256):
             raise ValueError(
-                "weights COCO_V1 is a whole detector, which torchvision has for backbone resnet50 with fpn_channels "
-                f"256 alone, not for {self.backbone} with {self.fpn_channels}; IMAGENET1K_V1 is the trunk alone"
+                "weights COCO_V1 is a whole detector, which torchvision only has for backbone resnet50 with "
+                f"fpn_channels 256, not for {self.backbone} with {self.fpn_channels}; IMAGENET1K_V1 is only the trunk"
             )
         return self
 
@@ -292,7 +293,7 @@ class RetinaNet(TorchvisionDetector_):
         if self.version == 2 and (self.fpn_channels < 64 or self.fpn_channels % 32):
             raise ValueError(
                 f"fpn_channels {self.fpn_channels}: RetinaNet version 2 has group norm of 32 groups in its heads; "
-                "take a multiple of 32, at least 64, or version 1"
+                "use a multiple of 32, at least 64, or version 1"
             )
         return self
 
@@ -384,8 +385,8 @@ class FGD(Method_):
     """T of both attentions (equations 6 and 7)."""
     compat: Literal["default", "official"] = "default"
     """"official": the numbers of the reference code, its box geometry and its raw sums included. "default": boxes
-    measured against the padded input and clamped, features brought to a common scale, sums scaled to the
-    reference geometry, so the weights mean the same at any size and width."""
+    relative to the padded input and clamped, features brought to a common scale, sums scaled to the reference
+    geometry, so that the weights mean the same at any size and width."""
     box_cells: Literal["tight", "inclusive"] | None = None
     """Which cells belong to a box: "tight" those whose centre lies in it, "inclusive" every cell it touches and
     one more, as the reference does. Default: tight; official is always inclusive."""
@@ -395,7 +396,7 @@ class FGD(Method_):
     @model_validator(mode="after")
     def _official_is_inclusive(self) -> Self:
         if self.compat == "official" and self.box_cells == "tight":
-            raise ValueError('compat "official" counts cells inclusively; leave box_cells out')
+            raise ValueError('compat "official" counts cells inclusively; leave out box_cells')
         return self
 
     def teaches(self) -> bool:
@@ -437,8 +438,8 @@ def unserved(method: MethodSpec, detector: DetectorSpec) -> str | None:
     if not lacking:
         return None
     return (
-        f"{method.kind} takes {' and '.join(lacking)} of student and teacher, and {detector.kind} has no "
-        f"{' and no '.join(lacking)}; families that have: {', '.join(families_for(type(method))) or 'none'}"
+        f"{method.kind} needs {' and '.join(lacking)} of student and teacher, but {detector.kind} has no "
+        f"{' and no '.join(lacking)}; families that have them: {', '.join(families_for(type(method))) or 'none'}"
     )
 
 
@@ -497,7 +498,7 @@ class Step(Spec):
     @model_validator(mode="after")
     def _milestones_rise(self) -> Self:
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError("milestones must rise")
+            raise ValueError("milestones must increase")
         return self
 
 
@@ -505,7 +506,7 @@ LrSchedule = Annotated[OneCycle | Cosine | Step, Field(discriminator="kind")]
 
 
 class Photometric(Spec):
-    """Random changes of a training image's colours, drawn anew each epoch; 0 leaves one out."""
+    """Random changes of a training image's colours, different in each epoch; 0 switches one off."""
 
     brightness: Annotated[Float, Field(ge=0, lt=1)] = 0.0
     """The factor is drawn from 1 - brightness to 1 + brightness."""
@@ -514,27 +515,27 @@ class Photometric(Spec):
     saturation: Annotated[Float, Field(ge=0, le=1)] = 0.0
     """Likewise; factor 0 is grey."""
     hue: Annotated[Float, Field(ge=0, le=0.5)] = 0.0
-    """Turn of the colour circle at most, either way; 0.5 is half of it."""
+    """Largest turn of the colour circle, either way; 0.5 is half of it."""
 
 
 class Crop(Spec):
-    """A random part of a training image, which is then resized as a whole one is: objects appear larger."""
+    """A random part of a training image, which is then resized like a whole image: objects appear larger."""
 
     probability: Annotated[Float, Field(ge=0, le=1)] = 0.5
     """Share of the images that are cropped."""
     min_area: Annotated[Float, Field(gt=0, le=1)] = 0.3
     """Smallest part of the image's area."""
     max_aspect_change: Annotated[Float, Field(ge=1, le=4)] = 1.5
-    """Factor by which the crop may be wider or higher than the image's own shape."""
+    """Factor by which the crop's shape may be wider or higher than the image's."""
     keep: Literal["centre", "share"] = "centre"
     """"centre": a box stays if its centre is in the crop; "share": if at least `min_share` of its area is. Boxes are
     clipped to the crop; an image may lose them all."""
     min_share: Annotated[Float, Field(gt=0, le=1)] = 0.3
-    """For keep "share"."""
+    """Only for keep "share"."""
 
 
 class Augment(Spec):
-    """What is changed at random in training images, besides `flip` and `scales`; control and distilled run alike."""
+    """Random changes of training images other than `flip` and `scales`; the same for control and distilled run."""
 
     photometric: Photometric | None = None
     """Random brightness, contrast, saturation and hue; null: none."""
@@ -548,35 +549,35 @@ class EMA(Spec):
     decay: Annotated[Float, Field(gt=0, lt=1)] = 0.999
     """Share of itself that the average keeps at each step."""
     warmup: NonNegativeInt = 10
-    """The average grows in: step n keeps n / (n + warmup) at most. 0: `decay` from the first step on."""
+    """The average builds up: step n keeps at most n / (n + warmup). 0: `decay` from the first step on."""
 
 
 class EarlyStop(Spec):
-    """Ends a training whose AP on the validation images no longer rises. The last weights are the result even so."""
+    """Ends a training whose AP on the validation images no longer rises. The last weights are still the result."""
 
     patience: Annotated[Int, Field(ge=1, le=10_000)]
-    """Evaluations in a row without an improvement after which the training ends."""
+    """Number of evaluations in a row without improvement after which the training ends."""
     min_delta: NonNegativeFloat = 0.0
-    """AP (0-100) by which an evaluation must exceed the one that counted last."""
+    """AP (0-100) by which an evaluation must exceed the last one that counted."""
 
 
 MOST_BATCHES = 1024
-"""To a step."""
+"""Per step."""
 
 
 class Schedule(Spec):
-    """How long, how fast, at what size. The control of a distilled run has the same."""
+    """How long, how fast, at what size. The control of a distilled run uses the same."""
 
     epochs: Annotated[Int, Field(ge=1, le=10_000)] = 12
     batch_size: Annotated[Int, Field(ge=1, le=4096)] = 8
-    """Images per forward pass; what is left of an epoch after its last whole step is left out."""
+    """Images per forward pass. Images at the end of an epoch that do not fill a step are left out."""
     accumulate: Annotated[Int, Field(ge=1, le=MOST_BATCHES)] = 1
     """Batches per step. A step equals one of batch_size x accumulate images, at the device memory of one batch; only
-    padding, and the statistics of norm "batch", are each batch's own."""
+    padding, and the statistics of norm "batch", are computed per batch."""
     min_size: Annotated[Int, Field(ge=32, le=8192)] = 240
-    """Shorter side after resizing, as torchvision means it."""
+    """Shorter side after resizing, as in torchvision."""
     max_size: Annotated[Int, Field(ge=32, le=8192)] = 320
-    """Longer side at most."""
+    """Longest side after resizing."""
     optimizer: OptimizerSpec = AdamW()
     lr_schedule: LrSchedule = OneCycle()
     clip_norm: NonNegativeFloat = 35.0
@@ -584,45 +585,45 @@ class Schedule(Spec):
     flip: Literal["none", "horizontal", "vertical", "both"] = "horizontal"
     """Random flips, each with probability one half."""
     scales: Annotated[tuple[Annotated[Int, Field(ge=32, le=8192)], ...], Field(max_length=64)] = ()
-    """Shorter sides to train at instead of `min_size`, one drawn for each step; the longer side's bound goes with it,
-    max_size x side / min_size. Evaluation is at min_size and max_size."""
+    """Shorter sides to train at instead of `min_size`, one drawn for each step; the bound on the longer side scales
+    with it, max_size x side / min_size. Evaluation uses min_size and max_size."""
     augment: Augment = Augment()
     """Random crops and colours of training images."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Of trunk, neck, the wide layers of the head and the methods' adapters in training. "auto": bf16 where the device
-    computes it natively, else float32. What predicts, losses and every reported number are float32."""
+    """Number format of trunk, neck, the wide layers of the head and the methods' adapters in training. "auto": bf16 if
+    the device computes it natively, otherwise float32. Predictions, losses and every reported number are float32."""
     evaluate_every: PositiveInt = 1
     """Epochs between evaluations on the validation images; the last epoch is always evaluated."""
     ema: EMA | None = None
     """Average the student's weights over the steps; null: the weights of the last step are the result."""
     early_stop: EarlyStop | None = None
-    """End before `epochs` if nothing is gained any more; the learning rate still follows the whole schedule."""
+    """End before `epochs` if nothing more is gained; the learning rate still follows the whole schedule."""
     checkpoint_s: PositiveFloat = 60.0
-    """Seconds of training between checkpoints at most; each evaluated epoch also ends with one."""
+    """At most this many seconds of training between checkpoints; each evaluated epoch also ends with one."""
     checkpoint_steps: PositiveInt | None = None
-    """Steps between checkpoints at most, if there shall be a bound besides the seconds."""
+    """At most this many steps between checkpoints, in addition to the seconds."""
 
     on_non_finite: Literal["fail", "skip"] = "fail"
-    """What a loss or gradient that is not finite does. "fail": it ends the job. "skip": that step changes nothing, an
-    event tells of it, `skipped_steps` counts them; ten in a row end the job all the same. Either way no weight takes
-    harm, and the weights of the last finite step are kept as a checkpoint."""
+    """What happens when a loss or gradient is not finite. "fail": the job ends. "skip": the step changes nothing, an
+    event reports it and `skipped_steps` counts it; ten in a row still end the job. Either way no weight is damaged, and
+    the weights of the last finite step are kept as a checkpoint."""
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
         if self.min_size > self.max_size:
             raise ValueError(f"min_size {self.min_size} is larger than max_size {self.max_size}")
         if list(self.scales) != sorted(set(self.scales)):
-            raise ValueError("scales must rise")
+            raise ValueError("scales must increase")
         return self
 
     def never_the_same(self) -> str:
         """What shows other pixels of an image each epoch, besides flips; "" if nothing does."""
         if self.augment.crop is not None:
-            return "schedule.augment.crop cuts out another part each time"
+            return "schedule.augment.crop cuts out a different part each time"
         if self.augment.photometric is not None:
-            return "schedule.augment.photometric gives them other colours each time"
+            return "schedule.augment.photometric changes their colours each time"
         if len(self.scales) > 1:
-            return "schedule.scales resizes them to another of its sizes each time"
+            return "schedule.scales resizes them differently each time"
         return ""
 
     def in_batches_of(self, images: int) -> Self:
@@ -640,27 +641,27 @@ class Schedule(Spec):
 
 
 class Resources(Spec):
-    """What the job wants of a worker's host."""
+    """What the job needs of a worker's host."""
 
     retired: ClassVar[Mapping[str, str]] = {
         "compile": "leave it out, whether true or false; the losses are computed as they were without it"
     }
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """"auto": a GPU where the worker has one, else the processor."""
+    """"auto": a GPU if the worker has one, otherwise the processor."""
     threads: Annotated[Int, Field(ge=1, le=1024)] | None = None
-    """Processor threads. None: all the worker gives a slot. Part of what makes bytes reproducible."""
+    """Processor threads. Default: all that the worker gives a slot. The same number is needed for the same bytes."""
     devices: Annotated[Int, Field(ge=1, le=64)] = 1
-    """GPUs of one host, or processes on its processor, that share each batch and each evaluation; `threads` are each
-    one's. `schedule.batch_size` stays the images of one batch over all of them, and must be a multiple."""
+    """GPUs of one host, or processes on its processor, that share each batch and each evaluation; `threads` is per
+    device. `schedule.batch_size` counts the images of one batch over all devices, and must be a multiple."""
     on_out_of_memory: Literal["fail", "halve"] = "fail"
-    """What a lack of memory, of the GPU or the host, does. "fail": it ends the job. "halve": the service tries again
+    """What happens when the GPU or the host runs out of memory. "fail": the job ends. "halve": the service continues
     from the last checkpoint with half of schedule.batch_size and twice schedule.accumulate, so that a step has as many
-    images as before, down to a batch of one; an event tells of it."""
+    images as before, down to a batch of one; an event reports it."""
     teacher_cache_gib: Annotated[Float, Field(gt=0, le=16_384)] | None = None
-    """GiB of the worker's disk, at most, in which the teacher's maps of the training images are kept from one epoch to
-    the next: it then runs once for each image and flip. The result has the same bytes. For schedules whose only
-    augmentation is `flip`; None: nothing is kept."""
+    """Keep the teacher's maps of the training images between epochs, in at most this many GiB of the worker's disk: the
+    teacher then runs once per image and flip. The result has the same bytes. Only for schedules whose only
+    augmentation is `flip`. Default: nothing is kept."""
 
 
 # --- the job --------------------------------------------------------------------------------------------------
@@ -671,11 +672,11 @@ class JobSpec(Spec):
 
     name: Name
     teacher: TeacherRef | None
-    """Who teaches; null exactly when `methods` is empty (plain training: a teacher's own, or a control run)."""
+    """The teacher; null exactly when `methods` is empty (plain training: of a teacher, or a control)."""
     student: DetectorSpec
     dataset: DatasetRef
     methods: Annotated[tuple[MethodSpec, ...], Field(max_length=16)]
-    """Distillation methods, added up; [] is plain training."""
+    """Distillation methods, whose losses are added; [] is plain training."""
     schedule: Schedule = Schedule()
     resources: Resources = Resources()
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
@@ -686,7 +687,7 @@ class JobSpec(Spec):
     def _norm_fits_weights(cls, student: DetectorSpec) -> DetectorSpec:
         # A rule of trainings: the recipe of a finished network may well have frozen layers and name no weights.
         if student.norm == "frozen" and student.weights == "none":
-            raise ValueError('norm "frozen" needs pretrained weights; with weights "none" take "batch" or "group"')
+            raise ValueError('norm "frozen" needs pretrained weights; with weights "none" use "batch" or "group"')
         return student
 
     @field_validator("resources")
@@ -695,8 +696,8 @@ class JobSpec(Spec):
         schedule = info.data.get("schedule")
         if schedule is not None and schedule.batch_size % resources.devices:
             raise ValueError(
-                f"schedule.batch_size {schedule.batch_size} cannot be shared equally by devices {resources.devices}; "
-                "take a multiple"
+                f"schedule.batch_size {schedule.batch_size} cannot be shared equally by {resources.devices} devices; "
+                "use a multiple"
             )
         return resources
 
@@ -707,8 +708,8 @@ class JobSpec(Spec):
             if resources.teacher_cache_gib is not None and method.needs & (OF_THE_HEAD | {"proposals"}):
                 raise PydanticCustomError(
                     "cannot_be_cached",
-                    "the teacher's maps can be kept, and not what its head makes of them, which {method} takes as "
-                    "well: leave one of the two out",
+                    "only the teacher's maps can be kept, but {method} also needs the output of its head: leave out "
+                    "one of the two",
                     {"at": "teacher_cache_gib", "method": method.kind},
                 )
         return resources
@@ -720,8 +721,8 @@ class JobSpec(Spec):
         if resources.teacher_cache_gib is not None and schedule is not None and (why := schedule.never_the_same()):
             raise PydanticCustomError(
                 "cannot_be_cached",
-                "the teacher's maps can be kept where the same pixels come back each epoch; {why}: leave one of the "
-                "two out",
+                "the teacher's maps can only be kept if the same pixels come back in each epoch, but {why}: leave out "
+                "one of the two",
                 {"at": "teacher_cache_gib", "why": why},
             )
         return resources
@@ -733,10 +734,10 @@ class JobSpec(Spec):
     ) -> tuple[MethodSpec, ...]:
         kinds = [method.kind for method in methods]
         if len(kinds) != len(set(kinds)):
-            raise ValueError(f"each method may be named once, got {kinds}")
+            raise ValueError(f"each method may be given only once, got {kinds}")
         idle = [method.kind for method in methods if not method.teaches()]
         if idle:
-            raise ValueError(f"every weight of {idle[0]} is 0, so it teaches nothing: leave it out")
+            raise ValueError(f"every weight of {idle[0]} is 0, so it has no effect: leave it out")
         if "teacher" in info.data:  # else the teacher itself is at fault, and told
             teacher = info.data["teacher"]
             if teacher is None and methods:
@@ -783,7 +784,7 @@ class JobSpec(Spec):
         if (source.kind, source.variant()) != (student.kind, student.variant()):
             raise SpecError(
                 f"inherits from a network of kind {source.kind}, version {source.variant()}; this one is "
-                f"{student.kind}, version {student.variant()}, whose levels and heads are others",
+                f"{student.kind}, version {student.variant()}, which has other levels and heads",
                 "/student/inherit",
             )
 
@@ -799,12 +800,12 @@ Metadata = Annotated[
 
 class Limits(Spec):
     max_retries: Annotated[Int, Field(ge=0, le=100)] = 3
-    """Times the job is tried again after its worker or trainer died."""
+    """How many times the job is retried after a failure that may go away, such as a lost worker."""
     max_runtime_s: Seconds | None = None
-    """Seconds it may run, all attempts and their staging together; then it is asked to stop, and fails as `preempted`.
-    None: as long as it takes."""
+    """Seconds it may run, counting all attempts and their staging; then it is stopped and fails as `preempted`.
+    Default: no limit."""
     max_wait_s: Seconds | None = None
-    """Seconds it may wait for its first start; then it fails as `preempted`. None: as long as it takes."""
+    """Seconds it may wait for its first start; then it fails as `preempted`. Default: no limit."""
 
 
 class SubmitJob(JobSpec):

@@ -194,14 +194,15 @@ def test_what_a_family_cannot_serve_is_refused_by_name_before_anything_runs(copy
     told = copy.answer(OUTLINES, jobs=jobs)
     student, teacher, widths, family, cache, served, all_three = told["refused"]
     needs = (
-        "cross takes towers of student and teacher, and faster_rcnn has no towers; families that have: fcos, retinanet"
+        "cross needs towers of student and teacher, but faster_rcnn has no towers; families that have them: fcos, "
+        "retinanet"
     )
     assert student == [["/methods/1", needs]]
     assert teacher == [["/methods/0", needs]]
     assert widths == [["/methods/1", "correlation has no adapters, and p3 has 64 channels and 96"]]
     assert family == [["/methods/0", "soft compares place with place, for one family alone"]]
     assert [pointer for pointer, _ in cache] == ["/resources/teacher_cache_gib"]
-    assert "which soft takes as well" in cache[0][1]
+    assert "but soft also needs" in cache[0][1]
     assert served is None
     assert all_three is None
     assert told["families"]["cross"] == told["presets"]["cross"] == ["fcos", "retinanet"]

@@ -261,7 +261,7 @@ parse: Callable[[str], DetectorSpec] = partial(TypeAdapter(DetectorSpec).validat
         ({"kind": "fcos", "version": 2}, "Extra inputs"),
         ({"kind": "retinanet", "norm": "group", "backbone": "mobilenet_v2"}, "layers of 16 channels"),
         ({"kind": "fcos", "norm": "group", "weights": "IMAGENET1K_V1"}, "trained with batch normalisation"),
-        ({"kind": "faster_rcnn", "weights": "COCO_V1"}, "backbone resnet50 with fpn_channels 256 alone"),
+        ({"kind": "faster_rcnn", "weights": "COCO_V1"}, "backbone resnet50 with fpn_channels 256"),
         (
             {"kind": "retinanet", "weights": "COCO_V1", "backbone": "resnet50", "fpn_channels": 128},
             "not for resnet50 with 128",

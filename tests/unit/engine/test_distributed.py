@@ -305,5 +305,5 @@ def test_the_neighbour_that_torchrun_ends_is_not_taken_for_the_one_that_failed(
 
 
 def test_devices_must_share_a_batch_equally(make_spec: MakeSpec) -> None:
-    with pytest.raises(ValidationError, match=r"schedule\.batch_size 4 cannot be shared equally by devices 3"):
+    with pytest.raises(ValidationError, match=r"schedule\.batch_size 4 cannot be shared equally by 3 devices"):
         make_spec(resources={"devices": 3})
