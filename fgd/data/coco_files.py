@@ -19,7 +19,7 @@ from typing import Any
 from fgd.data.encodings import decode
 from fgd.data.foreign import json_value_kind
 from fgd.data.listing import NothingFound
-from fgd.data.matching import normalised
+from fgd.data.matching import Ends, ends_of, normalised
 from fgd.data.report import Defects
 from fgd.data.tree import SPLITS, Split, SplitWords, Tree, folder_of
 
@@ -29,6 +29,9 @@ MAX_JSON_TAKES = 6 * 2**30
 """Bytes of memory that the values of one file may take; COCO's own take 3 GB."""
 MAX_JSON_TIMES, _SMALL_JSON_TAKES = 24, 512 * 2**20
 """The same as a multiple of the text, where it is more than the second: the shortest annotations take 18 times."""
+_MOST_HAVING = 1000
+"""Files with one name; a name that more have says nothing about folders."""
+_MOST_TOLD = 5
 _KEYS = ("images", "annotations", "categories")
 _TAKES = {b"[": 100, b"{": 160, b'"': 28, b",": 40, b":": 40}
 """Bytes that CPython 3.11 needs for what begins with such a sign, a little more than measured."""
@@ -114,8 +117,8 @@ def find_sources(tree: Tree, defects: Defects) -> tuple[dict[Split, Source], fro
     for file, why in unreadable.items():
         broken.setdefault(jsons.of_file(file), []).append((file, why))
     named = [jsons.of_file(one.file) for one in readable]
-    images = SplitWords(tree.images())
-    places = [_image_folder(tree, one, split, images) for one, split in zip(readable, named, strict=True)]
+    known = _folders(tree)
+    places = [_image_folder(one, split, known) for one, split in zip(readable, named, strict=True)]
     folders = SplitWords(f"{folder}/" for folder, _ in places)
     names = SplitWords(name for one in readable for name in map(normalised, one.names))
     for one, split, (folder, hits) in zip(readable, named, places, strict=True):
@@ -230,33 +233,51 @@ def _split_of_names(words: SplitWords, names: Iterable[str]) -> Split | None:
     return splits.pop() if len(splits) == 1 else None
 
 
-def _image_folder(tree: Tree, annotations: Annotations, split: Split | None, words: SplitWords) -> tuple[str, int]:
+@dataclass(frozen=True)
+class _Folders:
+    """What is asked of the folders for each annotation file, indexed once."""
+
+    ends: Ends
+    words: SplitWords
+    first_of: Mapping[Split, str]
+    """Split -> the first folder whose name means it."""
+
+
+def _folders(tree: Tree) -> _Folders:
+    words = SplitWords(tree.images())
+    first_of: dict[Split, str] = {}
+    for folder in tree.folders:
+        if split := words.of_folder(folder):
+            first_of.setdefault(split, folder)
+    return _Folders(ends_of(tree.files), words, first_of)
+
+
+def _image_folder(annotations: Annotations, split: Split | None, folders: _Folders) -> tuple[str, int]:
     """The folder below which most of the named files are, and how many; on a tie the split's, then the JSON's own.
 
     In a folder of another split half of them count: files are often numbered alike in both.
     """
     own = folder_of(annotations.file)
-    hits = _hits(tree, annotations.names)
+    hits = _hits(folders.ends, annotations.names)
 
     def rank(folder: str) -> tuple[float, bool, bool]:
-        said = words.of_folder(folder)
+        said = folders.words.of_folder(folder)
         foreign = split is not None and said not in (split, None)
         return hits[folder] / (1 + foreign), said is not None and said == split, folder == own
 
-    best = max(tree.folders, key=rank)
+    usual = {own, folders.first_of.get(split, own) if split else own}
+    best = max(sorted(usual | hits.keys()), key=rank)
     return best, hits[best]
 
 
-def _hits(tree: Tree, names: Iterable[str]) -> Counter[str]:
-    """Of each folder, how many of the names are files below it. Each file is looked at once, whatever the names."""
-    wanted = Counter(spelling for name in names for spelling in {name, normalised(name)})
+def _hits(ends: Ends, names: Iterable[str]) -> Counter[str]:
+    """Of each folder that has any, how many of the names are files below it."""
+    wanted = Counter(spelling for name in names if (path := normalised(name)) for spelling in {name, path})
     hits: Counter[str] = Counter()
-    for file in tree.files:
-        hits[""] += wanted[file]
-        place = file.find("/")
-        while place >= 0:
-            hits[file[:place]] += wanted[file[place + 1 :]]
-            place = file.find("/", place + 1)
+    for name, count in wanted.items():
+        having = ends.having(name, _MOST_HAVING)
+        for file in having if len(having) <= _MOST_HAVING else ():
+            hits[file.removesuffix(name).removesuffix("/")] += count
     return hits
 
 
@@ -269,7 +290,8 @@ def _only(split: Split, sources: list[Source], defects: Defects) -> Source:
                 defects.add("json_skipped", source.annotations.file, "keypoints; another file has the boxes", "kept")
         sources = plain
     if len(sources) > 1:
-        files = ", ".join(source.annotations.file for source in sources)
+        files = ", ".join(source.annotations.file for source in sources[:_MOST_TOLD])
+        files += f" and {len(sources) - _MOST_TOLD} more" if len(sources) > _MOST_TOLD else ""
         message = f"{files} all describe the {split} split; leave only one in the folder"
         defects.reject("split_ambiguous", sources[0].annotations.file, message)
     return sources[0]

@@ -115,11 +115,8 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
             f"{tree.root}: no Hugging Face data set found; expected train/metadata.jsonl (or .csv) beside images, "
             "or Parquet files such as data/train-00000-of-00001.parquet"
         )
-    for file in _parquets(tree):
-        if file not in tables:
-            defects.add(
-                "table_skipped", file, f"{tables[0]} and similar files are read instead; this one is not", "kept"
-            )
+    for file in sorted(set(_parquets(tree)).difference(tables)):
+        defects.add("table_skipped", file, f"{tables[0]} and similar files are read instead; this one is not", "kept")
     card = read_card(tree, defects)
     if not _metadata(tree):
         tables, card = _of_card(tables, card, defects)
@@ -135,9 +132,8 @@ def _of_card(tables: list[str], card: Card, defects: Defects) -> tuple[list[str]
     known = [file for file in tables if card.split_of(file)] if card.patterns else []
     if not known:
         return tables, replace(card, patterns=())
-    for file in tables:
-        if file not in known:
-            defects.add("table_skipped", file, "the card does not name it for train, validation or test", "kept")
+    for file in sorted(set(tables).difference(known)):
+        defects.add("table_skipped", file, "the card does not name it for train, validation or test", "kept")
     return known, card
 
 

@@ -204,11 +204,12 @@ class Ends:
     def without_suffixes(self) -> Ends:
         return Ends(((_stem(path), file) for path, file in self._files), self._folders)
 
-    def having(self, path: str) -> list[str]:
-        """The files that have the whole path as their end, letter by letter."""
+    def having(self, path: str, most: int) -> list[str]:
+        """Files that have the whole path as their end, letter by letter; one more than `most` at most."""
         keys, files = self._index(0)
         key = _key(path, 0)
-        return [file for _, file in files[bisect_left(keys, key) : bisect_left(keys, _behind(key))]]
+        first, last = bisect_left(keys, key), bisect_left(keys, _behind(key))
+        return [file for _, file in files[first : min(last, first + most + 1)]]
 
     def _index(self, spelling: int) -> tuple[list[str], list[tuple[str, str]]]:
         if spelling not in self._sorted:

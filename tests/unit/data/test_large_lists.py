@@ -11,7 +11,7 @@ from fgd.data.coco import _categories
 from fgd.data.coco_files import Annotations
 from fgd.data.index import Index
 from fgd.data.report import Defects
-from fgd.data.tree import SplitWords, Tree
+from fgd.data.tree import Tree
 from fgd.data.yolo_files import split_images
 
 MANY = 60_000
@@ -25,17 +25,17 @@ def test_classes_of_coco() -> None:
 
 def test_classes_of_yolo() -> None:
     names = [f"class {n}" for n in range(MANY)]
-    assert len(yolo._names("data.yaml", {"names": [*names, "class 7"]}, Defects())) == MANY
+    assert len(yolo._names("data.yaml", {"names": [*names, "class 7"]}, Defects())) == MANY + 1
 
 
 def test_names_in_many_folders() -> None:
     folders = tuple(sorted(["", "set", *(f"set/{n}" for n in range(5000))]))
     tree = Tree(Path("/nowhere"), folders, frozenset(f"set/4321/{n}.jpg" for n in range(MANY)), ())
-    words = SplitWords(tree.files)
+    known = coco_files._folders(tree)
     listed = [{"id": n, "file_name": f"{n}.jpg"} for n in range(MANY)]
-    assert coco_files._image_folder(tree, Annotations("set/a.json", listed, [], []), None, words) == ("set/4321", MANY)
+    assert coco_files._image_folder(Annotations("set/a.json", listed, [], []), None, known) == ("set/4321", MANY)
     above = [{"id": n, "file_name": f"4321/{n}.jpg"} for n in range(MANY)]
-    assert coco_files._image_folder(tree, Annotations("set/a.json", above, [], []), None, words) == ("set", MANY)
+    assert coco_files._image_folder(Annotations("set/a.json", above, [], []), None, known) == ("set", MANY)
 
 
 def test_a_folder_named_a_thousand_times() -> None:
@@ -69,3 +69,20 @@ def test_json_beyond_the_bound_is_told_before_it_is_read(tmp_path: Path, monkeyp
     with pytest.raises(coco_files._Unusable, match="would take") as refused:
         coco_files._load(tmp_path, "a.json")
     assert refused.value.broken
+
+
+def test_one_annotation_file_for_each_of_many_images() -> None:
+    files = [f"set/{n % 300}/{n}.jpg" for n in range(MANY // 3)]
+    tree = Tree(Path("/nowhere"), ("", "set", *(f"set/{n}" for n in range(300))), frozenset(files), ())
+    known = coco_files._folders(tree)
+    for n in range(MANY // 3):
+        one = Annotations(f"json/{n}.json", [{"id": 1, "file_name": f"{n}.jpg"}], [], [])
+        assert coco_files._image_folder(one, "train", known) == (f"set/{n % 300}", 1)
+
+
+def test_one_name_in_every_folder_says_nothing() -> None:
+    files = frozenset([*(f"{n}/a.jpg" for n in range(2000)), "7/b.jpg"])
+    tree = Tree(Path("/nowhere"), ("", *(f"{n}" for n in range(2000))), files, ())
+    listed = [{"id": n, "file_name": name} for n, name in enumerate(["a.jpg", "b.jpg"])]
+    one = Annotations("a.json", listed, [], [])
+    assert coco_files._image_folder(one, None, coco_files._folders(tree)) == ("7", 1)
