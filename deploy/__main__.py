@@ -89,18 +89,14 @@ def settings(**given: Any) -> Settings:
     """FGD_* variables, overruled by the options that were given. Ends the program where one is wrong."""
     from pydantic import ValidationError
 
-    from api.core.settings import Settings
+    from api.core.settings import Settings, complaint
     from fgd.cli.printing import print_error
     from fgd.process.exit_codes import REFUSED
 
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        lines = [
-            f"FGD_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" if e["loc"] else e["msg"]
-            for e in error.errors(include_input=False)
-        ]
-        print_error("\n".join(["a setting is wrong", *lines]))
+        print_error(complaint(error))
         sys.exit(REFUSED)
 
 

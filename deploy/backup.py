@@ -55,7 +55,7 @@ from api.core.store.local import LocalStore
 from api.core.store.names import BlobStore, DigestMismatch, sha256_file
 from api.core.store.open import open_store
 from fgd import version
-from fgd.errors import FGDError
+from fgd.errors import ArgumentError, FGDError
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,10 @@ Say = Callable[[str], None]
 
 class BackupError(FGDError):
     """In one line, for a person: what is wrong, and what to do."""
+
+
+class WrongFolder(BackupError, ArgumentError):
+    """It cannot be what it was named for."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ class Moment:
 def backup(settings: Settings, folder: Path, say: Say = logger.info) -> Manifest:
     """Write a backup of everything the service knows into an empty or new folder. Raises BackupError."""
     if folder.exists() and any(folder.iterdir()):
-        raise BackupError(f"{folder} is not empty; name a new folder")
+        raise WrongFolder(f"{folder} is not empty; name a new folder")
     with opened(settings) as (engine, store):
         db.check_schema(engine)
         folder.mkdir(parents=True, exist_ok=True)
@@ -344,7 +348,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise BackupError(f"the backup is damaged: {path} has changed since it was written")
         return Manifest(**content | {"missing": tuple(content["missing"])})
     except FileNotFoundError:
-        raise BackupError(
+        raise WrongFolder(
             f"{folder} contains no complete backup: manifest.json, which is written last, is missing"
         ) from None
     except (ValueError, KeyError, TypeError) as error:

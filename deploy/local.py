@@ -38,6 +38,7 @@ from api.core.store.open import open_store
 from api.core.workers import LiveWorker
 from deploy import broker
 from fgd.process import children
+from fgd.process.exit_codes import FAILED, REFUSED
 from fgd.process.lifeline import die_with_parent
 from fgd.process.private import private_folder
 
@@ -60,6 +61,14 @@ Say = Callable[[str], None]
 class CannotStart(Exception):
     """In one line, for a person."""
 
+    exit_code = FAILED
+
+
+class Refused(CannotStart):
+    """It was asked for what it does not do."""
+
+    exit_code = REFUSED
+
 
 def say_at_once(line: str) -> None:
     """Also into a file or pipe, where `print` would wait for more."""
@@ -67,7 +76,8 @@ def say_at_once(line: str) -> None:
 
 
 def serve(settings: Settings, say: Say = say_at_once, parent_fd: int | None = None) -> int:
-    """Run until SIGINT or SIGTERM; call it in the main thread. Returns the exit status: 1 if it could not start.
+    """Run until SIGINT or SIGTERM; call it in the main thread. Returns the exit code: 1 if it could not start, 2 if it
+    was asked for what it does not do.
 
     parent_fd: end with whoever holds the other end of this pipe.
     """
@@ -81,7 +91,7 @@ def serve(settings: Settings, say: Say = say_at_once, parent_fd: int | None = No
             return server.run(stop)
     except CannotStart as error:
         say(f"fgd serve: {error}")
-        return 1
+        return error.exit_code
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -92,7 +102,7 @@ def prepare(settings: Settings, held: ExitStack, say: Say) -> Server:
     try:
         check_bind(settings)
     except UnsafeBind as error:
-        raise CannotStart(str(error)) from None
+        raise Refused(str(error)) from None
     lock = held.enter_context(only_server(settings.home))
     listener = held.enter_context(listen(settings.host, settings.port))
     try:

@@ -2,6 +2,7 @@
 
     FGDError                      base; `code` is one of the service's failure codes
     +-- UserError                 what was asked for cannot be done; fix the request          user_error
+    |   +-- ArgumentError         what was typed or passed: an address, a file, a folder
     |   +-- SpecError             a spec, or a pair of specs, that makes no sense
     |   +-- DatasetError          a data set, an image or a box
     |   +-- WeightsError          weights that do not fit the network they were named for
@@ -31,6 +32,10 @@ class FGDError(Exception):
 
 class UserError(FGDError):
     code: ClassVar[str] = "user_error"
+
+
+class ArgumentError(UserError, ValueError):
+    """An address, a key, a file or a folder that cannot be used."""
 
 
 class SpecError(UserError, ValueError):

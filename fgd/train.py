@@ -27,12 +27,12 @@ from types import FrameType
 
 from pydantic import ValidationError
 
-from fgd.errors import FGDError, SpecError, Stopped
+from fgd.errors import ArgumentError, FGDError, SpecError, Stopped
 from fgd.event_log import EventLog
 from fgd.events import EXIT_STOPPED, RANK_EVENTS, RANK_EXIT, Emit, Event, Failed, Note, to_lines
 from fgd.process import landlock, lifeline
 from fgd.process.error_causes import code_of
-from fgd.process.exit_codes import exit_code
+from fgd.process.exit_codes import exit_code, message_of
 from fgd.spec import FromPath, JobSpec, TeacherFromPath
 from fgd.stored import stored_spec
 from fgd.text import strict_json
@@ -84,15 +84,19 @@ def train(arguments: argparse.Namespace, emit: Emit, stop: StopFlag, *, is_rank:
 
 
 def beginning(spec: JobSpec, arguments: argparse.Namespace, emit: Emit) -> Path | None:
-    """The checkpoint that a training started by hand goes on from. Raises SpecError."""
+    """The checkpoint that a training started by hand goes on from. Raises SpecError,
+    ArgumentError."""
     from fgd.engine.beginning import last_checkpoint, remember
 
     out, resume = arguments.out, arguments.resume
     if resume is not None and not resume.is_file():
-        raise SpecError(f"{resume}: no such checkpoint", "--resume")
+        raise ArgumentError(f"--resume: {resume}: no such checkpoint")
     if resume is None and not arguments.overwrite:
         resume = last_checkpoint(spec, out, emit)
-    remember(spec, out)
+    try:
+        remember(spec, out)
+    except OSError as error:
+        raise ArgumentError(f"--out: {message_of(error)}") from error
     return Path(resume) if resume is not None else None
 
 

@@ -8,7 +8,10 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from fgd.process.exit_codes import DONE, exit_code, message_of
+from pydantic import ValidationError
+
+from api.core.settings import complaint
+from fgd.process.exit_codes import DONE, REFUSED, exit_code, message_of
 from fgd.process.lifeline import die_with_parent
 from fgd.process.private import keep_private
 from fgd.text.printable import printable
@@ -28,8 +31,11 @@ def main() -> None:
         die_with_parent(arguments.parent_fd)
     asked = Asked()  # before anything slow: a worker that is told to end while it starts has nothing to put away
 
-    from worker import app  # reads the settings
-
+    try:
+        from worker import app  # reads the settings
+    except ValidationError as error:
+        print(printable(f"fgd worker: {complaint(error)}", keep="\n"), file=sys.stderr)
+        sys.exit(REFUSED)
     app.drain_s = arguments.drain_s
     if app.settings.broker_url is None:
         sys.exit(run_without_broker(asked))

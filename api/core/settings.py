@@ -8,10 +8,20 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIN_KEY_CHARS = 32
+
+
+def complaint(error: ValidationError) -> str:
+    """What is wrong with the settings, a line for each variable."""
+    lines = [
+        f"FGD_{'_'.join(map(str, found['loc'])).upper()}: {found['msg']}" if found["loc"] else found["msg"]
+        for found in error.errors(include_input=False)
+        if found["type"] != "default_factory_not_called"  # a default that follows from what is wrong
+    ]
+    return "\n".join(["a setting is wrong", *lines])
 
 
 class UnsafeBind(ValueError):

@@ -75,7 +75,7 @@ def main() -> None:
 def _tell(error: Exception) -> int:
     print_error(message_of(error))
     from fgd.cli.hub import HubAway, HubError
-    from fgd.client import ApiError, ForeignAnswer, Unreachable, WrongArgument
+    from fgd.client import ApiError, ForeignAnswer, Unreachable
 
     match error:
         case ApiError(status=401):
@@ -86,6 +86,6 @@ def _tell(error: Exception) -> int:
             return UNREACHABLE
         case Unreachable() | ForeignAnswer() | HubAway():
             return UNREACHABLE
-        case ApiError() | WrongArgument() | HubError():
+        case ApiError() | HubError():
             return REFUSED
     return exit_code(error)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fgd.errors import FGDError
+from fgd.errors import ArgumentError, FGDError
 from fgd.text.printable import printable
 
 BUSY = frozenset({429, 502, 503, 504})
@@ -26,7 +26,7 @@ class ClientError(FGDError):
     pass
 
 
-class WrongArgument(ClientError, ValueError):
+class WrongArgument(ClientError, ArgumentError):
     """An address, a key, a file or a folder that cannot be used. Nothing was sent."""
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fgd.errors import CheckpointForeign, SpecError
+from fgd.errors import ArgumentError, CheckpointForeign, SpecError
 
 DONE, FAILED, REFUSED, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 LEADS_NOWHERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
-WRONG_REQUEST = (SpecError, CheckpointForeign, *LEADS_NOWHERE)
+WRONG_REQUEST = (ArgumentError, SpecError, CheckpointForeign, *LEADS_NOWHERE)
 
 
 def exit_code(error: BaseException) -> int:

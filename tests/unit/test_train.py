@@ -87,6 +87,14 @@ def test_a_folder_that_is_not_there_is_named_before_torch_is_loaded(tmp_path: Pa
     assert event.message == f"/dataset/path: {tmp_path}/spec.json: nowhere: no such folder"
 
 
+def test_an_out_that_cannot_be_a_folder_is_a_wrong_command(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text(json.dumps(spec(dataset={"path": str(tmp_path)})))
+    (tmp_path / "out").touch()
+    done = run(str(tmp_path / "spec.json"), "--out", str(tmp_path / "out"))
+    assert (done.returncode, b"Traceback" in done.stderr) == (2, False)
+    assert f"--out: {tmp_path}/out: File exists" in done.stderr.decode()
+
+
 def test_a_diverged_training_tells_step_and_term_in_its_last_event() -> None:
     said: list[Event] = []
     assert report(Diverged(7, "fgd/global", float("nan")), said.append) == 1

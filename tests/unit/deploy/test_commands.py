@@ -28,12 +28,20 @@ def test_a_wrong_setting_is_named_by_its_variable(tmp_path: Path) -> None:
     done = typed("serve", home=tmp_path, FGD_PORT="99999999")
     assert done.returncode == 2
     assert done.stderr.startswith("error: a setting is wrong\nFGD_PORT: ")
+    assert len(done.stderr.splitlines()) == 2, "what follows from it is not named as well"
     assert done.stdout == ""
+
+
+def test_a_wrong_setting_of_a_worker_is_named_without_a_traceback(tmp_path: Path) -> None:
+    done = typed("worker", home=tmp_path, FGD_SLOTS="many")
+    assert done.returncode == 2
+    assert done.stderr.startswith("fgd worker: a setting is wrong\nFGD_SLOTS: ")
+    assert "Traceback" not in done.stderr
 
 
 def test_an_open_door_is_refused(tmp_path: Path) -> None:
     done = typed("serve", "--host", "0.0.0.0", home=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "FGD_API_KEY" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
@@ -58,7 +66,7 @@ def test_a_service_is_backed_up_compared_and_restored(tmp_path: Path) -> None:
 def test_what_cannot_be_done_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     done = typed("backup", str(tmp_path), home=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == f"error: {tmp_path} is not empty; name a new folder\n"
 
 

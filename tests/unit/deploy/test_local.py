@@ -113,7 +113,7 @@ def test_taken_port_is_named() -> None:
 
 def test_address_that_others_reach_needs_a_key(tmp_path: Path) -> None:
     said: list[str] = []
-    assert serve(Settings(home=tmp_path, host="0.0.0.0"), said.append) == 1
+    assert serve(Settings(home=tmp_path, host="0.0.0.0"), said.append) == 2
     assert "FGD_API_KEY" in said[0]
     assert not list(tmp_path.iterdir())
 
