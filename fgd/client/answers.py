@@ -21,11 +21,11 @@ class Answer(BaseModel):
 class Progress(Answer):
     step: int = 0
     total_steps: int | None = None
-    """None until the trainer has said so; so is `epochs`."""
+    """None until the trainer has reported it, like `epochs`."""
     epoch: int = 0
     epochs: int | None = None
     values: dict[str, float | None] = {}
-    """The latest of each: "loss/total", "lr", "val/ap", ..."""
+    """The latest value of each: "loss/total", "lr", "val/ap", ..."""
 
 
 class Failure(Answer):
@@ -72,7 +72,7 @@ class Attempt(Answer):
     started_at: datetime
     finished_at: datetime | None = None
     outcome: str | None = None
-    """succeeded, failed, cancelled, paused, lost, handed_back; None: it runs."""
+    """succeeded, failed, cancelled, paused, lost, handed_back; None: running."""
     code: str | None = None
     reason: str | None = None
     exit: int | None = None
@@ -82,7 +82,7 @@ class Attempt(Answer):
     steps_done: int = 0
     lost_steps: int = 0
     spec: dict[str, Any] = {}
-    """The JobSpec it ran with; after a lack of memory its batches may be smaller than the job's."""
+    """The JobSpec it ran with; after running out of memory its batches may be smaller than the job's."""
 
 
 class Running(Answer):
@@ -100,7 +100,7 @@ class Worker(Answer):
     pid: int = 0
     live: bool
     complaint: str | None = None
-    """Why it takes nothing just now."""
+    """Why it takes no jobs at the moment."""
     slots: int
     free_slots: int = 0
     devices: tuple[dict[str, Any], ...] = ()
@@ -219,4 +219,4 @@ class LogChunk:
     content: bytes
     attempt: int | None
     next_offset: int
-    """Where to go on reading."""
+    """Where to continue reading."""

@@ -1,4 +1,4 @@
-"""A small typed client of the service: about one method a route. Knows no torch, SQL or terminal.
+"""A small typed client of the service, with about one method per route. Knows no torch, SQL or terminal.
 
 What is behind a method: `transport` sends a request, `transfer` files, `follow` waits.
 """
@@ -68,12 +68,12 @@ class Client:
     # jobs
 
     def submit(self, spec: JobSpec | Mapping[str, Any], idempotency_key: str | None = None) -> Job:
-        """Queue a job. The same key with the same spec is the same job, however often it is sent."""
+        """Queue a job. Sending the same spec with the same key again returns the same job."""
         body = spec.model_dump_json(by_alias=True) if isinstance(spec, JobSpec) else json.dumps(dict(spec))
         return read(Job, self._service.post("/v1/jobs", body, idempotency_key))
 
     def plan(self, spec: JobSpec | Mapping[str, Any]) -> Plan:
-        """What the job would do; no job is made. Follow it with `wait_plan` to hear what it would cost."""
+        """Plan a job without making it. Call `wait_plan` next to learn what it would cost."""
         body = spec.model_dump_json(by_alias=True) if isinstance(spec, JobSpec) else json.dumps(dict(spec))
         return read(Plan, self._service.post("/v1/plans", body))
 
@@ -85,7 +85,7 @@ class Client:
         poll_s: float = 0.5,
         patience_s: float = 600.0,
     ) -> Plan:
-        """Follow a plan to its end: measured or failed."""
+        """Wait until a plan has ended: measured or failed."""
         return follow.wait_for(self._service, Plan, route("plans", plan_id), on_plan, poll_s, patience_s)
 
     def job(self, job_id: str) -> Job:
@@ -101,7 +101,7 @@ class Client:
         created_after: datetime | None = None,
         created_before: datetime | None = None,
     ) -> list[Job]:
-        """The newest first, at most `most` of those that every filter lets through; as many pages as it takes.
+        """Jobs that match all filters, newest first, at most `most`; reads as many pages as needed.
 
         states: any of these. name: the whole name, or with * at the end how it begins. metadata: each key has this
         value. created_after is inclusive, created_before is not; a time without a zone is this machine's local one.
@@ -116,19 +116,19 @@ class Client:
         return self._service.pages(Job, "/v1/jobs", most, **filters)
 
     def cancel(self, job_id: str, mode: Literal["graceful", "now"] = "graceful") -> Job:
-        """End a job. "graceful" lets the trainer write a checkpoint first. Cancelling twice is no error."""
+        """Cancel a job. "graceful" lets the trainer save a checkpoint first. Cancelling twice is not an error."""
         return self._ask_to_end(job_id, "cancel", json.dumps({"mode": mode}), "cancelled")
 
     def pause(self, job_id: str) -> Job:
-        """Let a job wait; a running one saves a checkpoint first. Pausing twice is no error."""
+        """Pause a job; a running one saves a checkpoint first. Pausing twice is not an error."""
         return read(Job, self._service.post(route("jobs", job_id, "pause"), "{}"))
 
     def resume(self, job_id: str) -> Job:
-        """Let a paused job go on. Resuming twice is no error."""
+        """Resume a paused job. Resuming twice is not an error."""
         return read(Job, self._service.post(route("jobs", job_id, "resume"), "{}"))
 
     def stop(self, job_id: str) -> Job:
-        """Finish a job early: its best weights become the result. Twice is no error."""
+        """Finish a job early: its best weights become the result. Stopping twice is not an error."""
         return self._ask_to_end(job_id, "stop", "{}", "succeeded")
 
     def _ask_to_end(self, job_id: str, verb: str, body: str, end: str) -> Job:
@@ -142,11 +142,12 @@ class Client:
             return job
 
     def delete_job(self, job_id: str) -> None:
-        """Delete an ended job and all that it made. Raises ApiError if it has not ended, or a job needs its weights."""
+        """Delete a job that has ended, with its files. Raises ApiError if it has not ended, or a job needs its
+        weights."""
         self._service.request("DELETE", route("jobs", job_id))
 
     def attempts(self, job_id: str) -> list[Attempt]:
-        """Each time that a worker took the job, the first one first."""
+        """Each time a worker took the job, oldest first."""
         return self._service.items(Attempt, route("jobs", job_id, "attempts"))
 
     def workers(self) -> list[Worker]:
@@ -161,15 +162,16 @@ class Client:
     ) -> Iterator[StoredEvent]:
         """Each event above `after`, once and in order, as soon as it happens, until the job has ended.
 
-        A stream that breaks off goes on after the last event that came, at whichever server answers then; where there
-        is no stream to be had, the service is asked again and again. `patience_s`: how long nobody may answer.
+        A stream that breaks off continues after the last event, on whichever server answers; if no stream is available,
+        the service is polled. `patience_s`: how long to wait for an answer.
         """
         return follow.follow(self._service, job_id, after, poll_s, patience_s)
 
     def metrics(
         self, job_id: str, name: str | None = None, split: str | None = None, max_points: int | None = None
     ) -> list[MetricPoint]:
-        """All points, of one series if named; or at most `max_points` of each, chosen so that every peak is seen."""
+        """All points, or those of one series; with `max_points` at most that many of each, chosen to keep every
+        peak."""
         return self._service.items(
             MetricPoint, route("jobs", job_id, "metrics"), name=name, split=split, max_points=max_points
         )
@@ -179,7 +181,8 @@ class Client:
         return self._service.items(MetricPoint, route("jobs", job_id, "metrics", "latest"))
 
     def logs(self, job_id: str, attempt: int | None = None, after_offset: int = 0) -> LogChunk:
-        """A piece of an attempt's log (default: the last attempt), from a byte offset on. Empty: no more as yet."""
+        """A piece of an attempt's log (default: the last attempt), from a byte offset on. Empty: nothing more so
+        far."""
         response = self._service.get(route("jobs", job_id, "logs"), attempt=attempt, after_offset=after_offset)
         headers = response.headers
         return LogChunk(
@@ -206,10 +209,10 @@ class Client:
         poll_s: float = 1.0,
         patience_s: float = 600.0,
     ) -> Job:
-        """Follow a job to its end, whatever that is, and return it.
+        """Wait until a job has ended, in whatever state, and return it.
 
-        on_event hears each event above `after` once, in order; on_job hears every look at the job, None when nobody
-        answered. A service that restarts meanwhile is waited for, `patience_s` at most.
+        on_event is called with each event above `after` once, in order; on_job with the job at every poll, or None if
+        the service did not answer. Waits at most `patience_s` for a service that restarts.
         """
         if on_event is None:
             return follow.wait_for(self._service, Job, route("jobs", job_id), on_job, poll_s, patience_s)
@@ -230,9 +233,9 @@ class Client:
     ) -> Path:
         """Fetch an artifact into a folder, under its own name or `name`. Returns the file.
 
-        The folder is made if need be. An interrupted download goes on where it stopped, in this process or a later
-        one. The file appears under its name only when all of it is there and its SHA-256 is right; a file that already
-        is, is not fetched again. on_bytes hears how many bytes are there.
+        The folder is created if missing. An interrupted download resumes, in this process or a later one. The file gets
+        its name only when it is complete and its SHA-256 is right; such a file is not downloaded again. on_bytes is
+        called with the number of bytes so far.
         """
         url = route("artifacts", artifact.id, "content")
         return transfer.download(self._service, url, artifact, folder, on_bytes, name)
@@ -250,9 +253,9 @@ class Client:
         group_by: str = "none",
         idempotency_key: str | None = None,
     ) -> Dataset:
-        """Import a folder that the service can see, below one of its FGD_DATA_ROOTS. Follow it with wait_dataset.
+        """Import a folder that the service can read, below one of its FGD_DATA_ROOTS. Call `wait_dataset` next.
 
-        path None: its zip follows, by `upload_dataset`.
+        path None: upload its zip with `upload_dataset`.
         """
         told: dict[str, Any] = {"name": name, "format": format, "verify": verify, "group_by": group_by}
         told |= {"path": str(path)} if path is not None else {}
@@ -268,11 +271,10 @@ class Client:
         poll_s: float = 0.5,
         patience_s: float = 600.0,
     ) -> Dataset:
-        """Send the zip of a data set that waits for one; what is there already is not sent again.
+        """Upload the zip of a data set; bytes that the service already has are not sent again.
 
-        An interrupted upload goes on where it stopped, in this process or a later one. The service compares the
-        SHA-256; while it does, and puts a large zip away, it is waited for, `patience_s` at most. on_bytes hears how
-        many bytes are there.
+        An interrupted upload resumes, in this process or a later one. The service compares the SHA-256; waits at most
+        `patience_s` while it does so and stores a large zip. on_bytes is called with the number of bytes so far.
         """
         url = route("datasets", dataset_id, "content")
         transfer.upload(self._service, url, zip_path, on_bytes, poll_s, patience_s)
@@ -290,7 +292,7 @@ class Client:
         return self._service.pages(Dataset, "/v1/datasets", most)
 
     def report(self, dataset_id: str) -> Report:
-        """What the importer saw. Raises ApiError while it is still looking."""
+        """What the importer found. Raises ApiError while the import is running."""
         response = self._service.get(route("datasets", dataset_id, "report"))
         try:
             return Report.model_validate_json(response.content)
@@ -305,7 +307,7 @@ class Client:
         poll_s: float = 0.5,
         patience_s: float = 600.0,
     ) -> Dataset:
-        """Follow an import to its end: ready or rejected."""
+        """Wait until an import has ended: ready or rejected."""
         return follow.wait_for(self._service, Dataset, route("datasets", dataset_id), on_dataset, poll_s, patience_s)
 
     # models
@@ -320,11 +322,11 @@ class Client:
         on_bytes: Callable[[int], None] | None = None,
         **recipe: Any,
     ) -> Model:
-        """Upload weights, safetensors or .pth, that fit `detector`. Follow it with wait_model.
+        """Upload weights, safetensors or .pth, that fit `detector`. Call `wait_model` next.
 
-        file None: the weights follow, by `upload_model`, which also goes on with an upload that broke off.
+        file None: upload the weights with `upload_model`, which also resumes an interrupted upload.
         recipe: min_size, max_size, image_mean, image_std, anchor_sizes, anchor_ratios, and take: "ema" or "raw" of a
-        file that holds both. on_bytes hears how many bytes are there.
+        file that holds both. on_bytes is called with the number of bytes so far.
         """
         if file is not None and not file.stat().st_size:  # before anything is made; nor is it, if the file is not there
             raise WrongArgument(f"{file} is empty; it should contain weights")
@@ -341,7 +343,7 @@ class Client:
         poll_s: float = 0.5,
         patience_s: float = 600.0,
     ) -> Model:
-        """Send the weights of a model that waits for them, as `upload_dataset` sends a zip."""
+        """Upload the weights of a model, as `upload_dataset` uploads a zip."""
         url = route("models", model_id, "content")
         transfer.upload(self._service, url, file, on_bytes, poll_s, patience_s)
         return self.model(model_id)
@@ -359,7 +361,7 @@ class Client:
         return read(Checkpoint, self._service.request("POST", route("jobs", job_id, "checkpoints", checkpoint, "pin")))
 
     def unpin(self, job_id: str, checkpoint: str) -> Checkpoint:
-        """Keep it no longer than others are."""
+        """Treat it like other checkpoints again."""
         return read(
             Checkpoint, self._service.request("DELETE", route("jobs", job_id, "checkpoints", checkpoint, "pin"))
         )
@@ -372,7 +374,7 @@ class Client:
         return self._service.pages(Model, "/v1/models", most)
 
     def delete_model(self, model_id: str) -> None:
-        """Raises ApiError while a job that has not ended uses it."""
+        """Raises ApiError while an unfinished job uses it."""
         self._service.request("DELETE", route("models", model_id))
 
     def wait_model(
@@ -383,13 +385,13 @@ class Client:
         poll_s: float = 0.5,
         patience_s: float = 600.0,
     ) -> Model:
-        """Follow a check to its end: ready or rejected."""
+        """Wait until a model's check has ended: ready or rejected."""
         return follow.wait_for(self._service, Model, route("models", model_id), on_model, poll_s, patience_s)
 
     # the service
 
     def ready(self) -> bool:
-        """Does the service answer, and can it work? Asks once; never raises for a service that is not there."""
+        """Whether the service answers and can work. Asks once; does not raise if there is no service."""
         try:
             return self._service.http.get("/readyz").is_success
         except httpx.TransportError:

@@ -31,7 +31,7 @@ class WrongArgument(ClientError, ArgumentError):
 
 
 class ForeignAnswer(ClientError):
-    """Whatever answers at the address is not this service, or one of another age."""
+    """What answers at the address is not this service, or another version of it."""
 
 
 @dataclass(frozen=True)
