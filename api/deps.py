@@ -88,7 +88,7 @@ async def _project(request: Request) -> str:
 
 ServiceDep = Annotated[Service, Depends(_service)]
 ProjectDep = Annotated[str, Depends(_project)]
-"""The project of whoever asks; every query is filtered by it."""
+"""The caller's project; every query is filtered by it."""
 
 
 # --- ids in a path: what is none names nothing, so it is a 404 before any route sees it --------------------------

@@ -1,7 +1,7 @@
 """Waiting for rows to change: one look at the database a second for all who wait, however many they are.
 
 Who waits holds no session and no thread. The database is the truth: a look compares versions, so that nothing is
-missed, whoever made the change, on whichever host. Knows rows and asyncio. Knows nothing of HTTP.
+missed, no matter who made the change on which host. Knows rows and asyncio. Knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class Places:
 
 @contextmanager
 def told_of_signals(tell: Callable[[], None]) -> Iterator[None]:
-    """Call `tell` at SIGTERM and SIGINT, before whoever else handles them. A server first waits for open answers to
+    """Call `tell` at SIGTERM and SIGINT, before anyone else handles them. A server first waits for open answers to
     end and then tells the application: streams would keep it waiting for each other. Does nothing off the main thread,
     where no server receives signals."""
     if threading.current_thread() is not threading.main_thread():

@@ -61,7 +61,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 ROUNDS = 5
-"""A job that trains may delete a checkpoint while we copy it; then the moment is taken anew."""
+"""A job that trains may delete a checkpoint while we copy it; then the moment is taken again."""
 BATCH = 500
 PATIENCE_S = 60.0
 ALIVE_S = 60.0
@@ -242,7 +242,7 @@ def restore(settings: Settings, folder: Path, keep_store: bool = False, say: Say
         db.upgrade(settings.database_url)
         kept = LocalStore(folder / "store")
         say(f"putting {len(manifest.blobs)} blobs and {len(manifest.objects)} checkpoints")
-        for digest in manifest.blobs:  # before the rows: whoever breaks this off leaves an empty database
+        for digest in manifest.blobs:  # before the rows: breaking this off leaves an empty database
             store.put_file(kept.path(digest), expected=digest)
         scratch = settings.home / "restoring"
         put_objects(store, kept, manifest.objects, scratch)
@@ -274,7 +274,7 @@ def load(s: Session, folder: Path, manifest: Manifest) -> None:
         while some := list(islice(rows, BATCH)):
             connection.execute(table.insert(), some)
         _go_on_counting(connection, table)
-    # An hour's grace anew: what nothing referred to then may be what the lost future had come to need.
+    # Another hour's grace: what nothing referred to then may be what the lost future had come to need.
     connection.execute(BlobRow.__table__.update().values(unused_since=None))  # type: ignore[attr-defined]
     at = datetime.fromisoformat(manifest.taken_at)
     s.add(Restore(id=new_id("rst"), project_id=DEFAULT_PROJECT, at=db.now(s), taken_at=at))

@@ -79,7 +79,7 @@ def serve(settings: Settings, say: Say = say_at_once, parent_fd: int | None = No
     """Run until SIGINT or SIGTERM; call it in the main thread. Returns the exit code: 1 if it could not start, 2 if it
     was asked for what it does not do.
 
-    parent_fd: end with whoever holds the other end of this pipe.
+    parent_fd: end when the other end of this pipe closes.
     """
     if parent_fd is not None:
         die_with_parent(parent_fd)

@@ -55,7 +55,7 @@ class EventLog:
             case Finished():
                 return f"finished after step {event.step}: {', '.join(sorted(event.files))}"
             case Failed():
-                return None  # whoever emits it prints it too
+                return None  # its emitter prints it too
             case _:
                 return None
 

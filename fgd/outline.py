@@ -115,7 +115,7 @@ def outline(
     classes: Sequence[str] = (),
     teacher_classes: Sequence[str] = (),
 ) -> Outline:
-    """images: number of each split. classes: of the data set. Raises SpecError for what can not be trained."""
+    """images: number of each split. classes: of the data set. Raises SpecError if it cannot be trained."""
     schedule = spec.schedule
     per_epoch = whole_steps(images.get("train", 0), schedule.batch_size, schedule.accumulate)
     per_step = schedule.batch_size * schedule.accumulate

@@ -59,7 +59,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def plan(spec: JobSpec) -> dict[str, Any]:
-    """Raises FGDError for a job that can not be trained; whatever torch raises where memory is too small."""
+    """Raises FGDError if the job cannot be trained; whatever torch raises if there is too little memory."""
     from fgd.data.formats import open_index
     from fgd.engine.rehearsal import rehearse
     from fgd.engine.weights import load_detector

@@ -95,7 +95,7 @@ def on_shutting_down(**_: Any) -> None:
 
 def on_shutdown(**_: Any) -> None:
     if poller is not None:
-        poller.stop()  # if Celery ended by itself, so does this worker, and whoever watches it starts it again
+        poller.stop()  # if Celery ended by itself, so does this worker, and its supervisor restarts it
         poller.join()
 
 

@@ -24,7 +24,7 @@ class Refused:
 def answer_of(code: int, file: Path) -> dict[str, Any] | Refused | ChildBroken:
     """code: the child's exit status, 0 for an answer. file: the answer, in the work folder."""
     last = last_line(file.parent)
-    if code < 0:  # for want of memory, by a person, or a crash
+    if code < 0:  # memory ran out, a person, or a crash
         return ChildBroken(f"it was ended by signal {-code}; perhaps there was too little memory. {last}".strip())
     try:
         if file.stat().st_size > MAX_ANSWER:

@@ -1,6 +1,6 @@
 """Keeps an attempt ours: beats in one thread, and guards the trainer with a monotonic clock in another.
 
-At most one trainer of a job is ever alive, even if the database cannot be reached: whoever waits for our lease to
+At most one trainer of a job is ever alive, even if the database cannot be reached: a worker that waits for our lease to
 expire counts `lease_s` by the database's clock; we stop the trainer after `freeze_s` without a successful beat and kill
 it after `kill_s`, both shorter, by a clock that nobody sets. Two threads, because a beat may hang in the network.
 If this whole process is stopped, the trainer ends by itself: each beat tells it how long it may live (`allow`).

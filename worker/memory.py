@@ -1,4 +1,5 @@
-"""What memory the host has left, and whether the kernel killed for want of it: by our control group, version 2 or 1."""
+"""What memory the host has left, and whether the kernel killed because it ran out: by our control group, version 2 or
+1."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class TrainerEnd:
     tail: str = ""
     """The last of the log."""
     oom_kills: int = 0
-    """Processes the kernel killed for want of memory in our control group while it ran."""
+    """Processes that the kernel killed because memory ran out in our control group while it ran."""
 
 
 @dataclass(frozen=True)

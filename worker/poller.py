@@ -144,7 +144,7 @@ class Poller:
         self._supervisors[:] = [thread for thread in self._supervisors if thread.is_alive()]
         while work := take(self.host):
             thread = threading.Thread(target=self._work, args=(work,), name="supervisor")
-            thread.start()  # first: whoever finds it in the list may join it
+            thread.start()  # first: who finds it in the list may join it
             self._supervisors.append(thread)
 
     def _work(self, work: Callable[[], None]) -> None:

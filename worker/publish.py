@@ -38,7 +38,7 @@ def publish(attempt: RunningAttempt, result: Finished, out: Path) -> list[attemp
         if keep_result(attempt, result):
             attempt.report("result_kept", f"the finished training is kept on {host.name} until the store has it")
 
-    if host.stopping.is_set():  # whoever told it to stop may not wait for the store
+    if host.stopping.is_set():  # who asked it to stop may not wait for the store
         keep()
     while True:
         for file in files:

@@ -31,7 +31,7 @@ def ended_badly(code: int, folder: Path, what: str) -> Rejected | ChildBroken | 
     last = last_line(folder)
     if code == TRY_AGAIN:
         return ChildBroken(f"the worker's host failed: {last}")
-    if code < 0:  # by the kernel for want of memory, by a person, or by a file that crashes the reader: it will repeat
+    if code < 0:  # by the kernel as memory ran out, by a person, or by a file that crashes the reader: it will repeat
         return ChildBroken(f"the reader was ended by signal {-code}. {last}".strip())
     return Rejected(f"reading {what} failed with exit code {code}; the file breaks the reader. {last}".strip())
 

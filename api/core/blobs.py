@@ -56,7 +56,7 @@ def long_unused(s: Session, at: datetime) -> Sequence[tuple[str, str]]:
 
 def keep(s: Session, project_id: str, digests: Collection[str]) -> bool:
     """Whoever put these contents is about to name them in a row: none goes for another UNUSED_S. False: one has gone,
-    or may have, since it was put; then none is kept, and whoever wants them brings them along again."""
+    or may have, since it was put; then none is kept, and who wants them brings them along again."""
     wanted = select(BlobRow).where(BlobRow.project_id == project_id, BlobRow.digest.in_(digests))
     rows = s.scalars(wanted.order_by(BlobRow.digest).with_for_update().execution_options(populate_existing=True)).all()
     latest = db.now(s) - timedelta(seconds=UNUSED_S)  # of those noted before, a collector that died may have the file
@@ -72,7 +72,7 @@ def collect_blob(s: Session, store: BlobStore, project_id: str, digest: str) -> 
     """Delete a blob that is still unused: the row, and the file unless another project has it too. False if it stays.
 
     The file goes before the commit: a crash leaves a row whose file is gone, and the next sweep deletes that row;
-    whoever wants the content meanwhile brings it along.
+    who wants the content meanwhile brings it along.
     """
     locked = select(BlobRow).where(BlobRow.project_id == project_id, BlobRow.digest == digest).with_for_update()
     row = s.scalar(locked)

@@ -1,7 +1,7 @@
 """The verbs of plans: what a job would do, known at once, and what it would cost, measured by a worker under a lease.
 
 measuring --finish--> measured    what the rehearsal of a few steps showed
-          --fail----> failed      the job can not be trained so, or the rehearsal did not come to its end
+          --fail----> failed      the job cannot be trained like this, or the rehearsal did not finish
           --lose----> measuring   tried again, MAX_TRIES times in all
 
 A plan inserts no job. Knows rows; knows no files and no torch.

@@ -15,7 +15,7 @@ warnings.filterwarnings("ignore", message="autogenerate skipping metadata-specif
 context.configure(
     connection=connection,
     target_metadata=Base.metadata,
-    render_as_batch=connection.dialect.name == "sqlite",  # SQLite changes a table by writing it anew
+    render_as_batch=connection.dialect.name == "sqlite",  # SQLite changes a table by rewriting it
     compare_type=True,
     include_name=lambda name, kind, _: not (kind == "index" and name in COMPARED_NOT),
     include_object=lambda _, name, kind, *__: not (kind == "index" and name in COMPARED_NOT),

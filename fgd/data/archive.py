@@ -1,6 +1,6 @@
 """An imported data set as one file: an uncompressed tar of index.json and the images, named by content.
 
-The same data set gives the same bytes, whoever packs it and when. Unpacking trusts nothing: it writes the files
+The same data set gives the same bytes, no matter who packs it and when. Unpacking trusts nothing: it writes the files
 itself instead of calling tarfile's extraction. Knows no torch.
 """
 

@@ -31,7 +31,7 @@ def fold(module: nn.Module) -> None:
 
 
 def to_bf16(module: nn.Module) -> None:
-    """Weights and sums in bf16, in place, as autocast would cast them anew at each call; P6 and P7 stay float32."""
+    """Weights and sums in bf16, in place, as autocast would cast them again at each call; P6 and P7 stay float32."""
     module.to(torch.bfloat16)
     for each in module.modules():
         if isinstance(each, ExtraLevels):

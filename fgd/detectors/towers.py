@@ -105,6 +105,6 @@ class LevelTower:
 
 
 def one_cast_each(device: torch.device) -> torch.autocast:
-    """Within it each weight is cast to bf16 once, and not anew for each level: autocast keeps its casts to the end of
+    """Within it each weight is cast to bf16 once, not again for each level: autocast keeps its casts to the end of
     the outermost context."""
     return torch.autocast(device.type, torch.bfloat16, enabled=False)

@@ -72,7 +72,7 @@ def keep_freed_memory() -> None:
     """Freed memory stays with the process, where the C library is glibc; elsewhere nothing happens.
 
     Each step frees and asks again for maps of tens of MB. glibc hands such blocks back to the kernel, which must then
-    clear every page anew: writing a fresh map takes many times as long as writing one that is there.
+    clear every page again: writing a fresh map takes many times as long as writing one that is there.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

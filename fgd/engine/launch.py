@@ -1,8 +1,8 @@
 """The process that starts one trainer a device, through torchrun's agent, and speaks for them all.
 
-To whoever started it it looks like a trainer of one process: the same events, signals and exit codes. The first rank
+To its parent it looks like a trainer of one process: the same events, signals and exit codes. The first rank
 speaks through a named pipe, for torchrun hands no open files down. A rank that dies takes the others along; nothing
-is started anew here: that is the service's to decide, from the last checkpoint.
+is restarted here: that is the service's to decide, from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from fgd.events import EXIT_STOPPED, RANK_EVENTS, RANK_EXIT, Emit, Failed, from_line
 
 SHUTDOWN_S = 3600
-"""Ranks that were told to end get so long to save: longer than anybody waits, for whoever told us counts the time, and
-kills us, with whom they die. Those whose neighbour died get torchrun's own 30 s."""
+"""Ranks that were asked to end get this long to save: longer than anybody waits, because who asked us counts the time,
+and kills us, with whom they die. Those whose neighbour died get torchrun's own 30 s."""
 
 
 def launch(argv: Sequence[str], devices: int, emit: Emit, stop: Callable[[], bool]) -> int:
@@ -113,7 +113,7 @@ def end_at_once(_number: int, _frame: FrameType | None) -> None:
 
 
 def end_by(number: int) -> None:
-    """End as the rank ended, so that whoever watches us sees what happened."""
+    """End as the rank ended, so that our parent sees what happened."""
     if number != signal.SIGKILL:
         signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

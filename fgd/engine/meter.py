@@ -40,7 +40,7 @@ class Meter:
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
-        """What was not reported yet is, for whoever goes on from the checkpoint does not know these steps."""
+        """Report what was not reported yet: an attempt that continues from the checkpoint does not know these steps."""
         if self.steps:
             self.report(last_of_epoch=False)
         began = time.monotonic()

@@ -74,7 +74,7 @@ def content_of(images: Iterable[Image], root: Path) -> str:
     sums = hashlib.sha256()
     for image in images:
         sums.update(image.model_dump_json().encode())
-        with contextlib.suppress(OSError):  # whoever reads it will say so
+        with contextlib.suppress(OSError):  # reading it will report that
             sums.update(hashlib.sha256((root / image.file).read_bytes()).digest())
     return sums.hexdigest()
 

@@ -17,7 +17,7 @@ It fills until it is full and forgets nothing: an epoch takes every image once, 
 dropped for another is needed just as soon.
 
 The entries lie in one file without a name: it is gone with the process, however that ends, and the next attempt fills
-it anew. It is read and written by calls and not mapped into memory, where a full disk would be a fatal signal, and
+it again. It is read and written by calls and not mapped into memory, where a full disk would be a fatal signal, and
 where pages of the file would count as the process's memory.
 """
 

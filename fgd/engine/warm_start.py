@@ -20,7 +20,8 @@ class WarmStart:
 
     copied: Sequence[str]
     left: Sequence[str]
-    """Of another shape, not in the source, or rows of classes that the source does not have: these start afresh."""
+    """Of another shape, not in the source, or rows of classes that the source does not have: these start from
+    scratch."""
 
 
 def start_from(student: Detector, folder: Path) -> WarmStart:

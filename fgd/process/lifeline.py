@@ -5,7 +5,7 @@ kills us even in the middle of a kernel call, but reaches one process only; a pi
 holds works everywhere and takes the whole process group along, but needs a thread that gets to run.
 
 A third is for a parent that lives but is stopped, as by a frozen machine: a file holds the moment until which the
-parent is known to be in its right; whoever finds it past ends itself and its group (`Deadline`).
+parent is known to be in its right; a child that finds it past ends itself and its group (`Deadline`).
 
     die_with_parent(fd)                       for our own programs, first thing in main
     python -m fgd.process.lifeline FD program ...     for programs that are not ours

@@ -75,7 +75,7 @@ def _close(s: Session, job: Job, id: int, covered: int | None) -> tuple[int | No
 
 
 def _renew(s: Session, job: Job, id: int, covered: int | None, steps: Sequence[int]) -> None:
-    """Make those blocks anew that hold one of these steps."""
+    """Rebuild the blocks that contain one of these steps."""
     if covered is None or steps[0] > covered:
         return
     of_series = (MetricBlock.job_id == job.id, MetricBlock.series_id == id)

@@ -266,7 +266,7 @@ def upgrade(url: str) -> None:
 
 @contextmanager
 def migrating(engine: Engine) -> Iterator[Connection]:
-    """One transaction for migrations. SQLite changes a table by writing it anew; foreign keys are checked at its end
+    """One transaction for migrations. SQLite changes a table by rewriting it; foreign keys are checked at its end
     only, for dropping the old table would take along the rows that refer to it."""
     with engine.connect() as connection:
         driver = connection.connection.driver_connection

@@ -1,6 +1,6 @@
 """The tables. Constraints mirror `lifecycle.py`, so that the database refuses what the code must not write.
 
-Every table carries `project_id`, and what belongs to a thing refers to (project, thing) together: a row can not point
+Every table carries `project_id`, and what belongs to a thing refers to (project, thing) together: a row cannot point
 into another project. Times are aware UTC from the database's clock. Knows nothing of HTTP.
 
 Over 500 lines: the schema is read as a whole, and its tables refer to each other.

@@ -96,7 +96,7 @@ class LocalStore:
     def delete_unless_fresh(self, digest: str, fresh_s: float) -> bool:
         """Delete a blob, unless somebody put it, or put it again, within so many seconds; False then.
 
-        It is set aside first: who puts it meanwhile does not find it, and brings the bytes anew.
+        It is set aside first: a put in the meantime does not find it, and writes the bytes again.
         """
         target = self._blob(digest)
         with self._temporary() as aside, suppress(FileNotFoundError):
