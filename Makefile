@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-unit test-isa gpu gpu-wheels lint format lock parity study families resume digests bench bench-service images chaos soak clean
+.PHONY: help install demo serve test test-unit test-isa gpu gpu-wheels lint format lock parity study families resume digests fuzz bench bench-service images chaos soak clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -79,6 +79,9 @@ chaos: $(READY) ## every listed fault and a kill at every failpoint, on SQLite a
 soak: $(READY) ## run jobs while random parts are killed and frozen: MINUTES=30 DATABASE=sqlite|postgres SEED=number
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),30) \
 		--database $(or $(DATABASE),sqlite) $(if $(SEED),--seed $(SEED))
+
+fuzz: $(READY) ## random input for all that reads what strangers send: a table; MINUTES=20 SEED=number; exit 1 on a fault
+	@$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: $(READY) ## time loss, step, cache, pipeline and start against their lower bounds; half an hour, ARGS=--quick under 5 minutes
 	@PYTHONPATH=. $(BIN)/python tests/studies/bench.py $(ARGS)
