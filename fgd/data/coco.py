@@ -18,7 +18,7 @@ from fgd.data.coco_files import Annotations, Source, find_sources, looks_like
 from fgd.data.index import Box, Index, Report
 from fgd.data.listing import Advice, ListedImage, Listing, Mark, Missing, NoBox, finite
 from fgd.data.matching import Match, Several, WrittenName, ends_of, find_files, leads_out, normalised
-from fgd.data.numbering import flag, number_of, shifted
+from fgd.data.numbering import Ids, flag, number_of, shifted
 from fgd.data.numbering import key as key_of
 from fgd.data.outlines import box_around
 from fgd.data.report import Defects
@@ -98,7 +98,7 @@ def _categories(annotations: Annotations, defects: Defects) -> dict[int, str]:
         elif name is not None and names.get(key) == name:
             defects.add("category_repeated", file, f"category {short(key)}, {short(name)}, is listed twice", "kept")
         elif key not in used and (key in names or name is None or name in keys):
-            message = f"category {short(entry)} has no annotation, and no other has its id or name; left out"
+            message = f"category {short(entry)} has no annotation, and no usable name or another's; left out"
             defects.add("category_unused", file, message, "kept")
         elif name is None:
             defects.reject("category_invalid", file, fault)
@@ -191,6 +191,7 @@ def _add_marks(
 ) -> None:
     """Give each image its boxes, in the order of the file."""
     file = annotations.file
+    ids = Ids(listed)
     seen: set[int | str] = set()
     used: Counter[int] = Counter()
     outlines = 0
@@ -198,7 +199,7 @@ def _add_marks(
         if not isinstance(entry, dict):
             defects.add("annotation_invalid", file, f"{short(entry)} is not an object", "dropped_box")
             continue
-        who, key, category = entry.get("id"), key_of(entry.get("image_id")), number_of(entry.get("category_id"))
+        who, key, category = entry.get("id"), ids.of(entry.get("image_id")), number_of(entry.get("category_id"))
         label = f"annotation {short(who)}"
         if (own := key_of(who)) is not None:
             if own in seen:
@@ -206,7 +207,7 @@ def _add_marks(
             seen.add(own)
         if category is not None:
             used[category] += 1
-        if key is None or key not in listed:
+        if key is None:
             message = f"{label} is of image {short(entry.get('image_id'))}, which the file does not list"
             defects.add("annotation_unknown_image", file, message, "dropped_box")
         elif category is None or category not in categories:

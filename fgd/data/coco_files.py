@@ -32,6 +32,7 @@ MAX_JSON_TIMES, _SMALL_JSON_TAKES = 24, 512 * 2**20
 _MOST_HAVING = 1000
 """Files with one name; a name that more have says nothing about folders."""
 _MOST_TOLD = 5
+_SMALL_JSON_BYTES = 1 << 20
 _KEYS = ("images", "annotations", "categories")
 _TAKES = {b"[": 100, b"{": 160, b'"': 28, b",": 40, b":": 40}
 """Bytes that CPython 3.11 needs for what begins with such a sign, a little more than measured."""
@@ -78,9 +79,9 @@ class _Unusable(Exception):
 
 
 def looks_like(tree: Tree) -> str | None:
-    """A file that holds COCO annotations, by a look that parses nothing; None if there is none."""
+    """A file that holds COCO annotations, by a look that parses nothing large; None if there is none."""
     jsons = sorted(file for file in tree.files if file.lower().endswith(".json"))
-    return next((file for file in jsons if _mentions(tree.root / file)), None)
+    return next((file for file in jsons if _mentions(tree.root / file) and not _is_other(tree.root / file)), None)
 
 
 def _mentions(path: Path) -> bool:
@@ -100,6 +101,14 @@ def _mentions(path: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+def _is_other(path: Path) -> bool:
+    """A small file that has such words and is something else: a project's settings, another tool's annotations."""
+    try:
+        return path.stat().st_size <= _SMALL_JSON_BYTES and not _is_coco(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError):
+        return False  # cut off, perhaps: it is told why it cannot be read
 
 
 def find_sources(tree: Tree, defects: Defects) -> tuple[dict[Split, Source], frozenset[Split | None]]:

@@ -31,6 +31,33 @@ def key(value: Any) -> int | str | None:
     return value if isinstance(value, int) else None
 
 
+class Ids:
+    """The ids of a list, to which others refer. Zeros in front count only where two ids differ by them."""
+
+    def __init__(self, keys: Collection[int | str]) -> None:
+        self._keys = keys
+        self._padded: dict[int, int | str | None] = {}
+        for one in keys:
+            number = _padded_number(one)
+            if number is not None:
+                self._padded[number] = one if number not in self._padded else None
+
+    def of(self, value: Any) -> int | str | None:
+        """The id that a reference means; None for one that is not in the list."""
+        found = key(value)
+        if found is None or found in self._keys:
+            return found
+        number = found if isinstance(found, int) else _padded_number(found)
+        if number is None:
+            return None
+        return number if number in self._keys else self._padded.get(number)
+
+
+def _padded_number(value: int | str) -> int | None:
+    """7 for "007"."""
+    return int(value) if isinstance(value, str) and re.fullmatch(r"0[0-9]{1,17}", value) else None
+
+
 def number_of(value: Any) -> int | None:
     """The same for ids that are always numbers."""
     found = key(value)

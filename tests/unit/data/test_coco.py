@@ -379,6 +379,15 @@ def test_a_name_that_begins_with_0_is_no_number(coco: Any) -> None:
     assert [len(image.boxes) for image in index.splits["train"]] == [1, 1, 1, 1]
 
 
+@pytest.mark.parametrize(("listed", "meant"), [("007", 7), (7, "007"), ("007", "07"), ("007", 7.0)])
+def test_zeros_in_front_are_no_difference_where_no_other_id_has_that_number(coco: Any, listed: Any, meant: Any) -> None:
+    coco.add_image("train", "seven.png", id=listed)
+    coco.add_box("train", meant, [5, 5, 3, 3])
+    index, report = read(coco)
+    assert report.defect_counts == {}
+    assert sum(len(image.boxes) for image in index.splits["train"]) == 3
+
+
 @pytest.mark.parametrize(("written", "crowd"), [("0", False), ("1", True), (0.0, False), (None, False)])
 def test_crowd_may_be_written_as_text(coco: Any, written: Any, crowd: bool) -> None:
     coco.add_box("train", 0, [5, 5, 3, 3], iscrowd=written)

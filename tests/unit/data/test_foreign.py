@@ -145,6 +145,7 @@ def test_a_stray_json_makes_no_coco(tmp_path: Path) -> None:
     assert "no data set found" in refusal(tmp_path)
     Yolo(tmp_path).read()
     (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "project.json").write_text('{"steps": [{"images": 1, "annotations": []}], "categories": []}')
     assert formats.recognised(list_tree(tmp_path)) == "yolo"
 
 
