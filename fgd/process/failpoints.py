@@ -3,8 +3,8 @@
     FGD_FAILPOINTS=after_claim=kill,before_checkpoint_row=stop@2    where, what, and at which time it is reached there
     FGD_FAILPOINTS_TEST=folder                                      says that this is a test, and keeps what struck
 
-`kill` is SIGKILL to the process itself: nothing is cleaned up, as when the machine dies. `stop` is SIGSTOP: whoever
-tests does something meanwhile and sends SIGCONT. `wait` holds one thread only, until PLACE.go is in the folder.
+`kill` is SIGKILL to the process itself: nothing is cleaned up, as when the machine dies. `stop` is SIGSTOP: the
+test does something meanwhile and sends SIGCONT. `wait` holds one thread only, until PLACE.go is in the folder.
 Each place strikes once per folder, whatever process reaches it first. Without the second variable a process that has
 the first refuses to run. Knows no torch and no job.
 """

@@ -47,8 +47,8 @@ class Once(Generic[Made]):
         )
 
     def replayed(self, s: Session) -> Made | None:
-        """What this very request made before; None if the key is new, or what it made was deleted: whoever deletes a
-        thing may make it once more.
+        """What this very request made before; None if the key is new, or what it made was deleted: a deleted
+        thing can be made again.
 
         Raises Invalid (422) if the key was used for another request.
         """

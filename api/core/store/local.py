@@ -237,7 +237,7 @@ def _write(path: Path, data: bytes) -> None:
 def _publish(temporary: Path, target: Path) -> None:
     """Give the bytes their name; the first to arrive wins, and all who arrive bring the same bytes.
 
-    Those who come later make the file fresh: whoever is about to delete it as unused must see that it is wanted.
+    Those who come later make the file fresh: a process about to delete it as unused must see that it is wanted.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(_RENAMES):

@@ -137,10 +137,10 @@ class S3Store:
         self._delete(blob_name(digest))
 
     def delete_unless_fresh(self, digest: str, fresh_s: float) -> bool:
-        """Delete a blob, unless it was put within so many seconds by the server's clock; False then.
+        """Delete a blob, unless it was put within this many seconds by the server's clock; False then.
 
-        Content that is there already is not put again, so its age is that of its first put: a row that names it anew is
-        what keeps it.
+        Content that is there already is not put again, so its age is that of its first put: a row that names it
+        again is what keeps it.
         """
         name = blob_name(digest)
         try:

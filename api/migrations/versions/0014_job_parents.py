@@ -79,7 +79,7 @@ def downgrade() -> None:
 
 
 def _jobs() -> AbstractContextManager[BatchOperations]:
-    """SQLite writes the table anew, and does not say again that the index of the queue falls by priority."""
+    """SQLite rewrites the table, and does not say again that the index of the queue falls by priority."""
     op.drop_index("ix_jobs_queued", table_name="jobs")
     return op.batch_alter_table("jobs")
 
