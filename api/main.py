@@ -5,6 +5,7 @@ Another server may run it (`uvicorn --factory api.main:create_app`), without the
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -128,12 +129,23 @@ def _can_be_wrong(operation: dict[str, Any]) -> bool:
     )
 
 
+def _default_in_words(field: dict[str, Any]) -> None:
+    """An object as a default makes generators of clients leave out the field, and the routes that take it."""
+    if isinstance(default := field.get("default"), dict):
+        del field["default"]
+        said = f"Default: {json.dumps(default)}"
+        field["description"] = f"{field['description']}\n{said}" if "description" in field else said
+
+
 def _openapi(app: FastAPI, settings: Settings) -> dict[str, Any]:
     """FastAPI's document, with our one error shape in place of its own."""
     if app.openapi_schema:
         return app.openapi_schema
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     schemas = document["components"]["schemas"]
+    for schema in schemas.values():
+        for field in schema.get("properties", {}).values():
+            _default_in_words(field)
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     problem = errors.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
