@@ -39,6 +39,8 @@ _HEADERS: dict[str, tuple[type, ...]] = {
 
 
 class BellConsumer(Consumer):  # type: ignore[misc]
+    connection_errors: tuple[type[BaseException], ...]
+
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
         self.connection_errors = (*self.connection_errors, Exception)

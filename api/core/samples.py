@@ -80,7 +80,7 @@ def _members(store: BlobStore, archive: str) -> dict[str, tuple[int, int]]:
     with tarfile.open(fileobj=blob, mode="r:") as tar:
         while (member := tar.next()) is not None:
             members[member.name] = member.offset_data, member.size
-            tar.members.clear()  # it would keep them all
+            tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
     return members
 
 

@@ -86,12 +86,14 @@ def test_who_waits_for_a_job_hears_its_stream_over_a_killed_and_restarted_server
             server.end()
             server.start()
 
+    accepted: list[str] = []
     with at_work(server, id), Client(address(server), backoff_s=0.02) as client:
+        client._service.http.event_hooks = {"request": [lambda asked: accepted.append(asked.headers["accept"])]}
         job = client.wait(id, on_event, poll_s=0.05)
 
     assert job.state == "succeeded"
     assert seen == pages(server, id)
-    assert f"GET /v1/jobs/{id}/events HTTP" in server.log()
+    assert accepted.count(follow.EVENT_STREAM) >= 2
 
 
 def test_where_all_streams_are_taken_events_are_polled_for(own_server: Server) -> None:

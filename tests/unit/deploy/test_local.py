@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -188,3 +191,15 @@ def test_part_that_dies_young_is_started_again_ever_later() -> None:
     assert pauses == sorted(pauses)
     assert pauses[-1] > 2 * pauses[0]
     assert "exit code 3" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("lacks", "starts"), [(["disk"], True), (["disk", "database"], False), (["store"], False), ([], False)]
+)
+def test_a_full_disk_alone_keeps_no_server_from_starting(lacks: list[str], starts: bool) -> None:
+    said: list[str] = []
+    readiness = {name: {"ok": name not in lacks, "detail": "10 MiB free"} for name in ("database", "store", "disk")}
+    server: Any = SimpleNamespace(_say=said.append)
+    assert local.Server._is_full(server, json.dumps(readiness).encode()) is starts
+    assert ("10 MiB free" in "".join(said)) is starts
+    assert local.Server._is_full(server, b"no JSON") is False
