@@ -27,7 +27,7 @@ from types import FrameType
 
 from pydantic import ValidationError
 
-from fgd.errors import ArgumentError, FGDError, SpecError, Stopped
+from fgd.errors import ArgumentError, CheckpointForeign, FGDError, SpecError, Stopped
 from fgd.event_log import EventLog
 from fgd.events import EXIT_STOPPED, RANK_EVENTS, RANK_EXIT, Emit, Event, Failed, Note, to_lines
 from fgd.process import landlock, lifeline
@@ -61,8 +61,8 @@ def train(arguments: argparse.Namespace, emit: Emit, stop: StopFlag, *, is_rank:
     # Threads that spin while they wait starve everything else on the host, and each other: seen 3 times slower on two
     # shared cores. Must be set before torch loads its OpenMP.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    led = is_rank or arguments.parent_fd is not None  # by a process that knows where this one begins
     try:
-        led = is_rank or arguments.parent_fd is not None  # by a process that knows where this one begins
         spec = read_spec(arguments.spec, staged=led)
         resume = arguments.resume if led else beginning(spec, arguments, emit)
         if spec.resources.devices > 1 and not is_rank:
@@ -78,6 +78,8 @@ def train(arguments: argparse.Namespace, emit: Emit, stop: StopFlag, *, is_rank:
         run(spec, arguments.out, resume=resume, emit=emit, stop=stop)
     except Stopped:
         return EXIT_STOPPED
+    except CheckpointForeign as error:
+        return report(error if led else ArgumentError(f"{error}: name another --out, or give --overwrite"), emit)
     except Exception as error:
         return report(error, emit)
     return 0

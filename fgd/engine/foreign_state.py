@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -48,6 +49,7 @@ class NamedTensor:
     def whole(self) -> str:
         return ".".join((*self.path, self.key))
 
+    @cached_property
     def words(self) -> Words:
         """All that stands before and in its key, without wrappers."""
         return tuple(word for word in (*self.path, *self.key.split(".")) if word not in WRAPPERS)
@@ -74,7 +76,7 @@ class State:
 
     def own_key(self, item: NamedTensor) -> str | None:
         """A key of the file without what stands before this network's; None: it is none of this network's."""
-        words = item.words()
+        words = item.words
         return ".".join(words[len(self.before) :]) if words[: len(self.before)] == self.before else None
 
     def surplus(self, item: NamedTensor) -> str | None:
@@ -189,7 +191,7 @@ def _states(items: Sequence[NamedTensor], wanted: Mapping[str, Any]) -> list[Sta
     for item in items:
         if len(item.key) > MAX_KEY:
             continue
-        words = item.words()
+        words = item.words
         for start in range(max(0, len(words) - longest), len(words)):
             if (key := ".".join(words[start:])) in wanted:
                 state = found.setdefault(words[:start], State(words[:start]))
