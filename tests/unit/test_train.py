@@ -136,8 +136,8 @@ def test_sigterm_ends_with_a_checkpoint_that_the_next_run_goes_on_from(tmp_path:
     assert resumed.data["step"] == saved.step
     assert isinstance(events[-1], Finished)
     assert len(list((out / "checkpoints").iterdir())) == 2, "those of the first run go as newer ones come"
-    for annotations in (tmp_path / "data").rglob("*.json"):
-        annotations.write_text(annotations.read_text().replace('"name": "', '"name": "other '))
+    for index in (tmp_path / "data").rglob("*.json"):
+        index.write_text(index.read_text().replace('"name": "', '"name": "other '))
     refused = run(str(path), "--out", str(out))
     assert refused.returncode == 2, "the same spec, and other data at the same path"
     assert b"to other data" in refused.stderr
