@@ -10,7 +10,6 @@ import os
 import resource
 import shutil
 import signal
-import sys
 import tempfile
 import traceback
 import warnings
@@ -114,7 +113,7 @@ def _answer_all(target: Target, seed: int, numbers: range, out: Any) -> None:
     warnings.simplefilter("ignore")
     for clock in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(clock, signal.SIG_DFL)
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # libraries complain of what they read
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries complain of what they read
     before = psutil.Process().memory_info()
     resource.setrlimit(resource.RLIMIT_AS, (before.vms + 4 * MAX_BYTES,) * 2)
     for number in numbers:
