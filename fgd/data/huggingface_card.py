@@ -24,7 +24,8 @@ from fgd.data.tree import MAX_NAME, Split, Tree, below, depth, folder_of, is_cla
 CARD, INFOS = "README.md", "dataset_infos.json"
 CATEGORY_KEYS = ("categories", "category", "category_id", "labels", "label", "class", "class_id")
 """Where the classes of a row's boxes are, the first that there is."""
-_MAX_CARD_BYTES = 8 * 2**20
+_MAX_CARD_BYTES = 2 * 2**20
+_MAX_INFOS_BYTES = 8 * 2**20
 _MAX_CLASSES = 100_000
 _MAX_PATTERN = 300
 _MAX_ANYWHERE = 3
@@ -216,7 +217,7 @@ def _labels_of_infos(tree: Tree, config: dict[str, Any], defects: Defects) -> It
     if file is None:
         return
     try:
-        content = json.loads(read_text(tree, file, _MAX_CARD_BYTES))
+        content = json.loads(read_text(tree, file, _MAX_INFOS_BYTES))
     except (UnreadableText, ValueError, RecursionError) as error:
         defects.add("card_invalid", file, f"{error}; class names in it are not known", "kept")
         return

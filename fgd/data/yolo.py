@@ -31,7 +31,7 @@ from fgd.data.yolo_files import Labels, find_labels, image_folders, split_images
 
 MAX_YAML_BYTES = 1 << 20
 MAX_LABEL_BYTES = 16 * 2**20
-_MAX_YAMLS = 50
+_MAX_YAMLS = 20
 """data.yaml is among the first so many YAML files."""
 _MAX_CLASSES = 100_000
 _KEYS: Mapping[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}

@@ -255,6 +255,16 @@ def test_data_yaml_in_another_encoding_keeps_its_names(yolo: Yolo, encoding: str
     assert report.defect_counts == ({} if encoding == "utf-8-sig" else {"encoding_guessed": 1})
 
 
+def test_data_yaml_is_looked_for_in_the_twenty_files_that_lie_highest(yolo: Yolo) -> None:
+    (yolo.root / "a/b/c").mkdir(parents=True)
+    (yolo.root / "a/b/c/deep.yaml").write_text("names: [emu]\ntrain: images/train\n")
+    for number in range(40):
+        (yolo.root / f"a/{number}.yaml").write_text("names: [")  # each costs a look
+    _, report = yolo.read()
+    assert report.ok
+    assert "yaml_skipped" not in report.defect_counts
+
+
 # --- labels ---------------------------------------------------------------------------------------------------
 
 
