@@ -77,7 +77,7 @@ class Finding:
 def explained(tree: Tree, message: str) -> str:
     """What was found instead comes first; then the message of what was looked for."""
     findings = list(found(tree))[:_TOLD]
-    return "\n".join([*map(str, findings), message])
+    return "; ".join([*map(str, findings), message])
 
 
 def found(tree: Tree) -> Iterator[Finding]:
@@ -358,7 +358,7 @@ def _line_kind(parts: list[str]) -> str | None:
 def class_lists(tree: Tree) -> list[str]:
     """Files that are called like lists of class names."""
     named = (*_CLASS_LISTS, _NOTES)
-    return sorted(file for file in tree.files if file.rpartition("/")[2] in named or suffix(file) == ".names")
+    return sorted(file for file in tree.files if file.rpartition("/")[2] in named or suffix(file) == ".names")[:_FILES]
 
 
 def class_list(tree: Tree, file: str) -> list[str] | None:

@@ -160,7 +160,7 @@ def _by_lists(tree: Tree, xmls: list[str], lists: list[str], defects: Defects) -
         stem = PurePosixPath(file).stem
         if stem in _LISTS:
             chosen.append((_LISTS[stem], file))
-        elif below(folder_of(file), "train.txt") not in lists:
+        elif below(folder_of(file), "train.txt") not in tree.files:
             chosen.append(("train", file))
     order: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
     entries: list[_Entry] = []

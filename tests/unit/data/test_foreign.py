@@ -20,7 +20,7 @@ from tests.unit.data.test_yolo import Yolo
 def refusal(root: Path, format: str = "auto", skipped: tuple[str, ...] = ()) -> str:
     with pytest.raises(DatasetError) as refused:
         formats.read(root, format, skipped=skipped)
-    return str(refused.value).splitlines()[0]
+    return str(refused.value)
 
 
 BOX = {"x": 1, "y": 2, "width": 3, "height": 4}
@@ -105,8 +105,10 @@ def test_the_xml_of_other_tools_is_known(head: str, words: str) -> None:
 def test_what_lies_there_instead_comes_first(tmp_path: Path, file: str, content: str, words: str) -> None:
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).write_text(content)
-    assert words in refusal(tmp_path)
-    assert words in refusal(tmp_path, "coco")
+    for format in ("auto", "coco"):
+        first = refusal(tmp_path, format).partition(f"; {tmp_path}: ")[0]
+        assert words in first
+        assert file.rpartition("/")[2] in first
 
 
 def test_cvat_that_is_asked_to_be_voc_is_told_so(tmp_path: Path) -> None:
