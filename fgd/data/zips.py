@@ -39,6 +39,8 @@ MAX_PARQUET_BYTES = 8 * 2**30
 MAX_RATIO = 200
 """Of a member that unpacks to more than `_RATIO_FROM`: deflate reaches 1000, photographs and annotations do not."""
 _RATIO_FROM = 2**20
+_TOTAL_RATIO_FROM = 16 * 2**20
+"""The same of all members together: many small ones unpack to as much as a few large ones."""
 MAX_DIRECTORY_BYTES = 128 * 2**20
 _SPARE = 1.2
 """Free space asked for, as a multiple of what is to be written."""
@@ -200,7 +202,7 @@ def _plan(archive: zipfile.ZipFile, names: MemberNames) -> tuple[dict[str, zipfi
     skipped: list[str] = []
     seen: dict[str, str] = {}
     folders: set[str] = set()
-    total = 0
+    total = packed = 0
     for count, (member, name) in enumerate(zip(archive.infolist(), names.names, strict=True), start=1):
         if fault := _fault_of_name(name, member):
             raise DatasetError(f"the zip's member {short(name)} {fault}")
@@ -212,12 +214,15 @@ def _plan(archive: zipfile.ZipFile, names: MemberNames) -> tuple[dict[str, zipfi
                 f"the zip's names make {len(folders)} folders, which with its members are more than {MAX_MEMBERS}"
             )
         total += member.file_size
+        packed += member.compress_size
         if total > MAX_TOTAL_BYTES:
             raise DatasetError(f"the zip unpacks to more than {MAX_TOTAL_BYTES} bytes")
         if is_wanted(name):
             members[name] = member
         else:
             skipped.append(name)
+    if total > _TOTAL_RATIO_FROM and total > MAX_RATIO * packed:
+        raise DatasetError(f"the zip unpacks to {total} bytes, more than {MAX_RATIO} times its size")
     return members, skipped
 
 

@@ -57,6 +57,15 @@ def test_folders_and_files_come_out_as_they_were(path: Path) -> None:
     assert (path.parent / "out/b.txt").read_bytes() == b""
 
 
+def test_many_small_bombs_are_one_bomb(path: Path) -> None:
+    refused(make(path, *((f"{n}.txt", bytes(2**20)) for n in range(17))), "more than 200 times its size")
+
+
+def test_a_few_images_of_one_colour_are_none(path: Path) -> None:
+    make(path, *((f"{n}.bmp", bytes(2**20)) for n in range(15)))
+    assert zips.unpack(path, path.parent / "out").files == 15
+
+
 def test_members_that_are_no_data_are_left_and_told(path: Path) -> None:
     names = [
         "LICENSE",
