@@ -18,7 +18,8 @@ A file that only ends alike is not taken
 - if what is left of both paths speaks of two splits: "train/a.jpg" is never "val/a.jpg". A folder in which all names,
   or all files, lie says nothing about splits;
 - if it lies in a folder of its own, and a folder that is written is there too: of "cam1/a.jpg", where "cam1" holds
-  images, "cam2/a.jpg" is not the file. Of folders that are written in front of all names, only the last counts.
+  images, "cam2/a.jpg" is not the file. Of folders that are written in front of all names, only the last counts. Nor
+  are labels in "cam2" those of an image in "cam1", where "cam2" holds images too.
 
 Labels and XML files belong to images in the same way, by their paths without suffix and without the parts that say
 what a folder holds ("images", "labels", "Annotations", ...): see `companion_path`.
@@ -168,16 +169,24 @@ class Several:
 class Ends:
     """Files by the ends of their paths."""
 
-    def __init__(self, files: Iterable[tuple[str, str]], folders: Iterable[str] = (), home: str | None = None) -> None:
+    def __init__(
+        self,
+        files: Iterable[tuple[str, str]],
+        folders: Iterable[str] = (),
+        home: str | None = None,
+        asking: Iterable[str] = (),
+    ) -> None:
         """files: path to compare, and the file it stands for. folders: more that are there, besides those of the files.
 
-        home: a folder of all paths, of which the name says nothing; None: the innermost of the files.
+        home: a folder of all paths, of which the name says nothing; None: the innermost of the files. asking: folders
+        of the paths that will be looked for, where these are of files that are there too.
         """
         self._files = sorted(files)
         self._sorted: dict[int, tuple[list[str], list[tuple[str, str]]]] = {}
         paths = {folder_of(path) for path, _ in self._files}
         self._home = depth(common_folder(paths) if home is None else home)
         self._folders = {part for path in paths.union(folders) for part in _lowered(path).split("/")}
+        self._asking = {part for path in asking for part in _lowered(path).split("/")}
 
     def find(self, path: str, split: Split | None = None, near: str = "", home: int = 0) -> Match | Several | None:
         """The file that a normalised path means.
@@ -258,8 +267,11 @@ class Ends:
             return True
         if not before[self._home :]:
             return False
-        known = {folder for part in {*telling, *rest[:1]} if (folder := _lowered(part)) in self._folders}
-        return bool(known) and not known <= set(map(_lowered, before))
+        written, own = set(map(_lowered, rest)), set(map(_lowered, before[self._home :]))
+        if written and not own.intersection(self._asking) <= written:
+            return True
+        known = self._folders.intersection(map(_lowered, {*telling, *rest[:1]}))
+        return not known <= set(map(_lowered, before))
 
 
 def _whole_split_word(part: str) -> Split | None:
@@ -376,15 +388,15 @@ def pair_companions(
     wanting, free: images and labels, or the other way round, that are not paired yet; all_...: those that are, too. A
     file that several could have as well belongs to none of them.
     """
-    folders = {folder_of(companion_path(file)) for file in all_free}
-    home = common_folder(folders | {folder_of(companion_path(file)) for file in all_wanting})
+    folders, asking = ({folder_of(companion_path(file)) for file in files} for files in (all_free, all_wanting))
+    home = common_folder(folders | asking)
     pairs: list[tuple[str, str]] = []
     for file in free:
         path = companion_path(file)
         pairs.append((path, file))
         if suffix(path) in IMAGE_SUFFIXES:
             pairs.append((_stem(path), file))
-    ends = Ends(pairs, folders, home)
+    ends = Ends(pairs, folders, home, asking)
     found: dict[str, Match | Several] = {}
     claims: dict[str, dict[str, Match]] = {}
     for file in wanting:

@@ -171,10 +171,11 @@ def test_labels_of_an_image(image: str, label: str) -> None:
         ("images/val/a.jpg", ["labels/train/a.txt"]),
         ("images/cam1/a.jpg", ["labels/cam2/a.txt", "labels/cam1/b.txt"]),
         ("images/a.jpg", ["labels/b.txt"]),
+        ("images/background/a.jpg", ["labels/night/a.txt"]),
     ],
 )
 def test_labels_of_another_image(image: str, labels: list[str]) -> None:
-    assert paired([image, "images/train/z.jpg"], labels) == {}
+    assert paired([image, "images/train/z.jpg", "images/night/z.jpg"], labels) == {}
 
 
 def test_labels_that_two_images_could_have_belong_to_the_nearer() -> None:
