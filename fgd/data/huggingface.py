@@ -27,6 +27,7 @@ from fgd.data.index import Box
 from fgd.data.listing import Advice, ListedImage, Listing, Mark, Missing, NoBox, NothingFound, finite
 from fgd.data.matching import Match, WrittenName, ends_of, find_files, leads_out
 from fgd.data.numbering import flag, number_of, shifted
+from fgd.data.outlines import box_around
 from fgd.data.report import Defects
 from fgd.data.texts import UnreadableText, place
 from fgd.data.tree import (
@@ -51,6 +52,7 @@ _TABLES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _OBJECTS = ("objects", "annotations")
 _BOXES = ("bbox", "bboxes", "boxes")
 _CROWDS = ("iscrowd", "is_crowd")
+_OUTLINES = ("segmentation", "segmentations", "polygons")
 _MOST_CLASSES = 100_000
 ADVICE = Advice(
     split="no images of the {split} split; put them into a folder {split}, or data/{split}-00000-of-00001.parquet",
@@ -307,7 +309,7 @@ class _Reading:
         """The boxes, and the places of those whose class is no class at all."""
         marks: list[Mark] = []
         unread: list[str] = []
-        for place_, (bbox, category, crowd) in enumerate(_objects(row.values), start=1):
+        for place_, (bbox, category, crowd, outline) in enumerate(_objects(row.values), start=1):
             where = f"{row.where}, object {place_}"
             name = self._name(row.file, category, names)
             if name is None:
@@ -316,7 +318,7 @@ class _Reading:
                 self._defects.add("annotation_unknown_category", row.file, message, "dropped_box")
                 unread += [message] if number_of(category) is None else []
             else:
-                marks.append(Mark(where, bbox, _corners(bbox), name, flag(crowd)))
+                marks.append(_mark(where, bbox, outline, name, flag(crowd)))
         return marks, unread
 
     def _name(self, file: str, category: Any, names: Sequence[str]) -> str | None:
@@ -338,6 +340,9 @@ class _Reading:
 
     def listing(self) -> Listing:
         images = self._place()
+        if outlines := sum(mark.outline for image in images for mark in image.marks):
+            message = f"{outlines} objects have no bbox: the box around their polygon or mask is taken"
+            self._defects.add("outline_to_box", next(iter(self._splits.values()), ""), message, "kept", outlines)
         for file in sorted(self._unnamed):
             message = "classes are numbers, and no class label names them; the numbers are used as names"
             self._defects.add("class_names_missing", file, message, "kept")
@@ -416,8 +421,8 @@ def _csv(file: str, path: Path) -> Iterator[_Row]:
 # --- one row --------------------------------------------------------------------------------------------------
 
 
-def _objects(values: Mapping[str, Any]) -> list[tuple[Any, Any, Any]]:
-    """Box, category and crowd of each object. Raises _BadRow."""
+def _objects(values: Mapping[str, Any]) -> list[tuple[Any, Any, Any, Any]]:
+    """Box, category, crowd and outline of each object. Raises _BadRow."""
     column = next((key for key in _OBJECTS if values.get(key) is not None), None)
     given = _parsed(values[column]) if column else {key: _parsed(v) for key, v in values.items()}
     if isinstance(given, list):
@@ -425,6 +430,9 @@ def _objects(values: Mapping[str, Any]) -> list[tuple[Any, Any, Any]]:
     if not isinstance(given, dict):
         raise _BadRow(f"{column} is {short(given)}, not lists of bbox and category")
     boxes, categories = _first(given, _BOXES), _first(given, CATEGORY_KEYS)
+    outlines = _first(given, _OUTLINES)
+    if boxes is None and isinstance(outlines, list):
+        boxes = [None] * len(outlines)
     if boxes is None and (categories is None or not column):
         return []  # no boxes at all; a category beside the image is that of the whole picture
     crowds = _first(given, _CROWDS)
@@ -434,13 +442,15 @@ def _objects(values: Mapping[str, Any]) -> list[tuple[Any, Any, Any]]:
         raise _BadRow(f"bbox has {len(boxes)} entries and category {len(categories)}")
     if crowds is not None and (not isinstance(crowds, list) or len(crowds) != len(boxes)):
         raise _BadRow(f"bbox has {len(boxes)} entries, and iscrowd is not a list of the same length")
-    return list(zip(boxes, categories, crowds if crowds is not None else [0] * len(boxes), strict=True))
+    crowds = crowds if crowds is not None else [0] * len(boxes)
+    known = isinstance(outlines, list) and len(outlines) == len(boxes)
+    return list(zip(boxes, categories, crowds, outlines if known else [None] * len(boxes), strict=True))
 
 
-def _object(entry: Any) -> tuple[Any, Any, Any]:
+def _object(entry: Any) -> tuple[Any, Any, Any, Any]:
     if not isinstance(entry, dict):
-        return entry, None, None
-    return _first(entry, _BOXES), _first(entry, CATEGORY_KEYS), _first(entry, _CROWDS)
+        return entry, None, None, None
+    return _first(entry, _BOXES), _first(entry, CATEGORY_KEYS), _first(entry, _CROWDS), _first(entry, _OUTLINES)
 
 
 def _first(given: Mapping[str, Any], keys: Sequence[str]) -> Any:
@@ -455,6 +465,14 @@ def _parsed(value: Any) -> Any:
         return json.loads(value)
     except (ValueError, RecursionError):
         return value
+
+
+def _mark(where: str, bbox: Any, outline: Any, name: str, crowd: bool) -> Mark:
+    """From its box, or from its outline where that is none."""
+    box = _corners(bbox)
+    if isinstance(box, NoBox) and (around := box_around(outline)):
+        return Mark(where, list(around), around, name, crowd, outline=True)
+    return Mark(where, bbox, box, name, crowd)
 
 
 def _corners(bbox: Any) -> Box | NoBox:

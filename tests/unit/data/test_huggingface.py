@@ -276,6 +276,15 @@ def test_boxes_that_can_only_be_corners_are_read_as_corners(folder: Folder) -> N
     assert index.splits["train"][0].boxes == ((25, 20, 38, 29),)
 
 
+def test_objects_without_a_box_have_that_around_their_outline(folder: Folder) -> None:
+    square = [[5, 5, 15, 5, 15, 9, 5, 9]]
+    folder.add("train", "p.png", {"segmentation": [square], "category": [0]})
+    folder.add("train", "q.png", [{"segmentation": square, "bbox": [], "category": 1}])
+    index, report = folder.read()
+    assert report.defect_counts == {"outline_to_box": 2}
+    assert [image.boxes for image in index.splits["train"][-2:]] == [((5, 5, 15, 9),)] * 2
+
+
 def test_boxes_in_fractions_are_refused(folder: Folder) -> None:
     for rows in folder.rows.values():
         for row in rows:
