@@ -13,8 +13,8 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from functools import lru_cache
+from fnmatch import translate
+from functools import cached_property, lru_cache
 from typing import Any
 
 from fgd.data.report import Defects
@@ -28,6 +28,8 @@ _MAX_CARD_BYTES = 2 * 2**20
 _MAX_INFOS_BYTES = 8 * 2**20
 _MAX_CLASSES = 100_000
 _MAX_PATTERN = 300
+_MAX_PATTERNS = 1000
+"""With * or ?: each file is compared with each, and with the first so many."""
 _MAX_ANYWHERE = 3
 """Of ** in a pattern."""
 _FRONT = re.compile(r"\A---[ \t]*\n(.*?)\n---[ \t]*(\n|\Z)", re.DOTALL)
@@ -44,13 +46,26 @@ class Card:
     file: str = ""
     """The card itself; "" if there is none."""
 
+    @cached_property
+    def _files(self) -> Mapping[str, Split | None]:
+        """Of patterns that are the name of one file, however many."""
+        plain = [("/".join(pattern), split) for pattern, split in self.patterns if not _is_wild(pattern)]
+        return dict(reversed(plain))  # the first counts
+
+    @cached_property
+    def _wild(self) -> Sequence[tuple[Sequence[str], Split | None]]:
+        return [(pattern, split) for pattern, split in self.patterns if _is_wild(pattern)][:_MAX_PATTERNS]
+
     def split_of(self, file: str, home: str = "") -> Split | None:
         """By the card, else by the innermost name that means a split; None if nothing says.
 
         home: a folder of all files, whose name says nothing.
         """
-        for pattern, split in self.patterns:
-            if _matches(file.split("/"), pattern):
+        if file in self._files:
+            return self._files[file]
+        parts = file.split("/")
+        for pattern, split in self._wild:
+            if _matches(parts, pattern):
                 return split
         return None if self.patterns else split_of_words(file, home)
 
@@ -148,7 +163,17 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
         return any(_matches(parts[skip:], pattern[1:]) for skip in range(len(parts) + 1)) or (
             len(pattern) == 1 and bool(parts)
         )
-    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+    return bool(parts) and _compiled(pattern[0]).match(parts[0]) is not None and _matches(parts[1:], pattern[1:])
+
+
+def _is_wild(pattern: Sequence[str]) -> bool:
+    return any(sign in part for part in pattern for sign in "*?[")
+
+
+@lru_cache(_MAX_PATTERNS * 4)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """fnmatch's own cache is smaller than the number of patterns, and then compiles each anew for each file."""
+    return re.compile(translate(pattern))
 
 
 # --- class names ----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 from fgd.data import coco_files, yolo
 from fgd.data.coco import _categories
 from fgd.data.coco_files import Annotations
+from fgd.data.huggingface_card import Card
 from fgd.data.index import Index
 from fgd.data.report import Defects
 from fgd.data.tree import Tree
@@ -48,6 +49,20 @@ def test_a_folder_named_a_thousand_times() -> None:
     assert {Path(file).parent.name for file in found} == {"im"}
     assert len(found) == MANY
     assert defects.report("yolo", Index(classes=(), splits={})).defect_counts == {"image_listed_twice": 1999}
+
+
+def test_files_that_a_card_names_one_by_one() -> None:
+    files = [(("data", f"{n}.parquet"), "train" if n % 2 else "val") for n in range(MANY)]
+    card = Card((), [*files, (("data", "*"), "test")])
+    assert [card.split_of(f"data/{n}.parquet") for n in range(4)] == ["val", "train", "val", "train"]
+    assert sum(card.split_of(f"data/{n}.parquet") == "train" for n in range(MANY)) == MANY // 2
+    assert card.split_of("data/more.parquet") == "test"
+
+
+def test_patterns_of_a_card_beyond_any_use_are_not_looked_at() -> None:
+    card = Card((), [*(((f"{n}*",), "train") for n in range(MANY)), (("z*",), "val")])
+    assert [card.split_of(f"{n}{n}") for n in range(3)] == ["train"] * 3
+    assert {card.split_of(f"z{n}") for n in range(300)} == {None}
 
 
 @pytest.mark.parametrize("value", [b"[]", b"{}", b'{"a":{}}', b"[1,2,3,4]", b'""'])
