@@ -70,7 +70,8 @@ def of_model(model: Model) -> Facts:
 
 def network(detector: Mapping[str, Any]) -> str:
     width = detector.get("fpn_channels")
-    named = [str(detector[key]) for key in ("kind", "version", "backbone") if detector.get(key)]
+    named = [str(detector[key]) for key in ("kind", "backbone") if detector.get(key)]
+    named += [f"version {version}"] if (version := detector.get("version", 1)) != 1 else []
     return " ".join([*named, *([f"pyramid of {width} channels"] if width else [])])
 
 

@@ -186,7 +186,8 @@ def _refuse_odd(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
 
 def _misfit(difference: Difference, recipe: Recipe, found: ImportedWeights, advice: tuple[list[str], str]) -> Misfit:
     hints, pointer = advice
-    sentence = f"The file does not fit {weights.described(recipe)}: {difference.sentence()}"
+    named = 1 if pointer == "/detector" and hints else 8  # of another network every key differs
+    sentence = f"The file does not fit {weights.described(recipe)}: {difference.sentence(named)}"
     report = {
         "format": found.format,
         "file_bytes": found.file_bytes,

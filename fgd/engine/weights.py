@@ -74,11 +74,11 @@ class Difference:
     def __bool__(self) -> bool:
         return bool(self.missing or self.unexpected or self.shapes or self.not_finite)
 
-    def sentence(self) -> str:
+    def sentence(self, most: int = 8) -> str:
         """Counts, and the first names of each kind."""
         shapes = [f"{key} is {theirs}, not {ours}" for key, (theirs, ours) in self.shapes.items()]
         return "; ".join(
-            f"{len(keys)} {what}: {some(keys)}"
+            f"{len(keys)} {what}: {some(keys, most)}"
             for what, keys in (
                 ("missing keys", self.missing),
                 ("unexpected keys", self.unexpected),
