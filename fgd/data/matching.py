@@ -241,7 +241,9 @@ class Ends:
         if len(alike) > _MOST_ALIKE:
             return Several(())
         rest = _parts(path, spelling)[shared:]
-        fitting = [file for other, file in alike if not self._speaks_against(rest, shared, other, split, home)]
+        alike = [pair for pair in alike if not self._speaks_against(rest, shared, pair[0], split, home)]
+        whole = [pair for pair in alike if self._asking and depth(pair[0]) == shared]  # nothing is left of it
+        fitting = [file for _, file in whole or alike]
         chosen = [file for file in fitting if file.startswith(f"{near}/")] if near else fitting
         chosen = list(dict.fromkeys(chosen or fitting))
         if len(chosen) == 1:

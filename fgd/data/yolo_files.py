@@ -25,6 +25,7 @@ from fgd.data.matching import (
     Match,
     Several,
     WrittenName,
+    companion_path,
     ends_of,
     find_files,
     leads_out,
@@ -250,6 +251,8 @@ def find_labels(tree: Tree, images: Iterable[str], lists: frozenset[str], plan: 
     free = files.difference(everywhere.values(), found.values())
     lone = [image for image in images if image not in found]
     pairs = pair_companions(lone, free, images, files) if lone and free else {}
+    homes = _label_folders(everywhere)
+    pairs = {image: pair for image, pair in pairs.items() if _is_at_home(image, pair, homes)}
     matched = {image: match.file for image, match in pairs.items() if isinstance(match, Match)}
     if matched:
         image, label = next(iter(matched.items()))
@@ -264,6 +267,36 @@ def find_labels(tree: Tree, images: Iterable[str], lists: frozenset[str], plan: 
     owned = unused.intersection(everywhere.values())
     _report_strays(unused, owned, labels, [image for image in lone if image not in pairs], defects)
     return Labels(labels, unsure)
+
+
+def _label_folders(labels: Mapping[str, str]) -> dict[str, set[str]]:
+    """Folder of images -> folders where their labels are."""
+    folders: dict[str, set[str]] = {}
+    for image, label in labels.items():
+        folders.setdefault(folder_of(image), set()).add(folder_of(label))
+    return folders
+
+
+def _is_at_home(image: str, pair: Match | Several, label_folders: Mapping[str, set[str]]) -> bool:
+    """Labels lie where those of the images beside it are, below or above, or in a folder of labels at the same place.
+
+    Elsewhere are texts of another kind.
+    """
+    homes = label_folders.get(folder_of(image))
+    folders = [folder_of(file) for file in ([pair.file] if isinstance(pair, Match) else pair.files)]
+    if homes is None or not folders:
+        return True
+    place = folder_of(companion_path(image)).casefold()
+    return any(
+        any(_is_related(folder, home) for home in homes)
+        or folder_of(companion_path(f"{folder}/_")).casefold() == place != folder.casefold()
+        for folder in folders
+    )
+
+
+def _is_related(folder: str, home: str) -> bool:
+    outer, inner = sorted((folder, home), key=len)
+    return folder == home or (outer != "" and inner.startswith(f"{outer}/"))
 
 
 def _label_in_place(file: str, files: set[str]) -> str | None:

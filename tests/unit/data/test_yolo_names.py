@@ -189,6 +189,24 @@ def test_background_beside_labels_of_other_images_stays_background(tmp_path: Pat
     assert "1 images have no labels, and 1 files of labels have no image" in told(report, "names_differ")
 
 
+@pytest.mark.parametrize("other", ["captions/c.txt", "runs/exp/labels/c.txt", "c.txt", "images/c/c.txt"])
+@pytest.mark.parametrize("labels", ["labels", "images"])
+def test_texts_of_another_kind_are_not_the_labels_of_a_background(labels: str, other: str, tmp_path: Path) -> None:
+    files = ["images/a.png", f"{labels}/a.txt", "images/b.png", f"{labels}/b.txt", "images/c.png"]
+    if labels == "images" and other.startswith("images/"):
+        pytest.skip("below the labels")
+    _, report, found = read(make(tmp_path, {"train": "images"}, *files, other))
+    assert report.ok, report.defects
+    assert sorted(pair for split in found.values() for pair in split) == [("a.png", 1), ("b.png", 1), ("c.png", 0)]
+
+
+def test_of_two_texts_the_one_at_the_same_place_has_the_labels(tmp_path: Path) -> None:
+    files = ["Images/a.png", "Labels/a.txt", "captions/a.txt=a cat", "Images/b.png", "Labels/b.txt", "captions/b.txt=b"]
+    _, report, found = read(make(tmp_path, {"train": "Images"}, *files))
+    assert report.ok, report.defects
+    assert [boxes for split in found.values() for _, boxes in split] == [1, 1]
+
+
 def test_labels_of_images_of_no_split_are_theirs(tmp_path: Path) -> None:
     files = [*FOLDERS, "test/images/c.png", "test/labels/c.txt", "train/images/c.png"]
     _, report, found = read(make(tmp_path, {"train": "train/images", "val": "valid/images"}, *files))
