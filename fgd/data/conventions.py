@@ -122,6 +122,9 @@ def check_splits(boxes: Sequence[WrittenBox], own: Convention, defects: Defects)
     if whole != own or defects.files(*REJECTIONS):
         return dict.fromkeys(SPLITS, whole)
     parts = {split: [written for written in boxes if written.split == split] for split in SPLITS}
+    for part in parts.values():
+        if part and len(part) < _SOME and own.unit == "pixels":
+            _reject_parts(part, own, defects)
     return {split: check(part, own, defects) if len(part) >= _SOME else own for split, part in parts.items()}
 
 

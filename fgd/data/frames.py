@@ -86,11 +86,20 @@ def turned_back(box: Box, frame: Frame) -> Box:
 
 def find(images: Sequence[Found], defects: Defects) -> list[Frame | None]:
     """The frame of each image; None for one whose boxes cannot be placed, which is left out."""
-    kinds = [_kind(image) for image in images]
+    kinds = _kinds(images)
     turned = _turned(images, kinds)
     copies = _are_copies([image for image, kind in zip(images, kinds, strict=True) if kind in ("copy", "turned_copy")])
     odd = _stored_fits_better([image for image, kind in zip(images, kinds, strict=True) if kind == "other"])
     return [_frame(image, kind, turned, copies, odd, defects) for image, kind in zip(images, kinds, strict=True)]
+
+
+def _kinds(images: Sequence[Found]) -> list[_Kind]:
+    """What each declared size is; that of the turned picture is wrong where the boxes fit the stored pixels alone."""
+    kinds = [_kind(image) for image in images]
+    turned = [image for image, kind in zip(images, kinds, strict=True) if kind == "turned"]
+    if not _stored_fits_better(turned):
+        return kinds
+    return ["other" if kind == "turned" else kind for kind in kinds]
 
 
 # --- one image ------------------------------------------------------------------------------------------------

@@ -209,6 +209,15 @@ def test_corners_in_one_split_alone_are_found(of: Callable[..., Set]) -> None:
     assert index.splits["train"][0].boxes == tuple(map(pytest.approx, spread(3, *SIZE)))
 
 
+def test_fractions_in_one_split_alone_are_refused_by_their_name(of: Callable[..., Set]) -> None:
+    made = of("voc")
+    for n in range(9):
+        made.add("train", spread(3, *SIZE, seed=n))
+    made.add("val", [(0.1, 0.2, 0.4, 0.5), (0.3, 0.2, 0.9, 0.8)])
+    defect = rejected(made.read()[1])
+    assert (defect.code, "fractions" in defect.message) == ("boxes_relative", True)
+
+
 def test_percent_is_found_in_images_that_it_would_fit(of: Callable[..., Set]) -> None:
     made = of("coco")
     for n in range(10):
@@ -332,6 +341,15 @@ def test_turned_pictures_whose_stored_size_is_declared_keep_their_boxes(of: Call
     index, report, _ = made.read()
     assert index.splits["train"][0].boxes[0] == (3, 5, 70, 45)
     assert report.defect_counts == {"exif_rotated": 2}
+
+
+def test_a_turned_size_beside_boxes_that_fit_the_stored_pixels_alone_is_only_told(of: Callable[..., Set]) -> None:
+    made = of("coco")
+    for split in ("train", "train", "val"):
+        made.add(split, [(3, 5, 67, 40), (1, 1, 9, 9)], orientation=6, declared=(60, 80))
+    index, report, _ = made.read()
+    assert index.splits["train"][0].boxes[0] == (3, 5, 70, 45)
+    assert report.defect_counts == {"exif_rotated": 3, "size_differs": 3}
 
 
 def test_without_a_declared_size_the_boxes_tell_the_turned_picture(of: Callable[..., Set]) -> None:
