@@ -125,6 +125,7 @@ PREFER = (
     "measured; at the latest after this many seconds, at most 60 (RFC 7240)."
 )
 
+IfMatch = Annotated[str | None, Header(description="Answer 412 unless this is still the ETag.")]
 IfNoneMatch = Annotated[str | None, Header(description=IF_NONE_MATCH)]
 Accept = Annotated[str | None, Header(include_in_schema=False)]
 Prefer = Annotated[str | None, Header(description=PREFER)]

@@ -30,7 +30,7 @@ from api.core.lifecycle import (
 from api.core.promotion import PromotableWeights
 from api.core.rows.tables import Artifact, Attempt, Job, JobEvent, WorkerRow
 from fgd.outline import Measurement, Outline
-from fgd.spec import Name, Spec
+from fgd.spec import Metadata, Name, Priority, Spec
 from fgd.stored import without_retired
 
 
@@ -104,6 +104,16 @@ class JobPage(View):
 class Cancel(Spec):
     mode: Literal["graceful", "now"] = "graceful"
     """"graceful": the trainer writes a checkpoint first. "now": it is killed."""
+
+
+class ChangeJob(Spec):
+    """What stays the same is left out, or null."""
+
+    name: Name | None = None
+    metadata: Metadata | None = None
+    """All labels, in place of those before."""
+    priority: Priority | None = None
+    """Of a job that has not ended: the queue is sorted by it from now on."""
 
 
 class AttemptView(View):
@@ -454,6 +464,22 @@ def _in_utc(at: datetime) -> datetime:
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
+class DatasetsQuery(PageQuery):
+    name: Words | None = None
+    """The whole name; with * at the end how it begins, at the beginning how it ends, at both what is in it. Letter case
+    counts."""
+    state: Annotated[tuple[DatasetState, ...], Field(max_length=32)] = ()
+    """One of these; may be given several times."""
+
+
+class ModelsQuery(PageQuery):
+    name: Words | None = None
+    """The whole name; with * at the end how it begins, at the beginning how it ends, at both what is in it. Letter case
+    counts."""
+    state: Annotated[tuple[ModelState, ...], Field(max_length=32)] = ()
+    """One of these; may be given several times."""
+
+
 class JobsQuery(PageQuery):
     """And metadata.<key>=<value>, any number of them: see `labels`."""
 
@@ -462,7 +488,8 @@ class JobsQuery(PageQuery):
     state: Annotated[tuple[State, ...], Field(max_length=32)] = ()
     """One of these; may be given several times."""
     name: Words | None = None
-    """The whole name, or with * at the end, how it begins. Case-sensitive."""
+    """The whole name; with * at the end how it begins, at the beginning how it ends, at both what is in it. Letter case
+    counts."""
     created_after: Moment | None = None
     """At this moment or later: an ISO 8601 time with its zone."""
     created_before: Moment | None = None

@@ -798,6 +798,9 @@ Metadata = Annotated[
 ]
 
 
+Priority = Annotated[Int, Field(ge=-100, le=100)]
+
+
 class Limits(Spec):
     max_retries: Annotated[Int, Field(ge=0, le=100)] = 3
     """How many times the job is retried after a failure that may go away, such as a lost worker."""
@@ -813,7 +816,7 @@ class SubmitJob(JobSpec):
 
     metadata: Metadata = {}
     """Your own labels; at most 16."""
-    priority: Annotated[Int, Field(ge=-100, le=100)] = 0
+    priority: Priority = 0
     """Higher runs first."""
     limits: Limits = Limits()
 

@@ -3,6 +3,7 @@
     ServiceError                      code, status, retryable
     +-- NotFound            404       no such thing in this project
     +-- Conflict            409       the thing is in a state that forbids this
+    +-- Changed             412       it is another version by now than the one that was to be changed
     +-- Invalid             422       the request cannot be done; `errors` names the fields
     +-- Busy                429       as many as the server can hold are there already; later
     +-- Refused             4xx       anything else that is the caller's to change (status given)
@@ -56,6 +57,18 @@ class Conflict(ServiceError):
         self.detail = detail
         self.retryable = retryable
         self.errors = () if pointer is None else (Fault(pointer, code, detail),)
+
+
+class Changed(ServiceError):
+    """It is no longer the version that the caller has seen."""
+
+    status = 412
+
+    def __init__(self, id: str, version: int) -> None:
+        Exception.__init__(self, id, version)
+        self.code = "precondition_failed"
+        self.detail = f"{id} has changed since, to version {version}; look at it, and send the new ETag in If-Match"
+        self.retryable = False
 
 
 class Busy(ServiceError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_TAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e]*")')
+_ANY_TAG = re.compile(r'(W/)?("[\x21\x23-\x7e]*")')
 
 
 def of_version(version: int) -> str:
@@ -20,6 +20,14 @@ def matches(header: str | None, tag: str) -> bool:
     return header is not None and (header.strip() == "*" or tag in named(header))
 
 
+def is_meant(header: str | None, tag: str) -> bool:
+    """False if an If-Match names other tags than `tag`; compared strongly, as that header wants. Without one any
+    version is meant."""
+    if header is None or header.strip() == "*":
+        return True
+    return tag in [strong for weak, strong in _ANY_TAG.findall(header) if not weak]
+
+
 def named(header: str) -> list[str]:
     """The tags of an If-None-Match."""
-    return _TAG.findall(header)
+    return [tag for _, tag in _ANY_TAG.findall(header)]

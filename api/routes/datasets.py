@@ -11,6 +11,7 @@ from api.core import datasets, submission, uploading
 from api.core.errors import Conflict
 from api.core.lifecycle import DatasetState
 from api.core.request_bodies import SubmitDataset
+from api.core.rows.named import NameAndState
 from api.core.rows.tables import Dataset
 from api.core.store import uploads
 from api.core.uploading import Upload
@@ -20,7 +21,7 @@ from api.http import receiving
 from api.http.bodies import StrictRoute
 from api.http.conditional import POLL_ANSWERS, POLLED, made, polled
 from api.http.pages import PAGE, paged
-from api.schemas import DatasetPage, DatasetView, PageQuery
+from api.schemas import DatasetPage, DatasetsQuery, DatasetView
 from api.views import DATASETS
 from fgd.data.index import Report
 
@@ -54,9 +55,11 @@ def submit_dataset(
 
 
 @router.get("", response_model=DatasetPage, responses=PAGE)
-async def list_datasets(query: Annotated[PageQuery, Query()], request: Request) -> Response:
-    """All data sets, newest first."""
-    return await paged(request, DATASETS, query)
+async def list_datasets(query: Annotated[DatasetsQuery, Query()], request: Request) -> Response:
+    """All data sets, newest first, or those that match all filters. The cursor of a page holds for the filters it was
+    given out with."""
+    selection = NameAndState(Dataset, query.name, frozenset(query.state))
+    return await paged(request, DATASETS, query, selection.of, selection.digest(), selection.bounded)
 
 
 @router.get("/{dataset_id}", response_model=DatasetView, responses=POLL_ANSWERS, openapi_extra=POLLED)

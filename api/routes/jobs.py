@@ -11,13 +11,14 @@ from api.core import submission
 from api.core.jobs import removal, requests
 from api.core.lifecycle import Requested, State
 from api.core.store.names import delete_objects
-from api.deps import IdempotencyKey, JobInPath, Prefer, ProjectDep, Service, ServiceDep
+from api.deps import IdempotencyKey, IfMatch, JobInPath, Prefer, ProjectDep, Service, ServiceDep
 from api.errors import Responses, documented
+from api.http import etag
 from api.http.bodies import StrictRoute
 from api.http.conditional import POLL_ANSWERS, POLLED, answered, made, polled
 from api.http.pages import PAGE, paged
 from api.http.planning import planned
-from api.schemas import Cancel, JobPage, JobsQuery, JobView, PlanView
+from api.schemas import Cancel, ChangeJob, JobPage, JobsQuery, JobView, PlanView
 from api.views import JOBS
 from fgd.spec import SubmitJob
 
@@ -79,6 +80,21 @@ async def get_job(job_id: JobInPath, request: Request) -> Response:
     """One job. Poll with If-None-Match: 304 means that nothing has changed. With Prefer: wait=30 the answer comes at
     the first change, or after 30 seconds."""
     return await polled(request, JOBS, job_id)
+
+
+@router.patch("/{job_id}", response_model=JobView, responses=documented(400, 404, 409, 412, 413, 415, 422))
+def change_job(
+    job_id: JobInPath, body: ChangeJob, service: ServiceDep, project: ProjectDep, if_match: IfMatch = None
+) -> Response:
+    """Change name, metadata or priority. With If-Match only if the job is still the version that this ETag names; the
+    progress of a running job makes new versions. `spec` stays as it was submitted, its name too."""
+
+    def is_meant(version: int) -> bool:
+        return etag.is_meant(if_match, etag.of_version(version))
+
+    with service.transaction() as s:
+        requests.change(s, project, job_id, **dict(body), is_meant=is_meant)
+        return answered(JOBS.one(s, project, job_id, service.settings.lease_s))
 
 
 @router.post(

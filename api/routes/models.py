@@ -16,6 +16,7 @@ from api.core.jobs import checkpoints, requests
 from api.core.lifecycle import ModelState
 from api.core.promotion import PromotableWeights
 from api.core.request_bodies import SubmitModel
+from api.core.rows.named import NameAndState
 from api.core.rows.tables import Model
 from api.core.store import uploads
 from api.core.store.names import delete_objects
@@ -35,7 +36,7 @@ from api.http import receiving
 from api.http.bodies import StrictRoute
 from api.http.conditional import POLL_ANSWERS, POLLED, made, polled
 from api.http.pages import PAGE, paged
-from api.schemas import Checkpoints, CheckpointView, ModelPage, ModelView, PageQuery, Promote
+from api.schemas import Checkpoints, CheckpointView, ModelPage, ModelsQuery, ModelView, Promote
 from api.views import MODELS
 from fgd import weights_file
 from fgd.errors import WeightsError
@@ -64,9 +65,11 @@ def submit_model(
 
 
 @router.get("/v1/models", response_model=ModelPage, responses=PAGE)
-async def list_models(query: Annotated[PageQuery, Query()], request: Request) -> Response:
-    """All models, newest first."""
-    return await paged(request, MODELS, query)
+async def list_models(query: Annotated[ModelsQuery, Query()], request: Request) -> Response:
+    """All models, newest first, or those that match all filters. The cursor of a page holds for the filters it was
+    given out with."""
+    selection = NameAndState(Model, query.name, frozenset(query.state))
+    return await paged(request, MODELS, query, selection.of, selection.digest(), selection.bounded)
 
 
 @router.get("/v1/models/{model_id}", response_model=ModelView, responses=POLL_ANSWERS, openapi_extra=POLLED)

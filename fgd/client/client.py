@@ -103,8 +103,9 @@ class Client:
     ) -> list[Job]:
         """Jobs that match all filters, newest first, at most `most`; reads as many pages as needed.
 
-        states: any of these. name: the whole name, or with * at the end how it begins. metadata: each key has this
-        value. created_after is inclusive, created_before is not; a time without a zone is this machine's local one.
+        states: any of these. name: the whole name; with * at the end how it begins, at the beginning how it ends, at
+        both what is in it. metadata: each key has this value. created_after is inclusive, created_before is not; a
+        time without a zone is this machine's local one.
         """
         filters: dict[str, Any] = {
             "state": list(states) or None,
@@ -114,6 +115,24 @@ class Client:
             **{f"metadata.{key}": value for key, value in (metadata or {}).items()},
         }
         return self._service.pages(Job, "/v1/jobs", most, **filters)
+
+    def change(
+        self,
+        job_id: str,
+        *,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        priority: int | None = None,
+    ) -> Job:
+        """Change what is given; metadata replaces all labels. Raises ApiError for the priority of an ended job."""
+        new = {"name": name, "metadata": None if metadata is None else dict(metadata), "priority": priority}
+        body = json.dumps({field: value for field, value in new.items() if value is not None})
+        return read(
+            Job,
+            self._service.request(
+                "PATCH", route("jobs", job_id), content=body, headers={"Content-Type": "application/json"}
+            ),
+        )
 
     def cancel(self, job_id: str, mode: Literal["graceful", "now"] = "graceful") -> Job:
         """Cancel a job. "graceful" lets the trainer save a checkpoint first. Cancelling twice is not an error."""
@@ -287,9 +306,9 @@ class Client:
     def dataset(self, dataset_id: str) -> Dataset:
         return read(Dataset, self._service.get(route("datasets", dataset_id)))
 
-    def datasets(self, most: int = 50) -> list[Dataset]:
-        """The newest first, at most `most` of them."""
-        return self._service.pages(Dataset, "/v1/datasets", most)
+    def datasets(self, most: int = 50, *, name: str | None = None, states: Sequence[str] = ()) -> list[Dataset]:
+        """Those that match, newest first, at most `most` of them; name and states as in `jobs`."""
+        return self._service.pages(Dataset, "/v1/datasets", most, name=name, state=list(states) or None)
 
     def report(self, dataset_id: str) -> Report:
         """What the importer found. Raises ApiError while the import is running."""
@@ -369,9 +388,9 @@ class Client:
     def model(self, model_id: str) -> Model:
         return read(Model, self._service.get(route("models", model_id)))
 
-    def models(self, most: int = 50) -> list[Model]:
-        """The newest first, at most `most` of them."""
-        return self._service.pages(Model, "/v1/models", most)
+    def models(self, most: int = 50, *, name: str | None = None, states: Sequence[str] = ()) -> list[Model]:
+        """Those that match, newest first, at most `most` of them; name and states as in `jobs`."""
+        return self._service.pages(Model, "/v1/models", most, name=name, state=list(states) or None)
 
     def delete_model(self, model_id: str) -> None:
         """Raises ApiError while an unfinished job uses it."""

@@ -160,6 +160,20 @@ def test_errors_survive_pickling() -> None:
         assert vars(again) == vars(error)
 
 
+def test_only_what_is_given_of_a_job_is_changed(client: Client, server: Server) -> None:
+    server.routes[("PATCH", f"/v1/jobs/{JOB}")] = Answer(200, job_json("queued"))
+
+    assert client.change(JOB, metadata={}, priority=3).id == JOB
+    assert json.loads(server.asked[0].body) == {"metadata": {}, "priority": 3}
+
+
+def test_data_sets_and_models_are_asked_for_by_name_and_state(client: Client, server: Server) -> None:
+    for list_them, path in ((client.datasets, "/v1/datasets"), (client.models, "/v1/models")):
+        server.routes[("GET", path)] = Answer(200, {"items": [], "next": None})
+        assert list_them(name="*cells*", states=("ready",)) == []
+        assert server.asked[-1].query == {"limit": "50", "name": "*cells*", "state": "ready"}
+
+
 def test_a_page_of_a_proxy_becomes_a_readable_error(client: Client, server: Server) -> None:
     server.routes[("GET", f"/v1/jobs/{JOB}")] = Answer(502, b"<html>Bad Gateway</html>")
     with pytest.raises(ApiError, match=f"GET /v1/jobs/{JOB} was answered Bad Gateway") as raised:

@@ -6,12 +6,12 @@ when its supervisor hears of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.core.errors import Conflict
+from api.core.errors import Changed, Conflict
 from api.core.jobs.moves import CANCELS, end, has_steps, move, pause, queue_to_finish
 from api.core.jobs.record import add_event
 from api.core.lifecycle import Requested, State
@@ -93,6 +93,36 @@ def request(s: Session, project_id: str, job_id: str, wish: Requested) -> Job:
         pause(s, job, at)
     else:
         queue_to_finish(job, at)
+    s.flush()
+    return job
+
+
+def change(
+    s: Session,
+    project_id: str,
+    job_id: str,
+    *,
+    name: str | None,
+    metadata: Mapping[str, str] | None,
+    priority: int | None,
+    is_meant: Callable[[int], bool],
+) -> Job:
+    """Other labels, whatever the job does; what is None stays. Another priority is for a job that has not ended.
+
+    is_meant: whether this version is the one to change. Raises Conflict; Changed for another version.
+    """
+    job = owned(s, Job, project_id, job_id, locked=True)
+    if not is_meant(job.version):
+        raise Changed(job_id, job.version)
+    if priority is not None and priority != job.priority:
+        _refuse_the_ended(job)
+    wanted = {"name": name, "labels": None if metadata is None else dict(metadata), "priority": priority}
+    new = {field: value for field, value in wanted.items() if value is not None and value != getattr(job, field)}
+    for field, value in new.items():
+        setattr(job, field, value)
+    if new and not State(job.state).terminal:  # the story of an ended job has had its last word
+        told = {"metadata" if field == "labels" else field: value for field, value in new.items()}
+        add_event(s, job, db.now(s), "job_changed", **told)
     s.flush()
     return job
 

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from sqlalchemy import func
-
 from api.core.lifecycle import State
 from api.core.rows.db import Query
+from api.core.rows.named import is_called
 from api.core.rows.tables import Job
 
 
@@ -22,7 +21,7 @@ class Selection:
     states: frozenset[State] = frozenset()
     """Empty: any."""
     name: str | None = None
-    """The whole name; with "*" at the end, how it begins. Letter case counts."""
+    """See `is_called`."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Of the job's metadata; compared whole."""
     created_after: datetime | None = None
@@ -34,10 +33,7 @@ class Selection:
         if self.states:
             query = query.where(Job.state.in_(sorted(self.states)))
         if self.name is not None:
-            # Not LIKE: on SQLite it ignores case.
-            stem = self.name.removesuffix("*")
-            exact = stem == self.name
-            query = query.where(Job.name == stem if exact else func.substr(Job.name, 1, len(stem)) == stem)
+            query = query.where(is_called(Job.name, self.name))
         for key, value in self.labels.items():
             query = query.where(Job.labels[key].as_string() == value)
         if self.created_after is not None:
@@ -49,7 +45,7 @@ class Selection:
     @property
     def bounded(self) -> bool:
         """An index leads to the newest of these jobs, so that no more are read than are shown."""
-        whole_name = self.name is not None and not self.name.endswith("*")
+        whole_name = self.name is not None and not self.name.startswith("*") and not self.name.endswith("*")
         by_name = self.name is None or (whole_name and not self.states)
         return by_name and len(self.states) <= 1 and not self.labels
 

@@ -37,7 +37,37 @@ def test_states_are_told_apart_and_several_may_be_asked_for(client: Any, given: 
     assert ids(client, state="failed") == set()
 
 
-def test_a_name_is_whole_or_a_beginning_and_has_no_other_wildcards(client: Any, given: Any) -> None:
+def test_data_sets_and_models_are_found_by_name_and_state(client: Any) -> None:
+    network = {"detector": {"kind": "fcos"}, "classes": ["a"]}
+    for noun, more in (("datasets", {}), ("models", network)):
+        names = ["red cells", "cells", "Cells 2", "50%_\u00fc"]
+        for name in names:
+            assert client.post(f"/v1/{noun}", json={"name": name, **more}).status_code in (201, 202)
+
+        def found(noun: str = noun, **query: Any) -> list[str]:
+            answer = client.get(f"/v1/{noun}", params=query)
+            assert answer.status_code == 200, answer.text
+            return [each["name"] for each in answer.json()["items"]]
+
+        assert found(name="cells") == ["cells"]
+        assert found(name="Cells*") == ["Cells 2"]
+        assert found(name="*cells") == ["cells", "red cells"]
+        assert found(name="*ells*") == ["Cells 2", "cells", "red cells"]
+        assert found(name="*%_*") == found(name="50%_\u00fc") == ["50%_\u00fc"]
+        assert found(name="*very long and nowhere") == found(name="") == []
+        assert found(name="*") == found() == names[::-1]
+        assert found(state="awaiting_upload", name="cells") == ["cells"]
+        assert found(state="ready") == []
+        assert client.get(f"/v1/{noun}", params={"nmae": "cells"}).status_code == 422
+
+        first = client.get(f"/v1/{noun}", params={"name": "*ells*", "limit": 2})
+        assert f"/v1/{noun}?limit=2&name=%2Aells%2A&cursor=" in first.headers["link"]
+        cursor = first.json()["next"]
+        assert found(name="*ells*", limit=2, cursor=cursor) == ["red cells"]
+        assert client.get(f"/v1/{noun}", params={"cursor": cursor}).status_code == 400
+
+
+def test_a_name_is_whole_or_a_beginning_an_end_or_a_part_and_has_no_other_wildcards(client: Any, given: Any) -> None:
     dataset = given.dataset()
     plain, longer, odd = (given.job(dataset, name=name) for name in ("cells", "cells 2", "50%_ü"))
     upper = given.job(dataset, name="Cells")
@@ -45,6 +75,8 @@ def test_a_name_is_whole_or_a_beginning_and_has_no_other_wildcards(client: Any, 
     assert ids(client, name="cells") == {plain}
     assert ids(client, name="cells*") == {plain, longer}
     assert ids(client, name="Cells") == {upper}
+    assert ids(client, name="*ells") == {plain, upper}
+    assert ids(client, name="*ells*") == {plain, longer, upper}
     assert ids(client, name="c_lls") == ids(client, name="%") == ids(client, name="c%*") == set()
     assert ids(client, name="50%_ü") == ids(client, name="50%_*") == {odd}
     assert ids(client, name="*") == {plain, longer, odd, upper}
