@@ -324,7 +324,7 @@ class Server:
         except (ValueError, KeyError, TypeError):
             return False
         if lacks == ["disk"]:
-            self._say(f"the disk is full, so nothing new begins: {told['disk']['detail']}")
+            self._say(f"the disk is full, so nothing new starts: {told['disk']['detail']}")
         return lacks == ["disk"]
 
     def _workers(self) -> list[LiveWorker]:

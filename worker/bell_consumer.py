@@ -51,7 +51,7 @@ class BellConsumer(Consumer):  # type: ignore[misc]
         def on_message(message: Any) -> object:
             if (complaint := complaint_about(message)) is None:
                 return handle(message)
-            logger.warning("dropped a message that is no notification: %s", complaint)
+            logger.warning("dropped a message that is not a notification: %s", complaint)
             return message.ack_log_error(logger, self.connection_errors)
 
         return on_message

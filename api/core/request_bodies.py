@@ -106,7 +106,7 @@ class UploadModel(Spec):
         if classes[0] == BACKGROUND:  # torchvision's lists begin with it
             classes = classes[1:]
         if not classes:
-            raise ValueError("name a class besides the background")
+            raise ValueError("name at least one class other than the background")
         twice = [name for name, count in Counter(classes).items() if count > 1 and not is_placeholder(name)]
         if twice:
             raise ValueError(f"each class may be named once; {twice[0]!r} is not")

@@ -21,7 +21,7 @@ router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 _BYTES: Responses = {
     200: {
         "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
-        "description": "The file as it was imported, without an EXIF orientation: its pixels lie as the boxes do.",
+        "description": "The imported file without its EXIF orientation, so that its pixels match the boxes.",
     }
 }
 

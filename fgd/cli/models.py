@@ -52,7 +52,7 @@ def model_add(
         ),
     ] = None,
     take: Annotated[
-        Literal["ema", "raw"], typer.Option(help="Which weights to take of a file that holds averaged and raw ones.")
+        Literal["ema", "raw"], typer.Option(help="Which weights to use if the file contains averaged and raw ones.")
     ] = "ema",
     wait: Annotated[bool, typer.Option(help="Wait until it is checked.")] = True,
     as_json: AsJson = False,

@@ -128,10 +128,10 @@ def download(
     on_bytes hears how many bytes are there.
     """
     if name is not None and not _is_plain(name):
-        raise WrongArgument(f"{name!r} is no plain file name; the folder is an argument of its own")
+        raise WrongArgument(f"{name!r} is not a plain file name; give the folder as a separate argument")
     target = folder / (_plain_name(artifact.name) if name is None else name)
     if folder.exists() and not folder.is_dir():
-        raise WrongArgument(f"{folder} is a file; name the folder that {target.name} is to lie in")
+        raise WrongArgument(f"{folder} is a file; name the folder for {target.name}")
     if target.is_dir():
         raise WrongArgument(f"{target} is a folder; the file {target.name} cannot take its place")
     folder.mkdir(parents=True, exist_ok=True)

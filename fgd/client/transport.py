@@ -113,11 +113,11 @@ def checked_address(url: str) -> httpx.URL:
     except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: of the package that encodes host names
         raise _no_address(url, str(error)) from error
     if address.scheme not in ("http", "https"):
-        raise _no_address(url, "it must begin with http:// or https://")
+        raise _no_address(url, "it must start with http:// or https://")
     if not host or "%" in host or not all(0 < len(part) < 64 for part in host.rstrip(".").split(".")):
         raise _no_address(url, "it names no host")
     if address.port is not None and not 0 < address.port < 65536:
-        raise _no_address(url, f"{address.port} is no port")
+        raise _no_address(url, f"{address.port} is not a port")
     if address.query or address.fragment:
         raise _no_address(url, "it has a part behind ? or #")
     return address
@@ -130,7 +130,7 @@ def _no_address(url: str, why: str) -> WrongArgument:
 def checked_key(api_key: str) -> str:
     """Raises WrongArgument, without a word of the key itself."""
     if not (api_key.isascii() and api_key.isprintable() and api_key == api_key.strip()):
-        raise WrongArgument("the API key holds a blank at an end, or a character that no header can carry")
+        raise WrongArgument("the API key has a space at one end, or a character that is not allowed in a header")
     return api_key
 
 

@@ -155,7 +155,9 @@ def _yaml(tree: Tree) -> Iterator[Finding]:
             yield Finding(file, f"{error}{hint}, so it is not read as YOLO's data.yaml")
             continue
         if not isinstance(content, dict):
-            yield Finding(file, f"no data.yaml of YOLO: it holds {_kind_of(content)}, not keys such as names and train")
+            yield Finding(
+                file, f"not a YOLO data.yaml: it contains {_kind_of(content)}, not keys such as names and train"
+            )
             continue
         split = any(key in content for key in ("train", "val", "valid", "validation", "test"))
         if "names" in content and not split:
@@ -169,7 +171,7 @@ def _tabs(tree: Tree, file: str) -> str:
         tabs = re.search(r"^\s*\t", read_text(tree, file, _MOST), re.MULTILINE)
     except UnreadableText:
         return ""
-    return " (lines begin with tabs, and YAML is indented with blanks)" if tabs else ""
+    return " (lines start with tabs, but YAML is indented with spaces)" if tabs else ""
 
 
 def _kind_of(content: Any) -> str:
@@ -271,7 +273,10 @@ _OBJECTS: tuple[tuple[Callable[[dict[str, Any]], bool], str], ...] = (
     (_has("annotations", "images"), "COCO without a list of categories; add it: [{id: 1, name: cat}, ...]"),
     (_has("images", "categories"), "COCO without annotations: it lists pictures and no box; add annotations"),
     (_has("annotations", "categories"), "COCO without a list of images; add it: [{id: 1, file_name: a.jpg}, ...]"),
-    (lambda entry: entry.get("type") == "FeatureCollection", "GeoJSON, whose places are no pixels; write COCO from it"),
+    (
+        lambda entry: entry.get("type") == "FeatureCollection",
+        "GeoJSON, whose coordinates are not pixels; write COCO annotations from it",
+    ),
 )
 
 
@@ -329,7 +334,7 @@ def _labels(tree: Tree) -> Iterator[Finding]:
                 home = _images_folder(tree)
                 yield Finding(
                     file,
-                    f"labels of YOLO, but there is no data.yaml; add one with two lines, train: {home} and names: "
+                    f"YOLO labels, but there is no data.yaml; add one with two lines, train: {home} and names: "
                     f"[{told}{', ...' if names and len(names) > 20 else ''}]{source}",
                 )
             return

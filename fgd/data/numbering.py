@@ -78,10 +78,10 @@ def shifted(used: Collection[int], known: Collection[int], table: str) -> str | 
     told = f"the class numbers range from {min(used)} to {max(used)}, but {table} has {lowest} to {highest}"
     if lowest not in used and all(number - 1 in there for number in used):
         cause = f"and {lowest} is never there: they are counted from {lowest + 1}, so subtract 1 from each"
-        return f"{told}, {cause}; else every class would be another"
+        return f"{told}, {cause}; otherwise every class would be wrong"
     if highest not in used and all(number + 1 in there for number in used):
         cause = f"and {highest} is never there: they are counted from {lowest - 1}, so add 1 to each"
-        return f"{told}, {cause}; else every class would be another"
+        return f"{told}, {cause}; otherwise every class would be wrong"
     return None
 
 

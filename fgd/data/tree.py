@@ -128,7 +128,7 @@ def fault_of_name(name: str) -> str | None:
     """Why a name is none that JSON, a terminal and a list of names can hold. Spaces of every kind are names."""
     kinds = {unicodedata.category(character) for character in name} if not name.isprintable() else set()
     if "Cs" in kinds:
-        return "has a name of bytes that are no text in UTF-8"
+        return "has a name that is not valid UTF-8"
     if "Cc" in kinds:
         return "has a control character in its name"
     if len(name.encode()) > MAX_PATH_BYTES:

@@ -107,7 +107,7 @@ def _missing(tree: Tree, plan: _DataYaml, defects: Defects) -> frozenset[Split]:
     for split in gone:
         message = f"names {short(plan.named[split])} for {split}, which is not in the data set: images are in {there}"
         if split == "test":
-            defects.add("split_folder_missing", plan.file, f"{message}; there is no test split then", "kept")
+            defects.add("split_folder_missing", plan.file, f"{message}; there will be no test split", "kept")
         else:
             defects.reject("split_folder_missing", plan.file, f"{message}; add it, or remove the line")
     return frozenset(gone)
@@ -291,7 +291,7 @@ def _listed(
             if mark:
                 image.marks.append(mark)
             else:
-                image.unread.append(f"{where} begins with {short(parts[0])}, which is no class of {plan.file}")
+                image.unread.append(f"{where} begins with {short(parts[0])}, which is not a class in {plan.file}")
     if commas:
         defects.add(
             "label_commas", label, f"{commas} lines have commas; they are read as spaces, or as decimal points", "kept"

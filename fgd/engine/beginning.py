@@ -81,4 +81,4 @@ def _said(value: Any) -> str:
 
 
 def _not_ours(out: Path, what: str) -> SpecError:
-    return SpecError(f"{out} holds {what}. Give another --out, or --overwrite to start over and lose what is there")
+    return SpecError(f"{out} contains {what}. Use another --out, or --overwrite to start over and delete what is there")

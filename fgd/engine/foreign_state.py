@@ -227,7 +227,7 @@ def _chosen(states: list[State], take: Take, wanted: Mapping[str, Any]) -> State
 def _about_choice(state: State, other: State | None) -> str:
     kind = "averaged (EMA) weights" if state.averaged else "raw weights"
     if other is None:
-        return f"the file holds {kind} alone, under {state.name!r}"
+        return f"the file contains only {kind}, under {state.name!r}"
     instead = "raw" if state.averaged else "ema"
     return f'the {kind} under {state.name!r} were taken; "take": "{instead}" takes those under {other.name!r}'
 

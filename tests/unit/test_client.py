@@ -210,7 +210,7 @@ def test_an_address_may_name_a_port_a_path_and_any_host(url: str) -> None:
 
 @pytest.mark.parametrize("key", ["schlüssel", "a\nb", "mine "])
 def test_a_key_that_no_header_carries_is_refused_without_being_shown(key: str) -> None:
-    with pytest.raises(WrongArgument, match="the API key holds a blank") as refused:
+    with pytest.raises(WrongArgument, match="the API key has a space") as refused:
         Client(api_key=key)
     assert key not in str(refused.value)
 

@@ -98,7 +98,7 @@ def test_the_xml_of_other_tools_is_known(head: str, words: str) -> None:
         ("labels/a.txt", "1 2 3 2 3 4 1 4 plane 0\n", "labels of DOTA"),
         ("data.yaml", "names: [cat]\n", "data.yaml: it names classes and no folder of images"),
         ("data.yaml", "train: images\n", "data.yaml: it has no names of classes"),
-        ("data.yaml", "names:\n\t- cat\ntrain: images\n", "lines begin with tabs"),
+        ("data.yaml", "names:\n\t- cat\ntrain: images\n", "lines start with tabs"),
         ("dataset_dict/data-00000.arrow", "x", "saved by save_to_disk"),
     ],
 )

@@ -40,7 +40,7 @@ def test_signs_that_do_not_print_are_part_of_a_name(name: str, tmp_path: Path) -
         ("a\nb.png", r"a\nb.png", "control character"),
         ("a\x7fb.png", r"a\x7fb.png", "control character"),
         ("a\x85b.png", r"a\x85b.png", "control character"),
-        (os.fsdecode(b"caf\xe9.png"), r"caf\udce9.png", "no text in UTF-8"),
+        (os.fsdecode(b"caf\xe9.png"), r"caf\udce9.png", "not valid UTF-8"),
     ],
 )
 def test_names_that_nothing_can_hold_are_reported(name: str, shown: str, why: str, tmp_path: Path) -> None:

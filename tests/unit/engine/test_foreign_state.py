@@ -72,7 +72,7 @@ def test_of_averaged_and_raw_weights_the_request_chooses(ema: dict[str, Any]) ->
     assert next(iter(ema)) in raw.left_out
     alone = unwrapped({"model": None, **ema}, WANTED, "raw")
     assert (value(alone.tensors), alone.take) == (50.0, "ema")
-    assert "averaged (EMA) weights alone" in alone.notes[0]
+    assert "only averaged (EMA) weights" in alone.notes[0]
 
 
 def test_both_may_lie_in_one_dict() -> None:
