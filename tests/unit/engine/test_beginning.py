@@ -68,7 +68,9 @@ def test_another_spec_is_refused_with_what_differs(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as refused:
         last_checkpoint(other, tmp_path, silent)
     said = str(refused.value)
-    assert said.startswith(f"{tmp_path} contains another spec: /schedule/epochs is 3 there, 4 here; /schedule/min_size is")
+    assert said.startswith(
+        f"{tmp_path} contains another spec: /schedule/epochs is 3 there, 4 here; /schedule/min_size is"
+    )
     assert "/seed is the default there, 7 here" in said
     assert "--overwrite" in said
 
