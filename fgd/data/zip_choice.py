@@ -15,7 +15,7 @@ _LINK = "links, which are not followed; copy the files they lead to (cp -rL)"
 _INNER = "archives, which are not unpacked; unpack them into the folder"
 _OTHER = "files of kinds that no data set needs"
 _HIDDEN = "hidden files and folders"
-_NAMELESS = "files or folders whose names are not text, contain control characters or are too long; rename them"
+_NAMELESS = "files or folders whose names are not text, have control characters or are too long; rename them"
 _PIPE = "pipes, devices and the like"
 
 

@@ -49,7 +49,7 @@ def test_what_is_sent(folder: Path) -> None:
         "not sent: 2 files of kinds that no data set needs: LICENSE, ...",
         "not sent: 3 hidden files and folders: .git, ...",
         "not sent: 1 pipes, devices and the like: pipe.jpg",
-        "not sent: 1 files or folders whose names are not text, contain control characters or are too long; rename them: "
+        "not sent: 1 files or folders whose names are not text, have control characters or are too long; rename them: "
         "bad\nname.jpg",
     ],
 )
