@@ -130,13 +130,12 @@ def _find_images(tree: Tree, sources: Mapping[Split, Source]) -> dict[Split, dic
     wanted: dict[Split, dict[str, WrittenName]] = {}
     for split, source in sources.items():
         counts = Counter(filter(is_text, source.annotations.names))
-        gathered = source.hits * 2 >= counts.total()  # else the images lie in several folders
         near = folder_of(source.annotations.file)
         wanted[split] = {}
         for name, count in counts.items():
             path = normalised(name)
             # One name for several images is that of no file where several files have it.
-            known = gathered and not (count > 1 and len(images().having(path, 1)) > 1)
+            known = source.gathered and not (count > 1 and len(images().having(path, 1)) > 1)
             homes = (source.folder,) if known else ("",) if "/" in path else ()
             wanted[split][name] = WrittenName(name, homes, split, near)
     found = find_files([name for names in wanted.values() for name in names.values()], tree.files, images)

@@ -75,6 +75,14 @@ def test_a_name_of_several_images_in_several_folders_is_that_of_none(tmp_path: P
     assert "two/a.png" in told
 
 
+def test_where_most_are_missing_the_rest_is_that_of_the_fullest_folder(tmp_path: Path) -> None:
+    files = {"one": ["a.png", "b.png", "c.png"], "two": ["b.png"]}
+    _, report, used = read(make(tmp_path, files, {"all.json": [*NAMES, *(f"{n}.png" for n in range(4))]}))
+    assert report.ok
+    assert used == {name: f"one/{name}" for name in ("a.png", "b.png", "c.png")}
+    assert report.defect_counts["image_missing"] == 7
+
+
 def test_an_image_that_is_missing_is_not_the_one_of_that_name_in_the_other_split(tmp_path: Path) -> None:
     files = {"train2017": ["a.png", "b.png"], "val2017": ["a.png", "b.png", "c.png"]}
     lists = {"annotations/train.json": ["a.png", "b.png", "c.png"], "annotations/val.json": ["a.png", "b.png"]}
