@@ -25,7 +25,7 @@ from fgd.data.splits import Carving
 from fgd.errors import DatasetError, UserError
 from fgd.process.lifeline import die_with_parent
 from worker.confinement import confine_files, confine_process
-from worker.limits import IMPORT_MINUTES, limit, memory_exceeded
+from worker.limits import IMPORT_MINUTES, be_killed_first, limit, memory_exceeded
 from worker.open_below import open_below
 from worker.reader_codes import NOTHING_THERE, TRY_AGAIN
 
@@ -52,6 +52,7 @@ def main() -> int:
     except DatasetError as error:
         (out / "error.txt").write_text(str(error))
         return NOTHING_THERE
+    be_killed_first()
     if not confine_files(out, [source if opened is None else opened.descriptor]):
         print("this kernel has no Landlock: only permissions guard this host's files", file=sys.stderr)
     die_with_parent(arguments.parent_fd)

@@ -35,8 +35,12 @@ def limit(minutes: float) -> int:
     _set(resource.RLIMIT_FSIZE, FILE)
     _set(resource.RLIMIT_NOFILE, OPEN_FILES)
     _set(resource.RLIMIT_CORE, 0)
-    give_way(GIVES_WAY)
     return memory
+
+
+def be_killed_first() -> None:
+    """Of all processes, where the host's memory ends. Call it while this process may still write below /proc."""
+    give_way(GIVES_WAY)
 
 
 def memory_exceeded(memory: int) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from fgd.process.lifeline import die_with_parent
 from fgd.stored import stored_recipe
 from worker.confinement import confine_files, confine_process
-from worker.limits import IMPORT_MINUTES, limit, memory_exceeded
+from worker.limits import IMPORT_MINUTES, be_killed_first, limit, memory_exceeded
 from worker.reader_codes import NOTHING_THERE, TRY_AGAIN
 
 
@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--parent-fd", type=int)
     parser.add_argument("--events-fd", type=int, help="unused: an import has no steps")
     arguments = parser.parse_args()
+    be_killed_first()
     if not confine_files(arguments.out, [arguments.file, arguments.wanted]):
         print("this kernel has no Landlock: only permissions guard this host's files", file=sys.stderr)
     die_with_parent(arguments.parent_fd)
