@@ -9,8 +9,13 @@ How a written name becomes a file:
    "images/a.jpg", or "a.jpg" if no folder "images" has it. It counts only if one file alone has this end. The ends are
    compared as written first; then with accents composed (NFC); then with %20 and the like decoded; then without regard
    to capitals; then with all kinds of spaces, "+" and "_" alike, ".jpeg" and ".jpg" alike, and without Label Studio's
-   "1f2e3d4c-" in front. The strictest of these counts in which there is such a file. A name without a suffix of images
-   is compared with the files' names without theirs.
+   "1f2e3d4c-" in front. The strictest of these counts in which there is such a file. Of several files with this end the
+   one below the folder of the list itself is meant, if that is one. A name without a suffix of images is compared with
+   the files' names without theirs.
+
+The folder of step 1 is for COCO the one that has most of the names (if it has half of them, or twice as many as all
+others; else the images lie in several, and only step 3 counts), for Hugging Face that of the table, for lists of YOLO
+that of the list, the root or `path`, for VOC Annotations.
 
 A file that only ends alike is not taken
 
