@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from fgd.cli import facts
-from fgd.cli.options import URL, AsJson, DatasetId, Url, client_of
+from fgd.cli.options import URL, AsJson, DatasetId, NameFilter, Url, client_of
 from fgd.cli.printing import Columns, answer, byte_bars, err, fail, leave, note, print_line, show_one, table
 from fgd.data.format_list import TITLES, FormatName
 from fgd.process.exit_codes import DONE, FAILED, REFUSED
@@ -98,14 +98,18 @@ def dataset_delete(dataset: DatasetId, url: Url = URL) -> None:
 
 @app.command("list")
 def dataset_list(
+    name: NameFilter = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help="awaiting_upload, verifying, ready, rejected; may be repeated.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many to list at most, newest first.")] = 20,
     as_json: AsJson = False,
     url: Url = URL,
 ) -> None:
-    """List data sets."""
+    """List data sets, newest first, or those that match."""
     with client_of(url) as client:
         columns: Columns = {"id": None, "name": None, "state": None, "images": "right", "classes": "right"}
-        answer(client.datasets(limit), as_json, table(columns, _cells))
+        answer(client.datasets(limit, name=name, states=state or ()), as_json, table(columns, _cells))
 
 
 def _cells(dataset: Dataset) -> list[str]:

@@ -15,7 +15,7 @@ import typer
 from rich.text import Text
 
 from fgd.cli import facts
-from fgd.cli.options import URL, AsJson, JobId, Url, client_of
+from fgd.cli.options import URL, AsJson, JobId, NameFilter, Url, client_of
 from fgd.cli.printing import Columns, answer, clock, err, fail, leave, out, print_line, show_one, table
 from fgd.process.exit_codes import DONE, FAILED, REFUSED
 from fgd.text.printable import printable
@@ -85,9 +85,7 @@ def job_list(
         list[str] | None,
         typer.Option(help="queued, running, paused, succeeded, failed, cancelled; may be given several times."),
     ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="The whole name, or its beginning with * at the end: 'cells*'.")
-    ] = None,
+    name: NameFilter = None,
     metadata: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="With this metadata; may be given several times.")
     ] = None,
@@ -192,6 +190,41 @@ def job_stop(job: JobId, url: Url = URL) -> None:
     with client_of(url) as client:
         found = client.stop(job)
     print_line(f"{found.id}  {found.state if found.ended else 'finishing early'}")
+
+
+@app.command("change")
+def job_change(
+    job: JobId,
+    name: Annotated[str | None, typer.Option(help="Another name.")] = None,
+    priority: Annotated[
+        int | None, typer.Option(min=-100, max=100, help="Higher runs first; for a job that has not ended.")
+    ] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Add or replace a label; may be repeated.")
+    ] = None,
+    drop: Annotated[list[str] | None, typer.Option(metavar="KEY", help="Remove a label; may be repeated.")] = None,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Change a job's name, priority or labels, at any time.
+
+    Example: `fgd job change JOB --priority 10 --metadata owner=ada --drop try`
+    """
+    given, dropped = dict(_label(text) for text in metadata or ()), set(drop or ())
+    if name is None and priority is None and not given and not dropped:
+        fail("nothing to change: give --name, --priority, --metadata or --drop", REFUSED)
+    if both := sorted(given.keys() & dropped):
+        fail(f"--metadata and --drop both name {', '.join(both)}", REFUSED)
+    with client_of(url) as client:
+        labels = None
+        if given or dropped:
+            before = client.job(job).metadata
+            if absent := sorted(dropped - before.keys()):
+                have = f"it has {', '.join(sorted(before))}" if before else "it has none"
+                fail(f"{job} has no label {', '.join(absent)}; {have}", REFUSED)
+            labels = {key: value for key, value in (before | given).items() if key not in dropped}
+        changed = client.change(job, name=name, metadata=labels, priority=priority)
+    answer(changed, as_json, lambda job: print_line(f"{job.id}  changed"))
 
 
 @app.command("delete")

@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from fgd.cli import artifacts, datasets, jobs, library, models, service, workers
-from fgd.cli.printing import err, print_error, print_line
+from fgd.cli.printing import err, note, print_error, print_line
 from fgd.process.exit_codes import REFUSED, UNREACHABLE, exit_code, message_of
 from fgd.text.printable import printable
 
@@ -83,6 +83,9 @@ def _tell(error: Exception) -> int:
             return REFUSED
         case ApiError(status=status) if status >= 500:
             err.print(Text(printable(f"request id: {error.request_id or 'none'}; see the service's log")))
+            return UNREACHABLE
+        case ApiError(code=code) if code.startswith("http_"):  # without a problem of ours
+            note("this service answers differently; check the address, and any proxy on the way")
             return UNREACHABLE
         case Unreachable() | ForeignAnswer() | HubAway():
             return UNREACHABLE

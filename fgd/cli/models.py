@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from fgd.cli import facts
-from fgd.cli.options import URL, AsJson, JobId, ModelId, Url, client_of
+from fgd.cli.options import URL, AsJson, JobId, ModelId, NameFilter, Url, client_of
 from fgd.cli.printing import Columns, answer, byte_bars, err, fail, leave, note, print_line, show_one, table
 from fgd.process.exit_codes import DONE, FAILED, REFUSED
 
@@ -118,16 +118,20 @@ def model_promote(
 
 @app.command("list")
 def model_list(
+    name: NameFilter = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help="awaiting_upload, verifying, ready, rejected; may be repeated.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many to list at most, newest first.")] = 20,
     as_json: AsJson = False,
     url: Url = URL,
 ) -> None:
-    """List models."""
+    """List models, newest first, or those that match."""
     with client_of(url) as client:
         columns: Columns = {
             "id": None, "name": None, "state": None, "detector": None, "classes": "right", "MB": "right",
         }  # fmt: skip
-        answer(client.models(limit), as_json, table(columns, _cells))
+        answer(client.models(limit, name=name, states=state or ()), as_json, table(columns, _cells))
 
 
 def _cells(model: Model) -> list[str]:

@@ -17,6 +17,9 @@ URL = "http://127.0.0.1:8000"
 Url = Annotated[str, typer.Option("--url", envvar="FGD_URL", help="Address of the service.", rich_help_panel="Service")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Home = Annotated[Path | None, typer.Option(help="Folder for everything the service writes. [default: .fgd]")]
+NameFilter = Annotated[
+    str | None, typer.Option("--name", help="The whole name; * at either end stands for anything: '*cells*'.")
+]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job: job_...", show_default=False)]
 DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id of a data set: ds_...", show_default=False)]
 ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Id of a model: mdl_...", show_default=False)]

@@ -82,7 +82,7 @@ COMMANDS = [
     *(["dataset", name] for name in ("add", "upload", "list", "show", "report", "delete")),
     ["job"],
     *(["job", name] for name in ("submit", "plan", "list", "show", "watch", "events", "cancel", "logs", "metrics")),
-    *(["job", name] for name in ("pause", "resume", "stop", "attempts", "checkpoints", "pin", "delete")),
+    *(["job", name] for name in ("pause", "resume", "stop", "attempts", "checkpoints", "pin", "change", "delete")),
     ["model"],
     *(["model", name] for name in ("add", "upload", "promote", "list", "show", "delete")),
     ["artifact"],
@@ -172,8 +172,10 @@ def test_a_key_that_no_header_carries_is_exit_code_two_and_not_shown(fgd: Comman
 
 
 def test_another_kind_of_server_is_exit_code_three(fgd: Command, server: Server) -> None:
-    server.routes[("GET", "/v1/jobs")] = Answer(200, b"<html>hello</html>")
-    assert fgd("job", "list", url=server.url).code == 3
+    for answer in (Answer(200, b"<html>hello</html>"), Answer(404, b"<html>Not Found</html>"), Answer(403, b"no")):
+        server.routes[("GET", "/v1/jobs")] = answer
+        done = fgd("job", "list", url=server.url)
+        assert (done.code, "check the address" in done.err) == (3, True)
 
 
 @pytest.mark.parametrize(
@@ -530,6 +532,49 @@ def test_what_nothing_needs_is_deleted_and_what_something_needs_is_not(fgd: Comm
     refused = fgd(noun, "delete", "x_1", url=server.url)
     assert refused.code == 2
     assert f"used by {JOB}" in refused.err
+
+
+def test_name_priority_and_labels_of_a_job_are_changed(fgd: Command, server: Server) -> None:
+    before = job_json("queued", metadata={"owner": "ada", "try": "1"})
+    server.routes[("GET", f"/v1/jobs/{JOB}")] = Answer(body=before)
+    server.routes[("PATCH", f"/v1/jobs/{JOB}")] = Answer(body=before)
+
+    typed = ["--name", "b", "--priority", "7", "--metadata", "try=2", "--metadata", "x=", "--drop", "owner"]
+    done = fgd("job", "change", JOB, *typed, url=server.url)
+    assert (done.code, done.out) == (0, f"{JOB}  changed\n"), done.err
+    alone = fgd("job", "change", JOB, "--priority", "0", "--json", url=server.url)
+    assert json.loads(alone.out)["id"] == JOB
+    bodies = [json.loads(asked.body) for asked in server.asked_for("PATCH", f"/v1/jobs/{JOB}")]
+    assert bodies == [{"name": "b", "metadata": {"try": "2", "x": ""}, "priority": 7}, {"priority": 0}]
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("", "nothing to change: give --name"),
+        ("--drop size", "has no label size; it has owner"),
+        ("--drop owner --metadata owner=b", "both name owner"),
+        ("--metadata owner", "write KEY=VALUE"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused_here(fgd: Command, server: Server, typed: str, says: str) -> None:
+    server.routes[("GET", f"/v1/jobs/{JOB}")] = Answer(body=job_json("queued", metadata={"owner": "ada"}))
+    done = fgd("job", "change", JOB, *typed.split(), url=server.url)
+    assert done.code == 2
+    assert says in done.err
+    assert not [asked for asked in server.asked if asked.method == "PATCH"]
+
+
+@pytest.mark.parametrize("noun", ["dataset", "model"])
+def test_data_sets_and_models_are_searched_by_name_and_state(fgd: Command, server: Server, noun: str) -> None:
+    def found(asked: Asked) -> Answer:
+        matches = (asked.query.get("name"), asked.query.get("state")) == ("*cells*", "ready")
+        item = {"id": "x_1", "name": "my cells", "state": "ready"}
+        return Answer(body={"items": [item] if matches else [], "next": None})
+
+    server.routes[("GET", f"/v1/{noun}s")] = found
+    assert fgd(noun, "list", "--name", "*cells*", "--state", "ready", url=server.url).out.startswith("x_1\tmy cells")
+    assert fgd(noun, "list", url=server.url).out == ""
 
 
 @pytest.mark.parametrize(
