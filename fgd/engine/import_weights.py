@@ -89,7 +89,7 @@ def convert(file: Path, recipe: Recipe, out: Path, which: Which | None = None, t
     both averaged and raw weights.
     """
     found = ImportedWeights(weights_file.check(file), file.stat().st_size)
-    loaded = _read_safetensors(file) if found.format == "safetensors" else _load_pth(file)
+    loaded: Any = _read_safetensors(file) if found.format == "safetensors" else _load_pth(file)
     if which is not None:
         whole = loaded
         loaded, recipe = _of_checkpoint(whole, which, recipe)
