@@ -251,7 +251,7 @@ def test_server_says_where_it_is_and_what_its_worker_found(service: Service) -> 
     assert url in said
     assert f"{url}/docs" in said
     found = devices.look(service.home)
-    for part in (found.cpu, f"{found.cores} cores", f"bf16 {'yes' if found.bf16 else 'no'}", "threads: 1 for each"):
+    for part in (found.cpu, f"{found.cores} cores", f"bf16 {'yes' if found.bf16 else 'no'}", "threads: 1 per training"):
         assert part in said, said
     assert re.search(r"free disk: \d+\.\d GiB", said)
     assert ("GPU 0: " in said and "driver " in said) if found.gpus else "GPU: none" in said

@@ -178,7 +178,7 @@ def test_why_a_plan_waits_is_told(given: Any) -> None:
     id, gpu = planned(given), planned(given, resources={"device": "cuda"})
     assert "no worker is running" in str(why(id))
     given.worker()
-    assert "lane" in str(why(id))
+    assert "other plans" in str(why(id))
     assert "GPU" in str(why(gpu))
     taken(given)
     assert why(id) is None
