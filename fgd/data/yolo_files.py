@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -78,7 +78,7 @@ def split_images(tree: Tree, plan: str, base: Any, entries: Mapping[Split, Any],
         for file, split in lists.items()
     }
     every = [name for names in wanted.values() for name in names.values()]
-    found = find_files(every, tree.files, cache(lambda: ends_of(tree.images())))
+    found = _find(tree, every)
     missing: list[Missing] = []
     members: dict[str, list[str]] = {}
     for file, names in wanted.items():
@@ -94,6 +94,18 @@ def split_images(tree: Tree, plan: str, base: Any, entries: Mapping[Split, Any],
     for split in dict.fromkeys(entry.split for entry in places):
         splits[split] = _together(tree, plan, [entry for entry in places if entry.split == split], members, defects)
     return SplitImages(splits, frozenset(lists), tuple(missing))
+
+
+def _find(tree: Tree, names: list[WrittenName]) -> dict[WrittenName, Match | Several | None]:
+    """Images of the other split's folder too, where no other list has them: an image brings its labels along."""
+    images = cache(lambda: ends_of(tree.images()))
+    found = find_files(names, tree.files, images)
+    lost = {name: replace(name, split=None) for name, match in found.items() if match is None}
+    if lost:
+        taken = frozenset(match.file for match in found.values() if isinstance(match, Match))
+        again = find_files(list(lost.values()), tree.files, images, taken=taken)
+        found |= {name: again[other] for name, other in lost.items()}
+    return found
 
 
 def _together(

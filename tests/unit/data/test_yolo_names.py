@@ -135,6 +135,14 @@ def test_list_is_found_by_the_end_of_its_path_and_its_names_may_have_any_space(t
     )
 
 
+def test_lists_may_divide_images_otherwise_than_their_folders(tmp_path: Path) -> None:
+    files = ["images/train/a.png", "labels/train/a.txt", "images/val/b.png", "labels/val/b.txt"]
+    lists = ["train.txt=b.png\n", "val.txt=a.png\n"]
+    _, report, found = read(make(tmp_path, {"train": "train.txt", "val": "val.txt"}, *files, *lists))
+    assert report.ok, report.defects
+    assert found == {"train": [("b.png", 1)], "val": [("a.png", 1)]}
+
+
 def test_names_of_a_list_that_are_not_there_are_told_with_those_that_are(tmp_path: Path) -> None:
     files = ["images/a.png", "labels/a.txt", "images/photo_1.png", "labels/photo_1.txt", "images/b.png", "labels/b.txt"]
     _, report, found = read(make(tmp_path, {"train": "t.txt"}, *files, "t.txt=a.png\nb.png\nphoto-01.png\n"))
