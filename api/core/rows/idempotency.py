@@ -41,7 +41,10 @@ class Once(Generic[Made]):
 
     @classmethod
     def of(cls, kind: type[Made], project_id: str, key: str | None, operation: str, body: BaseModel) -> Once[Made]:
-        with_compile = body.model_dump_json().replace('"on_out_of_memory":', '"compile":false,"on_out_of_memory":')
+        later = {"take"} - body.model_fields_set
+        with_compile = body.model_dump_json(exclude=later).replace(
+            '"on_out_of_memory":', '"compile":false,"on_out_of_memory":'
+        )
         return cls(
             kind, project_id, key, operation, _digest(body.model_dump_json(exclude_unset=True)), _digest(with_compile)
         )
