@@ -37,6 +37,8 @@ MIN_BODY_RATE = 256
 """Bytes a second, on average over each window in which the client was waited for."""
 ANSWER_SILENT_S = 60.0
 """Between two pieces that the client takes of an answer."""
+STALL_S = 5.0
+"""A server that did not look for this long was held up."""
 GOODBYE_S = 2.0
 """What still comes after a refusal is dropped for this long: closed at once, the client would see no answer."""
 
@@ -177,11 +179,17 @@ def close_slow(connections: Iterable[Any], now: float) -> None:
 
 
 class Server(uvicorn.Server):
-    """Looks at its connections once a second."""
+    """Looks at its connections once a second. Not right after it was held up itself: what clients have sent meanwhile
+    is still to be read."""
+
+    _looked_at = -STALL_S
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:
-            close_slow(self.server_state.connections, asyncio.get_running_loop().time())
+            now = asyncio.get_running_loop().time()
+            if now - self._looked_at < STALL_S:
+                close_slow(self.server_state.connections, now)
+            self._looked_at = now
         return await super().on_tick(counter)
 
 

@@ -39,9 +39,9 @@ class Door:
         self.loop = loop
         self.state = ServerState()
         self.writers: list[asyncio.StreamWriter] = []
-        config = http_server.config(app, lifespan="off")
-        config.load()
-        self.protocol = lambda: BoundedProtocol(config, self.state, {}, loop)
+        self.config = http_server.config(app, lifespan="off")
+        self.config.load()
+        self.protocol = lambda: BoundedProtocol(self.config, self.state, {}, loop)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         before = set(self.state.connections)
@@ -230,6 +230,24 @@ def test_nobody_is_closed_for_what_the_application_takes(play: Any, sent: bytes)
         assert door.open
 
     play(waits, script)
+
+
+def test_a_server_that_was_held_up_blames_nobody_for_it(play: Any) -> None:
+    async def script(door: Door) -> None:
+        server = http_server.Server(door.config)
+        server.server_state = door.state
+        await door.connect()
+        await server.on_tick(0)
+        door.loop.ahead_s += 10 * HEAD_S
+        await server.on_tick(0)
+        await asyncio.sleep(0.01)
+        assert door.open
+        door.loop.ahead_s += 1
+        await server.on_tick(0)
+        await asyncio.sleep(0.01)
+        assert not door.open
+
+    play(reads_all, script)
 
 
 def test_an_answer_that_nobody_reads_is_given_up(play: Any) -> None:
