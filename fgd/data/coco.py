@@ -29,6 +29,8 @@ from fgd.errors import DatasetError
 
 __all__ = ["list_images", "looks_like", "read"]
 
+_MOST_ALIKE = 3
+"""Files that may be meant by one name, to be shown."""
 ADVICE = Advice(
     split="no annotations of the {split} split; add one, such as annotations/instances_{split}.json",
     images="each entry of images needs a file in the folder",
@@ -128,18 +130,24 @@ def _find_images(tree: Tree, sources: Mapping[Split, Source]) -> dict[Split, dic
     """Of each annotation file, its file names and the files that they mean."""
     images = cache(lambda: ends_of(tree.images()))
     wanted: dict[Split, dict[str, WrittenName]] = {}
+    several: dict[Split, dict[str, Match | Several | None]] = {}
     for split, source in sources.items():
         counts = Counter(filter(is_text, source.annotations.names))
         near = folder_of(source.annotations.file)
-        wanted[split] = {}
+        wanted[split], several[split] = {}, {}
         for name, count in counts.items():
             path = normalised(name)
-            # One name for several images is that of no file where several files have it.
-            known = source.gathered and not (count > 1 and len(images().having(path, 1)) > 1)
-            homes = (source.folder,) if known else ("",) if "/" in path else ()
+            if count > 1 and "/" not in path:
+                having = images().having(path, _MOST_ALIKE)
+                if len(having) > 1 or not source.gathered:  # of which of the images is it the name?
+                    several[split][name] = Several(tuple(having))
+                    continue
+            homes = (source.folder,) if source.gathered else ("",) if "/" in path else ()
             wanted[split][name] = WrittenName(name, homes, split, near)
     found = find_files([name for names in wanted.values() for name in names.values()], tree.files, images)
-    return {split: {text: found[name] for text, name in names.items()} for split, names in wanted.items()}
+    return {
+        split: several[split] | {text: found[name] for text, name in names.items()} for split, names in wanted.items()
+    }
 
 
 def _list_images(

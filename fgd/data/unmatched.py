@@ -50,6 +50,8 @@ def hint(found: Several | None) -> str:
     """The end of a sentence that says that a file is missing."""
     if found is None:
         return ""
+    if len(found.files) == 1:
+        return f"; several images have this name, {short(found.files[0])} is one of them: write its folder too"
     if not found.files:
         return "; many files have this name: write its folder too"
     return f"; it could be {' or '.join(map(short, found.files[:3]))}: write its folder too"

@@ -75,6 +75,14 @@ def test_a_name_of_several_images_in_several_folders_is_that_of_none(tmp_path: P
     assert "two/a.png" in told
 
 
+def test_a_name_of_several_images_is_no_longer_clear_where_one_of_them_is_missing(tmp_path: Path) -> None:
+    files = {"one": ["b.png", "c.png"], "two": ["a.png"], "three": ["d.png", "e.png"]}
+    _, report, used = read(make(tmp_path, files, {"all.json": ["a.png", "a.png", "b.png", "c.png", "d.png", "e.png"]}))
+    assert sorted(used) == ["b.png", "c.png", "d.png", "e.png"]
+    told = next(defect.message for defect in report.defects if defect.code == "image_missing")
+    assert "several images have this name, 'two/a.png' is one of them" in told
+
+
 def test_where_most_are_missing_the_rest_is_that_of_the_fullest_folder(tmp_path: Path) -> None:
     files = {"one": ["a.png", "b.png", "c.png"], "two": ["b.png"]}
     _, report, used = read(make(tmp_path, files, {"all.json": [*NAMES, *(f"{n}.png" for n in range(4))]}))
