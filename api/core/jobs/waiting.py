@@ -26,6 +26,10 @@ IS_RUNNING = Job.state == literal_column("'running'")
 """The words themselves: with parameters in their place SQLite would read all jobs instead of its index of these."""
 
 
+THREADS = func.coalesce(Job.spec[("resources", "threads")].as_integer(), 0)
+"""Of one device; 0: what the worker gives."""
+
+
 @dataclass(frozen=True)
 class Wait:
     reason: str
@@ -71,9 +75,8 @@ _WAITING = select(
     Job.limits["max_retries"].as_integer().label("max_retries"),
     Job.progress[("step",)].as_integer().label("step"),
     DEVICES.label("devices"),
-    func.coalesce(Job.spec[("resources", "threads")].as_integer(), 0).label("threads"),
+    THREADS.label("threads"),
 ).where(Job.id.in_(bindparam("ids", expanding=True)), Job.state.in_((State.queued, State.paused)))
-"""`threads` are those of one device."""
 
 
 def _paused(job: Any) -> str:
@@ -87,29 +90,10 @@ def _reason(job: Any, queue: _Queue) -> str:
     if not (willing := [worker for worker in live if worker.complaint is None]):
         return f"{_count(live)} but {'takes' if len(live) == 1 else 'take'} no jobs: {live[0].complaint}"
     live = willing
-    if job.device == "cuda" and not any(workers.has_cuda(worker) for worker in live):
-        return f'{_count(live)}, none with a GPU, and resources.device is "cuda"; "auto" or "cpu" would run now'
-    asked, largest = job.devices, max(workers.slots_for(worker, job.device) for worker in live)
-    if asked > largest:
-        return (
-            f"{_count(live)}, none with the {asked} {_kind(job, live)}slots that resources.devices asks for; "
-            f"the largest has {largest} (FGD_SLOTS sets those on the processor)"
-        )
-    threads = asked * job.threads
-    most = max(worker.cores for worker in live)
-    if threads > most:
-        return (
-            f"{_count(live)}, none with the {threads} processor cores that resources.threads asks for; the largest has "
-            f"{most}"
-        )
+    asked, threads = job.devices, job.devices * job.threads
+    if (why := unable(job.device, asked, threads, live)) is not None:
+        return why
     able = [w for w in live if workers.slots_for(w, job.device) >= asked and w.cores >= threads]
-    if not able:  # some have the slots, others the cores
-        wanted = f"{_count_of(asked, _kind(job, live) + 'slot')} and {_count_of(threads, 'processor core')}"
-        cores = max(w.cores for w in live if workers.slots_for(w, job.device) >= asked)
-        return (
-            f"{_count(live)}, none with {wanted} on one host, as resources.devices and resources.threads ask for; of "
-            f"those with enough slots the largest has {_count_of(cores, 'core')}"
-        )
     wait_s = (job.not_before - queue.at).total_seconds()
     if wait_s > 0:
         until = job.not_before.strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -122,9 +106,37 @@ def _reason(job: Any, queue: _Queue) -> str:
         scattered = f", no host has {asked} free at once" if running + asked <= slots else ""
         too_small = sum(workers.slots_for(worker, job.device) > 0 for worker in live) - len(able)
         small = f", {_count_of(too_small, 'host')} too small for it" if too_small else ""
-        in_use = f"{running} of {slots} {_kind(job, able)}slots in use{scattered}{small}"
+        in_use = f"{running} of {slots} {_kind(job.device, able)}slots in use{scattered}{small}"
         return f"{_count(live)} and busy ({in_use}); {_place(ahead)}"
     return f"{_place(ahead)}; a worker is about to take it" if ahead == 0 else f"behind others: {_place(ahead)}"
+
+
+def unable(device: str, devices: int, threads: int, live: Sequence[LiveWorker]) -> str | None:
+    """Why none of these workers, of which there is at least one, could ever take a job that asks for this, and what
+    would help; None: one could. threads: of all the devices together."""
+    if device == "cuda" and not any(workers.has_cuda(worker) for worker in live):
+        return f'{_count(live)}, none with a GPU, and resources.device is "cuda"; "auto" or "cpu" would run now'
+    kind, largest = _kind(device, live), max(workers.slots_for(worker, device) for worker in live)
+    if devices > largest:
+        return (
+            f"{_count(live)}, none with the {devices} {kind}slots that resources.devices asks for; "
+            f"the largest has {largest} (FGD_SLOTS sets those on the processor)"
+        )
+    most = max(worker.cores for worker in live)
+    if threads > most:
+        return (
+            f"{_count(live)}, none with the {threads} processor cores that resources.threads asks for; the largest has "
+            f"{most}"
+        )
+    able = [w for w in live if workers.slots_for(w, device) >= devices and w.cores >= threads]
+    if not able:  # some have the slots, others the cores
+        wanted = f"{_count_of(devices, kind + 'slot')} and {_count_of(threads, 'processor core')}"
+        cores = max(w.cores for w in live if workers.slots_for(w, device) >= devices)
+        return (
+            f"{_count(live)}, none with {wanted} on one host, as resources.devices and resources.threads ask for; of "
+            f"those with enough slots the largest has {_count_of(cores, 'core')}"
+        )
+    return None
 
 
 def _taken(s: db.Reader, live: Sequence[LiveWorker]) -> Counter[tuple[str, str]]:
@@ -182,11 +194,11 @@ def _count(live: Sequence[LiveWorker]) -> str:
     return "1 worker is running" if len(live) == 1 else f"{len(live)} workers are running"
 
 
-def _kind(job: Any, live: Sequence[LiveWorker]) -> str:
+def _kind(device: str, live: Sequence[LiveWorker]) -> str:
     """Said only where there is more than one kind."""
     if not any(workers.has_cuda(worker) for worker in live):
         return ""
-    return "processor " if all(workers.lane(worker, job.device) == "cpu" for worker in live) else "GPU "
+    return "processor " if all(workers.lane(worker, device) == "cpu" for worker in live) else "GPU "
 
 
 def _place(ahead: int) -> str:

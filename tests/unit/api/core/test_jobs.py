@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -688,3 +689,55 @@ def test_a_job_that_wants_more_threads_than_any_host_has_waits_and_says_why(give
 
     assert "64 processor cores" in str(reason)
     assert "the largest has 8" in str(reason)
+
+
+# --- what no worker can ever run ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("resources", "says"),
+    [
+        ({"device": "cuda"}, "none with a GPU"),
+        ({"devices": 4}, "none with the 4 slots that resources.devices asks for"),
+        ({"threads": 64}, "none with the 64 processor cores that resources.threads asks for"),
+        ({"devices": 2, "threads": 8}, "none with the 16 processor cores"),
+    ],
+)
+def test_a_job_that_no_worker_can_ever_run_says_so_and_ends(given: Any, resources: dict[str, Any], says: str) -> None:
+    dataset = given.dataset()
+    hopeless, fine = given.job(dataset, resources=resources), given.job(dataset)
+    with db.transaction(given.engine) as s:
+        workers.register(s, "wrk_a", host="here", pid=1, slots=2, facts={"cores": 8})
+
+    def sweep_after(**passed: float) -> list[str]:
+        given.earlier("jobs", "not_before", timedelta(**passed).total_seconds())
+        given.earlier("workers", "started_at", timedelta(**passed).total_seconds())
+        given.earlier("job_events", "at", timedelta(**passed).total_seconds())
+        given.sweep()
+        return given.events(hopeless)
+
+    assert says in str(why(given, hopeless))
+    assert sweep_after(seconds=10) == ["job_submitted"], "another worker may be about to start"
+    assert sweep_after(minutes=2) == ["job_submitted", "cannot_run"]
+    assert sweep_after(days=6) == ["job_submitted", "cannot_run"], "said once"
+    assert sweep_after(days=2) == ["job_submitted", "cannot_run", "failed"]
+
+    failed = given.look(hopeless)
+    assert (failed.state, failed.failure_code) == ("failed", "user_error")
+    assert says in failed.failure_message
+    assert (given.look(fine).state, given.events(fine)) == ("queued", ["job_submitted"])
+
+
+def test_a_job_does_not_end_before_the_workers_of_a_service_that_was_off_have_come(given: Any) -> None:
+    id = given.job(resources={"device": "cuda"})
+    given.earlier("jobs", "not_before", timedelta(days=30).total_seconds())
+    given.sweep()
+    assert given.events(id) == ["job_submitted"], "nobody is there"
+
+    given.worker("wrk_a")
+    given.sweep()
+    assert given.events(id) == ["job_submitted", "cannot_run"]
+    assert given.look(id).state == "queued"
+
+    given.worker("wrk_b", cuda=1)
+    assert given.claim("wrk_b", cpu=0, cuda=1).job_id == id
