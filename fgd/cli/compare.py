@@ -150,7 +150,7 @@ def footnote(report: Report, scores: Mapping[str, Score], measured: Latency, job
     took = ", ".join(f"{role} {clock(_took_s(job))}" for role, job in jobs.items())
     return (
         f"AP on {images} {split} images, one seed. ms/image: median of {measured.passes} passes of one image, "
-        f"{measured.threads} threads.\n"
+        f"{measured.threads} thread{'s' * (measured.threads != 1)}.\n"
         "A gain in the first epochs is a faster start. What is left after the last one, when the\n"
         f"learning rate is almost 0, is what the teacher adds.\nTraining took (min:s): {took}."
     )

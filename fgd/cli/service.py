@@ -36,8 +36,9 @@ def demo(
 ) -> None:
     """Train a teacher, distil it into a student, and compare the two.
 
-    Everything goes through the REST API of a service that the demo starts and stops. On two cores it takes at most
-    15 minutes. Ctrl-C stops it; the same command continues where it stopped.
+    Everything goes through the REST API of a service that the demo starts and stops. Training takes about ten
+    minutes on two recent cores, and twice that on older ones. Ctrl-C stops it; the same command continues where it
+    stopped.
     """
     from fgd.cli.demo import run
 
