@@ -34,6 +34,8 @@ _KNOWN = frozenset(
 )
 """Others that Python has are no plain text, or cost more than they are worth."""
 _HIGH = re.compile(rb"[\x80-\xff]+")
+_HIGH_WORD = re.compile(rb"[A-Za-z]{0,8}[\x80-\xff]+(?:[A-Za-z]{1,8}[\x80-\xff]+)*[A-Za-z]{0,8}")
+_CONTROL = re.compile("[\x80-\x9f]")
 _HALF_WIDTH = re.compile("[\uff61-\uff9f]")
 _KOREAN_PAIRS = 8
 
@@ -81,8 +83,10 @@ def guess(contents: Sequence[bytes]) -> str | None:
     if all(decodes(content, "utf-8") for content in contents):
         return "utf-8"
     runs = [run for content in contents for run in _HIGH.findall(content)]
-    if sum(len(run) == 1 for run in runs) > len(runs) / 2:  # letters with accents among others
-        return _first(contents, ("cp1252", "iso8859-15"))
+    if _looks_latin(contents, runs):
+        encoding = _first(contents, ("cp1252", "iso8859-15"))
+        if encoding and not any(_CONTROL.search(content.decode(encoding)) for content in contents):
+            return encoding
     if decodes_all(contents, "gb2312"):
         return "cp949" if _looks_korean(runs) else "gb18030"
     if _looks_japanese(contents):
@@ -112,6 +116,20 @@ def decodes_all(contents: Iterable[bytes], encoding: str) -> bool:
 
 def _first(contents: Sequence[bytes], encodings: Sequence[str]) -> str | None:
     return next((encoding for encoding in encodings if decodes_all(contents, encoding)), None)
+
+
+def _looks_latin(contents: Iterable[bytes], runs: Sequence[bytes]) -> bool:
+    """Most stand alone, as letters with accents do; the second byte of a Chinese or Japanese pair may be ASCII, too.
+
+    But then every other byte at least is above ASCII, and most are where Latin code pages have no letters.
+    """
+    alone = [run for run in runs if len(run) == 1]
+    if 2 * len(alone) < len(runs):
+        return False
+    if 2 * len(alone) > len(runs) and 2 * sum(run >= b"\xc0" for run in alone) > len(alone):
+        return True
+    words = b"".join(word for content in contents for word in _HIGH_WORD.findall(content))
+    return 2 * sum(byte >= 0x80 for byte in words) < len(words)
 
 
 def _looks_korean(runs: Iterable[bytes]) -> bool:

@@ -24,6 +24,26 @@ def test_the_usual_code_pages_are_told_from_one_another(encoding: str) -> None:
     assert decode(TEXTS[encoding].encode()).encoding == "utf-8"
 
 
+@pytest.mark.parametrize(
+    ("encoding", "texts"),
+    [
+        ("cp932", ("ヘルメット", "人")),
+        ("cp932", ("人",)),
+        ("cp932", ("マスク", "ソファー")),
+        ("big5", ("人", "卡車")),
+        ("cp1252", ("bœuf",)),
+        ("cp1252", ("Škoda", "œil")),
+        ("cp1252", ("été", "à")),
+        ("cp1252", ("Löwe", "Größe")),
+    ],
+)
+def test_a_few_short_names_tell_latin_letters_from_pairs_with_an_ascii_byte(
+    encoding: str, texts: tuple[str, ...]
+) -> None:
+    contents = [f"<object><name>{text}</name></object>".encode(encoding) for text in texts]
+    assert guess(contents) == encoding
+
+
 def test_all_files_decide_where_one_is_another_text_by_chance() -> None:
     cat, dog = "猫".encode("gbk"), "狗".encode("gbk")
     assert guess([cat]) == "utf-8", "two bytes that are the letter è"
