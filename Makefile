@@ -80,7 +80,7 @@ soak: $(READY) ## run jobs while random parts are killed and frozen: MINUTES=30 
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),30) \
 		--database $(or $(DATABASE),sqlite) $(if $(SEED),--seed $(SEED))
 
-fuzz: $(READY) ## random input for all that reads what strangers send: a table; MINUTES=20 SEED=number; exit 1 on a fault
+fuzz: $(READY) ## feed random input to everything that reads data from outside; prints a table; MINUTES=20 SEED=number; exit 1 on a fault
 	@$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: $(READY) ## time loss, step, cache, pipeline and start against their lower bounds; half an hour, ARGS=--quick under 5 minutes

@@ -172,7 +172,7 @@ def _is_wild(pattern: Sequence[str]) -> bool:
 
 @lru_cache(_MAX_PATTERNS * 4)
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """fnmatch's own cache is smaller than the number of patterns, and then compiles each anew for each file."""
+    """fnmatch's own cache is smaller than the number of patterns, and then compiles each again for each file."""
     return re.compile(translate(pattern))
 
 
