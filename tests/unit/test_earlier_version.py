@@ -200,7 +200,7 @@ def test_a_stopped_training_goes_on_with_the_same_bytes(stopped: Path) -> None:
     """Its spec has a field that was retired: it is refused, with what to do, and ends well without."""
     kept, spec = earlier.told("training.json"), json.loads((stopped / "spec.json").read_bytes())
     refused = trained(stopped, kept["checkpoint"])
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "/resources/compile" in json.loads(refused.stdout.splitlines()[-1])["message"]
 
     del spec["resources"]["compile"]
