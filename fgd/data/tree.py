@@ -9,9 +9,10 @@ import shutil
 import tempfile
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeGuard
 
@@ -175,25 +176,50 @@ def common_folder(folders: Iterable[str]) -> str:
 @lru_cache(1 << 14)
 def words_split(name: str) -> Split | None:
     """The one split that the words of a name mean; None if there is none or more than one."""
-    splits = {_SPLIT_WORDS[word] for word in re.findall(r"[a-z]+", name.lower()) if word in _SPLIT_WORDS}
-    return splits.pop() if len(splits) == 1 else None
+    splits = _splits_in(name)
+    return next(iter(splits)) if len(splits) == 1 else None
+
+
+def _splits_in(name: str) -> Set[Split]:
+    return {_SPLIT_WORDS[word] for word in re.findall(r"[a-z]+", name.lower()) if word in _SPLIT_WORDS}
 
 
 class SplitWords:
-    """Which split the names of files mean. A folder in which all of them lie says nothing."""
+    """Which split the names of files mean. What all of them share says nothing.
+
+    That is a folder in which all of them lie, and a word that all names beside one another have where each has one
+    more: "train_test_project" and "val_test_project" are train and val.
+    """
 
     def __init__(self, files: Iterable[str]) -> None:
-        self.home = common_folder({folder_of(file) for file in files})
+        names = set(files)
+        folders = {folder_of(file) for file in names}
+        self.home = common_folder(folders)
+        self._files = _split_of_names({PurePosixPath(name).stem for name in names})
+        levels = zip_longest(*(folder.split("/")[depth(self.home) :] for folder in folders))
+        self._folders = [_split_of_names({name for name in level if name}) for level in levels]
 
     def of_file(self, file: str) -> Split | None:
-        return words_split(PurePosixPath(file).stem) or self.of_folder(folder_of(file))
+        stem = PurePosixPath(file).stem
+        return self._files.get(stem) or words_split(stem) or self.of_folder(folder_of(file))
 
     def of_folder(self, folder: str) -> Split | None:
         """By the innermost folder name that means a split."""
-        for name in reversed(folder.split("/")[depth(self.home) :]):
-            if split := words_split(name):
+        names = folder.split("/")[depth(self.home) :]
+        for place, name in reversed([*enumerate(names)]):
+            known = self._folders[place] if place < len(self._folders) else {}
+            if split := known.get(name) or words_split(name):
                 return split
         return None
+
+
+def _split_of_names(names: Set[str]) -> dict[str, Split]:
+    """Of names that mean one split each, but for a word that all of them have; else of none."""
+    meant = {name: splits for name in names if (splits := _splits_in(name))}
+    shared = set.intersection(*map(set, meant.values())) if len(meant) > 1 else set()
+    if not shared or any(len(splits) != len(shared) + 1 for splits in meant.values()):
+        return {}
+    return {name: next(iter(splits - shared)) for name, splits in meant.items()}
 
 
 def is_text(value: Any) -> TypeGuard[str]:

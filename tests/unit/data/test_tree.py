@@ -9,7 +9,7 @@ import pytest
 from PIL import Image as Pillow
 
 from fgd.data import formats
-from fgd.data.tree import MAX_PATH_BYTES, list_tree
+from fgd.data.tree import MAX_PATH_BYTES, Split, SplitWords, list_tree
 from tests.unit.data.conftest import CocoFolder
 
 
@@ -93,3 +93,19 @@ def test_every_suffix_of_jpeg_is_a_picture(suffix: str, coco: CocoFolder) -> Non
     assert f"train2017/z{suffix}" in list_tree(coco.root).images()
     _, report, _ = formats.read(coco.root)
     assert [d.file for d in report.defects if d.code == "image_unlisted"] == [f"train2017/z{suffix}"]
+
+
+@pytest.mark.parametrize(
+    ("files", "splits"),
+    [
+        (["a/train_test_project.json", "a/val_test_project.json"], ["train", "val"]),
+        (["a/instances_train.json", "a/captions_train.json"], ["train", "train"]),
+        (["a/train_val.json", "a/val.json"], [None, "val"]),
+        (["test-shop/test/train_val.json"], [None]),
+        (["train test shop/a.json", "val test shop/b/c.json", "info/d.json"], ["train", "val", None]),
+        (["train/test_1/a.json", "train/test_2/b.json", "val/c.json"], ["test", "test", "val"]),
+    ],
+)
+def test_words_that_all_names_share_do_not_hide_a_split(files: list[str], splits: list[Split | None]) -> None:
+    words = SplitWords(files)
+    assert [words.of_file(file) for file in files] == splits
