@@ -129,6 +129,7 @@ def _category(entry: Any) -> tuple[int | None, str | None]:
 def _find_images(tree: Tree, sources: Mapping[Split, Source]) -> dict[Split, dict[str, Match | Several | None]]:
     """Of each annotation file, its file names and the files that they mean."""
     images = cache(lambda: ends_of(tree.images()))
+    scattered = len({folder_of(file) for file in tree.images()}) > 1
     wanted: dict[Split, dict[str, WrittenName]] = {}
     several: dict[Split, dict[str, Match | Several | None]] = {}
     for split, source in sources.items():
@@ -137,9 +138,9 @@ def _find_images(tree: Tree, sources: Mapping[Split, Source]) -> dict[Split, dic
         wanted[split], several[split] = {}, {}
         for name, count in counts.items():
             path = normalised(name)
-            if count > 1 and "/" not in path:
+            if count > 1 and path not in tree.files:
                 having = images().having(path, _MOST_ALIKE)
-                if len(having) > 1 or not source.gathered:  # of which of the images is it the name?
+                if len(having) > 1 or (scattered and not source.complete):  # of which of the images is it the name?
                     several[split][name] = Several(tuple(having))
                     continue
             homes = (source.folder,) if source.gathered else ("",) if "/" in path else ()

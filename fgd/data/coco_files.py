@@ -68,6 +68,8 @@ class Source:
     folder: str
     gathered: bool
     """Whether most of the images lie there; else they lie in several folders."""
+    complete: bool
+    """Whether all do."""
 
 
 class _Unusable(Exception):
@@ -128,14 +130,14 @@ def find_sources(tree: Tree, defects: Defects) -> tuple[dict[Split, Source], fro
     named = [jsons.of_file(one.file) for one in readable]
     known = _folders(tree)
     places = [_image_folder(one, split, known) for one, split in zip(readable, named, strict=True)]
-    folders = SplitWords(f"{folder}/" for folder, _ in places)
+    folders = SplitWords(f"{folder}/" for folder, _, _ in places)
     names = SplitWords(name for one in readable for name in map(normalised, one.names))
-    for one, split, (folder, gathered) in zip(readable, named, places, strict=True):
+    for one, split, (folder, gathered, complete) in zip(readable, named, places, strict=True):
         split = split or folders.of_folder(folder) or _split_of_names(names, one.names)
         if split is None:
-            nowhere.append(Source(one, folder, gathered))
+            nowhere.append(Source(one, folder, gathered, complete))
         else:
-            found[split].append(Source(one, folder, gathered))
+            found[split].append(Source(one, folder, gathered, complete))
     if not (any(found.values()) or broken or nowhere):
         raise NothingFound(
             f"{tree.root}: no COCO annotations found; expected JSON files with images, annotations and categories, "
@@ -261,11 +263,11 @@ def _folders(tree: Tree) -> _Folders:
     return _Folders(ends_of(tree.files), words, first_of)
 
 
-def _image_folder(annotations: Annotations, split: Split | None, folders: _Folders) -> tuple[str, bool]:
+def _image_folder(annotations: Annotations, split: Split | None, folders: _Folders) -> tuple[str, bool, bool]:
     """The folder below which most of the named files are; on a tie the split's, then the JSON's own.
 
     In a folder of another split half of them count: files are often numbered alike in both. And whether it has half of
-    all names, or twice as many as the other folders.
+    all names, or twice as many as the other folders; and whether it has all.
     """
     own = folder_of(annotations.file)
     hits = _hits(folders.ends, annotations.names)
@@ -277,7 +279,8 @@ def _image_folder(annotations: Annotations, split: Split | None, folders: _Folde
 
     usual = {own, folders.first_of.get(split, own) if split else own}
     best = max(sorted(usual | hits.keys()), key=rank)
-    return best, hits[best] * 2 >= len(annotations.names) or hits[best] >= 2 * (hits.total() - hits[best])
+    here, names = hits[best], len(annotations.names)
+    return best, here * 2 >= names or here >= 2 * (hits.total() - here), here >= names
 
 
 def _hits(ends: Ends, names: Iterable[str]) -> Counter[str]:

@@ -285,7 +285,8 @@ class _Reading:
         for row, name, _ in self._lost:
             home = folder_of(row.file)
             split = self._card.split_of(row.file, self._home)
-            wanted.setdefault(row.file, {})[name] = WrittenName(name, (home, ""), split, home)
+            text = name if leads_out(name) else below(home, name)
+            wanted.setdefault(row.file, {})[name] = WrittenName(text, (home, ""), split, home)
         every = [name for names in wanted.values() for name in names.values()]
         images = cache(lambda: ends_of(self._tree.images()))
         found = find_files(every, self._tree.files, images, taken=frozenset(self._images))

@@ -34,9 +34,9 @@ def test_names_in_many_folders() -> None:
     tree = Tree(Path("/nowhere"), folders, frozenset(f"set/4321/{n}.jpg" for n in range(MANY)), ())
     known = coco_files._folders(tree)
     listed = [{"id": n, "file_name": f"{n}.jpg"} for n in range(MANY)]
-    assert coco_files._image_folder(Annotations("set/a.json", listed, [], []), None, known) == ("set/4321", True)
+    assert coco_files._image_folder(Annotations("set/a.json", listed, [], []), None, known) == ("set/4321", True, True)
     above = [{"id": n, "file_name": f"4321/{n}.jpg"} for n in range(MANY)]
-    assert coco_files._image_folder(Annotations("set/a.json", above, [], []), None, known) == ("set", True)
+    assert coco_files._image_folder(Annotations("set/a.json", above, [], []), None, known) == ("set", True, True)
 
 
 def test_a_folder_named_a_thousand_times() -> None:
@@ -92,7 +92,7 @@ def test_one_annotation_file_for_each_of_many_images() -> None:
     known = coco_files._folders(tree)
     for n in range(MANY // 3):
         one = Annotations(f"json/{n}.json", [{"id": 1, "file_name": f"{n}.jpg"}], [], [])
-        assert coco_files._image_folder(one, "train", known) == (f"set/{n % 300}", True)
+        assert coco_files._image_folder(one, "train", known) == (f"set/{n % 300}", True, True)
 
 
 def test_one_name_in_every_folder_says_nothing() -> None:
@@ -100,4 +100,4 @@ def test_one_name_in_every_folder_says_nothing() -> None:
     tree = Tree(Path("/nowhere"), ("", *(f"{n}" for n in range(2000))), files, ())
     listed = [{"id": n, "file_name": name} for n, name in enumerate(["a.jpg", "b.jpg"])]
     one = Annotations("a.json", listed, [], [])
-    assert coco_files._image_folder(one, None, coco_files._folders(tree)) == ("7", True)
+    assert coco_files._image_folder(one, None, coco_files._folders(tree)) == ("7", True, False)
