@@ -32,6 +32,13 @@ def test_no_input_of_a_short_run_is_a_fault(name: str) -> None:
     assert counts.inputs == counts.refused + counts.accepted == 20
 
 
+def test_damaged_statistics_of_a_column_end_no_process() -> None:
+    """Found by a long run: pyarrow 26 aborts where a reader asks it for such a column's sizes."""
+    counts = Counts()
+    run(TARGETS["Parquet"], 1, 1207, 1, counts)
+    assert counts.refused == 1, counts
+
+
 def test_the_same_seed_makes_the_same_inputs() -> None:
     for target in TARGETS.values():
         assert input_of(target, 3, 4) == input_of(target, 3, 4)
