@@ -22,7 +22,10 @@ _FILES = 20
 _MOST = 4 * 2**20
 _HEAD = 1 << 16
 _TOLD = 4
-_CLASS_LISTS = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt", "labels.txt", "names.txt")
+_CLASS_LISTS = (
+    *("classes.txt", "class_names.txt", "labels.txt", "names.txt"),
+    *("obj.names", "_darknet.labels", "predefined_classes.txt"),
+)
 _EXPORT = "export it as COCO, YOLO or Pascal VOC"
 _NOTES = "notes.json"
 """Label Studio's, beside the labels of YOLO."""
@@ -363,7 +366,9 @@ def _line_kind(parts: list[str]) -> str | None:
 def class_lists(tree: Tree) -> list[str]:
     """Files that are called like lists of class names."""
     named = (*_CLASS_LISTS, _NOTES)
-    return sorted(file for file in tree.files if file.rpartition("/")[2] in named or suffix(file) == ".names")[:_FILES]
+    return sorted(file for file in tree.files if file.rpartition("/")[2].lower() in named or suffix(file) == ".names")[
+        :_FILES
+    ]
 
 
 def class_list(tree: Tree, file: str) -> list[str] | None:

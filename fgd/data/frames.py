@@ -173,9 +173,10 @@ def _kind(image: Found) -> _Kind:
         return "turned"
     if not marks:
         return "unknown"  # nothing that could be in the wrong place
-    if _same_ratio(declared, real):
-        return "copy"
-    return "turned_copy" if _same_ratio(declared, upright) else "other"
+    alike = [size for size in (real, upright) if _same_ratio(declared, size)]
+    if not alike:
+        return "other"
+    return "copy" if min(alike, key=lambda size: _ratio_apart(declared, size)) == real else "turned_copy"
 
 
 def _same(a: Size, b: Size) -> bool:
@@ -187,7 +188,11 @@ def _same_ratio(a: Size, b: Size) -> bool:
     small, large = sorted((a, b), key=lambda size: size[0] * size[1])
     scale = max(small) / max(large)
     near = all(abs(s - scale * big) <= _ROUNDING_PX for s, big in zip(small, large, strict=True))
-    return near or abs(a[0] * b[1] / (a[1] * b[0]) - 1) <= _RATIO
+    return near or _ratio_apart(a, b) <= _RATIO
+
+
+def _ratio_apart(a: Size, b: Size) -> float:
+    return abs(a[0] * b[1] / (a[1] * b[0]) - 1)
 
 
 # --- the whole set --------------------------------------------------------------------------------------------

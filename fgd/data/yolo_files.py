@@ -42,7 +42,15 @@ _SHOWN = 8
 """Folders that a message lists."""
 _GLOB = re.compile(r"(/\*[^/]*)+$")
 _NOT_LABELS = frozenset(
-    ("classes.txt", "readme.txt", "readme.roboflow.txt", "readme.dataset.txt", "requirements.txt", "notes.txt")
+    (
+        "classes.txt",
+        "class_names.txt",
+        "readme.txt",
+        "readme.roboflow.txt",
+        "readme.dataset.txt",
+        "requirements.txt",
+        "notes.txt",
+    )
 )
 
 

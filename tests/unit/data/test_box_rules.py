@@ -377,6 +377,16 @@ def test_boxes_of_a_copy_of_another_size_are_scaled(of: Callable[..., Set], kind
         assert box == pytest.approx(wanted, abs=3)
 
 
+def test_a_copy_of_a_nearly_square_turned_picture_has_the_nearer_ratio(of: Callable[..., Set]) -> None:
+    made = of("coco")
+    for split in ("train", "train", "val"):
+        written = [corner_size((30, 60, 90, 150)), corner_size((120, 3, 234, 237))]
+        made.add(split, written, size=(80, 79), orientation=6, declared=(237, 240))
+    index, report, _ = made.read()
+    assert report.defect_counts == {"boxes_scaled": 3, "exif_rotated": 3}
+    assert index.splits["train"][0].boxes[0] == pytest.approx((20, 49, 50, 69))
+
+
 @pytest.mark.parametrize("declared", [(160, 120), (40, 30), (60, 80)])
 def test_a_wrong_size_beside_boxes_that_fit_the_real_one_is_only_told(
     of: Callable[..., Set], declared: tuple[int, int]

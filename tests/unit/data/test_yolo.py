@@ -231,6 +231,12 @@ def test_a_list_of_classes_that_contradicts_data_yaml_is_told_with_both(yolo: Yo
         assert f"it says '{', '.join(listed.split())}', and data.yaml says 'cat, dog'" in defect.message
 
 
+@pytest.mark.parametrize("file", ["Classes.TXT", "class_names.txt", "obj.names"])
+def test_lists_of_classes_have_many_names(yolo: Yolo, file: str) -> None:
+    (yolo.root / file).write_text("dog\ncat\n")
+    assert only(yolo.read()[1], "class_lists_differ").file == file
+
+
 def test_the_notes_of_label_studio_are_a_list_of_classes(yolo: Yolo) -> None:
     (yolo.root / "notes.json").write_text('{"categories": [{"id": 1, "name": "cat"}, {"id": 0, "name": "dog"}]}')
     _, report = yolo.read()
