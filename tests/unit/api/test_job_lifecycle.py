@@ -83,7 +83,7 @@ def test_every_failure_comes_with_advice(client: Any, given: Any, code: FailureC
     [
         (FailureCode.preempted, {"limit": "max_runtime_s"}, "`limits.max_runtime_s`"),
         (FailureCode.preempted, {"limit": "max_wait_s"}, "`limits.max_wait_s`"),
-        (FailureCode.gpu_out_of_memory, {"batch_size": 1}, "One image at a time"),
+        (FailureCode.gpu_out_of_memory, {"batch_size": 1}, "one image at a time"),
     ],
 )
 def test_advice_is_to_the_point(client: Any, given: Any, code: FailureCode, data: dict[str, Any], says: str) -> None:
