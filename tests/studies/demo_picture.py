@@ -9,7 +9,6 @@ Plain text of one width in an SVG: it needs no font of its own, and every charac
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -64,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
