@@ -1,6 +1,7 @@
 """Reads Pascal VOC data sets: one XML file an image, and ImageSets/Main for the splits. Knows no torch.
 
     Annotations/a.xml + JPEGImages/a.jpg + ImageSets/Main/{train,val,test,trainval}.txt, once or below each VOC20xx/
+    the same lists in another folder, such as ImageSets or that of Annotations
     train/a.xml beside train/a.jpg
     Annotations/ + images/, without a split
 
@@ -35,6 +36,7 @@ from fgd.data.tree import (
     SplitWords,
     Tree,
     below,
+    depth,
     folder_of,
     is_class_name,
     short,
@@ -131,7 +133,25 @@ def _entries(tree: Tree, xmls: list[str], defects: Defects) -> tuple[list[_Entry
     lists = [f for f in lists if PurePosixPath(f).stem in (*_LISTS, "trainval")]
     if lists:
         return _by_lists(tree, xmls, lists, defects)
-    return _by_folders(xmls, defects)
+    words = SplitWords(xmls)
+    if not any(words.of_folder(folder) for folder in {folder_of(xml) for xml in xmls}):
+        lists = _lists_elsewhere(tree, xmls)
+    return _by_lists(tree, xmls, lists, defects) if lists else _by_folders(xmls, defects)
+
+
+def _lists_elsewhere(tree: Tree, xmls: Iterable[str]) -> list[str]:
+    """train.txt and val.txt of the outermost folder that has them, if they name the XML files or their images."""
+    named = [f for f in tree.files if suffix(f) == ".txt" and PurePosixPath(f).stem in (*_LISTS, "trainval")]
+    home = min((folder_of(f) for f in named), key=lambda folder: (depth(folder), folder), default="")
+    lists = sorted(f for f in named if folder_of(f) == home)
+    if home.rpartition("/")[0].lower().endswith("imagesets"):  # ImageSets/Segmentation, Layout and others name few
+        return []
+    stems = {_stem(xml) for xml in xmls}
+    for file in lists:
+        names = _names(tree, file, stems, Defects())  # what is wrong is told when it is used
+        if not names or sum(_stem(f"{_without_suffix(name)}.xml") in stems for name in names) * 2 < len(names):
+            return []
+    return lists if any(PurePosixPath(file).stem in ("train", "trainval") for file in lists) else []
 
 
 def _by_folders(xmls: list[str], defects: Defects) -> tuple[list[_Entry], dict[Split, str]]:
@@ -167,7 +187,7 @@ def _by_lists(tree: Tree, xmls: list[str], lists: list[str], defects: Defects) -
     named: dict[Split, str] = {}
     known = set(xmls)
     chosen.sort(key=lambda pair: (order[pair[0]], pair[1]))
-    homes = {file: folder_of(folder_of(folder_of(file))) for _, file in chosen}
+    homes = {file: _home_of_list(file) for _, file in chosen}
     stems = {_stem(xml) for xml in xmls}
     names = {file: _names(tree, file, stems, defects) for _, file in chosen}
     wanted = {file: {name: _xml_name(homes[file], name, split) for name in names[file]} for split, file in chosen}
@@ -187,8 +207,17 @@ def _by_lists(tree: Tree, xmls: list[str], lists: list[str], defects: Defects) -
     listed = {entry.xml for entry in entries}
     for xml in xmls:
         if xml not in listed:
-            defects.add("split_unknown", xml, "in no list of ImageSets/Main; left out with its image", "dropped_image")
+            defects.add("split_unknown", xml, "in no list of a split; left out with its image", "dropped_image")
     return entries, named
+
+
+def _home_of_list(file: str) -> str:
+    """The folder that has ImageSets, or the list itself."""
+    folder = folder_of(file)
+    for part in ("main", "imagesets"):
+        if folder.rpartition("/")[2].lower() == part:
+            folder = folder_of(folder)
+    return folder
 
 
 def _stem(file: str) -> str:
@@ -198,8 +227,11 @@ def _stem(file: str) -> str:
 
 def _xml_name(home: str, name: str, split: Split) -> WrittenName:
     """A line of a list is the name of an image, by rights without its suffix."""
-    stem = name.removesuffix(PurePosixPath(name).suffix) if suffix(name) in IMAGE_SUFFIXES else name
-    return WrittenName(f"{stem}.xml", (below(home, "Annotations"),), split, home)
+    return WrittenName(f"{_without_suffix(name)}.xml", (below(home, "Annotations"),), split, home)
+
+
+def _without_suffix(name: str) -> str:
+    return name.removesuffix(PurePosixPath(name).suffix) if suffix(name) in IMAGE_SUFFIXES else name
 
 
 def _names(tree: Tree, file: str, stems: Set[str], defects: Defects) -> list[str]:

@@ -395,3 +395,34 @@ def test_lists_without_a_training_split_are_rejected(voc: Voc) -> None:
     _, report = voc.read()
     assert not report.ok
     assert "ImageSets/Main/train.txt" in next(d.message for d in report.defects if d.code == "split_missing")
+
+
+@pytest.mark.parametrize("folder", ["", "ImageSets", "lists"])
+@pytest.mark.parametrize("line", ["{}", "{}.jpg", "D:\\voc\\JPEGImages\\{}.jpg"])
+def test_lists_of_splits_may_lie_elsewhere(voc: Voc, folder: str, line: str) -> None:
+    (voc.root / folder).mkdir(exist_ok=True)
+    for split, names in voc.lists.items():
+        (voc.root / folder / f"{split}.txt").write_text("".join(f"{line.format(name)}\n" for name in names))
+    voc.lists = {}
+    index, report = voc.read()
+    assert {split: len(images) for split, images in index.splits.items()} == {"train": 2, "val": 1}
+    assert "val_carved" not in report.defect_counts
+
+
+@pytest.mark.parametrize(
+    "files", [{"train": "a\nb\n", "val": ""}, {"train": "x\ny\n"}, {"val": "c\n"}, {"train": "\0\1"}]
+)
+def test_texts_of_another_kind_are_no_lists_of_splits(voc: Voc, files: dict[str, str]) -> None:
+    voc.lists = {}
+    for split, text in files.items():
+        (voc.root / f"{split}.txt").write_text(text)
+    assert voc.read()[1].defect_counts["val_carved"] == 1
+
+
+def test_lists_for_segmentation_are_not_those_of_boxes(voc: Voc) -> None:
+    voc.lists = {}
+    (voc.root / "ImageSets/Segmentation").mkdir(parents=True)
+    for split, name in (("train", "a"), ("val", "b")):
+        (voc.root / f"ImageSets/Segmentation/{split}.txt").write_text(f"{name}\n")
+    index, _ = voc.read()
+    assert sum(map(len, index.splits.values())) == 3
