@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.core import submission
 from api.core.jobs import removal, requests
 from api.core.lifecycle import Requested, State
+from api.core.rows.changing import IsMeant
 from api.core.store.names import delete_objects
 from api.deps import IdempotencyKey, IfMatch, JobInPath, Prefer, ProjectDep, Service, ServiceDep
 from api.errors import Responses, documented
-from api.http import etag
 from api.http.bodies import StrictRoute
+from api.http.changing import changed
 from api.http.conditional import POLL_ANSWERS, POLLED, answered, made, polled
 from api.http.pages import PAGE, paged
 from api.http.planning import planned
@@ -89,12 +91,10 @@ def change_job(
     """Change name, metadata or priority. With If-Match only if the job is still the version that this ETag names; the
     progress of a running job makes new versions. `spec` stays as it was submitted, its name too."""
 
-    def is_meant(version: int) -> bool:
-        return etag.is_meant(if_match, etag.of_version(version))
-
-    with service.transaction() as s:
+    def change(s: Session, is_meant: IsMeant) -> None:
         requests.change(s, project, job_id, **dict(body), is_meant=is_meant)
-        return answered(JOBS.one(s, project, job_id, service.settings.lease_s))
+
+    return changed(service, project, JOBS, job_id, if_match, change)
 
 
 @router.post(

@@ -6,16 +6,16 @@ when its supervisor hears of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.core.errors import Changed, Conflict
+from api.core.errors import Conflict
 from api.core.jobs.moves import CANCELS, end, has_steps, move, pause, queue_to_finish
 from api.core.jobs.record import add_event
 from api.core.lifecycle import Requested, State
-from api.core.rows import db
+from api.core.rows import changing, db
 from api.core.rows.ids import new_id
 from api.core.rows.lookup import owned
 from api.core.rows.tables import Job, JobEvent
@@ -105,21 +105,18 @@ def change(
     name: str | None,
     metadata: Mapping[str, str] | None,
     priority: int | None,
-    is_meant: Callable[[int], bool],
+    is_meant: changing.IsMeant,
 ) -> Job:
-    """Other labels, whatever the job does; what is None stays. Another priority is for a job that has not ended.
+    """Another name or other labels, whatever the job does; what is None stays. Another priority is for a job that has
+    not ended.
 
-    is_meant: whether this version is the one to change. Raises Conflict; Changed for another version.
+    Raises Conflict; Changed for another version.
     """
-    job = owned(s, Job, project_id, job_id, locked=True)
-    if not is_meant(job.version):
-        raise Changed(job_id, job.version)
+    job = changing.meant(s, Job, project_id, job_id, is_meant)
     if priority is not None and priority != job.priority:
         _refuse_the_ended(job)
-    wanted = {"name": name, "labels": None if metadata is None else dict(metadata), "priority": priority}
-    new = {field: value for field, value in wanted.items() if value is not None and value != getattr(job, field)}
-    for field, value in new.items():
-        setattr(job, field, value)
+    labels = None if metadata is None else dict(metadata)
+    new = changing.put(job, {"name": name, "labels": labels, "priority": priority})
     if new and not State(job.state).terminal:  # the story of an ended job has had its last word
         told = {"metadata" if field == "labels" else field: value for field, value in new.items()}
         add_event(s, job, db.now(s), "job_changed", **told)
