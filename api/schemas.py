@@ -106,10 +106,13 @@ class Cancel(Spec):
     """"graceful": the trainer writes a checkpoint first. "now": it is killed."""
 
 
-class ChangeJob(Spec):
+class Rename(Spec):
     """What stays the same is left out, or null."""
 
     name: Name | None = None
+
+
+class ChangeJob(Rename):
     metadata: Metadata | None = None
     """All labels, in place of those before."""
     priority: Priority | None = None

@@ -36,7 +36,7 @@ class Shown:
     body: bytes
     version: int
     ended: bool
-    """It changes no more."""
+    """It changes no more by itself."""
 
 
 def _nothing(_s: Reader, _rows: Sequence[Columns], _lease_s: float) -> Mapping[str, JSON]:

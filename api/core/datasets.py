@@ -1,7 +1,7 @@
 """The verbs of data sets: submit, import under a lease, ready or rejected. Knows no files: the worker imports.
 
 awaiting_upload ---> verifying           see uploading
-verifying --finish_import--> ready        immutable from then on
+verifying --finish_import--> ready        from then on only its name changes
           --lose-----------> verifying    tried again, MAX_IMPORTS times in all
           --reject---------> rejected     the report says why
 """

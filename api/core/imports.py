@@ -1,6 +1,6 @@
 """Imports under a lease, of whatever is imported: data sets, models. Each write carries the attempt, as with jobs.
 
-verifying --the kind's own finish--> ready        immutable from then on
+verifying --the kind's own finish--> ready        from then on only its name changes
           --lose-------------------> verifying    tried again, MAX_IMPORTS times in all
           --reject-----------------> rejected
 

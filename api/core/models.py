@@ -1,7 +1,7 @@
 """The verbs of models: a network of its own, that may teach or be begun from. Knows rows, no files, no torch.
 
-awaiting_upload -----------> verifying --finish_import--> ready       immutable from then on; for the first arrow
-                                       |                              see uploading
+awaiting_upload -----------> verifying --finish_import--> ready       from then on only its name changes; for the
+                                       |                              first arrow see uploading
                                        --lose-----------> verifying   tried again, as data sets are
                                        --reject---------> rejected    `error` and `report` say why
 promote (of a finished job) ----------------------------> ready

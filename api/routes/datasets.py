@@ -1,4 +1,4 @@
-"""/v1/datasets: register a folder or upload a zip, and read the import's report."""
+"""/v1/datasets: register a folder or upload a zip, rename it, and read the import's report."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from api.core.rows.named import NameAndState
 from api.core.rows.tables import Dataset
 from api.core.store import uploads
 from api.core.uploading import Upload
-from api.deps import DatasetInPath, IdempotencyKey, ProjectDep, Service, ServiceDep
+from api.deps import DatasetInPath, IdempotencyKey, IfMatch, ProjectDep, Service, ServiceDep
 from api.errors import Responses, documented
 from api.http import receiving
 from api.http.bodies import StrictRoute
+from api.http.changing import RENAMED, renamed
 from api.http.conditional import POLL_ANSWERS, POLLED, made, polled
 from api.http.pages import PAGE, paged
-from api.schemas import DatasetPage, DatasetsQuery, DatasetView
+from api.schemas import DatasetPage, DatasetsQuery, DatasetView, Rename
 from api.views import DATASETS
 from fgd.data.index import Report
 
@@ -66,6 +67,15 @@ async def list_datasets(query: Annotated[DatasetsQuery, Query()], request: Reque
 async def get_dataset(dataset_id: DatasetInPath, request: Request) -> Response:
     """One data set. Poll as you poll a job."""
     return await polled(request, DATASETS, dataset_id)
+
+
+@router.patch("/{dataset_id}", response_model=DatasetView, responses=RENAMED)
+def rename_dataset(
+    dataset_id: DatasetInPath, body: Rename, service: ServiceDep, project: ProjectDep, if_match: IfMatch = None
+) -> Response:
+    """Change its name, in whatever state it is. With If-Match only if the data set is still the version that this ETag
+    names."""
+    return renamed(service, project, DATASETS, dataset_id, if_match, body)
 
 
 @router.get("/{dataset_id}/report", responses=documented(404, 409))

@@ -1,4 +1,4 @@
-"""/v1/models: upload weights or promote a job's, and read their check's report; and the checkpoints to promote."""
+"""/v1/models: upload weights or promote a job's, rename them, read their check's report; and checkpoints to promote."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from api.core.uploading import Upload
 from api.deps import (
     CheckpointInPath,
     IdempotencyKey,
+    IfMatch,
     JobInPath,
     ModelInPath,
     ProjectDep,
@@ -34,9 +35,10 @@ from api.deps import (
 from api.errors import Responses, documented
 from api.http import receiving
 from api.http.bodies import StrictRoute
+from api.http.changing import RENAMED, renamed
 from api.http.conditional import POLL_ANSWERS, POLLED, made, polled
 from api.http.pages import PAGE, paged
-from api.schemas import Checkpoints, CheckpointView, ModelPage, ModelsQuery, ModelView, Promote
+from api.schemas import Checkpoints, CheckpointView, ModelPage, ModelsQuery, ModelView, Promote, Rename
 from api.views import MODELS
 from fgd import weights_file
 from fgd.errors import WeightsError
@@ -76,6 +78,15 @@ async def list_models(query: Annotated[ModelsQuery, Query()], request: Request) 
 async def get_model(model_id: ModelInPath, request: Request) -> Response:
     """One model. Poll as you poll a job."""
     return await polled(request, MODELS, model_id)
+
+
+@router.patch("/v1/models/{model_id}", response_model=ModelView, responses=RENAMED)
+def rename_model(
+    model_id: ModelInPath, body: Rename, service: ServiceDep, project: ProjectDep, if_match: IfMatch = None
+) -> Response:
+    """Change its name, in whatever state it is. With If-Match only if the model is still the version that this ETag
+    names."""
+    return renamed(service, project, MODELS, model_id, if_match, body)
 
 
 @router.put(

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from fgd.cli import facts
-from fgd.cli.options import URL, AsJson, DatasetId, NameFilter, Url, client_of
+from fgd.cli.options import URL, AsJson, DatasetId, NameFilter, NewName, Url, client_of
 from fgd.cli.printing import Columns, answer, byte_bars, err, fail, leave, note, print_line, show_one, table
 from fgd.data.format_list import TITLES, FormatName
 from fgd.process.exit_codes import DONE, FAILED, REFUSED
@@ -86,6 +86,17 @@ def dataset_upload(
     with client_of(url) as client:
         _upload(client, dataset, source, links_into)
         _tell_import(client, dataset, wait, as_json)
+
+
+@app.command("change")
+def dataset_change(dataset: DatasetId, name: NewName, as_json: AsJson = False, url: Url = URL) -> None:
+    """Change the name of a data set, at any time.
+
+    Example: `fgd dataset change DATASET --name cells`
+    """
+    with client_of(url) as client:
+        changed = client.change_dataset(dataset, name=name)
+    answer(changed, as_json, lambda dataset: print_line(f"{dataset.id}  changed"))
 
 
 @app.command("delete")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from fgd.cli import facts
-from fgd.cli.options import URL, AsJson, JobId, ModelId, NameFilter, Url, client_of
+from fgd.cli.options import URL, AsJson, JobId, ModelId, NameFilter, NewName, Url, client_of
 from fgd.cli.printing import Columns, answer, byte_bars, err, fail, leave, note, print_line, show_one, table
 from fgd.process.exit_codes import DONE, FAILED, REFUSED
 
@@ -151,6 +151,17 @@ def model_show(model: ModelId, as_json: AsJson = False, url: Url = URL) -> None:
     """Show a model, with the result of its check. With --json, or in a pipe, it prints everything as JSON."""
     with client_of(url) as client:
         show_one(client.model(model), as_json, facts.of_model)
+
+
+@app.command("change")
+def model_change(model: ModelId, name: NewName, as_json: AsJson = False, url: Url = URL) -> None:
+    """Change the name of a model, at any time.
+
+    Example: `fgd model change MODEL --name cells`
+    """
+    with client_of(url) as client:
+        changed = client.change_model(model, name=name)
+    answer(changed, as_json, lambda model: print_line(f"{model.id}  changed"))
 
 
 @app.command("delete")

@@ -20,6 +20,7 @@ Home = Annotated[Path | None, typer.Option(help="Folder for everything the servi
 NameFilter = Annotated[
     str | None, typer.Option("--name", help="The whole name; * at either end stands for anything: '*cells*'.")
 ]
+NewName = Annotated[str, typer.Option("--name", help="Another name.", show_default=False)]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job: job_...", show_default=False)]
 DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id of a data set: ds_...", show_default=False)]
 ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Id of a model: mdl_...", show_default=False)]

@@ -126,13 +126,7 @@ class Client:
     ) -> Job:
         """Change what is given; metadata replaces all labels. Raises ApiError for the priority of an ended job."""
         new = {"name": name, "metadata": None if metadata is None else dict(metadata), "priority": priority}
-        body = json.dumps({field: value for field, value in new.items() if value is not None})
-        return read(
-            Job,
-            self._service.request(
-                "PATCH", route("jobs", job_id), content=body, headers={"Content-Type": "application/json"}
-            ),
-        )
+        return read(Job, self._service.patch(route("jobs", job_id), new))
 
     def cancel(self, job_id: str, mode: Literal["graceful", "now"] = "graceful") -> Job:
         """Cancel a job. "graceful" lets the trainer save a checkpoint first. Cancelling twice is not an error."""
@@ -299,6 +293,10 @@ class Client:
         transfer.upload(self._service, url, zip_path, on_bytes, poll_s, patience_s)
         return self.dataset(dataset_id)
 
+    def change_dataset(self, dataset_id: str, *, name: str) -> Dataset:
+        """Give it another name, in whatever state it is."""
+        return read(Dataset, self._service.patch(route("datasets", dataset_id), {"name": name}))
+
     def delete_dataset(self, dataset_id: str) -> None:
         """Raises ApiError, naming the jobs, if any uses it."""
         self._service.request("DELETE", route("datasets", dataset_id))
@@ -391,6 +389,10 @@ class Client:
     def models(self, most: int = 50, *, name: str | None = None, states: Sequence[str] = ()) -> list[Model]:
         """Those that match, newest first, at most `most` of them; name and states as in `jobs`."""
         return self._service.pages(Model, "/v1/models", most, name=name, state=list(states) or None)
+
+    def change_model(self, model_id: str, *, name: str) -> Model:
+        """Give it another name, in whatever state it is."""
+        return read(Model, self._service.patch(route("models", model_id), {"name": name}))
 
     def delete_model(self, model_id: str) -> None:
         """Raises ApiError while an unfinished job uses it."""

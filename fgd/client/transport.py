@@ -6,8 +6,10 @@ breaks, a busy or a restarting service cost time, not work.
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -79,6 +81,11 @@ class Transport:
     def post(self, path: str, body: str, idempotency_key: str | None = None) -> httpx.Response:
         headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         return self.request("POST", path, content=body, headers=headers)
+
+    def patch(self, path: str, changes: Mapping[str, Any]) -> httpx.Response:
+        """What is None stays as it is."""
+        body = json.dumps({field: value for field, value in changes.items() if value is not None})
+        return self.request("PATCH", path, content=body, headers={"Content-Type": "application/json"})
 
     def request(self, method: str, path: str, *, attempts: int | None = None, **how: Any) -> httpx.Response:
         """Send until there is an answer worth having; ApiError or Unreachable otherwise."""

@@ -79,12 +79,12 @@ COMMANDS = [
     ["doctor"],
     ["workers"],
     ["dataset"],
-    *(["dataset", name] for name in ("add", "upload", "list", "show", "report", "delete")),
+    *(["dataset", name] for name in ("add", "upload", "list", "show", "report", "change", "delete")),
     ["job"],
     *(["job", name] for name in ("submit", "plan", "list", "show", "watch", "events", "cancel", "logs", "metrics")),
     *(["job", name] for name in ("pause", "resume", "stop", "attempts", "checkpoints", "pin", "change", "delete")),
     ["model"],
-    *(["model", name] for name in ("add", "upload", "promote", "list", "show", "delete")),
+    *(["model", name] for name in ("add", "upload", "promote", "list", "show", "change", "delete")),
     ["artifact"],
     *(["artifact", name] for name in ("list", "download")),
 ]
@@ -563,6 +563,19 @@ def test_a_change_that_cannot_be_is_refused_here(fgd: Command, server: Server, t
     assert done.code == 2
     assert says in done.err
     assert not [asked for asked in server.asked if asked.method == "PATCH"]
+
+
+@pytest.mark.parametrize("noun", ["dataset", "model"])
+def test_data_sets_and_models_are_renamed(fgd: Command, server: Server, noun: str) -> None:
+    path = f"/v1/{noun}s/x_1"
+    server.routes[("PATCH", path)] = Answer(body={"id": "x_1", "name": "b", "state": "ready"})
+    done = fgd(noun, "change", "x_1", "--name", "b", url=server.url)
+    assert (done.code, done.out) == (0, "x_1  changed\n"), done.err
+    assert json.loads(fgd(noun, "change", "x_1", "--name", "b", "--json", url=server.url).out)["name"] == "b"
+    assert [json.loads(asked.body) for asked in server.asked_for("PATCH", path)] == [{"name": "b"}] * 2
+    nameless = fgd(noun, "change", "x_1", url=server.url)
+    assert nameless.code == 2
+    assert "--name" in nameless.err
 
 
 @pytest.mark.parametrize("noun", ["dataset", "model"])

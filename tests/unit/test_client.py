@@ -167,6 +167,14 @@ def test_only_what_is_given_of_a_job_is_changed(client: Client, server: Server) 
     assert json.loads(server.asked[0].body) == {"metadata": {}, "priority": 3}
 
 
+def test_data_sets_and_models_are_renamed(client: Client, server: Server) -> None:
+    for change, path in ((client.change_dataset, "/v1/datasets/x_1"), (client.change_model, "/v1/models/x_1")):
+        server.routes[("PATCH", path)] = Answer(200, {"id": "x_1", "name": "b", "state": "ready"})
+        assert change("x_1", name="b").name == "b"
+        asked = server.asked[-1]
+        assert (json.loads(asked.body), asked.headers["content-type"]) == ({"name": "b"}, "application/json")
+
+
 def test_data_sets_and_models_are_asked_for_by_name_and_state(client: Client, server: Server) -> None:
     for list_them, path in ((client.datasets, "/v1/datasets"), (client.models, "/v1/models")):
         server.routes[("GET", path)] = Answer(200, {"items": [], "next": None})

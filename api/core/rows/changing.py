@@ -1,4 +1,4 @@
-"""What people change of a row later.
+"""What people change of a row later: its name, and a job's labels and priority.
 
 Takes a Session inside an open transaction and never commits. Knows nothing of HTTP.
 """
@@ -17,6 +17,13 @@ from api.core.rows.lookup import owned
 Row = TypeVar("Row", bound=Noun)
 IsMeant = Callable[[int], bool]
 """Whether this version is the one to change."""
+
+
+def rename(s: Session, kind: type[Noun], project_id: str, id: str, *, name: str | None, is_meant: IsMeant) -> None:
+    """Another name, whatever state it is in; None: it stays. For tables with a column `name`. Raises NotFound; Changed
+    for another version."""
+    put(meant(s, kind, project_id, id, is_meant), {"name": name})
+    s.flush()
 
 
 def meant(s: Session, kind: type[Row], project_id: str, id: str, is_meant: IsMeant) -> Row:

@@ -48,7 +48,7 @@ class Noun:
     """Raised by every write that people can see, of which a heartbeat alone is none; the ETag."""
     created_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
-    """Since then it changes no more."""
+    """Since then it changes no more by itself; people may still rename it."""
 
     @declared_attr.directive
     def __mapper_args__(cls) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Seen:
 
     version: int
     ended: bool
-    """It changes no more."""
+    """It changes no more by itself."""
     event_seq: int
     """Of a job; 0 for others."""
 

@@ -14,6 +14,7 @@ import json
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +100,22 @@ def world(client: Any, given: Any, serving: Any, settings: Any, monkeypatch: pyt
 # --- what many routes share -----------------------------------------------------------------------------------
 
 
-def bad_json(w: World, url: str, field: str = "/nmae") -> Iterator[Refusal]:
+def bad_json(w: World, url: str, field: str = "/nmae", method: str = "POST") -> Iterator[Refusal]:
     """The refusals of every route with a JSON body."""
-    large = b" " * (MAX_BODY_BYTES + 1)
-    yield Refusal(w.client.post(url, content=b"{", headers=JSON), 400, "malformed_json")
-    yield Refusal(w.client.post(url, content=large, headers=JSON), 413, "body_too_large")
-    yield Refusal(w.client.post(url, content=b"{}", headers={"Content-Type": "text/plain"}), 415, "not_json_type")
-    yield Refusal(w.client.post(url, content=b"[]", headers=JSON), 422, "invalid_request", "")
-    yield Refusal(w.client.post(url, json={"nmae": 1}), 422, "invalid_request", field)
+    send, large = partial(w.client.request, method, url), b" " * (MAX_BODY_BYTES + 1)
+    yield Refusal(send(content=b"{", headers=JSON), 400, "malformed_json")
+    yield Refusal(send(content=large, headers=JSON), 413, "body_too_large")
+    yield Refusal(send(content=b"{}", headers={"Content-Type": "text/plain"}), 415, "not_json_type")
+    yield Refusal(send(content=b"[]", headers=JSON), 422, "invalid_request", "")
+    yield Refusal(send(json={"nmae": 1}), 422, "invalid_request", field)
+
+
+def bad_renames(w: World, url: str, missing: str, code: str) -> Iterator[Refusal]:
+    """The refusals of every route that gives another name."""
+    yield from bad_json(w, url, method="PATCH")
+    yield Refusal(w.client.patch(url, json={"name": ""}), 422, "invalid_request", "/name")
+    yield Refusal(w.client.patch(missing, json={"name": "x"}), 404, code)
+    yield Refusal(w.client.patch(url, json={"name": "x"}, headers={"If-Match": '"v0"'}), 412, "precondition_failed")
 
 
 def bad_keys(w: World, url: str, body: dict[str, Any], verb: Any, name: str) -> Iterator[Refusal]:
@@ -228,6 +237,12 @@ def list_datasets(w: World) -> Iterator[Refusal]:
 def get_dataset(w: World) -> Iterator[Refusal]:
     yield Refusal(w.client.get(f"/v1/datasets/{new_id('ds')}"), 404, "dataset_not_found")
     yield from too_many_waiters(w, f"/v1/datasets/{w.given.dataset('verifying').id}")
+
+
+@of("PATCH /v1/datasets/{dataset_id}")
+def rename_dataset(w: World) -> Iterator[Refusal]:
+    url = f"/v1/datasets/{w.given.dataset().id}"
+    yield from bad_renames(w, url, f"/v1/datasets/{new_id('ds')}", "dataset_not_found")
 
 
 @of("GET /v1/datasets/{dataset_id}/report")
@@ -389,6 +404,12 @@ def delete_model(w: World) -> Iterator[Refusal]:
     model = w.promoted()
     assert w.client.post("/v1/jobs", json=w.given.body(student={"weights": {"model": model}})).status_code == 201
     yield Refusal(w.client.delete(f"/v1/models/{model}"), 409, "model_in_use")
+
+
+@of("PATCH /v1/models/{model_id}")
+def rename_model(w: World) -> Iterator[Refusal]:
+    url = f"/v1/models/{w.client.post('/v1/models', json=UPLOAD).json()['id']}"
+    yield from bad_renames(w, url, f"/v1/models/{new_id('mdl')}", "model_not_found")
 
 
 @of("PUT /v1/models/{model_id}/content")
