@@ -14,18 +14,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from api.core.request_bodies import SubmitDataset, SubmitModel
 from fgd import presets
 from fgd.data.format_list import FORMATS, Format
-from fgd.spec import (
-    DetectorSpec,
-    LrSchedule,
-    Method_,
-    MethodSpec,
-    OptimizerSpec,
-    Schedule,
-    Spec,
-    SubmitJob,
-    families_for,
-    members,
-)
+from fgd.detector_specs import DetectorSpec
+from fgd.method_specs import Method_, MethodSpec, families_for
+from fgd.spec import LrSchedule, OptimizerSpec, Schedule, SubmitJob
+from fgd.spec_fields import Spec, members
 
 
 class Entry(BaseModel):

@@ -30,7 +30,8 @@ from api.core.lifecycle import (
 from api.core.promotion import PromotableWeights
 from api.core.rows.tables import Artifact, Attempt, Job, JobEvent, WorkerRow
 from fgd.outline import Measurement, Outline
-from fgd.spec import Metadata, Name, Priority, Spec
+from fgd.spec import Metadata, Priority
+from fgd.spec_fields import Name, Spec
 from fgd.stored import without_retired
 
 

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pydantic import BaseModel, ConfigDict
 
 from fgd.class_names import shared_labels
+from fgd.detector_specs import DetectorSpec
 from fgd.errors import SpecError
-from fgd.spec import Cosine, DetectorSpec, JobSpec, Schedule, Step
+from fgd.spec import Cosine, JobSpec, Schedule, Step
 
 ONE_CELL = 32
 """Pixels of an image, both ways, of which the map of stride 32 has a single cell."""

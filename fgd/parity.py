@@ -25,10 +25,11 @@ from pydantic import ValidationError as Invalid
 from torch import Tensor
 
 from fgd.errors import UserError
+from fgd.method_specs import FGD
 from fgd.methods.base import Pair
 from fgd.methods.fgd import FGDLoss
 from fgd.process.exit_codes import exit_code
-from fgd.spec import FGD, Schedule
+from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, Target, View
 
 TOLERANCE = 1e-5

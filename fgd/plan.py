@@ -24,7 +24,8 @@ from fgd.outline import outline
 from fgd.process import landlock, lifeline
 from fgd.process.error_causes import code_of
 from fgd.process.exit_codes import exit_code
-from fgd.spec import FromPath, JobSpec
+from fgd.spec import JobSpec
+from fgd.spec_fields import FromPath
 from fgd.train import read_spec
 
 

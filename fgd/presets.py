@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from fgd.spec import FCOS, FGD, FasterRCNN, JobSpec, MethodSpec, Mimic, RetinaNet, Spec
+from fgd.detector_specs import FCOS, FasterRCNN, RetinaNet
+from fgd.method_specs import FGD, MethodSpec, Mimic
+from fgd.spec import JobSpec
+from fgd.spec_fields import Spec
 
 Job = TypeVar("Job", bound=JobSpec)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fgd.spec import DetectorSpec, Float, PositiveFloat, PositiveInt, Spec
+from fgd.detector_specs import DetectorSpec
+from fgd.spec_fields import Float, PositiveFloat, PositiveInt, Spec
 
 
 class Recipe(Spec):

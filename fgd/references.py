@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fgd.spec import FromJob, FromModel, FromPath, JobSpec, WeightsRef
+from fgd.spec import JobSpec
+from fgd.spec_fields import FromJob, FromModel, FromPath, WeightsRef
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from functools import cache
 from typing import Any, get_args
 
 from fgd.recipe import Recipe
-from fgd.spec import JobSpec, Spec
+from fgd.spec import JobSpec
+from fgd.spec_fields import Spec
 from fgd.text import strict_json
 
 

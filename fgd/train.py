@@ -33,7 +33,8 @@ from fgd.events import EXIT_STOPPED, RANK_EVENTS, RANK_EXIT, Emit, Event, Failed
 from fgd.process import landlock, lifeline
 from fgd.process.error_causes import code_of
 from fgd.process.exit_codes import exit_code, message_of
-from fgd.spec import FromPath, JobSpec, TeacherFromPath
+from fgd.spec import JobSpec
+from fgd.spec_fields import FromPath, TeacherFromPath
 from fgd.stored import stored_spec
 from fgd.text import strict_json
 from fgd.text.pointers import faults_of_spec

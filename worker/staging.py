@@ -25,7 +25,8 @@ from pathlib import Path
 
 from api.core.store.names import BlobStore, DigestMismatch, sha256_file
 from fgd.data import archive
-from fgd.spec import FromPath, JobSpec, TeacherFromPath
+from fgd.spec import JobSpec
+from fgd.spec_fields import FromPath, TeacherFromPath
 
 logger = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ from fgd.stored import stored_spec
 from fgd.weights_file import digest_of_tensors
 
 MAX_NAME = 100
-"""Characters of a model's name, as in fgd.spec."""
+"""Characters of a model's name, as in fgd.spec_fields."""
 
 
 @dataclass(frozen=True)

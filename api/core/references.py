@@ -20,12 +20,14 @@ from api.core.lifecycle import DatasetState, ModelState, State
 from api.core.rows.tables import Artifact, Dataset, Job, JobModel, JobParent, Model
 from api.core.store.names import Blob, BlobStore, DigestMismatch
 from fgd import weights_file
+from fgd.detector_specs import DetectorSpec
 from fgd.errors import SpecError, WeightsError
 from fgd.outline import refuse_single_values
 from fgd.recipe import Recipe
 from fgd.references import NamedWeights, named_weights
 from fgd.result_files import BEST, RECIPE, WEIGHTS, Which, file_with
-from fgd.spec import DetectorSpec, FromJob, FromModel, FromPath, JobSpec
+from fgd.spec import JobSpec
+from fgd.spec_fields import FromJob, FromModel, FromPath
 from fgd.stored import stored_recipe
 from fgd.text.pydantic_messages import sentence
 

@@ -12,7 +12,8 @@ from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationInf
 
 from fgd.class_names import BACKGROUND, is_placeholder
 from fgd.data.format_list import FormatName
-from fgd.spec import INVISIBLE, DetectorSpec, Float, Int, JobId, Name, Path, PositiveFloat, Spec
+from fgd.detector_specs import DetectorSpec
+from fgd.spec_fields import INVISIBLE, Float, Int, JobId, Name, Path, PositiveFloat, Spec
 
 # --- data sets ------------------------------------------------------------------------------------------------
 

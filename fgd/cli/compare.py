@@ -16,10 +16,10 @@ from rich.table import Table
 from fgd.cli.watch import clock
 from fgd.client import Job, MetricPoint
 from fgd.data.index import Report
+from fgd.detector_specs import DetectorSpec
 from fgd.errors import WeightsError
 from fgd.process import children
 from fgd.result_files import WEIGHTS
-from fgd.spec import DetectorSpec
 
 
 @dataclass(frozen=True)

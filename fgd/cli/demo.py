@@ -27,9 +27,12 @@ from fgd.cli.embedded import ServiceDied, handling, service_at
 from fgd.cli.watch import Board, report_lines, told
 from fgd.client import ApiError, Client, Dataset, Job, StoredEvent
 from fgd.data.index import Report
+from fgd.detector_specs import FCOS
 from fgd.errors import FGDError, WeightsError
+from fgd.method_specs import FGD, MethodSpec
 from fgd.result_files import MANIFEST, RECIPE, WEIGHTS
-from fgd.spec import FCOS, FGD, AdamW, JobSpec, MethodSpec, Resources, Schedule, TeacherFromJob
+from fgd.spec import AdamW, JobSpec, Resources, Schedule
+from fgd.spec_fields import TeacherFromJob
 from fgd.text.printable import printable
 
 VERSION = 2

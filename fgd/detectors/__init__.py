@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from fgd.detector_specs import FCOS, DetectorSpec, FasterRCNN, RetinaNet
 from fgd.detectors import faster_rcnn, fcos, retinanet
 from fgd.detectors.base import Detector
 from fgd.detectors.family import Family
 from fgd.recipe import Recipe
-from fgd.spec import FCOS, DetectorSpec, FasterRCNN, RetinaNet, Spec
+from fgd.spec_fields import Spec
 
 DETECTORS: dict[type[Spec], Family] = {
     FCOS: fcos.FAMILY,

@@ -21,6 +21,7 @@ from torchvision.models.detection.rpn import RPNHead, concat_box_prediction_laye
 from torchvision.ops import boxes as box_ops
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from fgd.detector_specs import FasterRCNN
 from fgd.detectors import trunks
 from fgd.detectors.anchors import ONE_FROM_P2, RATIOS, decoded, generator
 from fgd.detectors.base import Detector
@@ -29,7 +30,6 @@ from fgd.detectors.one_stage import targets_of
 from fgd.detectors.onnx_graph import Graph, suppressed
 from fgd.detectors.towers import BoxTower, Tower, one_cast_each
 from fgd.recipe import Recipe
-from fgd.spec import FasterRCNN
 from fgd.types import Batch, Detections, Predictions, Regions
 
 STRIDES = (4, 8, 16, 32)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
 from torchvision.models.detection.retinanet import RetinaNetHead
 
+from fgd.detector_specs import RetinaNet
 from fgd.detectors import trunks
 from fgd.detectors.anchors import RATIOS, THREE_FROM_P3, decoded, generator
 from fgd.detectors.family import Anchors, Family, WholeDetector
@@ -19,7 +20,6 @@ from fgd.detectors.one_stage import TELLS_MATCHES, OneStageDetector
 from fgd.detectors.onnx_graph import OneStageGraph
 from fgd.detectors.towers import Layer, LevelTower, Tower
 from fgd.recipe import Recipe
-from fgd.spec import RetinaNet
 
 STRIDES = (8, 16, 32)
 """Of the trunk's stages that the pyramid stands on."""

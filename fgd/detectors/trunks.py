@@ -12,8 +12,8 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelP6P7
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from fgd.detector_specs import Norm, Trunk
 from fgd.recipe import Recipe
-from fgd.spec import Norm, Trunk
 
 Taps = dict[int, tuple[str, int]]
 """Stride -> the layer that ends the stage of that stride, and its width."""

@@ -9,11 +9,11 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
+from fgd.detector_specs import OF_THE_HEAD, Need
 from fgd.detectors import Detector
 from fgd.detectors.folding import fold, to_bf16
 from fgd.methods.base import Method
 from fgd.recipe import Recipe
-from fgd.spec import OF_THE_HEAD, Need
 from fgd.types import Batch, HeadTower, Output, Predictions, Regions, View
 
 

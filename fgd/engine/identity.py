@@ -8,7 +8,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from fgd.spec import KIND_IF_UNSAID, JobSpec, Schedule, Spec
+from fgd.detector_specs import KIND_IF_UNSAID
+from fgd.spec import JobSpec, Schedule
+from fgd.spec_fields import Spec
 
 
 def checkpoint_digest(spec: JobSpec, identity: dict[str, Any], *, by_batches: bool = False) -> str:

@@ -15,6 +15,7 @@ from fgd.data.formats import open_index
 from fgd.data.index import Index
 from fgd.data.loader import Dataset, Split
 from fgd.data.transforms import Transform
+from fgd.detector_specs import DetectorSpec
 from fgd.detectors import Detector, anchors, build, family_of
 from fgd.engine import checkpoint, device, pretrained, weights
 from fgd.engine.checkpoint import KEEP_CHECKPOINTS, TrainingState
@@ -44,7 +45,8 @@ from fgd.methods.base import Method, Pair
 from fgd.outline import idle_resources, refuse_single_values, whole_steps, without_effect
 from fgd.recipe import Recipe
 from fgd.result_files import WEIGHTS
-from fgd.spec import DetectorSpec, FromPath, JobSpec, TeacherFromPath
+from fgd.spec import JobSpec
+from fgd.spec_fields import FromPath, TeacherFromPath
 from fgd.types import Calibration
 
 NO_ANSWERS = TeacherAnswers(None)

@@ -19,11 +19,11 @@ import torch
 import torchvision
 from torch import Tensor
 
+from fgd.detector_specs import DetectorSpec
 from fgd.detectors import Detector, build, family_of
 from fgd.detectors.family import WholeDetector
 from fgd.engine import weights
 from fgd.errors import WeightsError
-from fgd.spec import DetectorSpec
 
 FOLDER = "FGD_WEIGHTS_DIR"
 DOWNLOAD_S = 30.0

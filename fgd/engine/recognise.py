@@ -16,12 +16,13 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from fgd.detector_specs import FCOS, DetectorSpec, TorchvisionDetector_, Trunk
 from fgd.detectors import build, family_of
 from fgd.engine import weights
 from fgd.engine.foreign_state import NamedTensor, Take, unwrapped_tensors
 from fgd.errors import WeightsError
 from fgd.recipe import Recipe
-from fgd.spec import FCOS, DetectorSpec, TorchvisionDetector_, Trunk, members
+from fgd.spec_fields import members
 
 BODY = "backbone.body."
 WIDTH = "backbone.fpn.layer_blocks.0.0.weight"

@@ -1,13 +1,15 @@
-"""Distillation methods: what each spec of `fgd.spec.MethodSpec` becomes."""
+"""Distillation methods: what each spec of `fgd.method_specs.MethodSpec` becomes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from fgd.method_specs import FGD, MethodSpec, Mimic
 from fgd.methods.base import Method, Pair
 from fgd.methods.fgd import FGDLoss
 from fgd.methods.mimic import MimicLoss
-from fgd.spec import FGD, MethodSpec, Mimic, Schedule, Spec
+from fgd.spec import Schedule
+from fgd.spec_fields import Spec
 from fgd.types import Calibration
 
 __all__ = ["METHODS", "Method", "Pair", "build"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fgd.spec import DetectorSpec
+from fgd.detector_specs import DetectorSpec
 from fgd.types import Batch, View
 
 

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from fgd.errors import TeacherUnfit
+from fgd.method_specs import FGD
 from fgd.methods.base import Method, Pair, adapters, resolved, same_size
 from fgd.methods.context import ContextBlock
 from fgd.methods.geometry import BoxCells, Grid, Layout, inclusive, official, scale_masks, tight, valid_cells
 from fgd.methods.maps import Attend, Sums, WantedSums, compare
-from fgd.spec import FGD, Schedule
+from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, View
 
 TEACHER_RMS = 0.3

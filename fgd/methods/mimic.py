@@ -7,10 +7,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fgd.method_specs import Mimic
 from fgd.methods.base import Method, Pair, adapters, resolved, same_size
 from fgd.methods.geometry import Grid, Layout, valid_cells
 from fgd.methods.maps import WantedSums, compare
-from fgd.spec import Mimic, Schedule
+from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, View
 
 

@@ -28,7 +28,8 @@ from api.core.rows.tables import DEFAULT_PROJECT, Attempt, JobEvent, LogChunk
 from api.core.settings import Settings
 from api.core.store.local import LocalStore
 from fgd.data.digits import compose
-from fgd.spec import FCOS, JobSpec, SubmitJob
+from fgd.detector_specs import FCOS
+from fgd.spec import JobSpec, SubmitJob
 
 ROOT = Path(fgd.__path__[0]).parent
 TRAINER = json.dumps([sys.executable, str(ROOT / "tests" / "scripted_trainer.py")])

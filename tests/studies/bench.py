@@ -42,6 +42,7 @@ from torchvision.transforms.functional import to_tensor
 from fgd.data.digits import compose
 from fgd.data.formats import open_index
 from fgd.data.loader import Dataset, train_batches
+from fgd.detector_specs import FCOS
 from fgd.detectors import Detector, build
 from fgd.engine import device, prepare, step, weights
 from fgd.engine.distill import Teacher
@@ -51,7 +52,7 @@ from fgd.engine.teacher_cache import TeacherCache
 from fgd.presets import resolve
 from fgd.recipe import Recipe
 from fgd.result_files import WEIGHTS
-from fgd.spec import FCOS, JobSpec
+from fgd.spec import JobSpec
 from fgd.types import Batch, View
 
 ITEMS = ("loss", "step", "cache", "pipeline", "start")

@@ -27,9 +27,10 @@ from reference_structure import reference_structure
 from torch import Tensor
 
 from fgd.engine.device import keep_freed_memory, processor_name
+from fgd.method_specs import FGD
 from fgd.methods.base import Pair
 from fgd.methods.fgd import FGDLoss
-from fgd.spec import FGD, Schedule
+from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, Target, View
 
 HEIGHT, WIDTH, CHANNELS, IMAGES = 800, 1344, 256, 2

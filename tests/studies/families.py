@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from fgd.data import archive, coco
-from fgd.spec import FCOS, AdamW, DetectorSpec, FasterRCNN, FromPath, JobSpec, Resources, RetinaNet, Schedule, Trunk
+from fgd.detector_specs import FCOS, DetectorSpec, FasterRCNN, RetinaNet, Trunk
+from fgd.spec import AdamW, JobSpec, Resources, Schedule
+from fgd.spec_fields import FromPath
 
 FAMILIES: dict[str, DetectorSpec] = {
     "fcos": FCOS(fpn_channels=64),

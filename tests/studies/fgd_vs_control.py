@@ -28,7 +28,9 @@ from fgd.data import archive, coco
 from fgd.data.digits import compose
 from fgd.engine.device import processor_name
 from fgd.events import Evaluated, Event, Failed, Note, Stepped, from_line
-from fgd.spec import FGD, FromPath, JobSpec, MethodSpec, Mimic, Resources, Schedule, TeacherFromPath
+from fgd.method_specs import FGD, MethodSpec, Mimic
+from fgd.spec import JobSpec, Resources, Schedule
+from fgd.spec_fields import FromPath, TeacherFromPath
 
 METHODS: dict[str, tuple[MethodSpec, ...]] = {"control": (), "fgd": (FGD(),), "mimic": (Mimic(),)}
 

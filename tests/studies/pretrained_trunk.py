@@ -20,18 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from fgd.data import archive, coco
-from fgd.spec import (
-    FGD,
-    AdamW,
-    DetectorSpec,
-    FasterRCNN,
-    FromPath,
-    JobSpec,
-    Resources,
-    Schedule,
-    TeacherFromPath,
-    WeightsName,
-)
+from fgd.detector_specs import DetectorSpec, FasterRCNN, WeightsName
+from fgd.method_specs import FGD
+from fgd.spec import AdamW, JobSpec, Resources, Schedule
+from fgd.spec_fields import FromPath, TeacherFromPath
 
 
 def student(weights: WeightsName) -> DetectorSpec:

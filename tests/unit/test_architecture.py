@@ -17,10 +17,12 @@ from pydantic import ValidationError
 
 import fgd
 from api.core import request_bodies
+from fgd.detector_specs import DetectorSpec
 from fgd.detectors import DETECTORS
+from fgd.method_specs import MethodSpec
 from fgd.methods import METHODS
 from fgd.presets import PRESETS
-from fgd.spec import DetectorSpec, MethodSpec, Spec
+from fgd.spec_fields import Spec
 
 Imports = Mapping[str, set[str]]
 """By module: the modules that it imports, wherever in its text it does."""
@@ -182,7 +184,7 @@ def refuses(spec: type[Spec], field: str, value: object) -> bool:
 
 
 def test_a_number_is_never_taken_from_text_or_truth_values() -> None:
-    """Text and truth where a number belongs are slips; such a field says so by its type (fgd.spec.Int, Float)."""
+    """Text and truth where a number belongs are slips; such a field says so by its type (Int, Float)."""
     for spec in specs():
         for name, field in spec.model_fields.items():
             sent = field.alias or name

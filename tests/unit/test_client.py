@@ -28,7 +28,8 @@ from fgd.client import (
     Unreachable,
     WrongArgument,
 )
-from fgd.spec import FCOS, JobSpec
+from fgd.detector_specs import FCOS
+from fgd.spec import JobSpec
 from tests.unit.http_fake import HANG_UP, Answer, Asked, Server, closed_port, job_json, problem, serving
 
 JOB = job_json()["id"]

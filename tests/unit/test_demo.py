@@ -34,7 +34,8 @@ from fgd.cli.demo import (
 from fgd.cli.embedded import deaf, handling
 from fgd.client import ApiError, Client, Job, MetricPoint
 from fgd.data.index import Report, SplitCounts
-from fgd.spec import FGD, TeacherFromJob
+from fgd.method_specs import FGD
+from fgd.spec_fields import TeacherFromJob
 from tests.unit.http_fake import Answer, closed_port, job_json, problem, serving
 
 DATASET = "ds_" + "0" * 32

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from fgd.cli.plan_lines import outline_lines
+from fgd.detector_specs import FCOS, DetectorSpec
 from fgd.errors import SpecError
 from fgd.outline import Outline, outline, refuse_single_values, squarest_of
-from fgd.spec import FCOS, DetectorSpec, JobSpec, Schedule
+from fgd.spec import JobSpec, Schedule
 
 IMAGES = {"train": 25, "val": 5, "test": 3}
 

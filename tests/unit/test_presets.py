@@ -8,20 +8,11 @@ from typing import Any, get_args
 
 import pytest
 
+from fgd.detector_specs import FCOS, DetectorSpec, FasterRCNN, RetinaNet
+from fgd.method_specs import FGD, MethodSpec, Mimic
 from fgd.presets import PRESETS, resolve
-from fgd.spec import (
-    FCOS,
-    FGD,
-    DetectorSpec,
-    FasterRCNN,
-    FromPath,
-    JobSpec,
-    MethodSpec,
-    Mimic,
-    RetinaNet,
-    SubmitJob,
-    TeacherFromPath,
-)
+from fgd.spec import JobSpec, SubmitJob
+from fgd.spec_fields import FromPath, TeacherFromPath
 
 METHOD_CLASSES = get_args(get_args(MethodSpec)[0])
 

@@ -9,8 +9,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
+from fgd.detector_specs import FCOS
 from fgd.recipe import Recipe
-from fgd.spec import FCOS, JobSpec, Spec
+from fgd.spec import JobSpec
+from fgd.spec_fields import Spec
 from fgd.stored import stored_recipe, stored_spec, without_retired
 from fgd.text.pointers import faults_of_spec
 

@@ -25,8 +25,9 @@ from api.core.store.open import open_store
 from api.core.sweeper import sweep_rows
 from api.main import create_app
 from fgd.data.index import Report, SplitCounts
+from fgd.detector_specs import DetectorSpec
 from fgd.recipe import Recipe
-from fgd.spec import DetectorSpec, SubmitJob
+from fgd.spec import SubmitJob
 
 with warnings.catch_warnings():
     # Starlette 1.10 prefers httpx2, which our client does not use; to be taken out when it does.

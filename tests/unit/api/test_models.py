@@ -19,8 +19,8 @@ from api.core.rows import db
 from api.core.rows.ids import new_id
 from api.core.rows.tables import DEFAULT_PROJECT
 from api.http import pages
+from fgd.detector_specs import FCOS
 from fgd.recipe import Recipe
-from fgd.spec import FCOS
 
 UPLOAD = {"name": "t", "detector": {"kind": "fcos", "fpn_channels": 64}, "classes": ["cat", "dog"]}
 JSON = {"Content-Type": "application/octet-stream"}

@@ -15,7 +15,7 @@ from api.core.lifecycle import FailureCode
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT, Attempt, Job, Plan
 from fgd import stored
-from fgd.spec import FCOS
+from fgd.detector_specs import FCOS
 from fgd.stored import stored_spec
 
 LEASE_S = 1000.0

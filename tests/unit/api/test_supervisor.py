@@ -26,8 +26,8 @@ from api.core.store.local import LocalStore
 from api.core.store.names import Blob, StoreAway
 from api.core.sweeper import Sweeper
 from fgd.data.report import unread
+from fgd.detector_specs import FCOS
 from fgd.events import Finished, Saved
-from fgd.spec import FCOS
 from worker import devices, kept_results, publish, running_attempt, supervisor
 from worker.dataset_import import DatasetImport
 from worker.event_writer import EventWriter

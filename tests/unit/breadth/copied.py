@@ -62,11 +62,13 @@ def with_methods(root: Path) -> Copy:
     """ "To add a method", four times."""
     copy = Copy(root)
     *methods, _ = spec_classes()
-    copy.edit("fgd/spec.py", (r"^MethodSpec = Annotated\[", "".join(methods) + r"\g<0>" + alternatives(METHODS)))
+    above = "".join(methods)
+    copy.edit("fgd/method_specs.py", (r"^MethodSpec = Annotated\[", above + r"\g<0>" + alternatives(METHODS)))
     for file in dict.fromkeys(METHODS.values()):
         copy.write(f"fgd/methods/{file}.py", (HERE / f"{file}.py").read_text())
     imports = [
-        f"from fgd.methods.{file} import {kind}Loss\nfrom fgd.spec import {kind}\n" for kind, file in METHODS.items()
+        f"from fgd.methods.{file} import {kind}Loss\nfrom fgd.method_specs import {kind}\n"
+        for kind, file in METHODS.items()
     ]
     entries = "".join(f"{kind}: {kind}Loss, " for kind in METHODS)
     copy.edit("fgd/methods/__init__.py", (r"^METHODS: .* = \{", "".join(imports) + r"\g<0>" + entries))
@@ -77,12 +79,14 @@ def with_methods(root: Path) -> Copy:
 def with_family(copy: Copy) -> None:
     """ "To add a family of detectors"."""
     pan = spec_classes()[-1]
-    copy.edit("fgd/spec.py", (r"^KIND_IF_UNSAID", pan + r"\g<0>"), (r"^DetectorSpec = Annotated\[", r"\g<0>Pan | "))
+    in_union = (r"^DetectorSpec = Annotated\[", r"\g<0>Pan | ")
+    copy.edit("fgd/detector_specs.py", (r"^KIND_IF_UNSAID", pan + r"\g<0>"), in_union)
     copy.write("fgd/detectors/pan.py", (HERE / "pan.py").read_text())
-    imports = "from fgd.detectors import pan\nfrom fgd.spec import Pan\n"
+    imports = "from fgd.detectors import pan\nfrom fgd.detector_specs import Pan\n"
     copy.edit("fgd/detectors/__init__.py", (r"^DETECTORS: .* = \{", imports + r"\g<0>\n    Pan: pan.FAMILY,"))
     numbers = OF_PAN + "".join(f"{kind}: {kind}(weight=0.1), " for kind in OFFERED["Pan"])
-    copy.edit("fgd/presets.py", (r"^PRESETS: .* = \{", f"from fgd.spec import Pan\n\\g<0>\n    Pan: {{{numbers}}},"))
+    entry = f"from fgd.detector_specs import Pan\n\\g<0>\n    Pan: {{{numbers}}},"
+    copy.edit("fgd/presets.py", (r"^PRESETS: .* = \{", entry))
 
 
 def with_format(root: Path) -> Copy:
@@ -96,7 +100,7 @@ def with_format(root: Path) -> Copy:
 
 def with_presets(copy: Copy, offered: Mapping[str, tuple[str, ...]]) -> None:
     names = ", ".join(METHODS)
-    changes = [(r"^PRESETS: ", f"from fgd.spec import {names}\n\\g<0>")]
+    changes = [(r"^PRESETS: ", f"from fgd.method_specs import {names}\n\\g<0>")]
     for family, kinds in offered.items():
         numbers = "".join(f"{kind}: {kind}(weight=0.1), " for kind in kinds)
         changes.append((rf"^    {family}: \{{", r"\g<0>" + numbers))

@@ -7,8 +7,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fgd.method_specs import Correlation
 from fgd.methods.base import Method, Pair, resolved, same_size
-from fgd.spec import Correlation, Schedule
+from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, View
 
 

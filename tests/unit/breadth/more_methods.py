@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fgd.method_specs import Asked, Cross, Soft
 from fgd.methods.base import Method, Pair, resolved
-from fgd.spec import Asked, Cross, Schedule, Soft
+from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, View
 
 

@@ -1,10 +1,13 @@
-"""What tests/unit/test_breadth.py adds to fgd/spec.py of a copy, all that follows the imports."""
+"""What tests/unit/test_breadth.py adds to fgd/method_specs.py and fgd/detector_specs.py of a copy,
+all that follows the imports."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from fgd.spec import Detector_, DetectorSpec, Level, Method_, NonNegativeFloat, WeightsRef
+from fgd.detector_specs import Detector_, DetectorSpec, Level
+from fgd.method_specs import Method_
+from fgd.spec_fields import NonNegativeFloat, WeightsRef
 
 
 class Correlation(Method_):

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from fgd.data.transforms import Sample, Transform
+from fgd.detector_specs import FCOS, DetectorSpec, FasterRCNN, Level, RetinaNet, Trunk
 from fgd.detectors import DETECTORS, Detector, build, family_of
 from fgd.detectors.anchors import RATIOS
 from fgd.detectors.trunks import TAPS
@@ -27,7 +28,8 @@ from fgd.errors import SpecError
 from fgd.methods.base import Pair
 from fgd.outline import refuse_single_values
 from fgd.recipe import Recipe
-from fgd.spec import FCOS, DetectorSpec, FasterRCNN, FromPath, JobSpec, Level, RetinaNet, Trunk
+from fgd.spec import JobSpec
+from fgd.spec_fields import FromPath
 from fgd.types import Batch
 
 pytestmark = pytest.mark.numeric

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from fgd.data.transforms import Sample, Transform
+from fgd.detector_specs import FCOS
 from fgd.detectors import build
 from fgd.recipe import Recipe
-from fgd.spec import FCOS
 from fgd.types import Batch
 
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from fgd.detector_specs import FCOS, DetectorSpec, FasterRCNN, RetinaNet
 from fgd.detectors import Detector, build
 from fgd.detectors.folding import NORMS, fold
 from fgd.engine.distill import Teacher
 from fgd.recipe import Recipe
-from fgd.spec import FCOS, DetectorSpec, FasterRCNN, RetinaNet
 from fgd.types import Batch
 from tests.rounding import BF16, of_network
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from fgd.detector_specs import FCOS, DetectorSpec, FasterRCNN, RetinaNet
 from fgd.detectors import Detector, build
 from fgd.engine.distill import Teacher
 from fgd.recipe import Recipe
-from fgd.spec import FCOS, DetectorSpec, FasterRCNN, RetinaNet
 from fgd.types import Batch, Predictions, Target
 
 CLASSES = ("a", "b", "c")

@@ -20,10 +20,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fgd.detector_specs import FCOS, DetectorSpec, FasterRCNN, RetinaNet
 from fgd.detectors import Detector, build
 from fgd.detectors.towers import BoxTower, Tower, one_cast_each
 from fgd.recipe import Recipe
-from fgd.spec import FCOS, DetectorSpec, FasterRCNN, RetinaNet
 from tests.rounding import BF16
 
 pytestmark = pytest.mark.numeric

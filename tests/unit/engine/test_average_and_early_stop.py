@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from fgd.detector_specs import FCOS
 from fgd.detectors import build
 from fgd.engine import checkpoint, loop, weights
 from fgd.engine.average import Average
@@ -18,7 +19,7 @@ from fgd.engine.checkpoint import TrainingState
 from fgd.errors import Stopped
 from fgd.events import Evaluated, Finished, Note, Saved
 from fgd.recipe import Recipe
-from fgd.spec import EMA, FCOS, EarlyStop, JobSpec
+from fgd.spec import EMA, EarlyStop, JobSpec
 from tests.rounding import FLOAT32
 
 pytestmark = pytest.mark.slow

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fgd import weights_file
+from fgd.detector_specs import FCOS, FasterRCNN, RetinaNet
 from fgd.detectors import build
 from fgd.engine import checkpoint, import_weights, weights
 from fgd.engine.import_weights import Misfit, convert
 from fgd.errors import WeightsError
 from fgd.recipe import Recipe
 from fgd.result_files import WEIGHTS
-from fgd.spec import FCOS, FasterRCNN, RetinaNet
 
 RECIPE = Recipe(detector=FCOS(fpn_channels=64), classes=("cat", "dog"), min_size=96, max_size=128)
 HEAD = "head.classification_head.cls_logits."

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fgd.detector_specs import FCOS, DetectorSpec, FasterRCNN, RetinaNet
 from fgd.detectors import Detector, build
 from fgd.engine import device, weights
 from fgd.engine.device import to_device
@@ -22,7 +23,7 @@ from fgd.engine.rehearsal import rehearse
 from fgd.errors import Stopped
 from fgd.events import Event, Failed, Finished, Note, Saved, Started
 from fgd.recipe import Recipe
-from fgd.spec import FCOS, DetectorSpec, FasterRCNN, JobSpec, RetinaNet
+from fgd.spec import JobSpec
 from fgd.train import report
 from fgd.types import Batch, Target
 from tests.rounding import BF16, of_network

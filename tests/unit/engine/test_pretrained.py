@@ -17,13 +17,14 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection._utils import overwrite_eps
 
+from fgd.detector_specs import FCOS, DetectorSpec, FasterRCNN, RetinaNet
 from fgd.detectors import Detector, build
 from fgd.engine import pretrained, weights
 from fgd.engine.pretrained import Source, source_of
 from fgd.errors import WeightsError
 from fgd.events import Finished, Note
 from fgd.recipe import Recipe
-from fgd.spec import FCOS, DetectorSpec, FasterRCNN, JobSpec, RetinaNet
+from fgd.spec import JobSpec
 
 COCO = ("__background__", *(f"thing {n}" for n in range(1, 91)))
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from fgd.detector_specs import FCOS, DetectorSpec, FasterRCNN, RetinaNet
 from fgd.detectors import build
 from fgd.engine import recognise
 from fgd.engine.foreign_state import NamedTensor, named_tensors
 from fgd.recipe import Recipe
-from fgd.spec import FCOS, DetectorSpec, FasterRCNN, RetinaNet
 
 NAMED = Recipe(detector=FCOS(fpn_channels=64), classes=("cat", "dog"), min_size=96, max_size=128)
 

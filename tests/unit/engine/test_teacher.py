@@ -15,12 +15,12 @@ from fgd.data.formats import open_index
 from fgd.data.index import Image, Index
 from fgd.data.loader import Dataset
 from fgd.data.transforms import Transform
+from fgd.detector_specs import FCOS
 from fgd.detectors import build
 from fgd.engine.distill import Teacher
 from fgd.engine.teacher import Fitness, check_classes, check_teacher, checked_images, refuse_unfit, relabelled
 from fgd.errors import TeacherUnfit, UserError
 from fgd.recipe import Recipe
-from fgd.spec import FCOS
 
 SIZE = (64, 64)
 

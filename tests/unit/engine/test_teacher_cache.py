@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fgd.data.loader import Dataset, train_batches
 from fgd.data.transforms import Sample, Transform, flip
+from fgd.detector_specs import FCOS
 from fgd.detectors import build
 from fgd.engine.device import to_device
 from fgd.engine.distill import Teacher
@@ -30,7 +31,7 @@ from fgd.engine.teacher_cache import TeacherCache, equal, part
 from fgd.errors import Stopped
 from fgd.events import Event, Finished, Note, Saved, Stepped
 from fgd.recipe import Recipe
-from fgd.spec import FCOS, JobSpec
+from fgd.spec import JobSpec
 from fgd.text.pointers import faults_of_spec
 from fgd.types import Batch
 
@@ -349,7 +350,7 @@ def test_the_training_batches_tell_how_they_were_flipped(make_spec: MakeSpec) ->
 
 def one_epoch(spec: JobSpec) -> Iterator[Batch]:
     from fgd.data.formats import open_index
-    from fgd.spec import FromPath
+    from fgd.spec_fields import FromPath
 
     assert isinstance(spec.dataset, FromPath)
     index, root = open_index(Path(spec.dataset.path))

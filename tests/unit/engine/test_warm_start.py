@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fgd.detector_specs import FCOS
 from fgd.detectors import Detector, build
 from fgd.engine import weights
 from fgd.engine.warm_start import start_from
@@ -13,7 +14,6 @@ from fgd.events import Note
 from fgd.recipe import Recipe
 from fgd.result_files import RECIPE as RECIPE_FILE
 from fgd.result_files import WEIGHTS
-from fgd.spec import FCOS
 from tests.unit.engine.conftest import MakeSpec
 
 RECIPE = Recipe(detector=FCOS(fpn_channels=64), classes=("cat", "dog"), min_size=64, max_size=64)

@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fgd.detector_specs import FCOS, Norm
 from fgd.detectors import build
 from fgd.engine import weights
 from fgd.errors import WeightsError
 from fgd.recipe import Recipe
 from fgd.result_files import WEIGHTS
-from fgd.spec import FCOS, Norm
 
 
 def recipe(**detector: object) -> Recipe:

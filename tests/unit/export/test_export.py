@@ -24,13 +24,13 @@ from sklearn.datasets import load_sample_image
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
+from fgd.detector_specs import FCOS, DetectorSpec, FasterRCNN, RetinaNet  # noqa: E402
 from fgd.detectors import build  # noqa: E402
 from fgd.engine import weights  # noqa: E402
 from fgd.export import __main__ as command  # noqa: E402
 from fgd.export import usage, verify, write  # noqa: E402
 from fgd.recipe import Recipe  # noqa: E402
 from fgd.result_files import file_with  # noqa: E402
-from fgd.spec import FCOS, DetectorSpec, FasterRCNN, RetinaNet  # noqa: E402
 from fgd.types import Detections  # noqa: E402
 from tests.rounding import FLOAT32  # noqa: E402
 

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from fgd import parity
 from fgd.errors import TeacherUnfit
+from fgd.method_specs import FGD
 from fgd.methods.base import Pair, SharedLevel
 from fgd.methods.context import ContextBlock
 from fgd.methods.fgd import FGDLoss, TermWeights, scales, weights
-from fgd.spec import FGD, Schedule
+from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, View
 
 MakeBatch = Callable[[tuple[int, int], Sequence[tuple[int, int]], Sequence[Sequence[Sequence[float]]]], Batch]

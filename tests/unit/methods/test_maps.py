@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from fgd.engine.device import to_device
+from fgd.method_specs import FGD
 from fgd.methods import maps
 from fgd.methods.base import Pair
 from fgd.methods.fgd import FGDLoss
 from fgd.methods.maps import Attend, WantedSums, compare
-from fgd.spec import FGD, Schedule
+from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, View
 from tests.rounding import of_sum
 from tests.unit.methods.plain_fgd import plain_fgd

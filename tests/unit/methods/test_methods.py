@@ -7,10 +7,12 @@ from typing import get_args
 import pytest
 import torch
 
+from fgd.detector_specs import FCOS
+from fgd.method_specs import FGD, MethodSpec, Mimic
 from fgd.methods import METHODS, Pair, build
 from fgd.methods.base import Adapter, SharedLevel, adapters
 from fgd.presets import fgd_for_fcos, mimic
-from fgd.spec import FCOS, FGD, MethodSpec, Mimic, Schedule
+from fgd.spec import Schedule
 from fgd.types import Calibration
 from tests.rounding import BF16, of_sum
 

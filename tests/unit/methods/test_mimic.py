@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from fgd.method_specs import Mimic
 from fgd.methods.base import Pair
 from fgd.methods.mimic import MimicLoss
-from fgd.spec import Mimic, Schedule
+from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, View
 
 MakeBatch = Callable[[tuple[int, int], Sequence[tuple[int, int]], Sequence[Sequence[Sequence[float]]]], Batch]

@@ -15,9 +15,11 @@ import psutil
 import pytest
 
 import fgd
+from fgd.detector_specs import FCOS
 from fgd.events import Evaluated, Event, Failed, Finished, Saved, Stepped
 from fgd.process.lifeline import DEADLINE
-from fgd.spec import FCOS, FromPath, JobSpec
+from fgd.spec import JobSpec
+from fgd.spec_fields import FromPath
 from worker import launcher
 from worker.launcher import MARK, Trainer, bounded_lines, kill_stale
 

@@ -55,9 +55,9 @@ class Bomb:
 def test_a_bomb_is_refused_in_words_and_a_good_file_is_converted(tmp_path: Path) -> None:
     import torch
 
+    from fgd.detector_specs import FCOS
     from fgd.detectors import build
     from fgd.recipe import Recipe
-    from fgd.spec import FCOS
 
     recipe = Recipe(detector=FCOS(fpn_channels=64), classes=("a",), min_size=64, max_size=64)
     (tmp_path / "wanted.json").write_text(recipe.model_dump_json())

@@ -16,7 +16,10 @@ from api.core.store.names import BlobStore, StoreAway
 from api.core.store.open import open_store
 from fgd.data import archive
 from fgd.data.index import Image, Index
-from fgd.spec import FCOS, FGD, FromJob, FromPath, JobSpec, TeacherFromJob, TeacherFromPath
+from fgd.detector_specs import FCOS
+from fgd.method_specs import FGD
+from fgd.spec import JobSpec
+from fgd.spec_fields import FromJob, FromPath, TeacherFromJob, TeacherFromPath
 from tests.s3 import BOTH_STORES
 from worker import staging
 from worker.staging import Cache, InputGone, stage_checkpoint, staged, work_folder

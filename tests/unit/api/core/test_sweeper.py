@@ -22,7 +22,8 @@ from api.core.rows.tables import DEFAULT_PROJECT, Job, Model
 from api.core.settings import Settings
 from api.core.store.names import StoreAway
 from api.core.sweeper import Sweeper, sweeping
-from fgd.spec import FCOS, SubmitJob
+from fgd.detector_specs import FCOS
+from fgd.spec import SubmitJob
 
 
 @pytest.fixture(params=["local", "s3"])

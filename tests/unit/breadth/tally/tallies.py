@@ -22,7 +22,7 @@ from api.core.rows.lookup import delete_row, owned
 from api.core.rows.swept import Moment, SweepResult
 from api.core.rows.tables import Dataset, Tally
 from api.core.store.names import Blob
-from fgd.spec import Name, Spec
+from fgd.spec_fields import Name, Spec
 
 MAX_TRIES = 3
 
