@@ -51,7 +51,7 @@ class Method(nn.Module, ABC):
     def train_in_bf16(self, *, on: bool) -> None:
         """The adapters; sums and terms are float32 all the same."""
         for each in self.modules():
-            if isinstance(each, Adapter):
+            if isinstance(each, Adapter | Convolution3x3):
                 each.bf16 = on
 
     @abstractmethod
@@ -81,6 +81,22 @@ class Adapter(nn.Conv2d):
         weight_NCC = self.weight.flatten(1).expand(len(narrow_NCP), -1, -1)
         wide_NCP = torch.baddbmm(self.bias[:, None], weight_NCC, narrow_NCP)  # a convolution of small maps is slow
         return wide_NCP.view(*wide_NCP.shape[:2], *student_NCHW.shape[2:])
+
+
+class Convolution3x3(nn.Conv2d):
+    """A 3x3 convolution that keeps the map's size. Gives float32, or float64 of float64."""
+
+    bf16: bool = False
+    """Compute in bf16 in training, as the neck does whose maps it takes."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__(channels, out_channels, kernel_size=3, padding=1)
+
+    def forward(self, map_NCHW: Tensor) -> Tensor:
+        lower = self.bf16 and self.training
+        with torch.autocast(map_NCHW.device.type, torch.bfloat16, enabled=lower):
+            out_NCHW = super().forward(map_NCHW)
+        return out_NCHW.float() if lower else out_NCHW
 
 
 def adapters(pair: Pair) -> nn.ModuleDict:

@@ -8,7 +8,6 @@ departs from it in scale and geometry only; each departure is told where it is m
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -16,21 +15,14 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from fgd.errors import TeacherUnfit
 from fgd.method_specs import FGD
 from fgd.methods.base import Method, Pair, adapters, resolved, same_size
 from fgd.methods.context import ContextBlock
 from fgd.methods.geometry import BoxCells, Grid, Layout, inclusive, official, scale_masks, tight, valid_cells
 from fgd.methods.maps import Attend, Sums, WantedSums, compare
+from fgd.methods.paired import REFERENCE_BOXES, per_size, per_width, scales_of
 from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, View
-
-TEACHER_RMS = 0.3
-"""What both maps are brought to: low enough that at T 0.5-0.8 the attentions stay spread over the map."""
-REFERENCE_CHANNELS = 256
-REFERENCE_PIXELS = 800 * 1344
-REFERENCE_BOXES = 7.3
-"""Width, input size and mean boxes per image (COCO) for which the published weights were found."""
 
 BOX_CELLS: dict[str, BoxCells] = {"tight": tight, "inclusive": inclusive}
 
@@ -64,8 +56,8 @@ def weights(spec: FGD, pair: Pair, calibration: Calibration, schedule: Schedule)
     alpha, beta, gamma, lambda_ = (resolved(n) for n in (spec.alpha, spec.beta, spec.gamma, spec.lambda_))
     if spec.compat == "official":
         return TermWeights(alpha, beta, gamma, gamma, lambda_)
-    by_channels = REFERENCE_CHANNELS / next(iter(pair.levels.values())).teacher_channels
-    by_size = REFERENCE_PIXELS / (schedule.max_size * schedule.min_size)
+    by_channels = per_width(next(iter(pair.levels.values())).teacher_channels)
+    by_size = per_size(schedule)
     # Without boxes there is no foreground: any finite factor will do.
     by_boxes = REFERENCE_BOXES / calibration.boxes_per_image if calibration.boxes_per_image > 0 else 1.0
     return TermWeights(
@@ -77,29 +69,15 @@ def weights(spec: FGD, pair: Pair, calibration: Calibration, schedule: Schedule)
     )
 
 
-def scales(spec: FGD, pair: Pair, calibration: Calibration) -> dict[str, float]:
-    """Level -> what both maps are multiplied by: 1 officially, else what brings the teacher's RMS to 0.3.
-
-    Raises TeacherUnfit for a level on which the teacher says nothing, or nothing finite.
-    """
-    if spec.compat == "official":
-        return dict.fromkeys(pair.levels, 1.0)
-    for level in pair.levels:
-        rms = calibration.teacher_rms[level]
-        if not (math.isfinite(rms) and rms > 0):
-            raise TeacherUnfit(f"the teacher's map at {level} has RMS {rms}; train the teacher again")
-    return {level: TEACHER_RMS / calibration.teacher_rms[level] for level in pair.levels}
-
-
 class FGDLoss(Method):
     """Terms "fg", "bg" (equation 8), "attention" (9), "global" (12), summed over levels (13), divided by N."""
 
     def __init__(self, spec: FGD, pair: Pair, calibration: Calibration, schedule: Schedule) -> None:
         super().__init__()
         self.weights = weights(spec, pair, calibration, schedule)
-        self.scales = scales(spec, pair, calibration) if self.weights.any_on else {}
-        self.temperature = resolved(spec.temperature)
         self.official = spec.compat == "official"
+        self.scales = scales_of(pair, calibration, official=self.official) if self.weights.any_on else {}
+        self.temperature = resolved(spec.temperature)
         self.box_cells = official if self.official else BOX_CELLS[spec.box_cells or "tight"]
         # A module whose term is off would never get a gradient, which DistributedDataParallel does not forgive.
         self.align = adapters(pair) if self.weights.any_on else nn.ModuleDict()

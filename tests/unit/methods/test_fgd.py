@@ -16,7 +16,8 @@ from fgd.errors import TeacherUnfit
 from fgd.method_specs import FGD
 from fgd.methods.base import Pair, SharedLevel
 from fgd.methods.context import ContextBlock
-from fgd.methods.fgd import FGDLoss, TermWeights, scales, weights
+from fgd.methods.fgd import FGDLoss, TermWeights, weights
+from fgd.methods.paired import scales_of
 from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, View
 
@@ -237,7 +238,8 @@ def test_at_the_reference_geometry_both_weights_are_the_published_ones() -> None
     official = SPEC.but(compat="official", box_cells=None)
 
     assert weights(SPEC, pair, calibration, schedule) == weights(official, pair, calibration, schedule)
-    assert scales(SPEC, pair, calibration) == scales(official, pair, calibration) == {"p3": 1.0}
+    by_default, officially = (scales_of(pair, calibration, official=each) for each in (False, True))
+    assert by_default == officially == {"p3": 1.0}
 
 
 def test_a_data_set_without_boxes_has_finite_weights() -> None:
