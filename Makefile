@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-unit test-isa gpu gpu-wheels lint format lock parity study families resume digests fuzz bench bench-service images chaos soak clean
+.PHONY: help install demo serve test test-unit matrix test-isa gpu gpu-wheels lint format lock parity study families resume digests fuzz bench bench-service images chaos soak clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -29,14 +29,17 @@ serve: $(READY) ## the API and a worker on 127.0.0.1:8000; DATA_ROOTS=/a:/b allo
 	@$(if $(DATA_ROOTS),FGD_DATA_ROOTS="$(DATA_ROOTS)") $(BIN)/fgd serve
 
 test: $(READY) ## everything except gpu: unit, parity, real servers and real trainings
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25 --durations-min=2 -m "not gpu and not e2e and not chaos and not images"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 --durations-min=5 -m "e2e and not gpu and not chaos and not images"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25 --durations-min=2 -m "not gpu and not e2e and not chaos and not images and not matrix"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 --durations-min=5 -m "e2e and not gpu and not chaos and not images and not matrix"
 
 images: $(READY) ## build the API's image without Docker, by running its Dockerfile in a folder; a few minutes
 	@$(BIN)/python -m pytest -m images tests/e2e/test_images.py
 
 test-unit: $(READY) ## the fast tests, under a minute
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not e2e and not slow and not chaos and not images"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not e2e and not slow and not chaos and not images and not matrix"
+
+matrix: $(READY) ## every method between every two families, on tiny networks; a minute or two
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/unit/methods/test_matrix.py
 
 test-isa: $(READY) ## the numeric tests as if on processors with fewer instructions; prints a table; half an hour on 2 cores
 	@$(BIN)/python -m tests.studies.isa $(ARGS)
@@ -58,8 +61,9 @@ format: $(READY) ## reformat the code with ruff
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-parity: $(READY) ## FGD against the reference implementation's numbers
-	@$(BIN)/python -m fgd.parity tests/parity/fgd_reference.npz tests/parity/fgd_reference.json
+parity: $(READY) ## every method with golden numbers against those of its authors' code
+	@for file in tests/parity/*_reference.npz; do \
+		$(BIN)/python -m fgd.parity $$file $${file%.npz}.json || exit 1; done
 
 study: $(READY) ## compare FGD with its control on the demo's data, seeds 0 1 2; about an hour on 2 cores
 	@$(BIN)/python tests/studies/fgd_vs_control.py digits --out runs/digits --seeds 0 1 2

@@ -35,6 +35,11 @@ class Entry(BaseModel):
     """For a detector: what methods can use of it, as student and as teacher."""
     families: list[str] = []
     """For a method: the detectors that offer what it uses."""
+    source: str = ""
+    """For a method: the paper, and the authors' code that was followed."""
+    golden: bool = False
+    """For a method: whether `compat` "official" is checked against numbers that the authors' code gave. Otherwise it is
+    checked against a slow loop written from the paper's formulas."""
     presets: dict[str, dict[str, Any]] = {}
     """Detector family -> the numbers used for what a request leaves out."""
 
@@ -71,7 +76,14 @@ def catalogue() -> tuple[Catalogue, str]:
     made = Catalogue(
         detectors=[_entry(spec, offers=sorted(spec.offers)) for spec in members(DetectorSpec)],
         methods=[
-            _entry(spec, needs=_needs(spec), families=families_for(spec), presets=_presets(spec))
+            _entry(
+                spec,
+                needs=_needs(spec),
+                families=families_for(spec),
+                source=spec.source,
+                golden=spec.golden,
+                presets=_presets(spec),
+            )
             for spec in members(MethodSpec)
         ],
         optimizers=[_entry(spec) for spec in members(OptimizerSpec)],

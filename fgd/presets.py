@@ -9,7 +9,24 @@ from __future__ import annotations
 from typing import TypeVar
 
 from fgd.detector_specs import FCOS, FasterRCNN, RetinaNet
-from fgd.method_specs import FGD, MethodSpec, Mimic
+from fgd.method_specs import (
+    CWD,
+    FGD,
+    FGFI,
+    FKD,
+    FRS,
+    GID,
+    MGD,
+    PKD,
+    TADF,
+    Chen2017,
+    CrossKD,
+    DeFeat,
+    MethodSpec,
+    Mimic,
+    MimicRoI,
+    Relations,
+)
 from fgd.spec import JobSpec
 from fgd.spec_fields import Spec
 
@@ -36,10 +53,50 @@ def mimic() -> Mimic:
     return Mimic(weight=0.016)
 
 
+def of_one_stage() -> dict[type[Spec], MethodSpec]:
+    """The authors' numbers for detectors of one stage, where they tell them: those for RetinaNet, unless it is said
+    otherwise. Their sums have factors that bring them to the reference geometry (`fgd/methods/`, each file)."""
+    return {
+        Mimic: mimic(),
+        PKD: PKD(weight=10.0, levels=4),
+        CWD: CWD(weight=10.0, temperature=1.0),
+        MGD: MGD(alpha=2e-5).but(lambda_=0.65),
+        FKD: FKD(feature=4e-4, channel=2e-2, spatial=2e-2, non_local=4e-4, temperature=0.1, levels=4),
+        DeFeat: DeFeat(foreground=3.0, background=12.0),
+        FGFI: FGFI(weight=0.01),
+        FRS: FRS(feature=0.005, scores=0.02),
+        CrossKD: CrossKD(scores=1.0, boxes=1.0, first=3),
+        GID: GID(feature=5e-4, relation=40.0, scores=0.1, boxes=1.0),
+        MimicRoI: MimicRoI(weight=1.0),
+        TADF: TADF(weight=0.01),
+        Relations: Relations(weight=1.0),
+    }
+
+
+def of_points() -> dict[type[Spec], MethodSpec]:
+    """FCOS's where the authors tell them."""
+    return of_one_stage() | {
+        FRS: FRS(feature=0.01, scores=0.05),
+        CrossKD: CrossKD(scores=0.4, boxes=0.75, first=2),
+    }
+
+
+def of_two_stages() -> dict[type[Spec], MethodSpec]:
+    """Faster R-CNN's where the authors tell them; it has no towers."""
+    of_others = {kind: numbers for kind, numbers in of_one_stage().items() if kind is not CrossKD}
+    return of_others | {
+        PKD: PKD(weight=6.0, levels=4),
+        MGD: MGD(alpha=5e-7).but(lambda_=0.45),
+        FKD: FKD(feature=7e-5, channel=4e-3, spatial=4e-3, non_local=7e-5, temperature=0.5, levels=4),
+        FRS: FRS(feature=0.002, scores=0.1),
+        Chen2017: Chen2017(hint=0.5, soft=1.0, bounded=0.5),
+    }
+
+
 PRESETS: dict[type[Spec], dict[type[Spec], MethodSpec]] = {
-    FCOS: {FGD: fgd_for_fcos(), Mimic: mimic()},
-    RetinaNet: {FGD: fgd_for_retinanet(), Mimic: mimic()},
-    FasterRCNN: {FGD: fgd_for_two_stages(), Mimic: mimic()},
+    FCOS: {FGD: fgd_for_fcos(), **of_points()},
+    RetinaNet: {FGD: fgd_for_retinanet(), **of_one_stage()},
+    FasterRCNN: {FGD: fgd_for_two_stages(), **of_two_stages()},
 }
 """Detector family -> method -> its numbers."""
 

@@ -1,11 +1,10 @@
-"""Everything a job can be given, on one page. Knows no torch, no HTTP, no SQL.
+"""Everything a job can be given. Knows no torch, no HTTP, no SQL.
 
 The request body of `POST /v1/jobs` is a `SubmitJob`: a `JobSpec` and what only the service needs. The trainer
 reads a `JobSpec` whose references are paths. Numbers left out are None and come from `fgd.presets.resolve`;
 a weight of 0 switches its term off. Sizes are pixels, rates are per step, AP is 0-100.
 
-Over 500 lines, most of them the docstrings that users read in the catalogue: if you write a job, you find every
-field here, in the order of the request.
+Detectors are in `fgd.detector_specs`, methods in `fgd.method_specs`.
 """
 
 from __future__ import annotations
@@ -290,7 +289,7 @@ class JobSpec(Spec):
     @classmethod
     def _maps_are_enough_if_cached(cls, resources: Resources, info: ValidationInfo) -> Resources:
         for method in info.data.get("methods", ()):
-            if resources.teacher_cache_gib is not None and method.needs & (OF_THE_HEAD | {"proposals"}):
+            if resources.teacher_cache_gib is not None and method.takes() & (OF_THE_HEAD | {"proposals"}):
                 raise PydanticCustomError(
                     "cannot_be_cached",
                     "only the teacher's maps can be kept, but {method} also needs the output of its head: leave out "
@@ -344,7 +343,7 @@ class JobSpec(Spec):
 
     def needs(self) -> frozenset[Need]:
         """What the methods take of both networks, all together."""
-        return frozenset(need for method in self.methods for need in method.needs)
+        return frozenset(need for method in self.methods for need in method.takes())
 
     def compares_classes(self) -> bool:
         """Whether a method compares what both networks say of each class; maps and boxes have no classes."""

@@ -59,7 +59,7 @@ def plan(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def parity(context: typer.Context) -> None:
-    """Compare FGD with recorded numbers of the reference code: `fgd parity FILE.npz FILE.json`.
+    """Compare a method with recorded numbers of its authors' code: `fgd parity FILE.npz FILE.json`.
 
     Prints the largest error of each quantity; exits 1 if one is too large.
     """

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fgd.method_specs import Mimic
 from fgd.methods.base import Method, Pair, adapters, resolved, same_size
-from fgd.methods.geometry import Grid, Layout, valid_cells
+from fgd.methods.geometry import Grid, Layout, scale_masks, tight, valid_cells
 from fgd.methods.maps import WantedSums, compare
 from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, View
@@ -19,11 +19,14 @@ class MimicLoss(Method):
     """Term "feature": weight x sum over levels of mean_N mean_valid sum_C (F^T - a(F^S))^2, on maps as they are.
 
     Already a mean over cells, so neither calibration nor schedule changes it; a: 1x1 adapter where widths differ.
+    Inside: only cells whose centre lies in a box, or the one under its own centre; outside: the others. An image
+    without such cells adds nothing.
     """
 
     def __init__(self, spec: Mimic, pair: Pair, _calibration: Calibration, _schedule: Schedule) -> None:
         super().__init__()
         self.weight = resolved(spec.weight)
+        self.where = spec.where
         self.align = adapters(pair) if self.weight else nn.ModuleDict()
 
     def forward(self, student: View, teacher: View, batch: Batch) -> dict[str, Tensor]:
@@ -32,7 +35,12 @@ class MimicLoss(Method):
         device = batch.images_NCHW.device
         ours, theirs = student.features, teacher.features
         grid = Grid.of(tuple(tuple(theirs[level].shape[-2:]) for level in self.align), device)
-        valid_NP, cells_NL = valid_cells(Layout.of(batch, device), grid)
+        layout = Layout.of(batch, device)
+        valid_NP, cells_NL = valid_cells(layout, grid)
+        if self.where != "everywhere":
+            foreground_NP, background_NP = scale_masks(tight(layout, grid), valid_NP, grid)
+            valid_NP = (foreground_NP if self.where == "inside" else background_NP) > 0
+            cells_NL = torch.stack([each.sum(1) for each in grid.split(valid_NP)], 1).clamp(min=1)
         errors_N = []
         # Sums over C and H x W of squares exceed float16 and lose digits in bfloat16.
         with torch.autocast(device.type, enabled=False):

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fgd import parity
+from fgd.parity import figures
 
 HERE = Path(__file__).parent
 NPZ, JSON = HERE / "fgd_reference.npz", HERE / "fgd_reference.json"
@@ -67,7 +68,7 @@ def test_the_reference_file_passes_on_the_command_line() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["case", "quantity", "error"]
-    assert lines[-1] == f"{len(lines) - 2} figures, all agree"
+    assert lines[-1] == f"{len(lines) - 2} figures of fgd, all agree"
     for case in json.loads(JSON.read_text()):
         of_case = [line for line in lines if line.split()[0] == case["name"]]
         quantities = [line.split()[1] for line in of_case]
@@ -135,7 +136,7 @@ def test_the_table_marks_what_is_beyond(
     lines = capsys.readouterr().out.splitlines()
     marked = [line.split() for line in lines if "beyond 1e-05" in line]
     assert [line[:3] for line in marked] == [[CASE, "raw/fg", "3.3e-01"]]
-    assert lines[-1] == "24 figures, 1 beyond the tolerance"
+    assert lines[-1] == "24 figures of fgd, 1 beyond the tolerance"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -157,7 +158,7 @@ def test_a_number_that_is_not_finite_fails(
 
 
 def test_nan_of_ours_is_beyond_every_limit() -> None:
-    assert not parity.Figure(CASE, "total", float("nan"), parity.TOLERANCE).good
+    assert not figures.Figure(CASE, "total", float("nan"), figures.TOLERANCE).good
 
 
 # --- malformed files --------------------------------------------------------------------------------------------
@@ -235,7 +236,7 @@ def test_two_cases_of_one_name_are_refused(
     tmp_path: Path, arrays: Arrays, settings: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path, arrays, settings * 2) == 1
-    assert "a name of its own" in capsys.readouterr().err
+    assert "a different name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", NPZ.read_bytes()[:100_000]], ids=["empty", "text", "cut"])

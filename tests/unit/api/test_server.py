@@ -355,6 +355,11 @@ def test_the_catalogue_tells_what_each_field_does_and_its_preset(client: Any) ->
     assert methods["fgd"]["presets"]["fcos"]["alpha"] == 1.6e-3
     assert [entry["kind"] for entry in answer.json()["detectors"]] == ["fcos", "retinanet", "faster_rcnn"]
     assert methods["fgd"]["presets"]["faster_rcnn"]["temperature"] == 0.5
+    assert (methods["pkd"]["golden"], methods["tadf"]["golden"]) == (True, False)
+    assert methods["gid"]["source"].startswith("arXiv 2103.02340; daixinghome/Distill_GID_detectron2@")
+    assert methods["crosskd"]["families"] == list(methods["crosskd"]["presets"]) == ["fcos", "retinanet"]
+    assert methods["ld"]["needs"].endswith("both networks must offer anchors, distributions, logits")
+    assert methods["ld"]["families"] == []
     assert {entry["kind"] for entry in answer.json()["optimizers"]} == {"adamw", "sgd"}
     assert {entry["kind"] for entry in answer.json()["formats"]} == {"auto", "coco", "voc", "yolo", "huggingface"}
     assert client.get("/v1/catalogue", headers={"If-None-Match": answer.headers["etag"]}).status_code == 304

@@ -21,7 +21,7 @@ METHODS = {"Correlation": "correlation", "Soft": "more_methods", "Cross": "more_
 """Spec -> its module's file."""
 OFFERED = {"FCOS": ("Correlation", "Soft", "Cross"), "RetinaNet": ("Correlation", "Soft", "Cross"),
            "FasterRCNN": ("Correlation", "Soft", "Asked"), "Pan": ("Correlation", "Soft", "Cross")}  # fmt: skip
-OF_PAN = "FGD: fgd_for_fcos(), Mimic: mimic(), "
+OF_PAN = "FGD: fgd_for_fcos(), **of_points(), "
 
 
 class Copy:
