@@ -36,6 +36,14 @@ class Method_(Spec):
     golden: ClassVar[bool] = False
     """Whether `compat` "official" is checked against numbers that the authors' code gave."""
 
+    weight_fields: ClassVar[tuple[str, ...]] = ("weight",)
+    """Its fields that are the weights of terms."""
+
+    rho: NonNegativeFloat | None = None
+    """How strong it is beside the detection loss: the norm of its gradient at the maps that student and teacher share,
+    as a multiple of the detection loss's. Measured on 32 batches before the first step, then fixed; it grows from 0 in
+    the first epoch. 0: the weights count as they are. Default: the family's where no weight is given, else 0."""
+
     def takes(self) -> frozenset[Need]:
         """`needs`, and what terms take that are off by default."""
         return self.needs
@@ -92,6 +100,7 @@ class FGD(Method_):
 
     source = "arXiv 2111.11837; yzd-v/FGD@c03a6cf"
     golden = True
+    weight_fields = ("alpha", "beta", "gamma", "lambda_")
 
     kind: Literal["fgd"] = "fgd"
     alpha: NonNegativeFloat | None = None
@@ -228,6 +237,7 @@ class MGD(Method_):
 
     source = "arXiv 2205.01529; yzd-v/MGD@2c9da0b"
     golden = True
+    weight_fields = ("alpha",)
 
     kind: Literal["mgd"] = "mgd"
     alpha: NonNegativeFloat | None = None
@@ -252,6 +262,7 @@ class FKD(Method_):
 
     source = "Zhang and Ma, ICLR 2021 (openreview uKhGRvM8QNH); open-mmlab/mmrazor@90c7af1"
     golden = True
+    weight_fields = ("feature", "channel", "spatial", "non_local")
 
     kind: Literal["fkd"] = "fkd"
     feature: NonNegativeFloat | None = None
@@ -285,6 +296,7 @@ class DeFeat(Method_):
 
     source = "arXiv 2103.14475; ggjy/DeFeat.pytorch@c46a793"
     golden = True
+    weight_fields = ("foreground", "background")
 
     kind: Literal["defeat"] = "defeat"
     foreground: NonNegativeFloat | None = None
@@ -343,6 +355,7 @@ class FRS(Method_):
     needs = frozenset({"features", "logits"})
     source = "arXiv 2111.00674; duzhixing/FRS@decd60c"
     golden = True
+    weight_fields = ("feature", "scores")
 
     kind: Literal["frs"] = "frs"
     feature: NonNegativeFloat | None = None
@@ -370,6 +383,7 @@ class CrossKD(Method_):
     needs = frozenset({"features", "logits", "boxes", "anchors", "towers"})
     source = "arXiv 2306.11369; jbwang1997/CrossKD@87e156a"
     golden = True
+    weight_fields = ("scores", "boxes")
 
     kind: Literal["crosskd"] = "crosskd"
     scores: NonNegativeFloat | None = None
@@ -403,6 +417,7 @@ class LD(Method_):
     needs = frozenset({"features", "logits", "distributions", "anchors"})
     source = "arXiv 2102.12252, 2204.05957; HikariTJU/LD@4287990"
     golden = True
+    weight_fields = ()
 
     kind: Literal["ld"] = "ld"
     main: NonNegativeFloat = 0.25
@@ -439,6 +454,7 @@ class GID(Method_):
     needs = frozenset({"features", "logits", "boxes", "anchors"})
     source = "arXiv 2103.02340; daixinghome/Distill_GID_detectron2@9118c54, the first author's port"
     golden = True
+    weight_fields = ("feature", "relation", "scores", "boxes")
 
     kind: Literal["gid"] = "gid"
     feature: NonNegativeFloat | None = None
@@ -474,6 +490,7 @@ class Chen2017(Method_):
 
     needs = frozenset({"features", "proposals"})
     source = "Chen et al., Learning Efficient Object Detection Models with Knowledge Distillation, NeurIPS 2017"
+    weight_fields = ("hint", "soft", "bounded")
 
     kind: Literal["chen2017"] = "chen2017"
     hint: NonNegativeFloat | None = None

@@ -106,6 +106,10 @@ def complete(method: MethodSpec, family: type[Spec]) -> MethodSpec:
     preset = PRESETS[family][type(method)]
     if isinstance(preset, FGD) and isinstance(method, FGD) and method.compat == "official":
         preset = preset.but(compat="official", box_cells="inclusive")
+    if getattr(method, "compat", "default") == "official" or any(
+        getattr(method, each) for each in method.weight_fields
+    ):
+        preset = preset.but(rho=0.0)  # weights that are given count as they are
     missing = {name: getattr(preset, name) for name, value in method if value is None}
     return method.but(**missing)
 

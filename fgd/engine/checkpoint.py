@@ -49,6 +49,10 @@ class TrainingState:
     """The last AP that was an improvement in the sense of `early_stop`."""
     stale: int = 0
     """Evaluations since then."""
+    balance: dict[str, float] = field(default_factory=dict)
+    """<method>/<term> -> factor, of methods with `rho`: see `fgd.engine.balance`."""
+    warned: list[str] = field(default_factory=list)
+    """Codes of what is warned of once."""
 
 
 def save(

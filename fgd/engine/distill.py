@@ -29,8 +29,11 @@ class Distill(nn.Module):
 
     def forward(self, batch: Batch, teacher: View | None) -> dict[str, Tensor]:
         """Weighted losses by name: detection/<term> of the detector, <method>/<term> of each method."""
+        return self.losses(self.student.features(batch.images_NCHW), batch, teacher)
+
+    def losses(self, features: Mapping[str, Tensor], batch: Batch, teacher: View | None) -> dict[str, Tensor]:
+        """The same from the student's maps on."""
         student = self.student
-        features = student.features(batch.images_NCHW)
         predictions = student.predict(features, batch, hold="towers" in self.needs)
         losses = {f"detection/{name}": loss for name, loss in student.losses(predictions, batch).items()}
         if teacher is not None:
@@ -40,6 +43,11 @@ class Distill(nn.Module):
                 terms = method(view, teacher, batch)
                 losses |= {f"{kind}/{name}": term for name, term in terms.items()}
         return losses
+
+    @property
+    def device(self) -> torch.device:
+        """Where the student's weights are."""
+        return next(self.student.parameters()).device
 
 
 class Teacher:

@@ -25,6 +25,8 @@ def lean_spec(spec: JobSpec, *, by_batches: bool = False) -> dict[str, Any]:
     """What of a resolved spec a checkpoint must agree with."""
     lean = without_defaults(spec, leave_out={"name", "teacher", "dataset", "resources"})
     lean["student"] = student_alone(lean["student"])
+    if "methods" in lean:
+        lean["methods"] = [{k: v for k, v in method.items() if (k, v) != ("rho", 0.0)} for method in lean["methods"]]
     if not by_batches and (schedule := steps_alone(lean.pop("schedule", {}), spec.schedule)):
         lean["schedule"] = schedule
     return lean

@@ -24,8 +24,9 @@ from fgd.engine.meter import Meter
 from fgd.engine.optimise import make_optimizer
 from fgd.engine.prepare import cache_of, prepare
 from fgd.engine.result import choose_best, finish, score, tell_undecodable
+from fgd.engine.running_statistics import RunningStatistics
 from fgd.engine.saver import Saver
-from fgd.engine.step import Statistics, all_finite, gives_up, skip, step
+from fgd.engine.step import all_finite, gives_up, skip, step
 from fgd.errors import Diverged, Stopped
 from fgd.events import Emit, Evaluated, Note, Phase, Started
 from fgd.outline import whole_steps
@@ -77,7 +78,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
     )
 
     batches: Iterator[Batch] | None = None
-    statistics = Statistics(distill)
+    statistics = RunningStatistics(distill)
     early = False
     laps.end("optimiser")
     emit(laps.note())

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from fgd.engine.checkpoint import TrainingState
 from fgd.engine.device_metrics import DeviceMetrics, busy_s
+from fgd.engine.loss_warnings import loss_warnings
 from fgd.engine.teacher_cache import TeacherCache
 from fgd.events import Emit, Note, Stepped
 from fgd.types import Batch
@@ -97,13 +98,24 @@ class Meter:
             means |= self.cache.figures()
         if last_of_epoch:
             count = self.state.summed_steps
-            means |= {f"epoch/{name}": total / count for name, total in self.state.sums.items()}
+            of_epoch = {name: total / count for name, total in self.state.sums.items()}
+            means |= {f"epoch/{name}": mean for name, mean in of_epoch.items()}
+            self.warn(of_epoch)
             self.state.sums, self.state.summed_steps = {}, 0
         if self.state.skipped:
             means["skipped_steps"] = self.state.skipped
         self.emit(Stepped(step=self.state.step, epoch=self.epoch, values=dict(means)))
         self.window, self.steps, self.waited_s = {}, 0, 0.0
         self.since, self.busy_since = time.monotonic(), busy_s()
+
+    def warn(self, means: Mapping[str, float]) -> None:
+        """Of each thing once in a training."""
+        summary = ("loss/total", "loss/detection")
+        losses = {name[5:]: mean for name, mean in means.items() if name[:5] == "loss/" and name not in summary}
+        for warning in loss_warnings(losses):
+            if warning.code not in self.state.warned:
+                self.state.warned.append(warning.code)
+                self.emit(warning)
 
     def share(self) -> float:
         """Of the time of steps and checkpoints, what the checkpoints took."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,13 @@ from torch import nn
 
 from fgd.data.formats import open_index
 from fgd.data.index import Index
-from fgd.data.loader import Dataset, Split
+from fgd.data.loader import Dataset, Split, train_batches
 from fgd.data.transforms import Transform
 from fgd.detector_specs import DetectorSpec
 from fgd.detectors import Detector, anchors, build, family_of
-from fgd.engine import checkpoint, device, pretrained, weights
+from fgd.engine import balance, checkpoint, device, pretrained, weights
 from fgd.engine.checkpoint import KEEP_CHECKPOINTS, TrainingState
-from fgd.engine.device import Machine, seeded
+from fgd.engine.device import Machine, seeded, to_device
 from fgd.engine.distill import Distill, Teacher
 from fgd.engine.distributed import ALONE, Ranks
 from fgd.engine.identity import checkpoint_digest, digest_of_file, digest_of_json
@@ -72,6 +74,8 @@ class Training:
     """`distill`, wrapped where several processes train it."""
     cache: TeacherCache | None = None
     """Of the teacher's maps."""
+    balance: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """<method>/<term> -> what it is multiplied by once the first epoch is over; 1 if unsaid."""
 
     @property
     def student(self) -> Detector:
@@ -188,7 +192,25 @@ def prepare(
     distill = Distill(student, methods, spec.needs()).to(machine.device)
     model = ranks.wrap(distill)
     parts = Training(spec, machine, train, val, test, transform, distill, teacher, calibration, identity, ranks, model)
-    return parts, state, contents
+    if resume is None and any(method.rho for method in spec.methods):
+        state.balance = ranks.of_first(partial(balanced, parts, emit, check_stop))
+        laps.end("balance")
+    return dataclasses.replace(parts, balance=state.balance), state, contents
+
+
+def balanced(parts: Training, emit: Emit, check_stop: Callable[[], None]) -> dict[str, float]:
+    """The factors of the methods' terms, from the first batches of the training."""
+    emit(Phase(phase="balancing"))
+    teacher, schedule, seed = parts.teacher, parts.spec.schedule, parts.spec.seed
+    assert teacher is not None
+    rhos = {method.kind: method.rho or 0.0 for method in parts.spec.methods}
+    with contextlib.closing(
+        train_batches(parts.train, parts.transform, schedule, seed, epoch=0, shard=parts.ranks.shard)
+    ) as batches:
+        some = (to_device(batch, parts.machine.device) for batch in itertools.islice(batches, balance.BATCHES))
+        found = balance.measure(parts.distill, some, teacher.view, rhos, seed=seeded(seed, 3), check_stop=check_stop)
+    emit(balance.note(found, rhos))
+    return found
 
 
 def cache_of(parts: Training, out: Path, emit: Emit) -> TeacherCache | None:

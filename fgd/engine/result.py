@@ -102,6 +102,7 @@ def finish(
         "format": "fgd-manifest/1",
         **parts.identity,
         "calibration": dataclasses.asdict(parts.calibration) if parts.calibration else None,
+        **({"balance": dict(parts.balance)} if parts.balance else {}),
         "metrics": {name: {k: finite(v) for k, v in values.items()} for name, values in metrics.items()},
         "best": {"step": state.best_step, "val_ap": finite(state.best_ap)},
         "steps": state.step,

@@ -41,23 +41,6 @@ def all_finite(module: nn.Module) -> bool:
     return all(bool(tensor.isfinite().all()) for tensor in module.state_dict().values())
 
 
-class Statistics:
-    """Running statistics of batch norm as they were before a step: a step that is not finite spoils them at once."""
-
-    def __init__(self, module: nn.Module) -> None:
-        norms = (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-        self.live = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
-        self.kept = [buffer.clone() for buffer in self.live]
-
-    def remember(self) -> None:
-        if self.live:
-            torch._foreach_copy_(self.kept, self.live)
-
-    def restore(self) -> None:
-        if self.live:
-            torch._foreach_copy_(self.live, self.kept)
-
-
 def step(
     parts: Training, optimizer: torch.optim.Optimizer, batches: Iterable[Batch], number: int, per_epoch: int
 ) -> tuple[dict[str, float], float]:
@@ -70,12 +53,15 @@ def step(
     set_learning_rate(optimizer, rate)
     optimizer.zero_grad(set_to_none=True)
     summed: dict[str, Tensor] = {}
+    ramp = min(1.0, (number + 1) / per_epoch)
     for nth, (batch, share) in enumerate(shared(parts, batches)):
         # Anew for each batch: what a method draws for one must not change what the detector draws for the next.
         torch.manual_seed(seeded(spec.seed, 2, number, *([nth, ranks.rank] if ranks.rank else [nth] if nth else [])))
         with distributed.quiet(parts.model, last=nth + 1 == spec.schedule.accumulate):
+            of_method = {name: ramp * factor for name, factor in parts.balance.items()}
             losses = {
-                name: loss * (share if name.startswith("detection/") else 1 / spec.schedule.accumulate)
+                name: loss
+                * (share if name.startswith("detection/") else of_method.get(name, 1.0) / spec.schedule.accumulate)
                 for name, loss in forward(parts, to_device(batch, parts.machine.device)).items()
             }
             total = torch.stack(list(losses.values())).sum()
