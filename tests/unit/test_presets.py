@@ -30,7 +30,9 @@ def job(*methods: FGD | Mimic) -> JobSpec:
 def test_fgd_gets_the_published_numbers_of_fcos() -> None:
     (fgd,) = resolve(job(FGD())).methods
 
-    assert fgd == FGD(alpha=1.6e-3, beta=8e-4, gamma=8e-4, temperature=0.8, box_cells="tight").but(lambda_=8e-6)
+    assert fgd == FGD(alpha=1.6e-3, beta=8e-4, gamma=8e-4, temperature=0.8, box_cells="tight", rho=0.0).but(
+        lambda_=8e-6
+    )
 
 
 def test_official_fgd_counts_cells_inclusively() -> None:
@@ -42,7 +44,7 @@ def test_official_fgd_counts_cells_inclusively() -> None:
 
 
 def test_mimic_gets_its_weight() -> None:
-    assert resolve(job(Mimic())).methods == (Mimic(weight=0.016),)
+    assert resolve(job(Mimic())).methods == (Mimic(weight=0.016, rho=0.0),)
 
 
 @pytest.mark.parametrize(
@@ -102,10 +104,13 @@ def test_norm_is_frozen_with_pretrained_weights_and_a_given_one_is_kept() -> Non
 @pytest.mark.parametrize(
     ("student", "expected"),
     [
-        (RetinaNet(), FGD(alpha=1e-3, beta=5e-4, gamma=5e-4, temperature=0.5, box_cells="tight").but(lambda_=5e-6)),
+        (
+            RetinaNet(),
+            FGD(alpha=1e-3, beta=5e-4, gamma=5e-4, temperature=0.5, box_cells="tight", rho=0.0).but(lambda_=5e-6),
+        ),
         (
             FasterRCNN(version=2),
-            FGD(alpha=5e-5, beta=2.5e-5, gamma=5e-5, temperature=0.5, box_cells="tight").but(lambda_=5e-7),
+            FGD(alpha=5e-5, beta=2.5e-5, gamma=5e-5, temperature=0.5, box_cells="tight", rho=0.0).but(lambda_=5e-7),
         ),
     ],
 )

@@ -16,7 +16,7 @@ from fgd.engine.loss_warnings import loss_warnings
 from fgd.errors import Stopped
 from fgd.events import Finished, Note, Saved, Stepped
 from fgd.method_specs import FGD, Mimic
-from fgd.presets import complete
+from fgd.presets import PRESETS, complete
 from fgd.spec import JobSpec
 
 Train = Callable[..., Any]
@@ -70,10 +70,15 @@ def test_a_ratio_without_a_second_number_is_none() -> None:
     assert median_ratio([(1.0, 0.0), (3.0, 1.0), (1.0, math.inf)]) == pytest.approx(1.5)
 
 
-def test_weights_that_are_given_are_not_balanced() -> None:
+def test_weights_that_are_given_are_not_balanced(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_family = PRESETS[FCOS]
+    balanced = {kind: preset.but(rho=0.7) for kind, preset in of_family.items()}
+    monkeypatch.setitem(PRESETS, FCOS, balanced)
+    assert complete(Mimic(), FCOS).rho == 0.7
     assert complete(Mimic(weight=0.5), FCOS).rho == 0.0
     assert complete(FGD(compat="official"), FCOS).rho == 0.0
     assert complete(Mimic(weight=0.5, rho=2.0), FCOS).rho == 2.0
+    assert complete(complete(Mimic(), FCOS), FCOS).rho == 0.7
 
 
 @pytest.mark.slow
