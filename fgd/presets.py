@@ -93,17 +93,12 @@ def of_two_stages() -> dict[type[Spec], MethodSpec]:
     }
 
 
-def as_published(presets: dict[type[Spec], MethodSpec]) -> dict[type[Spec], MethodSpec]:
-    """With the weights as they are, where a preset says nothing of `rho`."""
-    return {kind: preset.but(rho=preset.rho or 0.0) for kind, preset in presets.items()}
-
-
 PRESETS: dict[type[Spec], dict[type[Spec], MethodSpec]] = {
-    FCOS: as_published({FGD: fgd_for_fcos(), **of_points()}),
-    RetinaNet: as_published({FGD: fgd_for_retinanet(), **of_one_stage()}),
-    FasterRCNN: as_published({FGD: fgd_for_two_stages(), **of_two_stages()}),
+    FCOS: {FGD: fgd_for_fcos(), **of_points()},
+    RetinaNet: {FGD: fgd_for_retinanet(), **of_one_stage()},
+    FasterRCNN: {FGD: fgd_for_two_stages(), **of_two_stages()},
 }
-"""Detector family -> method -> its numbers."""
+"""Detector family -> method -> its numbers; without `rho`: 0."""
 
 
 def complete(method: MethodSpec, family: type[Spec]) -> MethodSpec:
@@ -113,7 +108,7 @@ def complete(method: MethodSpec, family: type[Spec]) -> MethodSpec:
         preset = preset.but(compat="official", box_cells="inclusive")
     weights_given = any(getattr(method, each) for each in method.weight_fields)
     as_given = weights_given or getattr(method, "compat", "default") == "official"
-    preset = preset.but(rho=0.0) if as_given else preset
+    preset = preset.but(rho=0.0 if as_given else preset.rho or 0.0)
     missing = {name: getattr(preset, name) for name, value in method if value is None}
     return method.but(**missing)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -177,10 +178,20 @@ def test_figures_are_read_from_what_the_items_print() -> None:
 @pytest.mark.slow
 def test_an_item_that_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
     code = "import subprocess, sys; p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True); p.wait()"
-    ended, output, _ = gpu.bounded([sys.executable, "-c", code], 10.0, tmp_path / "log")
+    ended, output, _ = gpu.bounded([sys.executable, "-c", code], 5.0, tmp_path / "log")
     assert ended is None
     child = int(output)
-    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    deadline = time.monotonic() + 30.0
+    while runs(child) and time.monotonic() < deadline:  # killed, and the kernel takes its time on a busy machine
+        time.sleep(0.05)
+    assert not runs(child)
+
+
+def runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.parametrize(("code", "failed"), [("print('7 ms')", False), ("print('7 ms'); exit(3)", True)])

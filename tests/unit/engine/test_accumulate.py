@@ -139,7 +139,7 @@ def test_images_left_over_are_told(train: Callable[..., Any], make_spec: MakeSpe
 
 
 def test_a_step_larger_than_the_set_is_refused_with_what_would_fit(make_spec: MakeSpec) -> None:
-    with pytest.raises(SpecError, match=r"4 batches of 4 .* 12 images; accumulate 3 or less") as refused:
+    with pytest.raises(SpecError, match=r"4 batches of 4 .* 12 images; set accumulate to 3 or less") as refused:
         parts_of(make_spec(schedule={"accumulate": 4}))
     assert refused.value.pointer == "/schedule/accumulate"
 

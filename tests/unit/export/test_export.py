@@ -234,7 +234,7 @@ def test_where_nothing_is_found_the_comparison_goes_without_the_score_threshold(
 @pytest.mark.parametrize(
     ("options", "code", "says"),
     [
-        (["--opset", "9"], 2, "--opset: 9 is none of 16 to 20"),
+        (["--opset", "9"], 2, "--opset: 9 is not one of 16 to 20"),
         (["--onnx", "student.pt"], 2, "must end in .onnx"),
         (["--image", "missing.jpg"], 2, "missing.jpg: cannot be read"),
     ],

@@ -245,8 +245,8 @@ class Life(RuleBasedStateMachine):
     [
         ("sqlite", 12, 20),
         ("postgresql", 8, 20),
-        pytest.param("sqlite", 100, 40, marks=pytest.mark.slow),
-        pytest.param("postgresql", 30, 40, marks=pytest.mark.slow),
+        pytest.param("sqlite", 40, 40, marks=pytest.mark.slow),
+        pytest.param("postgresql", 15, 40, marks=pytest.mark.slow),
     ],
     indirect=["database"],
 )
