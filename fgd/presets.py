@@ -106,7 +106,7 @@ def complete(method: MethodSpec, family: type[Spec]) -> MethodSpec:
     preset = PRESETS[family][type(method)]
     if isinstance(preset, FGD) and isinstance(method, FGD) and method.compat == "official":
         preset = preset.but(compat="official", box_cells="inclusive")
-    weights_given = any(getattr(method, each) for each in method.weight_fields)
+    weights_given = any(getattr(method, each, None) for each in method.weight_fields)
     as_given = weights_given or getattr(method, "compat", "default") == "official"
     preset = preset.but(rho=0.0 if as_given else preset.rho or 0.0)
     missing = {name: getattr(preset, name) for name, value in method if value is None}
