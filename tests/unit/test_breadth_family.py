@@ -71,6 +71,7 @@ def test_the_docs_list_every_file_that_was_touched(copy: Copy) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_teaches_its_own_kind_with_every_method_that_it_can_serve(
     copy: Copy, data: Path, teacher: Path, tmp_path: Path
 ) -> None:
@@ -84,6 +85,7 @@ def test_it_teaches_its_own_kind_with_every_method_that_it_can_serve(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_begins_with_a_network_of_its_kind_and_inherits_neck_and_heads(
     copy: Copy, data: Path, teacher: Path, tmp_path: Path
 ) -> None:
@@ -94,6 +96,7 @@ def test_it_begins_with_a_network_of_its_kind_and_inherits_neck_and_heads(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_its_export_is_refused_by_name_where_it_has_no_graph(copy: Copy, teacher: Path, tmp_path: Path) -> None:
     done = copy.run("-m", "fgd.export", str(teacher), "--onnx", str(tmp_path / "student.onnx"))
     assert done.returncode == 2
@@ -101,6 +104,7 @@ def test_its_export_is_refused_by_name_where_it_has_no_graph(copy: Copy, teacher
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_learns_from_and_teaches_other_families(copy: Copy, data: Path, teacher: Path, tmp_path: Path) -> None:
     """Levels are matched by stride; each has an adapter of its own widths."""
     events = train(copy, tmp_path / "fcos", job(data, FCOS, teacher, "fgd", "mimic"))

@@ -110,6 +110,7 @@ def test_a_bad_spec_is_told_without_loading_torch(tmp_path: Path) -> None:
     assert subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_sigterm_ends_with_a_checkpoint_that_the_next_run_goes_on_from(tmp_path: Path) -> None:
     compose(tmp_path / "data", counts={"train": 8, "val": 2, "test": 2}, size=64, box_px=(16, 40), per_image=(1, 2))

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 from sqlalchemy import Engine, delete
@@ -20,6 +20,8 @@ from api.core.rows.swept import Moment, SweepResult
 from api.core.rows.tables import IdempotencyKey
 
 KEPT = timedelta(hours=24)
+LATER = {"take", "rho", "split", "attend", "attention", "global_module", "where"}
+"""Fields of a request and of its methods that version 13949c9 did not have."""
 
 Made = TypeVar("Made", bound=Noun)
 
@@ -41,8 +43,7 @@ class Once(Generic[Made]):
 
     @classmethod
     def of(cls, kind: type[Made], project_id: str, key: str | None, operation: str, body: BaseModel) -> Once[Made]:
-        later = {"take"} - body.model_fields_set
-        with_compile = body.model_dump_json(exclude=later).replace(
+        with_compile = body.model_dump_json(exclude=_later(body)).replace(
             '"on_out_of_memory":', '"compile":false,"on_out_of_memory":'
         )
         return cls(
@@ -125,3 +126,10 @@ def sweep(s: Session, moment: Moment) -> SweepResult:
     """Forget old keys."""
     s.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at <= moment.at - KEPT))
     return SweepResult()
+
+
+def _later(body: BaseModel) -> dict[str, Any]:
+    """Of `LATER` what was not sent, as pydantic leaves it out."""
+    methods = enumerate(getattr(body, "methods", ()))
+    of_methods = {place: LATER - method.model_fields_set for place, method in methods}
+    return dict.fromkeys(LATER - body.model_fields_set, True) | ({"methods": of_methods} if of_methods else {})

@@ -24,7 +24,7 @@ from fgd.events import Evaluated, Event, Failed, Finished, Saved, Started, Stepp
 from fgd.spec import JobSpec
 from tests.rounding import of_network
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 MakeSpec = Callable[..., JobSpec]
 ROOT = Path(__file__).parents[3]
 LIMIT_S = 240

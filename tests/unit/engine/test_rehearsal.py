@@ -28,6 +28,7 @@ def planned(spec: JobSpec, folder: Path) -> tuple[int, Any]:
     return code, json.loads(out.read_text())
 
 
+@pytest.mark.long
 def test_parameters_and_files_are_those_of_the_training(
     train: Callable[..., Any], make_spec: MakeSpec, teacher: Path, tmp_path: Path
 ) -> None:
@@ -105,6 +106,7 @@ def test_the_sizes_that_are_timed_end_with_the_largest(scales: tuple[int, ...], 
     assert found == sides
 
 
+@pytest.mark.long
 def test_a_plan_counts_the_disk_that_the_teachers_cache_will_fill(
     make_spec: MakeSpec, teacher: Path, train: Callable[..., Any]
 ) -> None:

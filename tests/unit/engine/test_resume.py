@@ -65,6 +65,7 @@ def attempt(spec: Path, out: Path, kill: signal.Signals | None, after_steps: int
     return events, process.returncode
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_killed_and_told_to_stop_at_random_steps_it_ends_with_the_same_bytes(
     make_spec: MakeSpec, teacher: Path, tmp_path: Path

@@ -68,6 +68,7 @@ def shares(run: Any) -> list[float]:
     return [event.values["teacher/cache_hits"] for event in run.of(Stepped)]
 
 
+@pytest.mark.long
 def test_with_the_cache_and_interrupted_with_it_the_bytes_are_those_without(
     distilled: Callable[..., JobSpec], train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
