@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
@@ -203,12 +202,13 @@ def balanced(parts: Training, emit: Emit, check_stop: Callable[[], None]) -> dic
     emit(Phase(phase="balancing"))
     teacher, schedule, seed = parts.teacher, parts.spec.schedule, parts.spec.seed
     assert teacher is not None
-    rhos = {method.kind: method.rho or 0.0 for method in parts.spec.methods}
-    with contextlib.closing(
-        train_batches(parts.train, parts.transform, schedule, seed, epoch=0, shard=parts.ranks.shard)
-    ) as batches:
+    rhos: dict[str, float] = {method.kind: method.rho or 0.0 for method in parts.spec.methods}
+    batches = train_batches(parts.train, parts.transform, schedule, seed, epoch=0, shard=parts.ranks.shard)
+    try:
         some = (to_device(batch, parts.machine.device) for batch in itertools.islice(batches, balance.BATCHES))
         found = balance.measure(parts.distill, some, teacher.view, rhos, seed=seeded(seed, 3), check_stop=check_stop)
+    finally:
+        batches.close()  # type: ignore[attr-defined]  # a generator: ends its reader thread
     emit(balance.note(found, rhos))
     return found
 
