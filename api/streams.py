@@ -2,7 +2,7 @@
 
     id: 7                                    the event's seq; Last-Event-ID goes on after it
     data: {"seq": 7, "type": ..., ...}       an EventView, JSON on one line
-    event: end                               the job has ended and all was told: do not come back
+    event: end                               the job has ended and all was sent: do not reconnect
     : ping                                   nothing happened for a while
 
 Holds no session between two looks, and no thread. A database that does not answer is waited for.

@@ -89,7 +89,7 @@ class Stepped(Event_):
 class Evaluated(Event_):
     """ap, ap50, ap75, ap_s, ap_m, ap_l, ap/<class>: 0-100, null where no box of that kind exists.
 
-    Of some hundreds of classes and more an evaluation is told in several: the first has all but the classes."""
+    Of some hundreds of classes and more an evaluation is reported in several: the first has all but the classes."""
 
     type: Literal["evaluated"] = "evaluated"
     step: int

@@ -1,7 +1,7 @@
 """Whether rows and files agree: what the store holds that no row names, and what rows name that is not there.
 
-A database that was restored is older than its store: its lost future left files that no row knows. They are told and
-kept; only `delete`, which a person calls, takes them away. Knows rows and the store. Knows no HTTP.
+A database that was restored is older than its store: its lost future left files that no row knows. They are reported
+and kept; only `delete`, which a person calls, takes them away. Knows rows and the store. Knows no HTTP.
 """
 
 from __future__ import annotations

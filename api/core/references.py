@@ -1,4 +1,4 @@
-"""What a spec refers to, looked up: data set, teacher, inherited weights. All that is wrong is told at once.
+"""What a spec refers to, looked up: data set, teacher, inherited weights. All that is wrong is reported at once.
 
 Knows rows, the store, and folders below the data roots. Knows nothing of HTTP.
 """

@@ -110,7 +110,7 @@ def _is_other(path: Path) -> bool:
     try:
         return path.stat().st_size <= _SMALL_JSON_BYTES and not _is_coco(json.loads(path.read_bytes()))
     except (OSError, ValueError, RecursionError):
-        return False  # cut off, perhaps: it is told why it cannot be read
+        return False  # cut off, perhaps: the reader reports why it cannot be read
 
 
 def find_sources(tree: Tree, defects: Defects) -> tuple[dict[Split, Source], frozenset[Split | None]]:

@@ -129,7 +129,7 @@ def check_splits(boxes: Sequence[WrittenBox], own: Convention, defects: Defects)
 
 
 def check(boxes: Sequence[WrittenBox], own: Convention, defects: Defects) -> Convention:
-    """The way in which the boxes of the set are to be read. What is odd is told; what cannot be used is rejected."""
+    """How the boxes of the set are to be read. What is odd is reported; what cannot be used is rejected."""
     used = [written for written in boxes if not _is_flat(written.box)]
     if not used:
         return own

@@ -81,7 +81,7 @@ def split_of_words(file: str, home: str = "") -> Split | None:
 
 
 def read_card(tree: Tree, defects: Defects) -> Card:
-    """The shallowest card of the folder; what cannot be read of it is told."""
+    """The shallowest card of the folder; what cannot be read of it is reported."""
     file = next(iter(sorted((f for f in tree.files if _is(f, CARD)), key=lambda f: (f.count("/"), f))), None)
     front = _front(tree, file, defects) if file else {}
     config = _config(file or "", front, defects)

@@ -1,7 +1,7 @@
 """Batches of an imported data set, the same bytes for the same (seed, epoch, step). Knows nothing of networks.
 
-An image that does not decode, for all that its header said at import, is told once and left out: in training the next
-image of the index that does stands in for it, so that batches keep their size and depend on the files only; in
+An image that does not decode, for all that its header said at import, is reported once and left out: in training the
+next image of the index that does stands in for it, so that batches keep their size and depend on the files only; in
 evaluation neither it nor its boxes count.
 
 No random generator is used or touched: order and flips are hashes of (seed, epoch, image id), so that a control run

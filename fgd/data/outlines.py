@@ -76,7 +76,7 @@ def _around_mask(mask: dict[Any, Any]) -> Box | None:
 
 def unpacked(text: str) -> list[int] | None:
     """The runs in a packed mask: numbers of five bits a character, the sixth says that more follow; from the fourth on
-    each is told as its difference to the one before the last."""
+    each is given as its difference to the one before the last."""
     if len(text) > MAX_POINTS:
         return None
     runs: list[int] = []

@@ -148,7 +148,7 @@ def _lists_elsewhere(tree: Tree, xmls: Iterable[str]) -> list[str]:
         return []
     stems = {_stem(xml) for xml in xmls}
     for file in lists:
-        names = _names(tree, file, stems, Defects())  # what is wrong is told when it is used
+        names = _names(tree, file, stems, Defects())  # what is wrong is reported when it is used
         if not names or sum(_stem(f"{_without_suffix(name)}.xml") in stems for name in names) * 2 < len(names):
             return []
     return lists if any(PurePosixPath(file).stem in ("train", "trainval") for file in lists) else []

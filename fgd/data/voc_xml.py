@@ -59,7 +59,7 @@ class Annotation:
 
 
 def read_all(tree: Tree, files: Iterable[str], defects: Defects) -> dict[str, Annotation | None]:
-    """Each file once; None for one that cannot be read, which is told."""
+    """Each file once; None for one that cannot be read, which is reported."""
     found: dict[str, Annotation | None] = dict.fromkeys(files)
     silent: list[str] = []
     for file in found:

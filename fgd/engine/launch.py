@@ -85,7 +85,7 @@ def signal_of(codes: Sequence[int]) -> int | None:
 
 
 def pass_events(pipe: BinaryIO, emit: Emit, failed: list[Failed]) -> None:
-    """Every event of the ranks, but how they failed: that is told at the end, once."""
+    """Every event of the ranks, but how they failed: that is reported at the end, once."""
     with pipe:
         while (line := pipe.readline()) not in (b"", b"\n"):
             try:

@@ -1,7 +1,7 @@
 """Focal and Global Knowledge Distillation for Detectors (arXiv 2111.11837), equations 1-13.
 
 `compat: official` gives the numbers of the reference (yzd-v/FGD@c03a6cf); `tests/parity` holds them. The default
-departs from it in scale and geometry only; each departure is told where it is made.
+departs from it in scale and geometry only; each departure is explained where it is made.
 """
 
 # N images, C channels of the teacher, P cells of one level, or of all levels together

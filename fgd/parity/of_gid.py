@@ -1,5 +1,5 @@
 """GID's golden figures: maps, class logits and coded boxes of each level, anchors; instances with scores and levels,
-which anchors respond, raw terms, total and gradients. The boxes of objects are told, but nothing depends on them."""
+which anchors respond, raw terms, total and gradients. The boxes of objects are there, but nothing depends on them."""
 
 from __future__ import annotations
 

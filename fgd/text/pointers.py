@@ -1,7 +1,7 @@
 """Where in the user's body a fault lies: pydantic's locations as JSON pointers (RFC 6901).
 
 A location also names the member of a union that was tried ("/methods/0/fgd/alpha"); the body has no such step, so it
-is left out. Of the members of an untagged union only the one that the user most likely meant is told.
+is left out. Of the members of an untagged union only the one that the user most likely meant is named.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 CANNOT_RUN = timedelta(days=7)
 """A job that no worker could take for so long fails: over a week-end somebody may still start the one that can."""
 TOLD_AFTER, SETTLED = timedelta(minutes=1), timedelta(hours=1)
-"""After a start of the service the workers come one by one, and the first are not yet all there is: it is told after
-the one, and ends a job after the other."""
+"""After a start of the service the workers come one by one, and the first are not yet all there is: it is reported
+after the one, and ends a job after the other."""
 
 
 def sweep(s: Session, moment: Moment) -> SweepResult:
