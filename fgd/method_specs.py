@@ -49,8 +49,8 @@ class Method_(Spec):
         return self.needs
 
     def teaches(self) -> bool:
-        """Whether any term is on."""
-        return True
+        """Whether any term is on: a weight that is left out comes from the preset."""
+        return any(getattr(self, each, None) != 0 for each in self.weight_fields)
 
     def adapter(self, student_channels: int, teacher_channels: int) -> str:
         """The layer that it trains at a level of these widths, in words; "none" where it trains none."""
@@ -151,10 +151,6 @@ class FGD(Method_):
             raise ValueError('compat "official" counts cells inclusively; leave out box_cells')
         return self
 
-    def teaches(self) -> bool:
-        """Whether any term is on."""
-        return any(weight != 0 for weight in (self.alpha, self.beta, self.gamma, self.lambda_))
-
     def adapter(self, student_channels: int, teacher_channels: int) -> str:
         return convolution_if_unlike(student_channels, teacher_channels)
 
@@ -169,10 +165,6 @@ class Mimic(Method_):
     """Weight of the squared error, summed over channels and averaged over valid cells."""
     where: Literal["everywhere", "inside", "outside"] = "everywhere"
     """Which cells are imitated: all, those of the boxes, or the others; the mean is over them."""
-
-    def teaches(self) -> bool:
-        """Whether its term is on."""
-        return self.weight != 0
 
     def adapter(self, student_channels: int, teacher_channels: int) -> str:
         return convolution_if_unlike(student_channels, teacher_channels)
@@ -196,9 +188,6 @@ class PKD(Method_):
     """"official": the authors' numbers, for networks of one width. "default": only cells of the image count, a channel
     that is almost constant is not blown up, and a 1x1 convolution brings other widths to the teacher's."""
 
-    def teaches(self) -> bool:
-        return self.weight != 0
-
     def adapter(self, student_channels: int, teacher_channels: int) -> str:
         return convolution_if_unlike(student_channels, teacher_channels)
 
@@ -220,9 +209,6 @@ class CWD(Method_):
     compat: Compat = "default"
     """"official": the authors' numbers, for networks of one width. "default": maps of a common scale, only cells of
     the image, a 1x1 convolution between other widths."""
-
-    def teaches(self) -> bool:
-        return self.weight != 0
 
     def adapter(self, student_channels: int, teacher_channels: int) -> str:
         return convolution_if_unlike(student_channels, teacher_channels)
@@ -247,9 +233,6 @@ class MGD(Method_):
     compat: Compat = "default"
     """"official": the authors' numbers. "default": maps of a common scale, only cells of the image, the sum scaled to
     the reference geometry."""
-
-    def teaches(self) -> bool:
-        return self.alpha != 0
 
     def adapter(self, student_channels: int, teacher_channels: int) -> str:
         unlike = "" if student_channels == teacher_channels else "1x1 convolution, "
@@ -281,9 +264,6 @@ class FKD(Method_):
     """"official": the authors' numbers, for networks of one width. "default": maps of a common scale, only cells of
     the image, norms of each image scaled to the reference geometry, layers that bring other widths to the teacher's."""
 
-    def teaches(self) -> bool:
-        return any(weight != 0 for weight in (self.feature, self.channel, self.spatial, self.non_local))
-
     def adapter(self, student_channels: int, teacher_channels: int) -> str:  # noqa: ARG002
         return "1x1 convolutions, linear, 3x3 convolution, non-local blocks"
 
@@ -296,7 +276,7 @@ class DeFeat(Method_):
 
     source = "arXiv 2103.14475; ggjy/DeFeat.pytorch@c46a793"
     golden = True
-    weight_fields = ("foreground", "background")
+    weight_fields = ("foreground", "background", "head_foreground", "head_background")
 
     kind: Literal["defeat"] = "defeat"
     foreground: NonNegativeFloat | None = None
@@ -314,10 +294,6 @@ class DeFeat(Method_):
 
     def takes(self) -> frozenset[Need]:
         return self.needs | {"proposals"} if self.head_foreground or self.head_background else self.needs
-
-    def teaches(self) -> bool:
-        weights = (self.foreground, self.background, self.head_foreground, self.head_background)
-        return any(weight != 0 for weight in weights)
 
     def adapter(self, student_channels: int, teacher_channels: int) -> str:  # noqa: ARG002
         return "3x3 convolution"
@@ -342,9 +318,6 @@ class FGFI(Method_):
     """"official": the authors' numbers, each level by itself, the best IoU of a box that of the level. "default": maps
     of a common scale, only cells of the image, the best IoU over all levels, means of each image."""
 
-    def teaches(self) -> bool:
-        return self.weight != 0
-
     def adapter(self, student_channels: int, teacher_channels: int) -> str:  # noqa: ARG002
         return "3x3 convolution, ReLU"
 
@@ -365,9 +338,6 @@ class FRS(Method_):
     compat: Compat = "default"
     """"official": the authors' numbers, without their linear ramp over 500 steps. "default": maps of a common scale,
     only cells of the image, the sum over channels scaled to the reference width."""
-
-    def teaches(self) -> bool:
-        return bool(self.feature != 0 or self.scores != 0)
 
     def adapter(self, student_channels: int, teacher_channels: int) -> str:  # noqa: ARG002
         return "3x3 convolution"
@@ -395,9 +365,6 @@ class CrossKD(Method_):
     compat: Compat = "default"
     """"official": the authors' numbers. "default": only places of the image count, and batches without objects too."""
 
-    def teaches(self) -> bool:
-        return bool(self.scores != 0 or self.boxes != 0)
-
     def refusal(self, student: DetectorSpec, teacher: DetectorSpec) -> str | None:
         if why := refuse_unlike_families(self, student, teacher):
             return why
@@ -417,7 +384,7 @@ class LD(Method_):
     needs = frozenset({"features", "logits", "distributions", "anchors"})
     source = "arXiv 2102.12252, 2204.05957; HikariTJU/LD@4287990"
     golden = True
-    weight_fields = ()
+    weight_fields = ("main", "valuable", "scores", "imitation")
 
     kind: Literal["ld"] = "ld"
     main: NonNegativeFloat = 0.25
@@ -438,9 +405,6 @@ class LD(Method_):
     compat: Compat = "default"
     """"official": the authors' numbers, sums over places. "default": divided by the number of places that shall find a
     box."""
-
-    def teaches(self) -> bool:
-        return any((self.main, self.valuable, self.scores, self.imitation))
 
     def refusal(self, student: DetectorSpec, teacher: DetectorSpec) -> str | None:
         if why := refuse_unlike_families(self, student, teacher):
@@ -472,9 +436,6 @@ class GID(Method_):
     channels scaled to the reference width, instances of each image by themselves, a 1x1 convolution between other
     widths."""
 
-    def teaches(self) -> bool:
-        return any(weight != 0 for weight in (self.feature, self.relation, self.scores, self.boxes))
-
     def adapter(self, student_channels: int, teacher_channels: int) -> str:
         return convolution_if_unlike(student_channels, teacher_channels)
 
@@ -504,9 +465,6 @@ class Chen2017(Method_):
     margin: NonNegativeFloat = 0.0
     """m: by how much squared error the student must be better than the teacher to be left alone."""
 
-    def teaches(self) -> bool:
-        return any(weight != 0 for weight in (self.hint, self.soft, self.bounded))
-
     def adapter(self, student_channels: int, teacher_channels: int) -> str:
         return convolution_if_unlike(student_channels, teacher_channels)
 
@@ -520,9 +478,6 @@ class MimicRoI(Method_):
     kind: Literal["mimic_roi"] = "mimic_roi"
     weight: NonNegativeFloat | None = None
     """Weight of half the squared error, a mean over regions, cells and channels."""
-
-    def teaches(self) -> bool:
-        return self.weight != 0
 
     def adapter(self, student_channels: int, teacher_channels: int) -> str:
         return convolution_if_unlike(student_channels, teacher_channels)
@@ -540,9 +495,6 @@ class TADF(Method_):
     spread: PositiveFloat = 2.0
     """Width of a Gaussian in half sides of its box: at the edge it is exp(-1 / spread^2)."""
 
-    def teaches(self) -> bool:
-        return self.weight != 0
-
     def adapter(self, student_channels: int, teacher_channels: int) -> str:
         return convolution_if_unlike(student_channels, teacher_channels)
 
@@ -555,9 +507,6 @@ class Relations(Method_):
     kind: Literal["relations"] = "relations"
     weight: NonNegativeFloat | None = None
     """Weight of the mean difference of the cosines between each two boxes."""
-
-    def teaches(self) -> bool:
-        return self.weight != 0
 
     def adapter(self, student_channels: int, teacher_channels: int) -> str:
         return convolution_if_unlike(student_channels, teacher_channels)

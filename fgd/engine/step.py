@@ -54,11 +54,11 @@ def step(
     optimizer.zero_grad(set_to_none=True)
     summed: dict[str, Tensor] = {}
     ramp = min(1.0, (number + 1) / per_epoch)
+    of_method = {name: ramp * factor for name, factor in parts.balance.items()}
     for nth, (batch, share) in enumerate(shared(parts, batches)):
         # Anew for each batch: what a method draws for one must not change what the detector draws for the next.
         torch.manual_seed(seeded(spec.seed, 2, number, *([nth, ranks.rank] if ranks.rank else [nth] if nth else [])))
         with distributed.quiet(parts.model, last=nth + 1 == spec.schedule.accumulate):
-            of_method = {name: ramp * factor for name, factor in parts.balance.items()}
             losses = {
                 name: loss
                 * (share if name.startswith("detection/") else of_method.get(name, 1.0) / spec.schedule.accumulate)
