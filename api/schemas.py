@@ -591,7 +591,7 @@ class PlanView(View):
 
 
 class SampleQuery(Spec):
-    split: Literal["train", "val", "test"] = "train"
+    split: Literal["train", "val", "test", "unlabelled"] = "train"
 
 
 class BoxesQuery(SampleQuery):

@@ -16,8 +16,8 @@ from typing import Any
 
 from fgd.data.index import Box
 
-_MARK = re.compile(rb'\{"id":|"(train|val|test)":\[')
-_LONGEST_MARK = len(b'"train":[')
+_MARK = re.compile(rb'\{"id":|"(train|val|test|unlabelled)":\[')
+_LONGEST_MARK = len(b'"unlabelled":[')
 _BOXES, _LABELS, _CROWD = b',"boxes":[', b'],"labels":[', b'],"crowd":['
 _BOX = re.compile(rb"\[([^\[\]]*)\]")
 _LABEL = re.compile(rb"\d+")

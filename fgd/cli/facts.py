@@ -49,7 +49,7 @@ def of_dataset(dataset: Dataset) -> Facts:
     yield "error", dataset.error or ""
     yield "classes", names(dataset.classes or ())
     for name, split in (dataset.splits or {}).items():
-        yield name, f"{split.images} images, {split.boxes} boxes"
+        yield name, f"{split.images} images" + (f", {split.boxes} boxes" if name != "unlabelled" else "")
     yield "created", moment(dataset.created_at)
 
 

@@ -182,9 +182,8 @@ def report_lines(report: Report, most: int = 20) -> list[str]:
     lines = [f"{report.format}, {classes}, {verdict}"]
     for name, split in report.splits.items():
         size = f"{split.width[0]}-{split.width[1]} x {split.height[0]}-{split.height[1]} px"
-        lines.append(
-            f"  {name:<5} {split.images} images, {split.boxes} boxes, {split.empty_images} without boxes, {size}"
-        )
+        boxes = "" if name == "unlabelled" else f", {split.boxes} boxes, {split.empty_images} without boxes"
+        lines.append(f"  {name:<5} {split.images} images{boxes}, {size}")
     if not report.defect_counts:
         return [*map(printable, lines), "  no defects"]
     lines += [f"  {count} x {code}" for code, count in report.defect_counts.items()]

@@ -32,7 +32,8 @@ from fgd.data.index import Box, CarvedSplit, Image, Index, Report
 from fgd.data.listing import ListedImage, Listing, Mark, NoBox
 from fgd.data.report import Defects
 from fgd.data.splits import Carving, carve
-from fgd.data.tree import MAX_NAME, Split, Tree, common_folder, folder_of, short
+from fgd.data.tree import MAX_NAME, SPLITS, Split, Tree, common_folder, folder_of, short
+from fgd.data.unlabelled import gathered
 from fgd.data.unmatched import report_unmatched
 from fgd.text.printable import printable
 
@@ -81,8 +82,9 @@ def check(
 ) -> tuple[Index, Report, Sources]:
     """The index, what was wrong, and where each image comes from.
 
-    Image ids are new, 1..N through train, val, test in the listing's order. Where the report is not ok the index holds
-    what could be read and must not be trained on. verify: "full" decodes every image, "headers" only reads sizes.
+    Image ids are new, 1..N through train, val, test, unlabelled in the listing's order. Where the report is not ok the
+    index holds what could be read and must not be trained on. verify: "full" decodes every image, "headers" only reads
+    sizes.
     """
     for link in tree.links:
         defects.add(
@@ -90,6 +92,7 @@ def check(
         )
     for name, why in tree.left_out:
         defects.add("name_not_used", name, why, "kept")
+    listing = gathered(tree, listing, defects)
     _report_unlisted(tree, listing, defects)
     listing = _with_printable_names(listing, defects)
     images = _with_boxes(_probe_all(listing.images, verify, defects), listing, defects)
@@ -174,11 +177,13 @@ def _report_repeats(images: list[_CheckedImage], defects: Defects) -> None:
         if other.split == image.split:
             message = f"same content as {other.listed.file} in {image.split}; it counts twice"
             defects.add("image_repeated", image.listed.file, message, "kept")
+            continue
+        both = f"in {image.split}, same content as {other.listed.file} in {other.split}"
+        if (other.split, image.split) == ("train", "unlabelled"):
+            defects.add("image_repeated", image.listed.file, f"{both}, with its labels; it counts twice", "kept")
         else:
-            message = (
-                f"in {image.split}, same content as {other.listed.file} in {other.split}; results there look better "
-                "than they are"
-            )
+            where = "there" if image.split != "unlabelled" else f"in {other.split}"
+            message = f"{both}; results {where} look better than they are"
             defects.add("image_in_two_splits", image.listed.file, message, "kept")
 
 
@@ -226,7 +231,7 @@ def _add_boxes(image: _CheckedImage, own: Convention, way: Convention, defects: 
         message = f"none of its {len(unread)} labels can be read ({unread[0]}); left out, as it is not background"
         defects.add("labels_unreadable", image.listed.file, message, "dropped_image")
         return False
-    if not image.listed.marks:
+    if not image.listed.marks and image.split != "unlabelled":
         defects.add("image_unlabelled", image.listed.file, "no box; kept as background", "kept")
     return True
 
@@ -294,7 +299,8 @@ def _carve(images: list[_CheckedImage], listing: Listing, carving: Carving, defe
             defects.add("option_unused", "", "val_fraction and group_by have no effect: there is a val split", "kept")
         return None
     train = [image for image in images if image.split == "train"]
-    home = common_folder({folder_of(file) for file in (*listing.read_from, *(image.file for image in listing.images))})
+    labelled = [image.file for image in listing.images if image.split != "unlabelled"]
+    home = common_folder({folder_of(file) for file in (*listing.read_from, *labelled)})
     chosen = carve(
         [image.listed.file[len(home) :].lstrip("/") for image in train],
         [image.probe.sha256 for image in train],
@@ -311,7 +317,7 @@ def _carve(images: list[_CheckedImage], listing: Listing, carving: Carving, defe
         return None
     for place in chosen.places:
         train[place].split = "val"
-    images.sort(key=lambda image: ("train", "val", "test").index(image.split))
+    images.sort(key=lambda image: SPLITS.index(image.split))
     message = (
         f"there is no val split: {len(chosen.places)} of the {len(train)} images of train are used for it, chosen by a "
         f"hash of their names (val_fraction {carving.fraction:g}, group_by {carving.group_by})"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from fgd.data.outlines import box_around
 from fgd.data.report import Defects
 from fgd.data.splits import Carving
 from fgd.data.tree import MAX_NAME, Split, Tree, below, folder_of, is_class_name, is_text, list_tree, short
+from fgd.data.unlabelled import report_ignored
 from fgd.data.unmatched import hint, report_spellings
 from fgd.errors import DatasetError
 
@@ -56,6 +58,8 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
     missing: list[Missing] = []
     places = _find_images(tree, sources)
     for split, source in sources.items():
+        if split == "unlabelled":
+            source = _bare(source, defects)
         categories = _categories(source.annotations, defects)
         tables += categories.values()
         found = places[split]
@@ -78,6 +82,13 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
         told=frozenset(split for split in splits if unusable & {split, None}),
         layout="corner_size",
     )
+
+
+def _bare(source: Source, defects: Defects) -> Source:
+    """A list of images alone."""
+    file, ignored = source.annotations.file, len(source.annotations.annotations)
+    report_ignored([file] if ignored else [], "annotations", defects, ignored)
+    return replace(source, annotations=replace(source.annotations, annotations=[], categories=[]))
 
 
 # --- categories -----------------------------------------------------------------------------------------------

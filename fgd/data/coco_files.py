@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fgd.data.encodings import decode
@@ -21,7 +21,7 @@ from fgd.data.foreign import json_value_kind
 from fgd.data.listing import NothingFound
 from fgd.data.matching import Ends, ends_of, normalised
 from fgd.data.report import Defects
-from fgd.data.tree import SPLITS, Split, SplitWords, Tree, folder_of
+from fgd.data.tree import SPLITS, Split, SplitWords, Tree, folder_of, means_unlabelled
 
 MAX_JSON_BYTES = 1 * 2**30
 """COCO's own training annotations are 450 MB."""
@@ -143,7 +143,8 @@ def find_sources(tree: Tree, defects: Defects) -> tuple[dict[Split, Source], fro
             f"{tree.root}: no COCO annotations found; expected JSON files with images, annotations and categories, "
             "such as annotations/instances_train.json or train/_annotations.coco.json"
         )
-    if len(nowhere) == 1 and not (any(found.values()) or broken):
+    labelled = [sources for split, sources in found.items() if split != "unlabelled"]
+    if len(nowhere) == 1 and not (any(labelled) or broken):
         found["train"], nowhere = nowhere, []  # one file without a split: val is taken out of it
     unusable = _report_unplaced(found, broken, nowhere, defects)
     return {split: _only(split, sources, defects) for split, sources in found.items() if sources}, unusable
@@ -228,11 +229,17 @@ def _detection_annotations(file: str, content: dict[str, Any], encoding: str) ->
         message = "none of its annotations has a bbox or a segmentation (captions, panoptic, ...)"
         raise _Unusable(message, broken=False)
     missing = [key for key in _KEYS if not isinstance(content.get(key), list)]
+    if "images" not in missing and not any(key in content for key in missing) and _is_of_unlabelled(file):
+        return Annotations(file, content["images"], content.get("annotations", []), [], encoding)
     if missing == ["annotations"] and "annotations" not in content:
         raise _Unusable("it lists images without annotations", broken=True)
     if missing:
         raise _Unusable(f"{' and '.join(missing)} must be a list", broken=True)
     return Annotations(file, content["images"], content["annotations"], content["categories"], encoding)
+
+
+def _is_of_unlabelled(file: str) -> bool:
+    return any(map(means_unlabelled, (PurePosixPath(file).stem, folder_of(file).rpartition("/")[2])))
 
 
 def _has_place(entry: Any) -> bool:
@@ -320,7 +327,7 @@ def _report_unplaced(
     lacking = not (found["train"] and found["val"])
     fatal: set[Split | None] = set()
     for split, files in broken.items():
-        needed = lacking if split is None else not found[split]
+        needed = lacking if split is None else split != "unlabelled" and not found[split]
         fatal.update({split} if needed else ())
         for file, message in files:
             defects.add("json_invalid", file, message, "rejected" if needed else "kept")

@@ -43,6 +43,7 @@ from fgd.data.tree import (
     short,
     suffix,
 )
+from fgd.data.unlabelled import report_ignored
 from fgd.data.unmatched import hint, report_spellings
 
 MAX_TABLE_BYTES = 2 * 2**30
@@ -163,6 +164,8 @@ class _Reading:
         self._names_of: dict[str, int] = {}
         """Table -> how many names go with its numbers."""
         self._mentioned: set[str] = set()
+        self._ignored: list[str] = []
+        """Tables, once for each row of the unlabelled split that has boxes."""
         self._splits: dict[Split, str] = {}
         self._store = parquet.Store(tree.scratch)
 
@@ -212,7 +215,10 @@ class _Reading:
 
     def _add(self, row: _Row, names: Sequence[str], file: str, name: str, path: Path) -> None:
         try:
-            marks, unread = self._marks(row, names)
+            bare = self._card.split_of(row.file, self._home) == "unlabelled"
+            marks, unread = self._marks(row, names) if not bare else ([], [])
+            if bare and _first(row.values, _OBJECTS):
+                self._ignored.append(row.file)
         except _BadRow as error:
             self._defects.add(
                 "annotation_invalid", file, f"{row.where}: {error}; its image is left out", "dropped_image"
@@ -341,6 +347,7 @@ class _Reading:
 
     def listing(self) -> Listing:
         images = self._place()
+        report_ignored(self._ignored, "rows", self._defects)
         if outlines := sum(mark.outline for image in images for mark in image.marks):
             message = f"{outlines} objects have no bbox: the box around their polygon or mask is taken"
             self._defects.add("outline_to_box", next(iter(self._splits.values()), ""), message, "kept", outlines)
@@ -371,9 +378,10 @@ class _Reading:
         for file, split in splits.items():
             if split:
                 self._splits.setdefault(split, self._rows[file][0])
-        if self._images and not self._splits:
-            splits = dict.fromkeys(splits, "train")
-            self._splits["train"] = next(iter(self._rows.values()))[0]
+        if self._images and not self._splits.keys() - {"unlabelled"}:
+            splits = {file: split or "train" for file, split in splits.items()}
+            if first := next((file for file, split in splits.items() if split == "train"), None):
+                self._splits["train"] = self._rows[first][0]
         for file, split in splits.items():
             if split is None:
                 self._defects.add("split_unknown", file, "in no split, though others are; left out", "dropped_image")

@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from fgd.data.tree import Split
+
 DOCS = "docs/data-formats.md"
 Box = tuple[float, float, float, float]
 
@@ -38,7 +40,7 @@ class Image(_Frozen):
 class Index(_Frozen):
     format: Literal["fgd-index/1"] = "fgd-index/1"
     classes: tuple[str, ...]
-    splits: dict[Literal["train", "val", "test"], tuple[Image, ...]]
+    splits: dict[Split, tuple[Image, ...]]
 
 
 class Defect(_Frozen):

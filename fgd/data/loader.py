@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -27,12 +27,11 @@ from fgd.data.augment import augmented
 from fgd.data.images import UNREADABLE, BadImage, decode
 from fgd.data.index import Image, Index
 from fgd.data.transforms import Sample, Transform, draw, drawn_flips, drawn_scale, flip
+from fgd.data.tree import Split
 from fgd.errors import DatasetError
 from fgd.outline import whole_steps
 from fgd.spec import Schedule
 from fgd.types import Batch
-
-Split = Literal["train", "val", "test"]
 
 CACHE_BYTES = 2**30
 """Of decoded pixels kept in memory by default."""

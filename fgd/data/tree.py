@@ -10,14 +10,14 @@ import tempfile
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeGuard
 
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Split = Literal["train", "val", "test", "unlabelled"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test", "unlabelled")
 
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp"})
 IMAGE_SUFFIXES = JPEG_SUFFIXES | {".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
@@ -35,6 +35,9 @@ _SPLIT_WORDS: Mapping[str, Split] = {
     "test": "test",
     "testing": "test",
 }
+_UNLABELLED = re.compile(r"(image_info_|instances_)?unlabell?ed(\d{4}|-\d+-of-\d+)?")
+"""A whole name, as of COCO's unlabeled2017: others with such a word in them mean what their other words mean."""
+_OF_LABELS = frozenset({".xml", ".json", ".jsonl", ".csv", ".txt"})
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class Tree:
     """Files and folders that are not used, by names as they can be shown, and why."""
     skipped: tuple[str, ...] = ()
     """Members of the zip that were not unpacked, for no data set has files of their kind."""
+    unlabelled: frozenset[str] = frozenset()
+    """Images in folders that are called unlabelled."""
+    set_aside: tuple[str, ...] = ()
+    """Annotations in such folders: nobody reads them, so they are not among the files."""
 
     def images(self) -> tuple[str, ...]:
         """By their suffix; sorted."""
@@ -122,7 +129,26 @@ def list_tree(root: Path, unpacked: Path | None = None) -> Tree:
         subfolders[:] = usable(prefix, subfolders, "the folder")
         files.extend(below(prefix, name) for name in usable(prefix, names, "the file"))
         links.extend(below(prefix, name) for name in subfolders if os.path.islink(os.path.join(parent, name)))
-    return Tree(root, tuple(sorted(folders)), frozenset(files), tuple(sorted(links)), unpacked, tuple(sorted(left_out)))
+    tree = Tree(root, tuple(sorted(folders)), frozenset(files), tuple(sorted(links)), unpacked, tuple(sorted(left_out)))
+    return _without_labels_of_unlabelled(tree)
+
+
+def _without_labels_of_unlabelled(tree: Tree) -> Tree:
+    """The tree that knows its unlabelled images, and lacks what seems to label them."""
+    if not any(map(means_unlabelled, {part for folder in tree.folders for part in folder.split("/")})):
+        return tree
+    words = SplitWords(tree.images())
+    unlabelled = frozenset(image for image in tree.images() if words.of_folder(folder_of(image)) == "unlabelled")
+    if not unlabelled:
+        return tree
+    others = (file for file in tree.files if suffix(file) in _OF_LABELS or is_table_of_parquet(file))
+    aside = frozenset(file for file in others if words.of_folder(folder_of(file)) == "unlabelled")
+    return replace(tree, files=tree.files - aside, unlabelled=unlabelled, set_aside=tuple(sorted(aside)))
+
+
+def is_table_of_parquet(file: str) -> bool:
+    """Without images inside, unlike others of its kind."""
+    return file.rpartition("/")[2] == "metadata.parquet"
 
 
 def fault_of_name(name: str) -> str | None:
@@ -176,8 +202,15 @@ def common_folder(folders: Iterable[str]) -> str:
 @lru_cache(1 << 14)
 def words_split(name: str) -> Split | None:
     """The one split that the words of a name mean; None if there is none or more than one."""
+    if means_unlabelled(name):
+        return "unlabelled"
     splits = _splits_in(name)
     return next(iter(splits)) if len(splits) == 1 else None
+
+
+def means_unlabelled(name: str) -> bool:
+    """Of a file without its suffix, or a folder."""
+    return _UNLABELLED.fullmatch(name.lower()) is not None
 
 
 def _splits_in(name: str) -> Set[Split]:

@@ -2,6 +2,7 @@
 
     Annotations/a.xml + JPEGImages/a.jpg + ImageSets/Main/{train,val,test,trainval}.txt, once or below each VOC20xx/
     the same lists in another folder, such as ImageSets or that of Annotations
+    unlabelled.txt beside these, of images that need no XML
     train/a.xml beside train/a.jpg
     Annotations/ + images/, without a split
 
@@ -21,7 +22,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -42,12 +43,14 @@ from fgd.data.tree import (
     short,
     suffix,
 )
+from fgd.data.unlabelled import report_ignored
 from fgd.data.unmatched import hint, report_spellings
-from fgd.data.voc_images import is_called, pair_images
+from fgd.data.voc_images import IMAGE_FOLDERS, is_called, pair_images
 from fgd.data.voc_xml import Annotation, read_all
 
 _MAX_LIST_BYTES = 256 * 2**20
 _LISTS: Final[Mapping[str, Split]] = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+_UNLABELLED = frozenset({"unlabelled", "unlabeled"})
 _FLAGGED = re.compile(r"(\S.*?)[ \t]+(-1|0|1)")
 ADVICE = Advice(
     split="no images of the {split} split; name them in ImageSets/Main/{split}.txt, or put them into a folder {split}",
@@ -91,7 +94,13 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
         raise NothingFound(
             f"{tree.root}: no Pascal VOC annotations found; expected XML files such as Annotations/a.xml"
         )
-    entries, splits = _entries(tree, xmls, defects)
+    lists = _lists(tree, xmls)
+    bare = _unlabelled(tree, xmls, lists, defects)
+    if lists:
+        entries, splits = _by_lists(tree, xmls, lists, bare.xmls, defects)
+    else:
+        entries, splits = _by_folders([xml for xml in xmls if xml not in bare.xmls], defects)
+    report_ignored(sorted(bare.xmls - {entry.xml for entry in entries}), "XML files", defects)
     read = read_all(tree, [entry.xml for entry in entries], defects)
     images = pair_images(tree, xmls, read, defects)
     pairs: list[tuple[_Entry, Annotation, str]] = []
@@ -111,13 +120,13 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
     names = {mark.name for image in listed if image for mark in image.marks}
     return Listing(
         "voc",
-        [image for image in listed if image],
+        [*(image for image in listed if image), *bare.images],
         tuple(sorted(names)),
-        splits,
+        splits | bare.splits,
         ADVICE,
         frozenset(images.image_of.values()),
         first_pixel=shift,
-        missing=tuple(missing.values()),
+        missing=(*missing.values(), *bare.missing),
         read_from=(*xmls, *(file for file in splits.values() if file in tree.files)),
     )
 
@@ -125,18 +134,19 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
 # --- splits ---------------------------------------------------------------------------------------------------
 
 
-def _entries(tree: Tree, xmls: list[str], defects: Defects) -> tuple[list[_Entry], dict[Split, str]]:
-    """Which annotation files each split wants, in order, and the file or folder that says so."""
-    lists = [
-        f for f in sorted(tree.files) if f"/{folder_of(f)}".lower().endswith("/imagesets/main") and suffix(f) == ".txt"
-    ]
-    lists = [f for f in lists if PurePosixPath(f).stem in (*_LISTS, "trainval")]
+def _lists(tree: Tree, xmls: list[str]) -> list[str]:
+    """The lists of the splits; none: folders say which is which."""
+    lists = [f for f in sorted(tree.files) if _is_in_main(f) and PurePosixPath(f).stem in (*_LISTS, "trainval")]
     if lists:
-        return _by_lists(tree, xmls, lists, defects)
+        return lists
     words = SplitWords(xmls)
     if not any(words.of_folder(folder) for folder in {folder_of(xml) for xml in xmls}):
-        lists = _lists_elsewhere(tree, xmls)
-    return _by_lists(tree, xmls, lists, defects) if lists else _by_folders(xmls, defects)
+        return _lists_elsewhere(tree, xmls)
+    return []
+
+
+def _is_in_main(file: str) -> bool:
+    return f"/{folder_of(file)}".lower().endswith("/imagesets/main") and suffix(file) == ".txt"
 
 
 def _lists_elsewhere(tree: Tree, xmls: Iterable[str]) -> list[str]:
@@ -154,7 +164,60 @@ def _lists_elsewhere(tree: Tree, xmls: Iterable[str]) -> list[str]:
     return lists if any(PurePosixPath(file).stem in ("train", "trainval") for file in lists) else []
 
 
+@dataclass(frozen=True)
+class _Unlabelled:
+    """What the lists of unlabelled images name."""
+
+    images: list[ListedImage]
+    splits: dict[Split, str]
+    xmls: Set[str]
+    """Annotations of such images."""
+    missing: list[Missing]
+
+
+def _unlabelled(tree: Tree, xmls: Iterable[str], lists: Iterable[str], defects: Defects) -> _Unlabelled:
+    """By unlabelled.txt beside the lists of the splits, or in ImageSets/Main."""
+    homes = {folder_of(file) for file in lists}
+    named = [f for f in sorted(tree.files) if suffix(f) == ".txt" and PurePosixPath(f).stem in _UNLABELLED]
+    found = _Unlabelled([], {}, set(), [])
+    labels: set[str] = set()
+    for file in (f for f in named if folder_of(f) in homes or _is_in_main(f)):
+        home = _home_of_list(file)
+        names = _names(tree, file, frozenset(), defects)
+        images = _images_of_names(tree, home, names)
+        report_spellings(file, images, defects)
+        for name, match in images.items():
+            path = tree.path(match.file) if isinstance(match, Match) else None
+            if isinstance(match, Match) and path is not None and path.is_file():
+                image = ListedImage("unlabelled", PurePosixPath(match.file).name, match.file, path)
+                found.images.append(image)
+                found.splits.setdefault("unlabelled", file)
+            else:
+                several = match if isinstance(match, Several) else None
+                message = f"named in {file}, no image {short(name)[1:-1]}.jpg (or .png, ...) found{hint(several)}"
+                found.missing.append(Missing(name, file, message))
+        written = [_xml_name(home, name, "unlabelled") for name in names]
+        matches = find_files(written, frozenset(xmls), lambda: ends_of(xmls), bare=False).values()
+        labels |= {match.file for match in matches if isinstance(match, Match)}
+    return replace(found, xmls=labels)
+
+
+def _images_of_names(tree: Tree, home: str, names: Iterable[str]) -> dict[str, Match | Several | None]:
+    """In a folder of images below `home`, else by the end of its path; names lack the suffix, by rights."""
+    places = {(folder_of(image), PurePosixPath(image).stem): image for image in reversed(tree.images())}
+    folders = [below(home, folder) for folder in IMAGE_FOLDERS]
+    exact = {
+        name: next(filter(None, (places.get((folder, _without_suffix(name))) for folder in folders)), None)
+        for name in names
+    }
+    others = {name: WrittenName(name, (), "unlabelled", home) for name, file in exact.items() if file is None}
+    found = find_files(list(others.values()), frozenset(), lambda: ends_of(tree.images()))
+    return {name: Match(file, 1, 0, exact=True) if file else found[others[name]] for name, file in exact.items()}
+
+
 def _by_folders(xmls: list[str], defects: Defects) -> tuple[list[_Entry], dict[Split, str]]:
+    if not xmls:
+        return [], {}
     words = SplitWords(xmls)
     splits = {xml: words.of_folder(folder_of(xml)) for xml in xmls}
     if not any(splits.values()):
@@ -173,8 +236,10 @@ def _by_folders(xmls: list[str], defects: Defects) -> tuple[list[_Entry], dict[S
     return entries, named
 
 
-def _by_lists(tree: Tree, xmls: list[str], lists: list[str], defects: Defects) -> tuple[list[_Entry], dict[Split, str]]:
-    """By ImageSets/Main; trainval counts only where its folder has no train of its own."""
+def _by_lists(
+    tree: Tree, xmls: list[str], lists: list[str], apart: Set[str], defects: Defects
+) -> tuple[list[_Entry], dict[Split, str]]:
+    """By ImageSets/Main; trainval counts only where its folder has no train of its own. apart: of unlabelled images."""
     chosen: list[tuple[Split, str]] = []
     for file in lists:
         stem = PurePosixPath(file).stem
@@ -206,7 +271,7 @@ def _by_lists(tree: Tree, xmls: list[str], lists: list[str], defects: Defects) -
                 defects.add("annotation_missing", image if image in tree.files else file, message, "dropped_image")
     listed = {entry.xml for entry in entries}
     for xml in xmls:
-        if xml not in listed:
+        if xml not in listed and xml not in apart:
             defects.add("split_unknown", xml, "in no list of a split; left out with its image", "dropped_image")
     return entries, named
 

@@ -33,7 +33,7 @@ from fgd.data.report import Defects
 from fgd.data.tree import SplitWords, Tree, below, folder_of, short
 from fgd.data.voc_xml import Annotation
 
-_IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "imgs", "img")
+IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "imgs", "img")
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def pair_images(tree: Tree, xmls: Sequence[str], read: Mapping[str, Annotation |
                 unsure[xml] = match
     lone = [xml for xml in xmls if xml not in found]
     if lone:
-        free = set(tree.images()).difference(found.values())
+        free = set(tree.images()).difference(found.values(), tree.unlabelled)
         for xml, pair in pair_companions(lone, free, xmls, tree.images()).items():
             if isinstance(pair, Match):
                 found[xml] = matched[xml] = pair.file
@@ -103,7 +103,7 @@ def _in_place(tree: Tree, xmls: Sequence[str], read: Mapping[str, Annotation | N
 
 def _near(xml: str) -> tuple[str, ...]:
     home = folder_of(xml)
-    return (home, *(below(folder_of(home), name) for name in _IMAGE_FOLDERS))
+    return (home, *(below(folder_of(home), name) for name in IMAGE_FOLDERS))
 
 
 def is_called(image: str, written: str) -> bool:

@@ -26,7 +26,8 @@ from fgd.data.listing import Advice, ListedImage, Listing, Mark, Missing, NoBox,
 from fgd.data.numbering import beyond, shifted
 from fgd.data.report import Defects
 from fgd.data.texts import UnreadableText, load_yaml, read_decoded, read_text
-from fgd.data.tree import IMAGE_SUFFIXES, MAX_NAME, Split, Tree, is_class_name, short, suffix
+from fgd.data.tree import IMAGE_SUFFIXES, MAX_NAME, SPLITS, Split, Tree, is_class_name, short, suffix
+from fgd.data.unlabelled import report_ignored
 from fgd.data.yolo_files import Labels, find_labels, image_folders, split_images
 
 MAX_YAML_BYTES = 1 << 20
@@ -34,7 +35,15 @@ MAX_LABEL_BYTES = 16 * 2**20
 _MAX_YAMLS = 20
 """data.yaml is among the first so many YAML files."""
 _MAX_CLASSES = 100_000
-_KEYS: Mapping[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_KEYS: Mapping[str, Split] = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "unlabelled": "unlabelled",
+    "unlabeled": "unlabelled",
+}
 
 
 @dataclass(frozen=True)
@@ -67,11 +76,13 @@ def looks_like(tree: Tree) -> str | None:
 def list_images(tree: Tree, defects: Defects) -> Listing:
     """What the labels say. Raises DatasetError where there is no data.yaml."""
     plan = _plan(tree, defects)
-    images_of_splits = [file for files in plan.splits.values() for file in files]
-    labels = find_labels(tree, images_of_splits, plan.lists, plan.file, defects)
+    unlabelled = plan.splits.get("unlabelled", [])
+    labelled = [file for split, files in plan.splits.items() if split != "unlabelled" for file in files]
+    labels = find_labels(tree, labelled, plan.lists, plan.file, defects, unlabelled)
+    report_ignored(labels.ignored, "files of labels", defects)
     classes = _Classes()
     images: list[ListedImage] = []
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         for file in plan.splits.get(split, []):
             listed = _listed(tree, split, file, plan, labels, classes, defects)
             if listed:
@@ -85,7 +96,7 @@ def list_images(tree: Tree, defects: Defects) -> Listing:
     )
     told = _missing(tree, plan, defects)
     names = tuple(dict.fromkeys(plan.names.values()))
-    mentioned = frozenset(images_of_splits)
+    mentioned = frozenset([*labelled, *unlabelled])
     return Listing(
         "yolo",
         images,
@@ -106,8 +117,8 @@ def _missing(tree: Tree, plan: _DataYaml, defects: Defects) -> frozenset[Split]:
     there = image_folders(tree) if gone else ""
     for split in gone:
         message = f"names {short(plan.named[split])} for {split}, which is not in the data set: images are in {there}"
-        if split == "test":
-            defects.add("split_folder_missing", plan.file, f"{message}; there will be no test split", "kept")
+        if split in ("test", "unlabelled"):
+            defects.add("split_folder_missing", plan.file, f"{message}; there will be no {split} split", "kept")
         else:
             defects.reject("split_folder_missing", plan.file, f"{message}; add it, or remove the line")
     return frozenset(gone)
@@ -274,7 +285,7 @@ def _listed(
         )
         defects.add("label_ambiguous", file, message, "dropped_image")
         return None
-    if file not in labels.of:
+    if split == "unlabelled" or file not in labels.of:
         return image
     label = labels.of[file]
     try:

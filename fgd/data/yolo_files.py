@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import PurePosixPath
@@ -34,7 +34,7 @@ from fgd.data.matching import (
 )
 from fgd.data.report import Defects
 from fgd.data.texts import UnreadableText, read_text
-from fgd.data.tree import Split, Tree, below, folder_of, is_text, short, suffix
+from fgd.data.tree import Split, Tree, below, depth, folder_of, is_text, means_unlabelled, short, suffix
 from fgd.data.unmatched import hint, report_closest, report_spellings
 
 _MAX_LIST_BYTES = 256 * 2**20
@@ -88,7 +88,7 @@ def split_images(tree: Tree, plan: str, base: Any, entries: Mapping[Split, Any],
     every = [name for names in wanted.values() for name in names.values()]
     found = _find(tree, every)
     missing: list[Missing] = []
-    members: dict[str, list[str]] = {}
+    members: dict[str, Sequence[str]] = {}
     for file, names in wanted.items():
         matches = {line: found[name] for line, name in names.items()}
         report_spellings(file, matches, defects)
@@ -98,9 +98,13 @@ def split_images(tree: Tree, plan: str, base: Any, entries: Mapping[Split, Any],
             for line, match in matches.items()
             if not isinstance(match, Match)
         ]
+    apart = [entry.place for entry in places if entry.split == "unlabelled" and entry.place not in lists]
+    for entry in places:
+        if entry.place not in lists:
+            members[entry.place] = _images_below(tree, entry, apart)
     splits: dict[Split, list[str]] = {}
     for split in dict.fromkeys(entry.split for entry in places):
-        splits[split] = _together(tree, plan, [entry for entry in places if entry.split == split], members, defects)
+        splits[split] = _together(plan, [entry for entry in places if entry.split == split], members, defects)
     return SplitImages(splits, frozenset(lists), tuple(missing))
 
 
@@ -117,7 +121,7 @@ def _find(tree: Tree, names: list[WrittenName]) -> dict[WrittenName, Match | Sev
 
 
 def _together(
-    tree: Tree, plan: str, entries: Iterable[_Entry], members: Mapping[str, list[str]], defects: Defects
+    plan: str, entries: Iterable[_Entry], members: Mapping[str, Sequence[str]], defects: Defects
 ) -> list[str]:
     """The images of one split, each once."""
     found: dict[str, None] = {}
@@ -128,12 +132,27 @@ def _together(
             defects.add("image_listed_twice", plan, message, "kept")
             continue
         places.add(entry.place)
-        for file in members[entry.place] if entry.place in members else tree.images_below(entry.place):
+        for file in members[entry.place]:
             if file in found:
                 message = f"{short(file)} is in the split twice; it counts once"
                 defects.add("image_listed_twice", plan, message, "kept")
             found[file] = None
     return list(found)
+
+
+def _images_below(tree: Tree, entry: _Entry, apart: Sequence[str]) -> Sequence[str]:
+    """Those of a folder, but for folders of unlabelled images in it. apart: what data.yaml names as such."""
+    images = tree.images_below(entry.place)
+    if entry.split == "unlabelled" or not (tree.unlabelled or apart):
+        return images
+    own = depth(entry.place)
+    inner = tuple(f"{folder}/" for folder in apart if folder != entry.place and depth(folder) > own)
+    return [
+        file
+        for file in images
+        if not file.startswith(inner)
+        and not (file in tree.unlabelled and any(map(means_unlabelled, file.split("/")[own:-1])))
+    ]
 
 
 def _places(tree: Tree, plan: str, base: Any, entries: Mapping[Split, Any], defects: Defects) -> list[_Entry]:
@@ -256,10 +275,19 @@ class Labels:
     of: Mapping[str, str]
     unsure: Mapping[str, Several]
     """Images that cannot be told to be background, and the files that their labels may be."""
+    ignored: list[str]
+    """Files of labels of unlabelled images."""
 
 
-def find_labels(tree: Tree, images: Iterable[str], lists: frozenset[str], plan: str, defects: Defects) -> Labels:
-    """images: of the splits; lists: files with names of images."""
+def find_labels(
+    tree: Tree,
+    images: Iterable[str],
+    lists: frozenset[str],
+    plan: str,
+    defects: Defects,
+    unlabelled: Iterable[str] = (),
+) -> Labels:
+    """images: of the splits; lists: files with names of images; unlabelled: images that have no labels."""
     files = {
         file
         for file in tree.files
@@ -268,6 +296,8 @@ def find_labels(tree: Tree, images: Iterable[str], lists: frozenset[str], plan: 
     everywhere = {file: label for file in tree.images() if (label := _label_in_place(file, files))}
     images = list(dict.fromkeys(images))
     found = {image: label for image in images if (label := _label_in_place(image, files))}
+    ignored = {label for image in unlabelled if (label := everywhere.get(image))}.difference(found.values())
+    files -= ignored
     free = files.difference(everywhere.values(), found.values())
     lone = [image for image in images if image not in found]
     pairs = pair_companions(lone, free, images, files) if lone and free else {}
@@ -286,7 +316,7 @@ def find_labels(tree: Tree, images: Iterable[str], lists: frozenset[str], plan: 
     unused = files.difference(labels.values())
     owned = unused.intersection(everywhere.values())
     _report_strays(unused, owned, labels, [image for image in lone if image not in pairs], defects)
-    return Labels(labels, unsure)
+    return Labels(labels, unsure, sorted(ignored))
 
 
 def _label_folders(labels: Mapping[str, str]) -> dict[str, set[str]]:

@@ -14,8 +14,9 @@ from torch import nn
 
 from fgd.data.formats import open_index
 from fgd.data.index import Index
-from fgd.data.loader import Dataset, Split, train_batches
+from fgd.data.loader import Dataset, train_batches
 from fgd.data.transforms import Transform
+from fgd.data.tree import Split
 from fgd.detector_specs import DetectorSpec
 from fgd.detectors import Detector, anchors, build, family_of
 from fgd.engine import balance, checkpoint, device, pretrained, weights

@@ -34,6 +34,7 @@ INDEX = Index(
         "train": tuple(image(n, n % 4, NASTY[n % len(NASTY)]) for n in range(40)),
         "val": (),
         "test": (image(100, 1),),
+        "unlabelled": (image(101, 0), image(102, 0)),
     },
 )
 
@@ -42,7 +43,7 @@ def chunks(data: bytes, size: int) -> Iterator[bytes]:
     return (data[at : at + size] for at in range(0, len(data), size))
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 8, 9, 64, 1000, 10**6])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 8, 9, 13, 14, 64, 1000, 10**6])
 def test_every_image_is_found_however_the_bytes_come(size: int) -> None:
     data = INDEX.model_dump_json().encode()
     found = index_pieces.contents(chunks(data, size))
