@@ -15,7 +15,8 @@ from api.core.request_bodies import SubmitDataset, SubmitModel
 from fgd import presets
 from fgd.data.format_list import FORMATS, Format
 from fgd.detector_specs import DetectorSpec
-from fgd.method_specs import Method_, MethodSpec, families_for
+from fgd.method_specs import Method_, families_for
+from fgd.plugins import AnyMethod
 from fgd.spec import LrSchedule, OptimizerSpec, Schedule, SubmitJob
 from fgd.spec_fields import Spec, members
 
@@ -84,7 +85,7 @@ def catalogue() -> tuple[Catalogue, str]:
                 golden=spec.golden,
                 presets=_presets(spec),
             )
-            for spec in members(MethodSpec)
+            for spec in members(AnyMethod)
         ],
         optimizers=[_entry(spec) for spec in members(OptimizerSpec)],
         lr_schedules=[_entry(spec) for spec in members(LrSchedule)],

@@ -36,6 +36,8 @@ class Method_(Spec):
     golden: ClassVar[bool] = False
     """Whether `compat` "official" is checked against numbers that the authors' code gave."""
 
+    implementation: ClassVar[str] = ""
+    """Of a method of another package: "module:Class", the Method that it becomes (`fgd.plugins`)."""
     weight_fields: ClassVar[tuple[str, ...]] = ("weight",)
     """Its fields that are the weights of terms."""
 

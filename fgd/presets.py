@@ -103,7 +103,7 @@ PRESETS: dict[type[Spec], dict[type[Spec], MethodSpec]] = {
 
 def complete(method: MethodSpec, family: type[Spec]) -> MethodSpec:
     """`method` with each None taken from the preset of `family`; numbers given, 0 included, are kept."""
-    preset = PRESETS[family][type(method)]
+    preset = PRESETS[family].get(type(method), method)  # a plug-in's own numbers are in its fields
     if isinstance(preset, FGD) and isinstance(method, FGD) and method.compat == "official":
         preset = preset.but(compat="official", box_cells="inclusive")
     weights_given = any(getattr(method, each, None) for each in method.weight_fields)

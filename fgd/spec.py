@@ -17,7 +17,8 @@ from pydantic_core import PydanticCustomError
 
 from fgd.detector_specs import OF_CLASSES, OF_THE_HEAD, DetectorSpec, Need
 from fgd.errors import SpecError
-from fgd.method_specs import MethodSpec, unserved
+from fgd.method_specs import unserved
+from fgd.plugins import AnyMethod
 from fgd.spec_fields import (
     DatasetRef,
     Float,
@@ -259,7 +260,7 @@ class JobSpec(Spec):
     """The teacher; null exactly when `methods` is empty (plain training: of a teacher, or a control)."""
     student: DetectorSpec
     dataset: DatasetRef
-    methods: Annotated[tuple[MethodSpec, ...], Field(max_length=16)]
+    methods: Annotated[tuple[AnyMethod, ...], Field(max_length=16)]
     """Distillation methods, whose losses are added; [] is plain training."""
     schedule: Schedule = Schedule()
     resources: Resources = Resources()
@@ -314,8 +315,8 @@ class JobSpec(Spec):
     @field_validator("methods")
     @classmethod
     def _methods_teach_with_a_teacher(
-        cls, methods: tuple[MethodSpec, ...], info: ValidationInfo
-    ) -> tuple[MethodSpec, ...]:
+        cls, methods: tuple[AnyMethod, ...], info: ValidationInfo
+    ) -> tuple[AnyMethod, ...]:
         kinds = [method.kind for method in methods]
         if len(kinds) != len(set(kinds)):
             raise ValueError(f"each method may be given only once, got {kinds}")
@@ -332,9 +333,7 @@ class JobSpec(Spec):
 
     @field_validator("methods")
     @classmethod
-    def _student_serves_its_methods(
-        cls, methods: tuple[MethodSpec, ...], info: ValidationInfo
-    ) -> tuple[MethodSpec, ...]:
+    def _student_serves_its_methods(cls, methods: tuple[AnyMethod, ...], info: ValidationInfo) -> tuple[AnyMethod, ...]:
         if "student" in info.data:
             for place, method in enumerate(methods):
                 if why := unserved(method, info.data["student"]):

@@ -40,6 +40,7 @@ from fgd.methods.mimic_roi import MimicRoILoss
 from fgd.methods.pkd import PKDLoss
 from fgd.methods.relations import RelationsLoss
 from fgd.methods.tadf import TADFLoss
+from fgd.plugins import implementation_of
 from fgd.spec import Schedule
 from fgd.spec_fields import Spec
 from fgd.types import Calibration
@@ -68,4 +69,5 @@ METHODS: dict[type[Spec], Callable[..., Method]] = {
 
 def build(spec: MethodSpec, pair: Pair, calibration: Calibration, schedule: Schedule) -> Method:
     """The module of a resolved `spec`, its parameters freshly initialised on the CPU from the global generator."""
-    return METHODS[type(spec)](spec, pair, calibration, schedule)
+    implementation = METHODS.get(type(spec)) or implementation_of(spec)
+    return implementation(spec, pair, calibration, schedule)
