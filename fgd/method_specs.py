@@ -11,8 +11,10 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from fgd.detector_specs import DetectorSpec, Need
+from fgd.method_fields import Attention, FGDShares, Perplexity, Softmax, Temperature
 from fgd.spec_fields import (
     Bool,
     Float,
@@ -46,6 +48,32 @@ class Method_(Spec):
     as a multiple of the detection loss's. Measured on 32 batches before the first step, then fixed; it grows from 0 in
     the first epoch. 0: the weights count as they are. Default: the family's where no weight is given, else 0."""
 
+    @model_validator(mode="after")
+    def _official_is_as_its_authors_have_it(self) -> Self:
+        if getattr(self, "compat", "default") == "official":
+            found = [each for each in ("rho", "perplexity", "shares") if getattr(self, each, None)]
+            found += ["temperature"] if getattr(self, "temperature", None) == "auto" else []
+            if found:
+                raise PydanticCustomError(
+                    "not_official",
+                    'compat "official" has its authors\' strength and temperature, and nothing is measured for it: '
+                    "leave {at} out, or compat",
+                    {"at": found[0]},
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _perplexity_is_what_auto_aims_at(self) -> Self:
+        temperature = getattr(self, "temperature", None)
+        if getattr(self, "perplexity", None) is not None and temperature not in (None, "auto"):
+            raise PydanticCustomError(
+                "perplexity_without_auto",
+                'perplexity is what "temperature": "auto" aims at, and temperature is {temperature}: leave out one of '
+                "the two",
+                {"at": "perplexity", "temperature": temperature},
+            )
+        return self
+
     def takes(self) -> frozenset[Need]:
         """`needs`, and what terms take that are off by default."""
         return self.needs
@@ -53,6 +81,10 @@ class Method_(Spec):
     def teaches(self) -> bool:
         """Whether any term is on: a weight that is left out comes from the preset."""
         return any(getattr(self, each, None) != 0 for each in self.weight_fields)
+
+    def teacher_attention(self) -> Attention | None:
+        """Where it weighs by softmaxes of the teacher's maps."""
+        return None
 
     def adapter(self, student_channels: int, teacher_channels: int) -> str:
         """The layer that it trains at a level of these widths, in words; "none" where it trains none."""
@@ -113,8 +145,12 @@ class FGD(Method_):
     """Weight of the attention term (equation 9)."""
     lambda_: NonNegativeFloat | None = Field(default=None, alias="lambda")
     """Weight of the global term (equation 12)."""
-    temperature: PositiveFloat | None = None
-    """T of both attentions (equations 6 and 7)."""
+    temperature: Temperature | None = None
+    """T of both attentions (equations 6 and 7). "auto": of each level and attention the T at which it has the
+    perplexity below, found on 64 training images before the first step."""
+    perplexity: Perplexity | None = None
+    """For "temperature": "auto", which is meant where this alone is given: on what share of the cells, and of the
+    channels, the teacher's attentions rest. Default: 0.7."""
     compat: Literal["default", "official"] = "default"
     """"official": the numbers of the reference code, its box geometry and its raw sums included. "default": boxes
     relative to the padded input and clamped, features brought to a common scale, sums scaled to the reference
@@ -133,6 +169,52 @@ class FGD(Method_):
     global_module: Literal["gc", "non_local", "relation"] = "gc"
     """What the global term compares maps through: the paper's context block, a non-local block, or the relations
     between an image's boxes."""
+    shares: FGDShares | None = None
+    """With `rho`: what share of it each term has, as {"fg": 1, "bg": 1, "attention": 0.5, "global": 2}; the gradient of
+    each is measured by itself. Default: alpha to lambda decide the mixture, and only the sum is measured."""
+
+    def terms(self) -> tuple[str, ...]:
+        """Those that are on, as fields of `FGDShares`; a weight that is left out comes from the preset."""
+        on = {
+            "fg": self.split and self.alpha != 0,
+            "bg": self.split and self.beta != 0,
+            "unsplit": not self.split and (self.alpha != 0 or self.beta != 0),
+            "attention": self.gamma != 0 and self.attend != "none",
+            "global_": self.lambda_ != 0,
+        }
+        return tuple(name for name, is_on in on.items() if is_on)
+
+    def teacher_attention(self) -> Attention | None:
+        of: dict[str, tuple[Softmax, ...]] = {"both": ("spatial", "channel"), "spatial": ("spatial",)}
+        softmaxes = of | {"channel": ("channel",), "none": ()}
+        if not softmaxes[self.attend] or not set(self.terms()) - {"global_"}:
+            return None
+        return Attention(
+            softmaxes[self.attend],
+            self.temperature,
+            self.perplexity,
+            statistic=self.attention,
+            official=self.compat == "official",
+        )
+
+    @model_validator(mode="after")
+    def _shares_are_of_terms_that_are_on(self) -> Self:
+        if self.shares is None:
+            return self
+        if not self.rho:
+            raise PydanticCustomError(
+                "shares_without_rho",
+                'shares divide what "rho" gives the method: give it as well, more than 0, as in "rho": 0.5',
+                {"at": "shares"},
+            )
+        off = [name for name in self.shares.by_term() if name not in {term.removesuffix("_") for term in self.terms()}]
+        if off:
+            raise PydanticCustomError(
+                "share_of_nothing",
+                "the term {term} is off, so it can have no share: leave its share out, or switch it on",
+                {"at": f"shares/{off[0]}", "term": off[0]},
+            )
+        return self
 
     def varied(self) -> bool:
         """Whether a choice is another than the paper's."""
@@ -258,8 +340,12 @@ class FKD(Method_):
     """Weight of the difference of the cells' means."""
     non_local: NonNegativeFloat | None = None
     """Weight of the non-local blocks' difference."""
-    temperature: PositiveFloat | None = None
-    """T of the attention."""
+    temperature: Temperature | None = None
+    """T of the attention. "auto": of each level the T at which it has the perplexity below, found on 64 training images
+    before the first step."""
+    perplexity: Perplexity | None = None
+    """For "temperature": "auto", which is meant where this alone is given: on what share of the cells the teacher's
+    attention rests. Default: 0.7."""
     levels: PositiveInt | None = None
     """How many of the shared levels, the finest first."""
     compat: Compat = "default"
@@ -268,6 +354,12 @@ class FKD(Method_):
 
     def adapter(self, student_channels: int, teacher_channels: int) -> str:  # noqa: ARG002
         return "1x1 convolutions, linear, 3x3 convolution, non-local blocks"
+
+    def teacher_attention(self) -> Attention | None:
+        if self.feature == 0:
+            return None
+        official = self.compat == "official"
+        return Attention(("spatial",), self.temperature, self.perplexity, levels=self.levels, official=official)
 
     def refusal(self, student: DetectorSpec, teacher: DetectorSpec) -> str | None:
         return refuse_unlike_widths(self, student, teacher) if self.compat == "official" else None

@@ -6,9 +6,10 @@ stores with a job, so that a later change of a preset never changes a job.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fgd.detector_specs import FCOS, FasterRCNN, RetinaNet
+from fgd.method_fields import FGDShares
 from fgd.method_specs import (
     CWD,
     FGD,
@@ -100,17 +101,44 @@ PRESETS: dict[type[Spec], dict[type[Spec], MethodSpec]] = {
 }
 """Detector family -> method -> its numbers; without `rho`: 0."""
 
+PUBLISHED = dict(PRESETS)
+"""The same for `compat` "official": the authors' numbers, which the default has as well so far."""
+
+PERPLEXITY = 0.7
+"""What "temperature": "auto" aims at where neither request nor preset says it."""
+
 
 def complete(method: MethodSpec, family: type[Spec]) -> MethodSpec:
     """`method` with each None taken from the preset of `family`; numbers given, 0 included, are kept."""
-    preset = PRESETS[family].get(type(method), method)  # a plug-in's own numbers are in its fields
-    if isinstance(preset, FGD) and isinstance(method, FGD) and method.compat == "official":
-        preset = preset.but(compat="official", box_cells="inclusive")
-    weights_given = any(getattr(method, each, None) for each in method.weight_fields)
-    as_given = weights_given or getattr(method, "compat", "default") == "official"
-    preset = preset.but(rho=0.0 if as_given else preset.rho or 0.0)
+    official = getattr(method, "compat", "default") == "official"
+    numbers = (PUBLISHED if official else PRESETS)[family]
+    preset = numbers.get(type(method), method)  # a plug-in's own numbers are in its fields
     missing = {name: getattr(preset, name) for name, value in method if value is None}
+    if isinstance(method, FGD) and official:
+        missing |= {"box_cells": "inclusive"}
+    as_given = official or any(getattr(method, each, None) for each in method.weight_fields)
+    if method.rho is None:
+        missing["rho"] = 0.0 if as_given else preset.rho or 0.0
+    if isinstance(method, FGD | FKD) and isinstance(preset, FGD | FKD):
+        missing |= temperature_and_perplexity(method, preset)
+    if isinstance(method, FGD) and isinstance(preset, FGD):
+        given = method.shares if as_given else method.shares or preset.shares
+        missing["shares"] = shares(method, given) if given and missing.get("rho", method.rho) else None
     return method.but(**missing)
+
+
+def temperature_and_perplexity(method: FGD | FKD, preset: FGD | FKD) -> dict[str, Any]:
+    """A perplexity that is given means "auto", and one is needed for nothing else."""
+    temperature = method.temperature or ("auto" if method.perplexity is not None else preset.temperature)
+    perplexity = method.perplexity or preset.perplexity or PERPLEXITY
+    return {"temperature": temperature, "perplexity": perplexity if temperature == "auto" else None}
+
+
+def shares(method: FGD, given: FGDShares) -> FGDShares:
+    """Of the terms that are on, 1 where none is said. A feature term that is not split has what its parts have."""
+    parts = [share for share in (given.fg, given.bg) if share is not None]
+    of_terms = {"unsplit": sum(parts) or None} | {name: share for name, share in given if share is not None}
+    return FGDShares().but(**{name: of_terms.get(name) or 1.0 for name in method.terms()})
 
 
 def resolve(spec: Job) -> Job:

@@ -57,6 +57,11 @@ class Calibration:
     """Root mean square of the teacher's map at each level, over valid (not padded) cells."""
     boxes_per_image: float
     """Mean over the training images."""
+    temperatures: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """Of methods with "temperature": "auto": method -> level -> "spatial" or "channel" -> what was found."""
+    perplexities: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """Of every method that weighs by softmaxes of the teacher's maps, likewise: on what share of the cells, or of the
+    channels, they rest; medians over the images."""
 
 
 # --- what a network says of a batch ---------------------------------------------------------------------------

@@ -1,9 +1,14 @@
 """How strong each method is beside the detection loss: measured once before step 0, then frozen.
 
 The strength of a loss is the norm of its gradient at the maps that student and teacher share: there the two pull at
-the same numbers, whatever their units. A method with `rho` R gets factors for its terms, so that the gradient of its
-sum is R times the detection loss's, and its terms have their stated shares of it. The published weights of a method
-hold for one detector, input size and width; these factors make one default serve all of them.
+the same numbers, whatever their units. The published weights of a method hold for one detector, input size and width;
+these factors make one default serve all of them.
+
+A method with `rho` R gets one factor, so that the gradient of its sum is R times the detection loss's: its weights
+decide how its terms are mixed, and terms that pull the same way are not counted twice. A method with shares as well
+gets a factor for each term, measured by itself: the gradient of term i is R x share_i / (sum of the shares) times the
+detection loss's, whatever its weight. Its sum is then R times as strong at most, and as strong as that only if all
+terms pull the same way. A term without a gradient on any batch cannot be measured: it is off, and the others share.
 """
 
 # N images, C x H x W of a level's map, T terms
@@ -12,7 +17,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +57,7 @@ def measure(
     """<method>/<term> -> factor, for the methods of `rhos` that are not 0. See the module.
 
     view: what the teacher shows of a batch. The networks, their running statistics and the random generators are left
-    as they were. A term whose gradient is 0 on every batch gets the factor 0.
+    as they were.
     """
     running = RunningStatistics(distill)
     training = distill.training
@@ -97,25 +102,28 @@ def gradient(loss: Tensor, at: Sequence[Tensor]) -> Tensor:
     return torch.cat([each.flatten() for each in found]).float()
 
 
-def factors(pulls: Sequence[Pull], kind: str, rho: float, shares: Mapping[str, float]) -> dict[str, float]:
-    """The factors of one method's terms, medians over the batches.
-
-    First each term is brought to its share of the detection loss's gradient, then the sum of them to `rho` times it:
-    where two terms pull the same way, or against each other, the sum is not the sum of the norms.
-    """
+def factors(
+    pulls: Sequence[Pull], kind: str, rho: float, shares: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """The factors of one method's terms, medians over the batches. See the module; shares: None if there are none."""
     terms = [name for name in (pulls[0].terms if pulls else ()) if name.partition("/")[0] == kind]
-    apart = {}
-    for name in terms:
-        share = shares.get(name.partition("/")[2], 1.0)
-        apart[name] = share * median_ratio((pulled.detection, norm_of(pulled, {name: 1.0})) for pulled in pulls)
-    together = median_ratio((pulled.detection, norm_of(pulled, apart)) for pulled in pulls)
-    return {name: rho * together * factor for name, factor in apart.items()}
+    if shares is None:
+        return dict.fromkeys(terms, rho * ratio(pulls, terms))
+    apart = {name: ratio(pulls, [name]) for name in terms}
+    wanted = {name: shares.get(name.partition("/")[2], 1.0) for name in terms if apart[name] > 0}
+    all_shares = sum(wanted.values())
+    return {name: rho * wanted[name] / all_shares * factor if name in wanted else 0.0 for name, factor in apart.items()}
 
 
-def norm_of(pulled: Pull, weights: Mapping[str, float]) -> float:
-    """Of the weighted sum of some terms' gradients."""
-    weights_T = torch.tensor([weights.get(name, 0.0) for name in pulled.terms], dtype=torch.float64)
-    return math.sqrt(max(0.0, float(weights_T @ pulled.products_TT @ weights_T)))
+def ratio(pulls: Sequence[Pull], terms: Collection[str]) -> float:
+    """Of the detection loss's gradient to that of the sum of these terms."""
+    return median_ratio((pulled.detection, norm_of(pulled, terms)) for pulled in pulls)
+
+
+def norm_of(pulled: Pull, terms: Collection[str]) -> float:
+    """Of the gradient of the sum of these terms."""
+    on_T = torch.tensor([float(name in terms) for name in pulled.terms], dtype=torch.float64)
+    return math.sqrt(max(0.0, float(on_T @ pulled.products_TT @ on_T)))
 
 
 def median_ratio(pairs: Iterable[tuple[float, float]]) -> float:
@@ -124,8 +132,8 @@ def median_ratio(pairs: Iterable[tuple[float, float]]) -> float:
     return statistics.median(ratios) if ratios else 0.0
 
 
-def note(found: Mapping[str, float], rhos: Mapping[str, float]) -> Note:
-    """What was found, for people."""
+def note(found: Mapping[str, float], rhos: Mapping[str, float], shares: Mapping[str, Mapping[str, float]]) -> Note:
+    """What was found, for people. shares: of the methods that have them."""
     told = ", ".join(f"{name} x{factor:.3g}" for name, factor in found.items())
     silent = [name for name, factor in found.items() if factor == 0]
     if silent:
@@ -133,6 +141,6 @@ def note(found: Mapping[str, float], rhos: Mapping[str, float]) -> Note:
     return Note(
         code="balanced",
         message=f"the methods' terms are weighted against the detection loss's gradient: {told}",
-        data={"factors": dict(found), "rho": dict(rhos)},
+        data={"factors": dict(found), "rho": dict(rhos), "shares": {kind: dict(each) for kind, each in shares.items()}},
         level="warning" if silent else "info",
     )

@@ -35,6 +35,8 @@ from fgd.engine.teacher import (
     check_teacher,
     checked_images,
     evenly_spaced,
+    in_words,
+    peaked,
     refuse_unfit,
 )
 from fgd.engine.teacher_answers import Question, TeacherAnswers, content_of
@@ -42,6 +44,7 @@ from fgd.engine.teacher_cache import KEEP_FREE, TeacherCache
 from fgd.engine.warm_start import start_from
 from fgd.errors import DatasetError, SpecError
 from fgd.events import Emit, Note, Phase
+from fgd.method_fields import Attention
 from fgd.methods import build as build_method
 from fgd.methods.base import Method, Pair
 from fgd.outline import idle_resources, refuse_single_values, whole_steps, without_effect
@@ -210,7 +213,9 @@ def balanced(parts: Training, emit: Emit, check_stop: Callable[[], None]) -> dic
         found = balance.measure(parts.distill, some, teacher.view, rhos, seed=seeded(seed, 3), check_stop=check_stop)
     finally:
         batches.close()  # type: ignore[attr-defined]  # a generator: ends its reader thread
-    emit(balance.note(found, rhos))
+    methods = parts.distill.methods.items()
+    shares = {kind: each.shares for kind, each in methods if isinstance(each, Method) and each.shares is not None}
+    emit(balance.note(found, rhos, shares))
     return found
 
 
@@ -383,19 +388,31 @@ def measure(
     emit(Phase(phase="calibrating"))
     images = evenly_spaced(train.images, CALIBRATION_IMAGES)
     counts = [len(train), box_count(train.images)]
+    attentions: dict[str, Attention] = {}
+    for method in spec.methods:
+        if (attention := method.teacher_attention()) is not None:
+            attentions[method.kind] = attention
     question = (about or {}) | {"calibration": [content_of(images, train.root), counts]} if known.folder else {}
+    if attentions:
+        question |= {"attentions": {kind: dataclasses.asdict(each) for kind, each in attentions.items()}}
     answer = known.answer(question)
     if answer is not None:
         calibration = Calibration(**answer)
     else:
         calibration = calibrate(
-            teacher, train, transform, batch_size=spec.schedule.batch_size, device=machine.device, check_stop=check_stop
+            teacher,
+            train,
+            transform,
+            attentions,
+            batch_size=spec.schedule.batch_size,
+            device=machine.device,
+            check_stop=check_stop,
         )
         known.keep(question, dataclasses.asdict(calibration))
-    scales = ", ".join(f"{level} {rms:.2f}" for level, rms in calibration.teacher_rms.items())
-    message = f"RMS of the teacher's maps: {scales}; {calibration.boxes_per_image:.1f} boxes per image"
-    message, cached = as_known(message, known=answer is not None)
+    message, cached = as_known(in_words(calibration), known=answer is not None)
     emit(Note(code="calibration", message=message, data=dataclasses.asdict(calibration) | cached))
+    for warning in peaked(calibration):
+        emit(warning)
     return calibration
 
 

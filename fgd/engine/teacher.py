@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,17 @@ from fgd.engine.distributed import ALONE, Ranks
 from fgd.engine.evaluate import evaluate
 from fgd.engine.weights import some
 from fgd.errors import TeacherUnfit, UserError
+from fgd.events import Note
+from fgd.method_fields import Attention
+from fgd.methods.attention import AttentionMeter
 from fgd.methods.geometry import Grid, Layout, valid_cells
 from fgd.types import Calibration
 
 CHECK_IMAGES = 64
 CHECK_AP50 = 5.0
 CALIBRATION_IMAGES = 64
+PEAKED = 0.1
+"""A perplexity under this share is warned of."""
 
 
 @dataclass(frozen=True)
@@ -142,14 +147,17 @@ def calibrate(
     teacher: Teacher,
     train: Dataset,
     transform: Transform,
+    attentions: Mapping[str, Attention],
     *,
     batch_size: int,
     device: torch.device,
     check_stop: Callable[[], None],
 ) -> Calibration:
-    """RMS of the teacher's maps at each shared level over 64 evenly spaced, unaugmented images, valid cells only."""
+    """RMS of the teacher's maps at each shared level over 64 evenly spaced, unaugmented images, valid cells only; and
+    of the methods with an attention what temperature it has, where that is found out, and how spread out it is."""
     squares: dict[str, float] = {}
     counts: dict[str, int] = {}
+    meter = AttentionMeter(attentions)
     some = train.with_images(evenly_spaced(train.images, CALIBRATION_IMAGES), train.classes)
     for batch in eval_batches(some, transform, batch_size):
         check_stop()
@@ -162,8 +170,50 @@ def calibrate(
             energy = (map_NCHW.double().square().sum(dim=1) * valid_NHW).sum()
             squares[level] = squares.get(level, 0.0) + float(energy)
             counts[level] = counts.get(level, 0) + int(valid_NHW.sum()) * map_NCHW.shape[1]
+            meter.add(level, map_NCHW, valid_NHW[:, None].to(map_NCHW))
     rms = {level: (squares[level] / counts[level]) ** 0.5 for level in squares}
-    return Calibration(rms, box_count(train.images) / len(train))
+    measured = meter.measured(rms)
+    return Calibration(rms, box_count(train.images) / len(train), measured.temperatures, measured.perplexities)
+
+
+def in_words(calibration: Calibration) -> str:
+    """What a calibration found."""
+    scales = ", ".join(f"{level} {rms:.2f}" for level, rms in calibration.teacher_rms.items())
+    told = f"RMS of the teacher's maps: {scales}; {calibration.boxes_per_image:.1f} boxes per image"
+    for kind, of_levels in calibration.temperatures.items():
+        each = (f"{level} {' and '.join(f'{t:.3g}' for t in found.values())}" for level, found in of_levels.items())
+        told += f"; temperature of {kind}'s {' and '.join(_softmaxes(of_levels))} attention: {', '.join(each)}"
+    return told
+
+
+def _softmaxes(of_levels: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return list(dict.fromkeys(softmax for found in of_levels.values() for softmax in found))
+
+
+def peaked(calibration: Calibration) -> Iterator[Note]:
+    """A warning for each method whose attention leaves out nearly everything."""
+    for kind, of_levels in calibration.perplexities.items():
+        found = [
+            (level, softmax, share)
+            for level, shares in of_levels.items()
+            for softmax, share in shares.items()
+            if share < PEAKED
+        ]
+        if found:
+            what = {"spatial": "cells", "channel": "channels"}
+            told = ", ".join(
+                f"{100 * share:.1f} % of the {what[softmax]} at {level}" for level, softmax, share in found
+            )
+            auto = kind in calibration.temperatures
+            advice = "A higher perplexity" if auto else 'A higher temperature, or "temperature": "auto",'
+            data = [{"level": level, "softmax": softmax, "perplexity": share} for level, softmax, share in found]
+            yield Note(
+                code="attention_peaked",
+                message=f"{kind}'s attention rests on {told}; the rest of the teacher's maps hardly counts. {advice} "
+                "spreads it",
+                data={"method": kind, "perplexities": data},
+                level="warning",
+            )
 
 
 def box_count(images: Sequence[Image]) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +48,8 @@ class Pair:
 class Method(nn.Module, ABC):
     """A distillation loss with the modules it trains (adapters, context blocks); they never enter the student."""
 
-    shares: Mapping[str, float] = MappingProxyType({})
-    """Term -> how strong its gradient is beside the method's other terms', where `rho` weighs them; 1 if unsaid."""
+    shares: Mapping[str, float] | None = None
+    """Term -> its part of what `rho` gives the method, 1 if unsaid; None: the weights decide the terms' mixture."""
 
     def train_in_bf16(self, *, on: bool) -> None:
         """The adapters; sums and terms are float32 all the same."""

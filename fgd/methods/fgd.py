@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fgd.method_specs import FGD
+from fgd.methods.attention import temperatures
 from fgd.methods.base import Method, Pair, adapters, resolved, same_size
 from fgd.methods.context import ContextBlock
 from fgd.methods.geometry import BoxCells, Grid, Layout, inclusive, official, scale_masks, tight, valid_cells
@@ -75,9 +76,11 @@ class FGDLoss(Method):
     def __init__(self, spec: FGD, pair: Pair, calibration: Calibration, schedule: Schedule) -> None:
         super().__init__()
         self.weights = weights(spec, pair, calibration, schedule)
+        self.shares = spec.shares.by_term() if spec.shares is not None else None
         self.official = spec.compat == "official"
         self.scales = scales_of(pair, calibration, official=self.official) if self.weights.any_on else {}
-        self.temperature = resolved(spec.temperature)
+        self.temperature = spec.temperature
+        self.temperatures = temperatures(spec, pair.levels, calibration)
         self.box_cells = official if self.official else BOX_CELLS[spec.box_cells or "tight"]
         # A module whose term is off would never get a gradient, which DistributedDataParallel does not forgive.
         self.align = adapters(pair) if self.weights.any_on else nn.ModuleDict()
@@ -125,7 +128,7 @@ class FGDLoss(Method):
             teacher_NCHW.flatten(2),
             valid_NP,
             WantedSums(feature=on.feature, magnitude=bool(on.spatial), context=bool(on.global_)),
-            temperature=self.temperature / scale,
+            temperature=self.temperatures[level].channel / scale,
             attend=self._attend(level, scale) if on.global_ else None,
         )
 
@@ -143,11 +146,15 @@ class FGDLoss(Method):
         on = self.weights
         by_width = [1.0] * len(sums) if self.official else self.narrower
         of_levels = [list(self.scales.values()), self.narrower, by_width]
-        scale_L, narrower_L, by_width_L = torch.tensor(of_levels).to(sums[0].feature_NP, non_blocking=True)
+        spatial, channel = self.temperatures[next(iter(self.scales))]
+        if self.temperature == "auto":
+            of_levels += [list(each) for each in zip(*(self.temperatures[level] for level in self.scales), strict=True)]
+        scale_L, narrower_L, by_width_L, *found_L = torch.tensor(of_levels).to(sums[0].feature_NP, non_blocking=True)
+        spatial_L, channel_L1 = (found_L[0], found_L[1][:, None]) if found_L else (spatial, channel)
         level_P, scale_L1 = cells.grid.level_P, scale_L[:, None]
         square_P = (scale_L.square() * by_width_L)[level_P]
-        spatial_sharpness_P = (scale_L / (self.widths[0] * self.temperature) * narrower_L)[level_P]
-        channel_sharpness_NL1 = scale_L1 / (cells.counts_NL[..., None] * self.temperature)
+        spatial_sharpness_P = (scale_L / (self.widths[0] * spatial_L) * narrower_L)[level_P]
+        channel_sharpness_NL1 = scale_L1 / (cells.counts_NL[..., None] * channel_L1)
 
         terms: dict[str, Tensor] = {}
         if on.feature or on.spatial:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from fgd.method_specs import FGD
+from fgd.methods.attention import STATISTICS, temperatures
 from fgd.methods.base import Method, Pair, SharedLevel, adapters, resolved
 from fgd.methods.context import ContextBlock
 from fgd.methods.fgd import BOX_CELLS, FGDLoss, weights
@@ -49,14 +50,16 @@ class VariedFGDLoss(Method):
 
     def __init__(self, spec: FGD, pair: Pair, calibration: Calibration, schedule: Schedule) -> None:
         super().__init__()
-        self.spec, self.temperature = spec, resolved(spec.temperature)
+        self.spec = spec
         self.on = weights(spec, pair, calibration, schedule)
+        self.shares = spec.shares.by_term() if spec.shares is not None else None
         first = next(iter(pair.levels.values()))
         self.unsplit = per_width(first.teacher_channels) * (
             REFERENCE_BOXES * resolved(spec.alpha) + resolved(spec.beta)
         )
         self.box_cells = BOX_CELLS[spec.box_cells or "tight"]
         self.scales = scales_of(pair, calibration, official=False)
+        self.temperatures = temperatures(spec, pair.levels, calibration)
         self.strides = [level.stride for level in pair.levels.values()]
         self.narrower = {name: first.teacher_channels / level.teacher_channels for name, level in pair.levels.items()}
         self.align = adapters(pair)
@@ -81,7 +84,7 @@ class VariedFGDLoss(Method):
     def _of_level(self, maps: PairedMaps, batch: Batch) -> dict[str, Tensor]:
         ours_NCHW, theirs_NCHW, valid_N1HW = maps.maps
         on, attend, narrower = self.on, self.spec.attend, self.narrower[maps.level]
-        spatial_N1HW, channel_NC11 = self._attentions(theirs_NCHW, valid_N1HW)
+        spatial_N1HW, channel_NC11 = self._attentions(maps.level, theirs_NCHW, valid_N1HW)
         weight_NCHW = (spatial_N1HW if attend in ("both", "spatial") else valid_N1HW) * (
             channel_NC11 if attend in ("both", "channel") else 1.0
         )
@@ -97,7 +100,7 @@ class VariedFGDLoss(Method):
             if on.background:
                 terms["bg"] = on.background * (background_N1HW * error_N1HW).sum()
         if on.spatial and attend != "none":
-            our_spatial_N1HW, our_channel_NC11 = self._attentions(ours_NCHW, valid_N1HW)
+            our_spatial_N1HW, our_channel_NC11 = self._attentions(maps.level, ours_NCHW, valid_N1HW)
             of_cells = on.spatial / narrower * (spatial_N1HW - our_spatial_N1HW).abs().sum()
             of_channels = on.channel * (channel_NC11 - our_channel_NC11).abs().sum()
             chosen = {"both": [of_cells, of_channels], "spatial": [of_cells], "channel": [of_channels]}[attend]
@@ -108,12 +111,13 @@ class VariedFGDLoss(Method):
             terms["global"] = on.global_ * (valid_N1HW * difference_NCHW.square()).sum()
         return terms
 
-    def _attentions(self, map_NCHW: Tensor, valid_N1HW: Tensor) -> tuple[Tensor, Tensor]:
+    def _attentions(self, level: str, map_NCHW: Tensor, valid_N1HW: Tensor) -> tuple[Tensor, Tensor]:
         """Spatial, N1HW, and channel, NC11, each of mean 1 over the cells that count."""
-        of_cells_N1HW, of_channels_NC = STATISTICS[self.spec.attention](map_NCHW, valid_N1HW)
-        logits_N1HW = (of_cells_N1HW / self.temperature).masked_fill(valid_N1HW == 0, float("-inf"))
+        of_cells_N1HW, of_channels_NC = STATISTICS[self.spec.attention].of(map_NCHW, valid_N1HW)
+        spatial, channel = self.temperatures[level]
+        logits_N1HW = (of_cells_N1HW / spatial).masked_fill(valid_N1HW == 0, float("-inf"))
         share_N1HW = logits_N1HW.flatten(1).softmax(1).view_as(logits_N1HW)
-        channel_NC = map_NCHW.shape[1] * (of_channels_NC / self.temperature).softmax(1)
+        channel_NC = map_NCHW.shape[1] * (of_channels_NC / channel).softmax(1)
         return valid_N1HW.sum((1, 2, 3), keepdim=True) * share_N1HW, channel_NC[..., None, None]
 
     def _masks(self, maps: PairedMaps, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -124,30 +128,6 @@ class VariedFGDLoss(Method):
         valid_NP, _ = valid_cells(layout, grid)
         foreground_NP, background_NP = scale_masks(self.box_cells(layout, grid), valid_NP, grid)
         return foreground_NP.view(-1, 1, height, width), background_NP.view(-1, 1, height, width)
-
-
-def absmean(map_NCHW: Tensor, valid_N1HW: Tensor) -> tuple[Tensor, Tensor]:
-    """Of cells, N1HW, and of channels, NC."""
-    return map_NCHW.abs().mean(1, keepdim=True), mean_of_cells(map_NCHW.abs(), valid_N1HW)
-
-
-def absmax(map_NCHW: Tensor, valid_N1HW: Tensor) -> tuple[Tensor, Tensor]:
-    return map_NCHW.abs().amax(1, keepdim=True), (valid_N1HW * map_NCHW.abs()).amax((2, 3))
-
-
-def square(map_NCHW: Tensor, valid_N1HW: Tensor) -> tuple[Tensor, Tensor]:
-    return map_NCHW.square().mean(1, keepdim=True), mean_of_cells(map_NCHW.square(), valid_N1HW)
-
-
-def mean_of_cells(map_NCHW: Tensor, valid_N1HW: Tensor) -> Tensor:
-    return (valid_N1HW * map_NCHW).sum((2, 3)) / valid_N1HW.sum((2, 3))
-
-
-STATISTICS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
-    "absmean": absmean,
-    "absmax": absmax,
-    "sq": square,
-}
 
 
 def context_block(level: SharedLevel) -> nn.Module:

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgd.method_specs import FKD
+from fgd.methods.attention import mean_of_cells, temperatures
 from fgd.methods.base import Adapter, Method, Pair, SharedLevel, resolved
 from fgd.methods.paired import PairedMaps, finest, paired, per_size, per_width, scales_of
 from fgd.spec import Schedule
@@ -45,9 +46,10 @@ class FKDLoss(Method):
         super().__init__()
         named = (spec.feature, spec.channel, spec.spatial, spec.non_local)
         self.feature, self.channel, self.spatial, self.non_local = (resolved(each) for each in named)
-        self.temperature, self.official = resolved(spec.temperature), spec.compat == "official"
+        self.official = spec.compat == "official"
         pair = finest(pair, spec.levels)
         self.scales = scales_of(pair, calibration, official=self.official)
+        self.temperatures = temperatures(spec, pair.levels, calibration)
         levels = pair.levels
         self.by_size = 1.0 if self.official else math.sqrt(per_size(schedule))
         self.by_width = {
@@ -74,7 +76,7 @@ class FKDLoss(Method):
         level, student_NCHW, teacher_NCHW, valid_N1HW = maps.level, *maps.maps
         by_width, by_size, terms = self.by_width[level], self.by_size, {}
         if self.feature:
-            attention_N1HW = common_attention(student_NCHW, teacher_NCHW, valid_N1HW, self.temperature)
+            attention_N1HW = common_attention(student_NCHW, teacher_NCHW, valid_N1HW, self.temperatures[level].spatial)
             difference_NCHW = attention_N1HW.sqrt() * (teacher_NCHW - self.adapt_map[level](student_NCHW))
             terms["feature"] = self.feature * by_width * by_size * self._norm(valid_N1HW * difference_NCHW)
         if self.channel:
@@ -165,7 +167,3 @@ def attention(map_NCHW: Tensor, valid_N1HW: Tensor, temperature: float) -> Tenso
     logits_N1HW = (map_NCHW.abs().mean(1, keepdim=True) / temperature).masked_fill(valid_N1HW == 0, float("-inf"))
     share_N1HW = logits_N1HW.flatten(1).softmax(1).view_as(logits_N1HW)
     return valid_N1HW.sum((1, 2, 3), keepdim=True) * share_N1HW
-
-
-def mean_of_cells(map_NCHW: Tensor, valid_N1HW: Tensor) -> Tensor:
-    return (valid_N1HW * map_NCHW).sum((2, 3)) / valid_N1HW.sum((2, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -35,33 +36,57 @@ def strength(found: dict[str, float], *gradients: tuple[float, ...]) -> float:
 
 def test_the_sum_of_a_methods_terms_is_rho_times_as_strong_as_the_detection_loss() -> None:
     gradients = (3.0, 0.0), (0.0, 40.0)
-    found = factors([pull(2.0, *gradients)], "m", 0.5, {})
+    found = factors([pull(2.0, *gradients)], "m", 0.5)
     assert strength(found, *gradients) == pytest.approx(0.5 * 2.0)
-    assert found["m/a"] * 3.0 == pytest.approx(found["m/b"] * 40.0), "each term has its share, whatever its units"
-
-
-def test_terms_have_their_shares() -> None:
-    found = factors([pull(2.0, (3.0, 0.0), (0.0, 40.0))], "m", 1.0, {"b": 0.25})
-    assert found["m/b"] * 40.0 == pytest.approx(0.25 * found["m/a"] * 3.0)
+    assert found["m/a"] == found["m/b"], "the weights decide the mixture"
 
 
 def test_terms_that_pull_the_same_way_are_not_counted_twice() -> None:
     gradients = (1.0, 0.0), (1.0, 0.0)
-    assert strength(factors([pull(5.0, *gradients)], "m", 1.0, {}), *gradients) == pytest.approx(5.0)
+    assert strength(factors([pull(5.0, *gradients)], "m", 1.0), *gradients) == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("second", [(0.0, 40.0), (40.0, 0.0), (-7.0, 1.0), (1e-6, 0.0)])
+def test_each_term_has_its_share_of_rho_whatever_its_weight_and_its_direction(second: tuple[float, float]) -> None:
+    found = factors([pull(2.0, (3.0, 0.0), second)], "m", 0.5, {"a": 3.0, "b": 1.0})
+    assert found["m/a"] * 3.0 == pytest.approx(0.5 * 2.0 * 3 / 4)
+    assert found["m/b"] * math.hypot(*second) == pytest.approx(0.5 * 2.0 * 1 / 4)
+
+
+def test_a_term_without_a_stated_share_counts_one() -> None:
+    assert factors([pull(2.0, (1.0, 0.0), (0.0, 1.0))], "m", 1.0, {"b": 3.0}) == {
+        "m/a": pytest.approx(0.5),
+        "m/b": pytest.approx(1.5),
+    }
+
+
+def test_each_terms_factor_is_a_median_of_its_own() -> None:
+    pulls = [pull(1.0, (a, 0.0), (0.0, b)) for a, b in ((1.0, 9.0), (2.0, 4.0), (9.0, 1.0))]
+    assert factors(pulls, "m", 2.0, {}) == {"m/a": pytest.approx(1 / 2), "m/b": pytest.approx(1 / 4)}
 
 
 def test_one_odd_batch_does_not_decide() -> None:
     pulls = [pull(1.0, (1.0,)), pull(1.0, (1.0,)), pull(1.0, (1e-9,))]
-    assert factors(pulls, "m", 1.0, {}) == {"m/a": pytest.approx(1.0)}
+    assert factors(pulls, "m", 1.0) == {"m/a": pytest.approx(1.0)}
 
 
-def test_a_term_without_a_gradient_is_off_and_leaves_the_others_theirs() -> None:
-    found = factors([pull(2.0, (0.0, 0.0), (0.0, 4.0))], "m", 1.0, {})
+def test_a_term_without_a_gradient_is_off_and_leaves_the_others_its_share() -> None:
+    found = factors([pull(2.0, (0.0, 0.0), (0.0, 4.0))], "m", 1.0, {"a": 5.0, "b": 0.1})
     assert found == {"m/a": 0.0, "m/b": pytest.approx(0.5)}
+
+
+@pytest.mark.parametrize("shares", [None, {}, {"a": 2.0}])
+def test_a_method_without_a_gradient_is_off(shares: dict[str, float] | None) -> None:
+    assert factors([pull(2.0, (0.0, 0.0), (0.0, 0.0))], "m", 1.0, shares) == {"m/a": 0.0, "m/b": 0.0}
+
+
+def test_without_shares_a_term_without_a_gradient_keeps_its_place_in_the_mixture() -> None:
+    assert factors([pull(2.0, (0.0, 0.0), (0.0, 4.0))], "m", 1.0) == {"m/a": 0.5, "m/b": 0.5}
 
 
 def test_terms_of_another_method_do_not_count() -> None:
     of_two = Pull(1.0, ("m/a", "n/a"), torch.tensor([[4.0, 0.0], [0.0, 100.0]], dtype=torch.float64))
+    assert factors([of_two], "m", 1.0) == {"m/a": pytest.approx(0.5)}
     assert factors([of_two], "m", 1.0, {}) == {"m/a": pytest.approx(0.5)}
 
 
@@ -85,13 +110,15 @@ def test_weights_that_are_given_are_not_balanced(monkeypatch: pytest.MonkeyPatch
 def test_a_training_is_balanced_once_and_goes_on_with_the_same_factors(
     train: Train, make_spec: MakeSpec, teacher: Path
 ) -> None:
-    spec = make_spec(
-        teacher={"path": str(teacher), "allow_unfit": True}, methods=[{"kind": "fgd", "rho": 0.5}, {"kind": "mimic"}]
-    )
+    fgd = {"kind": "fgd", "rho": 0.5, "shares": {"attention": 0.25}, "temperature": "auto"}
+    spec = make_spec(teacher={"path": str(teacher), "allow_unfit": True}, methods=[fgd, {"kind": "mimic"}])
     whole = train(spec)
     (noted,) = [note for note in whole.of(Note) if note.code == "balanced"]
     assert set(noted.data["factors"]) == {"fgd/fg", "fgd/bg", "fgd/attention", "fgd/global"}
     assert all(factor > 0 for factor in noted.data["factors"].values())
+    assert noted.data["shares"] == {"fgd": {"fg": 1.0, "bg": 1.0, "attention": 0.25, "global": 1.0}}
+    calibration = json.loads((whole.result / "manifest.json").read_text())["calibration"]
+    assert set(calibration["temperatures"]["fgd"]) == {"p3", "p4", "p5", "p6", "p7"}
 
     stopped: list[Any] = []
 
@@ -102,7 +129,8 @@ def test_a_training_is_balanced_once_and_goes_on_with_the_same_factors(
     with pytest.raises(Stopped):
         train(spec, stop=after_a_step)
     resumed = train(spec, resume=Path(stopped[0].of(Saved)[-1].path))
-    assert not [note for note in resumed.of(Note) if note.code == "balanced"]
+    assert not [note for note in resumed.of(Note) if note.code in ("balanced", "calibration")]
+    assert json.loads((resumed.result / "manifest.json").read_text())["calibration"] == calibration
     assert resumed.of(Finished)[0].weights_digest == whole.of(Finished)[0].weights_digest
 
 
