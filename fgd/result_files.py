@@ -6,6 +6,8 @@ from collections.abc import Container, Mapping
 from typing import Any, Literal
 
 WEIGHTS, BEST, RECIPE, MANIFEST = "student.safetensors", "best.safetensors", "recipe.json", "manifest.json"
+DETECTIONS = "detections.npz"
+"""What WEIGHTS find on the images of val and test (fgd/statistics/detections.py). Earlier results lack it."""
 
 Which = Literal["last", "best"]
 

@@ -23,7 +23,7 @@ from fgd.engine.laps import Laps
 from fgd.engine.meter import Meter
 from fgd.engine.optimise import make_optimizer
 from fgd.engine.prepare import cache_of, prepare
-from fgd.engine.result import choose_best, finish, score, tell_undecodable
+from fgd.engine.result import Kept, choose_best, finish, score, tell_undecodable
 from fgd.engine.running_statistics import RunningStatistics
 from fgd.engine.saver import Saver
 from fgd.engine.step import all_finite, gives_up, skip, step
@@ -79,7 +79,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
 
     batches: Iterator[Batch] | None = None
     statistics = RunningStatistics(distill)
-    early = False
+    early, kept = False, None
     laps.end("optimiser")
     emit(laps.note())
     emit(Phase(phase="training"))
@@ -90,7 +90,8 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
             if done_in_epoch == 0 and state.step > 0 and evaluation_due(state, epoch, spec):
                 emit(Phase(phase="evaluating"))
                 with meter.evaluating():
-                    state.scores = score(parts, shown, parts.val, check_stop)
+                    evaluation = score(parts, shown, parts.val, check_stop)
+                state.scores, kept = evaluation.scores, Kept(state.step, evaluation.detections)
                 tell_undecodable(parts, emit)
                 state.evaluated_step = state.step
                 emit(Evaluated(step=state.step, epoch=epoch, split="val", values=dict(state.scores)))
@@ -151,7 +152,8 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
         if parts.cache is not None:  # before the result needs the room
             parts.cache.close()
     if early:
-        choose_best(parts, shown, state, saver.best, total, emit, check_stop, epoch=state.step // per_epoch)
+        epoch = state.step // per_epoch
+        kept = choose_best(parts, shown, state, saver.best, total, emit, check_stop, epoch, kept)
         saver.best = None
     elif state.step < total:
         message = f"{state.stale} evaluations in a row without improvement: ended after epoch {state.step // per_epoch}"
@@ -160,7 +162,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
     emit(meter.evaluation_cost())
     if parts.cache is not None:
         emit(parts.cache.cost())
-    finish(parts, shown, state, saver.best, out, emit, check_stop, epoch=state.step // per_epoch, stopped=early)
+    finish(parts, shown, state, saver.best, out, emit, check_stop, state.step // per_epoch, kept, stopped=early)
     forget(out)
     distributed.leave()
 

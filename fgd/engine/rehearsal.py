@@ -63,6 +63,8 @@ def rehearse(spec: JobSpec, emit: Emit) -> Measurement:
     memory_peak_mb = DeviceMetrics(machine).memory_peak_mb()
     checkpoint_bytes, result_bytes, save_s = written(parts, optimizer, average)
 
+    kept_bytes = (KEEP_CHECKPOINTS + 1) * checkpoint_bytes + result_bytes + detections_bytes(parts)
+
     schedule, total = spec.schedule, total_steps(parts)
     training_s = total * s_per_step
     start_s = loading_s + (starting_seconds(parts) if parts.teacher is not None else 0.0)
@@ -88,7 +90,7 @@ def rehearse(spec: JobSpec, emit: Emit) -> Measurement:
         result_mb=result_bytes / MIB,
         teacher_cache_mb=teacher_cache_bytes(parts) / MIB,
         # Here and in the store alike: those that are kept, one that is being written, and the result.
-        disk_mb=(2 * ((KEEP_CHECKPOINTS + 1) * checkpoint_bytes + result_bytes) + teacher_cache_bytes(parts)) / MIB,
+        disk_mb=(2 * kept_bytes + teacher_cache_bytes(parts)) / MIB,
     )
 
 
@@ -186,6 +188,13 @@ def written(parts: Training, optimizer: torch.optim.Optimizer, average: Average 
         }
         weights.export(result, parts.student, manifest, tensors)
         return file.stat().st_size, sum(each.stat().st_size for each in result.iterdir()), save_s
+
+
+def detections_bytes(parts: Training) -> int:
+    """Of detections.npz at most: before it is compressed."""
+    images = [image for each in (parts.val, parts.test) if each is not None for image in each.images]
+    found = len(images) * parts.student.recipe.detections_per_img
+    return 28 * found + 41 * sum(len(image.boxes) for image in images) + sum(16 + len(image.name) for image in images)
 
 
 def cache_bytes(dataset: Dataset) -> int:

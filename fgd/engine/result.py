@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -13,10 +14,19 @@ from fgd.data.loader import Dataset
 from fgd.detectors import Detector
 from fgd.engine import checkpoint, device, weights
 from fgd.engine.checkpoint import TrainingState
-from fgd.engine.evaluate import evaluate
+from fgd.engine.evaluate import Evaluation, evaluate
 from fgd.engine.prepare import Training
 from fgd.events import Emit, Evaluated, Finished, Note, Phase
 from fgd.spec import Schedule
+from fgd.statistics.detections import SplitDetections
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was found on the validation images after a step."""
+
+    step: int
+    detections: SplitDetections
 
 
 def choose_best(
@@ -28,14 +38,19 @@ def choose_best(
     emit: Emit,
     check_stop: Callable[[], None],
     epoch: int,
-) -> None:
-    """Asked to finish early: `shown` becomes the best that was evaluated; the last weights are, if nothing was yet."""
+    kept: Kept | None,
+) -> Kept | None:
+    """Asked to finish early: `shown` becomes the best that was evaluated; the last weights are, if nothing was yet.
+
+    kept: of the last evaluation. Returns that of the evaluation that is the last now.
+    """
     if best is not None:
         shown.module.load_state_dict(best, strict=True)
     measured = state.best_scores if best is not None else state.scores if state.evaluated_step == state.step else {}
     if not measured:
         emit(Phase(phase="evaluating"))
-        measured = score(parts, shown, parts.val, check_stop)
+        evaluation = score(parts, shown, parts.val, check_stop)
+        measured, kept = evaluation.scores, Kept(state.step, evaluation.detections)
         tell_undecodable(parts, emit)
         emit(Evaluated(step=state.step, epoch=epoch, split="val", values=dict(measured)))
     state.scores = dict(measured)
@@ -47,9 +62,10 @@ def choose_best(
     )
     data = {"step": state.step, "total_steps": total, "weights_of_step": state.best_step}
     emit(Note(code="finished_early", message=message, data=data))
+    return kept
 
 
-def score(parts: Training, detector: Detector, dataset: Dataset, check_stop: Callable[[], None]) -> dict[str, float]:
+def score(parts: Training, detector: Detector, dataset: Dataset, check_stop: Callable[[], None]) -> Evaluation:
     parts.ranks.share_buffers(detector.module)
     return evaluate(
         detector,
@@ -82,14 +98,16 @@ def finish(
     emit: Emit,
     check_stop: Callable[[], None],
     epoch: int,
+    kept: Kept | None,
     stopped: bool = False,
 ) -> None:
     """Score the test images, write the result, say so. The last weights, or their average, are the result; nothing is
-    selected. stopped: someone asked for an early finish, and `shown` holds the best."""
-    metrics = {"val": state.scores}
+    selected. stopped: someone asked for an early finish, and `shown` holds the best. kept: of the last evaluation."""
+    metrics, detections = {"val": state.scores}, {"val": on_val(parts, shown, state, emit, check_stop, kept, stopped)}
     if parts.test is not None:
         emit(Phase(phase="testing"))
-        metrics["test"] = score(parts, shown, parts.test, check_stop)
+        tested = score(parts, shown, parts.test, check_stop)
+        metrics["test"], detections["test"] = tested.scores, tested.detections
         tell_undecodable(parts, emit)
         emit(Evaluated(step=state.step, epoch=epoch, split="test", values=dict(metrics["test"])))
     if not parts.ranks.first:
@@ -116,8 +134,28 @@ def finish(
         | ({"devices": parts.ranks.size} if parts.ranks.size > 1 else {}),
         "versions": device.versions(),
     }
-    files = weights.export(out / "result", shown, manifest, best if state.best_step != state.step else None)
+    best = best if state.best_step != state.step else None
+    files = weights.export(out / "result", shown, manifest, best, detections)
     emit(Finished(step=state.step, folder=str(out / "result"), files=files, weights_digest=weights_digest))
+
+
+def on_val(
+    parts: Training,
+    shown: Detector,
+    state: TrainingState,
+    emit: Emit,
+    check_stop: Callable[[], None],
+    kept: Kept | None,
+    stopped: bool,
+) -> SplitDetections:
+    """What `shown` finds on the validation images. They are looked at again only where the last evaluation was of other
+    weights, or before this process resumed the training."""
+    if kept is not None and kept.step == (state.best_step if stopped else state.step):
+        return kept.detections
+    emit(Phase(phase="evaluating"))
+    found = score(parts, shown, parts.val, check_stop).detections
+    tell_undecodable(parts, emit)
+    return found
 
 
 def told_weights(schedule: Schedule, state: TrainingState, stopped: bool) -> str:

@@ -121,7 +121,7 @@ def check_teacher(
         features=teacher.features,
         check_stop=check_stop,
         ranks=ranks,
-    )
+    ).scores
     return Fitness(scores["ap50"], len(some), size, own_size, known)
 
 

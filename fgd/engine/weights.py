@@ -18,7 +18,9 @@ from torch import Tensor
 from fgd.detectors import Detector, build
 from fgd.errors import WeightsError
 from fgd.recipe import Recipe
-from fgd.result_files import BEST, MANIFEST, RECIPE, WEIGHTS
+from fgd.result_files import BEST, DETECTIONS, MANIFEST, RECIPE, WEIGHTS
+from fgd.statistics import detections
+from fgd.statistics.detections import SplitDetections
 from fgd.stored import stored_recipe
 from fgd.text.cut import cut
 
@@ -133,11 +135,16 @@ def inherit(student: Detector, source: Detector) -> tuple[list[str], list[str]]:
 
 
 def export(
-    folder: Path, detector: Detector, manifest: dict[str, Any], best: dict[str, Tensor] | None
+    folder: Path,
+    detector: Detector,
+    manifest: dict[str, Any],
+    best: dict[str, Tensor] | None,
+    found: Mapping[str, SplitDetections] | None = None,
 ) -> dict[str, str]:
     """Write the files of a result; returns file name -> sha256.
 
-    `best` are the student's tensors at its best validation AP, written where they are not the last ones.
+    `best` are the student's tensors at its best validation AP, written where they are not the last ones. found: what
+    the detector finds, by split.
     """
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier run into the same place
     folder.mkdir(parents=True)
@@ -147,6 +154,8 @@ def export(
         write_tensors(folder / BEST, {k: v.cpu().contiguous() for k, v in best.items()})
     (folder / RECIPE).write_text(detector.recipe.model_dump_json(indent=2) + "\n")
     (folder / "model.py").write_text(detector.model_source())
+    if found:
+        detections.write(folder / DETECTIONS, found)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 

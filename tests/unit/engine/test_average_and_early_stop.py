@@ -3,6 +3,7 @@ the steps after a resume are the same calls on the same values, on any processor
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from fgd.detectors import build
 from fgd.engine import checkpoint, loop, weights
 from fgd.engine.average import Average
 from fgd.engine.checkpoint import TrainingState
+from fgd.engine.evaluate import Evaluation, evaluate
 from fgd.errors import Stopped
 from fgd.events import Evaluated, Finished, Note, Saved
 from fgd.recipe import Recipe
@@ -151,7 +153,11 @@ def test_an_early_end_survives_a_resume(early: Any, train: Train, make_spec: Mak
 
 def test_a_training_that_gains_goes_on(train: Train, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     rising = iter(range(1, 10))
-    monkeypatch.setattr("fgd.engine.result.evaluate", lambda *_, **__: {"ap": float(next(rising))})
+
+    def better(*told: Any, **named: Any) -> Evaluation:
+        return dataclasses.replace(evaluate(*told, **named), scores={"ap": float(next(rising))})
+
+    monkeypatch.setattr("fgd.engine.result.evaluate", better)
     run = train(make_spec(schedule={"epochs": 3, "early_stop": {"patience": 1}}))
     assert run.of(Finished)[0].step == 9
     assert not [note for note in run.of(Note) if note.code == "early_stopped"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -12,16 +13,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fgd.engine.evaluate import Evaluation
 from fgd.engine.identity import checkpoint_digest
 from fgd.engine.result import score
 from fgd.errors import Stopped
 from fgd.events import Evaluated, Finished, Note, Saved, Started
 from fgd.process.finish_file import FINISH, ask_to_finish
+from fgd.result_files import DETECTIONS
 from fgd.spec import JobSpec, Schedule
+from fgd.statistics import detections
+from fgd.statistics.average_precision import average_precision
+from fgd.statistics.matching import match
 
 Train = Callable[..., Any]
 MakeSpec = Callable[..., JobSpec]
 SAVED_OFTEN = {"epochs": 4, "checkpoint_s": 0.001}
+
+
+def without_ap(found: Evaluation) -> Evaluation:
+    return dataclasses.replace(found, scores=found.scores | {"ap": math.nan})
 
 
 def at_step(step: int) -> Callable[[Any], bool]:
@@ -55,6 +65,8 @@ def test_the_best_evaluated_weights_become_the_result(train: Train, make_spec: M
     result = load_file(run.result / "student.safetensors")
     assert all(torch.equal(newest["best"][f"{name}"], tensor) for name, tensor in result.items())
     assert not (run.result / "best.safetensors").exists()
+    found = average_precision(match(detections.read(run.result / DETECTIONS)["val"]))
+    assert found == pytest.approx(scored[best], abs=1e-9), "those of the weights that became the result"
     assert not (run.out / FINISH).exists()
 
 
@@ -77,7 +89,7 @@ def test_no_ap_at_all_leaves_a_manifest_that_is_json(
 ) -> None:
     """As where no validation image has a box."""
     real = score
-    monkeypatch.setattr("fgd.engine.result.score", lambda *told: real(*told) | {"ap": math.nan})
+    monkeypatch.setattr("fgd.engine.result.score", lambda *told: without_ap(real(*told)))
 
     def at_once(run: Any) -> bool:
         ask_to_finish(run.out)
@@ -112,6 +124,7 @@ def test_a_checkpoint_goes_on_just_to_export_and_in_smaller_batches(train: Train
 
     exported = train(spec, resume=Path(saved.path), stop=at_once)
     assert exported.of(Finished)[0].step == saved.step, "no step was added"
+    assert detections.read(exported.result / DETECTIONS).keys() == {"val", "test"}, "val was looked at for it"
 
 
 @pytest.mark.parametrize(

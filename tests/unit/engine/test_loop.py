@@ -32,7 +32,10 @@ from fgd.engine.step import step as one_step
 from fgd.engine.teacher import Fitness, refuse_unfit
 from fgd.errors import Diverged, SpecError, Stopped, TeacherUnfit, UserError
 from fgd.events import Alive, Evaluated, Finished, Note, Saved, Started, Stepped
+from fgd.result_files import DETECTIONS
 from fgd.spec import JobSpec
+from fgd.statistics import average_precision, detections
+from fgd.statistics.matching import match
 from fgd.types import Batch
 from tests.rounding import FLOAT32
 
@@ -64,6 +67,21 @@ def test_the_same_spec_gives_the_same_student_to_the_bit(
     assert digest(again) == digest(whole)
     assert (again.result / "student.safetensors").read_bytes() == (whole.result / "student.safetensors").read_bytes()
     assert (again.result / "manifest.json").read_bytes() == (whole.result / "manifest.json").read_bytes()
+    assert (again.result / DETECTIONS).read_bytes() == (whole.result / DETECTIONS).read_bytes()
+
+
+def test_the_kept_detections_give_every_figure_of_the_manifest(fit: Any, easy_digits: Path) -> None:
+    """Of a teacher that has learned to find something, without its data set."""
+    metrics = json.loads((fit.result / "manifest.json").read_text())["metrics"]
+    found = detections.read(fit.result / DETECTIONS)
+    assert found.keys() == {"val", "test"}
+    for split, told in found.items():
+        figures = average_precision.figures(match(told))
+        mine = {name: figures[name] for name in metrics[split]}
+        theirs = {name: np.nan if value is None else value for name, value in metrics[split].items()}
+        assert mine == pytest.approx(theirs, abs=1e-9, nan_ok=True)
+        assert told.names == tuple(image.name for image in open_index(easy_digits)[0].splits[split])
+    assert metrics["test"]["ap"] > 5, "a figure near zero proves nothing"
 
 
 def test_another_seed_gives_another_student(whole: Any, train: Train, make_spec: MakeSpec, teacher: Path) -> None:
@@ -99,6 +117,7 @@ def test_a_training_stopped_and_resumed_ends_with_the_same_bits(
     rest = train(spec, resume=Path(saved.path))
     assert rest.of(Started)[0].step == stop_after
     assert digest(rest) == digest(whole)
+    assert rest.of(Finished)[0].files[DETECTIONS] == whole.of(Finished)[0].files[DETECTIONS]
     assert [e.values for e in rest.of(Evaluated)][-2:] == [e.values for e in whole.of(Evaluated)][-2:]
 
 

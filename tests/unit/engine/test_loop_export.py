@@ -42,7 +42,7 @@ def test_the_exported_file_keeps_the_ap(fit: Any, easy_digits: Path, tmp_path: P
     dataset = Dataset(index, "test", root)
     detector = load_detector(fit.result)
     transform = Transform(detector.recipe.min_size, detector.recipe.max_size)
-    before = evaluate(detector, dataset, transform, batch_size=4, device=torch.device("cpu"))
+    before = evaluate(detector, dataset, transform, batch_size=4, device=torch.device("cpu")).scores
     assert before["ap"] > 5, "a figure near zero proves nothing"
     assert command.main([str(fit.result), "--onnx", str(tmp_path / "student.onnx")]) == 0
     after = scores_of(tmp_path / "student.onnx", dataset)
