@@ -35,6 +35,7 @@ from api.routes import (
     models,
     plans,
     samples,
+    studies,
     workers,
 )
 from fgd.process.secrets import hide_secrets
@@ -42,6 +43,7 @@ from fgd.process.secrets import hide_secrets
 PARTS = (
     jobs,
     job_history,
+    studies,
     plans,
     datasets,
     samples,

@@ -89,6 +89,8 @@ class JobView(View):
     failure: FailureView | None
     weights_digest: str | None
     """SHA-256 of the student's tensors: equal students have equal digests."""
+    study: str | None
+    """The study that it is one of the jobs of."""
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -494,6 +496,8 @@ class JobsQuery(PageQuery):
     name: Words | None = None
     """The whole name; with * at the end how it begins, at the beginning how it ends, at both what is in it. Letter case
     counts."""
+    study: Annotated[str, Field(pattern=r"^std_[0-9a-f]{32}$")] | None = None
+    """Jobs of this study, those included that another took the place of."""
     created_after: Moment | None = None
     """At this moment or later: an ISO 8601 time with its zone."""
     created_before: Moment | None = None
@@ -501,7 +505,9 @@ class JobsQuery(PageQuery):
 
     def selection(self) -> Selection:
         """Raises Invalid for a parameter that does not exist."""
-        return Selection(frozenset(self.state), self.name, self._labels(), self.created_after, self.created_before)
+        return Selection(
+            frozenset(self.state), self.name, self._labels(), self.created_after, self.created_before, self.study
+        )
 
     def _labels(self) -> dict[str, str]:
         found = {}

@@ -21,7 +21,7 @@ from api.core.lifecycle import DatasetState, FailureCode, ModelState, State, adv
 from api.core.rows import lookup
 from api.core.rows.columns import Noun
 from api.core.rows.db import Columns, Query, Reader
-from api.core.rows.tables import Dataset, Job, Model, Plan
+from api.core.rows.tables import Dataset, Job, Model, Plan, StudyJob
 from api.schemas import MeasuredView
 from fgd.recipe import Recipe
 from fgd.stored import text_without_retired
@@ -155,6 +155,7 @@ JOBS = Resource(
     [
         *(Job.id, Job.name, Job.state, Job.phase, Job.requested, Job.priority, Job.attempt, Job.weights_digest),
         *(Job.created_at, Job.started_at, Job.finished_at, Job.version, Job.failure_code, Job.failure_message),
+        select(StudyJob.study_id).where(StudyJob.job_id == Job.id).scalar_subquery().label("study"),
     ],
     [Job.spec, Job.labels.label("metadata"), Job.limits, Job.progress, Job.failure_data],
     _job,

@@ -24,7 +24,7 @@ from api.core.rows import db, leases
 from api.core.rows.ids import new_id
 from api.core.rows.lookup import delete_row, owned
 from api.core.rows.swept import Moment, SweepResult
-from api.core.rows.tables import Dataset, Job
+from api.core.rows.tables import Dataset, Job, Study
 from api.core.store.names import Blob
 from fgd.data.index import Report
 from fgd.data.report import unread
@@ -100,6 +100,9 @@ def delete(s: Session, project_id: str, dataset_id: str) -> None:
         more = " and others" if len(jobs) > _USERS_TOLD else ""
         told = ", ".join(jobs[:_USERS_TOLD]) + more
         raise Conflict("dataset_in_use", f"{dataset_id} is used by {told}; delete those jobs first")
+    study = s.scalar(select(Study.id).where(Study.project_id == project_id, Study.dataset_id == dataset_id).limit(1))
+    if study is not None:
+        raise Conflict("dataset_in_use", f"{dataset_id} is used by {study}; delete that study first")
     delete_row(s, dataset)
 
 

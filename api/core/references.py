@@ -59,6 +59,14 @@ class Inputs:
     teacher_classes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class LookedUp:
+    """What several specs of one request refer to, looked up and packed once."""
+
+    weights: dict[NamedWeights, ReferencedWeights] = field(default_factory=dict)
+    packed: dict[Path, Blob] = field(default_factory=dict)
+
+
 class Findings:
     """Collects what is wrong, so that two errors are both told."""
 
@@ -77,15 +85,28 @@ class Findings:
             raise self.conflicts[0]
 
 
-def resolve(s: Session, store: BlobStore, roots: Sequence[Path], project_id: str, spec: JobSpec) -> Inputs:
-    """Look up everything `spec` refers to; files of {"path"} references are copied into the store.
+def resolve(
+    s: Session,
+    store: BlobStore,
+    roots: Sequence[Path],
+    project_id: str,
+    spec: JobSpec,
+    looked_up: LookedUp | None = None,
+) -> Inputs:
+    """Look up everything `spec` refers to; files of {"path"} references are copied into the store. What `looked_up` has
+    is taken from there.
 
     Raises Invalid with every fault found, or Conflict where waiting helps (the data set is still being imported, the
     teacher still trains).
     """
     found, inputs = Findings(), Inputs()
+    before = looked_up or LookedUp()
     dataset = _dataset(s, project_id, spec, found, inputs)
-    weights = {each.role: _weights(s, store, roots, project_id, each, found) for each in named_weights(spec)}
+    weights = {
+        each.role: before.weights.get(each) or _weights(s, store, roots, project_id, each, found)
+        for each in named_weights(spec)
+    }
+    before.weights.update((each, there) for each in named_weights(spec) if (there := weights[each.role]) is not None)
     teacher, inherit = weights.get("teacher"), weights.get("inherit")
     if dataset is not None:
         _check_batch(dataset, spec, found)
@@ -117,7 +138,8 @@ def resolve(s: Session, store: BlobStore, roots: Sequence[Path], project_id: str
     # Last: a refused request leaves no blobs behind.
     for role, named in weights.items():
         if named is not None:
-            packed = {name: store.put_file(file) for name, file in named.to_pack.items()}
+            packed = {name: before.packed.get(file) or store.put_file(file) for name, file in named.to_pack.items()}
+            before.packed.update((named.to_pack[name], blob) for name, blob in packed.items())
             inputs.packed += packed.values()
             inputs.files[role] = {**named.files, **{name: blob.digest for name, blob in packed.items()}}
     return inputs

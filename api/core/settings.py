@@ -94,6 +94,8 @@ class Settings(BaseSettings):
     gets a 429."""
     max_queued_jobs: PositiveInt = 1000
     """Jobs that may be queued at once; the next gets a 429."""
+    max_study_jobs: PositiveInt = 200
+    """Jobs that one study may have: arms x students x seeds."""
     max_waiting_imports: PositiveInt = 100
     """Data sets, and likewise models, that may wait for their content or their import; the next gets a 429."""
     max_waiting_plans: PositiveInt = 20

@@ -53,6 +53,7 @@ class Job(Answer):
     waiting_reason: str | None = None
     failure: Failure | None = None
     weights_digest: str | None = None
+    study: str | None = None
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -21,9 +21,14 @@ from api.core.rows.tables import (
     MetricBlock,
     MetricPoint,
     Series,
+    Study,
+    StudyJob,
 )
 
-_OF_A_JOB = (MetricBlock, MetricPoint, Series, LogChunk, Checkpoint, Artifact, JobModel, JobParent, JobEvent, Attempt)
+_OF_A_JOB = (
+    *(MetricBlock, MetricPoint, Series, LogChunk, Checkpoint, Artifact, StudyJob, JobModel, JobParent, JobEvent),
+    Attempt,
+)
 """What goes with a job; before it, for one statement a table is faster than a cascade row by row."""
 
 
@@ -44,6 +49,9 @@ def delete_job(s: Session, project_id: str, job_id: str) -> list[str]:
         raise Conflict("job_in_use", detail)
     # Finished jobs forget the row, not the fact: their spec keeps the id.
     s.execute(delete(JobParent).where(JobParent.parent_id == job_id).execution_options(synchronize_session=False))
+    its_study = select(StudyJob.study_id).where(StudyJob.job_id == job_id).scalar_subquery()
+    counted = update(Study).where(Study.id == its_study).values(version=Study.version + job.version + 1)
+    s.execute(counted.execution_options(synchronize_session=False))
     keys = list(s.scalars(select(Checkpoint.key).where(Checkpoint.job_id == job_id)))
     try:
         for table in _OF_A_JOB:

@@ -1,4 +1,4 @@
-"""Which jobs a list shows: filters on state, name, labels and time. Knows rows. Knows nothing of HTTP."""
+"""Which jobs a list shows: filters on state, name, labels, time and study. Knows rows. Knows nothing of HTTP."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from sqlalchemy import select
+
 from api.core.lifecycle import State
 from api.core.rows.db import Query
 from api.core.rows.named import is_called
-from api.core.rows.tables import Job
+from api.core.rows.tables import Job, StudyJob
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Selection:
     """Inclusive, so that adjacent intervals share no job and miss none."""
     created_before: datetime | None = None
     """Exclusive."""
+    study: str | None = None
+    """Its id."""
 
     def of(self, query: Query) -> Query:
         if self.states:
@@ -40,6 +44,8 @@ class Selection:
             query = query.where(Job.created_at >= self.created_after)
         if self.created_before is not None:
             query = query.where(Job.created_at < self.created_before)
+        if self.study is not None:
+            query = query.where(Job.id.in_(select(StudyJob.job_id).where(StudyJob.study_id == self.study)))
         return query
 
     @property
@@ -47,7 +53,7 @@ class Selection:
         """An index leads to the newest of these jobs, so that no more are read than are shown."""
         whole_name = self.name is not None and not self.name.startswith("*") and not self.name.endswith("*")
         by_name = self.name is None or (whole_name and not self.states)
-        return by_name and len(self.states) <= 1 and not self.labels
+        return by_name and len(self.states) <= 1 and not self.labels and self.study is None
 
     def digest(self) -> str:
         """Equal for equal selections, "" for no filter at all; goes into the cursor."""
@@ -57,6 +63,7 @@ class Selection:
             "labels": dict(self.labels),
             "after": _utc(self.created_after),
             "before": _utc(self.created_before),
+            **({"study": self.study} if self.study is not None else {}),
         }
         if not any(told.values()):
             return ""

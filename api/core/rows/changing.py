@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from sqlalchemy.orm import Session
 
 from api.core.errors import Changed
+from api.core.rows import lookup
 from api.core.rows.columns import Noun
 from api.core.rows.lookup import owned
 
@@ -29,8 +30,8 @@ def rename(s: Session, kind: type[Noun], project_id: str, id: str, *, name: str 
 def meant(s: Session, kind: type[Row], project_id: str, id: str, is_meant: IsMeant) -> Row:
     """The row, locked. Raises NotFound; Changed for another version."""
     row = owned(s, kind, project_id, id, locked=True)
-    if not is_meant(row.version):
-        raise Changed(id, row.version)
+    if not is_meant(version := lookup.version(s, kind, project_id, id)):
+        raise Changed(id, version)
     return row
 
 

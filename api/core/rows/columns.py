@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, String, text
-from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+from sqlalchemy import JSON, BigInteger, CheckConstraint, ColumnElement, ForeignKey, Index, String, text
+from sqlalchemy.orm import InstrumentedAttribute, Mapped, declared_attr, mapped_column
 from sqlalchemy.schema import SchemaItem
 
 ProjectId = Annotated[str, mapped_column(String(40))]
@@ -55,6 +55,16 @@ class Noun:
         return {"version_id_col": cls.version}
 
     @classmethod
+    def version_shown(cls) -> ColumnElement[int] | InstrumentedAttribute[int]:
+        """What the ETag names. A noun that is made of others counts their versions too."""
+        return cls.version
+
+    @classmethod
+    def end_shown(cls) -> ColumnElement[Any] | InstrumentedAttribute[Any]:
+        """When it ended; of a noun that is made of others: when all of them had."""
+        return cls.finished_at
+
+    @classmethod
     def noun(cls) -> str:
         """Its name in errors and in stored keys: job, dataset, ..."""
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
@@ -73,6 +83,11 @@ class Leased(Noun):
     """Tries that did not come to their end."""
     lease_owner: Mapped[str | None]
     lease_expires: Mapped[datetime | None]
+
+    @classmethod
+    def state_shown(cls) -> ColumnElement[str] | InstrumentedAttribute[str]:
+        """What lists are filtered by."""
+        return cls.state
 
 
 def one_of(column: str, words: Iterable[str]) -> str:

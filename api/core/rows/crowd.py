@@ -21,11 +21,14 @@ WAITING: dict[type[Noun], Collection[str]] = {
 
 
 def expect_place(
-    s: Session, kind: type[Job | Dataset | Model | Plan], project_id: str, most: int, setting: str
+    s: Session, kind: type[Job | Dataset | Model | Plan], project_id: str, most: int, setting: str, more: int = 1
 ) -> None:
-    """Before one more is inserted. setting: the variable that sets `most`. Raises Busy."""
+    """Before `more` are inserted. setting: the variable that sets `most`. Raises Busy."""
     waiting = select(kind.id).where(kind.project_id == project_id, kind.state.in_(WAITING[kind])).limit(most)
-    if (s.scalar(select(func.count()).select_from(waiting.subquery())) or 0) >= most:
+    there = s.scalar(select(func.count()).select_from(waiting.subquery())) or 0
+    if there + more > most:
         words = {"dataset": "data sets"}.get(kind.noun(), f"{kind.noun()}s")
-        detail = f"{most} {words} are waiting already ({setting}); try again later, or delete or cancel some"
+        already = f"{there} {words} are waiting already, and {most} may ({setting})"
+        room = already if more == 1 else f"{already}; these are {more} more"
+        detail = f"{room}; try again later, or delete or cancel some"
         raise Busy("too_many_waiting", detail)

@@ -86,11 +86,11 @@ def not_found(kind: type[Noun], id: str) -> NotFound:
 
 @cache
 def _version(kind: type[Noun]) -> Query:
-    return by_id(kind, kind.version)
+    return by_id(kind, kind.version_shown())
 
 
 @cache
 def _seen(kind: type[Noun]) -> Query:
     seq = getattr(kind, "event_seq", literal(0))
-    columns = (kind.id, kind.version, kind.finished_at.is_not(None), seq)
+    columns = (kind.id, kind.version_shown(), kind.end_shown().is_not(None), seq)
     return select(*columns).where(kind.id.in_(bindparam("ids", expanding=True)))

@@ -1,4 +1,4 @@
-"""Rows by name and state: what the lists of data sets and models let through. Knows nothing of HTTP."""
+"""Rows by name and state: what the lists of data sets, models and studies let through. Knows nothing of HTTP."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class NameAndState:
     """Everything given must hold; of several states one."""
 
     table: Any
-    """With columns `name` and `state`."""
+    """With a column `name`, and `state_shown`."""
     name: str | None
     states: frozenset[str]
 
@@ -44,7 +44,7 @@ class NameAndState:
         if self.name is not None:
             query = query.where(is_called(self.table.name, self.name))
         if self.states:
-            query = query.where(self.table.state.in_(sorted(self.states)))
+            query = query.where(self.table.state_shown().in_(sorted(self.states)))
         return query
 
     @property

@@ -15,6 +15,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
+    ColumnElement,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -24,18 +25,34 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    case,
     false,
+    func,
+    null,
+    select,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, deferred, mapped_column
 
 from api.core.lifecycle import TERMINAL, DatasetState, FailureCode, ModelState, PlanState, Requested, State
-from api.core.rows.columns import Digest, Imported, Inputs, Leased, Noun, ProjectId, import_rules, lease_rules, one_of
+from api.core.rows.columns import (
+    BlobFiles,
+    Digest,
+    Imported,
+    Inputs,
+    Leased,
+    Noun,
+    ProjectId,
+    import_rules,
+    lease_rules,
+    one_of,
+)
 from api.core.rows.db import UtcDateTime
 
 DEFAULT_PROJECT = "prj_default"
 """The one project until there are users."""
 
+_OPEN = tuple(state for state in State if not state.terminal)
 _ATTEMPT_KEY = ["job_attempts.job_id", "job_attempts.attempt"]
 _BIG = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER is an autoincrementing key on SQLite
 
@@ -261,6 +278,96 @@ class JobModel(Base):
         CheckConstraint("role IN ('teacher', 'inherit', 'weights')", "role"),
         Index("ix_job_models_model", "model_id"),
     )
+
+
+class Study(Noun, Base):
+    """A grid of jobs. What it is doing follows from them, so it has no state of its own, and never a `finished_at`."""
+
+    __tablename__ = "studies"
+
+    name: Mapped[str]
+    dataset_id: Mapped[str] = mapped_column(String(40))
+    body: Mapped[dict[str, Any]]
+    """study_bodies.SubmitStudy, as sent and as extended since."""
+    arms: Mapped[list[dict[str, Any]]] = mapped_column(JSON(none_as_null=True))
+    """Controls first: [{"name", "methods", "against", ...}]"""
+    students: Mapped[list[dict[str, Any]]] = mapped_column(JSON(none_as_null=True))
+    """[{"name", "student"}]"""
+    seeds: Mapped[list[int]] = mapped_column(JSON(none_as_null=True))
+    runs: Mapped[list[dict[str, Any]]] = deferred(mapped_column(JSON(none_as_null=True), nullable=False))
+    """[{"arm", "student", "job"}]: the resolved SubmitJob of each arm and student. A seed that is added later differs
+    from the others in nothing else."""
+    inputs: Mapped[Inputs] = deferred(mapped_column(BlobFiles(), nullable=False))
+    """Of its runs, which keeps them: {"0/dataset": ..., "0/teacher": ..., "1/dataset": ...}"""
+    jobs: Mapped[int]
+    """Arms x students x seeds."""
+
+    __table_args__ = (
+        UniqueConstraint("project_id", "id"),
+        ForeignKeyConstraint(["project_id", "dataset_id"], ["datasets.project_id", "datasets.id"]),
+        CheckConstraint("jobs > 0", "jobs"),
+        CheckConstraint("finished_at IS NULL", "ends_with_its_jobs"),
+        Index("ix_studies_page", "project_id", "created_at", "id"),
+    )
+
+    @classmethod
+    def version_shown(cls) -> ColumnElement[int]:
+        """It only rises: what a job that is deleted had counted is added to the study's own."""
+        return cls.version + func.coalesce(cls._of_jobs(func.sum(Job.version)), 0)
+
+    @classmethod
+    def end_shown(cls) -> ColumnElement[Any]:
+        last = func.coalesce(cls._of_jobs(func.max(Job.finished_at), StudyJob.current), cls.created_at)
+        return case((~cls.has(*_OPEN), last), else_=null())
+
+    @classmethod
+    def state_shown(cls) -> ColumnElement[str]:
+        begun = [state for state in State if state != State.queued]
+        there = cls._of_jobs(func.count(), StudyJob.current)
+        return case(
+            (cls.has(State.queued) & ~cls.has(*begun), State.queued.value),
+            (cls.has(State.queued, State.running), State.running.value),
+            (cls.has(State.paused), State.paused.value),
+            (cls.has(State.failed), State.failed.value),
+            (cls.has(State.cancelled) | (there < cls.jobs), State.cancelled.value),
+            else_=State.succeeded.value,
+        )
+
+    @classmethod
+    def has(cls, *states: State) -> ColumnElement[bool]:
+        """Whether one of its jobs is in one of these."""
+        theirs = select(StudyJob.job_id).join(Job, Job.id == StudyJob.job_id)
+        return (
+            theirs.where(StudyJob.study_id == cls.id, StudyJob.current, Job.state.in_(states)).correlate(cls).exists()
+        )
+
+    @classmethod
+    def _of_jobs(cls, column: ColumnElement[Any], *which: Any) -> ColumnElement[Any]:
+        theirs = select(column).select_from(StudyJob).join(Job, Job.id == StudyJob.job_id)
+        return theirs.where(StudyJob.study_id == cls.id, *which).correlate(cls).scalar_subquery()
+
+
+class StudyJob(Base):
+    """A job is one of a study's. Of one arm, student and seed the latest counts."""
+
+    __tablename__ = "study_jobs"
+
+    job_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[ProjectId]
+    study_id: Mapped[str] = mapped_column(String(40))
+    arm: Mapped[str]
+    student: Mapped[str]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    current: Mapped[bool] = mapped_column(default=True)
+    """False: it failed or was cancelled, and another takes its place."""
+
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
+        ForeignKeyConstraint(["project_id", "study_id"], ["studies.project_id", "studies.id"], ondelete="CASCADE"),
+        Index("ix_study_jobs_study", "study_id"),
+        Index("uq_study_jobs_current", "study_id", "arm", "student", "seed", unique=True,
+              sqlite_where=text("current"), postgresql_where=text("current")),
+    )  # fmt: skip
 
 
 class Attempt(Base):

@@ -25,6 +25,7 @@ from api.core.lifecycle import FailureCode, Requested
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT, Base, Model
 from api.looks import Looks
+from api.routes.studies import StudyView
 from fgd.events import Stepped
 from tests.unit.api.core.test_plans import MEASURED
 
@@ -179,6 +180,12 @@ def in_every_state(client: Any, given: Any) -> Iterator[tuple[type[BaseModel], s
     yield schemas.PlanView, plan.url
     plan.change()
     yield schemas.PlanView, plan.url
+    arms = [{"name": "fgd", "methods": [{"kind": "fgd"}], "epochs": 3}]
+    study = {"name": "s", "teacher": {"job": succeeded}, "dataset": dataset.id, "arms": arms, "students": [{}]}
+    url = f"/v1/studies/{client.post('/v1/studies', json=study | {'seeds': [0]}).json()['id']}"
+    yield StudyView, url
+    assert client.post(f"{url}/cancel").status_code == 202
+    yield StudyView, url
 
 
 def test_every_answer_has_the_shape_that_the_document_says(client: Any, given: Any) -> None:
@@ -187,7 +194,7 @@ def test_every_answer_has_the_shape_that_the_document_says(client: Any, given: A
         answer = client.get(url)
         holds(view, answer)
         seen.add((view, answer.json()["state"]))
-    assert len(seen) >= 14
+    assert len(seen) >= 16
     for view, url in ((schemas.JobPage, "jobs"), (schemas.DatasetPage, "datasets"), (schemas.ModelPage, "models")):
         page = client.get(f"/v1/{url}?limit=2")
         holds(view, page)

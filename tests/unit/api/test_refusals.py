@@ -1,4 +1,5 @@
-"""Every 4xx that the routes of data sets, models, plans, results and jobs can answer: its code, and the place at fault.
+"""Every 4xx that the routes of data sets, models, plans, studies, results and jobs can answer: its code, and the place
+at fault.
 
 Each route has a function that provokes all of its refusals in the real application. What it meets is held
 against the OpenAPI document, and the table against the codes in the source: a new refusal without a line here is told.
@@ -22,7 +23,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 import api
-from api.core import datasets, models
+from api.core import datasets, models, studies
 from api.core.jobs import attempts, checkpoints, requests
 from api.core.lifecycle import FailureCode
 from api.core.rows import db
@@ -32,6 +33,7 @@ from api.http.bodies import MAX_BODY_BYTES
 from api.routes import artifacts, plans, samples
 from api.routes import datasets as dataset_routes
 from api.routes import models as model_routes
+from api.routes import studies as study_routes
 from fgd.data.index import Index
 
 JSON = {"Content-Type": "application/json"}
@@ -703,6 +705,133 @@ def submit_plan(w: World) -> Iterator[Refusal]:
     yield Refusal(w.client.post("/v1/plans", json={**body, "dataset": waiting}), 409, "dataset_not_ready", "/dataset")
 
 
+# --- studies --------------------------------------------------------------------------------------------------
+
+
+def study_body(w: World) -> dict[str, Any]:
+    before = w.client.get("/v1/jobs?state=succeeded").json()["items"]
+    return {
+        "name": "s",
+        "teacher": {"job": before[0]["id"] if before else w.given.succeeded()},
+        "dataset": w.given.dataset().id,
+        "arms": [{"name": "fgd", "methods": FGD}],
+        "students": [{"fpn_channels": 64}],
+        "seeds": [0, 1],
+    }
+
+
+def a_study(w: World, state: str = "queued") -> str:
+    """The address of one."""
+    url = f"/v1/studies/{w.client.post('/v1/studies', json=study_body(w)).json()['id']}"
+    if state == "cancelled":
+        assert w.client.post(f"{url}/cancel").status_code == 202
+    return url
+
+
+@of("POST /v1/studies")
+def submit_study(w: World) -> Iterator[Refusal]:
+    body = study_body(w)
+    yield from bad_json(w, "/v1/studies")
+    yield from bad_keys(w, "/v1/studies", body, studies, "_grow")
+    refused: list[tuple[dict[str, Any], str, str]] = [
+        ({"teacher": None}, "teacher_missing", "/teacher"),
+        ({"arms": [{"name": "plain", "methods": []}]}, "teacher_without_methods", "/teacher"),
+        ({"arms": [*body["arms"], *body["arms"]]}, "name_taken", "/arms/1/name"),
+        ({"arms": [{"name": "x", "methods": FGD, "against": "y"}]}, "arm_not_found", "/arms/0/against"),
+        ({"seeds": [3, 3]}, "given_twice", "/seeds/1"),
+        ({"seeds": list(range(101))}, "too_many_jobs", "/seeds"),
+    ]
+    for change, code, pointer in refused:
+        yield Refusal(w.client.post("/v1/studies", json=body | change), 422, code, pointer)
+    unready = body | {"dataset": w.client.post("/v1/datasets", json={"name": "d"}).json()["id"]}
+    yield Refusal(w.client.post("/v1/studies", json=unready), 409, "dataset_not_ready", "/dataset")
+    with w.serving(w.settings.model_copy(update={"max_queued_jobs": 3})) as narrow:
+        yield Refusal(narrow.post("/v1/studies", json=body), 429, "too_many_waiting")
+
+
+@of("GET /v1/studies")
+def list_studies(w: World) -> Iterator[Refusal]:
+    yield from bad_pages(w, "/v1/studies")
+
+
+@of("GET /v1/studies/{study_id}")
+def get_study(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.get(f"/v1/studies/{new_id('std')}"), 404, "study_not_found")
+    yield from too_many_waiters(w, a_study(w))
+
+
+@of("PATCH /v1/studies/{study_id}")
+def rename_study(w: World) -> Iterator[Refusal]:
+    yield from bad_renames(w, a_study(w), f"/v1/studies/{new_id('std')}", "study_not_found")
+
+
+@of("POST /v1/studies/{study_id}/extend")
+def extend_study(w: World) -> Iterator[Refusal]:
+    url = f"{a_study(w)}/extend"
+    yield from bad_json(w, url)
+    yield Refusal(w.client.post(f"/v1/studies/{new_id('std')}/extend", json={}), 404, "study_not_found")
+    other = {"arms": [{"name": "fgd", "methods": [{"kind": "mimic"}]}]}
+    yield Refusal(w.client.post(url, json=other), 422, "arm_exists", "/arms/0/name")
+    with w.serving(w.settings.model_copy(update={"max_queued_jobs": 4})) as narrow:
+        yield Refusal(narrow.post(url, json={"seeds": [8]}), 429, "too_many_waiting")
+
+    def changed_meanwhile(*arguments: Any) -> Any:
+        w.client.patch(url.removesuffix("/extend"), json={"name": "changed"})
+        return checked(*arguments)
+
+    checked = studies._checked
+    with w.patch.context() as patch:
+        patch.setattr(studies, "_checked", changed_meanwhile)
+        yield Refusal(w.client.post(url, json={"seeds": [9]}), 409, "study_changed")
+    study = w.client.get(url.removesuffix("/extend")).json()
+    assert w.client.post(f"/v1/studies/{study['id']}/cancel").status_code == 202
+    assert w.client.delete(f"/v1/jobs/{study['spec']['teacher']['job']}").status_code == 204
+    yield Refusal(w.client.post(url, json={"seeds": [9]}), 409, "study_cannot_grow")
+
+
+@of("POST /v1/studies/{study_id}/retry")
+def retry_study(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.post(f"/v1/studies/{new_id('std')}/retry"), 404, "study_not_found")
+    yield Refusal(w.client.post(f"{a_study(w)}/retry"), 409, "nothing_to_retry")
+    ended = a_study(w, "cancelled")
+    with w.serving(w.settings.model_copy(update={"max_queued_jobs": 3})) as narrow:
+        yield Refusal(narrow.post(f"{ended}/retry"), 429, "too_many_waiting")
+
+
+@of("POST /v1/studies/{study_id}/cancel")
+def cancel_study(w: World) -> Iterator[Refusal]:
+    url = a_study(w)
+    yield from bad_json(w, f"{url}/cancel")
+    yield Refusal(w.client.post(f"/v1/studies/{new_id('std')}/cancel"), 404, "study_not_found")
+    for _ in range(4):
+        claim = w.given.claim()
+        with db.transaction(w.given.engine) as s:
+            attempts.finish(s, claim.job_id, claim.attempt, [], "e" * 64)
+    yield Refusal(w.client.post(f"{url}/cancel"), 409, "study_finished")
+
+
+@of("POST /v1/studies/{study_id}/pause")
+def pause_study(w: World) -> Iterator[Refusal]:
+    yield from of_ended_studies(w, "pause")
+
+
+@of("POST /v1/studies/{study_id}/resume")
+def resume_study(w: World) -> Iterator[Refusal]:
+    yield from of_ended_studies(w, "resume")
+
+
+def of_ended_studies(w: World, verb: str) -> Iterator[Refusal]:
+    yield Refusal(w.client.post(f"/v1/studies/{new_id('std')}/{verb}"), 404, "study_not_found")
+    yield Refusal(w.client.post(f"{a_study(w, 'cancelled')}/{verb}"), 409, "study_finished")
+
+
+@of("DELETE /v1/studies/{study_id}")
+def delete_study(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.delete(f"/v1/studies/{new_id('std')}"), 404, "study_not_found")
+    yield Refusal(w.client.delete(a_study(w)), 409, "study_running")
+    yield Refusal(w.client.delete(f"{a_study(w)}?jobs=perhaps"), 422, "invalid_request", "?jobs")
+
+
 # --- the tests ------------------------------------------------------------------------------------------------
 
 
@@ -739,7 +868,7 @@ def documented(world: World, route: str) -> set[str]:
 
 
 def test_every_route_of_these_modules_stands_in_the_table() -> None:
-    parts = (dataset_routes, samples, model_routes, plans, artifacts)
+    parts = (dataset_routes, samples, model_routes, study_routes, plans, artifacts)
     found = {f"{method} {route.path}" for part in parts for route in part.router.routes for method in route.methods}
     assert len(found) > 15
     assert found <= REFUSALS.keys()

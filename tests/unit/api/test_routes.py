@@ -13,7 +13,15 @@ from api.main import create_app
 
 PATHS: dict[str, dict[str, Any]] = create_app(Settings()).openapi()["paths"]
 ROUTES = [(method.upper(), path) for path, operations in PATHS.items() for method in operations]
-NAMES = {"job": "job", "ds": "dataset", "mdl": "model", "plan": "plan", "art": "artifact", "ckpt": "checkpoint"}
+NAMES = {
+    "job": "job",
+    "ds": "dataset",
+    "mdl": "model",
+    "plan": "plan",
+    "art": "artifact",
+    "ckpt": "checkpoint",
+    "std": "study",
+}
 WRONG = [
     "foo",
     "last.",
