@@ -51,20 +51,25 @@ def main(argv: list[str] | None = None) -> int:
         lifeline.die_with_parent(arguments.parent_fd)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     stop = StopFlag()
-    emit = events_to(arguments.events_fd) if rank is None else events_of_rank(int(rank))
-    code = train(arguments, emit, stop, is_rank=rank is not None)
+    log = EventLog(sys.stderr) if rank is None and arguments.events_fd is not None else None
+    emit = events_to(arguments.events_fd, log) if rank is None else events_of_rank(int(rank))
+    code = train(arguments, emit, stop, log, is_rank=rank is not None)
+    if log is not None and code == EXIT_STOPPED:
+        log.write("told to end, and ended; another attempt would continue from the last checkpoint")
     if rank == "0":  # torchrun tells no more than that somebody failed
         Path(os.environ[RANK_EXIT]).write_text(str(code))
     return code
 
 
-def train(arguments: argparse.Namespace, emit: Emit, stop: StopFlag, *, is_rank: bool) -> int:
+def train(arguments: argparse.Namespace, emit: Emit, stop: StopFlag, log: EventLog | None, *, is_rank: bool) -> int:
     # Threads that spin while they wait starve everything else on the host, and each other: seen 3 times slower on two
     # shared cores. Must be set before torch loads its OpenMP.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     led = is_rank or arguments.parent_fd is not None  # by a process that knows where this one begins
     try:
         spec = read_spec(arguments.spec, staged=led)
+        if log is not None:
+            log.begin(spec)
         resume = arguments.resume if led else beginning(spec, arguments, emit)
         if spec.resources.devices > 1 and not is_rank:
             from fgd.engine.launch import launch
@@ -193,15 +198,13 @@ class StopFlag:
         return self.asked
 
 
-def events_to(fd: int | None) -> Emit:
-    """On a terminal a bar; without one, lines on standard output; or lines into `fd`, and on standard error, which is
-    then the log, the same in words."""
+def events_to(fd: int | None, log: EventLog | None) -> Emit:
+    """On a terminal a bar; without one, lines on standard output; or lines into `fd`, and in words into the log."""
     if fd is None and sys.stdout.isatty():
         from fgd.engine.progress import draw
 
         return draw()
     stream = FileIO(sys.stdout.fileno() if fd is None else fd, "wb", closefd=False)
-    log = EventLog(sys.stderr) if fd is not None else None
 
     def emit(event: Event) -> None:
         write_all(stream, to_lines(event))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 
-from fgd.event_log import EventLog, without_events
+from fgd.event_log import MOST_BYTES, EventLog, duration, without_events
 from fgd.events import (
     MAX_LINE,
     Evaluated,
@@ -21,8 +22,11 @@ from fgd.events import (
     from_line,
     to_lines,
 )
+from fgd.spec import JobSpec
 
-STARTED = Started(step=0, total_steps=40, epochs=4, device="cpu", threads=2, precision="float32", versions={})
+STARTED = Started(
+    step=0, total_steps=40, epochs=4, device="cpu", threads=2, precision="float32", versions={"torch": "2"}
+)
 
 
 def read(event: Event) -> list[Event]:
@@ -79,11 +83,21 @@ def test_of_a_long_message_or_long_data_the_end_is_cut_and_says_so(event: Note |
 # --- the log --------------------------------------------------------------------------------------------------
 
 
+EPOCH = {
+    "epoch/loss/total": 3.5,
+    "epoch/loss/detection": 3.0,
+    "epoch/loss/detection/bbox_regression": 1.0,
+    "epoch/loss/fgd/fg": 0.5,
+}
+
+
 def log_of(*events: Event) -> list[str]:
     stream = io.StringIO()
-    log = EventLog(stream)
+    done: list[Event] = []
+    log = EventLog(stream, lambda: 10.0 * len(done))  # ten seconds from one event to the next
     for event in events:
         log.add(event)
+        done.append(event)
     return [line[20:] for line in stream.getvalue().splitlines()]
 
 
@@ -94,21 +108,67 @@ def test_a_good_training_has_a_log_in_words() -> None:
         Note(code="resumed", message="an image \x1b[2J is broken", level="warning"),
         STARTED,
         *(Stepped(step=n, epoch=1, values=values) for n in (1, 2, 3)),
-        Stepped(step=10, epoch=1, values={**values, "epoch/loss/total": 3.5}),
+        Stepped(step=10, epoch=1, values={**values, "lr": 0.01} | EPOCH),
         Evaluated(step=10, epoch=1, split="val", values={"ap": 12.0, "ap50": None}),
         Evaluated(step=10, epoch=1, split="val", values={"ap/cat": 12.0}),
-        Saved(step=10, path="/x", sha256="c" * 64, size=123, best=True),
+        Saved(step=10, path="/x", sha256="c" * 64, size=123 * 2**20, best=True),
+        Phase(phase="loading"),
         Finished(step=40, folder="/x", files={"b": "", "a": ""}, weights_digest="e" * 64),
     ) == [
         "loading",
         "warning: an image \\u001b[2J is broken",
-        "training from step 0 of 40, 4 epochs, on cpu, 2 threads, float32",
-        "step 1 of 40, epoch 1: loss 3.25, 40.00 images/s",
-        "step 10 of 40, epoch 1: loss 3.25, 40.00 images/s",
-        "step 10, epoch 1: val AP 12.00, AP50 -",
-        "saved step 10, 123 bytes, the best so far",
-        "finished after step 40: a, b",
+        "training from step 0 of 40, 4 epochs, on cpu, 2 threads, float32; torch 2",
+        "step 1 of 40, epoch 1: loss 3.25, 40.00 images/s, about 6 min 30 s left",
+        "step 10 of 40, epoch 1: loss 3.50 (detection 3.00, fgd/fg 0.50), lr 0.01, 40.00 images/s, "
+        "about 2 min 00 s left",
+        "step 10, epoch 1: val AP 12.00, AP50 -, AP75 -",
+        "saved step 10, 123.0 MiB, the best so far",
+        "finished after step 40, 1 min 30 s: a, b",
     ]
+
+
+def test_the_log_of_any_number_of_epochs_is_bounded_and_has_the_end() -> None:
+    stream = io.StringIO()
+    log = EventLog(stream)
+    for n in range(40_000):
+        log.add(Stepped(step=n, epoch=n, values={"epoch/loss/total": 1.0}))
+        log.add(Evaluated(step=n, epoch=n, split="val", values={"ap": 1.0}))
+    log.add(Note(code="x", message="y" * 10_000))
+    log.add(Finished(step=40_000, folder="/x", files={"a": ""}, weights_digest="e" * 64))
+    written = stream.getvalue()
+    assert len(written) < 1.01 * MOST_BYTES
+    assert "the log is long: from here on" in written
+    assert written.endswith(": a\n")
+
+
+def test_a_long_line_is_cut_and_says_so() -> None:
+    (line,) = log_of(Note(code="x", message="y" * 10_000))
+    assert line.endswith("y ... (6000 more characters)")
+
+
+def test_the_first_line_says_what_is_trained_without_the_workers_folders() -> None:
+    spec = {
+        "name": "birds",
+        "teacher": {"path": "/srv/secret/teacher"},
+        "student": {"kind": "retinanet", "fpn_channels": 64},
+        "dataset": {"path": "/srv/secret/data"},
+        "methods": [{"kind": "fgd", "lambda": 0.5}],
+        "seed": 3,
+    }
+    stream = io.StringIO()
+    EventLog(stream).begin(JobSpec.model_validate_json(json.dumps(spec)))
+    line = stream.getvalue()
+    assert line.count("\n") == 1
+    assert "job birds: RetinaNet R18, FPN 64, taught by fgd, seed 3; beside the defaults: " in line
+    assert '"methods": [{"kind": "fgd", "lambda": 0.5}]' in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.4, "0 s"), (75.0, "1 min 15 s"), (3599.9, "1 h 00 min"), (90_000, "25 h 00 min")]
+)
+def test_durations_in_words(seconds: float, told: str) -> None:
+    assert duration(seconds) == told
 
 
 def test_what_an_end_is_blamed_on_is_sought_beside_the_log_s_own_lines() -> None:
