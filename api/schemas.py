@@ -18,6 +18,7 @@ from api.core.errors import Fault, Invalid
 from api.core.index_pieces import ImagePiece
 from api.core.jobs.curves import FEWEST, Window
 from api.core.jobs.selection import Selection
+from api.core.jobs.summaries import Wanted
 from api.core.lifecycle import (
     DatasetState,
     FailureCode,
@@ -102,6 +103,58 @@ class JobPage(View):
     items: list[JobView]
     next: str | None
     """Cursor of the next page; null on the last."""
+
+
+class SummaryView(View):
+    """A line of a table of jobs."""
+
+    id: str
+    name: str
+    state: State
+    phase: str | None
+    requested: Requested | None
+    metadata: dict[str, str]
+    priority: int
+    attempt: int
+    version: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    step: int
+    total_steps: int | None
+    epoch: int
+    epochs: int | None
+    left_s: float | None
+    """Seconds until the last step at the present speed; null if that is unknown."""
+    ap: float | None
+    """Of the last evaluation on the validation images, 0-100."""
+    ap_step: int | None
+    """When that was."""
+    control: str | None
+    """The job that trains the same student on the same data, with the same schedule and seed, without a teacher; null
+    for a job without a teacher, and where no such job has been evaluated."""
+    control_ap: float | None
+    """Of its last evaluation."""
+    gain: float | None
+    """AP minus that of the control after the same step. While one of the two is behind, both are compared where that
+    one was last evaluated."""
+    student: str
+    """Family and trunk."""
+    methods: list[str]
+    teacher: str | None
+    """The job or model that teaches; null also for weights in a folder."""
+    dataset: str
+    dataset_name: str
+    why: str | None
+    """Why it waits, or why it failed."""
+
+
+class SummaryTable(View):
+    items: list[SummaryView]
+    total: int
+    """How many jobs match all filters."""
+    states: dict[str, int]
+    """How many jobs of each state match the other filters."""
 
 
 class Cancel(Spec):
@@ -526,6 +579,29 @@ class JobsQuery(PageQuery):
                 raise Invalid(Fault("", "bad_label", detail, parameter[:200]))
             found[key] = value
         return found
+
+
+class SummaryQuery(Spec):
+    state: Annotated[tuple[State, ...], Field(max_length=32)] = ()
+    """One of these; may be given several times."""
+    search: Words = ""
+    """Text in the name or in a label, or a whole id. Letter case does not count."""
+    id: Annotated[tuple[Words, ...], Field(max_length=200)] = ()
+    """One of these; may be given several times."""
+    worse: bool = False
+    """Only jobs with a teacher that are worse than their control."""
+    sort: Literal["created", "name", "state", "ap", "gain", "-created", "-name", "-state", "-ap", "-gain"] = "-created"
+    """With "-" the greatest first. Jobs without a value come last."""
+    offset: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Leave out the first jobs."""
+    limit: Annotated[int, Field(ge=1, le=200)] = 100
+
+    def wanted(self) -> Wanted:
+        order = self.sort.removeprefix("-")
+        return Wanted(
+            frozenset(self.state), self.search, self.id, self.worse, order,  # type: ignore[arg-type]
+            self.sort.startswith("-"), self.offset, self.limit,
+        )  # fmt: skip
 
 
 _LABEL = re.compile(r"[A-Za-z0-9_.\-]{1,64}")

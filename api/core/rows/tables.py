@@ -201,6 +201,14 @@ class Job(Noun, Base):
     """Number of the last event; allocated in the transaction of the move, so that a job's events have no gap."""
     progress: Mapped[dict[str, Any] | None]
     """{"step", "total_steps", "epoch", "epochs", "values": {"loss/total": ..., "val/ap": ...}}"""
+    twin: Mapped[str] = mapped_column(String(32), default="", server_default="")
+    """Equal for jobs that differ in teacher and methods only; see api/core/jobs/controls.py."""
+    taught: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """It has a teacher. Of jobs with the same twin, those without one are the control of those with one."""
+    ap: Mapped[float | None]
+    """Of the last evaluation on the validation images, 0-100."""
+    ap_step: Mapped[int | None] = mapped_column(BigInteger)
+    """When that was."""
 
     failure_code: Mapped[str | None] = mapped_column(String(32))
     failure_message: Mapped[str | None]
@@ -236,6 +244,7 @@ class Job(Noun, Base):
         Index("ix_jobs_page", "project_id", "created_at", "id"),
         Index("ix_jobs_page_by_state", "project_id", "state", "created_at", "id"),
         Index("ix_jobs_page_by_name", "project_id", "name", "created_at", "id"),
+        Index("ix_jobs_twin", "project_id", "twin", "taught"),
         Index("ix_jobs_queued", text("priority DESC"), "created_at", "id", sqlite_where=text("state = 'queued'"),
               postgresql_where=text("state = 'queued'")),
         Index("ix_jobs_running", "lease_expires", sqlite_where=text("state = 'running'"),
