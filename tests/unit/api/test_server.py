@@ -351,6 +351,8 @@ def test_the_catalogue_tells_what_each_field_does_and_its_preset(client: Any) ->
     methods = {entry["kind"]: entry for entry in answer.json()["methods"]}
 
     assert "equation 8" in methods["fgd"]["json_schema"]["properties"]["alpha"]["description"]
+    assert {"perplexity", "shares"} <= methods["fgd"]["json_schema"]["properties"].keys()
+    assert "global term" in methods["fgd"]["json_schema"]["$defs"]["FGDShares"]["properties"]["global"]["description"]
     assert methods["fgd"]["presets"]["fcos"]["alpha"] == 1.6e-3
     assert [entry["kind"] for entry in answer.json()["detectors"]] == ["fcos", "retinanet", "faster_rcnn"]
     assert methods["fgd"]["presets"]["faster_rcnn"]["temperature"] == 0.5
