@@ -22,7 +22,7 @@ from api.core.store.names import Blob, BlobStore, DigestMismatch
 from fgd import weights_file
 from fgd.detector_specs import DetectorSpec
 from fgd.errors import SpecError, WeightsError
-from fgd.outline import refuse_single_values
+from fgd.outline import refuse_single_values, refuse_unlabelled
 from fgd.recipe import Recipe
 from fgd.references import NamedWeights, named_weights
 from fgd.result_files import BEST, RECIPE, WEIGHTS, Which, file_with
@@ -115,6 +115,11 @@ def resolve(
         except SpecError as error:
             found.fault(error.pointer, "single_values", error.message)
         ours = dataset.classes or []
+        try:
+            bare = (dataset.splits or {}).get("unlabelled", {}).get("images", 0)
+            refuse_unlabelled(spec, bare, ours, teacher.recipe.classes if teacher is not None else ())
+        except SpecError as error:
+            found.fault(error.pointer, "unlabelled_unusable", error.message)
         if teacher is not None and spec.compares_classes():  # by name: the order does not matter
             _check_classes(sorted(teacher.recipe.classes), sorted(ours), "/teacher", found)
         if inherit is not None:  # its class logits are copied one by one

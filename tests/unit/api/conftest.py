@@ -46,13 +46,16 @@ class Given:
         self.store = store
         self.roots = roots
 
-    def dataset(self, state: str = "ready", classes: tuple[str, ...] = CLASSES, images: int = 40) -> Dataset:
+    def dataset(
+        self, state: str = "ready", classes: tuple[str, ...] = CLASSES, images: int = 40, unlabelled: bool = False
+    ) -> Dataset:
         split = SplitCounts(
             images=images, boxes=90, empty_images=0, boxes_per_class=dict.fromkeys(classes, 45), width=(64, 64),
             height=(48, 48), box_sizes={"small": 90, "medium": 0, "large": 0},
         )  # fmt: skip
+        splits = {"train": split, "val": split} | ({"unlabelled": split} if unlabelled else {})
         report = Report(
-            ok=state == "ready", format="coco", classes=classes, splits={"train": split, "val": split},
+            ok=state == "ready", format="coco", classes=classes, splits=splits,
             defect_counts={}, defects=(),
         )  # fmt: skip
         with db.transaction(self.engine) as s:

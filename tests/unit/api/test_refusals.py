@@ -526,6 +526,8 @@ def submit_job(w: World) -> Iterator[Refusal]:
     many = {"batch_size": 40, "accumulate": 2}
     yield Refusal(job(schedule=many), 422, "batch_too_large", "/schedule/accumulate")
     yield Refusal(w.client.post(f"{url}?dry_run=maybe", json=given.body(ready)), 422, "invalid_request", "?dry_run")
+    bare = {"teacher": {"job": given.succeeded()}, "methods": [{"kind": "fgd"}], "unlabelled": {}}
+    yield Refusal(job(**bare), 422, "unlabelled_unusable", "/unlabelled")
     other = given.succeeded(("cow",))
     yield Refusal(job(student={"inherit": {"job": other}}), 422, "classes_differ", "/student/inherit")
     retinanet = {"kind": "retinanet", "inherit": {"job": given.succeeded()}}
