@@ -11,19 +11,13 @@ Exit codes: 0; 1 it cannot be trained so, 2 the spec is wrong or a path leads no
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
-from fgd.errors import FGDError
 from fgd.events import Event
 from fgd.outline import outline
-from fgd.process import landlock, lifeline
-from fgd.process.error_causes import code_of
-from fgd.process.exit_codes import exit_code
+from fgd.process import answer
 from fgd.spec import JobSpec
 from fgd.spec_fields import FromPath
 from fgd.train import read_spec
@@ -31,21 +25,7 @@ from fgd.train import read_spec
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    if arguments.parent_fd is not None:
-        landlock.keep_apart()  # first: it counts for threads that are started afterwards
-        lifeline.die_with_parent(arguments.parent_fd)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in fgd.train; must be set before torch loads
-    code, answer = 0, {}
-    try:
-        answer = plan(read_spec(arguments.spec, staged=arguments.parent_fd is not None))
-    except Exception as error:
-        code, answer = exit_code(error), {"error": told(error)}
-    text = json.dumps(answer, indent=2) + "\n"
-    if arguments.out is None:
-        print(text, end="")
-    else:
-        arguments.out.write_text(text)
-    return code
+    return answer.answered(arguments, lambda: plan(read_spec(arguments.spec, staged=arguments.parent_fd is not None)))
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -53,9 +33,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m fgd.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("spec", type=Path, help="a JobSpec as JSON whose references are paths")
-    parser.add_argument("--out", type=Path, help="file for the answer; default: standard output")
-    parser.add_argument("--events-fd", type=int, help="not used: a plan has no events")
-    parser.add_argument("--parent-fd", type=int, help="pipe that closes when the parent is gone; the process then ends")
+    answer.add_options(parser)
     return parser.parse_args(argv)
 
 
@@ -78,14 +56,6 @@ def plan(spec: JobSpec) -> dict[str, Any]:
 
 def log(event: Event) -> None:
     print(event.model_dump_json(), file=sys.stderr)
-
-
-def told(error: Exception) -> dict[str, str]:
-    if isinstance(error, FGDError):
-        message = getattr(error, "message", None) or str(error)
-        return {"code": error.code, "message": message, "pointer": getattr(error, "pointer", "")}
-    traceback.print_exc()
-    return {"code": code_of(error), "message": f"{type(error).__name__}: {error}"[:4000], "pointer": ""}
 
 
 if __name__ == "__main__":
