@@ -26,10 +26,12 @@ from api.core.lifecycle import (
     PlanState,
     Requested,
     State,
+    TaskState,
     signal_name,
 )
 from api.core.promotion import PromotableWeights
 from api.core.rows.tables import Artifact, Attempt, Job, JobEvent, WorkerRow
+from fgd.evaluated import EvaluationResult
 from fgd.outline import Measurement, Outline
 from fgd.spec import Metadata, Priority
 from fgd.spec_fields import Name, Spec
@@ -646,7 +648,9 @@ class MeasuredView(Measurement):
     """Trainings that ran on the worker's host at the same time. The job alone may be faster than measured here."""
 
 
-class PlanErrorView(View):
+class ErrorView(View):
+    """Why what a worker tried came to nothing."""
+
     code: str
     message: str
     pointer: str
@@ -665,11 +669,83 @@ class PlanView(View):
     """Known at once, without measuring."""
     measured: MeasuredView | None
     """Results of a few real steps on the job's data; null until they are there."""
-    error: PlanErrorView | None
+    error: ErrorView | None
     """Why it could not be measured. The job would probably fail in the same way."""
     created_at: datetime
     finished_at: datetime | None
     version: int
+
+
+# --- what a worker works out ----------------------------------------------------------------------------------
+
+
+class FileView(View):
+    role: str
+    """What it is; the end of its URL."""
+    name: str
+    size: int
+    """Bytes."""
+    sha256: str
+    media_type: str
+    url: str
+
+
+class TaskView(View):
+    """What all of them have."""
+
+    id: str
+    state: TaskState
+    waiting_reason: str | None
+    """Why no worker is at it yet; null: one is, or it has ended."""
+    files: list[FileView]
+    """To download, once it has succeeded."""
+    error: ErrorView | None
+    """Why it failed."""
+    created_at: datetime
+    finished_at: datetime | None
+    version: int
+
+
+class NetworkView(TaskView):
+    """And the network that it is about."""
+
+    model: str | None
+    job: str | None
+    network: Literal["student", "teacher"]
+    which: Literal["last", "best"]
+
+
+class ClassesView(View):
+    """Classes are matched by name; letter case, blanks, "_" and "-" do not matter."""
+
+    shared: list[str]
+    """Those that data set and network have: the figures are of these."""
+    renamed: dict[str, str]
+    """Of these the ones that the network spells in another way: the data set's name, and the network's."""
+    only_dataset: list[str]
+    """The network does not know them; their boxes are left out."""
+    only_network: list[str]
+    """The data set does not have them; detections of these are left out."""
+
+
+class EvaluationView(NetworkView):
+    dataset: str
+    split: Literal["train", "val", "test"]
+    min_size: int
+    max_size: int
+    """Sides after resizing."""
+    batch_size: int
+    device: Literal["auto", "cpu", "cuda"]
+    confusion_score: float
+    classes: ClassesView
+    result: EvaluationResult | None
+    """Null until it has succeeded."""
+
+
+class EvaluationPage(View):
+    items: list[EvaluationView]
+    next: str | None
+    """Send it as `cursor` for the next page; null: this was the last."""
 
 
 class SampleQuery(Spec):

@@ -43,9 +43,11 @@ from api.core.rows.columns import (
     Leased,
     Noun,
     ProjectId,
+    Task,
     import_rules,
     lease_rules,
     one_of,
+    task_rules,
 )
 from api.core.rows.db import UtcDateTime
 
@@ -611,6 +613,14 @@ class Plan(Leased, Base):
         CheckConstraint("device IN ('auto', 'cpu', 'cuda')", "device"),
         *lease_rules(__tablename__, leased_in),
     )
+
+
+class Evaluation(Task, Base):
+    """How well a network finds the objects of a split."""
+
+    __tablename__ = "evaluations"
+
+    __table_args__ = task_rules(__tablename__)
 
 
 class WorkerRow(Base):

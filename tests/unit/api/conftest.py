@@ -28,6 +28,10 @@ from fgd.data.index import Report, SplitCounts
 from fgd.detector_specs import DetectorSpec
 from fgd.recipe import Recipe
 from fgd.spec import SubmitJob
+from worker import devices
+from worker.host import Host
+from worker.slots import Slots
+from worker.staging import Cache
 
 with warnings.catch_warnings():
     # Starlette 1.10 prefers httpx2, which our client does not use; to be taken out when it does.
@@ -213,6 +217,16 @@ def store(settings: Settings) -> BlobStore:
 @pytest.fixture
 def given(engine: Engine, store: BlobStore, settings: Settings) -> Given:
     return Given(engine, store, settings.data_roots[0])
+
+
+@pytest.fixture
+def host(given: Given, settings: Settings) -> Host:
+    """A worker with one processor and no broker, whose work this process does when a test wants it."""
+    found = devices.Hardware((), "a processor", 1, False, 1, 1)
+    cache = Cache(settings.home / "cache", 1, given.store)
+    host = Host(settings, given.engine, given.store, None, found, Slots.on_host(1, []), cache, drain_s=1.0)
+    host.announced.set()
+    return host
 
 
 @pytest.fixture
