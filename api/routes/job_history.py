@@ -14,7 +14,7 @@ from api.core.errors import Fault, Invalid, Refused
 from api.core.jobs import curves, history, requests
 from api.deps import Accept, JobInPath, ProjectDep, Service, ServiceDep, client_of, project_of, service_of
 from api.errors import Responses, documented
-from api.http import negotiate, ranges, tabular
+from api.http import negotiate, ranges, tabular, tensorboard
 from api.http.bodies import StrictRoute
 from api.http.compressing import compressed_pieces
 from api.schemas import (
@@ -68,6 +68,13 @@ _METRICS: Responses = {
         "model": Points,
         "description": "Points by series, then step; with Accept: text/csv as CSV (RFC 4180) with a header line.",
         "content": {CSV: {"schema": {"type": "string"}}},
+    }
+}
+_TENSORBOARD: Responses = {
+    200: {
+        "description": "An event file. Its name is in Content-Disposition; TensorBoard finds files by it.",
+        "content": {tensorboard.TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        "headers": {"Content-Disposition": _header('attachment; filename="events.out.tfevents..."')},
     }
 }
 _LOG_HEADERS = {
@@ -157,6 +164,20 @@ def list_metrics(
         headers = {"Content-Disposition": f'attachment; filename="{job_id}-metrics.csv"', "Vary": "Accept"}
         return StreamingResponse(tabular.as_csv(begun), headers=headers, media_type=tabular.CSV_TYPE)
     return compressed_pieces(request, tabular.as_json(begun))
+
+
+@router.get("/{job_id}/metrics/tensorboard", response_class=Response, responses={**_TENSORBOARD, **documented(404)})
+def tensorboard_events(job_id: JobInPath, service: ServiceDep, project: ProjectDep) -> Response:
+    """Every number that the job has reported so far, as a TensorBoard event file. Put the files of several jobs into
+    folders of their own, and `tensorboard --logdir` shows them side by side."""
+    window = curves.Window()
+    with service.reading() as s:
+        job = requests.get(s, project, job_id)
+        found, since = curves.curves(s, job.id, window), job.created_at
+    pieces = curves.points(service.engine, found, window)
+    begun = chain([next(pieces, [])], pieces)  # a database that is busy is a 503, not half an answer
+    headers = {"Content-Disposition": f'attachment; filename="{tensorboard.file_name(job_id, since)}"'}
+    return StreamingResponse(tensorboard.as_events(begun, since), headers=headers, media_type=tensorboard.TYPE)
 
 
 @router.get("/{job_id}/metrics/latest", response_model=Points, responses=documented(404))

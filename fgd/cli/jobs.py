@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -359,6 +360,30 @@ def job_metrics(
     points = [point for point in points if split is None or point.split == split]
     columns: Columns = {"series": None, "split": None, "step": "right", "value": "right"}
     answer(points, as_json, table(columns, _cells_of_point))
+
+
+@app.command("tensorboard")
+def job_tensorboard(
+    jobs: Annotated[list[str], typer.Argument(help="Ids of jobs.", metavar="JOB...", show_default=False)],
+    to: Annotated[Path, typer.Option(help="Folder to write to; each job gets its own in it.", file_okay=False)] = Path(
+        "tensorboard"
+    ),
+    url: Url = URL,
+) -> None:
+    """Write losses, rates and AP of jobs as TensorBoard event files.
+
+    Look at them with `tensorboard --logdir FOLDER`. The command needs no TensorBoard. Run again, it brings what a
+    running job has reported since.
+    """
+    with client_of(url) as client:
+        for job in jobs:
+            found = client.job(job)
+            print_line(str(client.tensorboard(found.id, to / _folder_name(found))))
+
+
+def _folder_name(job: Job) -> str:
+    """A job's name may be anything; a folder's may not."""
+    return re.sub(r"[^\w.-]+", "_", f"{job.name[:60]}-{job.id}").lstrip(".")
 
 
 def _cells_of_point(point: MetricPoint) -> list[str]:

@@ -195,6 +195,13 @@ class Client(Tasks):
         """The last point of every series."""
         return self._service.items(MetricPoint, route("jobs", job_id, "metrics", "latest"))
 
+    def tensorboard(self, job_id: str, folder: Path) -> Path:
+        """Write every number that the job has reported so far into `folder`, as a TensorBoard event file. Returns it.
+
+        The folder is created if missing. Called again, it replaces the file by one with what came since.
+        """
+        return transfer.fetch_event_file(self._service, route("jobs", job_id, "metrics", "tensorboard"), folder)
+
     def logs(self, job_id: str, attempt: int | None = None, after_offset: int = 0) -> LogChunk:
         """A piece of an attempt's log (default: the last attempt), from a byte offset on. Empty: nothing more so
         far."""

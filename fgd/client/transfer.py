@@ -150,6 +150,39 @@ def download(
     return target
 
 
+def fetch_event_file(service: Transport, url: str, folder: Path) -> Path:
+    """Fetch a file that is made for the answer into a folder, which is made if need be, under the name that the answer
+    gives it. It appears when all of it is there. Returns the file."""
+    if folder.exists() and not folder.is_dir():
+        raise WrongArgument(f"{folder} is a file; name the folder for the event file")
+    patience = service.patience()
+    while True:
+        try:
+            with service.http.stream("GET", url) as response:
+                if response.is_success:
+                    return _write_named(response, folder)
+                response.read()
+                broken: ApiError | Unreachable = problem_of(response)
+        except httpx.TransportError as error:
+            broken = service.unreachable(error)
+        time.sleep(patience.bear(broken))
+
+
+def _write_named(response: httpx.Response, folder: Path) -> Path:
+    _, _, name = response.headers.get("content-disposition", "").partition('filename="')
+    target = folder / _plain_name(name.removesuffix('"'))
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with part.open("wb") as file:
+            for chunk in response.iter_bytes():
+                file.write(chunk)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
 def _fetch_all(
     service: Transport,
     url: str,

@@ -649,6 +649,18 @@ def test_a_failed_job_is_watched_to_its_advice(fgd: Command, server: Server) -> 
     assert "advice: lower `schedule.batch_size`" in fgd("job", "watch", JOB, url=server.url).err
 
 
+def test_each_jobs_event_file_gets_a_folder_of_its_own(fgd: Command, server: Server, tmp_path: Path) -> None:
+    server.routes[("GET", f"/v1/jobs/{JOB}")] = Answer(body=job_json(name="../a/b c"))
+    server.routes[("GET", f"/v1/jobs/{JOB}/metrics/tensorboard")] = Answer(
+        body=b"x", headers={"Content-Disposition": 'attachment; filename="events.out.tfevents.1.j"'}
+    )
+    done = fgd("job", "tensorboard", JOB, "--to", str(tmp_path / "tb"), url=server.url)
+    assert done.code == 0, done.err
+    (file,) = (tmp_path / "tb").rglob("*tfevents*")
+    assert file.parent.name == f"_a_b_c-{JOB}"
+    assert done.out.strip().endswith("events.out.tfevents.1.j")
+
+
 def test_a_jobs_export_is_downloaded_before_it_becomes_onnx(
     fgd: Command, server: Server, tmp_path: Path, became: list[tuple[str, ...]]
 ) -> None:

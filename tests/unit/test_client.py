@@ -283,6 +283,27 @@ def test_metrics_and_logs_are_read(client: Client, server: Server) -> None:
     assert client.log_tail(JOB, 2) == ["two", "three"]
 
 
+def test_an_event_file_gets_the_name_that_the_service_gives_it(client: Client, server: Server, tmp_path: Path) -> None:
+    named = {"Content-Disposition": 'attachment; filename="events.out.tfevents.7.job"'}
+    url = ("GET", f"/v1/jobs/{JOB}/metrics/tensorboard")
+    server.routes[url] = [Answer(503, {"code": "database_away", "retryable": True}), Answer(body=b"one", headers=named)]
+    file = client.tensorboard(JOB, tmp_path / "new" / "folder")
+    assert (file.name, file.read_bytes()) == ("events.out.tfevents.7.job", b"one")
+    server.routes[url] = Answer(body=b"one and more", headers=named)
+    assert client.tensorboard(JOB, file.parent) == file
+    assert file.read_bytes() == b"one and more"
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("name", ["../../up", "a/b", "", ".."])
+def test_an_event_file_cannot_choose_its_folder(client: Client, server: Server, tmp_path: Path, name: str) -> None:
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    server.routes[("GET", f"/v1/jobs/{JOB}/metrics/tensorboard")] = Answer(body=b"x", headers=headers)
+    with pytest.raises(ClientError, match="not a plain file name"):
+        client.tensorboard(JOB, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_rejected_data_set_ends_the_waiting(client: Client, server: Server) -> None:
     dataset = {"id": "ds_1", "name": "cells", "state": "verifying", "classes": None, "splits": None, "error": None}
     server.routes[("POST", "/v1/datasets")] = Answer(202, dataset)

@@ -54,7 +54,10 @@ def test_the_same_etag_answers_304_until_the_job_changes(client: Any, given: Any
     assert client.get(f"/v1/jobs/{id}", headers={"If-None-Match": tag}).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["", "/events", "/metrics", "/metrics/latest", "/logs", "/checkpoints", "/artifacts"])
+@pytest.mark.parametrize(
+    "path",
+    ["", "/events", "/metrics", "/metrics/latest", "/metrics/tensorboard", "/logs", "/checkpoints", "/artifacts"],
+)
 @pytest.mark.parametrize("id", ["job_01920000000070008000000000000000", "job_1", "..%2f..%2fetc", "a%00b", "x" * 3000])
 def test_an_unknown_job_is_a_404_problem_everywhere(client: Any, path: str, id: str) -> None:
     answer = client.get(f"/v1/jobs/{id}{path}")

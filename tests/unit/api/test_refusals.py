@@ -644,6 +644,11 @@ def list_metrics(w: World) -> Iterator[Refusal]:
     yield Refusal(w.client.get(f"{url}?first=1"), 422, "invalid_request", "?first")
 
 
+@of("GET /v1/jobs/{job_id}/metrics/tensorboard")
+def tensorboard_events(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.get(f"/v1/jobs/{new_id('job')}/metrics/tensorboard"), 404, "job_not_found")
+
+
 @of("GET /v1/jobs/{job_id}/metrics/latest")
 def latest_metrics(w: World) -> Iterator[Refusal]:
     yield Refusal(w.client.get(f"/v1/jobs/{new_id('job')}/metrics/latest"), 404, "job_not_found")
