@@ -13,7 +13,6 @@ data set in which it is twice. Matching is done once; a resample costs two cumul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -179,10 +178,3 @@ def _ar_CT(matches: Matches, area: str, most: int) -> Floats:
             counted = of_class.hit_ATD[a] & ~of_class.ignored_ATD[a] & (of_class.rank_D < most)
             found_T[:] = counted.sum(axis=1) / boxes
     return found_CT
-
-
-def common_images(runs: Sequence[Matches]) -> None:
-    """Raises ValueError where runs are of different images or classes, and so cannot be compared image by image."""
-    for other in runs[1:]:
-        if other.classes != runs[0].classes or not np.array_equal(other.image_id, runs[0].image_id):
-            raise ValueError("the runs are not of the same images and classes; compare those of one data set")

@@ -18,14 +18,18 @@ With one pair there is no interval over seeds, and the other is over images alon
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fgd.statistics.average_precision import average_precision, common_images, draw, resampled
-from fgd.statistics.matching import Floats, Ints, Matches
+from fgd.statistics.average_precision import average_precision, draw, resampled
+from fgd.statistics.matching import Floats, Matches
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -79,12 +83,42 @@ def difference_over_images(
     `joined`. seed: of the resamples; equal seeds give equal intervals. iou, area: see `average_precision`.
     Raises ValueError where runs are of different images.
     """
-    found = _resampled_pairs(student, control, resamples, seed, iou, area)
+    seeds, left_out = _paired(student, control)
+    ours, theirs = (
+        {s: drawn(arm[s], resamples, seed, iou=iou, area=area) for s in seeds} for arm in (student, control)
+    )
+    found = difference_of_drawn(ours, theirs, seed)
+    return found and dataclasses.replace(found, left_out=left_out)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """AP of a run on its images, and on each of B resamples of them: all that an interval over images needs of it."""
+
+    once: float
+    value_B: Floats
+    images: str
+    """Of which images and classes; equal for runs that can be compared."""
+
+
+def drawn(
+    run: Matches, resamples: int = RESAMPLES, seed: int = 0, *, iou: float | None = None, area: str = "all"
+) -> Drawn:
+    """The same resamples for all runs of the same images, number of resamples and seed."""
+    counts_BI = draw(len(run.image_id), resamples, (seed, 0))
+    images = hashlib.sha256(json.dumps(run.classes).encode() + run.image_id.astype("<i8").tobytes()).hexdigest()
+    return Drawn(average_precision(run, iou=iou, area=area), resampled(run, counts_BI, iou=iou, area=area), images)
+
+
+def difference_of_drawn(student: Mapping[int, Drawn], control: Mapping[int, Drawn], seed: int = 0) -> Estimate | None:
+    """As `difference_over_images`, of runs that were drawn before. Raises ValueError where they are of different images
+    or resamples."""
+    found = _drawn_pairs(student, control, seed)
     if found is None:
         return None
+    values = found.over_seeds(found.student_BS - found.control_BS)
     students_S, controls_S = found.once
-    drawn = found.over_seeds(found.student_BS - found.control_BS)
-    return _with_percentiles(float(np.mean(students_S - controls_S)), drawn, found.seeds, found.left_out)
+    return _with_percentiles(float(np.mean(students_S - controls_S)), values, found.seeds, found.left_out)
 
 
 def gap_closed(
@@ -123,12 +157,24 @@ def gap_closed_over_images(
     None as in `gap_closed`, and where more than one in forty resamples has a smaller gap than SMALLEST_GAP: then the
     interval has no end.
     """
-    found = _resampled_pairs(student, control, resamples, seed, iou, area, teacher)
+    seeds, left_out = _paired(student, control)
+    ours, theirs = (
+        {s: drawn(arm[s], resamples, seed, iou=iou, area=area) for s in seeds} for arm in (student, control)
+    )
+    found = gap_closed_of_drawn(ours, theirs, drawn(teacher, resamples, seed, iou=iou, area=area), seed)
+    return found and dataclasses.replace(found, left_out=left_out)
+
+
+def gap_closed_of_drawn(
+    student: Mapping[int, Drawn], control: Mapping[int, Drawn], teacher: Drawn, seed: int = 0
+) -> Estimate | None:
+    """As `gap_closed_over_images`, of runs that were drawn before."""
+    found = _drawn_pairs(student, control, seed, teacher)
     if found is None:
         return None
     students_S, controls_S = found.once
-    gap = average_precision(teacher, iou=iou, area=area) - float(controls_S.mean())
-    gaps_B = resampled(teacher, found.counts_BI, iou=iou, area=area) - found.over_seeds(found.control_BS)
+    gap = teacher.once - float(controls_S.mean())
+    gaps_B = teacher.value_B[found.some_B] - found.over_seeds(found.control_BS)
     large = gaps_B >= SMALLEST_GAP
     if not gap >= SMALLEST_GAP or np.mean(large) < 1.0 - (1.0 - CONFIDENCE) / 2:
         return None
@@ -162,7 +208,8 @@ class _Pairs:
     """Student's and control's figures on the images as they are."""
     student_BS: Floats
     control_BS: Floats
-    counts_BI: Ints
+    some_B: NDArray[np.bool_]
+    """Resamples that have a box; the others are left out."""
     drawn_BS: Floats
 
     def over_seeds(self, values_BS: Floats) -> Floats:
@@ -174,33 +221,23 @@ class _Pairs:
         return mean_B
 
 
-def _resampled_pairs(
-    student: Mapping[int, Matches],
-    control: Mapping[int, Matches],
-    resamples: int,
-    seed: int,
-    iou: float | None,
-    area: str,
-    teacher: Matches | None = None,
+def _drawn_pairs(
+    student: Mapping[int, Drawn], control: Mapping[int, Drawn], seed: int, teacher: Drawn | None = None
 ) -> _Pairs | None:
     seeds, left_out = _paired(student, control)
     if not seeds:
         return None
     students, controls = [student[each] for each in seeds], [control[each] for each in seeds]
-    common_images([*students, *controls, *([teacher] if teacher is not None else [])])
-    arms = [np.array([average_precision(run, iou=iou, area=area) for run in runs]) for runs in (students, controls)]
-    if np.isnan(arms).any():
+    runs = [*students, *controls, *([teacher] if teacher is not None else [])]
+    if len({(run.images, len(run.value_B)) for run in runs}) > 1:
+        raise ValueError("the runs are not of the same images and classes; compare those of one data set")
+    once = [np.array([run.once for run in arm]) for arm in (students, controls)]
+    if np.isnan(once).any():
         return None
-    counts_BI = draw(len(controls[0].image_id), resamples, (seed, 0))
-    drawn = [
-        np.stack([resampled(run, counts_BI, iou=iou, area=area) for run in runs], axis=1)
-        for runs in (students, controls)
-    ]
-    some = ~np.isnan(drawn[0][:, 0])  # whether there is a box depends on the images alone
-    seed_counts = draw(len(seeds), resamples, (seed, 1)).astype(np.float64)
-    return _Pairs(
-        seeds, left_out, (arms[0], arms[1]), drawn[0][some], drawn[1][some], counts_BI[some], seed_counts[some]
-    )
+    of_student, of_control = (np.stack([run.value_B for run in arm], axis=1) for arm in (students, controls))
+    some_B = ~np.isnan(of_student[:, 0])  # whether there is a box depends on the images alone
+    drawn_BS = draw(len(seeds), len(some_B), (seed, 1)).astype(np.float64)
+    return _Pairs(seeds, left_out, (once[0], once[1]), of_student[some_B], of_control[some_B], some_B, drawn_BS[some_B])
 
 
 def _paired(one: Mapping[int, object], other: Mapping[int, object]) -> tuple[tuple[int, ...], tuple[int, ...]]:
