@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from api.core import queue
 from api.core.errors import NotFound, Refused
+from api.core.resampling import Resampler
 from api.core.rows import db
 from api.core.rows.ids import ID_PATTERN, is_id
 from api.core.rows.tables import DEFAULT_PROJECT
@@ -39,6 +40,7 @@ class Service:
     room: Room
     streams: Places
     waiters: Places
+    resampler: Resampler
     cursor_keys: dict[str, bytes] = field(default_factory=dict)
     """Of the projects whose lists were asked for."""
 

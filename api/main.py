@@ -15,6 +15,7 @@ from fastapi.openapi.utils import get_openapi
 
 from api import errors
 from api.core import queue
+from api.core.resampling import Resampler
 from api.core.rows import db
 from api.core.settings import Settings, check_bind
 from api.core.store.open import open_store, room_of
@@ -87,6 +88,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                     Looks(engine) as looks,
                     told_of_signals(changes.end_waits),
                     sweeping(sweeper.sweep, settings.sweep_s) as sweeps,
+                    Resampler(store) as resampler,
                 ):
                     app.state.service = Service(
                         settings,
@@ -99,6 +101,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                         room_of(settings),
                         streams=Places(settings.max_streams, "too_many_streams", "event streams"),
                         waiters=Places(settings.max_waiters, "too_many_waiters", "long polls"),
+                        resampler=resampler,
                     )
                     yield
         finally:

@@ -26,6 +26,12 @@ def as_csv(pieces: Iterable[Sequence[LatestPoint]]) -> Iterator[bytes]:
         )
 
 
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    """A header, then a line a row. None is an empty cell."""
+    cells = ([_text(cell) if isinstance(cell, str) else "" if cell is None else cell for cell in row] for row in rows)
+    return _lines([columns]) + _lines(cells)
+
+
 def as_json(pieces: Iterable[Sequence[LatestPoint]]) -> Iterator[bytes]:
     """The bytes of a `Points`."""
     yield b'{"items":['

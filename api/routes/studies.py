@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
@@ -11,21 +12,24 @@ from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from api.core import queue, studies
+from api.core import leaderboard, queue, studies
+from api.core.leaderboard import Leaderboard
 from api.core.lifecycle import Requested, State
 from api.core.rows.db import Columns, Reader
 from api.core.rows.named import NameAndState
 from api.core.rows.tables import Job, Study, StudyJob
 from api.core.store.names import delete_objects
 from api.core.study_bodies import ExtendStudy, SubmitStudy
-from api.deps import IdempotencyKey, IfMatch, ProjectDep, Service, ServiceDep, StudyInPath
-from api.errors import Responses, documented
+from api.deps import Accept, IdempotencyKey, IfMatch, IfNoneMatch, ProjectDep, Service, ServiceDep, StudyInPath
+from api.errors import NOT_MODIFIED, Responses, documented
+from api.http import etag, negotiate, tabular
 from api.http.bodies import StrictRoute
 from api.http.changing import RENAMED, renamed
-from api.http.conditional import POLL_ANSWERS, POLLED, answered, made, polled
+from api.http.conditional import POLL_ANSWERS, POLLED, answered, made, polled, unchanged
 from api.http.pages import PAGE, paged
 from api.schemas import Cancel, PageQuery, Rename, View, Words
 from api.views import JSON, Resource
+from fgd.spec_fields import Spec
 from fgd.stored import text_without_retired
 
 router = APIRouter(prefix="/v1/studies", tags=["studies"], route_class=StrictRoute)
@@ -92,6 +96,11 @@ class StudiesQuery(PageQuery):
     """One of these; may be given several times."""
 
 
+class LeaderboardQuery(Spec):
+    split: leaderboard.Split = "val"
+    """Whose images the AP is of. Time to quality is always of val."""
+
+
 def _study(study: JSON) -> None:
     study["spec"] = text_without_retired(study["spec"], SubmitStudy)
     study["jobs_url"] = f"/v1/jobs?study={study['id']}"
@@ -126,6 +135,42 @@ STUDIES = Resource(
     _counts,
     at_once=20,
 )
+COLUMNS = (
+    *("arm", "student", "against", "succeeded", "ap"),
+    *("difference", "difference_low", "difference_high"),
+    *("difference_over_images_low", "difference_over_images_high"),
+    *("gap_closed", "gap_closed_low", "gap_closed_high"),
+    *("device_seconds", "device_seconds_total"),
+    *("quality_ap", "quality_reached", "quality_step", "quality_seconds", "quality_steps_ratio"),
+)
+"""Of the leaderboard as CSV."""
+
+
+def _cells(row: leaderboard.Row) -> list[object]:
+    def bounds(interval: leaderboard.Interval | None) -> list[object]:
+        return [interval.low, interval.high] if interval is not None else [None, None]
+
+    quality = row.quality
+    return [
+        *(row.arm, row.student, row.against, row.succeeded, row.ap),
+        *(row.difference.value if row.difference else None, *bounds(row.difference)),
+        *bounds(row.difference_over_images),
+        *(row.gap_closed.value if row.gap_closed else None, *bounds(row.gap_closed)),
+        *(row.device_seconds, row.device_seconds_total),
+        *((quality.ap, quality.reached, quality.step, quality.seconds, quality.steps_ratio) if quality else [None] * 5),
+    ]
+
+
+_BOARD: Responses = {
+    200: {
+        "model": Leaderboard,
+        "description": "One row for each arm and student; with Accept: text/csv as CSV (RFC 4180) with a header line, "
+        "without the single runs.",
+        "content": {"text/csv": {"schema": {"type": "string"}}},
+        "headers": {"ETag": {"description": "Of this content.", "schema": {"type": "string"}}},
+    },
+    **NOT_MODIFIED,
+}
 _MADE: Responses = {200: {"model": StudyView, "description": "This Idempotency-Key already made it."}}
 _GROWN: Responses = {200: {"model": StudyView, "description": "This Idempotency-Key already did it."}}
 
@@ -160,6 +205,33 @@ async def list_studies(query: Annotated[StudiesQuery, Query()], request: Request
 async def get_study(study_id: StudyInPath, request: Request) -> Response:
     """One study. Poll as you poll a job: its version rises with those of its jobs."""
     return await polled(request, STUDIES, study_id)
+
+
+@router.get("/{study_id}/leaderboard", response_model=Leaderboard, responses={**_BOARD, **documented(404, 422)})
+def get_leaderboard(
+    study_id: StudyInPath,
+    query: Annotated[LeaderboardQuery, Query()],
+    service: ServiceDep,
+    project: ProjectDep,
+    accept: Accept = None,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """The arms side by side: mean AP, paired difference to the control with its 95 % interval over seeds, and over
+    seeds and images, gap to the teacher closed, device-seconds, and when each run first had the control's final AP.
+
+    It can be asked for at any time; only jobs that have succeeded count. What intervals over images need of a run is
+    worked out after the first request that needs it: `pending` says for how many runs that is still to come."""
+    with service.reading() as s:
+        found = leaderboard.read(s, project, study_id, query.split)
+    board = leaderboard.board(found, service.resampler.ask(found.detections(), query.split))
+    as_csv = negotiate.prefers(accept, "text/csv", "application/json")
+    body = tabular.table(COLUMNS, map(_cells, board.rows)) if as_csv else board.model_dump_json().encode()
+    headers = {"ETag": etag.of_digest(hashlib.sha256(body).hexdigest()), "Vary": "Accept"}
+    if (same := unchanged(if_none_match, headers["ETag"], {"Vary": "Accept"})) is not None:
+        return same
+    if as_csv:
+        headers["Content-Disposition"] = f'attachment; filename="{study_id}-leaderboard.csv"'
+    return Response(body, headers=headers, media_type=tabular.CSV_TYPE if as_csv else "application/json")
 
 
 @router.patch("/{study_id}", response_model=StudyView, responses=RENAMED)

@@ -768,6 +768,12 @@ def get_study(w: World) -> Iterator[Refusal]:
     yield from too_many_waiters(w, a_study(w))
 
 
+@of("GET /v1/studies/{study_id}/leaderboard")
+def get_leaderboard(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.get(f"/v1/studies/{new_id('std')}/leaderboard"), 404, "study_not_found")
+    yield Refusal(w.client.get(f"{a_study(w)}/leaderboard?split=train"), 422, "invalid_request", "?split")
+
+
 @of("PATCH /v1/studies/{study_id}")
 def rename_study(w: World) -> Iterator[Refusal]:
     yield from bad_renames(w, a_study(w), f"/v1/studies/{new_id('std')}", "study_not_found")
