@@ -20,7 +20,6 @@ from fgd.errors import SpecError
 from fgd.method_specs import unserved
 from fgd.plugins import AnyMethod
 from fgd.spec_fields import (
-    Bool,
     DatasetRef,
     Float,
     Int,
@@ -250,23 +249,19 @@ class Resources(Spec):
     augmentation is `flip`. Default: nothing is kept."""
 
 
-class Unlabelled(Spec):
-    """How images of the data set's unlabelled split teach: the boxes that the teacher is sure of stand for labels."""
+# --- latency --------------------------------------------------------------------------------------------------
 
-    ratio: Annotated[Float, Field(gt=0, le=64)] = 1.0
-    """Unlabelled images for each labelled one, in each step: as many as come nearest to it, and at least one for each
-    device. The labelled images are the same in the same order with and without them."""
-    score: Annotated[Float, Field(ge=0.05, le=1)] = 0.5
-    """Detections of the teacher with a lower score are left out. An image without any counts as background."""
-    pseudo_labels: Bool = False
-    """Also train the student's own losses on these boxes. Otherwise they serve the methods only, such as for masks."""
-    weight: NonNegativeFloat = 1.0
-    """Only for `pseudo_labels`: of these losses, beside 1 for those of the labelled images."""
+Milliseconds = Annotated[Float, Field(gt=0, le=3_600_000)]
+Runtime = Literal["onnxruntime", "torch"]
 
-    def per_step(self, schedule: Schedule, devices: int) -> int:
-        """How many images."""
-        each = round(self.ratio * schedule.batch_size * schedule.accumulate / devices)
-        return devices * max(1, each)
+
+class LatencyBudget(Spec):
+    """How a latency is measured: one image at a time, on the processor of the worker that has the job."""
+
+    runtime: Runtime = "onnxruntime"
+    """"onnxruntime": the exported ONNX file. "torch": the network in torch."""
+    threads: Annotated[Int, Field(ge=1, le=1024)] | None = None
+    """Processor threads that one image gets. Default: as many as the training has."""
 
 
 # --- the job --------------------------------------------------------------------------------------------------
@@ -284,10 +279,13 @@ class JobSpec(Spec):
     """Distillation methods, whose losses are added; [] is plain training."""
     schedule: Schedule = Schedule()
     resources: Resources = Resources()
-    unlabelled: Unlabelled | None = None
-    """Learn from the images of the data set's unlabelled split too; null: they are not used."""
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
     """Initial weights, data order and augmentation all follow from it."""
+    latency_budget_ms: Milliseconds | None = None
+    """Milliseconds that the student may take for one image. After the training it is measured, and the event `latency`
+    and the manifest say whether the budget holds; the job succeeds either way."""
+    latency: LatencyBudget = LatencyBudget()
+    """How that is measured; without `latency_budget_ms` it has no effect."""
 
     @field_validator("student", mode="after")
     @classmethod
@@ -361,16 +359,6 @@ class JobSpec(Spec):
                 if why := unserved(method, info.data["student"]):
                     raise PydanticCustomError("method_not_served", "{why}", {"at": str(place), "why": why})
         return methods
-
-    @field_validator("unlabelled")
-    @classmethod
-    def _somebody_labels(cls, unlabelled: Unlabelled | None, info: ValidationInfo) -> Unlabelled | None:
-        if unlabelled is not None and "methods" in info.data and not info.data["methods"]:
-            raise ValueError(
-                "images without labels teach through a teacher and methods: name them, or leave this out; plain "
-                "training, such as a control, has labels only"
-            )
-        return unlabelled
 
     def needs(self) -> frozenset[Need]:
         """What the methods take of both networks, all together."""

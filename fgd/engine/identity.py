@@ -12,6 +12,9 @@ from fgd.detector_specs import KIND_IF_UNSAID
 from fgd.spec import JobSpec, Schedule
 from fgd.spec_fields import Spec
 
+APART = {"name", "teacher", "dataset", "resources", "latency_budget_ms", "latency"}
+"""Of a spec what does not decide the weights, or is told by its content."""
+
 
 def checkpoint_digest(spec: JobSpec, identity: dict[str, Any], *, by_batches: bool = False) -> str:
     """What a checkpoint must agree with. Defaults are left out: a later version's new field is no other spec.
@@ -23,7 +26,7 @@ def checkpoint_digest(spec: JobSpec, identity: dict[str, Any], *, by_batches: bo
 
 def lean_spec(spec: JobSpec, *, by_batches: bool = False) -> dict[str, Any]:
     """What of a resolved spec a checkpoint must agree with."""
-    lean = without_defaults(spec, leave_out={"name", "teacher", "dataset", "resources"})
+    lean = without_defaults(spec, leave_out=APART)
     lean["student"] = student_alone(lean["student"])
     if "methods" in lean:
         lean["methods"] = [{k: v for k, v in method.items() if (k, v) != ("rho", 0.0)} for method in lean["methods"]]

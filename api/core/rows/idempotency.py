@@ -20,7 +20,19 @@ from api.core.rows.swept import Moment, SweepResult
 from api.core.rows.tables import IdempotencyKey
 
 KEPT = timedelta(hours=24)
-LATER = {"take", "rho", "split", "attend", "attention", "global_module", "where", "unlabelled", "perplexity", "shares"}
+LATER = {
+    "take",
+    "rho",
+    "split",
+    "attend",
+    "attention",
+    "global_module",
+    "where",
+    "perplexity",
+    "shares",
+    "latency",
+    "latency_budget_ms",
+}
 """Fields of a request and of its methods that version 13949c9 did not have."""
 
 Made = TypeVar("Made", bound=Noun)
