@@ -79,9 +79,10 @@ def train(arguments: argparse.Namespace, emit: Emit, stop: StopFlag, log: EventL
             return launch(argv, spec.resources.devices, emit, stop)
         from fgd.engine.device import keep_freed_memory
         from fgd.engine.loop import run  # torch takes seconds; a bad spec should be told at once
+        from fgd.export.latency import measure_budget
 
         keep_freed_memory()
-        run(spec, arguments.out, resume=resume, emit=emit, stop=stop)
+        run(spec, arguments.out, resume=resume, emit=emit, stop=stop, measure=measure_budget)
     except Stopped:
         return EXIT_STOPPED
     except CheckpointForeign as error:

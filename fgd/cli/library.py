@@ -9,7 +9,17 @@ from typing import Annotated
 import typer
 
 from fgd.cli.artifacts import artifact_download
-from fgd.cli.options import URL, AsJson, Url, client_of
+from fgd.cli.options import (
+    URL,
+    AsJson,
+    Budget,
+    RuntimeOption,
+    SearchSeconds,
+    StudentSize,
+    StudentThreads,
+    Url,
+    client_of,
+)
 from fgd.process import children
 from fgd.result_files import MANIFEST, RECIPE, Which, file_with
 
@@ -48,10 +58,40 @@ def train(
 
 @app.command(rich_help_panel="Without a service")
 def plan(
-    spec: Annotated[Path, typer.Argument(metavar="SPEC.json", help="A job's spec whose references are paths.")],
+    spec: Annotated[
+        Path | None,
+        typer.Argument(metavar="SPEC.json", help="A job's spec whose references are paths.", show_default=False),
+    ] = None,
+    budget: Budget = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="With --budget: folder of the data set.", show_default=False)
+    ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="With --budget: folder of the teacher.", show_default=False)
+    ] = None,
+    runtime: RuntimeOption = "onnxruntime",
+    threads: StudentThreads = None,
+    size: StudentSize = None,
+    seconds: SearchSeconds = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Try a few steps on this machine and print as JSON what the whole training would cost."""
-    children.become("fgd.plan", str(spec))
+    """Try a few steps on this machine and print as JSON what the whole training would cost.
+
+    With --budget 15ms --dataset FOLDER instead of a spec: build, export and time students on this machine, and show
+    which fit, the largest first. --json adds a spec for each.
+    """
+    if (spec is None) == (budget is None):
+        raise typer.BadParameter("give either a spec or --budget")
+    if spec is not None:
+        children.become("fgd.plan", str(spec))
+    if dataset is None:
+        raise typer.BadParameter("--budget needs --dataset, the folder of a data set")
+    options = ["--budget", str(budget), "--dataset", str(dataset), "--runtime", runtime]
+    options += ["--teacher", str(teacher)] if teacher else []
+    options += ["--threads", str(threads)] if threads else []
+    options += ["--size", *map(str, size)] if size else []
+    options += ["--seconds", str(seconds)] if seconds else []
+    children.become("fgd.plan", *options, *[] if as_json else ["--table"])
 
 
 @app.command(

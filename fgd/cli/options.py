@@ -24,6 +24,20 @@ NewName = Annotated[str, typer.Option("--name", help="Another name.", show_defau
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job: job_...", show_default=False)]
 DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id of a data set: ds_...", show_default=False)]
 ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Id of a model: mdl_...", show_default=False)]
+Budget = Annotated[
+    str | None, typer.Option(metavar="15ms", help="Find students that answer within this time.", show_default=False)
+]
+RuntimeOption = Annotated[str, typer.Option(help="With --budget: what runs the student, onnxruntime or torch.")]
+StudentThreads = Annotated[
+    int | None, typer.Option(min=1, help="With --budget: threads that one image gets. [default: all]")
+]
+StudentSize = Annotated[
+    tuple[int, int] | None,
+    typer.Option(metavar="MIN MAX", help="With --budget: only this size. [default: sizes that suit the data set]"),
+]
+SearchSeconds = Annotated[
+    float | None, typer.Option(min=10, max=3600, help="With --budget: how long to search. [default: 300]")
+]
 
 
 def client_of(url: str) -> Client:

@@ -22,22 +22,32 @@ from fgd.engine.device_metrics import DeviceMetrics
 from fgd.engine.laps import Laps
 from fgd.engine.meter import Meter
 from fgd.engine.optimise import make_optimizer
-from fgd.engine.prepare import cache_of, prepare, unlabelled_of
-from fgd.engine.result import Kept, choose_best, finish, score, tell_undecodable
+from fgd.engine.prepare import cache_of, prepare
+from fgd.engine.result import Kept, Measure, choose_best, finish, not_measured, score, tell_undecodable
 from fgd.engine.running_statistics import RunningStatistics
 from fgd.engine.saver import Saver
 from fgd.engine.step import all_finite, gives_up, skip, step
 from fgd.errors import Diverged, Stopped
 from fgd.events import Emit, Evaluated, Note, Phase, Started
-from fgd.outline import unlabelled_per_step, whole_steps
+from fgd.outline import whole_steps
 from fgd.presets import resolve
 from fgd.process.finish_file import asked_to_finish, forget
 from fgd.spec import EarlyStop, JobSpec
 from fgd.types import Batch
 
 
-def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Callable[[], bool]) -> None:
-    """Train, and leave the result in `out`/result. Raises FGDError; Stopped after a checkpoint when stop was asked."""
+def run(
+    spec: JobSpec,
+    out: Path,
+    *,
+    resume: Path | None,
+    emit: Emit,
+    stop: Callable[[], bool],
+    measure: Measure = not_measured,
+) -> None:
+    """Train, and leave the result in `out`/result. Raises FGDError; Stopped after a checkpoint when stop was asked.
+
+    measure: what tells the latency of the student, whose export is not the engine's business."""
     laps = Laps()
     laps.end("imports")
     spec = resolve(spec)
@@ -56,8 +66,7 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
     per_epoch = whole_steps(len(parts.train), schedule.batch_size, schedule.accumulate)
     total = per_epoch * schedule.epochs
     per_step = schedule.batch_size * schedule.accumulate
-    seen = per_step + unlabelled_per_step(spec)
-    meter = Meter(state, emit, seen, DeviceMetrics(machine), parts.cache, parts.found)
+    meter = Meter(state, emit, per_step, DeviceMetrics(machine), parts.cache)
     saver = Saver(parts, state, optimizer, average, meter, out, emit)
     if contents is not None:
         assert resume is not None
@@ -79,7 +88,6 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
     )
 
     batches: Iterator[Batch] | None = None
-    bare, bare_of_step = unlabelled_of(parts, schedule, range(state.step, total), per_epoch)
     statistics = RunningStatistics(distill)
     early, kept = False, None
     laps.end("optimiser")
@@ -125,10 +133,9 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
                     shard=ranks.shard,
                 )
             of_step = meter.waiting(itertools.islice(batches, schedule.accumulate))
-            unlabelled = meter.waiting(itertools.islice(bare, bare_of_step))
             statistics.remember()
             try:
-                losses, rate = step(parts, optimizer, of_step, state.step, per_epoch, unlabelled)
+                losses, rate = step(parts, optimizer, of_step, state.step, per_epoch)
             except Diverged as diverged:  # nothing was applied; only running statistics took harm
                 statistics.restore()
                 if gives_up(state, schedule):
@@ -152,7 +159,6 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
     finally:
         if batches is not None:
             batches.close()  # type: ignore[attr-defined]  # a generator: ends its reader thread
-        bare.close()  # type: ignore[attr-defined]
         if parts.cache is not None:  # before the result needs the room
             parts.cache.close()
     if early:
@@ -166,7 +172,8 @@ def run(spec: JobSpec, out: Path, *, resume: Path | None, emit: Emit, stop: Call
     emit(meter.evaluation_cost())
     if parts.cache is not None:
         emit(parts.cache.cost())
-    finish(parts, shown, state, saver.best, out, emit, check_stop, state.step // per_epoch, kept, stopped=early)
+    epoch = state.step // per_epoch
+    finish(parts, shown, state, saver.best, out, emit, check_stop, measure, epoch, kept, stopped=early)
     forget(out)
     distributed.leave()
 

@@ -7,18 +7,27 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from fgd.data.loader import Dataset
+from fgd.data.transforms import Transform
 from fgd.detectors import Detector
 from fgd.engine import checkpoint, device, weights
 from fgd.engine.checkpoint import TrainingState
 from fgd.engine.evaluate import Evaluation, evaluate
 from fgd.engine.prepare import Training
 from fgd.events import Emit, Evaluated, Finished, Note, Phase
-from fgd.spec import Schedule
+from fgd.spec import JobSpec, Schedule
 from fgd.statistics.detections import SplitDetections
+
+Measure = Callable[[JobSpec, Detector, Dataset, Transform, int, int, Emit], dict[str, Any] | None]
+"""Of (spec, student, images, transform, step, epoch, emit): what the manifest says of the student's latency."""
+
+
+def not_measured(*_: object) -> None:
+    """Where nobody asks for the latency."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +89,10 @@ def score(parts: Training, detector: Detector, dataset: Dataset, check_stop: Cal
 
 def tell_undecodable(parts: Training, emit: Emit) -> None:
     """One note an image that was left out since the last look, with how many of its split are by now."""
-    for dataset in filter(None, (parts.train, parts.unlabelled, parts.val, parts.test)):
+    for dataset in filter(None, (parts.train, parts.val, parts.test)):
         for image in dataset.undecodable():
             count = len(dataset.broken)
-            instead = (
-                "another image is used instead" if dataset.split in ("train", "unlabelled") else "it is not scored"
-            )
+            instead = "another image is used instead" if dataset.split == "train" else "it is not scored"
             message = f"{image.file} in {dataset.split}: {image.reason}; {instead}"
             data = {"file": image.file, "split": dataset.split, "count": count}
             emit(Note(code="image_undecodable", message=message, data=data, level="warning"))
@@ -99,6 +106,7 @@ def finish(
     out: Path,
     emit: Emit,
     check_stop: Callable[[], None],
+    measure: Measure,
     epoch: int,
     kept: Kept | None,
     stopped: bool = False,
@@ -114,6 +122,7 @@ def finish(
         emit(Evaluated(step=state.step, epoch=epoch, split="test", values=dict(metrics["test"])))
     if not parts.ranks.first:
         return
+    latency = measure(parts.spec, shown, parts.val, parts.transform, state.step, epoch, emit)
     emit(Phase(phase="exporting"))
     tensors = shown.module.state_dict()
     weights_digest = checkpoint.digest_of_tensors(tensors)
@@ -125,6 +134,7 @@ def finish(
         **({"balance": dict(parts.balance)} if parts.balance else {}),
         "metrics": {name: {k: finite(v) for k, v in values.items()} for name, values in metrics.items()},
         "best": {"step": state.best_step, "val_ap": finite(state.best_ap)},
+        **({"latency": latency} if latency is not None else {}),
         "steps": state.step,
         "weights": told_weights(parts.spec.schedule, state, stopped),
         "ended_early": epoch < parts.spec.schedule.epochs,

@@ -24,6 +24,17 @@ FORMAT = "fgd-onnx/1"
 
 def write(path: Path, graph: Graph, batch: int | None, opset: int, about: dict[str, str]) -> None:
     """batch: None leaves it open."""
+    trace(path, graph, batch, opset)
+    model = onnx.load(path)
+    _say_shapes(model, graph, batch)
+    onnx.helper.set_model_props(model, about)
+    model.producer_name = "fgd"
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+def trace(path: Path, graph: Graph, batch: int | None, opset: int) -> None:
+    """A file that runs, and says nothing of itself."""
     images_NCHW = torch.zeros(batch or 2, 3, graph.height, graph.width)
     names = ["images", *OUTPUTS]
     with warnings.catch_warnings(), torch.no_grad():
@@ -40,12 +51,6 @@ def write(path: Path, graph: Graph, batch: int | None, opset: int, about: dict[s
             output_names=names[1:],
             dynamic_axes=None if batch else {name: {0: "batch"} for name in names},
         )
-    model = onnx.load(path)
-    _say_shapes(model, graph, batch)
-    onnx.helper.set_model_props(model, about)
-    model.producer_name = "fgd"
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
 
 
 def _say_shapes(model: Any, graph: Graph, batch: int | None) -> None:
