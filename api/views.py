@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import orjson
 from sqlalchemy import Text, bindparam, cast, null, select
 
-from api.core import plans, tasks
+from api.core import plans
 from api.core.jobs import waiting
 from api.core.lifecycle import DatasetState, FailureCode, ModelState, State, advice
 from api.core.rows import lookup
-from api.core.rows.columns import Noun, Task
+from api.core.rows.columns import Noun
 from api.core.rows.db import Columns, Query, Reader
-from api.core.rows.tables import Dataset, Evaluation, Job, Model, Plan, StudyJob
+from api.core.rows.tables import Dataset, Job, Model, Plan, StudyJob
 from api.schemas import MeasuredView
 from fgd.recipe import Recipe
 from fgd.stored import text_without_retired
@@ -139,7 +139,15 @@ def _model(model: JSON) -> None:
 
 
 def _plan(plan: JSON) -> None:
+    plan["phase"] = plan["phase"] if plan["lease_owner"] is not None else None
     del plan["lease_owner"], plan["device"]
+    plan["students"] = None
+    if plan["question"] is not None:
+        plan["spec"] = plan["outline"] = None
+        plan["students"], plan["measured"] = plan["measured"], None
+        if plan["students"] is not None:
+            plan["students"] = orjson.Fragment(plan["students"])
+        return
     plan["spec"] = text_without_retired(plan["spec"])
     if plan["measured"] is not None:  # an earlier version may have stored fewer figures
         plan["measured"] = MeasuredView.model_validate_json(plan["measured"]).model_dump_json()
@@ -147,33 +155,6 @@ def _plan(plan: JSON) -> None:
 
 def _plans_wait(s: Reader, rows: Sequence[Columns], lease_s: float) -> Mapping[str, JSON]:
     return {row.id: {"waiting_reason": plans.waiting_reason(s, row, lease_s)} for row in rows}
-
-
-def _task(task: JSON, path: str) -> None:
-    """The request's fields are the answer's own."""
-    del task["lease_owner"]
-    task |= orjson.loads(task.pop("request"))
-    files = orjson.loads(task["files"] or "[]")
-    task["files"] = [{**file, "url": f"{path}/{task['id']}/{file['role']}"} for file in files]
-
-
-def _tasks_wait(s: Reader, rows: Sequence[Columns], lease_s: float) -> Mapping[str, JSON]:
-    return {row.id: {"waiting_reason": tasks.waiting_reason(s, row, lease_s)} for row in rows}
-
-
-def _of_tasks(path: str, table: type[Task]) -> Resource:
-    return Resource(
-        path,
-        table,
-        [
-            *(table.id, table.state, table.created_at, table.finished_at, table.version),
-            *(table.lease_owner, table.device),  # for the reason why it waits
-        ],
-        [table.request, table.result, table.files, table.error],
-        partial(_task, path=path),
-        _tasks_wait,
-        at_once=20,
-    )
 
 
 JOBS = Resource(
@@ -225,10 +206,9 @@ PLANS = Resource(
     Plan,
     [
         *(Plan.id, Plan.name, Plan.state, Plan.created_at, Plan.finished_at, Plan.version),
-        *(Plan.lease_owner, Plan.device),  # for the reason why it waits
+        *(Plan.lease_owner, Plan.device, Plan.phase),  # for the reason why it waits
     ],
-    [Plan.spec, Plan.outline, Plan.measured, Plan.error],
+    [Plan.spec, Plan.outline, Plan.measured, Plan.question, Plan.error],
     _plan,
     _plans_wait,
 )
-EVALUATIONS = _of_tasks("/v1/evaluations", Evaluation)

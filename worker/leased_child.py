@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 from api.core.errors import Fenced
 from api.core.rows import leases
 from api.core.rows.columns import Leased
+from fgd.events import Event
 from worker.host import Host, Lost
 from worker.launcher import Trainer
 from worker.lease import Lease
@@ -83,6 +84,9 @@ class LeasedChild(ABC):
     def command(self, host: Host, folder: Path) -> AbstractContextManager[list[str]]:
         """What to run; its files go into `folder`. What it reads is there as long as the context. Raises OSError,
         InputGone."""
+
+    def hear(self, host: Host, events: Sequence[Event]) -> None:  # noqa: B027  # of most children nothing is kept
+        """What it says while it works. Raises Fenced."""
 
     @abstractmethod
     def ended(self, host: Host, slot: Slot, folder: Path, code: int) -> ChildEnd | ChildBroken:
@@ -152,7 +156,9 @@ def run_child(
                     return HandedBack("the worker is shutting down")
                 if time.monotonic() > until:
                     return work.late(most_s)
-                _, log = child.read(WAIT_S)
+                events, log = child.read(WAIT_S)
+                if events:
+                    work.hear(host, events)
                 if lines := log.decode(errors="replace").strip():
                     logger.log(work.log_level, "%s: %s", work.claim.id, lines[:MAX_MESSAGE])
         finally:

@@ -21,6 +21,7 @@ from worker.host import Host
 from worker.leased_child import ChildBroken, ChildEnd, LeasedChild, last_line
 from worker.slots import Slot
 from worker.staging import InputGone, staged
+from worker.student_search import StudentSearch
 
 ANSWER = "plan.json"
 
@@ -70,9 +71,11 @@ class Rehearsal(LeasedChild):
         )
 
 
-def claim(s: Session, worker_id: str, lease_s: float, devices: Sequence[str]) -> Rehearsal | None:
+def claim(s: Session, worker_id: str, lease_s: float, devices: Sequence[str]) -> Rehearsal | StudentSearch | None:
     claimed = plans.claim(s, worker_id, devices, lease_s)
-    return Rehearsal(claimed) if claimed is not None else None
+    if claimed is None:
+        return None
+    return Rehearsal(claimed) if claimed.question is None else StudentSearch(claimed, claimed.question)
 
 
 def ending(code: int, folder: Path) -> Measurement | Refused | ChildBroken:

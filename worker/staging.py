@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from api.core.store.names import BlobStore, DigestMismatch, sha256_file
+from fgd.budget import FindStudent
 from fgd.data import archive
 from fgd.spec import JobSpec
 from fgd.spec_fields import FromPath, TeacherFromPath
@@ -163,14 +164,14 @@ def staged(spec: JobSpec, inputs: Inputs, folder: Path, cache: Cache) -> Iterato
     with cache.dataset(inputs["dataset"]["archive"]) as dataset:
         changes: dict[str, object] = {"dataset": FromPath(path=str(dataset))}
         if spec.teacher is not None:
-            teacher = stage_files(cache.store, inputs["teacher"], folder / "teacher")
+            teacher = _folder_of(cache.store, inputs["teacher"], folder / "teacher")
             changes["teacher"] = TeacherFromPath(path=str(teacher), allow_unfit=spec.teacher.allow_unfit)
         student: dict[str, object] = {}
         if spec.student.inherit is not None:
-            inherit = stage_files(cache.store, inputs["inherit"], folder / "inherit")
+            inherit = _folder_of(cache.store, inputs["inherit"], folder / "inherit")
             student["inherit"] = FromPath(path=str(inherit))
         if not isinstance(spec.student.weights, str):
-            begin = stage_files(cache.store, inputs["weights"], folder / "weights")
+            begin = _folder_of(cache.store, inputs["weights"], folder / "weights")
             student["weights"] = FromPath(path=str(begin))
         if student:
             changes["student"] = spec.student.but(**student)
@@ -179,8 +180,20 @@ def staged(spec: JobSpec, inputs: Inputs, folder: Path, cache: Cache) -> Iterato
         yield file
 
 
-def stage_files(store: BlobStore, files: Mapping[str, str], folder: Path) -> Path:
-    """A new folder with these blobs under their names. Raises InputGone."""
+@contextmanager
+def staged_question(question: FindStudent, inputs: Inputs, folder: Path, cache: Cache) -> Iterator[Path]:
+    """question.json in `folder`, every reference a path. What it names stays until the context ends."""
+    with cache.dataset(inputs["dataset"]["archive"]) as dataset:
+        changes: dict[str, object] = {"dataset": FromPath(path=str(dataset))}
+        if question.teacher is not None:
+            teacher = _folder_of(cache.store, inputs["teacher"], folder / "teacher")
+            changes["teacher"] = TeacherFromPath(path=str(teacher))
+        file = folder / "question.json"
+        file.write_text(question.but(**changes).model_dump_json(indent=2))
+        yield file
+
+
+def _folder_of(store: BlobStore, files: Mapping[str, str], folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)  # of a try that the store broke off
     folder.mkdir()
     for name, digest in files.items():

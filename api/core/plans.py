@@ -1,6 +1,7 @@
-"""The verbs of plans: what a job would do, known at once, and what it would cost, measured by a worker under a lease.
+"""The verbs of plans: what a job would do, known at once, and what it would cost, measured by a worker under a lease;
+or which students answer within a time, found by a worker likewise.
 
-measuring --finish--> measured    what the rehearsal of a few steps showed
+measuring --finish--> measured    what the rehearsal of a few steps showed, or the search for a student found
           --fail----> failed      the job cannot be trained like this, or the rehearsal did not finish
           --lose----> measuring   tried again, MAX_TRIES times in all
 
@@ -25,6 +26,7 @@ from api.core.rows.ids import new_id
 from api.core.rows.lookup import owned
 from api.core.rows.swept import Moment, SweepResult
 from api.core.rows.tables import Plan
+from fgd.budget import BudgetTable, FindStudent
 from fgd.outline import Measurement, Outline
 from fgd.spec import JobSpec
 from fgd.stored import stored_spec
@@ -46,18 +48,26 @@ class PlanClaim:
     inputs: Mapping[str, Mapping[str, str]]
     """Blobs to stage, as a job's."""
     device: str
+    question: FindStudent | None
+    """A student is looked for, and `spec` has any."""
 
 
 def submit(
-    s: Session, project_id: str, resolved: JobSpec, outline: Outline, inputs: Mapping[str, Mapping[str, str]]
+    s: Session,
+    project_id: str,
+    resolved: JobSpec,
+    outline: Outline,
+    inputs: Mapping[str, Mapping[str, str]],
+    question: FindStudent | None = None,
 ) -> Plan:
-    """A new plan, `measuring` until a worker has rehearsed it."""
+    """A new plan, `measuring` until a worker has rehearsed it, or has found students for the question."""
     plan = Plan(
         id=new_id("plan"),
         project_id=project_id,
         name=resolved.name,
         state=PlanState.measuring,
         spec=resolved.model_dump(mode="json"),
+        question=question.model_dump(mode="json") if question is not None else None,
         inputs={name: dict(files) for name, files in inputs.items()},
         device=resolved.resources.device,
         outline=outline.model_dump(mode="json"),
@@ -99,7 +109,21 @@ def claim(s: Session, worker_id: str, devices: Collection[str], lease_s: float) 
         spec=stored_spec(plan.spec),
         inputs=plan.inputs,
         device=plan.device,
+        question=FindStudent.model_validate(plan.question) if plan.question is not None else None,
     )
+
+
+def tell(s: Session, plan_id: str, attempt: int, phase: str) -> None:
+    """How far the search for a student is. Raises Fenced."""
+    leases.held(s, Plan, plan_id, attempt).phase = phase
+    s.flush()
+
+
+def finish_search(s: Session, plan_id: str, attempt: int, found: BudgetTable, trainings_beside: int) -> None:
+    """measuring -> measured, with the students that were found. Raises Fenced."""
+    plan = leases.held(s, Plan, plan_id, attempt)
+    plan.measured = found.model_dump(mode="json") | {"trainings_beside": trainings_beside}
+    _end(s, plan, PlanState.measured)
 
 
 def finish(s: Session, plan_id: str, attempt: int, measured: Measurement, trainings_beside: int) -> None:
@@ -129,6 +153,7 @@ def sweep(s: Session, moment: Moment) -> SweepResult:
 
 
 def _lose(s: Session, plan: Plan, reason: str) -> None:
+    plan.phase = None
     if message := leases.lose(plan, reason, MAX_TRIES):
         plan.error = {"code": "worker_lost", "message": message, "pointer": ""}
         _end(s, plan, PlanState.failed)
@@ -136,6 +161,6 @@ def _lose(s: Session, plan: Plan, reason: str) -> None:
 
 
 def _end(s: Session, plan: Plan, state: PlanState) -> None:
-    plan.state, plan.finished_at = state, db.now(s)
+    plan.state, plan.finished_at, plan.phase = state, db.now(s), None
     leases.let_go(plan)
     s.flush()

@@ -20,6 +20,7 @@ from api.core.rows.tables import Dataset, Job, Plan
 from api.core.settings import Settings
 from api.core.store.names import BlobStore
 from fgd import presets
+from fgd.budget import FindStudent
 from fgd.errors import SpecError
 from fgd.outline import outline
 from fgd.spec import SubmitJob
@@ -60,6 +61,20 @@ def plan_job(engine: Engine, store: BlobStore, settings: Settings, project_id: s
         expect_place(s, Plan, project_id, settings.max_waiting_plans, "FGD_MAX_WAITING_PLANS")
         blobs.remember_blobs(s, project_id, db.now(s), *inputs.packed)
         return plans.submit(s, project_id, spec, known, inputs.files)
+
+
+def plan_student(engine: Engine, store: BlobStore, settings: Settings, project_id: str, question: FindStudent) -> Plan:
+    """A worker will look for students that fit the budget. Refuses a data set or teacher that a job could not have."""
+    spec = presets.resolve(question.template())
+    with db.reading(engine) as s:
+        expect_place(s, Plan, project_id, settings.max_waiting_plans, "FGD_MAX_WAITING_PLANS")
+        inputs = references.resolve(s, store, settings.data_roots, project_id, spec)
+    known = outline(spec, inputs.images, inputs.teacher, inputs.classes, inputs.teacher_classes)
+    spec = spec.but(resources={"device": "cpu", "threads": question.threads})  # what is timed, runs on the processor
+    with db.transaction(engine) as s:
+        expect_place(s, Plan, project_id, settings.max_waiting_plans, "FGD_MAX_WAITING_PLANS")
+        blobs.remember_blobs(s, project_id, db.now(s), *inputs.packed)
+        return plans.submit(s, project_id, spec, known, inputs.files, question)
 
 
 def submit_dataset(

@@ -1,9 +1,10 @@
-"""/v1/plans: what a job would do and cost."""
+"""/v1/plans: what a job would do and cost, and which student fits a latency."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
+from api.core.request_bodies import SubmitPlan
 from api.deps import PlanInPath, Prefer, ProjectDep, ServiceDep
 from api.errors import Responses, documented
 from api.http.bodies import StrictRoute
@@ -11,7 +12,6 @@ from api.http.conditional import POLL_ANSWERS, POLLED, polled
 from api.http.planning import planned
 from api.schemas import PlanView
 from api.views import PLANS
-from fgd.spec import SubmitJob
 
 router = APIRouter(prefix="/v1/plans", tags=["plans"], route_class=StrictRoute)
 
@@ -23,11 +23,15 @@ _MADE: Responses = {
 
 @router.post("", status_code=202, responses={**_MADE, **documented(400, 409, 413, 415, 422, 429, 507)})
 async def submit_plan(
-    body: SubmitJob, request: Request, service: ServiceDep, project: ProjectDep, prefer: Prefer = None
+    body: SubmitPlan, request: Request, service: ServiceDep, project: ProjectDep, prefer: Prefer = None
 ) -> Response:
     """Store a plan for the job that this body describes, without making the job. `outline` is there at once; `measured`
     comes from a few real steps on a worker. A plan is refused for the same reasons as the job. It is kept for seven
-    days."""
+    days.
+
+    A body with `latency_budget_ms` and without `student` asks which student answers within that time. A worker builds,
+    exports and times some of them, at most about `seconds` long: `phase` says how far it is, and `students` is the
+    table, whose rows have specs that POST /v1/jobs takes. That nothing fits is an answer, not a failure."""
     return await planned(request, service, project, body, prefer)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from fgd.evaluated import EvaluationResult
+from fgd.budget import BudgetTable
 from fgd.outline import Measurement, Outline
 
 
@@ -133,20 +133,13 @@ class MetricPoint(Answer):
     at: datetime | None = None
 
 
-class File(Answer):
-    """What can be downloaded."""
-
+class Artifact(Answer):
+    id: str
     name: str
     size: int
     """Bytes."""
     sha256: str
     media_type: str = "application/octet-stream"
-
-
-class Artifact(File):
-    """A file of a job's result."""
-
-    id: str
 
 
 class Split(Answer):
@@ -169,74 +162,31 @@ class Dataset(Answer):
         return self.state in ("ready", "rejected")
 
 
-class TaskError(Answer):
-    """Why what a worker tried came to nothing."""
-
+class PlanError(Answer):
     code: str
     message: str
     pointer: str = ""
 
 
 class Plan(Answer):
-    """What a job would do, and what it would cost once a worker has tried a few steps."""
+    """What a job would do, and what it would cost once a worker has tried a few steps; or which students fit."""
 
     id: str
     state: str
     """measuring, measured, failed."""
     waiting_reason: str | None = None
-    outline: Outline
+    phase: str | None = None
+    """How far the search for a student is."""
+    outline: Outline | None = None
+    """None if a student was asked for."""
     measured: Measurement | None = None
-    error: TaskError | None = None
+    students: BudgetTable | None = None
+    """The students that fit a latency, if one was asked for; their `spec` is for `submit`."""
+    error: PlanError | None = None
 
     @property
     def ended(self) -> bool:
         return self.state in ("measured", "failed")
-
-
-class TaskFile(File):
-    role: str
-    url: str
-
-
-class Task(Answer):
-    """What a worker works out."""
-
-    id: str
-    state: str
-    """pending, succeeded, failed."""
-    waiting_reason: str | None = None
-    files: tuple[TaskFile, ...] = ()
-    error: TaskError | None = None
-    created_at: datetime | None = None
-
-    @property
-    def ended(self) -> bool:
-        return self.state in ("succeeded", "failed")
-
-
-class Classes(Answer):
-    """Of a data set and a network, by name."""
-
-    shared: tuple[str, ...] = ()
-    renamed: dict[str, str] = {}
-    """The data set's name -> the network's, where they are spelt differently."""
-    only_dataset: tuple[str, ...] = ()
-    only_network: tuple[str, ...] = ()
-
-
-class Evaluation(Task):
-    """How well a network finds the objects of a split."""
-
-    model: str | None = None
-    job: str | None = None
-    network: str = "student"
-    which: str = "last"
-    dataset: str
-    split: str
-    min_size: int
-    max_size: int
-    classes: Classes
-    result: EvaluationResult | None = None
 
 
 class Model(Answer):

@@ -1,7 +1,6 @@
 """A small typed client of the service, with about one method per route. Knows no torch, SQL or terminal.
 
-What is behind a method: `transport` sends a request, `transfer` files, `follow` waits. `tasks` has the methods of what
-a worker works out.
+What is behind a method: `transport` sends a request, `transfer` files, `follow` waits.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import Any, Literal, Self
 import httpx
 from pydantic import ValidationError
 
+from fgd.budget import FindStudent
 from fgd.client import follow, transfer
 from fgd.client.answers import (
     Artifact,
@@ -31,13 +31,12 @@ from fgd.client.answers import (
     Worker,
 )
 from fgd.client.errors import ApiError, WrongArgument
-from fgd.client.tasks import Tasks
 from fgd.client.transport import DEFAULT_URL, Transport, foreign, read, route
 from fgd.data.index import Report
 from fgd.spec import JobSpec
 
 
-class Client(Tasks):
+class Client:
     """Talks to one service. Use it in a `with` block, or close it.
 
     api_key: sent as a bearer token. attempts: tries per request. backoff_s: pause before the second try, doubled
@@ -77,6 +76,11 @@ class Client(Tasks):
     def plan(self, spec: JobSpec | Mapping[str, Any]) -> Plan:
         """Plan a job without making it. Call `wait_plan` next to learn what it would cost."""
         body = spec.model_dump_json(by_alias=True) if isinstance(spec, JobSpec) else json.dumps(dict(spec))
+        return read(Plan, self._service.post("/v1/plans", body))
+
+    def find_student(self, question: FindStudent | Mapping[str, Any]) -> Plan:
+        """Ask which students answer within `latency_budget_ms`. Call `wait_plan` next; its `students` is the table."""
+        body = question.model_dump_json() if isinstance(question, FindStudent) else json.dumps(dict(question))
         return read(Plan, self._service.post("/v1/plans", body))
 
     def wait_plan(

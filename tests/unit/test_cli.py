@@ -73,7 +73,6 @@ COMMANDS = [
     ["train"],
     ["plan"],
     ["parity"],
-    ["evaluate"],
     ["export"],
     ["backup"],
     ["restore"],
@@ -442,6 +441,68 @@ def test_a_plan_that_failed_is_told_with_its_field(server: Server, fgd: Command)
     assert "user_error: /schedule/min_size: too \\u001b]0;small" in ended.err
 
 
+STUDENTS = {
+    "latency_budget_ms": 15.0, "runtime": "onnxruntime", "threads": 2, "device": "a processor",
+    "message": "FCOS R18, FPN 64 at 240 to 320 px is the largest that fits 15 ms", "fits": True, "missed_by_ms": None,
+    "noise": 1.4, "waited_share": 0.31, "candidates": 600, "timed": 41, "seconds": 288.0, "trainings_beside": 0,
+    "warnings": ["the machine had other work"],
+    "teacher": {
+        "title": "FCOS R50, FPN 256", "parameters": 32000000, "input": [240, 320],
+        "latency": {"median_ms": 30.0, "p10_ms": 29.0, "p90_ms": 31.0, "min_ms": 28.0, "runs": 12, "waited_share": 0.0},
+    },
+    "rows": [
+        {
+            "title": "FCOS R18, FPN 64", "student": {"kind": "fcos"}, "size": {"min_size": 240, "max_size": 320},
+            "input": [240, 320], "verdict": "fits", "parameters": 11900000, "gflops": 8.25, "mb": 48.0, "capacity": 9.9,
+            "latency": {
+                "median_ms": 13.7, "p10_ms": 13.1, "p90_ms": 18.2, "min_ms": 13.0, "runs": 60, "waited_share": 0.3
+            },
+            "levels": 5, "levels_shared": 5, "small_box_px": 11.2, "median_box_px": 40.0, "spec": {"name": "student"},
+        }
+    ],
+}  # fmt: skip
+
+
+def test_students_that_fit_a_latency_are_told_as_a_table(server: Server, fgd: Command) -> None:
+    asked = {key: value for key, value in PLAN.items() if key != "outline"}
+    server.routes["POST", "/v1/plans"] = Answer(202, asked)
+    found = asked | {"state": "measured", "students": STUDENTS}
+    server.routes["GET", f"/v1/plans/{PLAN['id']}"] = [Answer(200, asked | {"phase": "timing"}), Answer(200, found)]
+
+    options = ["--budget", "15ms", "--dataset", "ds_1", "--teacher", "job_1", "--threads", "2", "--size", "240", "320"]
+    ended = fgd("job", "plan", *options, url=server.url)
+
+    assert ended.code == 0, ended.err
+    for words in (
+        "is the largest that fits 15 ms", "FCOS R18, FPN 64", "240x320", "13.7", "13.1-18.2", "fits", "11.9 M", "48.0",
+        "11/40 px", "5 of 5", "41 of 600 students timed in 288 s", "teacher: FCOS R50, FPN 256 at 240x320, 30.0 ms",
+        "other processes had the processor for 31%", "note: the machine had other work",
+    ):  # fmt: skip
+        assert words in ended.out, ended.out
+    (sent,) = [json.loads(each.body) for each in server.asked if each.method == "POST"]
+    assert sent == {
+        "dataset": "ds_1", "teacher": {"job": "job_1"}, "latency_budget_ms": 15.0, "runtime": "onnxruntime",
+        "threads": 2, "size": {"min_size": 240, "max_size": 320},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["job", "plan"], "give either a spec or --budget"),
+        (["job", "plan", "x.json", "--budget", "5ms"], "give either a spec or --budget"),
+        (["job", "plan", "--budget", "5ms"], "needs --dataset"),
+        (["job", "plan", "--budget", "soon", "--dataset", "ds_1"], "write milliseconds, such as 15ms"),
+        (["plan"], "give either a spec or --budget"),
+        (["plan", "--budget", "5ms"], "needs --dataset"),
+    ],
+)
+def test_a_latency_is_asked_for_with_a_data_set(fgd: Command, options: list[str], message: str) -> None:
+    ended = fgd(*options, url="http://127.0.0.1:9")
+    assert ended.code == 2
+    assert message in ended.err
+
+
 MODEL = "mdl_" + "0" * 32
 
 
@@ -712,58 +773,3 @@ def test_every_show_takes_json(fgd: Command, server: Server, noun: str, id: str)
 
 def test_the_address_in_the_help_is_the_clients_own() -> None:
     assert options.URL == DEFAULT_URL
-
-
-EVALUATION = {
-    "id": "evl_" + "0" * 32, "state": "pending", "waiting_reason": None, "job": JOB, "network": "teacher",
-    "dataset": "ds_1", "split": "test", "min_size": 64, "max_size": 64, "files": [], "error": None,
-    "classes": {"shared": ["cat"], "renamed": {}, "only_dataset": ["c\x1bow"], "only_network": []},
-    "result": None,
-}  # fmt: skip
-FIGURES = {
-    **dict.fromkeys(("ap", "ap50", "ap75", "ap_s", "ap_m", "ar1", "ar10", "ar100", "ar_s", "ar_m", "ar_l"), 41.53),
-    "ap_l": None, "images": 3, "undecodable": 0, "boxes": 4, "detections": 9, "precision_recall": [], "confusion": None,
-    "per_class": [{"name": "cat", "boxes": 4, "ap": 41.53}], "device": "a processor", "seconds": 1.5,
-}  # fmt: skip
-
-
-def test_an_evaluation_is_waited_for_and_told(fgd: Command, server: Server, tmp_path: Path) -> None:
-    content, path = b"detections", f"/v1/evaluations/{EVALUATION['id']}"
-    file = {
-        "role": "detections", "name": "detections.npz", "size": len(content), "media_type": "application/zip",
-        "sha256": hashlib.sha256(content).hexdigest(), "url": f"{path}/detections",
-    }  # fmt: skip
-    server.routes["POST", "/v1/evaluations"] = Answer(202, EVALUATION)
-    server.routes["GET", path] = Answer(200, EVALUATION | {"state": "succeeded", "result": FIGURES, "files": [file]})
-    server.routes["HEAD", f"{path}/detections"] = Answer(200, content)
-    server.routes["GET", f"{path}/detections"] = Answer(200, content)
-
-    done = fgd("evaluate", JOB, "--teacher", "--split", "test", "--detections", str(tmp_path), url=server.url)
-
-    assert done.code == 0, done.err
-    (asked,) = server.asked_for("POST", "/v1/evaluations")
-    assert json.loads(asked.body) == {"job": JOB, "network": "teacher", "split": "test", "device": "auto"}
-    assert "ap50\t41.5\n" in done.out
-    assert "ap_l\t-\n" in done.out
-    assert "cat\t4\t41.5\n" in done.out
-    assert "does not know c\\u001bow" in done.err
-    assert (tmp_path / "detections.npz").read_bytes() == content
-
-
-def test_an_evaluation_that_failed_ends_with_its_reason(fgd: Command, server: Server) -> None:
-    error = {"code": "user_error", "message": "too small", "pointer": "/min_size"}
-    server.routes["POST", "/v1/evaluations"] = Answer(202, EVALUATION | {"state": "failed", "error": error})
-
-    done = fgd("evaluate", MODEL, "--dataset", "ds_1", url=server.url)
-
-    assert done.code == 1
-    assert "user_error: /min_size: too small" in done.err
-
-
-@pytest.mark.parametrize(("arguments", "words"), [(("ds_1",), "neither a job's id"), ((MODEL, "--best"), "--best")])
-def test_what_is_no_network_is_refused_at_once(
-    fgd: Command, server: Server, arguments: tuple[str, ...], words: str
-) -> None:
-    done = fgd("evaluate", *arguments, url=server.url)
-    assert (done.code, server.asked) == (2, [])
-    assert words in done.err

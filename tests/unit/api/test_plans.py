@@ -12,6 +12,10 @@ from sqlalchemy import func, select
 from api.core import plans
 from api.core.rows import db
 from api.core.rows.tables import IdempotencyKey, Job, Plan
+from fgd.budget import BudgetRow, BudgetTable, FindStudent, Latency, ready_spec
+from fgd.detector_specs import FCOS
+from fgd.outline import Size
+from fgd.process.stopwatch import Timing
 from tests.unit.api.core.test_plans import MEASURED
 
 PLANS, ALIAS = "/v1/plans", "/v1/jobs?dry_run=true"
@@ -179,3 +183,99 @@ def test_a_server_that_closes_answers_whoever_waits(client: Any, given: Any) -> 
     began = time.monotonic()
     assert client.post("/v1/plans", json=body, headers={"Prefer": "wait=60"}).status_code == 202
     assert time.monotonic() - began < 20
+
+
+# --- which student fits a latency -----------------------------------------------------------------------------
+
+
+def question(given: Any, **changes: Any) -> dict[str, Any]:
+    return {"dataset": given.dataset().id, "latency_budget_ms": 15, "threads": 1} | changes
+
+
+def found_by(question: dict[str, Any]) -> BudgetTable:
+    """What a worker answers, to whom everything is a path."""
+    asked = FindStudent.model_validate(question)
+    timing = Latency.of([Timing(9.0), Timing(10.0), Timing(11.0)])
+    at_work = asked.but(dataset={"path": "/work/set"}, teacher={"path": "/work/t"} if asked.teacher else None)
+    row = BudgetRow(
+        title="FCOS R18, FPN 64", student={"kind": "fcos"}, size=Size(min_size=64, max_size=80), input=(64, 80),
+        latency=timing, verdict="fits", parameters=1, gflops=1.0, mb=1.0, capacity=1.0, levels=5, levels_shared=None,
+        small_box_px=None, median_box_px=None, spec=ready_spec(at_work, FCOS(), Size(min_size=64, max_size=80), 40),
+    )  # fmt: skip
+    return BudgetTable(
+        latency_budget_ms=15, runtime="onnxruntime", threads=1, device="a processor", message="it fits", fits=True,
+        missed_by_ms=None, noise=1.1, waited_share=0.0, rows=(row,), teacher=None, candidates=1, timed=1, seconds=1.0,
+    )  # fmt: skip
+
+
+def test_students_are_found_by_a_worker_and_their_specs_are_ready(client: Any, given: Any) -> None:
+    body = question(given, teacher={"job": given.succeeded(detector={"kind": "fcos", "fpn_channels": 96})})
+    answer = client.post(PLANS, json=body)
+    assert answer.status_code == 202
+    location, plan = answer.headers["location"], answer.json()
+    assert (plan["spec"], plan["outline"], plan["measured"], plan["students"]) == (None, None, None, None)
+    assert plan["question"]["latency_budget_ms"] == 15
+    assert "no worker is running" in plan["waiting_reason"]
+
+    with db.transaction(given.engine) as s:
+        claim = plans.claim(s, "wrk_a", ("cpu", "auto"), lease_s=20.0)
+        assert claim is not None
+        assert claim.question == FindStudent.model_validate(body)
+        assert set(claim.inputs) == {"dataset", "teacher"}
+        plans.tell(s, claim.id, claim.attempt, "timing a spread of students, 3 done")
+    assert client.get(location).json()["phase"] == "timing a spread of students, 3 done"
+    table = found_by(body).asked_by(claim.question)
+    with db.transaction(given.engine) as s:
+        plans.finish_search(s, claim.id, claim.attempt, table, 2)
+
+    plan = client.get(location).json()
+    assert (plan["state"], plan["phase"], plan["measured"]) == ("measured", None, None)
+    assert plan["students"]["trainings_beside"] == 2
+    (row,) = plan["students"]["rows"]
+    assert (row["spec"]["dataset"], row["spec"]["teacher"]["job"]) == (body["dataset"], body["teacher"]["job"])
+    made = client.post("/v1/jobs", json=row["spec"])
+    assert made.status_code == 201, made.json()
+    assert made.json()["spec"]["latency_budget_ms"] == 15
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"latency_budget_ms": 0}, "/latency_budget_ms"),
+        ({"latency_budget_ms": None}, "/latency_budget_ms"),
+        ({"dataset": "ds_" + "0" * 32}, "/dataset"),
+        ({"teacher": {"job": "job_" + "0" * 32}}, "/teacher/job"),
+        ({"size": {"min_size": 64}}, "/size/max_size"),
+        ({"size": {"min_size": 64, "max_size": 32}}, "/size"),
+        ({"runtime": "tensorrt"}, "/runtime"),
+        ({"threads": 0}, "/threads"),
+        ({"seconds": 1}, "/seconds"),
+        ({"schedule": {"epochs": 3}}, "/schedule"),
+    ],
+)
+def test_a_question_that_can_not_be_answered_is_refused_at_its_field(
+    client: Any, given: Any, changes: dict[str, Any], pointer: str
+) -> None:
+    answer = client.post(PLANS, json=question(given) | changes)
+    assert answer.status_code == 422
+    assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
+    assert counted(given, Plan) == 0
+
+
+def test_a_body_with_a_student_is_a_jobs_whose_budget_is_measured_later(client: Any, given: Any) -> None:
+    plan = client.post(PLANS, json=given.body(latency_budget_ms=15)).json()
+    assert (plan["question"], plan["spec"]["latency_budget_ms"]) == (None, 15)
+    answer = client.post(PLANS, json=given.body(latency_budget_ms=15, runtime="torch"))
+    assert [error["pointer"] for error in answer.json()["errors"]] == ["/runtime"]
+
+
+def test_a_search_that_a_worker_gave_up_says_no_more_how_far_it_is(client: Any, given: Any) -> None:
+    location = client.post(PLANS, json=question(given)).headers["location"]
+    for attempt in (1, 2):
+        with db.transaction(given.engine) as s:
+            claim = plans.claim(s, "wrk_a", ("cpu", "auto"), lease_s=20.0)
+            assert claim is not None
+            plans.tell(s, claim.id, attempt, "timing")
+            plans.lose(s, claim.id, attempt, "it crashed")
+        assert client.get(location).json()["phase"] is None
+    assert client.get(location).json()["error"]["code"] == "worker_lost"

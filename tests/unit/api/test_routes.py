@@ -21,7 +21,6 @@ NAMES = {
     "art": "artifact",
     "ckpt": "checkpoint",
     "std": "study",
-    "evl": "evaluation",
 }
 WRONG = [
     "foo",

@@ -14,6 +14,7 @@ from api.core.settings import Settings
 from api.core.store.local import LocalStore
 from api.core.store.names import BlobStore, StoreAway
 from api.core.store.open import open_store
+from fgd.budget import FindStudent
 from fgd.data import archive
 from fgd.data.index import Image, Index
 from fgd.detector_specs import FCOS
@@ -22,7 +23,7 @@ from fgd.spec import JobSpec
 from fgd.spec_fields import FromJob, FromPath, TeacherFromJob, TeacherFromPath
 from tests.s3 import BOTH_STORES
 from worker import staging
-from worker.staging import Cache, InputGone, stage_checkpoint, staged, work_folder
+from worker.staging import Cache, InputGone, stage_checkpoint, staged, staged_question, work_folder
 
 JOB = "job_" + "0" * 32
 
@@ -250,3 +251,20 @@ def test_a_checkpoint_harmed_on_disk_is_not_staged(store: LocalStore, tmp_path: 
     work = tmp_path / "staged"
     work.mkdir()
     assert stage_checkpoint(store, "jobs/x/a1/ckpt-1.pt", sha256, work) is None
+
+
+def test_a_question_is_staged_with_paths_and_nothing_else_of_it_changes(store: LocalStore, tmp_path: Path) -> None:
+    question = FindStudent(
+        dataset="ds_" + "0" * 32, teacher=TeacherFromJob(job=JOB), latency_budget_ms=7.5, runtime="torch", threads=3
+    )
+    weights = store.put_bytes(b"weights").digest
+    inputs = {"dataset": {"archive": put_archive(store, tmp_path, 9)}, "teacher": {"student.safetensors": weights}}
+    work = tmp_path / "work"
+    work.mkdir()
+    with staged_question(question, inputs, work, cache_of(store, tmp_path)) as file:
+        found = FindStudent.model_validate_json(file.read_bytes())
+        assert isinstance(found.dataset, FromPath)
+        assert (Path(found.dataset.path) / "index.json").is_file()
+        assert isinstance(found.teacher, TeacherFromPath)
+        assert (Path(found.teacher.path) / "student.safetensors").read_bytes() == b"weights"
+        assert found.but(dataset=question.dataset, teacher=question.teacher) == question

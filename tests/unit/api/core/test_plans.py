@@ -15,8 +15,10 @@ from api.core.lifecycle import PlanState
 from api.core.rows import db, leases
 from api.core.rows.tables import DEFAULT_PROJECT, Plan
 from api.core.settings import Settings
+from fgd.budget import BudgetTable
 from fgd.outline import Measurement
 from fgd.spec import SubmitJob
+from worker import student_search
 from worker.child_answer import Refused
 from worker.leased_child import TAIL, ChildBroken
 from worker.rehearsal import ending
@@ -212,3 +214,21 @@ def test_a_rehearsal_that_was_killed_or_left_no_answer_is_tried_again(tmp_path: 
     (tmp_path / TAIL).write_text("x")
     for code in (-9, 0, 1, 2):
         assert isinstance(ending(code, tmp_path), ChildBroken)
+
+
+def test_the_answer_of_a_search_is_read(tmp_path: Path) -> None:
+    table = {
+        "latency_budget_ms": 15.0, "runtime": "torch", "threads": 1, "device": "x", "message": "m", "fits": False,
+        "missed_by_ms": 2.0, "noise": 1.0, "waited_share": 0.0, "rows": [], "teacher": None, "candidates": 1,
+        "timed": 1, "seconds": 1.0, "warnings": [],
+    }  # fmt: skip
+    (tmp_path / TAIL).write_text("last words")
+    file = tmp_path / student_search.ANSWER
+    file.write_text(json.dumps(table))
+    found = student_search.ending(0, tmp_path)
+    assert isinstance(found, BudgetTable)
+    assert found.model_dump(mode="json") == table
+    file.write_text(json.dumps({"error": {"code": "user_error", "message": "no", "pointer": "/teacher"}}))
+    assert student_search.ending(2, tmp_path) == Refused("user_error", "no", "/teacher")
+    file.write_text(json.dumps(table | {"rows": 3}))
+    assert isinstance(student_search.ending(0, tmp_path), ChildBroken)
