@@ -96,7 +96,7 @@ def answered(arguments: argparse.Namespace) -> dict[str, Any]:
         question = read_question(arguments.spec)
     if question is None:
         return plan(read_spec(arguments.spec, staged=staged))
-    emit = events_to(arguments.events_fd) if arguments.events_fd is not None else log_phase
+    emit = events_to(arguments.events_fd, None) if arguments.events_fd is not None else log_phase
     return find_student(question, emit).model_dump(mode="json")
 
 

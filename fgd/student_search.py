@@ -139,8 +139,9 @@ def students() -> Iterator[DetectorSpec]:
     """Families x trunks x widths; of a family with several versions the first."""
     for family in members(DetectorSpec):
         if issubclass(family, TorchvisionTrunk):
+            build: Callable[..., DetectorSpec] = family
             for trunk in get_args(Trunk):
-                yield from (family(backbone=trunk, fpn_channels=width) for width in WIDTHS)
+                yield from (build(backbone=trunk, fpn_channels=width) for width in WIDTHS)
 
 
 def candidates(figures: Figures, sizes: Sequence[Size], teacher: DetectorSpec | None) -> tuple[Candidate, ...]:
@@ -323,16 +324,16 @@ def explore(
             time(each)
     in_vain = 0
     while clock() < until and in_vain < IN_VAIN:
-        each_or_none = next_to_time(costs, timed, left_out, budget_ms)
-        if each_or_none is None:
+        chosen = next_to_time(costs, timed, left_out, budget_ms)
+        if chosen is None:
             in_vain += 1
-            each_or_none = worth_a_look(costs, timed, left_out, budget_ms)
-        if (each := each_or_none) is None:
+            chosen = worth_a_look(costs, timed, left_out, budget_ms)
+        if chosen is None:
             break
         said = best_said(costs, timed, budget_ms)
         tell(f"closing in on {budget_ms:g} ms, {len(timed)} of {len(costs)} students timed; {said}")
-        time(each)
-        if timed.get(each, math.inf) <= budget_ms:
+        time(chosen)
+        if timed.get(chosen, math.inf) <= budget_ms:
             in_vain = 0
     return Explored(timed, left_out)
 

@@ -220,7 +220,7 @@ def of_rests(shop: Workshop, family: type[DetectorSpec], trunk: str, size: Size)
     counts = [of_whole(shop.recipe(family(backbone=trunk, fpn_channels=width), size)) for width in some]
     parameters = np.polyfit(some, [each.parameters for each in counts], 2)
     gflops = np.polyfit(some, [each.rest_gflops for each in counts], 2)
-    return {w: Cost(round(np.polyval(parameters, w)), 0.0, float(np.polyval(gflops, w))) for w in WIDTHS}
+    return {w: Cost(round(float(np.polyval(parameters, w))), 0.0, float(np.polyval(gflops, w))) for w in WIDTHS}
 
 
 def of_whole(recipe: Recipe) -> Cost:
