@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-unit test-long matrix test-isa gpu gpu-wheels lint format lock parity study families resume digests fuzz bench bench-service images chaos soak clean
+.PHONY: help install demo serve test test-unit test-long test-browser matrix test-isa gpu gpu-wheels lint format lock parity study families resume digests fuzz bench bench-service images chaos soak clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -29,17 +29,21 @@ serve: $(READY) ## the API and a worker on 127.0.0.1:8000; DATA_ROOTS=/a:/b allo
 	@$(if $(DATA_ROOTS),FGD_DATA_ROOTS="$(DATA_ROOTS)") $(BIN)/fgd serve
 
 test: $(READY) ## unit, parity, real servers and real trainings; under 15 minutes on 2 cores
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25 --durations-min=2 -m "not gpu and not e2e and not long and not chaos and not images and not matrix"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 --durations-min=5 -m "e2e and not gpu and not chaos and not images and not matrix"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25 --durations-min=2 -m "not gpu and not e2e and not long and not chaos and not images and not matrix and not browser"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 --durations-min=5 -m "e2e and not gpu and not chaos and not images and not matrix and not browser"
 
 test-long: $(READY) ## the tests of ten seconds and more that `make test` leaves out; 3 minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not gpu"
+
+test-browser: $(READY) ## the dashboard's pages in a real Chromium, which it brings if it can; 2 minutes
+	@$(BIN)/python -m tests.browser.bring
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -rs -m browser tests/browser
 
 images: $(READY) ## build the API's image without Docker, by running its Dockerfile in a folder; a few minutes
 	@$(BIN)/python -m pytest -m images tests/e2e/test_images.py
 
 test-unit: $(READY) ## the fast tests; a few minutes
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not e2e and not slow and not chaos and not images and not matrix"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not e2e and not slow and not chaos and not images and not matrix and not browser"
 
 matrix: $(READY) ## every method between every two families, on tiny networks; a minute or two
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/unit/methods/test_matrix.py

@@ -117,6 +117,7 @@ DatasetInPath = Annotated[str, named("dataset", "ds"), in_path("ds")]
 ModelInPath = Annotated[str, named("model", "mdl"), in_path("mdl")]
 PlanInPath = Annotated[str, named("plan", "plan"), in_path("plan")]
 StudyInPath = Annotated[str, named("study", "std"), in_path("std")]
+EvaluationInPath = Annotated[str, named("evaluation", "evl"), in_path("evl")]
 ArtifactInPath = Annotated[str, named("artifact", "art"), in_path("art")]
 CheckpointInPath = Annotated[str, named("checkpoint", "ckpt"), in_path("ckpt")]
 WeightsInPath = Annotated[str, named("checkpoint", "ckpt", "last", "best"), in_path("ckpt", "last", "best")]
@@ -124,8 +125,8 @@ WeightsInPath = Annotated[str, named("checkpoint", "ckpt", "last", "best"), in_p
 
 IF_NONE_MATCH = "Answer 304 if this is still the ETag."
 PREFER = (
-    "wait=30: answer at the first change since If-None-Match (without it: since now), or for a new plan when it is "
-    "measured; at the latest after this many seconds, at most 60 (RFC 7240)."
+    "wait=30: answer at the first change since If-None-Match (without it: since now), or for something new when "
+    "it has ended; at the latest after this many seconds, at most 60 (RFC 7240)."
 )
 
 IfMatch = Annotated[str | None, Header(description="Answer 412 unless this is still the ETag.")]

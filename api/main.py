@@ -21,7 +21,7 @@ from api.core.settings import Settings, check_bind
 from api.core.store.open import open_store, room_of
 from api.core.sweeper import Sweeper, sweeping
 from api.deps import Service
-from api.http import docs
+from api.http import docs, web
 from api.http.middleware import Border, Heads
 from api.http.startup import PlainStart, ending_if_unsafe
 from api.live import Changes, Places, told_of_signals
@@ -30,6 +30,7 @@ from api.routes import (
     artifacts,
     catalogue,
     datasets,
+    evaluations,
     health,
     job_history,
     jobs,
@@ -37,6 +38,7 @@ from api.routes import (
     plans,
     samples,
     studies,
+    summaries,
     workers,
 )
 from fgd.process.secrets import hide_secrets
@@ -45,10 +47,12 @@ PARTS = (
     jobs,
     job_history,
     studies,
+    summaries,
     plans,
     datasets,
     samples,
     models,
+    evaluations,
     artifacts,
     catalogue,
     workers,
@@ -114,6 +118,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     for part in PARTS:
         app.router.routes.extend(part.router.routes)  # include_router would match each path twice
+    web.install(app)
     docs.install(app)
     errors.install(app)
     app.add_middleware(Heads)

@@ -18,6 +18,7 @@ from api.core.errors import Fault, Invalid
 from api.core.index_pieces import ImagePiece
 from api.core.jobs.curves import FEWEST, Window
 from api.core.jobs.selection import Selection
+from api.core.jobs.summaries import Wanted
 from api.core.lifecycle import (
     DatasetState,
     FailureCode,
@@ -25,11 +26,13 @@ from api.core.lifecycle import (
     PlanState,
     Requested,
     State,
+    TaskState,
     signal_name,
 )
 from api.core.promotion import PromotableWeights
 from api.core.rows.tables import Artifact, Attempt, Job, JobEvent, WorkerRow
 from fgd.budget import BudgetTable, FindStudent
+from fgd.evaluated import EvaluationResult
 from fgd.outline import Measurement, Outline
 from fgd.spec import Metadata, Priority
 from fgd.spec_fields import Name, Spec
@@ -103,6 +106,58 @@ class JobPage(View):
     items: list[JobView]
     next: str | None
     """Cursor of the next page; null on the last."""
+
+
+class SummaryView(View):
+    """A line of a table of jobs."""
+
+    id: str
+    name: str
+    state: State
+    phase: str | None
+    requested: Requested | None
+    metadata: dict[str, str]
+    priority: int
+    attempt: int
+    version: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    step: int
+    total_steps: int | None
+    epoch: int
+    epochs: int | None
+    left_s: float | None
+    """Seconds until the last step at the present speed; null if that is unknown."""
+    ap: float | None
+    """Of the last evaluation on the validation images, 0-100."""
+    ap_step: int | None
+    """When that was."""
+    control: str | None
+    """The job that trains the same student on the same data, with the same schedule and seed, without a teacher; null
+    for a job without a teacher, and where no such job has been evaluated."""
+    control_ap: float | None
+    """Of its last evaluation."""
+    gain: float | None
+    """AP minus that of the control after the same step. While one of the two is behind, both are compared where that
+    one was last evaluated."""
+    student: str
+    """Family and trunk."""
+    methods: list[str]
+    teacher: str | None
+    """The job or model that teaches; null also for weights in a folder."""
+    dataset: str
+    dataset_name: str
+    why: str | None
+    """Why it waits, or why it failed."""
+
+
+class SummaryTable(View):
+    items: list[SummaryView]
+    total: int
+    """How many jobs match all filters."""
+    states: dict[str, int]
+    """How many jobs of each state match the other filters."""
 
 
 class Cancel(Spec):
@@ -529,6 +584,29 @@ class JobsQuery(PageQuery):
         return found
 
 
+class SummaryQuery(Spec):
+    state: Annotated[tuple[State, ...], Field(max_length=32)] = ()
+    """One of these; may be given several times."""
+    search: Words = ""
+    """Text in the name or in a label, or a whole id. Letter case does not count."""
+    id: Annotated[tuple[Words, ...], Field(max_length=200)] = ()
+    """One of these; may be given several times."""
+    worse: bool = False
+    """Only jobs with a teacher that are worse than their control."""
+    sort: Literal["created", "name", "state", "ap", "gain", "-created", "-name", "-state", "-ap", "-gain"] = "-created"
+    """With "-" the greatest first. Jobs without a value come last."""
+    offset: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Leave out the first jobs."""
+    limit: Annotated[int, Field(ge=1, le=200)] = 100
+
+    def wanted(self) -> Wanted:
+        order = self.sort.removeprefix("-")
+        return Wanted(
+            frozenset(self.state), self.search, self.id, self.worse, order,  # type: ignore[arg-type]
+            self.sort.startswith("-"), self.offset, self.limit,
+        )  # fmt: skip
+
+
 _LABEL = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 
 
@@ -576,7 +654,9 @@ class StudentsView(BudgetTable):
     """Trainings that ran on the worker's host at the same time."""
 
 
-class PlanErrorView(View):
+class ErrorView(View):
+    """Why what a worker tried came to nothing."""
+
     code: str
     message: str
     pointer: str
@@ -601,11 +681,83 @@ class PlanView(View):
     """What was asked, if a student was asked for."""
     students: StudentsView | None
     """The students that were found; null until they are."""
-    error: PlanErrorView | None
+    error: ErrorView | None
     """Why it could not be measured. The job would probably fail in the same way."""
     created_at: datetime
     finished_at: datetime | None
     version: int
+
+
+# --- what a worker works out ----------------------------------------------------------------------------------
+
+
+class FileView(View):
+    role: str
+    """What it is; the end of its URL."""
+    name: str
+    size: int
+    """Bytes."""
+    sha256: str
+    media_type: str
+    url: str
+
+
+class TaskView(View):
+    """What all of them have."""
+
+    id: str
+    state: TaskState
+    waiting_reason: str | None
+    """Why no worker is at it yet; null: one is, or it has ended."""
+    files: list[FileView]
+    """To download, once it has succeeded."""
+    error: ErrorView | None
+    """Why it failed."""
+    created_at: datetime
+    finished_at: datetime | None
+    version: int
+
+
+class NetworkView(TaskView):
+    """And the network that it is about."""
+
+    model: str | None
+    job: str | None
+    network: Literal["student", "teacher"]
+    which: Literal["last", "best"]
+
+
+class ClassesView(View):
+    """Classes are matched by name; letter case, blanks, "_" and "-" do not matter."""
+
+    shared: list[str]
+    """Those that data set and network have: the figures are of these."""
+    renamed: dict[str, str]
+    """Of these the ones that the network spells in another way: the data set's name, and the network's."""
+    only_dataset: list[str]
+    """The network does not know them; their boxes are left out."""
+    only_network: list[str]
+    """The data set does not have them; detections of these are left out."""
+
+
+class EvaluationView(NetworkView):
+    dataset: str
+    split: Literal["train", "val", "test"]
+    min_size: int
+    max_size: int
+    """Sides after resizing."""
+    batch_size: int
+    device: Literal["auto", "cpu", "cuda"]
+    confusion_score: float
+    classes: ClassesView
+    result: EvaluationResult | None
+    """Null until it has succeeded."""
+
+
+class EvaluationPage(View):
+    items: list[EvaluationView]
+    next: str | None
+    """Send it as `cursor` for the next page; null: this was the last."""
 
 
 class SampleQuery(Spec):

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import orjson
 from sqlalchemy import Text, bindparam, cast, null, select
 
-from api.core import plans
+from api.core import plans, tasks
 from api.core.jobs import waiting
 from api.core.lifecycle import DatasetState, FailureCode, ModelState, State, advice
 from api.core.rows import lookup
-from api.core.rows.columns import Noun
+from api.core.rows.columns import Noun, Task
 from api.core.rows.db import Columns, Query, Reader
-from api.core.rows.tables import Dataset, Job, Model, Plan, StudyJob
+from api.core.rows.tables import Dataset, Evaluation, Job, Model, Plan, StudyJob
 from api.schemas import MeasuredView
 from fgd.recipe import Recipe
 from fgd.stored import text_without_retired
@@ -157,6 +157,33 @@ def _plans_wait(s: Reader, rows: Sequence[Columns], lease_s: float) -> Mapping[s
     return {row.id: {"waiting_reason": plans.waiting_reason(s, row, lease_s)} for row in rows}
 
 
+def _task(task: JSON, path: str) -> None:
+    """The request's fields are the answer's own."""
+    del task["lease_owner"]
+    task |= orjson.loads(task.pop("request"))
+    files = orjson.loads(task["files"] or "[]")
+    task["files"] = [{**file, "url": f"{path}/{task['id']}/{file['role']}"} for file in files]
+
+
+def _tasks_wait(s: Reader, rows: Sequence[Columns], lease_s: float) -> Mapping[str, JSON]:
+    return {row.id: {"waiting_reason": tasks.waiting_reason(s, row, lease_s)} for row in rows}
+
+
+def _of_tasks(path: str, table: type[Task]) -> Resource:
+    return Resource(
+        path,
+        table,
+        [
+            *(table.id, table.state, table.created_at, table.finished_at, table.version),
+            *(table.lease_owner, table.device),  # for the reason why it waits
+        ],
+        [table.request, table.result, table.files, table.error],
+        partial(_task, path=path),
+        _tasks_wait,
+        at_once=20,
+    )
+
+
 JOBS = Resource(
     "/v1/jobs",
     Job,
@@ -212,3 +239,4 @@ PLANS = Resource(
     _plan,
     _plans_wait,
 )
+EVALUATIONS = _of_tasks("/v1/evaluations", Evaluation)

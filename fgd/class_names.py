@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 BACKGROUND = "__background__"
 """How torchvision's lists of classes begin: the name of label 0, which a recipe does not name."""
@@ -36,6 +37,34 @@ def shared_labels(ours: Sequence[str], theirs: Sequence[str]) -> dict[int, int]:
         elif ours_loose[_loose(name)] == 1 and _loose(name) in loose:
             found[label] = loose[_loose(name)]
     return found
+
+
+@dataclass(frozen=True)
+class ClassMatch:
+    """Of the classes of a data set and of a network, by name."""
+
+    labels: Mapping[int, int]
+    """The data set's label -> the network's, of each class that both know."""
+    shared: tuple[str, ...]
+    """Those, as the data set calls them."""
+    renamed: Mapping[str, str]
+    """Of these the ones that the network spells in another way: the data set's name -> the network's."""
+    only_dataset: tuple[str, ...]
+    only_network: tuple[str, ...]
+
+
+def match_classes(dataset: Sequence[str], network: Sequence[str]) -> ClassMatch:
+    labels = shared_labels(dataset, network)
+    pairs = {dataset[ours - 1]: network[theirs - 1] for ours, theirs in labels.items()}
+    known = set(labels.values())
+    others = [name for label, name in enumerate(network, start=1) if label not in known and not is_placeholder(name)]
+    return ClassMatch(
+        labels=labels,
+        shared=tuple(pairs),
+        renamed={name: theirs for name, theirs in pairs.items() if name != theirs},
+        only_dataset=tuple(name for label, name in enumerate(dataset, start=1) if label not in labels),
+        only_network=tuple(others),
+    )
 
 
 def _loose(name: str) -> str:

@@ -67,6 +67,8 @@ class Outline(PlanPart):
     images: dict[str, int]
     """Of each split."""
     images_per_step: int
+    unlabelled_per_step: int = 0
+    """Images without labels, beside those. The teacher runs its head on them."""
     steps_per_epoch: int
     left_over: int
     """Images that no step of an epoch uses; others in each epoch."""
@@ -122,12 +124,14 @@ def outline(
     per_step = schedule.batch_size * schedule.accumulate
     if teacher is not None:
         spec.refuse_pair(teacher)
+        refuse_unlabelled(spec, images.get("unlabelled", 0), classes, teacher_classes)
     return Outline(
         levels=levels(spec.student, teacher),
         adapters=tuple(adapters(spec, teacher)) if teacher is not None else (),
         sizes=sizes(schedule),
         images=dict(images),
         images_per_step=per_step,
+        unlabelled_per_step=unlabelled_per_step(spec),
         steps_per_epoch=per_epoch,
         left_over=images.get("train", 0) - per_epoch * per_step,
         total_steps=per_epoch * schedule.epochs,
@@ -135,6 +139,8 @@ def outline(
         warnings=(
             *without_effect(schedule, per_epoch),
             *idle_resources(spec),
+            *idle_unlabelled(spec),
+            *(unfound_classes(spec, classes, teacher_classes) if teacher_classes else ()),
             *(unlike_classes(classes, teacher_classes) if teacher_classes else ()),
         ),
     )
@@ -208,25 +214,80 @@ def unlike_classes(classes: Sequence[str], theirs: Sequence[str]) -> Iterator[Pl
         yield PlanWarning(pointer="/teacher", message=message)
 
 
+def unlabelled_per_step(spec: JobSpec) -> int:
+    return spec.unlabelled.per_step(spec.schedule, spec.resources.devices) if spec.unlabelled is not None else 0
+
+
+def refuse_unlabelled(
+    spec: JobSpec, images: int, classes: Sequence[str] = (), teacher_classes: Sequence[str] = ()
+) -> None:
+    """Raise SpecError for a job that is to learn from unlabelled images, of which there are none, or whose teacher can
+    find nothing in them.
+
+    images: of the unlabelled split. classes: of the data set; none: they are not known.
+    """
+    if spec.unlabelled is None:
+        return
+    if images == 0:
+        raise SpecError(
+            "the data set has no unlabelled split: put images into a folder that is called unlabelled and add the data "
+            "set again, or leave this out",
+            "/unlabelled",
+        )
+    if classes and teacher_classes and not shared_labels(classes, teacher_classes):
+        raise SpecError(
+            "the teacher knows none of the data set's classes by name, so it can find no box of them in unlabelled "
+            "images; take a teacher that does, or leave this out",
+            "/unlabelled",
+        )
+
+
+def unfound_classes(spec: JobSpec, classes: Sequence[str], theirs: Sequence[str]) -> Iterator[PlanWarning]:
+    """What pseudo-labels of a teacher that knows some of the classes mean."""
+    if spec.unlabelled is None or not spec.unlabelled.pseudo_labels:
+        return
+    known = shared_labels(classes, theirs)
+    if unknown := [name for label, name in enumerate(classes, start=1) if label not in known]:
+        message = (
+            f"the teacher does not know {', '.join(unknown)}: their objects in unlabelled images are trained as "
+            "background"
+        )
+        yield PlanWarning(pointer="/unlabelled/pseudo_labels", message=message)
+
+
+def idle_unlabelled(spec: JobSpec) -> Iterator[PlanWarning]:
+    chosen = spec.unlabelled
+    if chosen is None:
+        return
+    if not chosen.pseudo_labels and chosen.weight != type(chosen).model_fields["weight"].default:
+        yield PlanWarning(pointer="/unlabelled/weight", message="without pseudo_labels it has no effect")
+    if chosen.pseudo_labels and chosen.weight == 0:
+        message = "its weight is 0: it has no effect"
+        yield PlanWarning(pointer="/unlabelled/pseudo_labels", message=message)
+
+
 def refuse_single_values(spec: JobSpec, squarest: float) -> None:
     """Raise SpecError for a batch that torch would refuse: of one image whose coarsest map has one cell, so that a
     batch norm has one value a channel.
 
     squarest: longer by shorter side of the training image nearest to a square.
     """
-    schedule, crop = spec.schedule, spec.schedule.augment.crop
-    if schedule.batch_size > spec.resources.devices or not spec.student.batch_norms():
+    schedule, crop, devices = spec.schedule, spec.schedule.augment.crop, spec.resources.devices
+    of_labelled = schedule.batch_size <= devices
+    of_unlabelled = 0 < unlabelled_per_step(spec) < 2 * schedule.accumulate * devices
+    if not (of_labelled or of_unlabelled) or not spec.student.batch_norms():
         return
     ratio = max(1.0, squarest / crop.max_aspect_change) if crop is not None and crop.probability else squarest
     for place, size in enumerate(sizes(schedule)):
         if size.min_size > ONE_CELL or min(size.min_size * ratio, size.max_size) >= ONE_CELL + 1:
             continue
         pointer = f"/schedule/scales/{place}" if schedule.scales else "/schedule/batch_size"
+        pointer = pointer if devices == 1 else "/resources/devices"
+        more = "a batch_size of 2 or more for each of resources.devices" if of_labelled else "a larger ratio"
         raise SpecError(
             f"with one image to each forward pass, batch normalisation gets one value a channel at {size.min_size} px, "
-            "which torch refuses; take a batch_size of 2 or more for each of resources.devices, sizes of 64 or more, "
-            'or norm "group"',
-            pointer if spec.resources.devices == 1 else "/resources/devices",
+            f'which torch refuses; take {more}, sizes of 64 or more, or norm "group"',
+            pointer if of_labelled else "/unlabelled/ratio",
         )
 
 

@@ -14,22 +14,17 @@ Exit codes: 0; 1 it cannot be trained so, 2 the spec is wrong or a path leads no
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from fgd.budget import BudgetTable, FindStudent, is_question, milliseconds
-from fgd.errors import ArgumentError, DatasetError, FGDError, SpecError
+from fgd.errors import ArgumentError, DatasetError, SpecError
 from fgd.events import Emit, Event, Phase
 from fgd.outline import outline
-from fgd.process import landlock, lifeline
-from fgd.process.error_causes import code_of
-from fgd.process.exit_codes import exit_code
+from fgd.process import answer
 from fgd.spec import JobSpec
 from fgd.spec_fields import FromPath, TeacherFromPath
 from fgd.text import strict_json
@@ -39,26 +34,17 @@ from fgd.train import events_to, read_spec
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    if arguments.parent_fd is not None:
-        landlock.keep_apart()  # first: it counts for threads that are started afterwards
-        lifeline.die_with_parent(arguments.parent_fd)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in fgd.train; must be set before torch loads
-    code, answer = 0, {}
-    try:
-        answer = answered(arguments)
-    except Exception as error:
-        code, answer = exit_code(error), {"error": told(error)}
-    if arguments.table and "rows" in answer:
-        from fgd.text.budget_table import print_table
+    return answer.answered(arguments, lambda: answered(arguments), print_students if arguments.table else None)
 
-        print_table(BudgetTable.model_validate(answer))
-        return code
-    text = json.dumps(answer, indent=2) + "\n"
-    if arguments.out is None:
-        print(text, end="")
-    else:
-        arguments.out.write_text(text)
-    return code
+
+def print_students(told: dict[str, Any]) -> bool:
+    """As a table; False: it is none."""
+    if "rows" not in told:
+        return False
+    from fgd.text.budget_table import print_table
+
+    print_table(BudgetTable.model_validate(told))
+    return True
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -184,14 +170,6 @@ def log_phase(event: Event) -> None:
 
 def log(event: Event) -> None:
     print(event.model_dump_json(), file=sys.stderr)
-
-
-def told(error: Exception) -> dict[str, str]:
-    if isinstance(error, FGDError):
-        message = getattr(error, "message", None) or str(error)
-        return {"code": error.code, "message": message, "pointer": getattr(error, "pointer", "")}
-    traceback.print_exc()
-    return {"code": code_of(error), "message": f"{type(error).__name__}: {error}"[:4000], "pointer": ""}
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from fgd.errors import SpecError
 from fgd.method_specs import unserved
 from fgd.plugins import AnyMethod
 from fgd.spec_fields import (
+    Bool,
     DatasetRef,
     Float,
     Int,
@@ -264,6 +265,28 @@ class LatencyBudget(Spec):
     """Processor threads that one image gets. Default: as many as the training has."""
 
 
+# --- images without labels ------------------------------------------------------------------------------------
+
+
+class Unlabelled(Spec):
+    """How images of the data set's unlabelled split teach: the boxes that the teacher is sure of stand for labels."""
+
+    ratio: Annotated[Float, Field(gt=0, le=64)] = 1.0
+    """Unlabelled images for each labelled one, in each step: as many as come nearest to it, and at least one for each
+    device. The labelled images are the same in the same order with and without them."""
+    score: Annotated[Float, Field(ge=0.05, le=1)] = 0.5
+    """Detections of the teacher with a lower score are left out. An image without any counts as background."""
+    pseudo_labels: Bool = False
+    """Also train the student's own losses on these boxes. Otherwise they serve the methods only, such as for masks."""
+    weight: NonNegativeFloat = 1.0
+    """Only for `pseudo_labels`: of these losses, beside 1 for those of the labelled images."""
+
+    def per_step(self, schedule: Schedule, devices: int) -> int:
+        """How many images."""
+        each = round(self.ratio * schedule.batch_size * schedule.accumulate / devices)
+        return devices * max(1, each)
+
+
 # --- the job --------------------------------------------------------------------------------------------------
 
 
@@ -279,6 +302,8 @@ class JobSpec(Spec):
     """Distillation methods, whose losses are added; [] is plain training."""
     schedule: Schedule = Schedule()
     resources: Resources = Resources()
+    unlabelled: Unlabelled | None = None
+    """Learn from the images of the data set's unlabelled split too; null: they are not used."""
     seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
     """Initial weights, data order and augmentation all follow from it."""
     latency_budget_ms: Milliseconds | None = None
@@ -359,6 +384,16 @@ class JobSpec(Spec):
                 if why := unserved(method, info.data["student"]):
                     raise PydanticCustomError("method_not_served", "{why}", {"at": str(place), "why": why})
         return methods
+
+    @field_validator("unlabelled")
+    @classmethod
+    def _somebody_labels(cls, unlabelled: Unlabelled | None, info: ValidationInfo) -> Unlabelled | None:
+        if unlabelled is not None and "methods" in info.data and not info.data["methods"]:
+            raise ValueError(
+                "images without labels teach through a teacher and methods: name them, or leave this out; plain "
+                "training, such as a control, has labels only"
+            )
+        return unlabelled
 
     def needs(self) -> frozenset[Need]:
         """What the methods take of both networks, all together."""

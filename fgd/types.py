@@ -142,7 +142,8 @@ class View:
     features: Mapping[str, Tensor]
     """Level of `Pair.levels` -> N x C x H x W of any precision."""
     predictions: Predictions | None = None
-    """Always the student's; the teacher's if a method of the job takes logits, boxes or distributions."""
+    """The student's, but for unlabelled images that nothing asks its head about; the teacher's if a method of the job
+    takes logits, boxes or distributions."""
     towers: Mapping[str, HeadTower] = field(default_factory=dict)
     regions: Callable[[Sequence[Tensor]], Regions] | None = None
     """The second stage's answers to these proposals of each image."""

@@ -22,7 +22,7 @@ from fgd.process.secrets import hide_secrets
 from worker import bell_consumer
 from worker.host import DATABASE_AWAY, Host
 from worker.poller import Poller
-from worker.slots import IMPORTS, PLANS
+from worker.slots import BESIDE
 from worker.take import look
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def on_init(conf: Any = None, **_: Any) -> None:
     keep_private()
     log_plainly()
     poller = open_poller()
-    conf.worker_concurrency = poller.host.trainings + IMPORTS + PLANS  # a full worker leaves bells to others
+    conf.worker_concurrency = poller.host.trainings + sum(BESIDE.values())  # a full worker leaves bells to others
 
 
 def on_shutting_down(**_: Any) -> None:

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["cpu", "cuda", "import", "plan"]
-IMPORTS, PLANS = 2, 1
-"""At once on a host: while one import reads something large, the small one behind it goes on."""
+Kind = Literal["cpu", "cuda", "import", "plan", "evaluation"]
+BESIDE: dict[Kind, int] = {"plan": 1, "import": 2, "evaluation": 1}
+"""What is done beside trainings, and how many at once on a host: while one import reads something large, the small one
+behind it goes on; an evaluation may take hours, and holds up no plan."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,7 @@ class Slot:
 
 @dataclass
 class Slots:
-    """Device slots for trainings; and apart from them, a lane for imports of data sets and models, and one for plans.
-
-    None of the three waits for another."""
+    """Device slots for trainings; and apart from them, the lanes of BESIDE. None waits for another."""
 
     slots: list[Slot]
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -44,7 +43,7 @@ class Slots:
     def on_host(cls, cpu: int, gpus: Sequence[str]) -> Slots:
         """One slot a GPU, `cpu` slots for trainings on the processor."""
         trainings = [Slot("cuda", gpu) for gpu in gpus] + [Slot("cpu")] * cpu
-        return cls([*trainings, *[Slot("import")] * IMPORTS, *[Slot("plan")] * PLANS])
+        return cls([*trainings, *(Slot(kind) for kind, count in BESIDE.items() for _ in range(count))])
 
     def free(self, kind: Kind) -> int:
         return sum(slot.kind == kind for slot in self.slots)

@@ -164,14 +164,14 @@ def staged(spec: JobSpec, inputs: Inputs, folder: Path, cache: Cache) -> Iterato
     with cache.dataset(inputs["dataset"]["archive"]) as dataset:
         changes: dict[str, object] = {"dataset": FromPath(path=str(dataset))}
         if spec.teacher is not None:
-            teacher = _folder_of(cache.store, inputs["teacher"], folder / "teacher")
+            teacher = stage_files(cache.store, inputs["teacher"], folder / "teacher")
             changes["teacher"] = TeacherFromPath(path=str(teacher), allow_unfit=spec.teacher.allow_unfit)
         student: dict[str, object] = {}
         if spec.student.inherit is not None:
-            inherit = _folder_of(cache.store, inputs["inherit"], folder / "inherit")
+            inherit = stage_files(cache.store, inputs["inherit"], folder / "inherit")
             student["inherit"] = FromPath(path=str(inherit))
         if not isinstance(spec.student.weights, str):
-            begin = _folder_of(cache.store, inputs["weights"], folder / "weights")
+            begin = stage_files(cache.store, inputs["weights"], folder / "weights")
             student["weights"] = FromPath(path=str(begin))
         if student:
             changes["student"] = spec.student.but(**student)
@@ -186,14 +186,15 @@ def staged_question(question: FindStudent, inputs: Inputs, folder: Path, cache: 
     with cache.dataset(inputs["dataset"]["archive"]) as dataset:
         changes: dict[str, object] = {"dataset": FromPath(path=str(dataset))}
         if question.teacher is not None:
-            teacher = _folder_of(cache.store, inputs["teacher"], folder / "teacher")
+            teacher = stage_files(cache.store, inputs["teacher"], folder / "teacher")
             changes["teacher"] = TeacherFromPath(path=str(teacher))
         file = folder / "question.json"
         file.write_text(question.but(**changes).model_dump_json(indent=2))
         yield file
 
 
-def _folder_of(store: BlobStore, files: Mapping[str, str], folder: Path) -> Path:
+def stage_files(store: BlobStore, files: Mapping[str, str], folder: Path) -> Path:
+    """A new folder with these blobs under their names. Raises InputGone."""
     shutil.rmtree(folder, ignore_errors=True)  # of a try that the store broke off
     folder.mkdir()
     for name, digest in files.items():

@@ -12,10 +12,10 @@ from sqlalchemy.orm import Session
 
 from api.core.jobs import attempts, queue_order
 from fgd.process.failpoints import reach
-from worker import dataset_import, leased_child, model_import, rehearsal
+from worker import dataset_import, evaluation, leased_child, model_import, rehearsal
 from worker.host import Host
 from worker.leased_child import LeasedChild
-from worker.slots import Kind, Slot
+from worker.slots import BESIDE, Kind, Slot
 from worker.supervisor import supervise
 
 logger = logging.getLogger(__name__)
@@ -34,13 +34,10 @@ WORK = (
     Work(rehearsal.claim, lanes=("cuda", "plan")),
     Work(dataset_import.claim),
     Work(model_import.claim),
+    Work(evaluation.claim, lanes=("cuda", "evaluation")),
 )
 """Whatever comes first is taken first."""
-DEVICES: dict[Kind, Sequence[str]] = {
-    "cuda": ("cuda", "auto"),
-    "plan": ("cpu", "auto"),
-    "import": ("cpu", "auto"),
-}
+DEVICES: dict[Kind, Sequence[str]] = {"cuda": ("cuda", "auto"), **dict.fromkeys(BESIDE, ("cpu", "auto"))}
 """What the lanes of WORK offer, best first: a GPU that is free, else the processor, unless it must be a GPU."""
 
 
@@ -52,7 +49,7 @@ def look(host: Host) -> None:
 
 def take(host: Host) -> Callable[[], None] | None:
     """Claim what fits a free slot. Call what it returns in a thread that has time."""
-    with host.slots.asking("cuda", "cpu", "plan", "import") as take_slot:
+    with host.slots.asking("cpu", *DEVICES) as take_slot:
         if take_slot is None or not host.announced.is_set() or host.complaint() is not None:
             return None
         asked_at = time.monotonic()

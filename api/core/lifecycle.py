@@ -207,6 +207,15 @@ class PlanState(StrEnum):
     failed = "failed"
 
 
+class TaskState(StrEnum):
+    """Of an evaluation."""
+
+    pending = "pending"
+    """A worker has not finished it yet; `waiting_reason` says whether one has begun."""
+    succeeded = "succeeded"
+    failed = "failed"
+
+
 class ModelState(StrEnum):
     awaiting_upload = "awaiting_upload"
     verifying = "verifying"

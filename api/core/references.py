@@ -22,7 +22,7 @@ from api.core.store.names import Blob, BlobStore, DigestMismatch
 from fgd import weights_file
 from fgd.detector_specs import DetectorSpec
 from fgd.errors import SpecError, WeightsError
-from fgd.outline import refuse_single_values
+from fgd.outline import refuse_single_values, refuse_unlabelled
 from fgd.recipe import Recipe
 from fgd.references import NamedWeights, named_weights
 from fgd.result_files import BEST, RECIPE, WEIGHTS, Which, file_with
@@ -115,6 +115,11 @@ def resolve(
         except SpecError as error:
             found.fault(error.pointer, "single_values", error.message)
         ours = dataset.classes or []
+        try:
+            bare = (dataset.splits or {}).get("unlabelled", {}).get("images", 0)
+            refuse_unlabelled(spec, bare, ours, teacher.recipe.classes if teacher is not None else ())
+        except SpecError as error:
+            found.fault(error.pointer, "unlabelled_unusable", error.message)
         if teacher is not None and spec.compares_classes():  # by name: the order does not matter
             _check_classes(sorted(teacher.recipe.classes), sorted(ours), "/teacher", found)
         if inherit is not None:  # its class logits are copied one by one
@@ -207,23 +212,35 @@ def _dataset(s: Session, project_id: str, spec: JobSpec, found: Findings, inputs
         )
         found.fault("/dataset", "dataset_not_registered", detail)
         return None
-    dataset = s.scalar(select(Dataset).where(Dataset.project_id == project_id, Dataset.id == spec.dataset))
+    dataset = of_dataset(s, project_id, spec.dataset, "/dataset", found)
+    if dataset is not None:
+        inputs.files["dataset"] = files_of(dataset)
+    return dataset
+
+
+def of_dataset(s: Session, project_id: str, dataset_id: str, pointer: str, found: Findings) -> Dataset | None:
+    """The ready data set; None if it cannot be used, and `found` says why."""
+    dataset = s.scalar(select(Dataset).where(Dataset.project_id == project_id, Dataset.id == dataset_id))
     if dataset is None:
-        found.fault("/dataset", "dataset_not_found", f"there is no data set {spec.dataset} here")
+        found.fault(pointer, "dataset_not_found", f"there is no data set {dataset_id} here")
     elif dataset.state == DatasetState.rejected:
-        found.fault("/dataset", "dataset_rejected", f"{dataset.id} was rejected at import: {dataset.error}")
+        found.fault(pointer, "dataset_rejected", f"{dataset.id} was rejected at import: {dataset.error}")
     elif dataset.state == DatasetState.awaiting_upload:
         detail = f"{dataset.id} is waiting for its zip; upload it to /v1/datasets/{dataset.id}/content"
-        found.conflicts.append(Conflict("dataset_not_ready", detail, True, "/dataset"))
+        found.conflicts.append(Conflict("dataset_not_ready", detail, True, pointer))
     elif dataset.state == DatasetState.verifying:
         detail = f"{dataset.id} is still being imported; try again when GET /v1/datasets/{dataset.id} says ready"
-        found.conflicts.append(Conflict("dataset_not_ready", detail, True, "/dataset"))
+        found.conflicts.append(Conflict("dataset_not_ready", detail, True, pointer))
     else:
-        assert dataset.archive_digest is not None, "a ready data set has its archive"
-        assert dataset.index_digest is not None, "a ready data set has its index"
-        inputs.files["dataset"] = {"archive": dataset.archive_digest, "index": dataset.index_digest}
         return dataset
     return None
+
+
+def files_of(dataset: Dataset) -> dict[str, str]:
+    """The blobs of a ready data set."""
+    assert dataset.archive_digest is not None, "a ready data set has its archive"
+    assert dataset.index_digest is not None, "a ready data set has its index"
+    return {"archive": dataset.archive_digest, "index": dataset.index_digest}
 
 
 def _check_batch(dataset: Dataset, spec: JobSpec, found: Findings) -> None:
@@ -277,7 +294,7 @@ def _weights(
             case FromJob(job=id):
                 return of_job(s, store, project_id, id, named.role, f"{named.pointer}/job")
             case FromModel(model=id):
-                return _from_model(s, store, project_id, id, named.role, f"{named.pointer}/model")
+                return of_model(s, store, project_id, id, named.role, f"{named.pointer}/model")
             case FromPath(path=path):
                 return _from_path(roots, path, f"{named.pointer}/path")
     except Invalid as error:
@@ -317,9 +334,23 @@ def of_job(
     return ReferencedWeights(_stored_recipe(store, files[RECIPE], job_id, pointer), files)
 
 
-def _from_model(
+def of_jobs_teacher(s: Session, store: BlobStore, project_id: str, job_id: str, pointer: str) -> ReferencedWeights:
+    """What a job learns or learned from, in whatever state it is. Raises Invalid at `pointer`."""
+    job = s.scalar(select(Job).where(Job.project_id == project_id, Job.id == job_id))
+    if job is None:
+        raise Invalid(Fault(pointer, "job_not_found", f"there is no job {job_id} here"))
+    files = job.inputs.get("teacher")
+    if not files:
+        raise Invalid(Fault(pointer, "job_has_no_teacher", f"{job_id} has no teacher; name a job that was distilled"))
+    if not all(map(store.exists, files.values())):
+        raise Invalid(Fault(pointer, "job_has_no_teacher", f"the teacher of {job_id} is no longer in the store"))
+    return ReferencedWeights(_stored_recipe(store, files[RECIPE], f"the teacher of {job_id}", pointer), files)
+
+
+def of_model(
     s: Session, store: BlobStore, project_id: str, model_id: str, role: str, pointer: str
 ) -> ReferencedWeights:
+    """A model that is ready. Raises Invalid at `pointer`, or Conflict for one that is not ready yet."""
     model = s.scalar(select(Model).where(Model.project_id == project_id, Model.id == model_id))
     if model is None:
         raise Invalid(Fault(pointer, f"{role}_not_found", f"there is no model {model_id} here"))

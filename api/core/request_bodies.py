@@ -8,14 +8,24 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, StringConstraints, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from fgd.budget import FindStudent, is_question
 from fgd.class_names import BACKGROUND, is_placeholder
 from fgd.data.format_list import FormatName
 from fgd.detector_specs import DetectorSpec
+from fgd.result_files import Which
 from fgd.spec import SubmitJob
-from fgd.spec_fields import INVISIBLE, Float, Int, JobId, Name, Path, PositiveFloat, Spec
+from fgd.spec_fields import INVISIBLE, DatasetId, Float, Int, JobId, ModelId, Name, Path, PositiveFloat, Spec
 
 # --- data sets ------------------------------------------------------------------------------------------------
 
@@ -159,3 +169,68 @@ SubmitPlan = Annotated[
     Annotated[SubmitJob, Tag("job")] | Annotated[FindStudent, Tag("student")], Discriminator(_plan_kind)
 ]
 """A body that names a student is a job's; one that names a latency and no student looks for one."""
+
+
+# --- what a worker works out ----------------------------------------------------------------------------------
+
+Side = Annotated[Int, Field(ge=32, le=8192)]
+
+
+class OfNetwork(Spec):
+    """Names one network: a model, or the student or the teacher of a job."""
+
+    model: ModelId | None = None
+    """A model of this service; or name a job."""
+    job: Annotated[JobId | None, Field(validate_default=True)] = None
+    """A job of this service; or name a model. It must have succeeded, unless you ask for its teacher."""
+    network: Literal["student", "teacher"] = "student"
+    """Which network of the job."""
+    which: Which = "last"
+    """Which weights of the student: those of the last step, or those with the best AP on the validation images."""
+
+    @field_validator("job", mode="after")
+    @classmethod
+    def _is_one_of_two(cls, job: str | None, info: ValidationInfo) -> str | None:
+        if "model" in info.data and (job is None) == (info.data["model"] is None):  # absent where it is at fault itself
+            raise ValueError(
+                'name a model or a job: {"model": "mdl_..."} or {"job": "job_..."}'
+                if job is None
+                else "a model is named as well; name one of the two"
+            )
+        return job
+
+    @field_validator("network", "which", mode="after")
+    @classmethod
+    def _is_of_a_job(cls, value: str, info: ValidationInfo) -> str:
+        if value in ("teacher", "best") and info.data.get("model") is not None:
+            raise ValueError("a model is one network with one set of weights; leave it out, or name a job")
+        if value == "best" and info.data.get("network") == "teacher":
+            raise ValueError("a teacher has one set of weights; leave it out")
+        return value
+
+
+class SubmitEvaluation(OfNetwork):
+    """The body of POST /v1/evaluations."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"job": "job_0192f0c1a7b87cc2a3d4e5f60718293a", "split": "test"},
+                {"model": "mdl_0192f0c1a7b87cc2a3d4e5f60718293a", "dataset": "ds_0192f0c1a7b87cc2a3d4e5f60718293a"},
+            ]
+        }
+    )
+
+    dataset: DatasetId | None = None
+    """A data set that is ready. Default: the job's own."""
+    split: Literal["train", "val", "test"] = "val"
+    min_size: Side | None = None
+    """Shorter side after resizing. Default: as the network was trained or registered."""
+    max_size: Side | None = None
+    """Longest side after resizing. Default: as the network was trained or registered."""
+    batch_size: Annotated[Int, Field(ge=1, le=256)] = 4
+    """Images at once. The figures do not depend on it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """"auto" takes a GPU where one is free."""
+    confusion_score: Annotated[Float, Field(ge=0, le=1)] = 0.3
+    """The confusion matrix counts detections with at least this score."""

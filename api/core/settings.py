@@ -100,6 +100,8 @@ class Settings(BaseSettings):
     """Data sets, and likewise models, that may wait for their content or their import; the next gets a 429."""
     max_waiting_plans: PositiveInt = 20
     """Plans that may wait to be measured; the next gets a 429. A worker measures one in about ten seconds."""
+    max_waiting_tasks: PositiveInt = 100
+    """Evaluations that may wait for a worker or be at one; the next gets a 429."""
 
     upload_bytes: PositiveInt = 20 * 1024**3
     """Maximum size of an uploaded zip, in bytes."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from fastapi import Request, Response
 
+from api.core.errors import Busy
 from api.core.rows import lookup
 from api.core.rows.columns import Noun
 from api.core.rows.lookup import Seen
@@ -56,6 +58,23 @@ def made(service: Service, project: str, resource: Resource, id: str, status: in
     with service.looking() as s:
         shown = resource.one(s, project, id, service.settings.lease_s)
     return answered(shown, status, {"Location": f"{resource.path}/{id}"})
+
+
+async def ended_or_pending(
+    request: Request, service: Service, project: str, resource: Resource, id: str, prefer: str | None
+) -> Response:
+    """What a POST asked a worker for: 200 if it ends within the time that the caller would like to wait, else 202."""
+    headers = {"Location": f"{resource.path}/{id}"}
+    if wait_s := negotiate.wait_s(prefer):
+        headers["Preference-Applied"] = f"wait={wait_s}"
+        with suppress(Busy):  # too many wait: this one is answered at once, for its row is made
+            give_back = service.waiters.take(client_of(request))
+            try:
+                await until(request, service, resource.table, id, lambda seen: seen is None or seen.ended, wait_s)
+            finally:
+                give_back()
+    shown = await service.looks.look(lambda s: resource.one(s, project, id, service.settings.lease_s))
+    return answered(shown, 200 if shown.ended else 202, headers)
 
 
 def unchanged(if_none_match: str | None, tag: str, headers: dict[str, str] | None = None) -> Response | None:

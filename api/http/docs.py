@@ -1,4 +1,7 @@
-"""/docs: Swagger UI from files that a wheel ships (fastapi-offline): the page asks no other host for anything."""
+"""/docs: Swagger UI from files that a wheel ships (fastapi-offline): the page asks no other host for anything.
+
+Its addresses are relative, so that it works below the prefix of a proxy.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
 ASSETS = "/docs/assets"
@@ -18,17 +21,17 @@ _PAGE = f"""<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Detector distillation: API</title>
 <link rel="icon" href="data:,">
-<link rel="stylesheet" href="{ASSETS}/swagger-ui.css">
+<link rel="stylesheet" href="{ASSETS[1:]}/swagger-ui.css">
 </head>
 <body>
 <div id="swagger-ui"></div>
-<script src="{ASSETS}/swagger-ui-bundle.js"></script>
-<script src="/docs/start.js"></script>
+<script src="{ASSETS[1:]}/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
 </body>
 </html>
 """
 _START = """SwaggerUIBundle({
-  url: "/openapi.json",
+  url: "openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
   validatorUrl: null,
@@ -38,11 +41,6 @@ _START = """SwaggerUIBundle({
 _POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
 
 router = APIRouter(include_in_schema=False)
-
-
-@router.get("/")
-def root() -> Response:
-    return RedirectResponse("/docs", status_code=307)
 
 
 @router.get("/docs")

@@ -27,7 +27,9 @@ from api.errors import EVERYWHERE, problem
 
 log = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/healthz"})
+OPEN_PATHS = frozenset({"/healthz", "/"})
+"""And what is below OPEN_FOLDER: the page that asks for the key, and its files."""
+OPEN_FOLDER = "/web/"
 NAVIGATION = ("navigate", "document")
 KEY_PARAMETERS = frozenset({"api_key", "apikey", "key", "access_token", "token"})
 
@@ -75,7 +77,8 @@ class Border:
             return 400, "bad_host", f"this server only answers to {', '.join(sorted(self.hosts))}", {}
         if _is_of_another_origin(request):
             return 403, "cross_site", "a page of another origin may not use this server", {}
-        if self.key_hash is None or request.url.path in OPEN_PATHS:
+        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+        if self.key_hash is None or path in OPEN_PATHS or path.startswith(OPEN_FOLDER):
             return None
         challenge = {"WWW-Authenticate": 'Bearer realm="fgd"'}
         if KEY_PARAMETERS & request.query_params.keys():

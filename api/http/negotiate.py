@@ -1,4 +1,5 @@
-"""What a request would like: Accept (RFC 9110, 12.5.1) and Prefer (RFC 7240). Unreadable wishes are no wishes."""
+"""What a request would like: Accept and Accept-Encoding (RFC 9110, 12.5) and Prefer (RFC 7240). Unreadable wishes are
+no wishes."""
 
 from __future__ import annotations
 
@@ -26,6 +27,11 @@ def wait_s(prefer: str | None) -> int | None:
         if match := _WAIT.fullmatch(wish.strip()):
             return min(int(match[1]), LONGEST_WAIT_S)
     return None
+
+
+def takes_gzip(accept_encoding: str | None) -> bool:
+    """True if an Accept-Encoding header names gzip. One that only lets everything pass gets plain bytes."""
+    return _weights(accept_encoding or "").get("gzip", 0.0) > 0
 
 
 def _weights(accept: str) -> dict[str, float]:

@@ -16,6 +16,7 @@ from api.deps import Accept, JobInPath, ProjectDep, Service, ServiceDep, client_
 from api.errors import Responses, documented
 from api.http import negotiate, ranges, tabular, tensorboard
 from api.http.bodies import StrictRoute
+from api.http.compressing import compressed_pieces
 from api.schemas import (
     Artifacts,
     ArtifactView,
@@ -145,6 +146,7 @@ def list_attempts(job_id: JobInPath, service: ServiceDep, project: ProjectDep) -
 def list_metrics(
     job_id: JobInPath,
     query: Annotated[MetricQuery, Query()],
+    request: Request,
     service: ServiceDep,
     project: ProjectDep,
     accept: Accept = None,
@@ -161,7 +163,7 @@ def list_metrics(
     if negotiate.prefers(accept, CSV, JSON):
         headers = {"Content-Disposition": f'attachment; filename="{job_id}-metrics.csv"', "Vary": "Accept"}
         return StreamingResponse(tabular.as_csv(begun), headers=headers, media_type=tabular.CSV_TYPE)
-    return StreamingResponse(tabular.as_json(begun), headers={"Vary": "Accept"}, media_type=JSON)
+    return compressed_pieces(request, tabular.as_json(begun))
 
 
 @router.get("/{job_id}/metrics/tensorboard", response_class=Response, responses={**_TENSORBOARD, **documented(404)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ def of_job(job: Job) -> Facts:
     yield "teacher", " ".join(f"{key} {value}" for key, value in (spec.get("teacher") or {}).items() if value)
     yield "methods", ", ".join(str(method.get("kind")) for method in spec.get("methods") or ())
     yield "data set", str(spec.get("dataset", ""))
+    yield "unlabelled", ", ".join(f"{key} {json.dumps(value)}" for key, value in (spec.get("unlabelled") or {}).items())
     yield "metadata", labels(job.metadata)
     yield "priority", str(job.priority)
     yield "attempts", str(job.attempt)

@@ -15,6 +15,8 @@ def outline_lines(outline: Outline) -> Iterator[str]:
         f"steps      {outline.total_steps}: {outline.steps_per_epoch} per epoch, "
         f"of {outline.images_per_step} images each{left_over}"
     )
+    if outline.unlabelled_per_step:
+        yield f"unlabelled {outline.unlabelled_per_step} images more in each step, with boxes that the teacher finds"
     yield f"evaluated  {outline.evaluations} times"
     yield f"sizes      {', '.join(f'{size.min_size} to {size.max_size}' for size in outline.sizes)} px"
     for level in outline.levels:

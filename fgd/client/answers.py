@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from fgd.budget import BudgetTable
+from fgd.evaluated import EvaluationResult
 from fgd.outline import Measurement, Outline
 
 
@@ -133,13 +134,20 @@ class MetricPoint(Answer):
     at: datetime | None = None
 
 
-class Artifact(Answer):
-    id: str
+class File(Answer):
+    """What can be downloaded."""
+
     name: str
     size: int
     """Bytes."""
     sha256: str
     media_type: str = "application/octet-stream"
+
+
+class Artifact(File):
+    """A file of a job's result."""
+
+    id: str
 
 
 class Split(Answer):
@@ -162,7 +170,9 @@ class Dataset(Answer):
         return self.state in ("ready", "rejected")
 
 
-class PlanError(Answer):
+class TaskError(Answer):
+    """Why what a worker tried came to nothing."""
+
     code: str
     message: str
     pointer: str = ""
@@ -182,11 +192,57 @@ class Plan(Answer):
     measured: Measurement | None = None
     students: BudgetTable | None = None
     """The students that fit a latency, if one was asked for; their `spec` is for `submit`."""
-    error: PlanError | None = None
+    error: TaskError | None = None
 
     @property
     def ended(self) -> bool:
         return self.state in ("measured", "failed")
+
+
+class TaskFile(File):
+    role: str
+    url: str
+
+
+class Task(Answer):
+    """What a worker works out."""
+
+    id: str
+    state: str
+    """pending, succeeded, failed."""
+    waiting_reason: str | None = None
+    files: tuple[TaskFile, ...] = ()
+    error: TaskError | None = None
+    created_at: datetime | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("succeeded", "failed")
+
+
+class Classes(Answer):
+    """Of a data set and a network, by name."""
+
+    shared: tuple[str, ...] = ()
+    renamed: dict[str, str] = {}
+    """The data set's name -> the network's, where they are spelt differently."""
+    only_dataset: tuple[str, ...] = ()
+    only_network: tuple[str, ...] = ()
+
+
+class Evaluation(Task):
+    """How well a network finds the objects of a split."""
+
+    model: str | None = None
+    job: str | None = None
+    network: str = "student"
+    which: str = "last"
+    dataset: str
+    split: str
+    min_size: int
+    max_size: int
+    classes: Classes
+    result: EvaluationResult | None = None
 
 
 class Model(Answer):

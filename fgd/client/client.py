@@ -1,6 +1,7 @@
 """A small typed client of the service, with about one method per route. Knows no torch, SQL or terminal.
 
-What is behind a method: `transport` sends a request, `transfer` files, `follow` waits.
+What is behind a method: `transport` sends a request, `transfer` files, `follow` waits. `tasks` has the methods of what
+a worker works out.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ from fgd.client.answers import (
     Worker,
 )
 from fgd.client.errors import ApiError, WrongArgument
+from fgd.client.tasks import Tasks
 from fgd.client.transport import DEFAULT_URL, Transport, foreign, read, route
 from fgd.data.index import Report
 from fgd.spec import JobSpec
 
 
-class Client:
+class Client(Tasks):
     """Talks to one service. Use it in a `with` block, or close it.
 
     api_key: sent as a bearer token. attempts: tries per request. backoff_s: pause before the second try, doubled

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from fgd.client.answers import Artifact
+from fgd.client.answers import File
 from fgd.client.errors import ApiError, ClientError, DigestMismatch, Unreachable, WrongArgument, passing
 from fgd.client.patience import Patience
 from fgd.client.transport import Transport, problem_of
@@ -116,7 +116,7 @@ def _read_from(path: Path, offset: int, on_bytes: Callable[[int], None] | None) 
 def download(
     service: Transport,
     url: str,
-    artifact: Artifact,
+    artifact: File,
     folder: Path,
     on_bytes: Callable[[int], None] | None = None,
     name: str | None = None,
@@ -186,7 +186,7 @@ def _write_named(response: httpx.Response, folder: Path) -> Path:
 def _fetch_all(
     service: Transport,
     url: str,
-    artifact: Artifact,
+    artifact: File,
     part: Path,
     etag: str | None,
     on_bytes: Callable[[int], None] | None,
@@ -216,7 +216,7 @@ def _size(part: Path) -> int:
 def _fetch(
     service: Transport,
     url: str,
-    artifact: Artifact,
+    artifact: File,
     part: Path,
     offset: int,
     etag: str | None,
@@ -284,7 +284,7 @@ def digest_field(sha256: str) -> str:
     return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
 
 
-def _check_promise(response: httpx.Response, artifact: Artifact, part: Path) -> None:
+def _check_promise(response: httpx.Response, artifact: File, part: Path) -> None:
     """The digest of the whole content (RFC 9530), which every answer about it carries, must be the artifact's."""
     promised = _repr_digest(response.headers.get("repr-digest", ""))
     if promised is not None and promised != artifact.sha256:

@@ -160,7 +160,11 @@ def _decoded(image: Image, root: Path) -> Tensor:
 
 def epoch_order(dataset: Dataset, seed: int, epoch: int) -> list[int]:
     """Positions of all images in the order of that epoch."""
-    return sorted(range(len(dataset)), key=lambda position: draw("order", seed, epoch, dataset.images[position].id))
+    return _order(dataset, "order", seed, epoch)
+
+
+def _order(dataset: Dataset, what: str, seed: int, epoch: int) -> list[int]:
+    return sorted(range(len(dataset)), key=lambda position: draw(what, seed, epoch, dataset.images[position].id))
 
 
 def train_batches(
@@ -201,6 +205,55 @@ def train_batches(
         return scaled[drawn_scale(tuple(scaled), seed, epoch, number // schedule.accumulate)](samples)
 
     return _ahead(make, range(first_step * schedule.accumulate, steps * schedule.accumulate))
+
+
+def unlabelled_batches(
+    dataset: Dataset,
+    transform: Transform,
+    schedule: Schedule,
+    seed: int,
+    per_step: int,
+    *,
+    steps: range,
+    per_epoch: int,
+    shard: tuple[int, int] = (0, 1),
+) -> Iterator[Batch]:
+    """Images without labels for these steps of the training, `per_step` of them each, in up to `accumulate` batches:
+    see `unlabelled_parts`. One pass over the images follows another, each in an order of its own.
+
+    They are changed as the labelled images are, at the size of their step. shard, failures: as in `train_batches`.
+    """
+    scaled = {side: transform.at(side) for side in schedule.scales or (transform.min_size,)}
+    smallest = scaled[min(scaled)]
+    _refuse_slivers(dataset, smallest)
+    own = per_step // shard[1]
+    parts = unlabelled_parts(own, schedule.accumulate)
+    orders: dict[int, list[int]] = {}
+
+    def fits(height: int, width: int) -> bool:
+        return min(smallest.size_of(height, width)) >= 1
+
+    def make(number: int) -> Batch:
+        step, part = divmod(number, len(parts))
+        first = step * per_step + shard[0] * own
+        samples = []
+        for place in range(first + parts[part].start, first + parts[part].stop):
+            round_, position = divmod(place, len(dataset))
+            if round_ not in orders:
+                orders.clear()
+                orders[round_] = _order(dataset, "unlabelled order", seed, round_)
+            sample = augmented(dataset.sample(orders[round_][position]), schedule.augment, seed, round_, fits)
+            horizontal, vertical = drawn_flips(schedule.flip, seed, round_, sample.image_id)
+            samples.append(flip(sample, horizontal=horizontal, vertical=vertical))
+        return scaled[drawn_scale(tuple(scaled), seed, *divmod(step, per_epoch))](samples)
+
+    return _ahead(make, range(steps.start * len(parts), steps.stop * len(parts)))
+
+
+def unlabelled_parts(images: int, accumulate: int) -> list[range]:
+    """Which of a step's images each batch has, as evenly as can be; batches without any are left out."""
+    parts = (range(n * images // accumulate, (n + 1) * images // accumulate) for n in range(accumulate))
+    return [part for part in parts if part]
 
 
 def eval_batches(

@@ -27,15 +27,28 @@ class Distill(nn.Module):
         self.methods = nn.ModuleDict(dict(methods))
         self.needs = frozenset(needs)
 
-    def forward(self, batch: Batch, teacher: View | None) -> dict[str, Tensor]:
-        """Weighted losses by name: detection/<term> of the detector, <method>/<term> of each method."""
-        return self.losses(self.student.features(batch.images_NCHW), batch, teacher)
+    def forward(self, batch: Batch, teacher: View | None, detection: str | None = "detection") -> dict[str, Tensor]:
+        """Weighted losses by name: detection/<term> of the detector, <method>/<term> of each method.
 
-    def losses(self, features: Mapping[str, Tensor], batch: Batch, teacher: View | None) -> dict[str, Tensor]:
+        detection: another name of the detector's; None: without its losses, for boxes that are none of its labels.
+        """
+        return self.losses(self.student.features(batch.images_NCHW), batch, teacher, detection)
+
+    def losses(
+        self,
+        features: Mapping[str, Tensor],
+        batch: Batch,
+        teacher: View | None,
+        detection: str | None = "detection",
+    ) -> dict[str, Tensor]:
         """The same from the student's maps on."""
         student = self.student
-        predictions = student.predict(features, batch, hold="towers" in self.needs)
-        losses = {f"detection/{name}": loss for name, loss in student.losses(predictions, batch).items()}
+        predictions, losses = None, dict[str, Tensor]()
+        if detection is not None or self.needs - {"features"}:
+            predictions = student.predict(features, batch, hold="towers" in self.needs)
+        if detection is not None:
+            assert predictions is not None
+            losses = {f"{detection}/{name}": loss for name, loss in student.losses(predictions, batch).items()}
         if teacher is not None:
             answers = partial(student.regions, features, batch) if "proposals" in self.needs else None
             view = View(features, predictions, student.towers(), answers)
@@ -88,10 +101,13 @@ class Teacher:
 
     def view(self, batch: Batch) -> View:
         """What the methods see of it."""
-        maps = self.features(batch)
+        return self.view_of(self.features(batch), batch)
+
+    def view_of(self, maps: Mapping[str, Tensor], batch: Batch, made: Predictions | None = None) -> View:
+        """made: what the head says of the maps, if it has been run."""
         return View(
             features=self.of_shared(maps),
-            predictions=self.predictions(maps, batch) if self.needs & OF_THE_HEAD else None,
+            predictions=self.predictions(maps, batch, made) if self.needs & OF_THE_HEAD else None,
             towers=self.towers(),
             regions=partial(self.regions, maps, batch) if "proposals" in self.needs else None,
         )
@@ -112,9 +128,9 @@ class Teacher:
         return {level: map_NCHW.contiguous() for level, map_NCHW in maps.items()}
 
     @torch.no_grad()
-    def predictions(self, maps: Mapping[str, Tensor], batch: Batch) -> Predictions:
+    def predictions(self, maps: Mapping[str, Tensor], batch: Batch, made: Predictions | None = None) -> Predictions:
         hold, regions = "towers" in self.needs, "proposals" in self.needs
-        made = self.detector.predict(maps, batch, hold=hold, regions=regions)
+        made = made or self.detector.predict(maps, batch, hold=hold, regions=regions)
         names = {theirs: ours for ours, theirs in self.shared.items()}
         return replace(
             made,

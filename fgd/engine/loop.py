@@ -22,14 +22,14 @@ from fgd.engine.device_metrics import DeviceMetrics
 from fgd.engine.laps import Laps
 from fgd.engine.meter import Meter
 from fgd.engine.optimise import make_optimizer
-from fgd.engine.prepare import cache_of, prepare
+from fgd.engine.prepare import cache_of, prepare, unlabelled_of
 from fgd.engine.result import Kept, Measure, choose_best, finish, not_measured, score, tell_undecodable
 from fgd.engine.running_statistics import RunningStatistics
 from fgd.engine.saver import Saver
 from fgd.engine.step import all_finite, gives_up, skip, step
 from fgd.errors import Diverged, Stopped
 from fgd.events import Emit, Evaluated, Note, Phase, Started
-from fgd.outline import whole_steps
+from fgd.outline import unlabelled_per_step, whole_steps
 from fgd.presets import resolve
 from fgd.process.finish_file import asked_to_finish, forget
 from fgd.spec import EarlyStop, JobSpec
@@ -66,7 +66,8 @@ def run(
     per_epoch = whole_steps(len(parts.train), schedule.batch_size, schedule.accumulate)
     total = per_epoch * schedule.epochs
     per_step = schedule.batch_size * schedule.accumulate
-    meter = Meter(state, emit, per_step, DeviceMetrics(machine), parts.cache)
+    seen = per_step + unlabelled_per_step(spec)
+    meter = Meter(state, emit, seen, DeviceMetrics(machine), parts.cache, parts.found)
     saver = Saver(parts, state, optimizer, average, meter, out, emit)
     if contents is not None:
         assert resume is not None
@@ -88,6 +89,7 @@ def run(
     )
 
     batches: Iterator[Batch] | None = None
+    bare, bare_of_step = unlabelled_of(parts, schedule, range(state.step, total), per_epoch)
     statistics = RunningStatistics(distill)
     early, kept = False, None
     laps.end("optimiser")
@@ -133,9 +135,10 @@ def run(
                     shard=ranks.shard,
                 )
             of_step = meter.waiting(itertools.islice(batches, schedule.accumulate))
+            unlabelled = meter.waiting(itertools.islice(bare, bare_of_step))
             statistics.remember()
             try:
-                losses, rate = step(parts, optimizer, of_step, state.step, per_epoch)
+                losses, rate = step(parts, optimizer, of_step, state.step, per_epoch, unlabelled)
             except Diverged as diverged:  # nothing was applied; only running statistics took harm
                 statistics.restore()
                 if gives_up(state, schedule):
@@ -159,6 +162,7 @@ def run(
     finally:
         if batches is not None:
             batches.close()  # type: ignore[attr-defined]  # a generator: ends its reader thread
+        bare.close()  # type: ignore[attr-defined]
         if parts.cache is not None:  # before the result needs the room
             parts.cache.close()
     if early:

@@ -11,9 +11,9 @@ MOST_TIMES_DETECTION = 10.0
 
 
 def loss_warnings(losses: Mapping[str, float]) -> Iterator[Note]:
-    """losses: means over an epoch, detection/<term> and <method>/<term>, weighted."""
+    """losses: means over an epoch, detection/<term>, pseudo/<term> and <method>/<term>, weighted."""
     detection = sum(value for name, value in losses.items() if name.startswith("detection/"))
-    terms = {name: value for name, value in losses.items() if not name.startswith("detection/")}
+    terms = {name: value for name, value in losses.items() if not name.startswith(("detection/", "pseudo/"))}
     distillation = sum(terms.values())
     if not terms or not distillation > 0:
         return

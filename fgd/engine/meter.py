@@ -11,6 +11,7 @@ from fgd.engine.checkpoint import TrainingState
 from fgd.engine.device_metrics import DeviceMetrics, busy_s
 from fgd.engine.loss_warnings import loss_warnings
 from fgd.engine.teacher_cache import TeacherCache
+from fgd.engine.unlabelled import FoundBoxes
 from fgd.events import Emit, Note, Stepped
 from fgd.types import Batch
 
@@ -28,9 +29,10 @@ class Meter:
         images_per_step: int,
         gauge: DeviceMetrics,
         cache: TeacherCache | None = None,
+        found: FoundBoxes | None = None,
     ) -> None:
         self.state, self.emit, self.images_per_step, self.gauge = state, emit, images_per_step, gauge
-        self.cache = cache
+        self.cache, self.found = cache, found
         self.window: dict[str, float] = {}
         self.steps = 0
         self.waited_s = 0.0
@@ -96,6 +98,8 @@ class Meter:
         means["evaluate/share"] = self.evaluating_share()
         if self.cache is not None:
             means |= self.cache.figures()
+        if self.found is not None:
+            means |= self.found.figures()
         if last_of_epoch:
             count = self.state.summed_steps
             of_epoch = {name: total / count for name, total in self.state.sums.items()}
@@ -112,7 +116,8 @@ class Meter:
         """Of each thing once in a training."""
         summary = ("loss/total", "loss/detection")
         losses = {name[5:]: mean for name, mean in means.items() if name[:5] == "loss/" and name not in summary}
-        for warning in loss_warnings(losses):
+        nothing = self.found.warning() if self.found is not None else None
+        for warning in (*loss_warnings(losses), *([nothing] if nothing else ())):
             if warning.code not in self.state.warned:
                 self.state.warned.append(warning.code)
                 self.emit(warning)
@@ -150,12 +155,13 @@ class Meter:
 
 
 def named(losses: dict[str, float]) -> dict[str, float]:
-    """loss/total, loss/detection and its parts, each method's weighted terms, and their share of the detection loss."""
+    """loss/total, loss/detection and its parts, those on pseudo-labels, each method's weighted terms, and the shares of
+    these in the detection loss."""
     detection = sum(value for name, value in losses.items() if name.startswith("detection/"))
     shares = {
         f"share/{name}": value / detection if detection else math.inf
         for name, value in losses.items()
-        if not name.startswith("detection/")
+        if not name.startswith(("detection/", "pseudo/"))
     }
     values = {f"loss/{name}": value for name, value in losses.items()}
     return {"loss/total": sum(losses.values()), "loss/detection": detection} | values | shares

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import nn
 
 from fgd.data.formats import open_index
 from fgd.data.index import Index
-from fgd.data.loader import Dataset, train_batches
+from fgd.data.loader import Dataset, train_batches, unlabelled_batches, unlabelled_parts
 from fgd.data.transforms import Transform
 from fgd.data.tree import Split
 from fgd.detector_specs import DetectorSpec
@@ -41,18 +41,28 @@ from fgd.engine.teacher import (
 )
 from fgd.engine.teacher_answers import Question, TeacherAnswers, content_of
 from fgd.engine.teacher_cache import KEEP_FREE, TeacherCache
+from fgd.engine.unlabelled import FoundBoxes, Looked
 from fgd.engine.warm_start import start_from
 from fgd.errors import DatasetError, SpecError
 from fgd.events import Emit, Note, Phase
 from fgd.method_fields import Attention
 from fgd.methods import build as build_method
 from fgd.methods.base import Method, Pair
-from fgd.outline import idle_resources, refuse_single_values, whole_steps, without_effect
+from fgd.outline import (
+    idle_resources,
+    idle_unlabelled,
+    refuse_single_values,
+    refuse_unlabelled,
+    unfound_classes,
+    unlabelled_per_step,
+    whole_steps,
+    without_effect,
+)
 from fgd.recipe import Recipe
 from fgd.result_files import WEIGHTS
-from fgd.spec import JobSpec
+from fgd.spec import JobSpec, Schedule
 from fgd.spec_fields import FromPath, TeacherFromPath
-from fgd.types import Calibration
+from fgd.types import Batch, Calibration
 
 NO_ANSWERS = TeacherAnswers(None)
 
@@ -79,10 +89,20 @@ class Training:
     """Of the teacher's maps."""
     balance: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """<method>/<term> -> what it is multiplied by once the first epoch is over; 1 if unsaid."""
+    unlabelled: Dataset | None = None
+    """If the spec uses it."""
+    found: FoundBoxes | None = None
+    """What the teacher found in it."""
 
     @property
     def student(self) -> Detector:
         return self.distill.student
+
+    def counted(self, looked: Looked) -> Looked:
+        """The same; its boxes are counted."""
+        if self.found is not None:
+            self.found.add(looked.batch)
+        return looked
 
     @property
     def digest(self) -> str:
@@ -115,9 +135,10 @@ def prepare(
     per_epoch = whole_steps(len(train), schedule.batch_size, schedule.accumulate)
     sides = [sorted((image.width, image.height)) for image in index.splits["train"]]
     refuse_single_values(spec, min(longer / shorter for shorter, longer in sides))
-    for warned in (*without_effect(schedule, per_epoch), *idle_resources(spec)):
+    for warned in (*without_effect(schedule, per_epoch), *idle_resources(spec), *idle_unlabelled(spec)):
         message = f"{warned.pointer}: {warned.message}"
         emit(Note(code="no_effect", message=message, data={"pointer": warned.pointer}, level="warning"))
+    unlabelled = open_unlabelled(spec, index, root, emit)
     recipe = Recipe(
         detector=network_alone(spec.student),
         classes=index.classes,
@@ -153,6 +174,7 @@ def prepare(
     if spec.teacher is not None:
         teacher, identity["teacher"] = load_teacher(spec, student, machine)
         pair_up(spec, teacher, emit)
+        warn_of_classes(spec, index.classes, teacher, emit)
         laps.end("teacher")
 
     state, contents, calibration = TrainingState(), None, None
@@ -195,6 +217,8 @@ def prepare(
     distill = Distill(student, methods, spec.needs()).to(machine.device)
     model = ranks.wrap(distill)
     parts = Training(spec, machine, train, val, test, transform, distill, teacher, calibration, identity, ranks, model)
+    if spec.unlabelled is not None:
+        parts = dataclasses.replace(parts, unlabelled=unlabelled, found=FoundBoxes(spec.unlabelled.score))
     if resume is None and any(method.rho for method in spec.methods):
         state.balance = ranks.of_first(partial(balanced, parts, emit, check_stop))
         laps.end("balance")
@@ -238,6 +262,49 @@ def cache_of(parts: Training, out: Path, emit: Emit) -> TeacherCache | None:
 
 def open_split(index: Index, root: Path, name: Split) -> Dataset | None:
     return Dataset(index, name, root) if index.splits.get(name) else None
+
+
+def open_unlabelled(spec: JobSpec, index: Index, root: Path, emit: Emit) -> Dataset | None:
+    """The unlabelled images, if the job uses them. Raises SpecError where there are none."""
+    images = len(index.splits.get("unlabelled", ()))
+    refuse_unlabelled(spec, images)
+    if (per_step := unlabelled_per_step(spec)) == 0:
+        return None
+    labelled = spec.schedule.batch_size * spec.schedule.accumulate
+    message = (
+        f"each step has {per_step} of {images} images without labels beside {labelled} labelled ones: a pass over them "
+        f"takes {images / per_step:.3g} steps"
+    )
+    emit(Note(code="unlabelled", message=message, data={"images": images, "per_step": per_step}))
+    return open_split(index, root, "unlabelled")
+
+
+def unlabelled_of(parts: Training, schedule: Schedule, steps: range, per_epoch: int) -> tuple[Iterator[Batch], int]:
+    """The batches of unlabelled images for these steps, and how many each step has; none if the job uses none."""
+    per_step, devices = unlabelled_per_step(parts.spec), parts.spec.resources.devices
+    if parts.unlabelled is None:
+        none: tuple[Batch, ...] = ()
+        return (batch for batch in none), 0
+    batches = unlabelled_batches(
+        parts.unlabelled,
+        parts.transform,
+        schedule,
+        parts.spec.seed,
+        per_step,
+        steps=steps,
+        per_epoch=per_epoch,
+        shard=(parts.ranks.rank, devices),
+    )
+    return batches, len(unlabelled_parts(per_step // devices, schedule.accumulate))
+
+
+def warn_of_classes(spec: JobSpec, classes: Sequence[str], teacher: Teacher, emit: Emit) -> None:
+    """Refuse a teacher that can find nothing in unlabelled images; say what it cannot find."""
+    theirs = teacher.detector.recipe.classes
+    refuse_unlabelled(spec, 1, classes, theirs)
+    for warned in unfound_classes(spec, classes, theirs):
+        message = f"{warned.pointer}: {warned.message}"
+        emit(Note(code="classes_unfound", message=message, data={"pointer": warned.pointer}, level="warning"))
 
 
 def network_alone(student: DetectorSpec) -> DetectorSpec:

@@ -37,6 +37,8 @@ WARM_UP = 1
 """Steps at each size that are not timed: the first ones allocate."""
 TIMED = 5
 """Steps that are timed, over all sizes; at least one at each."""
+MOST_STEPS = 1000
+"""More than are ever tried."""
 LIMIT_S = 60.0
 """After so long no further step is begun at a size that has been timed once."""
 MAX_SIZES = 5
@@ -114,17 +116,23 @@ def step_seconds(parts: Training, optimizer: torch.optim.Optimizer, average: Ave
     for side in sides:
         taken: list[float] = []
         batches = endless(parts, schedule.but(scales=(side,)))
+        per_epoch = total // schedule.epochs
+        bare, bare_of_step = prepare.unlabelled_of(
+            parts, schedule.but(scales=(side,)), range(number, MOST_STEPS), per_epoch
+        )
         try:
             while len(taken) < WARM_UP + each and (len(taken) <= WARM_UP or time.monotonic() < until):
                 began = time.monotonic()
                 of_step = itertools.islice(batches, schedule.accumulate)
-                step.step(parts, optimizer, of_step, number % total, per_epoch=total // schedule.epochs)
+                unlabelled = itertools.islice(bare, bare_of_step)
+                step.step(parts, optimizer, of_step, number % total, per_epoch, unlabelled)
                 number += 1
                 if average is not None:
                     average.update(parts.student, number)
                 taken.append(time.monotonic() - began)
         finally:
             batches.close()  # type: ignore[attr-defined]  # a generator: ends its reader thread
+            bare.close()  # type: ignore[attr-defined]
         seconds.append(taken[WARM_UP:])
     return seconds
 

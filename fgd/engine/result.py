@@ -89,10 +89,12 @@ def score(parts: Training, detector: Detector, dataset: Dataset, check_stop: Cal
 
 def tell_undecodable(parts: Training, emit: Emit) -> None:
     """One note an image that was left out since the last look, with how many of its split are by now."""
-    for dataset in filter(None, (parts.train, parts.val, parts.test)):
+    for dataset in filter(None, (parts.train, parts.unlabelled, parts.val, parts.test)):
         for image in dataset.undecodable():
             count = len(dataset.broken)
-            instead = "another image is used instead" if dataset.split == "train" else "it is not scored"
+            instead = (
+                "another image is used instead" if dataset.split in ("train", "unlabelled") else "it is not scored"
+            )
             message = f"{image.file} in {dataset.split}: {image.reason}; {instead}"
             data = {"file": image.file, "split": dataset.split, "count": count}
             emit(Note(code="image_undecodable", message=message, data=data, level="warning"))

@@ -13,8 +13,10 @@ from fgd.engine.checkpoint import TrainingState
 from fgd.engine.device import seeded, to_device
 from fgd.engine.optimise import learning_rate, set_learning_rate
 from fgd.engine.prepare import Training
+from fgd.engine.unlabelled import Looked, look
 from fgd.errors import Diverged
 from fgd.events import Emit, Note
+from fgd.outline import unlabelled_per_step
 from fgd.spec import Schedule
 from fgd.types import Batch
 
@@ -42,9 +44,15 @@ def all_finite(module: nn.Module) -> bool:
 
 
 def step(
-    parts: Training, optimizer: torch.optim.Optimizer, batches: Iterable[Batch], number: int, per_epoch: int
+    parts: Training,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[Batch],
+    number: int,
+    per_epoch: int,
+    unlabelled: Iterable[Batch] = (),
 ) -> tuple[dict[str, float], float]:
-    """One update from `accumulate` batches; the mean losses as numbers and the learning rate used.
+    """One update from `accumulate` batches, and those of unlabelled images; the mean losses as numbers and the learning
+    rate used.
 
     Raises Diverged before a bad update is applied.
     """
@@ -55,18 +63,37 @@ def step(
     summed: dict[str, Tensor] = {}
     ramp = min(1.0, (number + 1) / per_epoch)
     of_method = {name: ramp * factor for name, factor in parts.balance.items()}
+    # The methods' losses are means over images, here over all of the step: it has so many labelled batches' worth.
+    images = spec.schedule.accumulate + unlabelled_per_step(spec) / spec.schedule.batch_size
+
+    def add(losses: dict[str, Tensor]) -> None:
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        summed.update({name: summed.get(name, 0.0) + loss.detach() for name, loss in losses.items()})
+
+    # First: where several processes train, the last pass of a step must be one through everything that is trained.
+    for nth, (looked, share) in enumerate(looked_at(parts, unlabelled)):
+        torch.manual_seed(seeded(spec.seed, 4, number, nth, ranks.rank))
+        of_images = ranks.size * len(looked.batch.targets) / spec.schedule.batch_size
+        with distributed.quiet(parts.model, last=False):
+            losses = parts.model(looked.batch, looked.view, "pseudo" if share is not None else None)
+            add(
+                {
+                    name: loss
+                    * (share if name.startswith("pseudo/") else of_method.get(name, 1.0) * of_images / images)
+                    for name, loss in losses.items()
+                }
+            )
     for nth, (batch, share) in enumerate(shared(parts, batches)):
         # Anew for each batch: what a method draws for one must not change what the detector draws for the next.
         torch.manual_seed(seeded(spec.seed, 2, number, *([nth, ranks.rank] if ranks.rank else [nth] if nth else [])))
         with distributed.quiet(parts.model, last=nth + 1 == spec.schedule.accumulate):
-            losses = {
-                name: loss
-                * (share if name.startswith("detection/") else of_method.get(name, 1.0) / spec.schedule.accumulate)
-                for name, loss in forward(parts, to_device(batch, parts.machine.device)).items()
-            }
-            total = torch.stack(list(losses.values())).sum()
-            total.backward()  # type: ignore[no-untyped-call]
-        summed = {name: summed.get(name, 0.0) + loss.detach() for name, loss in losses.items()}
+            losses = forward(parts, to_device(batch, parts.machine.device))
+            add(
+                {
+                    name: loss * (share if name.startswith("detection/") else of_method.get(name, 1.0) / images)
+                    for name, loss in losses.items()
+                }
+            )
     norms = {
         "the student's gradient": clip(parts.student, spec.schedule.clip_norm),
         "the methods' gradient": clip(distill.methods, spec.schedule.clip_norm),
@@ -93,6 +120,28 @@ def shared(parts: Training, batches: Iterable[Batch]) -> Iterator[tuple[Batch, f
     for batch, count in zip(whole, counts, strict=True):
         # Times their number, for the gradients' mean over the processes is taken.
         yield batch, ranks.size * max(1, count) / max(1.0, everyones)
+
+
+def looked_at(parts: Training, batches: Iterable[Batch]) -> Iterator[tuple[Looked, float | None]]:
+    """Each batch of unlabelled images as the teacher sees it, and the share of its losses on pseudo-labels: as
+    `shared`, times their weight; None without pseudo-labels."""
+    chosen, teacher, ranks = parts.spec.unlabelled, parts.teacher, parts.ranks
+    if chosen is None:
+        return
+    assert teacher is not None
+    seen = (look(teacher, to_device(batch, parts.machine.device), chosen.score) for batch in batches)
+    if not chosen.pseudo_labels:
+        yield from ((parts.counted(looked), None) for looked in seen)
+        return
+    if parts.spec.schedule.accumulate == 1:
+        whole = [parts.counted(looked) for looked in seen]
+    else:  # the boxes of all first, for their number; what else the teacher said would take the room of all batches
+        whole = [Looked(parts.counted(looked).batch) for looked in seen]
+    counts = [parts.student.counted(looked.batch) for looked in whole]
+    everyones = ranks.summed(torch.tensor(float(sum(counts)), device=ranks.device)).item()
+    for looked, count in zip(whole, counts, strict=True):
+        view = looked.view or teacher.view(looked.batch)
+        yield Looked(looked.batch, view), chosen.weight * ranks.size * max(1, count) / max(1.0, everyones)
 
 
 def forward(parts: Training, batch: Batch) -> dict[str, Tensor]:

@@ -23,7 +23,12 @@ VIEWS: dict[type[answers.Answer], type[BaseModel]] = {
     answers.Artifact: schemas.ArtifactView,
     answers.Split: schemas.SplitView,
     answers.Dataset: schemas.DatasetView,
-    answers.PlanError: schemas.PlanErrorView,
+    answers.File: schemas.FileView,
+    answers.TaskFile: schemas.FileView,
+    answers.TaskError: schemas.ErrorView,
+    answers.Task: schemas.TaskView,
+    answers.Classes: schemas.ClassesView,
+    answers.Evaluation: schemas.EvaluationView,
     answers.Plan: schemas.PlanView,
     answers.Model: schemas.ModelView,
     answers.Checkpoint: schemas.CheckpointView,
@@ -50,7 +55,11 @@ def takes(read: Any, sent: Any) -> bool:
 
 
 def test_every_answer_has_its_view() -> None:
-    assert set(VIEWS) == set(answers.Answer.__subclasses__())
+    assert set(VIEWS) == below(answers.Answer)
+
+
+def below(answer: type[answers.Answer]) -> set[type[answers.Answer]]:
+    return {found for each in answer.__subclasses__() for found in (each, *below(each))}
 
 
 @pytest.mark.parametrize("answer", VIEWS, ids=lambda answer: answer.__name__)

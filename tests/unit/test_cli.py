@@ -73,6 +73,7 @@ COMMANDS = [
     ["train"],
     ["plan"],
     ["parity"],
+    ["evaluate"],
     ["export"],
     ["backup"],
     ["restore"],
@@ -773,3 +774,58 @@ def test_every_show_takes_json(fgd: Command, server: Server, noun: str, id: str)
 
 def test_the_address_in_the_help_is_the_clients_own() -> None:
     assert options.URL == DEFAULT_URL
+
+
+EVALUATION = {
+    "id": "evl_" + "0" * 32, "state": "pending", "waiting_reason": None, "job": JOB, "network": "teacher",
+    "dataset": "ds_1", "split": "test", "min_size": 64, "max_size": 64, "files": [], "error": None,
+    "classes": {"shared": ["cat"], "renamed": {}, "only_dataset": ["c\x1bow"], "only_network": []},
+    "result": None,
+}  # fmt: skip
+FIGURES = {
+    **dict.fromkeys(("ap", "ap50", "ap75", "ap_s", "ap_m", "ar1", "ar10", "ar100", "ar_s", "ar_m", "ar_l"), 41.53),
+    "ap_l": None, "images": 3, "undecodable": 0, "boxes": 4, "detections": 9, "precision_recall": [], "confusion": None,
+    "per_class": [{"name": "cat", "boxes": 4, "ap": 41.53}], "device": "a processor", "seconds": 1.5,
+}  # fmt: skip
+
+
+def test_an_evaluation_is_waited_for_and_told(fgd: Command, server: Server, tmp_path: Path) -> None:
+    content, path = b"detections", f"/v1/evaluations/{EVALUATION['id']}"
+    file = {
+        "role": "detections", "name": "detections.npz", "size": len(content), "media_type": "application/zip",
+        "sha256": hashlib.sha256(content).hexdigest(), "url": f"{path}/detections",
+    }  # fmt: skip
+    server.routes["POST", "/v1/evaluations"] = Answer(202, EVALUATION)
+    server.routes["GET", path] = Answer(200, EVALUATION | {"state": "succeeded", "result": FIGURES, "files": [file]})
+    server.routes["HEAD", f"{path}/detections"] = Answer(200, content)
+    server.routes["GET", f"{path}/detections"] = Answer(200, content)
+
+    done = fgd("evaluate", JOB, "--teacher", "--split", "test", "--detections", str(tmp_path), url=server.url)
+
+    assert done.code == 0, done.err
+    (asked,) = server.asked_for("POST", "/v1/evaluations")
+    assert json.loads(asked.body) == {"job": JOB, "network": "teacher", "split": "test", "device": "auto"}
+    assert "ap50\t41.5\n" in done.out
+    assert "ap_l\t-\n" in done.out
+    assert "cat\t4\t41.5\n" in done.out
+    assert "does not know c\\u001bow" in done.err
+    assert (tmp_path / "detections.npz").read_bytes() == content
+
+
+def test_an_evaluation_that_failed_ends_with_its_reason(fgd: Command, server: Server) -> None:
+    error = {"code": "user_error", "message": "too small", "pointer": "/min_size"}
+    server.routes["POST", "/v1/evaluations"] = Answer(202, EVALUATION | {"state": "failed", "error": error})
+
+    done = fgd("evaluate", MODEL, "--dataset", "ds_1", url=server.url)
+
+    assert done.code == 1
+    assert "user_error: /min_size: too small" in done.err
+
+
+@pytest.mark.parametrize(("arguments", "words"), [(("ds_1",), "neither a job's id"), ((MODEL, "--best"), "--best")])
+def test_what_is_no_network_is_refused_at_once(
+    fgd: Command, server: Server, arguments: tuple[str, ...], words: str
+) -> None:
+    done = fgd("evaluate", *arguments, url=server.url)
+    assert (done.code, server.asked) == (2, [])
+    assert words in done.err

@@ -32,6 +32,24 @@ def test_steps_are_counted_in_updates_and_what_is_left_over_is_told() -> None:
     assert known.images == IMAGES
 
 
+def test_unlabelled_images_are_counted_and_settings_without_effect_are_told() -> None:
+    def made(images: dict[str, int] = IMAGES | {"unlabelled": 5}, **unlabelled: Any) -> Outline:
+        methods = [{"kind": "mimic"}]
+        job = spec({"batch_size": 4}, teacher={"path": "/t"}, methods=methods, unlabelled=unlabelled)
+        return outline(job, images, FCOS(), ("a", "b"), ("a", "b"))
+
+    assert (made(ratio=1.5).unlabelled_per_step, outline(spec(), IMAGES, None).unlabelled_per_step) == (6, 0)
+    assert made(ratio=1.5).warnings == ()
+    for settings, pointer in (
+        ({"weight": 0.5}, "/unlabelled/weight"),
+        ({"weight": 0.0, "pseudo_labels": True}, "/unlabelled/pseudo_labels"),
+    ):
+        assert [warned.pointer for warned in made(**settings).warnings] == [pointer]
+    with pytest.raises(SpecError, match="no unlabelled split") as refused:
+        made(IMAGES)
+    assert refused.value.pointer == "/unlabelled"
+
+
 def test_levels_and_adapters_of_a_pair_of_different_widths() -> None:
     known = distilled(FCOS(fpn_channels=96))
     assert [(each.name, each.stride) for each in known.levels] == [
@@ -129,6 +147,7 @@ def test_a_plans_lines_name_the_levels_of_each_width() -> None:
 # --- what torch would refuse ----------------------------------------------------------------------------------
 
 ONE = {"batch_size": 1, "min_size": 32, "max_size": 64}
+UNLABELLED = {"teacher": {"path": "/t"}, "methods": [{"kind": "mimic"}]}
 LARGER = {"batch_size": 1, "min_size": 64, "max_size": 96}
 
 
@@ -149,6 +168,13 @@ LARGER = {"batch_size": 1, "min_size": 64, "max_size": 96}
             "/schedule/batch_size",
         ),
         (ONE, {"student": {"kind": "faster_rcnn", "version": 2, "norm": "group"}}, 1.0, "/schedule/batch_size"),
+        (ONE | {"batch_size": 4}, UNLABELLED | {"unlabelled": {"ratio": 0.25}}, 1.0, "/unlabelled/ratio"),
+        (
+            ONE | {"batch_size": 2, "accumulate": 2},
+            UNLABELLED | {"unlabelled": {"ratio": 0.75}},
+            1.0,
+            "/unlabelled/ratio",
+        ),
     ],
 )
 def test_a_batch_norm_of_one_value_a_channel_is_refused(
@@ -164,6 +190,7 @@ def test_a_batch_norm_of_one_value_a_channel_is_refused(
     [
         (ONE, {}, 1.04),
         (ONE | {"batch_size": 2}, {}, 1.0),
+        (ONE | {"batch_size": 2}, UNLABELLED | {"unlabelled": {"ratio": 1.0}}, 1.0),
         (ONE | {"batch_size": 4}, {"resources": {"devices": 2}}, 1.0),
         (LARGER, {}, 1.0),
         (LARGER | {"min_size": 33}, {}, 1.0),

@@ -90,6 +90,8 @@ def record(s: Session, job_id: str, attempt: int, events: Sequence[Event], log: 
                 if event.values and all(name.startswith(OF_A_CLASS) for name in event.values):
                     continue  # more of the evaluation before: too much for every answer that shows the job
                 _advance(job, {f"{event.split}/{name}": value for name, value in event.values.items()})
+                if event.split == "val" and "ap" in event.values:
+                    job.ap, job.ap_step = event.values["ap"], event.step
                 add_event(s, job, at, "evaluated", **event.model_dump(exclude={"type"}))
             case _:
                 pass
@@ -126,6 +128,10 @@ def _rewind(s: Session, job: Job, step: int) -> None:
     if job.progress is not None:
         values = {name: value for name, value in _latest_values(s, job.id).items() if name in job.progress["values"]}
         job.progress = {**job.progress, "step": step, "values": values}
+    if job.ap_step is not None and job.ap_step > step:
+        last = select(Series.latest_value, Series.latest_step)
+        row = s.execute(last.where(Series.job_id == job.id, Series.name == "ap", Series.split == "val")).one_or_none()
+        job.ap, job.ap_step = tuple(row) if row is not None else (None, None)
 
 
 def _find_latest_again(s: Session, job_id: str) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.core.errors import Conflict
+from api.core.jobs.controls import twin
 from api.core.jobs.moves import CANCELS, end, has_steps, move, pause, queue_to_finish
 from api.core.jobs.record import add_event
 from api.core.lifecycle import Requested, State
@@ -44,6 +45,8 @@ def submit(
         device=resolved.resources.device,
         limits=submit.limits.model_dump(mode="json"),
         dataset_id=resolved.dataset,
+        twin=twin(resolved.model_dump(mode="json")),
+        taught=resolved.teacher is not None,
         attempt=0,
         retries=0,
         event_seq=0,

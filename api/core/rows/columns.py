@@ -3,6 +3,7 @@
     Noun                   what people name by an id: of one project, with a version (its ETag)
     +-- Leased             a worker takes it for a while (verbs: leases.py)
         +-- Imported       a file or folder that a worker reads (verbs: api/core/imports.py)
+        +-- Task           something to be worked out: its answer and its files (verbs: api/core/tasks.py)
 
 Knows no table and no verb.
 """
@@ -17,6 +18,8 @@ from typing import Annotated, Any, ClassVar
 from sqlalchemy import JSON, BigInteger, CheckConstraint, ColumnElement, ForeignKey, Index, String, text
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, declared_attr, mapped_column
 from sqlalchemy.schema import SchemaItem
+
+from api.core.lifecycle import TaskState
 
 ProjectId = Annotated[str, mapped_column(String(40))]
 
@@ -127,4 +130,35 @@ def import_rules(table: str) -> tuple[SchemaItem, ...]:
         *lease_rules(table, Imported.leased_in),
         CheckConstraint("(state = 'rejected') = (error IS NOT NULL)", "rejected_has_error"),
         CheckConstraint("(state IN ('ready', 'rejected')) = (finished_at IS NOT NULL)", "ended_has_finished_at"),
+    )
+
+
+class Task(Leased):
+    """Spread `task_rules` into `__table_args__` as well."""
+
+    leased_in = TaskState.pending
+
+    request: Mapped[dict[str, Any]]
+    """The body of its POST, with what was found out when it was submitted."""
+    device: Mapped[str] = mapped_column(String(16))
+    """Where it may be worked out: auto, cpu, cuda."""
+    blobs: Mapped[Inputs]
+    """What a worker reads; once it has ended, what it wrote: {"files": {name: sha256}}."""
+    result: Mapped[dict[str, Any] | None]
+    files: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON(none_as_null=True))
+    """What can be downloaded: [{"role", "name", "size", "sha256", "media_type"}, ...]"""
+    error: Mapped[dict[str, Any] | None]
+    """{"code", "message", "pointer"}"""
+
+
+def task_rules(table: str) -> tuple[SchemaItem, ...]:
+    return (
+        *lease_rules(table, Task.leased_in),
+        CheckConstraint(one_of("state", TaskState), "state"),
+        CheckConstraint("(state = 'succeeded') = (result IS NOT NULL)", "succeeded_has_result"),
+        CheckConstraint("(result IS NULL) = (files IS NULL)", "result_has_files"),
+        CheckConstraint("(state = 'failed') = (error IS NOT NULL)", "failed_has_error"),
+        CheckConstraint("(state <> 'pending') = (finished_at IS NOT NULL)", "ended_has_finished_at"),
+        CheckConstraint("device IN ('auto', 'cpu', 'cuda')", "device"),
+        Index(f"ix_{table}_page", "project_id", "created_at", "id"),
     )

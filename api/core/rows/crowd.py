@@ -8,20 +8,26 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.core.errors import Busy
-from api.core.lifecycle import DatasetState, ModelState, PlanState, State
+from api.core.lifecycle import DatasetState, ModelState, PlanState, State, TaskState
 from api.core.rows.columns import Noun
-from api.core.rows.tables import Dataset, Job, Model, Plan
+from api.core.rows.tables import Dataset, Evaluation, Job, Model, Plan
 
 WAITING: dict[type[Noun], Collection[str]] = {
     Job: (State.queued,),
     Dataset: (DatasetState.awaiting_upload, DatasetState.verifying),
     Model: (ModelState.awaiting_upload, ModelState.verifying),
     Plan: (PlanState.measuring,),
+    Evaluation: (TaskState.pending,),
 }
 
 
 def expect_place(
-    s: Session, kind: type[Job | Dataset | Model | Plan], project_id: str, most: int, setting: str, more: int = 1
+    s: Session,
+    kind: type[Job | Dataset | Model | Plan | Evaluation],
+    project_id: str,
+    most: int,
+    setting: str,
+    more: int = 1,
 ) -> None:
     """Before `more` are inserted. setting: the variable that sets `most`. Raises Busy."""
     waiting = select(kind.id).where(kind.project_id == project_id, kind.state.in_(WAITING[kind])).limit(most)

@@ -28,6 +28,7 @@ LATER = {
     "attention",
     "global_module",
     "where",
+    "unlabelled",
     "perplexity",
     "shares",
     "latency",

@@ -43,9 +43,11 @@ from api.core.rows.columns import (
     Leased,
     Noun,
     ProjectId,
+    Task,
     import_rules,
     lease_rules,
     one_of,
+    task_rules,
 )
 from api.core.rows.db import UtcDateTime
 
@@ -201,6 +203,14 @@ class Job(Noun, Base):
     """Number of the last event; allocated in the transaction of the move, so that a job's events have no gap."""
     progress: Mapped[dict[str, Any] | None]
     """{"step", "total_steps", "epoch", "epochs", "values": {"loss/total": ..., "val/ap": ...}}"""
+    twin: Mapped[str] = mapped_column(String(32), default="", server_default="")
+    """Equal for jobs that differ in teacher and methods only; see api/core/jobs/controls.py."""
+    taught: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """It has a teacher. Of jobs with the same twin, those without one are the control of those with one."""
+    ap: Mapped[float | None]
+    """Of the last evaluation on the validation images, 0-100."""
+    ap_step: Mapped[int | None] = mapped_column(BigInteger)
+    """When that was."""
 
     failure_code: Mapped[str | None] = mapped_column(String(32))
     failure_message: Mapped[str | None]
@@ -236,6 +246,7 @@ class Job(Noun, Base):
         Index("ix_jobs_page", "project_id", "created_at", "id"),
         Index("ix_jobs_page_by_state", "project_id", "state", "created_at", "id"),
         Index("ix_jobs_page_by_name", "project_id", "name", "created_at", "id"),
+        Index("ix_jobs_twin", "project_id", "twin", "taught"),
         Index("ix_jobs_queued", text("priority DESC"), "created_at", "id", sqlite_where=text("state = 'queued'"),
               postgresql_where=text("state = 'queued'")),
         Index("ix_jobs_running", "lease_expires", sqlite_where=text("state = 'running'"),
@@ -606,6 +617,14 @@ class Plan(Leased, Base):
         CheckConstraint("device IN ('auto', 'cpu', 'cuda')", "device"),
         *lease_rules(__tablename__, leased_in),
     )
+
+
+class Evaluation(Task, Base):
+    """How well a network finds the objects of a split."""
+
+    __tablename__ = "evaluations"
+
+    __table_args__ = task_rules(__tablename__)
 
 
 class WorkerRow(Base):

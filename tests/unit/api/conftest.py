@@ -28,6 +28,10 @@ from fgd.data.index import Report, SplitCounts
 from fgd.detector_specs import DetectorSpec
 from fgd.recipe import Recipe
 from fgd.spec import SubmitJob
+from worker import devices
+from worker.host import Host
+from worker.slots import Slots
+from worker.staging import Cache
 
 with warnings.catch_warnings():
     # Starlette 1.10 prefers httpx2, which our client does not use; to be taken out when it does.
@@ -46,13 +50,16 @@ class Given:
         self.store = store
         self.roots = roots
 
-    def dataset(self, state: str = "ready", classes: tuple[str, ...] = CLASSES, images: int = 40) -> Dataset:
+    def dataset(
+        self, state: str = "ready", classes: tuple[str, ...] = CLASSES, images: int = 40, unlabelled: bool = False
+    ) -> Dataset:
         split = SplitCounts(
             images=images, boxes=90, empty_images=0, boxes_per_class=dict.fromkeys(classes, 45), width=(64, 64),
             height=(48, 48), box_sizes={"small": 90, "medium": 0, "large": 0},
         )  # fmt: skip
+        splits = {"train": split, "val": split} | ({"unlabelled": split} if unlabelled else {})
         report = Report(
-            ok=state == "ready", format="coco", classes=classes, splits={"train": split, "val": split},
+            ok=state == "ready", format="coco", classes=classes, splits=splits,
             defect_counts={}, defects=(),
         )  # fmt: skip
         with db.transaction(self.engine) as s:
@@ -210,6 +217,16 @@ def store(settings: Settings) -> BlobStore:
 @pytest.fixture
 def given(engine: Engine, store: BlobStore, settings: Settings) -> Given:
     return Given(engine, store, settings.data_roots[0])
+
+
+@pytest.fixture
+def host(given: Given, settings: Settings) -> Host:
+    """A worker with one processor and no broker, whose work this process does when a test wants it."""
+    found = devices.Hardware((), "a processor", 1, False, 1, 1)
+    cache = Cache(settings.home / "cache", 1, given.store)
+    host = Host(settings, given.engine, given.store, None, found, Slots.on_host(1, []), cache, drain_s=1.0)
+    host.announced.set()
+    return host
 
 
 @pytest.fixture

@@ -13,21 +13,9 @@ from api.core import datasets
 from api.core.request_bodies import SubmitDataset
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT, Dataset
-from worker import devices
 from worker.dataset_import import DatasetImport
 from worker.host import Host
-from worker.slots import Slots
-from worker.staging import Cache
 from worker.take import take
-
-
-@pytest.fixture
-def host(given: Any, settings: Any) -> Host:
-    found = devices.Hardware((), "a processor", 1, False, 1, 1)
-    cache = Cache(settings.home / "cache", 1, given.store)
-    host = Host(settings, given.engine, given.store, None, found, Slots.on_host(1, []), cache, drain_s=1.0)
-    host.announced.set()
-    return host
 
 
 def submitted(given: Any) -> str:

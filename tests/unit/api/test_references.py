@@ -137,6 +137,24 @@ def test_a_batch_larger_than_the_set_is_refused(client: Any, given: Any) -> None
     assert client.post("/v1/jobs", json=given.body(dataset, schedule={"batch_size": 7})).status_code == 201
 
 
+def test_unlabelled_images_need_a_split_of_them_and_a_teacher_that_knows_a_class(client: Any, given: Any) -> None:
+    bare = given.dataset(unlabelled=True)
+    knowing, foreign, knows_one = (given.succeeded(classes) for classes in (("cat", "dog"), ("cow",), ("cat",)))
+    body = given.body(bare, teacher={"job": knowing}, methods=FGD, unlabelled={"pseudo_labels": True})
+
+    assert client.post("/v1/jobs", json=body).status_code == 201
+    outline = client.post("/v1/plans", json=body).json()["outline"]
+    assert (outline["images"]["unlabelled"], outline["unlabelled_per_step"]) == (40, 8)
+    without = given.body(teacher=body["teacher"], methods=FGD, unlabelled={})
+    assert "no unlabelled split" in refused(client, without, "/unlabelled", "unlabelled_unusable")
+    strange = body | {"teacher": {"job": foreign}}
+    assert "knows none" in refused(client, strange, "/unlabelled", "unlabelled_unusable")
+    partly = client.post("/v1/plans", json=body | {"teacher": {"job": knows_one}}).json()
+    warnings = {each["pointer"]: each["message"] for each in partly["outline"]["warnings"]}
+    assert "does not know dog" in warnings["/unlabelled/pseudo_labels"]
+    refused(client, given.body(bare, unlabelled={}), "/unlabelled", "value_error")
+
+
 # --- folders --------------------------------------------------------------------------------------------------
 
 

@@ -30,11 +30,12 @@ from api.core.rows import db
 from api.core.rows.ids import new_id
 from api.core.store import uploads
 from api.http.bodies import MAX_BODY_BYTES
-from api.routes import artifacts, plans, samples
+from api.routes import artifacts, evaluations, plans, samples
 from api.routes import datasets as dataset_routes
 from api.routes import models as model_routes
 from api.routes import studies as study_routes
 from fgd.data.index import Index
+from tests.unit.api.test_evaluations import finished
 
 JSON = {"Content-Type": "application/json"}
 ZIP = {"Content-Type": "application/zip"}
@@ -526,6 +527,8 @@ def submit_job(w: World) -> Iterator[Refusal]:
     many = {"batch_size": 40, "accumulate": 2}
     yield Refusal(job(schedule=many), 422, "batch_too_large", "/schedule/accumulate")
     yield Refusal(w.client.post(f"{url}?dry_run=maybe", json=given.body(ready)), 422, "invalid_request", "?dry_run")
+    bare = {"teacher": {"job": given.succeeded()}, "methods": [{"kind": "fgd"}], "unlabelled": {}}
+    yield Refusal(job(**bare), 422, "unlabelled_unusable", "/unlabelled")
     other = given.succeeded(("cow",))
     yield Refusal(job(student={"inherit": {"job": other}}), 422, "classes_differ", "/student/inherit")
     retinanet = {"kind": "retinanet", "inherit": {"job": given.succeeded()}}
@@ -843,6 +846,86 @@ def delete_study(w: World) -> Iterator[Refusal]:
     yield Refusal(w.client.delete(f"{a_study(w)}?jobs=perhaps"), 422, "invalid_request", "?jobs")
 
 
+# --- what a worker works out ----------------------------------------------------------------------------------
+
+
+def bad_networks(w: World, url: str, **more: Any) -> Iterator[Refusal]:
+    """The refusals of every route that names a model, or a job's student or teacher."""
+    running, ended = w.given.running(), failed_job(w, w.given.running())
+    waiting = w.client.post("/v1/models", json=UPLOAD).json()["id"]
+    for body, status, code, at in (
+        ({"job": new_id("job")}, 422, "job_not_found", "/job"),
+        ({"job": ended}, 422, "job_has_no_weights", "/job"),
+        ({"job": running}, 409, "job_not_ready", "/job"),
+        ({"job": running, "network": "teacher"}, 422, "job_has_no_teacher", "/job"),
+        ({"model": new_id("mdl")}, 422, "model_not_found", "/model"),
+        ({"model": waiting}, 409, "model_not_ready", "/model"),
+        ({}, 422, "invalid_request", ""),
+        ({"model": waiting, "which": "best"}, 422, "invalid_request", "/which"),
+    ):
+        yield Refusal(w.client.post(url, json={**body, **more}), status, code, at)
+
+
+@of("POST /v1/evaluations")
+def submit_evaluation(w: World) -> Iterator[Refusal]:
+    url = "/v1/evaluations"
+    yield from bad_json(w, url)
+    of, job = w.given.dataset().id, w.given.succeeded()
+    body = {"job": job, "dataset": of}
+    yield from too_many_waiting(w, url, body, "max_waiting_tasks")
+    yield from bad_networks(w, url, dataset=of)
+    other, sizes = w.given.dataset(classes=("cow",)).id, {"min_size": 900}
+    waiting = w.client.post("/v1/datasets", json={"name": "d"}).json()["id"]
+    for change, status, code, at in (
+        ({"dataset": new_id("ds")}, 422, "dataset_not_found", "/dataset"),
+        ({"dataset": w.given.dataset("rejected").id}, 422, "dataset_rejected", "/dataset"),
+        ({"dataset": waiting}, 409, "dataset_not_ready", "/dataset"),
+        ({"dataset": other}, 422, "no_common_class", "/dataset"),
+        ({"split": "test"}, 422, "split_not_found", "/split"),
+        (sizes, 422, "sizes_differ", "/min_size"),
+    ):
+        yield Refusal(w.client.post(url, json={**body, **change}), status, code, at)
+    yield Refusal(w.client.post(url, json={"model": w.promoted()}), 422, "dataset_missing", "/dataset")
+    once = {"Idempotency-Key": "again"}
+    w.client.post(url, json=body, headers=once)
+    reused = w.client.post(url, json={**body, "split": "train"}, headers=once)
+    yield Refusal(reused, 422, "idempotency_key_reused", "?Idempotency-Key")
+
+
+@of("GET /v1/evaluations")
+def list_evaluations(w: World) -> Iterator[Refusal]:
+    yield from bad_pages(w, "/v1/evaluations")
+
+
+@of("GET /v1/evaluations/{evaluation_id}")
+def get_evaluation(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.get(f"/v1/evaluations/{new_id('evl')}"), 404, "evaluation_not_found")
+    made = w.client.post("/v1/evaluations", json={"job": w.given.succeeded()}).json()["id"]
+    yield from too_many_waiters(w, f"/v1/evaluations/{made}")
+
+
+@of("GET /v1/evaluations/{evaluation_id}/detections")
+def download_detections(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.get(f"/v1/evaluations/{new_id('evl')}/detections"), 404, "evaluation_not_found")
+    made = w.client.post("/v1/evaluations", json={"job": w.given.succeeded()}).json()["id"]
+    yield Refusal(w.client.get(f"/v1/evaluations/{made}/detections"), 409, "no_file")
+    finished(w.given)
+    beyond = w.client.get(f"/v1/evaluations/{made}/detections", headers={"Range": "bytes=99-"})
+    yield Refusal(beyond, 416, "range_not_satisfiable")
+
+
+@of("HEAD /v1/evaluations/{evaluation_id}/detections")
+def describe_detections(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.head(f"/v1/evaluations/{new_id('evl')}/detections"), 404, "evaluation_not_found")
+    made = w.client.post("/v1/evaluations", json={"job": w.given.succeeded()}).json()["id"]
+    yield Refusal(w.client.head(f"/v1/evaluations/{made}/detections"), 409, "no_file")
+
+
+@of("DELETE /v1/evaluations/{evaluation_id}")
+def delete_evaluation(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.delete(f"/v1/evaluations/{new_id('evl')}"), 404, "evaluation_not_found")
+
+
 # --- the tests ------------------------------------------------------------------------------------------------
 
 
@@ -879,7 +962,7 @@ def documented(world: World, route: str) -> set[str]:
 
 
 def test_every_route_of_these_modules_stands_in_the_table() -> None:
-    parts = (dataset_routes, samples, model_routes, study_routes, plans, artifacts)
+    parts = (dataset_routes, samples, model_routes, study_routes, plans, artifacts, evaluations)
     found = {f"{method} {route.path}" for part in parts for route in part.router.routes for method in route.methods}
     assert len(found) > 15
     assert found <= REFUSALS.keys()

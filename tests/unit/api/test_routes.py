@@ -21,6 +21,7 @@ NAMES = {
     "art": "artifact",
     "ckpt": "checkpoint",
     "std": "study",
+    "evl": "evaluation",
 }
 WRONG = [
     "foo",

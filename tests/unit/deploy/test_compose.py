@@ -166,8 +166,8 @@ def test_defaults_that_the_example_shows_are_the_settings() -> None:
     shown = env_file(EXAMPLE.read_text(), commented_too=True)
     for name in ("FGD_SLOTS", "FGD_CACHE_BYTES", "FGD_GRACE_S", "FGD_UPLOAD_BYTES", "FGD_MAX_MODEL_BYTES",
                  "FGD_MIN_FREE_BYTES", "FGD_MAX_QUEUED_JOBS", "FGD_MAX_STUDY_JOBS", "FGD_MAX_WAITING_IMPORTS",
-                 "FGD_MAX_WAITING_PLANS", "FGD_MAX_STREAMS", "FGD_MAX_WAITERS", "FGD_STORE_REGION",
-                 "FGD_STORE_PROXY"):  # fmt: skip
+                 "FGD_MAX_WAITING_PLANS", "FGD_MAX_WAITING_TASKS", "FGD_MAX_STREAMS", "FGD_MAX_WAITERS",
+                 "FGD_STORE_REGION", "FGD_STORE_PROXY"):  # fmt: skip
         default = Settings.model_fields[name.removeprefix("FGD_").lower()].default
         assert str(default).lower() in (shown[name], f"{shown[name]}.0"), name
 

@@ -43,7 +43,11 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train = index.splits["train"]
     tar, kept = folder.with_suffix(".tar"), folder.with_name("kept")
     twins = tuple(image.model_copy(update={"id": image.id + 100}) for image in train[:7])
-    archive.pack(index.model_copy(update={"splits": {"train": train, "val": twins}}), sources, tar)
+    bare = tuple(
+        image.model_copy(update={"id": image.id + 200, "boxes": (), "labels": (), "crowd": ()}) for image in train[:6]
+    )
+    splits = {"train": train, "val": twins, "unlabelled": bare}
+    archive.pack(index.model_copy(update={"splits": splits}), sources, tar)
     archive.unpack(tar, kept)
     return kept
 
@@ -109,6 +113,25 @@ def test_two_processes_have_the_losses_of_one(begun: JobSpec, tmp_path: Path) ->
             assert two[name] == pytest.approx(one[name], rel=ROUNDING, abs=ROUNDING), name
     manifest = json.loads((tmp_path / "shared" / "result" / "manifest.json").read_text())
     assert manifest["machine"]["devices"] == 2
+
+
+@pytest.mark.numeric
+def test_two_processes_share_unlabelled_images_and_count_their_boxes_together(begun: JobSpec, tmp_path: Path) -> None:
+    """Three for each in two batches of one and two, whose boxes the trained network finds. Of two steps: a gradient
+    that is not shared shows in the second, and later a box may cross the score by rounding."""
+    trained = begun.student.weights.model_dump()  # type: ignore[union-attr]
+    spec = begun.but(
+        teacher=trained,
+        methods=[{"kind": "mimic"}],
+        unlabelled={"pseudo_labels": True, "ratio": 0.75, "score": 0.3},
+        schedule=begun.schedule.but(epochs=2, evaluate_every=2),
+    )
+    alone, shared = run(spec, tmp_path / "alone"), run(shared_by_two(spec), tmp_path / "shared")
+    losses = [[event.values for event in of(each, Stepped)] for each in (alone, shared)]
+    assert losses[0][0]["unlabelled/boxes_per_image"] >= 0.5
+    for one, two in zip(*losses, strict=True):
+        for name in (name for name in one if name.startswith("loss/")):
+            assert two[name] == pytest.approx(one[name], rel=ROUNDING, abs=ROUNDING), name
 
 
 needs_two_cards = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two CUDA devices")

@@ -25,7 +25,7 @@ from deploy.backup import backup, restore
 from fgd.data.index import Image, Index, Report
 from worker import devices, tally  # type: ignore[attr-defined]
 from worker.host import Host
-from worker.slots import IMPORTS, Slots
+from worker.slots import BESIDE, Slots
 from worker.staging import Cache
 from worker.take import take
 
@@ -97,7 +97,7 @@ def test_a_worker_counts_and_stores_the_listing(given: Any, host: Host) -> None:
     assert (row.state, row.counts, row.lease_owner) == ("counted", {"cat": 2, "dog": 1}, None)
     assert row.finished_at is not None
     assert b"".join(given.store.read(row.listing_digest)) == b"1\t2\n2\t1\n3\t0\n"
-    assert host.slots.free("import") == IMPORTS
+    assert host.slots.free("import") == BESIDE["import"]
     assert list((host.settings.home / "work").iterdir()) == []
 
 

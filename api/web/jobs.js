@@ -1,0 +1,117 @@
+/** @file What is done with jobs, on whatever page: ask for something, copy one, and how a state is shown. */
+
+import { get, make, send } from "./api.js";
+import { complain, confirmed, filledIn, say } from "./dialogs.js";
+import { button, h, named, put } from "./elements.js";
+import { to } from "./router.js";
+
+/**
+ * @typedef {object} Summary a line of GET summaries
+ * @property {string} id @property {string} name @property {string} state @property {string | null} phase
+ * @property {string | null} requested @property {Record<string, string>} metadata @property {number} version
+ * @property {string} created_at @property {string | null} started_at @property {string | null} finished_at
+ * @property {number} step @property {number | null} total_steps @property {number} epoch @property {number | null} epochs
+ * @property {number | null} left_s @property {number | null} ap @property {number | null} ap_step
+ * @property {string | null} control @property {number | null} control_ap @property {number | null} gain
+ * @property {string} student @property {string[]} methods @property {string | null} teacher
+ * @property {string} dataset @property {string} dataset_name @property {string | null} why
+ */
+
+export const STATES = ["queued", "running", "paused", "succeeded", "failed", "cancelled"];
+export const ENDED = ["succeeded", "failed", "cancelled"];
+const ASKED = { cancel: "cancelling", cancel_now: "cancelling", pause: "pausing", stop: "finishing early" };
+
+/** In words: what was asked of it, else what it does. @param {{state: string, phase: string | null, requested: string | null}} job */
+export function doing(job) {
+  return ASKED[job.requested ?? ""] ?? (job.state === "running" ? (job.phase ?? "").replaceAll("_", " ") : "");
+}
+
+/** Who learns from whom. @param {Summary} job */
+export function recipe(job) {
+  return job.methods.length ? `${job.student} · ${job.methods.join(" + ")}` : `${job.student} · no teacher`;
+}
+
+/** @param {{id: string, name: string}} job */
+export function link(job) {
+  return h("a", { href: to(["jobs", job.id]), class: "title" }, named(job.name));
+}
+
+/** @typedef {{word: string, of: string[], act: (job: {id: string, name: string}) => Promise<any>}} Action */
+
+/** @param {string} word @param {string} path */
+const asks = (word, path) => (/** @type {{id: string, name: string}} */ job) => send("POST", `jobs/${job.id}/${path}`).then(() => word);
+
+/** What can be asked of a job, by the states in which the API hears it. @type {Record<string, Action>} */
+export const ACTIONS = {
+  pause: { word: "Pause", of: ["queued", "running"], act: asks("is being paused", "pause") },
+  resume: { word: "Resume", of: ["paused"], act: asks("is queued again", "resume") },
+  stop: { word: "Finish early", of: ["running", "paused"], act: asks("finishes early", "stop") },
+  cancel: { word: "Cancel", of: ["queued", "running", "paused"], act: asks("is being cancelled", "cancel") },
+  delete: { word: "Delete", of: ENDED, act: (job) => send("DELETE", `jobs/${job.id}`).then(() => "is deleted") },
+};
+
+const SURE = {
+  cancel: "The training ends without a result.",
+  delete: "Its events, curves, log and files are deleted with it.",
+};
+
+/** Does it, asks first where it cannot be undone, and says how it went. True if it was done. @param {string} name @param {{id: string, name: string}[]} jobs */
+export async function act(name, jobs) {
+  const action = ACTIONS[name];
+  const of = jobs.length === 1 ? named(jobs[0].name) : `${jobs.length} jobs`;
+  if (SURE[name]) {
+    const sure = await confirmed({ title: `${action.word} ${jobs.length === 1 ? "this job" : of}?`, text: [jobs.length === 1 && of, jobs.length === 1 && ": ", SURE[name]], action: `${action.word}${jobs.length > 1 ? ` ${jobs.length}` : ""}`, danger: true });
+    if (!sure) return false;
+  }
+  let done = 0;
+  for (const job of jobs) {
+    try {
+      const told = await action.act(job);
+      done += 1;
+      if (jobs.length === 1) say([of, ` ${told}`]);
+    } catch (error) {
+      complain(error);
+    }
+  }
+  if (jobs.length > 1 && done) say(`${action.word}: ${done} of ${jobs.length} jobs`);
+  return done > 0;
+}
+
+/** The same job again, under another name and, if wanted, with another seed. @param {{id: string, name: string}} job @returns {Promise<boolean>} */
+export async function clone(job) {
+  try {
+    const old = await get(`jobs/${job.id}`);
+    const values = await filledIn({
+      title: "Copy this job",
+      text: ["A new job with everything as in ", named(job.name), "."],
+      action: "Start the copy",
+      fields: [
+        { name: "name", label: "Name", value: `${old.name} (copy)`.slice(0, 200) },
+        { name: "seed", label: "Seed", value: String(old.spec.seed), type: "number", min: 0 },
+      ],
+    });
+    if (!values) return false;
+    const { metadata, priority, limits } = old;
+    const made = await make("jobs", { ...old.spec, name: values.name, seed: Number(values.seed), metadata, priority, limits });
+    say([link(made), " is queued"]);
+    return true;
+  } catch (error) {
+    complain(error);
+    return false;
+  }
+}
+
+/** A menu of what can be asked of a job now. @param {() => Summary} job @param {() => void} changed */
+export function jobMenu(job, changed) {
+  const list = h("div", {});
+  const summary = h("summary", {}, "⋯");
+  const element = h("details", { class: "menu", on: { toggle: fill } }, summary, list);
+  function fill() {
+    if (!element.open) return;
+    const now = job();
+    put(list, Object.entries(ACTIONS).filter(([, action]) => action.of.includes(now.state)).map(([name, action]) =>
+      button(action.word, async () => (await act(name, [now])) && changed(), { class: SURE[name] ? "bad" : null })),
+    button("Copy …", async () => (await clone(now)) && changed()));
+  }
+  return { element, name: (/** @type {string} */ text) => summary.setAttribute("aria-label", `Actions for ${text}`) };
+}

@@ -1,0 +1,8 @@
+/** @file The pages. One that has a `menu` stands in the menu, under that word, in this order. */
+
+/** @type {readonly import("./router.js").Route[]} */
+export const ROUTES = [
+  { path: "jobs", title: "Jobs", menu: "Jobs", load: () => import("./pages/jobs.js") },
+];
+
+export const HOME = "#/jobs";

@@ -1,0 +1,132 @@
+"""`fgd evaluate`: what a worker of a service works out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
+
+import typer
+from rich.text import Text
+
+from fgd.cli.options import URL, AsJson, Url, client_of
+from fgd.cli.printing import Columns, answer, err, fail, leave, note, print_error, print_line, table
+from fgd.process.exit_codes import DONE, FAILED, REFUSED
+from fgd.text.printable import printable
+
+if TYPE_CHECKING:
+    from fgd.client import Evaluation, Task
+    from fgd.evaluated import ClassFigures
+
+app = typer.Typer()
+
+T = TypeVar("T", bound="Task")
+
+Network = Annotated[
+    str, typer.Argument(metavar="JOB|MODEL", help="Id of a job or a model: job_..., mdl_...", show_default=False)
+]
+Teacher = Annotated[bool, typer.Option("--teacher", help="The teacher of the job, not its student.")]
+Best = Annotated[bool, typer.Option("--best", help="The student's best weights instead of the last ones.")]
+Wait = Annotated[bool, typer.Option(help="Wait until it has ended.")]
+FIGURES = ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l", "ar1", "ar10", "ar100")
+
+
+@app.command(rich_help_panel="Use a service")
+def evaluate(
+    network: Annotated[
+        str,
+        typer.Argument(
+            metavar="JOB|MODEL|EVALUATION",
+            help="Id of a job, a model, or an evaluation that was asked for before.",
+            show_default=False,
+        ),
+    ],
+    dataset: Annotated[str | None, typer.Option(help="Id of a data set. [default: the job's own]")] = None,
+    split: Annotated[Literal["train", "val", "test"], typer.Option(help="Which of its images.")] = "val",
+    teacher: Teacher = False,
+    best: Best = False,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Where; auto takes a GPU if one is free.")
+    ] = "auto",
+    detections: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Download detections.npz into this folder.", file_okay=False)
+    ] = None,
+    wait: Wait = True,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Evaluate a model, or a job's student or teacher, on a split of any data set.
+
+    Classes are matched by name. Prints AP and AR, of each class as well; --json has precision-recall curves and the
+    confusion matrix too. Detections of each image are in detections.npz.
+    """
+    with client_of(url) as client:
+        if network.startswith("evl_"):
+            found = client.evaluation(network)
+        else:
+            named = named_network(network, teacher, best)
+            found = client.evaluate(**named, dataset=dataset, split=split, device=device)
+        if wait:
+            found = waited(client.wait_evaluation, found, "evaluating")
+        answer(found, as_json, _show_evaluation)
+        if detections is not None and found.files:
+            note(f"{client.download_file(found.files[0], detections)}")
+    end(found)
+
+
+def _show_evaluation(found: Evaluation) -> None:
+    print_line(found.id)
+    if names := found.classes.only_dataset:
+        note(f"the network does not know {_some(names)}: their boxes are left out")
+    if names := found.classes.only_network:
+        note(f"the data set does not have {_some(names)}: detections of these are left out")
+    if found.result is None:
+        return
+    result = found.result
+    print_line(f"{result.images} images, {result.boxes} boxes, {result.seconds:.1f} s on {result.device}")
+    table({"figure": None, "value": "right"}, lambda name: [name, _number(getattr(result, name))])(FIGURES)
+    columns: Columns = {"class": None, "boxes": "right", "ap": "right"}
+    table(columns, _class_cells)(result.per_class)
+
+
+def _class_cells(figures: ClassFigures) -> list[str]:
+    return [figures.name, str(figures.boxes), _number(figures.ap)]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _some(names: Iterable[str], most: int = 8) -> str:
+    found = list(names)
+    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
+
+
+# --- what all of them do ----------------------------------------------------------------------------------------
+
+
+def named_network(id: str, teacher: bool, best: bool) -> dict[str, Any]:
+    """The network as the service wants it named."""
+    if id.startswith("mdl_"):
+        if teacher or best:
+            fail("a model is one network with one set of weights: leave out --teacher and --best", REFUSED)
+        return {"model": id}
+    if not id.startswith("job_"):
+        fail(f"{id}: neither a job's id (job_...) nor a model's (mdl_...)", REFUSED)
+    return {"job": id, "network": "teacher" if teacher else "student", "which": "best" if best else "last"}
+
+
+def waited(wait: Callable[[str], T], found: T, doing: str) -> T:
+    """What became of it. Ctrl-C leaves it to the worker."""
+    if found.ended:
+        return found
+    with err.status(Text(printable(found.waiting_reason or doing))):
+        return wait(found.id)
+
+
+def end(found: Task) -> NoReturn:
+    """Leave with the exit code for it."""
+    if found.error is not None:
+        where = f"{found.error.pointer}: " if found.error.pointer else ""
+        print_error(f"{found.error.code}: {where}{found.error.message}")
+    leave(FAILED if found.state == "failed" else DONE)

@@ -1,0 +1,79 @@
+"""The client's methods of what a worker works out: evaluations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from fgd.client import follow, transfer
+from fgd.client.answers import Evaluation, TaskFile
+from fgd.client.transport import Transport, read, route
+
+
+class Tasks:
+    """Part of `Client`."""
+
+    _service: Transport
+
+    def evaluate(
+        self,
+        *,
+        model: str | None = None,
+        job: str | None = None,
+        network: Literal["student", "teacher"] = "student",
+        which: Literal["last", "best"] = "last",
+        dataset: str | None = None,
+        split: Literal["train", "val", "test"] = "val",
+        idempotency_key: str | None = None,
+        **more: Any,
+    ) -> Evaluation:
+        """Evaluate a model, or the student or teacher of a job, on a split of a data set (default: the job's own). Call
+        `wait_evaluation` next.
+
+        more: min_size, max_size, batch_size, device, confusion_score.
+        """
+        body = _network(model, job, network, which) | {"split": split, **more}
+        body |= {"dataset": dataset} if dataset is not None else {}
+        return read(Evaluation, self._service.post("/v1/evaluations", json.dumps(body), idempotency_key))
+
+    def evaluation(self, evaluation_id: str) -> Evaluation:
+        return read(Evaluation, self._service.get(route("evaluations", evaluation_id)))
+
+    def evaluations(self, most: int = 50) -> list[Evaluation]:
+        """Newest first, at most `most`."""
+        return self._service.pages(Evaluation, "/v1/evaluations", most)
+
+    def wait_evaluation(
+        self,
+        evaluation_id: str,
+        on_evaluation: Callable[[Evaluation | None], None] | None = None,
+        *,
+        poll_s: float = 0.5,
+        patience_s: float = 600.0,
+    ) -> Evaluation:
+        """Wait until it has ended: succeeded or failed. `patience_s`: how long to wait for a service that is away."""
+        path = route("evaluations", evaluation_id)
+        return follow.wait_for(self._service, Evaluation, path, on_evaluation, poll_s, patience_s)
+
+    def delete_evaluation(self, evaluation_id: str) -> None:
+        self._service.request("DELETE", route("evaluations", evaluation_id))
+
+    def download_file(
+        self,
+        file: TaskFile,
+        folder: Path,
+        on_bytes: Callable[[int], None] | None = None,
+        *,
+        name: str | None = None,
+    ) -> Path:
+        """Fetch one of the `files` of something that a worker has worked out, as `download` fetches an artifact."""
+        return transfer.download(self._service, file.url, file, folder, on_bytes, name)
+
+
+def _network(model: str | None, job: str | None, network: str, which: str) -> dict[str, Any]:
+    """What was not asked for is left out."""
+    defaults = {"model": None, "job": None, "network": "student", "which": "last"}
+    named = {"model": model, "job": job, "network": network, "which": which}
+    return {field: value for field, value in named.items() if value != defaults[field]}

@@ -1,0 +1,127 @@
+"""What a worker works out, with the real child, a real network and real pictures; one child is killed on its way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from api.core import datasets
+from api.core.jobs import attempts
+from api.core.request_bodies import SubmitDataset
+from api.core.rows import db
+from api.core.rows.tables import DEFAULT_PROJECT
+from fgd.data import archive, formats
+from fgd.data.digits import compose
+from fgd.detector_specs import FCOS
+from fgd.detectors import build
+from fgd.engine import weights
+from fgd.recipe import Recipe
+from tests.unit.api.conftest import WEIGHTS_DIGEST
+from worker.host import Host
+from worker.take import take
+
+pytestmark = pytest.mark.long
+CLASSES = ("0", "7")
+
+
+@pytest.fixture
+def database(migrated: Path, tmp_path: Path) -> str:
+    """SQLite alone: it is the children that are tried."""
+    (tmp_path / "fgd.db").write_bytes(migrated.read_bytes())
+    return f"sqlite:///{tmp_path}/fgd.db"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    counts = {"train": 3, "val": 3, "test": 1}
+    compose(folder, counts=counts, size=64, classes=CLASSES, box_px=(16, 40), per_image=(1, 2))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained, but sure enough of itself to find something."""
+    torch.manual_seed(0)
+    spec = FCOS(fpn_channels=64, backbone="mobilenet_v3_small")
+    detector = build(Recipe(detector=spec, classes=CLASSES, min_size=64, max_size=64)).eval()
+    with torch.no_grad():
+        for name, parameter in detector.module.named_parameters():
+            if name.endswith("cls_logits.weight"):
+                parameter.mul_(10)
+            if name.endswith("cls_logits.bias"):
+                parameter.fill_(-1.0)
+    folder = tmp_path_factory.mktemp("net") / "result"
+    weights.export(folder, detector, {"spec": {}}, best=None)
+    return folder
+
+
+@pytest.fixture
+def job(given: Any, pictures: Path, network: Path, tmp_path: Path) -> str:
+    """A finished job, whose result is the network and whose data set are the pictures."""
+    index, report, sources = formats.read(pictures, "coco", "full")
+    archive.pack(index, sources, tmp_path / "archive.tar")
+    with db.transaction(given.engine) as s:
+        dataset = datasets.submit(s, DEFAULT_PROJECT, SubmitDataset(name="digits", path="/data/digits"))
+        claim = datasets.claim_import(s, "wrk_a", lease_s=20.0)
+        assert claim is not None
+        tar = given.store.put_file(tmp_path / "archive.tar")
+        datasets.finish_import(
+            s, dataset.id, claim.attempt, tar, given.store.put_bytes(index.model_dump_json().encode()), report
+        )
+    id = str(given.running(dataset=dataset))
+    blobs = {file.name: given.store.put_file(file) for file in network.iterdir()}
+    files = [attempts.ArtifactIn(name, blob.digest, blob.size) for name, blob in blobs.items()]
+    with db.transaction(given.engine) as s:
+        attempts.finish(s, id, 1, files, WEIGHTS_DIGEST)
+    return id
+
+
+def kill_first_child(host: Host) -> threading.Thread:
+    """As soon as it has started."""
+
+    def kill() -> None:
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            for file in host.run_folder().glob("*.a1.json"):
+                os.kill(json.loads(file.read_text())["pid"], signal.SIGKILL)
+                return
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    return thread
+
+
+def worked(host: Host, killing: threading.Thread | None = None) -> None:
+    while work := take(host):
+        work()
+    if killing is not None:
+        killing.join()
+
+
+def test_an_evaluation_whose_child_is_killed_is_finished_by_another(
+    client: Any, host: Host, job: str, tmp_path: Path
+) -> None:
+    made = client.post("/v1/evaluations", json={"job": job, "confusion_score": 0.05}).json()
+
+    worked(host, kill_first_child(host))
+
+    told = client.get(f"/v1/evaluations/{made['id']}").json()
+    assert (told["state"], told["error"]) == ("succeeded", None)
+    assert (told["result"]["images"], len(told["result"]["per_class"])) == (3, 2)
+    assert told["result"]["detections"] > 0
+    file = tmp_path / "detections.npz"
+    file.write_bytes(client.get(told["files"][0]["url"]).content)
+    with np.load(file) as arrays:
+        assert len(arrays["val/found_score"]) == told["result"]["detections"]
+    assert list((host.settings.home / "work").iterdir()) == []
