@@ -30,9 +30,11 @@ from api.core.lifecycle import (
     signal_name,
 )
 from api.core.promotion import PromotableWeights
+from api.core.request_bodies import ExportFormat
 from api.core.rows.tables import Artifact, Attempt, Job, JobEvent, WorkerRow
 from fgd.budget import BudgetTable, FindStudent
 from fgd.evaluated import EvaluationResult
+from fgd.exported import ExportResult
 from fgd.outline import Measurement, Outline
 from fgd.spec import Metadata, Priority
 from fgd.spec_fields import Name, Spec
@@ -756,6 +758,24 @@ class EvaluationView(NetworkView):
 
 class EvaluationPage(View):
     items: list[EvaluationView]
+    next: str | None
+    """Send it as `cursor` for the next page; null: this was the last."""
+
+
+class ExportView(NetworkView):
+    format: ExportFormat
+    size: tuple[int, int] | None
+    """Height and width, as asked for; `result` has what it became."""
+    batch: int | Literal["dynamic"]
+    opset: int
+    dataset: str | None
+    """On whose pictures the file is compared with torch; null: on a synthetic one."""
+    result: ExportResult | None
+    """Null until it has succeeded."""
+
+
+class ExportPage(View):
+    items: list[ExportView]
     next: str | None
     """Send it as `cursor` for the next page; null: this was the last."""
 

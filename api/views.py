@@ -15,13 +15,13 @@ from typing import Any
 import orjson
 from sqlalchemy import Text, bindparam, cast, null, select
 
-from api.core import plans, tasks
+from api.core import exports, plans, tasks
 from api.core.jobs import waiting
 from api.core.lifecycle import DatasetState, FailureCode, ModelState, State, advice
 from api.core.rows import lookup
 from api.core.rows.columns import Noun, Task
 from api.core.rows.db import Columns, Query, Reader
-from api.core.rows.tables import Dataset, Evaluation, Job, Model, Plan, StudyJob
+from api.core.rows.tables import Dataset, Evaluation, Export, Job, Model, Plan, StudyJob
 from api.schemas import MeasuredView
 from fgd.recipe import Recipe
 from fgd.stored import text_without_retired
@@ -169,7 +169,15 @@ def _tasks_wait(s: Reader, rows: Sequence[Columns], lease_s: float) -> Mapping[s
     return {row.id: {"waiting_reason": tasks.waiting_reason(s, row, lease_s)} for row in rows}
 
 
-def _of_tasks(path: str, table: type[Task]) -> Resource:
+def _exports_wait(s: Reader, rows: Sequence[Columns], lease_s: float) -> Mapping[str, JSON]:
+    return {row.id: {"waiting_reason": exports.waiting_reason(s, row, lease_s)} for row in rows}
+
+
+def _of_tasks(
+    path: str,
+    table: type[Task],
+    wait: Callable[[Reader, Sequence[Columns], float], Mapping[str, JSON]] = _tasks_wait,
+) -> Resource:
     return Resource(
         path,
         table,
@@ -179,7 +187,7 @@ def _of_tasks(path: str, table: type[Task]) -> Resource:
         ],
         [table.request, table.result, table.files, table.error],
         partial(_task, path=path),
-        _tasks_wait,
+        wait,
         at_once=20,
     )
 
@@ -240,3 +248,4 @@ PLANS = Resource(
     _plans_wait,
 )
 EVALUATIONS = _of_tasks("/v1/evaluations", Evaluation)
+EXPORTS = _of_tasks("/v1/exports", Export, _exports_wait)

@@ -174,7 +174,7 @@ def register(s: Session, host: Host) -> None:
 def versions() -> dict[str, str]:
     """Read from the packages' own notes: a worker imports no torch."""
     told = {"python": platform.python_version()}
-    for package in ("fgd-service", "torch", "torchvision"):
+    for package in ("fgd-service", "torch", "torchvision", "onnx", "onnxruntime"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             told["fgd" if package == "fgd-service" else package] = importlib.metadata.version(package)
     return told

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["cpu", "cuda", "import", "plan", "evaluation"]
-BESIDE: dict[Kind, int] = {"plan": 1, "import": 2, "evaluation": 1}
+Kind = Literal["cpu", "cuda", "import", "plan", "quick", "evaluation"]
+BESIDE: dict[Kind, int] = {"plan": 1, "import": 2, "quick": 2, "evaluation": 1}
 """What is done beside trainings, and how many at once on a host: while one import reads something large, the small one
-behind it goes on; an evaluation may take hours, and holds up no plan."""
+behind it goes on. An evaluation may take hours; an export, which is quick, waits for none."""
 
 
 @dataclass(frozen=True)

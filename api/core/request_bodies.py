@@ -209,6 +209,35 @@ class OfNetwork(Spec):
         return value
 
 
+ExportFormat = Literal["onnx"]
+Pixels = Annotated[Int, Field(ge=32, le=4096)]
+
+
+class SubmitExport(OfNetwork):
+    """The body of POST /v1/exports."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"job": "job_0192f0c1a7b87cc2a3d4e5f60718293a", "which": "best", "format": "onnx"},
+                {"model": "mdl_0192f0c1a7b87cc2a3d4e5f60718293a", "size": [480, 640], "batch": "dynamic"},
+            ]
+        }
+    )
+
+    format: ExportFormat = "onnx"
+    size: tuple[Pixels, Pixels] | None = None
+    """Height and width of the images that go in. Default: what evaluation makes of the data set's commonest size;
+    without a data set min_size x max_size."""
+    batch: Annotated[Int, Field(ge=1, le=64)] | Literal["dynamic"] = 1
+    """Images at once; "dynamic" leaves it open, which Faster R-CNN cannot."""
+    opset: Annotated[Int, Field(ge=16, le=20)] = 18
+    """Version of ONNX's operators."""
+    dataset: DatasetId | None = None
+    """On pictures of this data set the file is compared with torch. Default: the job's own; a model is compared on a
+    synthetic picture."""
+
+
 class SubmitEvaluation(OfNetwork):
     """The body of POST /v1/evaluations."""
 

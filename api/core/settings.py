@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     max_waiting_plans: PositiveInt = 20
     """Plans that may wait to be measured; the next gets a 429. A worker measures one in about ten seconds."""
     max_waiting_tasks: PositiveInt = 100
-    """Evaluations that may wait for a worker or be at one; the next gets a 429."""
+    """Evaluations, and likewise exports, that may wait for a worker or be at one; the next gets a 429."""
 
     upload_bytes: PositiveInt = 20 * 1024**3
     """Maximum size of an uploaded zip, in bytes."""

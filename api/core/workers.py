@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -31,6 +31,8 @@ class LiveWorker:
     """Why it takes nothing just now; None: it does."""
     found: Sequence[str] = ()
     """What it found on its host, in lines for people."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of the packages that decide what it can do; one that is not installed is missing."""
 
 
 def register(
@@ -79,6 +81,7 @@ def live(s: db.Reader, lease_s: float, at: datetime | None = None) -> list[LiveW
             int(row.facts.get("cores", 0)),
             row.complaint,
             row.facts.get("found", ()),
+            row.facts.get("versions", {}),
         )
         for row in rows
     ]

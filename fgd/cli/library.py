@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from fgd.cli import tasks
 from fgd.cli.artifacts import artifact_download
 from fgd.cli.options import (
     URL,
@@ -20,10 +21,12 @@ from fgd.cli.options import (
     Url,
     client_of,
 )
+from fgd.cli.printing import fail
 from fgd.process import children
+from fgd.process.exit_codes import REFUSED
 from fgd.result_files import MANIFEST, RECIPE, Which, file_with
 
-JOB_ID = re.compile(r"job_[0-9a-f]{32}")
+JOB_ID, MODEL_ID = re.compile(r"job_[0-9a-f]{32}"), re.compile(r"mdl_[0-9a-f]{32}")
 
 app = typer.Typer()
 
@@ -111,7 +114,9 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="FOLDER|JOB", help="Folder with a job's result, or the job's id: job_...", show_default=False
+            metavar="FOLDER|JOB|MODEL",
+            help="Folder with a job's result, or the id of a job or model: job_..., mdl_...",
+            show_default=False,
         ),
     ],
     onnx: Annotated[Path, typer.Option(help="The file to write; must end in .onnx.", show_default=False)],
@@ -130,16 +135,33 @@ def export(
     best: Annotated[
         bool, typer.Option("--best", help="Export the best weights, which are often those of the last step.")
     ] = False,
+    teacher: Annotated[bool, typer.Option("--teacher", help="Of a job the teacher, not the student.")] = False,
+    here: Annotated[
+        bool, typer.Option("--here", help="Download the job's weights and write the file on this machine.")
+    ] = False,
     as_json: AsJson = False,
     url: Url = URL,
 ) -> None:
-    """Export a student to ONNX for onnxruntime: final boxes, scores and labels, as torch finds them.
+    """Export a network to ONNX for onnxruntime: final boxes, scores and labels, as torch finds them.
 
     Normalisation and suppression are inside. The file is written only if onnxruntime finds the same detections as
-    torch. Next to it, `NAME_onnx.py` shows how to use it. A job's files are downloaded into a folder named after its
-    id; write ./job_... for an existing folder of that name.
+    torch. Next to it, `NAME_onnx.py` shows how to use it.
+
+    Of a job or a model a worker of the service writes the file: nothing needs to be installed here. A folder, or a job
+    with --here, is exported on this machine, which needs the extra `export`; a job's files are downloaded into a folder
+    named after its id. Write ./job_... for an existing folder of that name.
     """
     folder = Path(source)
+    if MODEL_ID.fullmatch(source) or (JOB_ID.fullmatch(source) and not here):
+        if image:
+            fail("--image is for exports on this machine: add --here to a job", REFUSED)
+        if here:
+            fail("a model's file is written by a worker: leave out --here", REFUSED)
+        more: dict[str, Any] = {"batch": int(batch) if batch.isdecimal() else batch, "opset": opset}
+        more |= {"size": size} if size else {}
+        tasks.export(tasks.named_network(source, teacher, best), onnx, more, as_json, url)
+    if teacher:
+        fail("--teacher is for a job whose file a worker writes: leave out --here", REFUSED)
     if JOB_ID.fullmatch(source):
         folder = onnx.parent / source
         _fetch_result(source, folder, "best" if best else "last", url)

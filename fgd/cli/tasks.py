@@ -1,4 +1,4 @@
-"""`fgd evaluate`: what a worker of a service works out."""
+"""`fgd evaluate`, and `fgd export` by a worker: what a worker of a service works out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fgd.process.exit_codes import DONE, FAILED, REFUSED
 from fgd.text.printable import printable
 
 if TYPE_CHECKING:
-    from fgd.client import Evaluation, Task
+    from fgd.client import Evaluation, Export, Task
     from fgd.evaluated import ClassFigures
 
 app = typer.Typer()
@@ -84,9 +84,14 @@ def _show_evaluation(found: Evaluation) -> None:
         return
     result = found.result
     print_line(f"{result.images} images, {result.boxes} boxes, {result.seconds:.1f} s on {result.device}")
-    table({"figure": None, "value": "right"}, lambda name: [name, _number(getattr(result, name))])(FIGURES)
+    figures = [[name, _number(getattr(result, name))] for name in FIGURES]
+    table({"figure": None, "value": "right"}, _as_it_is)(figures)
     columns: Columns = {"class": None, "boxes": "right", "ap": "right"}
     table(columns, _class_cells)(result.per_class)
+
+
+def _as_it_is(cells: list[str]) -> list[str]:
+    return cells
 
 
 def _class_cells(figures: ClassFigures) -> list[str]:
@@ -100,6 +105,39 @@ def _number(value: float | None) -> str:
 def _some(names: Iterable[str], most: int = 8) -> str:
     found = list(names)
     return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
+
+
+# --- exports: the command is `fgd export` of library.py ---------------------------------------------------------
+
+
+def export(network: dict[str, Any], onnx: Path, more: dict[str, Any], as_json: bool, url: str) -> NoReturn:
+    """Have a worker write the file, and fetch it with the program that shows how to use it."""
+    if onnx.suffix != ".onnx":
+        fail(f"--onnx: {onnx}: must end in .onnx", REFUSED)
+    names = {"content": onnx.name, "usage": f"{onnx.stem}_onnx.py"}
+    with client_of(url) as client:
+        made = waited(client.wait_export, client.export(**network, **more), "a worker is writing the file")
+        files = [file for file in made.files if file.role in names]
+        fetched = [client.download_file(file, onnx.parent, name=names[file.role]) for file in files]
+    answer(made, as_json, _show_export)
+    for file in fetched:
+        note(str(file))
+    end(made)
+
+
+def _show_export(made: Export) -> None:
+    if (result := made.result) is None:
+        return
+    height, width = result.size
+    print_line(
+        f"input     float32 {result.batch or 'batch'} x 3 x {height} x {width}, RGB in 0..1, opset {result.opset}"
+    )
+    print_line(f"compared  {result.detections} detections on {result.compared_on}")
+    print_line(f"largest   difference: boxes {result.box_px:.1e} px, scores {result.score:.1e}")
+    print_line(
+        f"ms/batch  torch {result.torch_ms:.1f}, onnxruntime {result.onnxruntime_ms:.1f}, "
+        f"on {result.threads} thread{'s' * (result.threads != 1)} of the worker"
+    )
 
 
 # --- what all of them do ----------------------------------------------------------------------------------------

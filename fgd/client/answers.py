@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fgd.budget import BudgetTable
 from fgd.evaluated import EvaluationResult
+from fgd.exported import ExportResult
 from fgd.outline import Measurement, Outline
 
 
@@ -228,6 +229,17 @@ class Classes(Answer):
     """The data set's name -> the network's, where they are spelt differently."""
     only_dataset: tuple[str, ...] = ()
     only_network: tuple[str, ...] = ()
+
+
+class Export(Task):
+    """A file that runs without torch."""
+
+    model: str | None = None
+    job: str | None = None
+    network: str = "student"
+    which: str = "last"
+    format: str
+    result: ExportResult | None = None
 
 
 class Evaluation(Task):

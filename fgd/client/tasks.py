@@ -1,4 +1,4 @@
-"""The client's methods of what a worker works out: evaluations."""
+"""The client's methods of what a worker works out: evaluations, exports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fgd.client import follow, transfer
-from fgd.client.answers import Evaluation, TaskFile
+from fgd.client.answers import Evaluation, Export, TaskFile
 from fgd.client.transport import Transport, read, route
 
 
@@ -59,6 +59,43 @@ class Tasks:
 
     def delete_evaluation(self, evaluation_id: str) -> None:
         self._service.request("DELETE", route("evaluations", evaluation_id))
+
+    def export(
+        self,
+        *,
+        model: str | None = None,
+        job: str | None = None,
+        network: Literal["student", "teacher"] = "student",
+        which: Literal["last", "best"] = "last",
+        format: str = "onnx",
+        idempotency_key: str | None = None,
+        **more: Any,
+    ) -> Export:
+        """Have a worker write and check a file that runs without torch, of a model, or the student or teacher of a job.
+        Call `wait_export` next, then `download_file` for each of its `files`.
+
+        more: size, batch, opset, dataset.
+        """
+        body = _network(model, job, network, which) | {"format": format, **more}
+        return read(Export, self._service.post("/v1/exports", json.dumps(body), idempotency_key))
+
+    def wait_export(
+        self,
+        export_id: str,
+        on_export: Callable[[Export | None], None] | None = None,
+        *,
+        poll_s: float = 0.5,
+        patience_s: float = 600.0,
+    ) -> Export:
+        """As `wait_evaluation`."""
+        return follow.wait_for(self._service, Export, route("exports", export_id), on_export, poll_s, patience_s)
+
+    def exports(self, most: int = 50) -> list[Export]:
+        """Newest first, at most `most`."""
+        return self._service.pages(Export, "/v1/exports", most)
+
+    def delete_export(self, export_id: str) -> None:
+        self._service.request("DELETE", route("exports", export_id))
 
     def download_file(
         self,

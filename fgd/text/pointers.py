@@ -73,7 +73,7 @@ def _walk(value: Any, loc: tuple[Part, ...], type: str, depth: int) -> Place:
     if _has(value, head):
         inner = _walk(value[head], rest, type, depth + 1)
         options.append(Place((head, *inner.parts), inner.tags, inner.whole))
-    elif type == "missing" and not rest and isinstance(value, dict):
+    elif type == "missing" and not rest and isinstance(value, dict if isinstance(head, str) else list):
         options.append(Place((head,), (), True))
     if isinstance(head, str):
         inner = _walk(value, rest, type, depth)

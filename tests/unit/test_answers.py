@@ -28,6 +28,7 @@ VIEWS: dict[type[answers.Answer], type[BaseModel]] = {
     answers.TaskError: schemas.ErrorView,
     answers.Task: schemas.TaskView,
     answers.Classes: schemas.ClassesView,
+    answers.Export: schemas.ExportView,
     answers.Evaluation: schemas.EvaluationView,
     answers.Plan: schemas.PlanView,
     answers.Model: schemas.ModelView,

@@ -734,14 +734,14 @@ def test_a_jobs_export_is_downloaded_before_it_becomes_onnx(
         for method in ("HEAD", "GET"):
             server.routes[(method, f"/v1/artifacts/{name}/content")] = Answer(body=content)
     server.routes[("GET", f"/v1/jobs/{JOB}/artifacts")] = Answer(body={"items": items})
-    done = fgd("export", JOB, "--onnx", str(tmp_path / "a.onnx"), "--size", "64", "96", url=server.url)
+    done = fgd("export", JOB, "--here", "--onnx", str(tmp_path / "a.onnx"), "--size", "64", "96", url=server.url)
     assert done.code == 0, done.err
     assert {path.name for path in (tmp_path / JOB).iterdir()} == files.keys() - {"best.safetensors"}
-    best = fgd("export", JOB, "--best", "--onnx", str(tmp_path / "best" / "a.onnx"), url=server.url)
+    best = fgd("export", JOB, "--here", "--best", "--onnx", str(tmp_path / "best" / "a.onnx"), url=server.url)
     assert best.code == 0, best.err
     assert (tmp_path / "best" / JOB / "best.safetensors").exists()
     server.routes[("GET", f"/v1/jobs/{JOB}/artifacts")] = Answer(body={"items": items[:3]})
-    last = fgd("export", JOB, "--best", "--onnx", str(tmp_path / "last" / "a.onnx"), url=server.url)
+    last = fgd("export", JOB, "--here", "--best", "--onnx", str(tmp_path / "last" / "a.onnx"), url=server.url)
     assert last.code == 0, "the last weights are the best"
     assert (tmp_path / "last" / JOB / "student.safetensors").exists()
     module, *arguments = became[0]
@@ -827,5 +827,44 @@ def test_what_is_no_network_is_refused_at_once(
     fgd: Command, server: Server, arguments: tuple[str, ...], words: str
 ) -> None:
     done = fgd("evaluate", *arguments, url=server.url)
+    assert (done.code, server.asked) == (2, [])
+    assert words in done.err
+
+
+def test_an_export_is_written_by_a_worker_and_fetched_with_its_usage(
+    fgd: Command, server: Server, tmp_path: Path
+) -> None:
+    path, contents = "/v1/exports/exp_1", {"content": b"onnx", "usage": b"program"}
+    result = {
+        "format": "onnx", "size": [64, 96], "batch": None, "opset": 18, "compared_on": "2 pictures of the data set",
+        "detections": 7, "box_px": 1e-5, "score": 1e-6, "threads": 2, "torch_ms": 40.0, "onnxruntime_ms": 20.0,
+    }  # fmt: skip
+    made = {"id": "exp_1", "state": "succeeded", "format": "onnx", "result": result, "files": []}
+    for role, content in contents.items():
+        sha256 = hashlib.sha256(content).hexdigest()
+        made["files"].append(  # type: ignore[attr-defined]
+            {"role": role, "name": role, "size": len(content), "sha256": sha256, "url": f"{path}/{role}"}
+        )
+        server.routes["HEAD", f"{path}/{role}"] = server.routes["GET", f"{path}/{role}"] = Answer(200, content)
+    server.routes["POST", "/v1/exports"] = Answer(200, made)
+
+    onnx = str(tmp_path / "a.onnx")
+    done = fgd("export", MODEL, "--onnx", onnx, "--batch", "dynamic", "--size", "64", "96", url=server.url)
+
+    assert done.code == 0, done.err
+    asked = json.loads(server.asked_for("POST", "/v1/exports")[0].body)
+    assert asked == {"model": MODEL, "format": "onnx", "batch": "dynamic", "opset": 18, "size": [64, 96]}
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"a.onnx": b"onnx", "a_onnx.py": b"program"}
+    assert "7 detections on 2 pictures of the data set" in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [((JOB, "--image", "a.png"), "--here"), ((MODEL, "--here"), "--here"), ((JOB, "--here", "--teacher"), "--teacher")],
+)
+def test_an_export_says_which_options_do_not_go_together(
+    fgd: Command, server: Server, arguments: tuple[str, ...], words: str
+) -> None:
+    done = fgd("export", *arguments, "--onnx", "a.onnx", url=server.url)
     assert (done.code, server.asked) == (2, [])
     assert words in done.err

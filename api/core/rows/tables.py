@@ -627,6 +627,14 @@ class Evaluation(Task, Base):
     __table_args__ = task_rules(__tablename__)
 
 
+class Export(Task, Base):
+    """A file that runs without torch."""
+
+    __tablename__ = "exports"
+
+    __table_args__ = task_rules(__tablename__)
+
+
 class WorkerRow(Base):
     """A worker process and what its host has. It serves every project; `project_id` names who runs it."""
 

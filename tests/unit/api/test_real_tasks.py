@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Pillow
 
 from api.core import datasets
 from api.core.jobs import attempts
@@ -125,3 +127,26 @@ def test_an_evaluation_whose_child_is_killed_is_finished_by_another(
     with np.load(file) as arrays:
         assert len(arrays["val/found_score"]) == told["result"]["detections"]
     assert list((host.settings.home / "work").iterdir()) == []
+
+
+def test_an_export_runs_without_torch_and_says_its_classes(
+    client: Any, host: Host, job: str, pictures: Path, tmp_path: Path
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    made = client.post("/v1/exports", json={"job": job}).json()
+
+    worked(host)
+
+    told = client.get(f"/v1/exports/{made['id']}").json()
+    assert (told["state"], told["error"]) == ("succeeded", None)
+    assert told["result"]["size"] == [64, 64]
+    assert "pictures of the data set" in told["result"]["compared_on"]
+    for file in told["files"]:
+        (tmp_path / file["name"]).write_bytes(client.get(file["url"]).content)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["classes"]) == list(CLASSES)
+    usage = runpy.run_path(str(tmp_path / "model_onnx.py"))
+    photo = next((pictures / "val").rglob("*.*"))
+    boxes, scores, labels = usage["detect"](session, np.array(Pillow.open(photo).convert("RGB")))
+    assert len(boxes) == len(scores) == len(labels) > 0

@@ -30,12 +30,13 @@ from api.core.rows import db
 from api.core.rows.ids import new_id
 from api.core.store import uploads
 from api.http.bodies import MAX_BODY_BYTES
-from api.routes import artifacts, evaluations, plans, samples
+from api.routes import artifacts, evaluations, exports, plans, samples
 from api.routes import datasets as dataset_routes
 from api.routes import models as model_routes
 from api.routes import studies as study_routes
 from fgd.data.index import Index
 from tests.unit.api.test_evaluations import finished
+from tests.unit.api.test_exports import written
 
 JSON = {"Content-Type": "application/json"}
 ZIP = {"Content-Type": "application/zip"}
@@ -926,6 +927,57 @@ def delete_evaluation(w: World) -> Iterator[Refusal]:
     yield Refusal(w.client.delete(f"/v1/evaluations/{new_id('evl')}"), 404, "evaluation_not_found")
 
 
+@of("POST /v1/exports")
+def submit_export(w: World) -> Iterator[Refusal]:
+    url = "/v1/exports"
+    yield from bad_json(w, url)
+    body = {"job": w.given.succeeded()}
+    yield from too_many_waiting(w, url, body, "max_waiting_tasks")
+    yield from bad_networks(w, url)
+    yield Refusal(w.client.post(url, json={**body, "batch": 0}), 422, "invalid_request", "/batch")
+    yield Refusal(w.client.post(url, json={**body, "dataset": new_id("ds")}), 422, "dataset_not_found", "/dataset")
+    waiting = w.client.post("/v1/datasets", json={"name": "d"}).json()["id"]
+    yield Refusal(w.client.post(url, json={**body, "dataset": waiting}), 409, "dataset_not_ready", "/dataset")
+
+
+@of("GET /v1/exports")
+def list_exports(w: World) -> Iterator[Refusal]:
+    yield from bad_pages(w, "/v1/exports")
+
+
+@of("GET /v1/exports/{export_id}")
+def get_export(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.get(f"/v1/exports/{new_id('exp')}"), 404, "export_not_found")
+    made = w.client.post("/v1/exports", json={"job": w.given.succeeded()}).json()["id"]
+    yield from too_many_waiters(w, f"/v1/exports/{made}")
+
+
+def files_of_an_export(w: World, role: str) -> Iterator[Refusal]:
+    yield Refusal(w.client.get(f"/v1/exports/{new_id('exp')}/{role}"), 404, "export_not_found")
+    made = w.client.post("/v1/exports", json={"job": w.given.succeeded()}).json()["id"]
+    yield Refusal(w.client.get(f"/v1/exports/{made}/{role}"), 409, "no_file")
+    written(w.given)
+    beyond = w.client.get(f"/v1/exports/{made}/{role}", headers={"Range": "bytes=99-"})
+    yield Refusal(beyond, 416, "range_not_satisfiable")
+
+
+REFUSALS["GET /v1/exports/{export_id}/content"] = partial(files_of_an_export, role="content")
+REFUSALS["GET /v1/exports/{export_id}/usage"] = partial(files_of_an_export, role="usage")
+
+
+@of("HEAD /v1/exports/{export_id}/content", "HEAD /v1/exports/{export_id}/usage")
+def describe_files_of_an_export(w: World) -> Iterator[Refusal]:
+    for role in ("content", "usage"):
+        yield Refusal(w.client.head(f"/v1/exports/{new_id('exp')}/{role}"), 404, "export_not_found")
+        made = w.client.post("/v1/exports", json={"job": w.given.succeeded()}).json()["id"]
+        yield Refusal(w.client.head(f"/v1/exports/{made}/{role}"), 409, "no_file")
+
+
+@of("DELETE /v1/exports/{export_id}")
+def delete_export(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.delete(f"/v1/exports/{new_id('exp')}"), 404, "export_not_found")
+
+
 # --- the tests ------------------------------------------------------------------------------------------------
 
 
@@ -962,7 +1014,7 @@ def documented(world: World, route: str) -> set[str]:
 
 
 def test_every_route_of_these_modules_stands_in_the_table() -> None:
-    parts = (dataset_routes, samples, model_routes, study_routes, plans, artifacts, evaluations)
+    parts = (dataset_routes, samples, model_routes, study_routes, plans, artifacts, evaluations, exports)
     found = {f"{method} {route.path}" for part in parts for route in part.router.routes for method in route.methods}
     assert len(found) > 15
     assert found <= REFUSALS.keys()

@@ -22,6 +22,7 @@ NAMES = {
     "ckpt": "checkpoint",
     "std": "study",
     "evl": "evaluation",
+    "exp": "export",
 }
 WRONG = [
     "foo",

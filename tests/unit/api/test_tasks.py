@@ -15,9 +15,10 @@ from api.core import tasks
 from api.core.errors import Fenced
 from api.core.rows import db, leases
 from api.core.rows.columns import Task
-from api.core.rows.tables import Evaluation
+from api.core.rows.tables import Evaluation, Export
 from api.core.sweeper import Sweeper
 from worker.evaluation import EvaluationChild
+from worker.export import ExportChild
 from worker.host import Host
 from worker.take import take
 from worker.task import TaskChild
@@ -42,6 +43,12 @@ NOUNS = [
         Evaluation,
         EvaluationChild,
         lambda client, given: client.post("/v1/evaluations", json={"job": given.succeeded()}),
+    ),
+    Noun(
+        "/v1/exports",
+        Export,
+        ExportChild,
+        lambda client, given: client.post("/v1/exports", json={"job": given.succeeded()}),
     ),
 ]
 

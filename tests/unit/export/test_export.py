@@ -28,7 +28,7 @@ from fgd.detector_specs import FCOS, DetectorSpec, FasterRCNN, RetinaNet  # noqa
 from fgd.detectors import build  # noqa: E402
 from fgd.engine import weights  # noqa: E402
 from fgd.export import __main__ as command  # noqa: E402
-from fgd.export import usage, verify, write  # noqa: E402
+from fgd.export import task, usage, verify, write  # noqa: E402
 from fgd.recipe import Recipe  # noqa: E402
 from fgd.result_files import file_with  # noqa: E402
 from fgd.types import Detections  # noqa: E402
@@ -281,3 +281,15 @@ def test_without_the_extra_it_says_what_to_install(export: Export, monkeypatch: 
     code, _, err = export("folder", "--onnx", "student.onnx")
     assert code == 2
     assert 'the export needs onnx, onnxruntime: pip install "fgd-service[export]"' in err
+
+
+def test_a_service_reads_which_field_of_its_request_cannot_be_done(tmp_path: Path) -> None:
+    net, out = result_of(tmp_path / "net", FAMILIES["faster_rcnn"]), tmp_path / "answer.json"
+
+    code = task.main([str(net), "--onnx", str(tmp_path / "a.onnx"), "--batch", "dynamic", "--out", str(out)])
+
+    assert code == 2
+    error = json.loads(out.read_text())["error"]
+    assert (error["code"], error["pointer"]) == ("user_error", "/batch")
+    assert "one image at a time" in error["message"]
+    assert list(tmp_path.glob("*.onnx*")) == []
