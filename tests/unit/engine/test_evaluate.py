@@ -3,14 +3,25 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from fgd.engine.evaluate import average_precision
+from fgd.data.formats import open_index
+from fgd.data.loader import Dataset
+from fgd.data.transforms import Transform
+from fgd.detector_specs import FCOS
+from fgd.detectors import build
+from fgd.engine.distributed import Ranks
+from fgd.engine.evaluate import average_precision, evaluate
+from fgd.recipe import Recipe
+from fgd.statistics import detections
 
 
 def scene(seed: int, images: int = 12) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -83,3 +94,34 @@ def test_perfect_detections_are_an_ap_of_100() -> None:
         {key: a[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.9} for a in truth["annotations"]
     ]
     assert average_precision(truth, perfect)["ap"] == pytest.approx(100.0)
+
+
+@dataclass(frozen=True)
+class Met(Ranks):
+    """One of two processes: the other's share was found before, and is handed over where they meet."""
+
+    others: tuple[Any, ...] = ()
+    mine: list[Any] = field(default_factory=list)
+
+    def gathered(self, mine: Any) -> list[Any]:
+        self.mine.append(mine)
+        return [mine, *self.others]
+
+
+def test_what_two_processes_find_is_kept_as_one_would_keep_it(digits: Path, tmp_path: Path) -> None:
+    index, root = open_index(digits)
+    recipe = Recipe(detector=FCOS(fpn_channels=64), classes=index.classes, min_size=64, max_size=64, score_thresh=0.001)
+    torch.manual_seed(0)
+    network, transform = build(recipe), Transform(64, 64)
+
+    def found(ranks: Ranks, name: str) -> bytes:
+        val = Dataset(index, "val", root)
+        split = evaluate(network, val, transform, batch_size=1, device=torch.device("cpu"), ranks=ranks).detections
+        assert len(split.found_score) > 0
+        detections.write(tmp_path / name, {"val": split})
+        return (tmp_path / name).read_bytes()
+
+    second = Met(1, 2)
+    found(second, "second")
+    assert found(Met(0, 2, others=tuple(second.mine)), "both") == found(Ranks(), "alone")
+    assert (tmp_path / "second").read_bytes() != (tmp_path / "alone").read_bytes()
