@@ -17,8 +17,8 @@ from pydantic import ConfigDict, Field, StringConstraints, ValidationError
 from api.core.errors import Fault, Invalid
 from fgd import presets
 from fgd.detector_specs import DetectorSpec
-from fgd.method_specs import MethodSpec
-from fgd.spec import Limits, Metadata, Priority, Resources, Schedule, SubmitJob
+from fgd.plugins import AnyMethod
+from fgd.spec import Limits, Metadata, Priority, Resources, Schedule, SubmitJob, Unlabelled
 from fgd.spec_fields import INVISIBLE, Bool, DatasetRef, Int, Name, Spec, TeacherRef, WeightsRef
 from fgd.text.pointers import faults_of_spec
 
@@ -49,7 +49,7 @@ class Arm(Spec):
     """One of the things that a study compares: methods under a name. What else it sets replaces what the study says."""
 
     name: ArmName
-    methods: Annotated[tuple[MethodSpec, ...], Field(max_length=16)]
+    methods: Annotated[tuple[AnyMethod, ...], Field(max_length=16)]
     """As in a job; [] is plain training."""
     teacher: TeacherRef | None = None
     """Its own teacher. Default: the study's."""
@@ -57,6 +57,8 @@ class Arm(Spec):
     """`student.inherit` of its jobs; null: they inherit nothing. Left out: as each student says."""
     epochs: Annotated[Int, Field(ge=1, le=10_000)] | None = None
     """`schedule.epochs` of its jobs, as for a control that trains longer. Default: the study's."""
+    unlabelled: Unlabelled | None = None
+    """How images without labels teach it; null: they do not. Left out: as the study says."""
     against: ArmName | None = None
     """The arm that it is compared with. Default: the arm without methods that has the same `inherit` and `epochs`; an
     arm without methods that has its own is compared with the one that has the study's."""
@@ -94,6 +96,8 @@ class SubmitStudy(Spec):
     """Add the arms without methods that the others are compared with, where none of `arms` is such a one."""
     schedule: Schedule = Schedule()
     resources: Resources = Resources()
+    unlabelled: Unlabelled | None = None
+    """As in a job, for all arms with methods; controls have labels only."""
     metadata: Metadata = {}  # noqa: RUF012  # pydantic copies it
     """Labels of its jobs."""
     priority: Priority = 0
@@ -260,6 +264,7 @@ def _job(body: SubmitStudy, arm: Arm, student: int) -> dict[str, Any]:
     network = sent["students"][student] | ({"inherit": theirs["inherit"]} if arm.inherits() else {})
     schedule = sent.get("schedule", {}) | ({"epochs": arm.epochs} if arm.epochs is not None else {})
     teacher = theirs.get("teacher") or sent.get("teacher")
+    of_all = sent.get("unlabelled") if arm.methods else None
     shared: dict[str, Any] = {
         name: sent[name] for name in ("dataset", "resources", "metadata", "priority", "limits") if name in sent
     }
@@ -269,6 +274,7 @@ def _job(body: SubmitStudy, arm: Arm, student: int) -> dict[str, Any]:
         "student": network,
         "methods": theirs["methods"],
         "schedule": schedule,
+        "unlabelled": theirs.get("unlabelled", of_all),
         **shared,
     }
 
@@ -289,6 +295,8 @@ class _Pointers:
         if pointer.startswith("/student"):
             return f"/students/{self.student}" + pointer.removeprefix("/student")
         if pointer.startswith("/teacher") and arm.teacher is not None:
+            return own + pointer
+        if pointer.startswith("/unlabelled") and "unlabelled" in arm.model_fields_set:
             return own + pointer
         if pointer.startswith("/schedule/epochs") and arm.epochs is not None:
             return f"{own}/epochs"

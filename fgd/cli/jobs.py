@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ import typer
 from rich.text import Text
 
 from fgd.cli import facts
+from fgd.cli.files import read_json
 from fgd.cli.options import (
     URL,
     AsJson,
@@ -49,7 +50,7 @@ def job_submit(
     url: Url = URL,
 ) -> None:
     """Submit a job and print its id."""
-    body = _read_json(spec)
+    body = read_json(spec)
     with client_of(url) as client:
         job = client.submit(body)
         answer(job, as_json, lambda job: print_line(job.id))
@@ -90,7 +91,7 @@ def job_plan(
     if spec is None:
         assert budget is not None
         leave(_find_student(_question(budget, dataset, teacher, runtime, threads, size, seconds), wait, as_json, url))
-    body = _read_json(spec)
+    body = read_json(spec)
     with client_of(url) as client:
         plan = client.plan(body)
         if not as_json and plan.outline is not None:
@@ -185,6 +186,7 @@ def job_list(
     created_before: Annotated[
         datetime | None, typer.Option(formats=TIMES, metavar="TIME", help="Submitted before this time.")
     ] = None,
+    study: Annotated[str | None, typer.Option(metavar="STUDY", help="Jobs of this study.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many to list at most.")] = 20,
     as_json: AsJson = False,
     url: Url = URL,
@@ -206,6 +208,7 @@ def job_list(
             metadata=labels,
             created_after=created_after,
             created_before=created_before,
+            study=study,
         )
     columns: Columns = {"id": None, "name": None, "state": None, "epoch": None, "AP": "right", "created": None}
     answer(jobs, as_json, table(columns, _cells))
@@ -500,22 +503,6 @@ def _watch(client: Client, job_id: str) -> int:
             err.print(Text(printable(f"advice: {job.failure.advice}", keep="\n")), soft_wrap=True)
         err.print(Text(printable(f"next: fgd job logs {job.id}")))
     return FAILED
-
-
-def _read_json(source: str) -> Mapping[str, Any]:
-    from fgd.text.strict_json import NotJSON, parse
-
-    try:
-        body = parse(sys.stdin.read() if source == "-" else Path(source).read_bytes())
-    except OSError as error:
-        fail(f"{source}: {error.strerror}", REFUSED)
-    except UnicodeError:
-        fail(f"{source}: not UTF-8", REFUSED)
-    except NotJSON as error:
-        fail(f"{source}: {error}", REFUSED)
-    if not isinstance(body, dict):
-        fail(f"{source}: expected a spec, a JSON object {{...}}", REFUSED)
-    return body
 
 
 def _label(text: str) -> tuple[str, str]:

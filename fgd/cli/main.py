@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from fgd.cli import artifacts, datasets, jobs, library, models, service, tasks, workers
+from fgd.cli import artifacts, datasets, jobs, library, models, service, studies, tasks, workers
 from fgd.cli.printing import err, note, print_error, print_line
 from fgd.process.exit_codes import REFUSED, UNREACHABLE, exit_code, message_of
 from fgd.text.printable import printable
@@ -41,7 +41,7 @@ app = typer.Typer(
 )
 for commands in (service, tasks, library, workers):
     app.add_typer(commands.app)
-for name, group in {"dataset": datasets, "job": jobs, "model": models, "artifact": artifacts}.items():
+for name, group in {"dataset": datasets, "job": jobs, "study": studies, "model": models, "artifact": artifacts}.items():
     app.add_typer(group.app, name=name, rich_help_panel="Use a service")
 
 

@@ -278,6 +278,92 @@ class Model(Answer):
         return self.state in ("ready", "rejected")
 
 
+class Study(Answer):
+    """A grid of jobs: arms x students x seeds."""
+
+    id: str
+    name: str
+    state: str
+    """queued, running, paused, succeeded, failed, cancelled: follows from its jobs."""
+    jobs: dict[str, int] = {}
+    """{"total": ..., "queued": ..., "running": ..., ...}"""
+    arms: tuple[dict[str, Any], ...] = ()
+    """Each with `name`, `methods` and `against`, the arm that it is compared with."""
+    students: tuple[dict[str, Any], ...] = ()
+    seeds: tuple[int, ...] = ()
+    spec: dict[str, Any] = {}
+    created_at: datetime
+    finished_at: datetime | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("succeeded", "failed", "cancelled")
+
+
+class Interval(Answer):
+    """A figure with its 95 % interval; no ends where there is one pair of runs, and the interval is over seeds."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    seeds: tuple[int, ...] = ()
+
+
+class Quality(Answer):
+    """When runs first had the control's final AP: medians over the `reached` of `runs` that did."""
+
+    ap: float
+    reached: int = 0
+    runs: int = 0
+    step: float | None = None
+    seconds: float | None = None
+    steps_ratio: float | None = None
+
+
+class StudyRun(Answer):
+    seed: int
+    job: str | None = None
+    state: str | None = None
+    failure: str | None = None
+    step: int | None = None
+    total_steps: int | None = None
+    ap: float | None = None
+    device_seconds: float = 0.0
+    quality_step: int | None = None
+    quality_seconds: float | None = None
+
+
+class BoardRow(Answer):
+    """One arm and one student of a study."""
+
+    arm: str
+    student: str
+    against: str | None = None
+    succeeded: int = 0
+    ap: float | None = None
+    difference: Interval | None = None
+    """Over seeds."""
+    difference_over_images: Interval | None = None
+    """Over seeds and images."""
+    images_reason: str | None = None
+    gap_closed: Interval | None = None
+    gap_closed_over_images: Interval | None = None
+    device_seconds: float | None = None
+    device_seconds_total: float = 0.0
+    quality: Quality | None = None
+    runs: tuple[StudyRun, ...] = ()
+
+
+class Leaderboard(Answer):
+    study: str
+    state: str
+    split: str = "val"
+    teachers: tuple[dict[str, Any], ...] = ()
+    rows: tuple[BoardRow, ...] = ()
+    pending: int = 0
+    """Runs whose part of the intervals over images is still being worked out."""
+
+
 class Checkpoint(Answer):
     """Weights of a job that can be promoted to a model."""
 

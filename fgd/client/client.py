@@ -1,7 +1,7 @@
 """A small typed client of the service, with about one method per route. Knows no torch, SQL or terminal.
 
 What is behind a method: `transport` sends a request, `transfer` files, `follow` waits. `tasks` has the methods of what
-a worker works out.
+a worker works out, `studies` those of studies.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ from fgd.client.answers import (
     Worker,
 )
 from fgd.client.errors import ApiError, WrongArgument
+from fgd.client.studies import Studies
 from fgd.client.tasks import Tasks
 from fgd.client.transport import DEFAULT_URL, Transport, foreign, read, route
 from fgd.data.index import Report
 from fgd.spec import JobSpec
 
 
-class Client(Tasks):
+class Client(Tasks, Studies):
     """Talks to one service. Use it in a `with` block, or close it.
 
     api_key: sent as a bearer token. attempts: tries per request. backoff_s: pause before the second try, doubled
@@ -108,18 +109,20 @@ class Client(Tasks):
         metadata: Mapping[str, str] | None = None,
         created_after: datetime | None = None,
         created_before: datetime | None = None,
+        study: str | None = None,
     ) -> list[Job]:
         """Jobs that match all filters, newest first, at most `most`; reads as many pages as needed.
 
         states: any of these. name: the whole name; with * at the end how it begins, at the beginning how it ends, at
         both what is in it. metadata: each key has this value. created_after is inclusive, created_before is not; a
-        time without a zone is this machine's local one.
+        time without a zone is this machine's local one. study: its id.
         """
         filters: dict[str, Any] = {
             "state": list(states) or None,
             "name": name,
             "created_after": created_after and created_after.astimezone().isoformat(),
             "created_before": created_before and created_before.astimezone().isoformat(),
+            "study": study,
             **{f"metadata.{key}": value for key, value in (metadata or {}).items()},
         }
         return self._service.pages(Job, "/v1/jobs", most, **filters)

@@ -16,7 +16,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import httpx
 
-from fgd.client.answers import Dataset, Job, Model, Plan, StoredEvent, Task
+from fgd.client.answers import Dataset, Job, Model, Plan, StoredEvent, Study, Task
 from fgd.client.errors import ApiError, ClientError, Unreachable
 from fgd.client.patience import Patience
 from fgd.client.sse import NotAStream, parse
@@ -37,7 +37,7 @@ LOOK_S = 2
 FAREWELL_S = 2.0
 """For a stream to say its last words once the job has ended."""
 
-E = TypeVar("E", bound=Job | Dataset | Model | Plan | Task)
+E = TypeVar("E", bound=Job | Dataset | Model | Plan | Study | Task)
 """What goes through states until it has ended."""
 
 

@@ -18,9 +18,9 @@ import pytest
 
 import fgd as fgd_package
 from fgd import version
-from fgd.cli import facts, options
+from fgd.cli import facts, options, studies
 from fgd.cli.main import main
-from fgd.client import DEFAULT_URL, Dataset, Job, Model
+from fgd.client import DEFAULT_URL, BoardRow, Dataset, Job, Model
 from fgd.process import children
 from tests.unit.http_fake import Answer, Asked, Server, closed_port, job_json, problem, serving
 
@@ -84,6 +84,9 @@ COMMANDS = [
     ["job"],
     *(["job", name] for name in ("submit", "plan", "list", "show", "watch", "events", "cancel", "logs", "metrics")),
     *(["job", name] for name in ("pause", "resume", "stop", "attempts", "checkpoints", "pin", "change", "delete")),
+    ["study"],
+    *(["study", name] for name in ("submit", "list", "show", "watch", "extend", "retry", "pause", "resume", "cancel")),
+    *(["study", name] for name in ("change", "delete")),
     ["model"],
     *(["model", name] for name in ("add", "upload", "promote", "list", "show", "change", "delete")),
     ["artifact"],
@@ -868,3 +871,122 @@ def test_an_export_says_which_options_do_not_go_together(
     done = fgd("export", *arguments, "--onnx", "a.onnx", url=server.url)
     assert (done.code, server.asked) == (2, [])
     assert words in done.err
+
+
+# --- studies --------------------------------------------------------------------------------------------------
+
+STUDY = {
+    "id": "std_" + "1" * 32,
+    "name": "what helps",
+    "state": "running",
+    "jobs": {"total": 4, "queued": 1, "running": 1, "succeeded": 2},
+    "arms": [{"name": "control", "methods": []}, {"name": "fgd", "methods": [{"kind": "fgd"}]}],
+    "students": [{"name": "FCOS R18, FPN 256", "student": {}}],
+    "seeds": [0, 1],
+    "created_at": "2026-11-30T10:00:00Z",
+}
+ROW = {
+    "arm": "fgd",
+    "student": "FCOS R18, FPN 256",
+    "against": "control",
+    "succeeded": 2,
+    "ap": 36.04,
+    "difference": {"value": 4.04, "low": -1.5, "high": 9.2, "seeds": [0, 1]},
+    "difference_over_images": {"value": 4.0, "low": 0.5, "high": 7.9, "seeds": [0, 1]},
+    "gap_closed": {"value": 0.22, "low": None, "high": None},
+    "device_seconds": 3725.0,
+    "quality": {"ap": 32.0, "reached": 2, "runs": 2, "step": 150.0, "seconds": 20.0, "steps_ratio": 0.5},
+    "runs": [{"seed": 0, "state": "succeeded"}, {"seed": 1, "state": "succeeded"}],
+}
+BOARD = {"study": STUDY["id"], "state": "running", "split": "val", "rows": [ROW], "pending": 0}
+
+
+def test_a_study_is_made_of_a_jobs_spec_and_options(fgd: Command, server: Server) -> None:
+    server.routes[("POST", "/v1/studies")] = Answer(201, STUDY)
+    spec = {"name": "x", "teacher": None, "student": {"kind": "fcos"}, "methods": [{"kind": "fgd"}], "seed": 3}
+    options = ["--arm", "mimic", "--arm", 'focal={"kind": "fgd", "lambda": 0}', "--seeds", "0,2-4", "--no-control"]
+
+    done = fgd("study", "submit", "-", *options, url=server.url, stdin=json.dumps(spec))
+    plain = fgd("study", "submit", "-", url=server.url, stdin=json.dumps(spec))
+
+    assert (done.code, done.out) == (0, f"{STUDY['id']}\n"), done.err
+    assert "4 jobs: 2 arms x 1 student x 2 seeds" in done.err
+    given, kept = (json.loads(asked.body) for asked in server.asked)
+    assert given == {
+        "name": "x", "teacher": None, "students": [{"kind": "fcos"}], "seeds": [0, 2, 3, 4], "control": False,
+        "arms": [
+            {"name": "mimic", "methods": [{"kind": "mimic"}]},
+            {"name": "focal", "methods": [{"kind": "fgd", "lambda": 0}]},
+        ],
+    }  # fmt: skip
+    assert (kept["arms"], kept["seeds"]) == ([{"name": "fgd", "methods": [{"kind": "fgd"}]}], [3])
+    assert plain.code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--seeds", "a"], "write numbers"),
+        (["--seeds", "5-3"], "no range"),
+        (["--arm", "x={"], "--arm x: "),
+        (["--arm", "x=3"], "a list of them belongs behind the ="),
+    ],
+)
+def test_options_of_a_study_that_say_nothing_are_refused(fgd: Command, options: list[str], complaint: str) -> None:
+    done = fgd("study", "submit", "-", *options, stdin="{}")
+    assert done.code == 2
+    assert complaint in done.err
+
+
+def test_a_studys_file_does_not_mix_with_a_jobs(fgd: Command) -> None:
+    done = fgd("study", "submit", "-", stdin='{"methods": [], "seeds": [0]}')
+    assert (done.code, "seeds belongs to a study" in done.err) == (2, True)
+
+
+def test_the_leaderboard_is_waited_for_and_printed_as_json_or_csv(fgd: Command, server: Server) -> None:
+    path = f"/v1/studies/{STUDY['id']}/leaderboard"
+    server.routes[("GET", path)] = [Answer(200, BOARD | {"pending": 2}), Answer(200, BOARD)]
+    assert json.loads(fgd("study", "show", str(STUDY["id"]), url=server.url).out)["rows"][0]["ap"] == 36.04
+    assert len(server.asked) == 2
+    server.routes[("GET", path)] = lambda asked: (
+        Answer(200, b"arm,ap\r\nfgd,36.0\r\n") if asked.headers["accept"] == "text/csv" else Answer(200, BOARD)
+    )
+    assert fgd("study", "show", str(STUDY["id"]), "--csv", url=server.url).out.split() == ["arm,ap", "fgd,36.0"]
+
+
+def test_a_row_of_the_leaderboard_reads_like_this() -> None:
+    assert studies._board_cells(BoardRow.model_validate(ROW), several=False) == [
+        "fgd", "2/2", "36.0", "+4.0 [-1.5, +9.2]", "[+0.5, +7.9]", "22%", "1:02:05", "step 150 (50%), 2 of 2",
+    ]  # fmt: skip
+    bare = BoardRow(arm="fgd", student="x")
+    assert studies._board_cells(bare, several=True) == ["fgd", "x", "0/0", *["-"] * 6]
+
+
+def test_a_study_is_listed_and_asked_to_do_things(fgd: Command, server: Server) -> None:
+    url = f"/v1/studies/{STUDY['id']}"
+    server.routes[("GET", "/v1/studies")] = Answer(200, {"items": [STUDY], "next": None})
+    for verb in ("pause", "resume", "retry", "cancel", "extend"):
+        server.routes[("POST", f"{url}/{verb}")] = Answer(202, STUDY)
+    server.routes[("DELETE", url)] = Answer(204)
+
+    assert fgd("study", "list", url=server.url).out.split("\t")[:5] == [STUDY["id"], "what helps", "running", "2", "4"]
+    id = str(STUDY["id"])
+    said = [fgd("study", verb, id, url=server.url).out.split()[1] for verb in ("pause", "resume", "retry", "cancel")]
+    assert said == ["pausing", "running", "running", "cancelling"]
+    assert fgd("study", "extend", id, "--seeds", "2,3", url=server.url).code == 0
+    assert json.loads(server.asked[-1].body) == {"seeds": [2, 3], "arms": []}
+    assert fgd("study", "extend", id, url=server.url).code == 2
+    assert fgd("study", "delete", id, "--jobs", url=server.url).out == f"{id}  deleted\n"
+    assert server.asked[-1].query == {"jobs": "true"}
+
+
+def test_watching_a_study_ends_as_it_does(fgd: Command, server: Server) -> None:
+    ended = STUDY | {"state": "failed", "jobs": {"total": 4, "succeeded": 3, "failed": 1}}
+    server.routes[("GET", f"/v1/studies/{STUDY['id']}")] = [Answer(200, STUDY), Answer(200, ended)]
+
+    done = fgd("study", "watch", str(STUDY["id"]), url=server.url)
+
+    assert done.code == 1
+    assert [line.partition("  ")[2] for line in done.out.splitlines()[:2]] == [
+        "running: 1 queued, 1 running, 2 succeeded", "failed: 3 succeeded, 1 failed",
+    ]  # fmt: skip

@@ -173,6 +173,8 @@ def test_what_a_job_can_be_given_a_study_can() -> None:
          ("/arms/1/teacher/model", "teacher_not_found")),
         ({"arms": [{"name": "a", "methods": FGD}, {"name": "b", "methods": [], "teacher": NO_MODEL}]},
          ("/arms/1/teacher", "teacher_without_methods")),
+        ({"arms": [{"name": "a", "methods": FGD}, {"name": "b", "methods": [], "unlabelled": {}}]},
+         ("/arms/1/unlabelled", "value_error")),
         ({"arms": []}, ("/arms", "too_short")),
         ({"nmae": 1}, ("/nmae", "extra_forbidden")),
     ],
