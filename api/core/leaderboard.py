@@ -399,8 +399,8 @@ def _or(moment: datetime | None, otherwise: datetime) -> datetime:
 
 def _teachers_of(study: Study) -> list[tuple[str, dict[str, Any]]]:
     """Arm, and the reference to its teacher. An arm without methods has that of the study: its gap can be closed too,
-    by inheriting or by training longer."""
-    whole = study.body.get("teacher")
+    by inheriting or by training longer. Of several teachers by names it is the first."""
+    whole = study.body.get("teacher") or next(iter(study.body.get("teachers", {}).values()), None)
     return [(arm["name"], teacher) for arm in study.arms if (teacher := arm.get("teacher") or whole) is not None]
 
 

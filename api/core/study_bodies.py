@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import ConfigDict, Field, StringConstraints, ValidationError, create_model
 
 from api.core.errors import Fault, Invalid
 from fgd import presets
 from fgd.detector_specs import DetectorSpec
 from fgd.plugins import AnyMethod
-from fgd.spec import Limits, Metadata, Priority, Resources, Schedule, SubmitJob, Unlabelled
-from fgd.spec_fields import INVISIBLE, Bool, DatasetRef, Int, Name, Spec, TeacherRef, WeightsRef
+from fgd.spec import SubmitJob, Unlabelled
+from fgd.spec_fields import INVISIBLE, Bool, Int, Name, Spec, TeacherRef, WeightsRef
 from fgd.text.pointers import faults_of_spec
 
 CONTROL = "control"
@@ -75,7 +75,19 @@ class Arm(Spec):
 PLAIN = Arm(name=CONTROL, methods=()).setting()
 
 
-class SubmitStudy(Spec):
+OF_ARMS = frozenset({"name", "teacher", "methods", "student", "seed"})
+"""Fields of a job that a study says in its own way."""
+TAUGHT = frozenset({"teachers", "unlabelled"})
+"""Fields that only jobs with methods have a use for; controls are without them."""
+Shared = create_model(
+    "Shared",
+    __base__=Spec,
+    **{name: (field.annotation, field) for name, field in SubmitJob.model_fields.items() if name not in OF_ARMS},
+)  # type: ignore[call-overload]  # mypy does not follow the fields
+"""All other fields of a job, whatever they are: each job of a study gets them as they are."""
+
+
+class SubmitStudy(Shared):
     """The body of POST /v1/studies: a job's, with arms, students and seeds in place of methods, student and seed."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
@@ -84,7 +96,6 @@ class SubmitStudy(Spec):
     """Its jobs are called "NAME / ARM / seed N"."""
     teacher: TeacherRef | None = None
     """Of all arms with methods."""
-    dataset: DatasetRef
     arms: Annotated[tuple[Arm, ...], Field(min_length=1, max_length=64)]
     """What is compared. Each has a name of its own."""
     students: Annotated[tuple[DetectorSpec, ...], Field(min_length=1, max_length=32)]
@@ -94,16 +105,6 @@ class SubmitStudy(Spec):
     begin with the same weights, so they are compared pair by pair. An interval needs at least two."""
     control: Bool = True
     """Add the arms without methods that the others are compared with, where none of `arms` is such a one."""
-    schedule: Schedule = Schedule()
-    resources: Resources = Resources()
-    unlabelled: Unlabelled | None = None
-    """As in a job, for all arms with methods; controls have labels only."""
-    metadata: Metadata = {}  # noqa: RUF012  # pydantic copies it
-    """Labels of its jobs."""
-    priority: Priority = 0
-    """Of its jobs."""
-    limits: Limits = Limits()
-    """Of each job."""
 
 
 class ExtendStudy(Spec):
@@ -178,7 +179,7 @@ def runs(body: SubmitStudy, arms: Sequence[Planned]) -> list[Run]:
     faults = list(_faults_of_the_whole(body, arms))
     found = list[Run]()
     for each, (place, label) in itertools.product(arms, enumerate(labels(body.students))):
-        if not each.arm.methods or each.arm.teacher or body.teacher:  # else that is reported once
+        if not _needs_teacher(body, each.arm):  # that is reported once
             pointer = _Pointers(each, place)
             sent = _job(body, each.arm, place)
             try:
@@ -241,11 +242,10 @@ def _no_arm(arm: Arm, names: Sequence[str]) -> str:
 
 
 def _faults_of_the_whole(body: SubmitStudy, arms: Sequence[Planned]) -> Iterator[Fault]:
-    teach = [each for each in arms if each.arm.methods]
-    if body.teacher is None and (without := [each for each in teach if each.arm.teacher is None]):
-        detail = f"methods need a teacher, and {without[0].arm.name!r} has methods: name one here, or in that arm"
+    if without := [each.arm.name for each in arms if _needs_teacher(body, each.arm)]:
+        detail = f"methods need a teacher, and {without[0]!r} has methods: name one here, or in that arm"
         yield Fault("/teacher", "teacher_missing", detail)
-    if body.teacher is not None and all(each.arm.teacher is not None for each in teach):
+    if body.teacher is not None and not any(_learns_from_teacher(each.arm) and not each.arm.teacher for each in arms):
         yield Fault("/teacher", "teacher_without_methods", "no arm learns from this teacher: leave it out")
     for each in arms:
         if each.arm.teacher is not None and not each.arm.methods:
@@ -257,25 +257,36 @@ def _faults_of_the_whole(body: SubmitStudy, arms: Sequence[Planned]) -> Iterator
                 yield Fault(f"/{name}/{place}", "given_twice", f"it stands in {name} already: leave it out")
 
 
+def _learns_from_teacher(arm: Arm) -> bool:
+    """From `teacher`; a method may name one of `teachers` instead."""
+    return any(getattr(method, "teacher", None) is None for method in arm.methods)
+
+
+def _needs_teacher(body: SubmitStudy, arm: Arm) -> bool:
+    return _learns_from_teacher(arm) and arm.teacher is None and body.teacher is None
+
+
 def _job(body: SubmitStudy, arm: Arm, student: int) -> dict[str, Any]:
     """The body of a job, as it would have been sent."""
     sent = body.model_dump(mode="json", exclude_unset=True)
     theirs = arm.model_dump(mode="json", exclude_unset=True)
     network = sent["students"][student] | ({"inherit": theirs["inherit"]} if arm.inherits() else {})
     schedule = sent.get("schedule", {}) | ({"epochs": arm.epochs} if arm.epochs is not None else {})
+    shared = {name: value for name, value in sent.items() if name in Shared.model_fields}
+    if not arm.methods:
+        shared = {name: value for name, value in shared.items() if name not in TAUGHT}
+    elif "teachers" in shared:
+        named = {getattr(method, "teacher", None) for method in arm.methods}
+        shared["teachers"] = {name: teacher for name, teacher in shared["teachers"].items() if name in named}
     teacher = theirs.get("teacher") or sent.get("teacher")
-    of_all = sent.get("unlabelled") if arm.methods else None
-    shared: dict[str, Any] = {
-        name: sent[name] for name in ("dataset", "resources", "metadata", "priority", "limits") if name in sent
-    }
     return {
+        **shared,
+        **{name: theirs[name] for name in ("unlabelled",) if name in theirs},
         "name": body.name,
-        "teacher": teacher if arm.methods else None,
+        "teacher": teacher if _learns_from_teacher(arm) else None,
         "student": network,
         "methods": theirs["methods"],
         "schedule": schedule,
-        "unlabelled": theirs.get("unlabelled", of_all),
-        **shared,
     }
 
 

@@ -140,9 +140,29 @@ def test_a_study_is_made_once_for_a_key(client: Any, body: dict[str, Any]) -> No
     assert len(client.get("/v1/jobs", params={"state": "queued"}).json()["items"]) == 6
 
 
-def test_what_a_job_can_be_given_a_study_can() -> None:
+def test_what_a_job_can_be_given_a_study_can(client: Any, body: dict[str, Any]) -> None:
     of_arms = {"methods": "arms", "student": "students", "seed": "seeds"}
     assert {of_arms.get(name, name) for name in SubmitJob.model_fields} == SubmitStudy.model_fields.keys() - {"control"}
+    given = {"priority": 7, "metadata": {"owner": "ada"}, "limits": {"max_retries": 1}, "resources": {"threads": 2}}
+    study = submitted(client, body | given)
+    for job in jobs_of(client, study):
+        assert (job["priority"], job["metadata"], job["limits"]["max_retries"]) == (7, {"owner": "ada"}, 1)
+        assert job["spec"]["resources"]["threads"] == 2
+
+
+def test_each_arm_gets_the_teachers_that_its_methods_name(client: Any, given: Any, body: dict[str, Any]) -> None:
+    if "teachers" not in SubmitJob.model_fields:
+        pytest.skip("jobs have one teacher")
+    named = {"kind": "mimic", "teacher": "old"}
+    arms = [{"name": "both", "methods": [*FGD, named]}, {"name": "old", "methods": [named]}, *body["arms"]]
+    study = submitted(client, body | {"arms": arms, "teachers": {"old": body["teacher"]}, "seeds": [0]})
+
+    specs = {job["name"].split(" / ")[1]: job["spec"] for job in jobs_of(client, study)}
+    has = {arm: (spec["teacher"] is not None, list(spec.get("teachers", {}))) for arm, spec in specs.items()}
+    assert has == {
+        "control": (False, []), "both": (True, ["old"]), "old": (False, ["old"]), "fgd": (True, []),
+        "imitation": (True, []),
+    }  # fmt: skip
 
 
 # --- refused ---
