@@ -32,6 +32,9 @@ class Batch:
     image_ids: tuple[int, ...]
     flips: tuple[tuple[bool, bool], ...] = ()
     """(horizontal, vertical) of each image."""
+    apart: tuple[Tensor, ...] = ()
+    """Of each image the boxes, as in `targets`, of objects that the teacher does not know: methods leave out cells
+    where they alone lie. (): it knows all."""
 
     @property
     def padded_size(self) -> tuple[int, int]:

@@ -33,7 +33,7 @@ def square(map_NCHW: Tensor, valid_N1HW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mean_of_cells(map_NCHW: Tensor, valid_N1HW: Tensor) -> Tensor:
-    return (valid_N1HW * map_NCHW).sum((2, 3)) / valid_N1HW.sum((2, 3))
+    return (valid_N1HW * map_NCHW).sum((2, 3)) / valid_N1HW.sum((2, 3)).clamp(min=1)
 
 
 class Statistic(NamedTuple):

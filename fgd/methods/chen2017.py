@@ -77,7 +77,7 @@ class Chen2017Loss(Method):
 def mean_error(student_NCHW: Tensor, teacher_NCHW: Tensor, valid_N1HW: Tensor) -> Tensor:
     """Squared: the mean over an image's cells and channels, then over images."""
     error_N1HW = (student_NCHW - teacher_NCHW).square().mean(1, keepdim=True)
-    return ((valid_N1HW * error_N1HW).sum((1, 2, 3)) / valid_N1HW.sum((1, 2, 3))).mean()
+    return ((valid_N1HW * error_N1HW).sum((1, 2, 3)) / valid_N1HW.sum((1, 2, 3)).clamp(min=1)).mean()
 
 
 def soft_entropy(ours_RC: Tensor, theirs_RC: Tensor, background_weight: float) -> Tensor:

@@ -53,11 +53,11 @@ class CrossKDLoss(Method):
         assert ours is not None
         assert ours.matches is not None, "places and boxes are matched in training mode only"
         assert theirs is not None
-        valid = valid_masks(batch, {level: teacher.features[level] for level in self.levels})
+        valid = valid_masks(batch, {level: teacher.features[level] for level in self.levels}, padding=self.official)
         scores, boxes, confident = [], [], []
         with torch.autocast(batch.images_NCHW.device.type, enabled=False):
             for level in self.levels:
-                valid_N1HW = torch.ones_like(valid[level]) if self.official else valid[level]
+                valid_N1HW = valid[level]
                 at = theirs.span(level)
                 their_logits_NkC = full(theirs.logits_NKC[:, at].detach())
                 counts_Nk = places(valid_N1HW.float(), their_logits_NkC)[..., 0] * counted(ours)[:, ours.span(level)]
@@ -121,7 +121,7 @@ def rescaled(student_NCHW: Tensor, teacher_NCHW: Tensor, valid_N1HW: Tensor) -> 
 
 def statistics(map_NCHW: Tensor, valid_N1HW: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation, 1C11 each."""
-    cells = valid_N1HW.sum()
+    cells = valid_N1HW.sum().clamp(min=1)
     mean_1C11 = (valid_N1HW * map_NCHW).sum((0, 2, 3), keepdim=True) / cells
     square_1C11 = (valid_N1HW * (map_NCHW - mean_1C11).square()).sum((0, 2, 3), keepdim=True)
     variance_1C11 = square_1C11 / (cells - 1).clamp(min=1)

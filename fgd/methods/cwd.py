@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fgd.method_specs import CWD
 from fgd.methods.base import Method, Pair, adapters, resolved
-from fgd.methods.paired import paired, scales_of
+from fgd.methods.paired import masked, paired, scales_of
 from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, View
 
@@ -50,10 +50,9 @@ class CWDLoss(Method):
 def divergence(student_NCHW: Tensor, teacher_NCHW: Tensor, valid_N1HW: Tensor, temperature: float) -> Tensor:
     """tau^2 KL(T || S) over the cells that count, a mean over images and channels."""
     images, channels = teacher_NCHW.shape[:2]
-    outside_N1P = valid_N1HW.flatten(2) == 0
+    counts_N1P = valid_N1HW.flatten(2) > 0
     log_q_NCP, log_p_NCP = (
-        (each.flatten(2) / temperature).masked_fill(outside_N1P, float("-inf")).log_softmax(2)
-        for each in (student_NCHW, teacher_NCHW)
+        masked(each.flatten(2) / temperature, counts_N1P).log_softmax(2) for each in (student_NCHW, teacher_NCHW)
     )
-    ratio_NCP = (log_p_NCP - log_q_NCP).masked_fill(outside_N1P, 0.0)
+    ratio_NCP = (log_p_NCP - log_q_NCP).masked_fill(~counts_N1P, 0.0)
     return temperature**2 / (images * channels) * (log_p_NCP.exp() * ratio_NCP).sum()

@@ -21,7 +21,7 @@ from fgd.methods.base import Method, Pair, adapters, resolved, same_size
 from fgd.methods.context import ContextBlock
 from fgd.methods.geometry import BoxCells, Grid, Layout, inclusive, official, scale_masks, tight, valid_cells
 from fgd.methods.maps import Attend, Sums, WantedSums, compare
-from fgd.methods.paired import REFERENCE_BOXES, per_size, per_width, scales_of
+from fgd.methods.paired import REFERENCE_BOXES, masked, per_size, per_width, scales_of
 from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, View
 
@@ -110,10 +110,7 @@ class FGDLoss(Method):
         return {name: value / len(batch.targets) for name, value in terms.items()}
 
     def _cells(self, layout: Layout, grid: Grid) -> Cells:
-        valid_NP, counts_NL = valid_cells(layout, grid)
-        if self.official:  # the reference takes the padding for background
-            valid_NP = torch.ones_like(valid_NP)
-            counts_NL = (grid.lines.size_L1 * grid.columns.size_L1).T.expand_as(counts_NL)
+        valid_NP, counts_NL = valid_cells(layout, grid, padding=self.official)  # it takes the padding for background
         foreground_NP, background_NP = scale_masks(self.box_cells(layout, grid), valid_NP, grid)
         return Cells(grid, valid_NP, counts_NL, foreground_NP, background_NP)
 
@@ -154,7 +151,7 @@ class FGDLoss(Method):
         level_P, scale_L1 = cells.grid.level_P, scale_L[:, None]
         square_P = (scale_L.square() * by_width_L)[level_P]
         spatial_sharpness_P = (scale_L / (self.widths[0] * spatial_L) * narrower_L)[level_P]
-        channel_sharpness_NL1 = scale_L1 / (cells.counts_NL[..., None] * channel_L1)
+        channel_sharpness_NL1 = scale_L1 / (cells.counts_NL[..., None].clamp(min=1) * channel_L1)
 
         terms: dict[str, Tensor] = {}
         if on.feature or on.spatial:
@@ -221,8 +218,7 @@ def spatial_attention(logits_NP: Tensor, cells: Cells) -> Tensor:
 
     HW and softmax run over the valid cells only (the reference: over all); outside them A^S is 0.
     """
-    masked_NP = logits_NP.masked_fill(~cells.valid_NP, float("-inf"))
-    levels = zip(cells.counts_NL[..., None].unbind(1), cells.grid.split(masked_NP), strict=True)
+    levels = zip(cells.counts_NL[..., None].unbind(1), cells.grid.split(masked(logits_NP, cells.valid_NP)), strict=True)
     return torch.cat([count_N1 * logits_Np.softmax(1) for count_N1, logits_Np in levels], 1)
 
 

@@ -31,6 +31,7 @@ from fgd.methods.paired import (
     REFERENCE_BOXES,
     TEACHER_RMS,
     PairedMaps,
+    masked,
     paired,
     per_width,
     scales_of,
@@ -92,7 +93,8 @@ class VariedFGDLoss(Method):
         terms = {}
         if not self.spec.split:
             if self.unsplit:
-                terms["unsplit"] = self.unsplit * (error_N1HW / valid_N1HW.sum((1, 2, 3), keepdim=True)).sum()
+                cells_N111 = valid_N1HW.sum((1, 2, 3), keepdim=True).clamp(min=1)
+                terms["unsplit"] = self.unsplit * (error_N1HW / cells_N111).sum()
         elif on.feature:
             foreground_N1HW, background_N1HW = self._masks(maps, batch)
             if on.foreground:
@@ -115,7 +117,7 @@ class VariedFGDLoss(Method):
         """Spatial, N1HW, and channel, NC11, each of mean 1 over the cells that count."""
         of_cells_N1HW, of_channels_NC = STATISTICS[self.spec.attention].of(map_NCHW, valid_N1HW)
         spatial, channel = self.temperatures[level]
-        logits_N1HW = (of_cells_N1HW / spatial).masked_fill(valid_N1HW == 0, float("-inf"))
+        logits_N1HW = masked(of_cells_N1HW / spatial, valid_N1HW > 0)
         share_N1HW = logits_N1HW.flatten(1).softmax(1).view_as(logits_N1HW)
         channel_NC = map_NCHW.shape[1] * (of_channels_NC / channel).softmax(1)
         return valid_N1HW.sum((1, 2, 3), keepdim=True) * share_N1HW, channel_NC[..., None, None]
@@ -147,7 +149,7 @@ def related(block: nn.Module, map_NCHW: Tensor, valid_N1HW: Tensor) -> Tensor:
     if not isinstance(block, ContextBlock):
         made = block(map_NCHW, valid_N1HW)
         return made
-    logits_N1HW = block.attend(map_NCHW).masked_fill(valid_N1HW == 0, float("-inf"))
+    logits_N1HW = masked(block.attend(map_NCHW), valid_N1HW > 0)
     share_N1HW = logits_N1HW.flatten(1).softmax(1).view_as(logits_N1HW)
     made = map_NCHW + block((share_N1HW * map_NCHW).sum((2, 3)))[..., None, None]
     return made

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from fgd.method_specs import FKD
 from fgd.methods.attention import mean_of_cells, temperatures
 from fgd.methods.base import Adapter, Method, Pair, SharedLevel, resolved
-from fgd.methods.paired import PairedMaps, finest, paired, per_size, per_width, scales_of
+from fgd.methods.paired import PairedMaps, finest, masked, paired, per_size, per_width, scales_of
 from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, View
 
@@ -127,7 +127,7 @@ class NonLocal(nn.Module):
         phi_NBJ, g_NBJ = (self._pooled(each(map_NCHW)).flatten(2) for each in (self.phi, self.g))
         counts_N1J = self._pooled(valid_N1HW).flatten(2)
         # Products of sums instead of a matrix of P x J: (theta . phi) g = theta (phi g).
-        relation_NBB = (phi_NBJ * counts_N1J) @ g_NBJ.mT / counts_N1J.sum(2, keepdim=True)
+        relation_NBB = (phi_NBJ * counts_N1J) @ g_NBJ.mT / counts_N1J.sum(2, keepdim=True).clamp(min=1)
         y_NBHW = (relation_NBB.mT @ theta_NBP).unflatten(2, map_NCHW.shape[2:])
         related_NCHW: Tensor = map_NCHW + self._normalised(self.out(y_NBHW), valid_N1HW)
         return related_NCHW
@@ -141,7 +141,7 @@ class NonLocal(nn.Module):
 
     def _normalised(self, map_NCHW: Tensor, valid_N1HW: Tensor) -> Tensor:
         """Batch norm with this batch's statistics over the cells that count."""
-        cells = valid_N1HW.sum()
+        cells = valid_N1HW.sum().clamp(min=1)
         centred_NCHW = map_NCHW - (valid_N1HW * map_NCHW).sum((0, 2, 3), keepdim=True) / cells
         variance_1C11 = (valid_N1HW * centred_NCHW.square()).sum((0, 2, 3), keepdim=True) / cells
         weight_C11, bias_C11 = self.norm_weight[:, None, None], self.norm_bias[:, None, None]
@@ -164,6 +164,6 @@ def common_attention(student_NCHW: Tensor, teacher_NCHW: Tensor, valid_N1HW: Ten
 
 def attention(map_NCHW: Tensor, valid_N1HW: Tensor, temperature: float) -> Tensor:
     """N1HW, of mean 1 over the cells that count."""
-    logits_N1HW = (map_NCHW.abs().mean(1, keepdim=True) / temperature).masked_fill(valid_N1HW == 0, float("-inf"))
+    logits_N1HW = masked(map_NCHW.abs().mean(1, keepdim=True) / temperature, valid_N1HW > 0)
     share_N1HW = logits_N1HW.flatten(1).softmax(1).view_as(logits_N1HW)
     return valid_N1HW.sum((1, 2, 3), keepdim=True) * share_N1HW

@@ -8,7 +8,7 @@ they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -33,10 +33,24 @@ class Layout:
     sizes_N2: Tensor
     """int64 (height, width) of each image before padding."""
     padded_size: tuple[int, int]
+    apart: Layout | None = None
+    """The same of the boxes that are kept apart: `Batch.apart`."""
 
     @classmethod
     def of(cls, batch: Batch, device: torch.device) -> Layout:
-        boxes = [target.boxes_K4.to(device, torch.float32, non_blocking=True) for target in batch.targets]
+        return cls.of_boxes(
+            [target.boxes_K4 for target in batch.targets],
+            batch,
+            device,
+            cls.of_boxes(batch.apart, batch, device) if batch.apart else None,
+        )
+
+    @classmethod
+    def of_boxes(
+        cls, boxes: Sequence[Tensor], batch: Batch, device: torch.device, apart: Layout | None = None
+    ) -> Layout:
+        """boxes: of each image of the batch."""
+        boxes = [boxes_K4.to(device, torch.float32, non_blocking=True) for boxes_K4 in boxes]
         counts_N1 = torch.tensor([[len(each)] for each in boxes]).to(device, non_blocking=True)
         boxes_NK4 = pad_sequence(boxes, batch_first=True)
         return cls(
@@ -44,6 +58,7 @@ class Layout:
             present_NK=torch.arange(boxes_NK4.shape[1], device=device) < counts_N1,
             sizes_N2=torch.tensor(batch.image_sizes).to(device, non_blocking=True),
             padded_size=batch.padded_size,
+            apart=apart,
         )
 
 
@@ -111,16 +126,44 @@ def valid_counts(layout: Layout, grid: Grid) -> tuple[Tensor, Tensor]:
     return -(-lines_NL1 // padded_height), -(-columns_NL1 // padded_width)
 
 
-def valid_cells(layout: Layout, grid: Grid) -> tuple[Tensor, Tensor]:
-    """NP, true where a cell overlaps the un-padded image; NL, how many do."""
-    lines_NL1, columns_NL1 = valid_counts(layout, grid)
+def valid_cells(layout: Layout, grid: Grid, *, padding: bool = False) -> tuple[Tensor, Tensor]:
+    """NP, true where a cell overlaps the un-padded image and is not `apart`; NL, how many do, which may be none.
+
+    padding: cells outside the image count too, as authors have it.
+    """
+    lines_NL1, columns_NL1 = all_counts(layout, grid) if padding else valid_counts(layout, grid)
     in_lines_NR, in_columns_NR = (
         axis.place_R < count_NL1[:, axis.level_R, 0]
         for axis, count_NL1 in ((grid.lines, lines_NL1), (grid.columns, columns_NL1))
     )
     valid_NP = torch.empty(len(in_lines_NR), len(grid.level_P), dtype=torch.bool, device=in_lines_NR.device)
     _cross(in_lines_NR, in_columns_NR, grid, valid_NP)
-    return valid_NP, (lines_NL1 * columns_NL1)[..., 0]
+    if layout.apart is None:
+        return valid_NP, (lines_NL1 * columns_NL1)[..., 0]
+    valid_NP &= ~cells_apart(layout, layout.apart, grid)
+    return valid_NP, torch.stack([each.sum(1) for each in grid.split(valid_NP)], 1)
+
+
+def all_counts(layout: Layout, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Lines and columns of each level, each int64 NL1."""
+    images = len(layout.sizes_N2)
+    return grid.lines.size_L1.expand(images, -1, 1), grid.columns.size_L1.expand(images, -1, 1)
+
+
+def cells_apart(layout: Layout, apart: Layout, grid: Grid) -> Tensor:
+    """NP, true where a cell's centre lies in a box that is kept apart, and the cell belongs to no other box."""
+    own_NP, apart_NP = (
+        scale_masks(cells, torch.ones(1, dtype=torch.bool, device=grid.level_P.device), grid)[0] > 0
+        for cells in (tight(layout, grid), centres(apart, grid))
+    )
+    return apart_NP & ~own_NP
+
+
+def centres(layout: Layout, grid: Grid) -> Rectangles:
+    """Cells whose centre lies in the box's visible part, as `tight` has them; a box that holds none claims none."""
+    corners, visible_N1K = _visible_parts(layout, grid)
+    left, top, right, bottom = ((corner - 0.5).ceil().long() for corner in corners)
+    return _claimed(left, top, right, bottom, visible_N1K & (right > left) & (bottom > top))
 
 
 def tight(layout: Layout, grid: Grid) -> Rectangles:

@@ -80,7 +80,11 @@ class GIDLoss(Method):
         assert theirs is not None
         terms: dict[str, Tensor] = {}
         with torch.autocast(batch.images_NCHW.device.type, enabled=False):
-            found = [instances(ours, theirs, n, size, self.most) for n, size in enumerate(batch.image_sizes)]
+            counts = counted_places(ours.anchors_K4, batch)
+            found = [
+                instances(ours, theirs, n, size, self.most, counts_K)
+                for n, (size, counts_K) in enumerate(zip(batch.image_sizes, counts, strict=True))
+            ]
             if self.scales:
                 terms |= self._of_maps(student, teacher, batch, [each.boxes_R4 for each in found])
             if self.scores or self.boxes:
@@ -128,9 +132,29 @@ def decoded(predictions: Predictions) -> Tensor:
     return full(predictions.decode(predictions.boxes_NKD, predictions.anchors_K4))
 
 
+def counted_places(anchors_K4: Tensor, batch: Batch) -> list[Tensor | None]:
+    """Of each image: bool K, false where an anchor's centre lies in objects alone that the teacher does not know. None:
+    all count."""
+    if not batch.apart:
+        return [None] * len(batch.targets)
+    centre_K12 = ((anchors_K4[:, :2] + anchors_K4[:, 2:]) / 2)[:, None]
+    own_NK, apart_NK = (
+        [((centre_K12 >= each[:, :2]) & (centre_K12 < each[:, 2:])).all(2).any(1) for each in boxes]
+        for boxes in ([target.boxes_K4 for target in batch.targets], batch.apart)
+    )
+    return [own_K | ~apart_K for own_K, apart_K in zip(own_NK, apart_NK, strict=True)]
+
+
 @torch.no_grad()
-def instances(ours: Predictions, theirs: Predictions, n: int, size: tuple[int, int], most: int) -> Instances:
-    """Of image n, whose (height, width) without padding is `size`."""
+def instances(
+    ours: Predictions,
+    theirs: Predictions,
+    n: int,
+    size: tuple[int, int],
+    most: int,
+    counts_K: Tensor | None = None,
+) -> Instances:
+    """Of image n, whose (height, width) without padding is `size`, at the places that count; None: all."""
     apart_K = full(theirs.logits_NKC[n]).amax(1).sigmoid() - full(ours.logits_NKC[n]).amax(1).sigmoid()
     our_K4, their_K4 = (full(each.decode(each.boxes_NKD[n : n + 1], each.anchors_K4)[0]) for each in (ours, theirs))
     boxes_K4 = torch.where((apart_K > 0)[:, None], their_K4, our_K4)
@@ -138,10 +162,13 @@ def instances(ours: Predictions, theirs: Predictions, n: int, size: tuple[int, i
     height, width = size
     boxes_Q4 = boxes_K4[best_Q].clamp(min=0).minimum(boxes_K4.new_tensor([width, height, width, height]))
     large_Q = (boxes_Q4[:, 2:] - boxes_Q4[:, :2] > SMALLEST).all(1)
+    if counts_K is not None:
+        large_Q &= counts_K[best_Q]
     boxes_Q4, scores_Q = boxes_Q4[large_Q], scores_Q[large_Q]
     kept_R = nms(boxes_Q4, scores_Q, OVERLAP)[:most]
     boxes_R4 = boxes_Q4[kept_R]
-    return Instances(boxes_R4, scores_Q[kept_R], responding(ours.anchors_K4, boxes_R4))
+    responds_K = responding(ours.anchors_K4, boxes_R4)
+    return Instances(boxes_R4, scores_Q[kept_R], responds_K if counts_K is None else responds_K & counts_K)
 
 
 def responding(anchors_K4: Tensor, boxes_R4: Tensor) -> Tensor:

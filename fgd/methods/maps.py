@@ -231,11 +231,12 @@ def _weigh(n: slice, wanted: WantedSums, temperature: float, weights: CellWeight
     """The teacher's channel attention (FGD's equation 7) and the shares of the contexts (in 11) of images n."""
     valid_NP = weights.valid_NP[n]
     if wanted.feature:
-        logits_NC = sums.teacher_channels_NC[n] / (valid_NP.sum(1, keepdim=True) * temperature)
+        logits_NC = sums.teacher_channels_NC[n] / (valid_NP.sum(1, keepdim=True).clamp(min=1) * temperature)
         weights.attention_NC[n] = logits_NC.shape[1] * logits_NC.softmax(1)
     if wanted.context:
         for share_NP in (weights.student_share_NP, weights.teacher_share_NP):
-            share_NP[n] = share_NP[n].masked_fill(valid_NP == 0, float("-inf")).softmax(1)
+            lowest = torch.finfo(share_NP.dtype).min  # not -inf: an image may have no cell that counts
+            share_NP[n] = share_NP[n].masked_fill(valid_NP == 0, lowest).softmax(1)
 
 
 def _differences(maps: Maps, blocks: list[Block], wanted: WantedSums, weights: CellWeights, sums: Sums) -> None:

@@ -40,7 +40,7 @@ class MimicLoss(Method):
         if self.where != "everywhere":
             foreground_NP, background_NP = scale_masks(tight(layout, grid), valid_NP, grid)
             valid_NP = (foreground_NP if self.where == "inside" else background_NP) > 0
-            cells_NL = torch.stack([each.sum(1) for each in grid.split(valid_NP)], 1).clamp(min=1)
+            cells_NL = torch.stack([each.sum(1) for each in grid.split(valid_NP)], 1)
         errors_N = []
         # Sums over C and H x W of squares exceed float16 and lose digits in bfloat16.
         with torch.autocast(device.type, enabled=False):
@@ -50,5 +50,5 @@ class MimicLoss(Method):
                 student_NCP, teacher_NCP = aligned_NCHW.flatten(2), theirs[level].flatten(2)
                 sums = compare(student_NCP, teacher_NCP, of_level_NP, WantedSums(error=True))
                 errors_N.append((sums.error_NP * of_level_NP).sum(1))
-        means_NL = torch.stack(errors_N, 1) / cells_NL
+        means_NL = torch.stack(errors_N, 1) / cells_NL.clamp(min=1)
         return {"feature": self.weight * means_NL.sum(1).mean()}

@@ -87,10 +87,10 @@ def paired(
 ) -> Iterator[PairedMaps]:
     """Each level of `scales`: the student's map through its layer of `align`, if it has one, and both times the scale.
 
-    Officially all cells count; by default those that overlap the un-padded image. At least float32. No gradient
-    reaches the teacher's maps.
+    Officially all cells count; by default those that overlap the un-padded image. None where only objects lie that the
+    teacher does not know. At least float32. No gradient reaches the teacher's maps.
     """
-    valid = valid_masks(batch, {level: teacher.features[level] for level in scales})
+    valid = valid_masks(batch, {level: teacher.features[level] for level in scales}, padding=official)
     for level, scale in scales.items():
         same_size(level, student.features[level], teacher.features[level])
         student_NCHW, teacher_NCHW = full(student.features[level]), full(teacher.features[level].detach())
@@ -98,8 +98,7 @@ def paired(
             student_NCHW = align[level](student_NCHW)
         if scale != 1.0:
             student_NCHW, teacher_NCHW = scale * student_NCHW, scale * teacher_NCHW
-        valid_N1HW = valid[level].to(teacher_NCHW)
-        yield PairedMaps(level, student_NCHW, teacher_NCHW, torch.ones_like(valid_N1HW) if official else valid_N1HW)
+        yield PairedMaps(level, student_NCHW, teacher_NCHW, valid[level].to(teacher_NCHW))
 
 
 def full(map_NCHW: Tensor) -> Tensor:
@@ -107,12 +106,17 @@ def full(map_NCHW: Tensor) -> Tensor:
     return map_NCHW.to(torch.promote_types(map_NCHW.dtype, torch.float32))
 
 
-def valid_masks(batch: Batch, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Level -> bool N1HW, true where a cell overlaps the un-padded image."""
+def masked(logits: Tensor, counts: Tensor) -> Tensor:
+    """Logits that a softmax makes 0 of where a cell does not count; of an image without any that does, no NaN."""
+    return logits.masked_fill(~counts, torch.finfo(logits.dtype).min)
+
+
+def valid_masks(batch: Batch, maps: Mapping[str, Tensor], *, padding: bool = False) -> dict[str, Tensor]:
+    """Level -> bool N1HW, true where a cell counts: see `valid_cells`."""
     device = batch.images_NCHW.device
     sizes = {level: (int(each.shape[-2]), int(each.shape[-1])) for level, each in maps.items()}
     grid = Grid.of(tuple(sizes.values()), device)
-    valid_NP, _ = valid_cells(Layout.of(batch, device), grid)
+    valid_NP, _ = valid_cells(Layout.of(batch, device), grid, padding=padding)
     return {
         level: each.view(-1, 1, *size) for (level, size), each in zip(sizes.items(), grid.split(valid_NP), strict=True)
     }

@@ -66,14 +66,14 @@ def standardised(map_NCHW: Tensor) -> Tensor:
 
 
 def valid_distance(student_NCHW: Tensor, teacher_NCHW: Tensor, valid_N1HW: Tensor) -> Tensor:
-    """Over the cells that count, at least one of which there is."""
+    """Over the cells that count; 0 if there are none."""
     ours, theirs = (valid_standardised(each, valid_N1HW) for each in (student_NCHW, teacher_NCHW))
-    return (ours - theirs).square().sum() / (valid_N1HW.sum() * ours.shape[1]) / 2
+    return (ours - theirs).square().sum() / (valid_N1HW.sum().clamp(min=1) * ours.shape[1]) / 2
 
 
 def valid_standardised(map_NCHW: Tensor, valid_N1HW: Tensor) -> Tensor:
     """0 on other cells."""
-    cells = valid_N1HW.sum()
+    cells = valid_N1HW.sum().clamp(min=1)
     centred_NCHW = valid_N1HW * (map_NCHW - (valid_N1HW * map_NCHW).sum((0, 2, 3), keepdim=True) / cells)
     variance_1C11 = centred_NCHW.square().sum((0, 2, 3), keepdim=True) / cells
     return centred_NCHW / (variance_1C11 + FLOOR**2).sqrt()
