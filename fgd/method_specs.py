@@ -24,6 +24,8 @@ from fgd.spec_fields import (
     PositiveFloat,
     PositiveInt,
     Spec,
+    TeacherName,
+    is_none,
     members,
 )
 
@@ -43,6 +45,8 @@ class Method_(Spec):
     weight_fields: ClassVar[tuple[str, ...]] = ("weight",)
     """Its fields that are the weights of terms."""
 
+    teacher: TeacherName | None = Field(default=None, exclude_if=is_none)
+    """The name in `teachers` of the one that it learns from. Default: the job's `teacher`."""
     rho: NonNegativeFloat | None = None
     """How strong it is beside the detection loss: the norm of its gradient at the maps that student and teacher share,
     as a multiple of the detection loss's. Measured on 32 batches before the first step, then fixed; it grows from 0 in
@@ -84,6 +88,10 @@ class Method_(Spec):
 
     def teacher_attention(self) -> Attention | None:
         """Where it weighs by softmaxes of the teacher's maps."""
+        return None
+
+    def finest(self) -> int | None:
+        """How many of the shared levels it compares, the finest first; None: all."""
         return None
 
     def adapter(self, student_channels: int, teacher_channels: int) -> str:
@@ -272,6 +280,9 @@ class PKD(Method_):
     """"official": the authors' numbers, for networks of one width. "default": only cells of the image count, a channel
     that is almost constant is not blown up, and a 1x1 convolution brings other widths to the teacher's."""
 
+    def finest(self) -> int | None:
+        return self.levels
+
     def adapter(self, student_channels: int, teacher_channels: int) -> str:
         return convolution_if_unlike(student_channels, teacher_channels)
 
@@ -352,8 +363,17 @@ class FKD(Method_):
     """"official": the authors' numbers, for networks of one width. "default": maps of a common scale, only cells of
     the image, norms of each image scaled to the reference geometry, layers that bring other widths to the teacher's."""
 
+    def finest(self) -> int | None:
+        return self.levels
+
     def adapter(self, student_channels: int, teacher_channels: int) -> str:  # noqa: ARG002
-        return "1x1 convolutions, linear, 3x3 convolution, non-local blocks"
+        layers = {
+            "1x1 convolution": self.feature,
+            "linear": self.channel,
+            "3x3 convolution": self.spatial,
+            "two non-local blocks and a 1x1 convolution": self.non_local,
+        }
+        return ", ".join(layer for layer, weight in layers.items() if weight != 0)
 
     def teacher_attention(self) -> Attention | None:
         if self.feature == 0:
@@ -390,7 +410,7 @@ class DeFeat(Method_):
         return self.needs | {"proposals"} if self.head_foreground or self.head_background else self.needs
 
     def adapter(self, student_channels: int, teacher_channels: int) -> str:  # noqa: ARG002
-        return "3x3 convolution"
+        return "3x3 convolution" if self.foreground != 0 or self.background != 0 else "none"
 
     def refusal(self, student: DetectorSpec, teacher: DetectorSpec) -> str | None:
         return refuse_unlike_widths(self, student, teacher) if self.compat == "official" else None
@@ -434,7 +454,7 @@ class FRS(Method_):
     only cells of the image, the sum over channels scaled to the reference width."""
 
     def adapter(self, student_channels: int, teacher_channels: int) -> str:  # noqa: ARG002
-        return "3x3 convolution"
+        return "3x3 convolution" if self.feature != 0 else "none"
 
     def refusal(self, student: DetectorSpec, teacher: DetectorSpec) -> str | None:
         return refuse_unlike_families(self, student, teacher)
@@ -531,6 +551,8 @@ class GID(Method_):
     widths."""
 
     def adapter(self, student_channels: int, teacher_channels: int) -> str:
+        if self.feature == 0 and self.relation == 0:
+            return "none"
         return convolution_if_unlike(student_channels, teacher_channels)
 
     def refusal(self, student: DetectorSpec, teacher: DetectorSpec) -> str | None:
@@ -560,7 +582,7 @@ class Chen2017(Method_):
     """m: by how much squared error the student must be better than the teacher to be left alone."""
 
     def adapter(self, student_channels: int, teacher_channels: int) -> str:
-        return convolution_if_unlike(student_channels, teacher_channels)
+        return convolution_if_unlike(student_channels, teacher_channels) if self.hint != 0 else "none"
 
 
 class MimicRoI(Method_):
@@ -625,6 +647,11 @@ MethodSpec = Annotated[
     | Relations,
     Field(discriminator="kind"),
 ]
+
+
+def title(method: MethodSpec) -> str:
+    """What its terms are called by: the kind, and the teacher's name where it has one."""
+    return method.kind if method.teacher is None else f"{method.kind}@{method.teacher}"
 
 
 def unserved(method: MethodSpec, detector: DetectorSpec) -> str | None:

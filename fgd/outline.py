@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from pydantic import BaseModel, ConfigDict
 
 from fgd.class_names import shared_labels
-from fgd.detector_specs import DetectorSpec
+from fgd.detector_specs import OF_THE_HEAD, DetectorSpec
 from fgd.errors import SpecError
-from fgd.spec import Cosine, JobSpec, Schedule, Step
+from fgd.method_specs import title
+from fgd.recipe import Recipe
+from fgd.spec import Cosine, JobSpec, Schedule, Step, teacher_pointer
 
 ONE_CELL = 32
 """Pixels of an image, both ways, of which the map of stride 32 has a single cell."""
@@ -30,13 +33,30 @@ class PairedLevel(PlanPart):
     """Pixels of the padded input."""
     student_channels: int
     teacher_channels: int | None
-    """null: there is no teacher, or it has no level of that stride."""
+    """Of `teacher`, or of the only one; null: there is none, or it has no level of that stride. Of several: see
+    `teachers`."""
+
+
+class PlannedTeacher(PlanPart):
+    """What a teacher teaches, and how much of it runs."""
+
+    teacher: str | None
+    """Its name in `teachers`; null: `teacher`."""
+    network: str
+    methods: tuple[str, ...]
+    head_for: tuple[str, ...]
+    """The methods for which it runs its head at each step; (): trunk and neck are all that runs."""
+    channels: dict[str, int]
+    """Width of each level that it shares with the student, by the student's name."""
+    classes: tuple[str, ...]
+    """Of the data set's classes those that it knows by name and teaches. (): none, so its maps teach as they are."""
 
 
 class PlannedAdapter(PlanPart):
     """A layer that a method trains to bring the student's map to the teacher's width; it never enters the student."""
 
     method: str
+    """Its kind, and @ the teacher's name where it has one."""
     level: str
     layer: str
     """"1x1 convolution", or what else the method has; "none" where nothing is needed, as between equal widths."""
@@ -61,6 +81,7 @@ class PlanWarning(PlanPart):
 
 class Outline(PlanPart):
     levels: tuple[PairedLevel, ...]
+    teachers: tuple[PlannedTeacher, ...] = ()
     adapters: tuple[PlannedAdapter, ...]
     sizes: tuple[Size, ...]
     """Training is at one of these, drawn for each step; evaluation at the spec's own min_size and max_size."""
@@ -78,6 +99,26 @@ class Outline(PlanPart):
     warnings: tuple[PlanWarning, ...]
 
 
+class TeacherCost(PlanPart):
+    """Of one teacher, at each step."""
+
+    teacher: str | None
+    """Its name in `teachers`; null: `teacher`."""
+    parameters: int
+    head_parameters: int
+    """Of them those of the head."""
+    weights_mb: float
+    """MiB of the device's memory."""
+    head_weights_mb: float
+    """Of them those of the head, which are held whether it runs or not."""
+    maps_mb: float
+    """MiB of a batch's maps."""
+    trunk_s: float
+    """Seconds a step of trunk and neck."""
+    head_s: float | None
+    """Seconds a step of the head; null: no method needs it, so it does not run."""
+
+
 class Measurement(PlanPart):
     """Of a few real steps and a small evaluation on the job's own data."""
 
@@ -86,6 +127,8 @@ class Measurement(PlanPart):
     precision: str
     student_parameters: int
     teacher_parameters: int | None
+    """Of all teachers."""
+    teachers: tuple[TeacherCost, ...] = ()
     method_parameters: int
     """Of adapters and context blocks."""
     memory_peak_mb: float
@@ -114,20 +157,24 @@ class Measurement(PlanPart):
 def outline(
     spec: JobSpec,
     images: Mapping[str, int],
-    teacher: DetectorSpec | None,
+    teachers: Mapping[str, Recipe] = MappingProxyType({}),
     classes: Sequence[str] = (),
-    teacher_classes: Sequence[str] = (),
 ) -> Outline:
-    """images: number of each split. classes: of the data set. Raises SpecError if it cannot be trained."""
+    """images: number of each split. teachers: by name. classes: of the data set. Raises SpecError if it cannot be
+    trained."""
     schedule = spec.schedule
     per_epoch = whole_steps(images.get("train", 0), schedule.batch_size, schedule.accumulate)
     per_step = schedule.batch_size * schedule.accumulate
-    if teacher is not None:
-        spec.refuse_pair(teacher)
-        refuse_unlabelled(spec, images.get("unlabelled", 0), classes, teacher_classes)
+    for name, recipe in teachers.items():
+        spec.refuse_pair(recipe.detector, name)
+        spec.refuse_foreign(classes or recipe.classes, recipe.classes, name)
+    only = next(iter(teachers.values())) if len(teachers) == 1 else teachers.get("")
+    theirs = [name for recipe in teachers.values() for name in recipe.classes]
+    refuse_unlabelled(spec, images.get("unlabelled", 0), classes, theirs)
     return Outline(
-        levels=levels(spec.student, teacher),
-        adapters=tuple(adapters(spec, teacher)) if teacher is not None else (),
+        levels=levels(spec.student, only.detector if only is not None else None),
+        teachers=tuple(planned_teacher(spec, name, recipe, classes) for name, recipe in teachers.items()),
+        adapters=tuple(adapters(spec, {name: recipe.detector for name, recipe in teachers.items()})),
         sizes=sizes(schedule),
         images=dict(images),
         images_per_step=per_step,
@@ -140,8 +187,13 @@ def outline(
             *without_effect(schedule, per_epoch),
             *idle_resources(spec),
             *idle_unlabelled(spec),
-            *(unfound_classes(spec, classes, teacher_classes) if teacher_classes else ()),
-            *(unlike_classes(classes, teacher_classes) if teacher_classes else ()),
+            *(unfound_classes(spec, classes, theirs) if theirs else ()),
+            *(
+                warned
+                for name, recipe in teachers.items()
+                if classes
+                for warned in unlike_classes(classes, recipe.classes, teacher_pointer(name))
+            ),
         ),
     )
 
@@ -175,16 +227,31 @@ def levels(student: DetectorSpec, teacher: DetectorSpec | None) -> tuple[PairedL
     )
 
 
-def adapters(spec: JobSpec, teacher: DetectorSpec) -> Iterator[PlannedAdapter]:
-    """One for each method and each level that both networks have, as the method says."""
+def planned_teacher(spec: JobSpec, name: str, recipe: Recipe, classes: Sequence[str]) -> PlannedTeacher:
+    methods = spec.methods_of(name)
+    shared = [level for level in levels(spec.student, recipe.detector) if level.teacher_channels is not None]
+    return PlannedTeacher(
+        teacher=name or None,
+        network=recipe.detector.title(),
+        methods=tuple(method.kind for method in methods),
+        head_for=tuple(method.kind for method in methods if method.takes() & OF_THE_HEAD),
+        channels={level.name: level.teacher_channels or 0 for level in shared},
+        classes=tuple(classes[label - 1] for label in shared_labels(classes, recipe.classes)),
+    )
+
+
+def adapters(spec: JobSpec, teachers: Mapping[str, DetectorSpec]) -> Iterator[PlannedAdapter]:
+    """One for each method and each level that it compares, as the method says."""
     for method in spec.methods:
-        for level in levels(spec.student, teacher):
-            if level.teacher_channels is not None:
-                ours, theirs = level.student_channels, level.teacher_channels
-                layer = method.adapter(ours, theirs)
-                yield PlannedAdapter(
-                    method=method.kind, level=level.name, layer=layer, from_channels=ours, to_channels=theirs
-                )
+        if (teacher := teachers.get(method.teacher or "")) is None:
+            continue
+        shared = [level for level in levels(spec.student, teacher) if level.teacher_channels is not None]
+        for level in shared[: method.finest()]:
+            ours, theirs = level.student_channels, level.teacher_channels or 0
+            layer = method.adapter(ours, theirs)
+            yield PlannedAdapter(
+                method=title(method), level=level.name, layer=layer, from_channels=ours, to_channels=theirs
+            )
 
 
 def sizes(schedule: Schedule) -> tuple[Size, ...]:
@@ -203,15 +270,18 @@ def evaluations(schedule: Schedule) -> int:
     return -(-schedule.epochs // schedule.evaluate_every)
 
 
-def unlike_classes(classes: Sequence[str], theirs: Sequence[str]) -> Iterator[PlanWarning]:
-    """What a teacher of other classes means: its features teach, and its fitness is not known of all of them."""
+def unlike_classes(classes: Sequence[str], theirs: Sequence[str], pointer: str) -> Iterator[PlanWarning]:
+    """What a teacher of other classes means: which it teaches, and that its fitness is known of these alone."""
     known = len(shared_labels(classes, theirs))
     if known == 0:
         message = "the teacher knows none of the data set's classes by name: its features teach, but its AP is unknown"
-        yield PlanWarning(pointer="/teacher", message=message)
+        yield PlanWarning(pointer=pointer, message=message)
     elif known < len(classes):
-        message = f"the teacher knows {known} of the data set's {len(classes)} classes by name; its AP is that of these"
-        yield PlanWarning(pointer="/teacher", message=message)
+        message = (
+            f"the teacher knows {known} of the data set's {len(classes)} classes by name: it teaches these, and its AP "
+            "is that of these"
+        )
+        yield PlanWarning(pointer=pointer, message=message)
 
 
 def unlabelled_per_step(spec: JobSpec) -> int:
@@ -332,7 +402,7 @@ def without_effect(schedule: Schedule, per_epoch: int) -> Iterator[PlanWarning]:
 
 def idle_resources(spec: JobSpec) -> Iterator[PlanWarning]:
     """What is asked of the host, and nothing comes of it."""
-    if spec.resources.teacher_cache_gib is not None and spec.teacher is None:
+    if spec.resources.teacher_cache_gib is not None and not spec.teacher_refs():
         yield PlanWarning(pointer="/resources/teacher_cache_gib", message="there is no teacher: it has no effect")
     elif spec.resources.teacher_cache_gib is not None and spec.schedule.epochs == 1:
         message = "with one epoch no image is seen twice: it has no effect"

@@ -155,11 +155,12 @@ def plan(spec: JobSpec) -> dict[str, Any]:
     assert isinstance(spec.dataset, FromPath)
     index, _ = open_index(Path(spec.dataset.path))
     images: dict[str, int] = {name: len(split) for name, split in index.splits.items()}
-    teacher, teacher_classes = None, tuple[str, ...]()
-    if isinstance(spec.teacher, FromPath):
-        recipe = load_detector(Path(spec.teacher.path)).recipe
-        teacher, teacher_classes = recipe.detector, recipe.classes
-    known = outline(spec, images, teacher, index.classes, teacher_classes)
+    teachers = {
+        name: load_detector(Path(ref.path)).recipe
+        for name, ref in spec.teacher_refs().items()
+        if isinstance(ref, FromPath)
+    }
+    known = outline(spec, images, teachers, index.classes)
     return known.model_dump(mode="json") | {"measured": rehearse(spec, log).model_dump(mode="json")}
 
 

@@ -9,15 +9,16 @@ Detectors are in `fgd.detector_specs`, methods in `fgd.method_specs`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from fgd.class_names import shared_labels
 from fgd.detector_specs import OF_CLASSES, OF_THE_HEAD, DetectorSpec, Need
 from fgd.errors import SpecError
-from fgd.method_specs import unserved
+from fgd.method_specs import title, unserved
 from fgd.plugins import AnyMethod
 from fgd.spec_fields import (
     Bool,
@@ -31,8 +32,11 @@ from fgd.spec_fields import (
     PositiveInt,
     Seconds,
     Spec,
+    TeacherName,
     TeacherRef,
+    is_empty,
 )
+from fgd.text.cut import some
 
 # --- schedule -------------------------------------------------------------------------------------------------
 
@@ -290,12 +294,21 @@ class Unlabelled(Spec):
 # --- the job --------------------------------------------------------------------------------------------------
 
 
+def teacher_pointer(name: str) -> str:
+    """JSON pointer of the teacher of that name; "" is that of `teacher`."""
+    return f"/teachers/{name}" if name else "/teacher"
+
+
 class JobSpec(Spec):
     """One training: a student, the data, and the teacher and methods it learns with, if any."""
 
     name: Name
     teacher: TeacherRef | None
-    """The teacher; null exactly when `methods` is empty (plain training: of a teacher, or a control)."""
+    """The teacher of every method that names none; null exactly when there is no such method (plain training: of a
+    teacher, or a control; or all teachers are in `teachers`)."""
+    teachers: Annotated[dict[TeacherName, TeacherRef], Field(max_length=8, exclude_if=is_empty)] = {}  # noqa: RUF012
+    """Further teachers by names of yours. A method says which one it learns from. Classes are bound by name: each
+    teaches the data set's classes that it knows."""
     student: DetectorSpec
     dataset: DatasetRef
     methods: Annotated[tuple[AnyMethod, ...], Field(max_length=16)]
@@ -333,6 +346,18 @@ class JobSpec(Spec):
 
     @field_validator("resources")
     @classmethod
+    def _one_teacher_is_cached(cls, resources: Resources, info: ValidationInfo) -> Resources:
+        teachers = len(info.data.get("teachers", ())) + (info.data.get("teacher") is not None)
+        if resources.teacher_cache_gib is not None and teachers > 1:
+            raise PydanticCustomError(
+                "cannot_be_cached",
+                "the maps of one teacher can be kept, and the job has {teachers}: leave it out",
+                {"at": "teacher_cache_gib", "teachers": teachers},
+            )
+        return resources
+
+    @field_validator("resources")
+    @classmethod
     def _maps_are_enough_if_cached(cls, resources: Resources, info: ValidationInfo) -> Resources:
         for method in info.data.get("methods", ()):
             if resources.teacher_cache_gib is not None and method.takes() & (OF_THE_HEAD | {"proposals"}):
@@ -362,19 +387,53 @@ class JobSpec(Spec):
     def _methods_teach_with_a_teacher(
         cls, methods: tuple[AnyMethod, ...], info: ValidationInfo
     ) -> tuple[AnyMethod, ...]:
-        kinds = [method.kind for method in methods]
-        if len(kinds) != len(set(kinds)):
-            raise ValueError(f"each method may be given only once, got {kinds}")
+        titles = [title(method) for method in methods]
+        if len(titles) != len(set(titles)):
+            of_teacher = " for a teacher" if any(method.teacher for method in methods) else ""
+            raise ValueError(f"each method may be given only once{of_teacher}, got {titles}")
         idle = [method.kind for method in methods if not method.teaches()]
         if idle:
             raise ValueError(f"every weight of {idle[0]} is 0, so it has no effect: leave it out")
-        if "teacher" in info.data:  # else the teacher itself is at fault, and told
-            teacher = info.data["teacher"]
-            if teacher is None and methods:
+        if "teacher" in info.data and "teachers" in info.data:  # else a teacher itself is at fault, and told
+            teacher, teachers = info.data["teacher"], info.data["teachers"]
+            if teacher is None and not teachers and methods:
                 raise ValueError("methods need a teacher: name one, or give methods [] for plain training")
-            if teacher is not None and not methods:
+            if (teacher is not None or teachers) and not methods:
                 raise ValueError("a teacher without methods teaches nothing: add a method, or set teacher to null")
         return methods
+
+    @field_validator("methods")
+    @classmethod
+    def _methods_name_their_teachers(
+        cls, methods: tuple[AnyMethod, ...], info: ValidationInfo
+    ) -> tuple[AnyMethod, ...]:
+        teachers = info.data.get("teachers", {})
+        names = ", ".join(teachers) or "it is empty"
+        for place, method in enumerate(methods):
+            if method.teacher is not None and method.teacher not in teachers and "teachers" in info.data:
+                raise PydanticCustomError(
+                    "teacher_unknown",
+                    "there is no teacher {name} in /teachers ({names})",
+                    {"at": f"{place}/teacher", "name": repr(method.teacher), "names": names},
+                )
+            if method.teacher is None and teachers and info.data.get("teacher", ...) is None:
+                raise PydanticCustomError(
+                    "teacher_missing",
+                    "it names no teacher, and the job has no `teacher`; name one of /teachers: {names}",
+                    {"at": f"{place}/teacher", "names": names},
+                )
+        return methods
+
+    @model_validator(mode="after")
+    def _every_teacher_teaches(self) -> Self:
+        for name in self.teacher_refs():
+            if not self.methods_of(name):
+                raise PydanticCustomError(
+                    "teacher_unused",
+                    "no method learns from this teacher: let one do so, or leave the teacher out",
+                    {"at": teacher_pointer(name)[1:]},
+                )
+        return self
 
     @field_validator("methods")
     @classmethod
@@ -395,17 +454,45 @@ class JobSpec(Spec):
             )
         return unlabelled
 
-    def needs(self) -> frozenset[Need]:
-        """What the methods take of both networks, all together."""
-        return frozenset(need for method in self.methods for need in method.takes())
+    def teacher_refs(self) -> dict[str, TeacherRef]:
+        """All teachers by name; that of `teacher` is ""."""
+        return ({"": self.teacher} if self.teacher is not None else {}) | self.teachers
 
-    def compares_classes(self) -> bool:
-        """Whether a method compares what both networks say of each class; maps and boxes have no classes."""
-        return bool(self.needs() & OF_CLASSES)
+    def methods_of(self, teacher: str) -> tuple[AnyMethod, ...]:
+        """Those that learn from the teacher of that name."""
+        return tuple(method for method in self.methods if (method.teacher or "") == teacher)
 
-    def refuse_pair(self, teacher: DetectorSpec) -> None:
-        """Raise SpecError if a method here cannot carry knowledge from `teacher` to the student."""
+    def needs(self, teacher: str | None = None) -> frozenset[Need]:
+        """What the methods take of both networks, all together; or those of one teacher."""
+        methods = self.methods if teacher is None else self.methods_of(teacher)
+        return frozenset(need for method in methods for need in method.takes())
+
+    def refuse_foreign(self, names: Sequence[str], theirs: Sequence[str], teacher: str = "") -> None:
+        """Raise SpecError for a teacher that knows none of the data set's classes. Alone, with methods that take maps
+        only, it may teach all the same: maps have no classes.
+
+        names: the data set's classes. theirs: the teacher's.
+        """
+        alone = len(self.teacher_refs()) == 1
+        if shared_labels(names, theirs) or (alone and not self.needs(teacher) & OF_CLASSES):
+            return
+        why = (
+            f"{title(next(m for m in self.methods_of(teacher) if m.takes() & OF_CLASSES))} compares class by class"
+            if alone
+            else "of several teachers each teaches the classes that it knows"
+        )
+        raise SpecError(
+            f"the teacher knows none of the data set's classes by name, and {why}: it knows {some(theirs)}; the data "
+            f"set has {some(names)}",
+            teacher_pointer(teacher),
+        )
+
+    def refuse_pair(self, teacher: DetectorSpec, name: str = "") -> None:
+        """Raise SpecError if a method here cannot carry knowledge from `teacher`, which has that name, to the
+        student."""
         for place, method in enumerate(self.methods):
+            if (method.teacher or "") != name:
+                continue
             if why := unserved(method, teacher) or method.refusal(self.student, teacher):
                 raise SpecError(why, f"/methods/{place}")
         ours, theirs = ([level.stride for level in each.levels()] for each in (self.student, teacher))
@@ -413,7 +500,7 @@ class JobSpec(Spec):
             raise SpecError(
                 f"a teacher of kind {teacher.kind} has no pyramid level in common with this {self.student.kind}: "
                 f"student strides {ours}, teacher strides {theirs}",
-                "/teacher",
+                teacher_pointer(name),
             )
 
     def refuse_inherit(self, source: DetectorSpec) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, StringConstraints, model_validator
@@ -61,6 +61,16 @@ class Spec(BaseModel):
         return type(self).model_validate({_as_sent(fields, name): value for name, value in values.items()})
 
 
+def is_none(value: object) -> bool:
+    """Of a field that is left out where it says nothing, as in documents from before there was one."""
+    return value is None
+
+
+def is_empty(value: Sized) -> bool:
+    """The same of a collection."""
+    return not value
+
+
 def _as_sent(fields: Mapping[str, FieldInfo], name: str) -> str:
     return (fields[name].alias if name in fields else None) or name
 
@@ -108,6 +118,8 @@ class TeacherFromPath(FromPath):
     """Teach even if the teacher's AP50 on the validation images is under 5."""
 
 
+TeacherName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_\-]{0,31}$")]
+"""Lower-case letters, digits, "_" and "-"; it is part of the names of terms."""
 TeacherRef = TeacherFromJob | TeacherFromModel | TeacherFromPath
 WeightsRef = FromJob | FromModel | FromPath
 DatasetRef = DatasetId | FromPath

@@ -33,7 +33,7 @@ from fgd.events import EXIT_STOPPED, RANK_EVENTS, RANK_EXIT, Emit, Event, Failed
 from fgd.process import landlock, lifeline
 from fgd.process.error_causes import code_of
 from fgd.process.exit_codes import exit_code, message_of
-from fgd.spec import JobSpec
+from fgd.spec import JobSpec, teacher_pointer
 from fgd.spec_fields import FromPath, TeacherFromPath
 from fgd.stored import stored_spec
 from fgd.text import strict_json
@@ -160,7 +160,7 @@ def read_spec(path: Path, *, staged: bool = False) -> JobSpec:
         told = (f"{fault.pointer or 'the spec'}: {fault.detail}" for fault in faults_of_spec(error.errors(), body))
         raise SpecError(f"{path}: " + "; ".join(told)) from error
     for pointer, reference, kind in (
-        ("/teacher", spec.teacher, TeacherFromPath | None),
+        *((teacher_pointer(name), ref, TeacherFromPath) for name, ref in spec.teacher_refs().items()),
         ("/dataset", spec.dataset, FromPath),
         ("/student/inherit", spec.student.inherit, FromPath | None),
         ("/student/weights", spec.student.weights, FromPath | str),

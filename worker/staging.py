@@ -3,7 +3,8 @@
     <home>/cache/<archive digest>/        a data set, unpacked once for all jobs
     <home>/cache/<archive digest>.lock    held (shared) while in use; its content is the size, its mtime the last use
     <home>/cache/teachers/                what trainings know of teachers (fgd/engine/teacher_answers.py), under 1 MB
-    <home>/work/<job>/a<attempt>/         spec.json, teacher/, inherit/, weights/, checkpoint.pt, out/; goes with it
+    <home>/work/<job>/a<attempt>/         spec.json, teacher/, teachers/NAME/, inherit/, weights/, checkpoint.pt, out/;
+                                          goes with it
     <home>/work/<job>/a<attempt>.lock     held as long as the attempt's supervisor lives
     <home>/finished/<job>/                a result that waits for the store (worker/kept_results.py)
 
@@ -34,7 +35,8 @@ logger = logging.getLogger(__name__)
 SPARE = 1.2
 """Free space asked for before an archive is unpacked, as a multiple of its size; `archive.unpack` asks for no more."""
 Inputs = Mapping[str, Mapping[str, str]]
-"""{"dataset": {"archive": sha256, "index": sha256}, "teacher": {file: sha256}, "inherit": ..., "weights": ...}"""
+"""{"dataset": {"archive": sha256, "index": sha256}, "teacher": {file: sha256}, "teachers/<name>": ..., "inherit": ...,
+"weights": ...}"""
 
 
 class InputGone(Exception):
@@ -166,6 +168,14 @@ def staged(spec: JobSpec, inputs: Inputs, folder: Path, cache: Cache) -> Iterato
         if spec.teacher is not None:
             teacher = stage_files(cache.store, inputs["teacher"], folder / "teacher")
             changes["teacher"] = TeacherFromPath(path=str(teacher), allow_unfit=spec.teacher.allow_unfit)
+        if spec.teachers:
+            changes["teachers"] = {
+                name: TeacherFromPath(
+                    path=str(stage_files(cache.store, inputs[f"teachers/{name}"], folder / "teachers" / name)),
+                    allow_unfit=ref.allow_unfit,
+                )
+                for name, ref in spec.teachers.items()
+            }
         student: dict[str, object] = {}
         if spec.student.inherit is not None:
             inherit = stage_files(cache.store, inputs["inherit"], folder / "inherit")
@@ -196,7 +206,7 @@ def staged_question(question: FindStudent, inputs: Inputs, folder: Path, cache: 
 def stage_files(store: BlobStore, files: Mapping[str, str], folder: Path) -> Path:
     """A new folder with these blobs under their names. Raises InputGone."""
     shutil.rmtree(folder, ignore_errors=True)  # of a try that the store broke off
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for name, digest in files.items():
         with fetched(store, digest, folder) as file:
             link(file, folder / Path(name).name)

@@ -20,7 +20,6 @@ from api.core.lifecycle import DatasetState, ModelState, State
 from api.core.rows.tables import Artifact, Dataset, Job, JobModel, JobParent, Model
 from api.core.store.names import Blob, BlobStore, DigestMismatch
 from fgd import weights_file
-from fgd.detector_specs import DetectorSpec
 from fgd.errors import SpecError, WeightsError
 from fgd.outline import refuse_single_values, refuse_unlabelled
 from fgd.recipe import Recipe
@@ -54,9 +53,8 @@ class Inputs:
     """Number of each split of the data set."""
     classes: tuple[str, ...] = ()
     """Of the data set."""
-    teacher: DetectorSpec | None = None
-    """What teaches."""
-    teacher_classes: tuple[str, ...] = ()
+    teachers: dict[str, Recipe] = field(default_factory=dict)
+    """What teaches, by the names of `JobSpec.teacher_refs`."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,9 @@ def resolve(
         for each in named_weights(spec)
     }
     before.weights.update((each, there) for each in named_weights(spec) if (there := weights[each.role]) is not None)
-    teacher, inherit = weights.get("teacher"), weights.get("inherit")
+    roles = {name: f"teachers/{name}" if name else "teacher" for name in spec.teacher_refs()}
+    teachers = {name: known.recipe for name, role in roles.items() if (known := weights[role]) is not None}
+    inherit = weights.get("inherit")
     if dataset is not None:
         _check_batch(dataset, spec, found)
         try:
@@ -115,13 +115,17 @@ def resolve(
         except SpecError as error:
             found.fault(error.pointer, "single_values", error.message)
         ours = dataset.classes or []
+        theirs = [name for recipe in teachers.values() for name in recipe.classes]
         try:
             bare = (dataset.splits or {}).get("unlabelled", {}).get("images", 0)
-            refuse_unlabelled(spec, bare, ours, teacher.recipe.classes if teacher is not None else ())
+            refuse_unlabelled(spec, bare, ours, theirs)
         except SpecError as error:
             found.fault(error.pointer, "unlabelled_unusable", error.message)
-        if teacher is not None and spec.compares_classes():  # by name: the order does not matter
-            _check_classes(sorted(teacher.recipe.classes), sorted(ours), "/teacher", found)
+        for name, recipe in teachers.items():
+            try:
+                spec.refuse_foreign(ours, recipe.classes, name)
+            except SpecError as error:
+                found.fault(error.pointer, "classes_differ", error.message)
         if inherit is not None:  # its class logits are copied one by one
             _check_classes(inherit.recipe.classes, ours, "/student/inherit", found)
     if inherit is not None:
@@ -129,17 +133,16 @@ def resolve(
             spec.refuse_inherit(inherit.recipe.detector)
         except SpecError as error:
             found.fault(error.pointer, "impossible_inheritance", error.message)
-    if teacher is not None:
+    for name, recipe in teachers.items():
         try:
-            spec.refuse_pair(teacher.recipe.detector)
+            spec.refuse_pair(recipe.detector, name)
         except SpecError as error:
             found.fault(error.pointer, "impossible_pair", error.message)
     found.tell()
     assert dataset is not None, "what is missing has been told"
     inputs.images = {name: int(split["images"]) for name, split in (dataset.splits or {}).items()}
     inputs.classes = tuple(dataset.classes or ())
-    if teacher is not None:
-        inputs.teacher, inputs.teacher_classes = teacher.recipe.detector, teacher.recipe.classes
+    inputs.teachers = teachers
     # Last: a refused request leaves no blobs behind.
     for role, named in weights.items():
         if named is not None:
@@ -167,7 +170,7 @@ def link(s: Session, job: Job, spec: JobSpec) -> None:
 def _lock(s: Session, kind: type[Job | Model], project_id: str, id: str, named: NamedWeights, noun: str) -> None:
     row = select(kind.id).where(kind.project_id == project_id, kind.id == id)
     if s.scalar(row.with_for_update(read=True, key_share=True)) is None:
-        raise Invalid(Fault(f"{named.pointer}/{noun}", f"{named.role}_not_found", f"there is no {noun} {id} here"))
+        raise Invalid(Fault(f"{named.pointer}/{noun}", f"{named.noun}_not_found", f"there is no {noun} {id} here"))
 
 
 def folder_below(roots: Sequence[Path], path: str, pointer: str, *, or_zip: bool = False) -> Path:
@@ -292,9 +295,9 @@ def _weights(
     try:
         match named.ref:
             case FromJob(job=id):
-                return of_job(s, store, project_id, id, named.role, f"{named.pointer}/job")
+                return of_job(s, store, project_id, id, named.noun, f"{named.pointer}/job")
             case FromModel(model=id):
-                return of_model(s, store, project_id, id, named.role, f"{named.pointer}/model")
+                return of_model(s, store, project_id, id, named.noun, f"{named.pointer}/model")
             case FromPath(path=path):
                 return _from_path(roots, path, f"{named.pointer}/path")
     except Invalid as error:

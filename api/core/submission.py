@@ -54,7 +54,7 @@ def plan_job(engine: Engine, store: BlobStore, settings: Settings, project_id: s
         expect_place(s, Plan, project_id, settings.max_waiting_plans, "FGD_MAX_WAITING_PLANS")
         inputs = references.resolve(s, store, settings.data_roots, project_id, spec)
     try:
-        known = outline(spec, inputs.images, inputs.teacher, inputs.classes, inputs.teacher_classes)
+        known = outline(spec, inputs.images, inputs.teachers, inputs.classes)
     except SpecError as error:
         raise Invalid(Fault(error.pointer, "impossible_spec", error.message)) from error
     with db.transaction(engine) as s:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fgd.outline import Measurement, Outline
+from fgd.outline import Measurement, Outline, PlannedTeacher
+from fgd.text.cut import some
 
 
 def outline_lines(outline: Outline) -> Iterator[str]:
@@ -22,6 +23,8 @@ def outline_lines(outline: Outline) -> Iterator[str]:
     for level in outline.levels:
         teacher = f", teacher {level.teacher_channels}" if level.teacher_channels is not None else ""
         yield f"level      {level.name}: stride {level.stride}, student {level.student_channels} channels{teacher}"
+    for each in outline.teachers:
+        yield f"teacher    {teacher_line(each)}"
     alike: dict[tuple[str, str, int, int], list[str]] = {}
     for each in outline.adapters:
         alike.setdefault((each.method, each.layer, each.from_channels, each.to_channels), []).append(each.level)
@@ -32,10 +35,24 @@ def outline_lines(outline: Outline) -> Iterator[str]:
         yield f"warning    {warned.pointer}: {warned.message}"
 
 
+def teacher_line(teacher: PlannedTeacher) -> str:
+    name = f"{teacher.teacher}, " if teacher.teacher else ""
+    runs = f"trunk, neck, and head for {', '.join(teacher.head_for)}" if teacher.head_for else "trunk and neck"
+    classes = f"; teaches {some(teacher.classes)}" if teacher.classes else ""
+    return f"{name}{teacher.network}: {', '.join(teacher.methods)}; {runs}{classes}"
+
+
 def measured_lines(measured: Measurement) -> Iterator[str]:
     teacher = f", teacher {millions(measured.teacher_parameters)}" if measured.teacher_parameters is not None else ""
     yield f"measured   on {measured.device}, {measured.threads} threads, {measured.precision}"
     yield f"parameters student {millions(measured.student_parameters)}{teacher}"
+    for each in measured.teachers:
+        head = f"head {each.head_s:.3f} s" if each.head_s is not None else "head does not run"
+        name = f"{each.teacher}, " if each.teacher else ""
+        yield (
+            f"teacher    {name}{millions(each.parameters)} ({millions(each.head_parameters)} of it the head), "
+            f"{each.weights_mb:.0f} MiB and {each.maps_mb:.0f} MiB of maps; trunk {each.trunk_s:.3f} s per step, {head}"
+        )
     yield f"memory     {measured.memory_peak_mb:.0f} MiB at peak, plus {measured.cache_mb:.0f} MiB of decoded images"
     yield f"speed      {measured.s_per_step:.3f} s per step, {measured.s_per_image_evaluated:.3f} s per evaluated image"
     yield f"time       {hours(measured.hours)}, {hours(measured.training_hours)} of it training"

@@ -48,7 +48,7 @@ class Pull:
 def measure(
     distill: Distill,
     batches: Iterable[Batch],
-    view: Callable[[Batch], View],
+    views: Callable[[Batch], Mapping[str, View]],
     rhos: Mapping[str, float],
     *,
     seed: int,
@@ -56,7 +56,7 @@ def measure(
 ) -> dict[str, float]:
     """<method>/<term> -> factor, for the methods of `rhos` that are not 0. See the module.
 
-    view: what the teacher shows of a batch. The networks, their running statistics and the random generators are left
+    views: what each teacher shows of a batch. The networks, their running statistics and the random generators are left
     as they were.
     """
     running = RunningStatistics(distill)
@@ -68,7 +68,7 @@ def measure(
         for number, batch in enumerate(batches):
             check_stop()
             torch.manual_seed(seed + number)
-            pulls.append(pull(distill, batch, view(batch)))
+            pulls.append(pull(distill, batch, views(batch)))
     running.restore()
     distill.train(training)
     found: dict[str, float] = {}
@@ -80,13 +80,13 @@ def measure(
     return found
 
 
-def pull(distill: Distill, batch: Batch, teacher: View) -> Pull:
-    """What each loss of a batch does to the maps that both networks have."""
+def pull(distill: Distill, batch: Batch, teachers: Mapping[str, View]) -> Pull:
+    """What each loss of a batch does to the maps that the student and any teacher have."""
     with torch.no_grad():
         features = distill.student.features(batch.images_NCHW)
     features = {level: map_NCHW.requires_grad_() for level, map_NCHW in features.items()}
-    at = [features[level] for level in teacher.features]
-    losses = distill.losses(features, batch, teacher)
+    at = [features[level] for level in dict.fromkeys(level for view in teachers.values() for level in view.features)]
+    losses = distill.losses(features, batch, teachers)
     detection = torch.stack([loss for name, loss in losses.items() if name.startswith("detection/")]).sum()
     terms = tuple(name for name in losses if not name.startswith("detection/"))
     norm = float(torch.linalg.vector_norm(gradient(detection, at)))

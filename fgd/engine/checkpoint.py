@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -56,7 +56,11 @@ class TrainingState:
 
 
 def save(
-    path: Path, contents: dict[str, Any], state: TrainingState, calibration: Calibration | None, spec_digest: str
+    path: Path,
+    contents: dict[str, Any],
+    state: TrainingState,
+    calibrations: Mapping[str, Calibration],
+    spec_digest: str,
 ) -> str:
     """Write atomically (temporary, fsync, rename, fsync of the folder).
 
@@ -69,7 +73,7 @@ def save(
         "format": FORMAT,
         "spec_digest": spec_digest,
         "state": asdict(state),
-        "calibration": asdict(calibration) if calibration else None,
+        **told_calibrations(calibrations),
         **contents,
     }
     try:
@@ -113,7 +117,7 @@ def check(path: Path) -> None:
 
 def load(
     path: Path, spec_digests: Collection[str], device: torch.device
-) -> tuple[dict[str, Any], TrainingState, Calibration | None]:
+) -> tuple[dict[str, Any], TrainingState, dict[str, Calibration]]:
     """Raises CheckpointUnreadable for a file that is no checkpoint; CheckpointForeign for one that is not of this spec,
     by any of its digests."""
     with reading(path):
@@ -125,8 +129,15 @@ def load(
         message = "belongs to a different spec, or to other data; give those that made it, or start over"
         raise CheckpointForeign(f"{path.name}: {message}")
     with reading(path):
-        calibration = Calibration(**whole["calibration"]) if whole["calibration"] else None
-        return whole, TrainingState(**whole["state"]), calibration
+        told = ({"": whole["calibration"]} if whole["calibration"] else {}) | whole.get("calibrations", {})
+        return whole, TrainingState(**whole["state"]), {name: Calibration(**each) for name, each in told.items()}
+
+
+def told_calibrations(calibrations: Mapping[str, Calibration]) -> dict[str, Any]:
+    """As checkpoints and manifests have them: that of `teacher`, and beside it those of `teachers`."""
+    own = calibrations.get("")
+    named = {name: asdict(each) for name, each in calibrations.items() if name}
+    return {"calibration": asdict(own) if own else None} | ({"calibrations": named} if named else {})
 
 
 def _other_format(path: Path, found: object) -> CheckpointUnreadable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,33 +12,52 @@ from torch import Tensor, nn
 from fgd.detector_specs import OF_THE_HEAD, Need
 from fgd.detectors import Detector
 from fgd.detectors.folding import fold, to_bf16
+from fgd.engine.shared_classes import SharedClasses
 from fgd.methods.base import Method
 from fgd.recipe import Recipe
 from fgd.types import Batch, HeadTower, Output, Predictions, Regions, View
 
 
-class Distill(nn.Module):
-    """The one module that trains. The teacher stays outside: frozen, in eval mode, run only as far as is needed."""
+@dataclass(frozen=True)
+class Lesson:
+    """The methods of one teacher."""
 
-    def __init__(self, student: Detector, methods: Mapping[str, Method], needs: Collection[Need] = ()) -> None:
-        """needs: what the methods take of both networks besides maps."""
+    methods: Mapping[str, Method]
+    """By their titles."""
+    classes: SharedClasses | None = None
+    """What it knows of the student's classes; None: all."""
+
+
+class Distill(nn.Module):
+    """The one module that trains. Teachers stay outside: frozen, in eval mode, run only as far as is needed."""
+
+    def __init__(self, student: Detector, lessons: Mapping[str, Lesson], needs: Collection[Need] = ()) -> None:
+        """lessons: by the teachers' names, in the order of the methods. needs: what the methods take of the student
+        besides maps."""
         super().__init__()
         self.student = student
-        self.methods = nn.ModuleDict(dict(methods))
+        self.methods = nn.ModuleDict(
+            {title: method for lesson in lessons.values() for title, method in lesson.methods.items()}
+        )
+        self.titles = {name: tuple(lesson.methods) for name, lesson in lessons.items()}
+        self.classes = {name: lesson.classes for name, lesson in lessons.items()}
         self.needs = frozenset(needs)
 
-    def forward(self, batch: Batch, teacher: View | None, detection: str | None = "detection") -> dict[str, Tensor]:
-        """Weighted losses by name: detection/<term> of the detector, <method>/<term> of each method.
+    def forward(
+        self, batch: Batch, teachers: Mapping[str, View], detection: str | None = "detection"
+    ) -> dict[str, Tensor]:
+        """Weighted losses by name: detection/<term> of the detector, <title>/<term> of each method.
 
-        detection: another name of the detector's; None: without its losses, for boxes that are none of its labels.
+        teachers: what each shows of the batch, by name. detection: another name of the detector's losses; None: without
+        them, for boxes that are none of its labels.
         """
-        return self.losses(self.student.features(batch.images_NCHW), batch, teacher, detection)
+        return self.losses(self.student.features(batch.images_NCHW), batch, teachers, detection)
 
     def losses(
         self,
         features: Mapping[str, Tensor],
         batch: Batch,
-        teacher: View | None,
+        teachers: Mapping[str, View],
         detection: str | None = "detection",
     ) -> dict[str, Tensor]:
         """The same from the student's maps on."""
@@ -49,12 +68,14 @@ class Distill(nn.Module):
         if detection is not None:
             assert predictions is not None
             losses = {f"{detection}/{name}": loss for name, loss in student.losses(predictions, batch).items()}
-        if teacher is not None:
-            answers = partial(student.regions, features, batch) if "proposals" in self.needs else None
-            view = View(features, predictions, student.towers(), answers)
-            for kind, method in self.methods.items():
-                terms = method(view, teacher, batch)
-                losses |= {f"{kind}/{name}": term for name, term in terms.items()}
+        answers = partial(student.regions, features, batch) if "proposals" in self.needs else None
+        whole = View(features, predictions, student.towers(), answers)
+        for name, teacher in teachers.items():
+            classes = self.classes[name]
+            view, of_classes = classes.taught(whole, batch) if classes is not None else (whole, batch)
+            for title in self.titles[name]:
+                terms = self.methods[title](view, teacher, of_classes)
+                losses |= {f"{title}/{term}": loss for term, loss in terms.items()}
         return losses
 
     @property
@@ -68,7 +89,8 @@ class Teacher:
     its head if a method takes something of that.
 
     It takes the detector over: batch norms of trunk and neck are folded into the convolutions, and these are laid out
-    channels last. Levels have the student's names in all that it shows, and classes the student's order.
+    channels last. Levels have the student's names in all that it shows, and classes are those that the student has too,
+    in the student's order.
     """
 
     def __init__(self, detector: Detector, student: Recipe, needs: Collection[Need] = ()) -> None:
@@ -82,8 +104,9 @@ class Teacher:
             fold(part)
             part.to(memory_format=torch.channels_last)
         self.needs = frozenset(needs)
-        self.student_classes = student.classes
         recipe = detector.recipe
+        self.student_classes = student.classes
+        self.classes = SharedClasses.of(student.classes, recipe.classes)
         self.same_pixels = (recipe.image_mean, recipe.image_std) == (student.image_mean, student.image_std)
         mean, std = torch.tensor(recipe.image_mean), torch.tensor(recipe.image_std)
         theirs = {level.stride: level.name for level in recipe.detector.levels()}
@@ -92,6 +115,11 @@ class Teacher:
         """The student's name of each level that both have -> the teacher's."""
         self.scale_C = torch.tensor(student.image_std) / std
         self.shift_C = (torch.tensor(student.image_mean) - mean) / std
+
+    @property
+    def known_labels(self) -> Collection[int] | None:
+        """Of the student's classes those whose objects it teaches; None: all."""
+        return self.classes.ours.labels if self.classes.some else None
 
     def quicken(self) -> None:
         """Trunk and neck compute in bf16 from now on; the maps come out float32 all the same."""
@@ -135,12 +163,12 @@ class Teacher:
         return replace(
             made,
             rows={names.get(level, f"the teacher's {level}"): count for level, count in made.rows.items()},
-            logits_NKC=made.logits_NKC if made.objectness else self.in_order(made.logits_NKC),
+            logits_NKC=made.logits_NKC if made.objectness else self.classes.theirs.of_logits(made.logits_NKC),
             held={
                 tower: {names[level]: maps for level, maps in of_levels.items() if level in names}
                 for tower, of_levels in made.held.items()
             },
-            regions=self.regions_in_order(made.regions) if made.regions is not None else None,
+            regions=self.classes.theirs.of_regions(made.regions) if made.regions is not None else None,
         )
 
     def towers(self) -> dict[str, HeadTower]:
@@ -148,23 +176,7 @@ class Teacher:
 
     @torch.no_grad()
     def regions(self, maps: Mapping[str, Tensor], batch: Batch, proposals: Sequence[Tensor]) -> Regions:
-        return self.regions_in_order(self.detector.regions(maps, batch, proposals))
-
-    def regions_in_order(self, regions: Regions) -> Regions:
-        if self.order is None:
-            return regions
-        columns = [0, *(1 + column for column in self.order)]
-        return replace(regions, logits_RC=regions.logits_RC[:, columns], boxes_RC4=regions.boxes_RC4[:, columns])
-
-    def in_order(self, logits_NKC: Tensor) -> Tensor:
-        """With a column for each of the student's classes, in the student's order."""
-        return logits_NKC if self.order is None else logits_NKC[..., self.order]
-
-    @cached_property
-    def order(self) -> list[int] | None:
-        """The teacher's place of each of the student's classes; None: the same."""
-        ours, theirs = self.student_classes, self.detector.recipe.classes
-        return None if ours == theirs else [theirs.index(name) for name in ours]
+        return self.classes.theirs.of_regions(self.detector.regions(maps, batch, proposals))
 
     def renormalised(self, batch: Batch) -> Tensor:
         """The same pixels with the teacher's mean and std; padding stays zero, as the teacher was trained."""
@@ -178,7 +190,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class TeacherTower:
-    """A tower of the teacher's head by the student's names of levels, and in the order of its classes."""
+    """A tower of the teacher's head by the student's names of levels, with a column for each shared class."""
 
     teacher: Teacher
     tower: HeadTower
@@ -191,5 +203,5 @@ class TeacherTower:
         return self.tower.channels(self.teacher.shared[level])
 
     def __call__(self, level: str, map_NCHW: Tensor, first: int = 0) -> dict[Output, Tensor]:
-        rows = self.tower(self.teacher.shared[level], map_NCHW, first)
-        return {name: self.teacher.in_order(each) if name == "logits" else each for name, each in rows.items()}
+        rows, columns = self.tower(self.teacher.shared[level], map_NCHW, first), self.teacher.classes.theirs
+        return {name: columns.of_logits(each) if name == "logits" else each for name, each in rows.items()}

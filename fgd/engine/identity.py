@@ -12,7 +12,7 @@ from fgd.detector_specs import KIND_IF_UNSAID
 from fgd.spec import JobSpec, Schedule
 from fgd.spec_fields import Spec
 
-APART = {"name", "teacher", "dataset", "resources", "latency_budget_ms", "latency"}
+APART = {"name", "teacher", "teachers", "dataset", "resources", "latency_budget_ms", "latency"}
 """Of a spec what does not decide the weights, or is told by its content."""
 
 

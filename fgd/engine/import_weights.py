@@ -26,7 +26,7 @@ from fgd.errors import WeightsError
 from fgd.recipe import Recipe
 from fgd.result_files import RECIPE, WEIGHTS, Which
 from fgd.stored import stored_recipe
-from fgd.text.cut import cut
+from fgd.text.cut import cut, some
 from fgd.weights_file import Kind
 
 STUDENT = "student.module."
@@ -77,7 +77,7 @@ class ImportedWeights:
     def notes(self) -> list[str]:
         said = [f"the state dict was under {self.wrapper!r}"] if self.wrapper else []
         said += self.unwrapping
-        said += [f"left out: {weights.some(self.left_out)}"] if self.left_out else []
+        said += [f"left out: {some(self.left_out)}"] if self.left_out else []
         said += [f"{count} tensors of {dtype} were converted" for dtype, count in self.cast.items()]
         return said
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from fgd.detectors import Detector, anchors, build, family_of
 from fgd.engine import balance, checkpoint, device, pretrained, weights
 from fgd.engine.checkpoint import KEEP_CHECKPOINTS, TrainingState
 from fgd.engine.device import Machine, seeded, to_device
-from fgd.engine.distill import Distill, Teacher
+from fgd.engine.distill import Distill, Lesson, Teacher
 from fgd.engine.distributed import ALONE, Ranks
 from fgd.engine.identity import APART, checkpoint_digest, digest_of_file, digest_of_json
 from fgd.engine.laps import Laps
@@ -31,7 +31,6 @@ from fgd.engine.teacher import (
     Fitness,
     box_count,
     calibrate,
-    check_classes,
     check_teacher,
     checked_images,
     evenly_spaced,
@@ -46,6 +45,7 @@ from fgd.engine.warm_start import start_from
 from fgd.errors import DatasetError, SpecError
 from fgd.events import Emit, Note, Phase
 from fgd.method_fields import Attention
+from fgd.method_specs import title
 from fgd.methods import build as build_method
 from fgd.methods.base import Method, Pair
 from fgd.outline import (
@@ -62,7 +62,8 @@ from fgd.recipe import Recipe
 from fgd.result_files import WEIGHTS
 from fgd.spec import JobSpec, Schedule
 from fgd.spec_fields import FromPath, TeacherFromPath
-from fgd.types import Batch, Calibration
+from fgd.text.cut import some
+from fgd.types import Batch, Calibration, View
 
 NO_ANSWERS = TeacherAnswers(None)
 
@@ -78,21 +79,23 @@ class Training:
     test: Dataset | None
     transform: Transform
     distill: Distill
-    teacher: Teacher | None
-    calibration: Calibration | None
+    teachers: Mapping[str, Teacher]
+    """By name, as `JobSpec.teacher_refs` has them."""
+    calibrations: Mapping[str, Calibration]
+    """Of each teacher."""
     identity: dict[str, Any]
-    """What a checkpoint belongs to: the spec without its paths, and digests of data, teacher and inherited weights."""
+    """What a checkpoint belongs to: the spec without its paths, and digests of data, teachers and inherited weights."""
     ranks: Ranks
     model: nn.Module
     """`distill`, wrapped where several processes train it."""
     cache: TeacherCache | None = None
-    """Of the teacher's maps."""
+    """Of the maps of the only teacher."""
     balance: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """<method>/<term> -> what it is multiplied by once the first epoch is over; 1 if unsaid."""
     unlabelled: Dataset | None = None
     """If the spec uses it."""
     found: FoundBoxes | None = None
-    """What the teacher found in it."""
+    """What the teachers found in it."""
 
     @property
     def student(self) -> Detector:
@@ -103,6 +106,17 @@ class Training:
         if self.found is not None:
             self.found.add(looked.batch)
         return looked
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The only one, or that without a name; None if there is neither."""
+        return next(iter(self.teachers.values())) if len(self.teachers) == 1 else self.teachers.get("")
+
+    def views(self, batch: Batch) -> dict[str, View]:
+        """What each teacher shows of a batch."""
+        if self.cache is not None:
+            return {name: self.cache.view(batch) for name in self.teachers}
+        return {name: teacher.view(batch) for name, teacher in self.teachers.items()}
 
     @property
     def digest(self) -> str:
@@ -170,24 +184,30 @@ def prepare(
         identity["inherit"] = inherit_from(spec, student, emit)
     student.to(machine.device)
     laps.end("student")
-    teacher = None
-    if spec.teacher is not None:
-        teacher, identity["teacher"] = load_teacher(spec, student, machine)
-        pair_up(spec, teacher, emit)
-        warn_of_classes(spec, index.classes, teacher, emit)
+    teachers: dict[str, Teacher] = {}
+    digests: dict[str, str] = {}
+    for name in spec.teacher_refs():
+        teachers[name], digests[name] = load_teacher(spec, name, student, machine)
+        pair_up(spec, name, teachers[name], emit)
         laps.end("teacher")
+    warn_of_classes(spec, index.classes, teachers.values(), emit)
+    if "" in teachers:
+        identity["teacher"] = digests[""]
+    if named_ones := {name: digest for name, digest in digests.items() if name}:
+        identity["teachers"] = named_ones
 
-    state, contents, calibration = TrainingState(), None, None
+    state, contents, calibrations = TrainingState(), None, dict[str, Calibration]()
     if resume is not None:
-        digests = {checkpoint_digest(spec, identity, by_batches=by_batches) for by_batches in (False, True)}
-        contents, state, calibration = checkpoint.load(resume, digests, machine.device)
+        own = {checkpoint_digest(spec, identity, by_batches=by_batches) for by_batches in (False, True)}
+        contents, state, calibrations = checkpoint.load(resume, own, machine.device)
         emit(Note(code="resumed", message=f"continuing from step {state.step}", data={"step": state.step}))
-    elif teacher is not None and rehearsal_images is not None:
-        few = train.with_images(train.images[:rehearsal_images], train.classes)
-        calibration = measure(teacher, spec, few, transform, machine, emit, check_stop)
-    elif teacher is not None:
+    for name, teacher in teachers.items() if resume is None else ():
+        if rehearsal_images is not None:
+            few = train.with_images(train.images[:rehearsal_images], train.classes)
+            calibrations[name] = measure(teacher, spec, name, few, transform, machine, emit, check_stop)
+            continue
         about = {
-            "teacher": [identity["teacher"], teacher.detector.recipe.model_dump(mode="json")],
+            "teacher": [digests[name], teacher.detector.recipe.model_dump(mode="json")],
             "student": [
                 recipe.min_size,
                 recipe.max_size,
@@ -198,25 +218,20 @@ def prepare(
             "machine": [machine.device_name, machine.threads, schedule.batch_size, ranks.size, device.versions()],
         }
         known = TeacherAnswers.from_environment()
-        examine(teacher, spec, val, transform, machine, emit, check_stop, ranks, known, about)
+        examine(teacher, spec, name, val, transform, machine, emit, check_stop, ranks, known, about)
         laps.end("teacher check")
-        of_first = partial(measure, teacher, spec, train, transform, machine, emit, check_stop, known, about)
-        calibration = ranks.of_first(of_first)
+        of_first = partial(measure, teacher, spec, name, train, transform, machine, emit, check_stop, known, about)
+        calibrations[name] = ranks.of_first(of_first)
         laps.end("calibration")
-    methods: dict[str, Method] = {}
-    if teacher is not None:
-        assert calibration is not None
-        if machine.bf16:  # only now: what is checked and measured of it is float32
+    if machine.bf16:  # only now: what is checked and measured of them is float32
+        for teacher in teachers.values():
             teacher.quicken()
-        pair = Pair.of(student.recipe.detector, teacher.detector.recipe.detector)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seeded(spec.seed, 1))
-            methods = {m.kind: build_method(m, pair, calibration, schedule) for m in spec.methods}
-        for method in methods.values():
-            method.train_in_bf16(on=machine.bf16)
-    distill = Distill(student, methods, spec.needs()).to(machine.device)
+    distill = Distill(student, lessons(spec, student, teachers, calibrations, machine), spec.needs())
+    distill.to(machine.device)
     model = ranks.wrap(distill)
-    parts = Training(spec, machine, train, val, test, transform, distill, teacher, calibration, identity, ranks, model)
+    parts = Training(
+        spec, machine, train, val, test, transform, distill, teachers, calibrations, identity, ranks, model
+    )
     if spec.unlabelled is not None:
         parts = dataclasses.replace(parts, unlabelled=unlabelled, found=FoundBoxes(spec.unlabelled.score))
     if resume is None and any(method.rho for method in spec.methods):
@@ -225,16 +240,37 @@ def prepare(
     return dataclasses.replace(parts, balance=state.balance), state, contents
 
 
+def lessons(
+    spec: JobSpec,
+    student: Detector,
+    teachers: Mapping[str, Teacher],
+    calibrations: Mapping[str, Calibration],
+    machine: Machine,
+) -> dict[str, Lesson]:
+    """The methods of each teacher, freshly initialised in the spec's order."""
+    pairs = {
+        name: Pair.of(student.recipe.detector, teacher.detector.recipe.detector) for name, teacher in teachers.items()
+    }
+    methods: dict[str, dict[str, Method]] = {name: {} for name in teachers}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeded(spec.seed, 1))
+        for each in spec.methods:
+            name = each.teacher or ""
+            method = build_method(each, pairs[name], calibrations[name], spec.schedule)
+            method.train_in_bf16(on=machine.bf16)
+            methods[name][title(each)] = method
+    return {name: Lesson(methods[name], teacher.classes) for name, teacher in teachers.items()}
+
+
 def balanced(parts: Training, emit: Emit, check_stop: Callable[[], None]) -> dict[str, float]:
     """The factors of the methods' terms, from the first batches of the training."""
     emit(Phase(phase="balancing"))
-    teacher, schedule, seed = parts.teacher, parts.spec.schedule, parts.spec.seed
-    assert teacher is not None
-    rhos: dict[str, float] = {method.kind: method.rho or 0.0 for method in parts.spec.methods}
+    schedule, seed = parts.spec.schedule, parts.spec.seed
+    rhos: dict[str, float] = {title(method): method.rho or 0.0 for method in parts.spec.methods}
     batches = train_batches(parts.train, parts.transform, schedule, seed, epoch=0, shard=parts.ranks.shard)
     try:
-        some = (to_device(batch, parts.machine.device) for batch in itertools.islice(batches, balance.BATCHES))
-        found = balance.measure(parts.distill, some, teacher.view, rhos, seed=seeded(seed, 3), check_stop=check_stop)
+        first = (to_device(batch, parts.machine.device) for batch in itertools.islice(batches, balance.BATCHES))
+        found = balance.measure(parts.distill, first, parts.views, rhos, seed=seeded(seed, 3), check_stop=check_stop)
     finally:
         batches.close()  # type: ignore[attr-defined]  # a generator: ends its reader thread
     methods = parts.distill.methods.items()
@@ -246,7 +282,7 @@ def balanced(parts: Training, emit: Emit, check_stop: Callable[[], None]) -> dic
 def cache_of(parts: Training, out: Path, emit: Emit) -> TeacherCache | None:
     """Each process of a job has its own, with its share of the bytes."""
     gib = parts.spec.resources.teacher_cache_gib
-    if gib is None or parts.teacher is None:
+    if gib is None or parts.teacher is None or len(parts.teachers) > 1:
         return None
     trained = sum(parameter.nbytes for parameter in parts.distill.parameters())
     # Here and in the store: checkpoints of weights, two moments and the best weights.
@@ -298,9 +334,9 @@ def unlabelled_of(parts: Training, schedule: Schedule, steps: range, per_epoch: 
     return batches, len(unlabelled_parts(per_step // devices, schedule.accumulate))
 
 
-def warn_of_classes(spec: JobSpec, classes: Sequence[str], teacher: Teacher, emit: Emit) -> None:
-    """Refuse a teacher that can find nothing in unlabelled images; say what it cannot find."""
-    theirs = teacher.detector.recipe.classes
+def warn_of_classes(spec: JobSpec, classes: Sequence[str], teachers: Iterable[Teacher], emit: Emit) -> None:
+    """Refuse teachers that can find nothing in unlabelled images; say what they cannot find."""
+    theirs = [name for teacher in teachers for name in teacher.detector.recipe.classes]
     refuse_unlabelled(spec, 1, classes, theirs)
     for warned in unfound_classes(spec, classes, theirs):
         message = f"{warned.pointer}: {warned.message}"
@@ -358,23 +394,42 @@ def pretrained_start(
     loaded = pretrained.load(student, source, check_stop)
     message = (
         f"{source.name} (SHA-256 {loaded.sha256}): {len(loaded.copied)} tensors copied, "
-        f"{len(loaded.afresh)} start from scratch: {weights.some(loaded.afresh) or 'none'}"
+        f"{len(loaded.afresh)} start from scratch: {some(loaded.afresh) or 'none'}"
     )
     data = {"weights": source.name, "file": source.file, "sha256": loaded.sha256, "afresh": loaded.afresh}
     emit(Note(code="pretrained", message=message, data=data))
     return {"weights": source.name, "file": source.file, "sha256": loaded.sha256}
 
 
-def pair_up(spec: JobSpec, teacher: Teacher, emit: Emit) -> None:
-    """Refuse a pair without a common level; say which levels are left out of a pair that lacks some."""
-    spec.refuse_pair(teacher.detector.recipe.detector)
+def called(name: str) -> str:
+    """A teacher, for people."""
+    return f"the teacher {name}" if name else "the teacher"
+
+
+def whose(name: str) -> dict[str, Any]:
+    """What is added to an event's data about a teacher with a name."""
+    return {"teacher": name} if name else {}
+
+
+def pair_up(spec: JobSpec, name: str, teacher: Teacher, emit: Emit) -> None:
+    """Refuse a pair without a common level, or class; say which levels are left out of a pair that lacks some, and
+    which classes a teacher teaches that knows some, or is one of several."""
+    spec.refuse_pair(teacher.detector.recipe.detector, name)
+    classes, ours = teacher.classes, teacher.student_classes
+    spec.refuse_foreign(ours, teacher.detector.recipe.classes, name)
+    if classes.some or len(spec.teacher_refs()) > 1:
+        others = [each for each in ours if each not in classes.names]
+        message = f"{called(name)} teaches {len(classes.names)} of {len(ours)} classes: {some(classes.names)}"
+        message += f"; cells of {some(others)} alone are left out of its methods" if others else ""
+        data = whose(name) | {"classes": list(classes.names), "others": others}
+        emit(Note(code="teaches", message=message, data=data))
     left_out = {level.name: level.stride for level in spec.student.levels() if level.name not in teacher.shared}
     if left_out:
         message = (
             f"levels are matched by stride: {', '.join(teacher.shared)} are distilled; "
-            f"the teacher has no level for {', '.join(f'{name} (stride {s})' for name, s in left_out.items())}"
+            f"{called(name)} has no level for {', '.join(f'{level} (stride {s})' for level, s in left_out.items())}"
         )
-        data = {"distilled": list(teacher.shared), "left_out": list(left_out)}
+        data = whose(name) | {"distilled": list(teacher.shared), "left_out": list(left_out)}
         emit(Note(code="levels_left_out", message=message, data=data, level="warning"))
 
 
@@ -392,19 +447,19 @@ def inherit_from(spec: JobSpec, student: Detector, emit: Emit) -> str:
     return digest_of_file(folder / WEIGHTS)
 
 
-def load_teacher(spec: JobSpec, student: Detector, machine: Machine) -> tuple[Teacher, str]:
-    assert isinstance(spec.teacher, TeacherFromPath)
-    folder = Path(spec.teacher.path)
+def load_teacher(spec: JobSpec, name: str, student: Detector, machine: Machine) -> tuple[Teacher, str]:
+    ref = spec.teacher_refs()[name]
+    assert isinstance(ref, TeacherFromPath)
+    folder = Path(ref.path)
     detector = weights.load_detector(folder)
-    if spec.compares_classes():
-        check_classes(detector.recipe.classes, student.recipe.classes)
-    teacher = Teacher(detector.to(machine.device), student.recipe, spec.needs())
+    teacher = Teacher(detector.to(machine.device), student.recipe, spec.needs(name))
     return teacher, digest_of_file(folder / WEIGHTS)
 
 
 def examine(
     teacher: Teacher,
     spec: JobSpec,
+    name: str,
     val: Dataset,
     transform: Transform,
     machine: Machine,
@@ -415,7 +470,6 @@ def examine(
     about: Question,
 ) -> None:
     """The teacher is checked before it teaches, unless an earlier training did on the same images."""
-    assert spec.teacher is not None
     emit(Phase(phase="checking_teacher"))
     images = checked_images(val, teacher.detector.recipe.classes)
     question = about | {"check": [content_of(images, val.root), val.classes]} if known.folder else {}
@@ -435,14 +489,15 @@ def examine(
         if ranks.first:
             known.keep(question, dataclasses.asdict(found))
     own = "; it was trained at min_size {}, max_size {}".format(*found.own_size) if found.advice else ""
-    message, cached = as_known(f"{found}{own}", known=answer is not None)
-    emit(Note(code="teacher_checked", message=message, data=found.data | cached))
-    refuse_unfit(found, allow_unfit=spec.teacher.allow_unfit)
+    message, cached = as_known(f"{found.told(called(name))}{own}", known=answer is not None)
+    emit(Note(code="teacher_checked", message=message, data=whose(name) | found.data | cached))
+    refuse_unfit(found, name, allow_unfit=spec.teacher_refs()[name].allow_unfit)
 
 
 def measure(
     teacher: Teacher,
     spec: JobSpec,
+    name: str,
     train: Dataset,
     transform: Transform,
     machine: Machine,
@@ -454,9 +509,9 @@ def measure(
     """The calibration, or what an earlier training made of the same images and the same count of boxes."""
     emit(Phase(phase="calibrating"))
     images = evenly_spaced(train.images, CALIBRATION_IMAGES)
-    counts = [len(train), box_count(train.images)]
+    counts = [len(train), box_count(train.images, teacher.known_labels)]
     attentions: dict[str, Attention] = {}
-    for method in spec.methods:
+    for method in spec.methods_of(name):
         if (attention := method.teacher_attention()) is not None:
             attentions[method.kind] = attention
     question = (about or {}) | {"calibration": [content_of(images, train.root), counts]} if known.folder else {}
@@ -476,9 +531,9 @@ def measure(
             check_stop=check_stop,
         )
         known.keep(question, dataclasses.asdict(calibration))
-    message, cached = as_known(in_words(calibration), known=answer is not None)
-    emit(Note(code="calibration", message=message, data=dataclasses.asdict(calibration) | cached))
-    for warning in peaked(calibration):
+    message, cached = as_known(in_words(calibration, called(name)), known=answer is not None)
+    emit(Note(code="calibration", message=message, data=whose(name) | dataclasses.asdict(calibration) | cached))
+    for warning in peaked(calibration, name):
         emit(warning)
     return calibration
 

@@ -5,7 +5,6 @@ The networks, data, sizes, methods and optimiser are the job's own, built and st
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import statistics
 import tempfile
@@ -17,10 +16,12 @@ import torch
 from torch import nn
 
 from fgd.data.loader import CACHE_BYTES, Dataset, train_batches
+from fgd.detector_specs import OF_THE_HEAD
 from fgd.engine import checkpoint, device, prepare, saver, step, weights
 from fgd.engine.average import Average
 from fgd.engine.checkpoint import KEEP_CHECKPOINTS, TrainingState
 from fgd.engine.device_metrics import MIB, DeviceMetrics
+from fgd.engine.distill import Teacher
 from fgd.engine.evaluate import evaluate
 from fgd.engine.optimise import make_optimizer
 from fgd.engine.prepare import Training
@@ -28,7 +29,7 @@ from fgd.engine.result import score
 from fgd.engine.teacher import CALIBRATION_IMAGES, CHECK_IMAGES
 from fgd.events import Emit
 from fgd.methods.base import Pair
-from fgd.outline import Measurement, evaluations, whole_steps
+from fgd.outline import Measurement, TeacherCost, evaluations, whole_steps
 from fgd.presets import resolve
 from fgd.spec import JobSpec, Schedule
 from fgd.types import Batch
@@ -69,7 +70,7 @@ def rehearse(spec: JobSpec, emit: Emit) -> Measurement:
 
     schedule, total = spec.schedule, total_steps(parts)
     training_s = total * s_per_step
-    start_s = loading_s + (starting_seconds(parts) if parts.teacher is not None else 0.0)
+    start_s = loading_s + sum(starting_seconds(parts, each) for each in parts.teachers.values())
     tested = len(parts.test) if parts.test is not None else 0
     evaluating_s = (evaluations(schedule) * len(parts.val) + tested) * s_per_image
     saving_s = save_s * (evaluations(schedule) + training_s / schedule.checkpoint_s)
@@ -78,7 +79,8 @@ def rehearse(spec: JobSpec, emit: Emit) -> Measurement:
         threads=machine.threads,
         precision=machine.precision,
         student_parameters=parameters(parts.student),
-        teacher_parameters=parts.teacher.parameters if parts.teacher is not None else None,
+        teacher_parameters=sum(each.parameters for each in parts.teachers.values()) if parts.teachers else None,
+        teachers=tuple(teacher_cost(parts, name, each) for name, each in parts.teachers.items()),
         method_parameters=parameters(parts.distill.methods),
         memory_peak_mb=memory_peak_mb,
         cache_mb=sum(cache_bytes(each) for each in (parts.train, parts.val, parts.test) if each is not None) / MIB,
@@ -161,10 +163,46 @@ def evaluation_seconds(parts: Training, evaluate: Callable[[Dataset], object]) -
     return (time.monotonic() - began) / len(few)
 
 
-def starting_seconds(parts: Training) -> float:
-    """What checking and calibrating the teacher will take."""
-    teacher = parts.teacher
-    assert teacher is not None
+@torch.no_grad()
+def teacher_cost(parts: Training, name: str, teacher: Teacher) -> TeacherCost:
+    """Of one batch at the job's own size, times those of a step."""
+    schedule, detector = parts.spec.schedule, teacher.detector
+    batches = endless(parts, schedule.but(scales=()))
+    try:
+        batch = device.to_device(next(batches), parts.machine.device)
+    finally:
+        batches.close()  # type: ignore[attr-defined]  # a generator: ends its reader thread
+    maps = teacher.features(batch)
+    trunk = sum(each.numel() for part in detector.trunk_and_neck for each in part.parameters())
+    bytes_of_trunk = sum(each.nbytes for part in detector.trunk_and_neck for each in part.parameters())
+    bytes_of_all = sum(each.nbytes for each in detector.parameters())
+    runs_head = bool(teacher.needs & OF_THE_HEAD)
+    return TeacherCost(
+        teacher=name or None,
+        parameters=teacher.parameters,
+        weights_mb=bytes_of_all / MIB,
+        head_weights_mb=(bytes_of_all - bytes_of_trunk) / MIB,
+        head_parameters=sum(each.numel() for each in detector.parameters()) - trunk,
+        maps_mb=sum(each.nbytes for each in maps.values()) / MIB,
+        trunk_s=schedule.accumulate * seconds_of(parts, lambda: teacher.features(batch)),
+        head_s=schedule.accumulate * seconds_of(parts, lambda: teacher.predictions(maps, batch)) if runs_head else None,
+    )
+
+
+def seconds_of(parts: Training, work: Callable[[], object]) -> float:
+    """Median of three."""
+    taken = []
+    for _ in range(3):
+        began = time.monotonic()
+        work()
+        if parts.machine.device.type == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.monotonic() - began)
+    return statistics.median(taken)
+
+
+def starting_seconds(parts: Training, teacher: Teacher) -> float:
+    """What checking and calibrating a teacher will take."""
 
     def score(few: Dataset) -> None:
         evaluate(
@@ -187,12 +225,12 @@ def written(parts: Training, optimizer: torch.optim.Optimizer, average: Average 
     with tempfile.TemporaryDirectory(prefix="fgd-plan-") as folder:
         file = Path(folder) / "checkpoint.pt"
         began = time.monotonic()
-        checkpoint.save(file, contents, TrainingState(), parts.calibration, parts.digest)
+        checkpoint.save(file, contents, TrainingState(), parts.calibrations, parts.digest)
         save_s = time.monotonic() - began
         result = Path(folder) / "result"
         manifest = {
             **parts.identity,
-            "calibration": dataclasses.asdict(parts.calibration) if parts.calibration else None,
+            **checkpoint.told_calibrations(parts.calibrations),
         }
         weights.export(result, parts.student, manifest, tensors)
         return file.stat().st_size, sum(each.stat().st_size for each in result.iterdir()), save_s
@@ -212,7 +250,7 @@ def cache_bytes(dataset: Dataset) -> int:
 
 def teacher_cache_bytes(parts: Training) -> int:
     """What `resources.teacher_cache_gib` will fill, at most."""
-    asked, teacher = parts.spec.resources, parts.teacher
+    asked, teacher = parts.spec.resources, parts.teacher if len(parts.teachers) == 1 else None
     if asked.teacher_cache_gib is None or teacher is None:
         return 0
     most = int(asked.teacher_cache_gib * 2**30)

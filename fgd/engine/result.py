@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -132,7 +131,8 @@ def finish(
     manifest = {
         "format": "fgd-manifest/1",
         **parts.identity,
-        "calibration": dataclasses.asdict(parts.calibration) if parts.calibration else None,
+        **checkpoint.told_calibrations(parts.calibrations),
+        **taught_classes(parts),
         **({"balance": dict(parts.balance)} if parts.balance else {}),
         "metrics": {name: {k: finite(v) for k, v in values.items()} for name, values in metrics.items()},
         "best": {"step": state.best_step, "val_ap": finite(state.best_ap)},
@@ -170,6 +170,15 @@ def on_val(
     found = score(parts, shown, parts.val, check_stop).detections
     tell_undecodable(parts, emit)
     return found
+
+
+def taught_classes(parts: Training) -> dict[str, Any]:
+    """By which teacher, where one does not teach all, or there are several."""
+    teachers = parts.teachers
+    if len(teachers) < 2 and not any(each.classes.some for each in teachers.values()):
+        return {}
+    taught = [{"teacher": name or None, "classes": list(each.classes.names)} for name, each in teachers.items()]
+    return {"taught": taught}
 
 
 def told_weights(schedule: Schedule, state: TrainingState, stopped: bool) -> str:

@@ -76,7 +76,7 @@ class Saver:
         contents = contents_of(training.distill, self.optimizer, best, self.average)
         contents["recipe"] = training.student.recipe.model_dump(mode="json")  # a promoted checkpoint needs nothing else
         with self.meter.saving():
-            digest = checkpoint.save(path, contents, state, training.calibration, training.digest)
+            digest = checkpoint.save(path, contents, state, training.calibrations, training.digest)
         self.emit(Saved(step=state.step, path=str(path), sha256=digest, size=path.stat().st_size, best=is_best))
         self._files = [*(file for file in self._files if file.name != path.name), path]
         for old in self._files[:-KEEP_CHECKPOINTS]:

@@ -75,7 +75,7 @@ def step(
         torch.manual_seed(seeded(spec.seed, 4, number, nth, ranks.rank))
         of_images = ranks.size * len(looked.batch.targets) / spec.schedule.batch_size
         with distributed.quiet(parts.model, last=False):
-            losses = parts.model(looked.batch, looked.view, "pseudo" if share is not None else None)
+            losses = parts.model(looked.batch, looked.views, "pseudo" if share is not None else None)
             add(
                 {
                     name: loss
@@ -123,13 +123,12 @@ def shared(parts: Training, batches: Iterable[Batch]) -> Iterator[tuple[Batch, f
 
 
 def looked_at(parts: Training, batches: Iterable[Batch]) -> Iterator[tuple[Looked, float | None]]:
-    """Each batch of unlabelled images as the teacher sees it, and the share of its losses on pseudo-labels: as
+    """Each batch of unlabelled images as the teachers see it, and the share of its losses on pseudo-labels: as
     `shared`, times their weight; None without pseudo-labels."""
-    chosen, teacher, ranks = parts.spec.unlabelled, parts.teacher, parts.ranks
+    chosen, ranks = parts.spec.unlabelled, parts.ranks
     if chosen is None:
         return
-    assert teacher is not None
-    seen = (look(teacher, to_device(batch, parts.machine.device), chosen.score) for batch in batches)
+    seen = (look(parts.teachers, to_device(batch, parts.machine.device), chosen.score) for batch in batches)
     if not chosen.pseudo_labels:
         yield from ((parts.counted(looked), None) for looked in seen)
         return
@@ -140,13 +139,12 @@ def looked_at(parts: Training, batches: Iterable[Batch]) -> Iterator[tuple[Looke
     counts = [parts.student.counted(looked.batch) for looked in whole]
     everyones = ranks.summed(torch.tensor(float(sum(counts)), device=ranks.device)).item()
     for looked, count in zip(whole, counts, strict=True):
-        view = looked.view or teacher.view(looked.batch)
-        yield Looked(looked.batch, view), chosen.weight * ranks.size * max(1, count) / max(1.0, everyones)
+        views = looked.views or {name: teacher.view(looked.batch) for name, teacher in parts.teachers.items()}
+        yield Looked(looked.batch, views), chosen.weight * ranks.size * max(1, count) / max(1.0, everyones)
 
 
 def forward(parts: Training, batch: Batch) -> dict[str, Tensor]:
-    teacher = parts.cache or parts.teacher
-    losses: dict[str, Tensor] = parts.model(batch, teacher.view(batch) if teacher else None)
+    losses: dict[str, Tensor] = parts.model(batch, parts.views(batch))
     return losses
 
 

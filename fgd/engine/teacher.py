@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,12 @@ from fgd.engine.device import to_device
 from fgd.engine.distill import Teacher
 from fgd.engine.distributed import ALONE, Ranks
 from fgd.engine.evaluate import evaluate
-from fgd.engine.weights import some
-from fgd.errors import TeacherUnfit, UserError
+from fgd.errors import TeacherUnfit
 from fgd.events import Note
 from fgd.method_fields import Attention
 from fgd.methods.attention import AttentionMeter
 from fgd.methods.geometry import Grid, Layout, valid_cells
+from fgd.text.cut import some
 from fgd.types import Calibration
 
 CHECK_IMAGES = 64
@@ -52,12 +52,16 @@ class Fitness:
         return cls(kept["ap50"], kept["images"], tuple(kept["size"]), tuple(kept["own_size"]), known)
 
     def __str__(self) -> str:
+        return self.told("the teacher")
+
+    def told(self, teacher: str) -> str:
+        """For people; teacher: what it is called."""
         if self.unknown:
             why = "no validation image has a class that it knows by name"
-            return f"how well the teacher detects on this data set is unknown: {why}; its features teach all the same"
+            return f"how well {teacher} detects on this data set is unknown: {why}; its features teach all the same"
         size = "at min_size {}, max_size {}".format(*self.size)
         on = f" for {some(list(self.classes))}, the classes that it knows," if self.classes is not None else ""
-        return f"the teacher's AP50 on {self.images} validation images {size}{on} is {self.ap50:.1f}"
+        return f"{teacher}'s AP50 on {self.images} validation images {size}{on} is {self.ap50:.1f}"
 
     @property
     def unknown(self) -> bool:
@@ -80,17 +84,6 @@ class Fitness:
         own = {"teacher_min_size": self.own_size[0], "teacher_max_size": self.own_size[1]}
         known = {"classes": list(self.classes)} if self.classes is not None else {}
         return {"ap50": self.ap50 if math.isfinite(self.ap50) else None, "images": self.images, **sizes, **own, **known}
-
-
-def check_classes(teacher_classes: tuple[str, ...], classes: tuple[str, ...]) -> None:
-    """For methods that compare what both networks say of each class: the order may differ, the names may not."""
-    lacking = sorted(set(classes) - set(teacher_classes))
-    foreign = sorted(set(teacher_classes) - set(classes))
-    if lacking or foreign:
-        raise UserError(
-            "the teacher was trained for other classes than those of the data set: "
-            + "; ".join(f"{what} {names}" for what, names in (("it lacks", lacking), ("it adds", foreign)) if names)
-        )
 
 
 def check_teacher(
@@ -133,12 +126,14 @@ def checked_images(val: Dataset, theirs: Sequence[str]) -> tuple[Image, ...]:
     return evenly_spaced([image for image in val.images if labels.keys() & set(image.labels)], CHECK_IMAGES)
 
 
-def refuse_unfit(found: Fitness, *, allow_unfit: bool) -> None:
+def refuse_unfit(found: Fitness, name: str = "", *, allow_unfit: bool) -> None:
+    """name: of the teacher, where it has one."""
     if not found.unknown and not found.ap50 >= CHECK_AP50 and not allow_unfit:  # NaN is unfit too
+        told, at = (found.told(f"the teacher {name}"), f"teachers.{name}") if name else (str(found), "teacher")
         raise TeacherUnfit(
-            f"{found}, under {CHECK_AP50:.0f}: {found.advice}wrong weights, wrong classes or an untrained network; "
-            '"allow_unfit": true in `teacher` lets it teach anyway',
-            found.data,
+            f"{told}, under {CHECK_AP50:.0f}: {found.advice}wrong weights, wrong classes or an untrained network; "
+            f'"allow_unfit": true in `{at}` lets it teach anyway',
+            ({"teacher": name} if name else {}) | found.data,
         )
 
 
@@ -173,13 +168,15 @@ def calibrate(
             meter.add(level, map_NCHW, valid_NHW[:, None].to(map_NCHW))
     rms = {level: (squares[level] / counts[level]) ** 0.5 for level in squares}
     measured = meter.measured(rms)
-    return Calibration(rms, box_count(train.images) / len(train), measured.temperatures, measured.perplexities)
+    return Calibration(
+        rms, box_count(train.images, teacher.known_labels) / len(train), measured.temperatures, measured.perplexities
+    )
 
 
-def in_words(calibration: Calibration) -> str:
-    """What a calibration found."""
+def in_words(calibration: Calibration, teacher: str = "the teacher") -> str:
+    """What a calibration found; teacher: what it is called."""
     scales = ", ".join(f"{level} {rms:.2f}" for level, rms in calibration.teacher_rms.items())
-    told = f"RMS of the teacher's maps: {scales}; {calibration.boxes_per_image:.1f} boxes per image"
+    told = f"RMS of {teacher}'s maps: {scales}; {calibration.boxes_per_image:.1f} boxes per image"
     for kind, of_levels in calibration.temperatures.items():
         each = (f"{level} {' and '.join(f'{t:.3g}' for t in found.values())}" for level, found in of_levels.items())
         told += f"; temperature of {kind}'s {' and '.join(_softmaxes(of_levels))} attention: {', '.join(each)}"
@@ -190,9 +187,10 @@ def _softmaxes(of_levels: Mapping[str, Mapping[str, float]]) -> list[str]:
     return list(dict.fromkeys(softmax for found in of_levels.values() for softmax in found))
 
 
-def peaked(calibration: Calibration) -> Iterator[Note]:
-    """A warning for each method whose attention leaves out nearly everything."""
+def peaked(calibration: Calibration, teacher: str = "") -> Iterator[Note]:
+    """A warning for each method whose attention leaves out nearly everything; teacher: its name, where it has one."""
     for kind, of_levels in calibration.perplexities.items():
+        title = f"{kind}@{teacher}" if teacher else kind
         found = [
             (level, softmax, share)
             for level, shares in of_levels.items()
@@ -209,16 +207,22 @@ def peaked(calibration: Calibration) -> Iterator[Note]:
             data = [{"level": level, "softmax": softmax, "perplexity": share} for level, softmax, share in found]
             yield Note(
                 code="attention_peaked",
-                message=f"{kind}'s attention rests on {told}; the rest of the teacher's maps hardly counts. {advice} "
+                message=f"{title}'s attention rests on {told}; the rest of the teacher's maps hardly counts. {advice} "
                 "spreads it",
-                data={"method": kind, "perplexities": data},
+                data={"method": title, "perplexities": data},
                 level="warning",
             )
 
 
-def box_count(images: Sequence[Image]) -> int:
-    """Boxes that are trained on: crowd regions are not."""
-    return sum(len(image.crowd) - sum(image.crowd) for image in images)
+def box_count(images: Sequence[Image], labels: Collection[int] | None = None) -> int:
+    """Boxes that are trained on: crowd regions are not. labels: of these alone."""
+    if labels is None:
+        return sum(len(image.crowd) - sum(image.crowd) for image in images)
+    return sum(
+        label in labels and not crowd
+        for image in images
+        for label, crowd in zip(image.labels, image.crowd, strict=True)
+    )
 
 
 def evenly_spaced(images: Sequence[Image], count: int) -> tuple[Image, ...]:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,23 +17,38 @@ from fgd.types import Batch, Detections, Target, View
 
 @dataclass(frozen=True)
 class Looked:
-    """A batch whose targets are what the teacher found, and what the methods see of the teacher."""
+    """A batch whose targets are what the teachers found, and what the methods see of each, by name."""
 
     batch: Batch
-    view: View | None = None
+    views: Mapping[str, View] | None = None
     """None: to be asked for."""
 
 
 @torch.no_grad()
-def look(teacher: Teacher, batch: Batch, score: float) -> Looked:
-    """Run the teacher to its detections, once for boxes and methods."""
-    maps = teacher.features(batch)
-    made = teacher.detector.predict(maps, batch, hold="towers" in teacher.needs)
-    # In pixels of the padded input, as targets are.
-    found = teacher.detector.detect(made, replace(batch, original_sizes=batch.image_sizes))
-    labels = {theirs: ours for ours, theirs in teacher_labels(teacher).items()}
-    targets = tuple(confident(each, labels, score) for each in found)
-    return Looked(replace(batch, targets=targets), teacher.view_of(maps, batch, made))
+def look(teachers: Mapping[str, Teacher], batch: Batch, score: float) -> Looked:
+    """Run each teacher to its detections, once for boxes and methods. Of several that know a class the first finds its
+    objects."""
+    views: dict[str, View] = {}
+    of_teachers: list[tuple[Target, ...]] = []
+    taken = set[int]()
+    for name, teacher in teachers.items():
+        maps = teacher.features(batch)
+        made = teacher.detector.predict(maps, batch, hold="towers" in teacher.needs)
+        # In pixels of the padded input, as targets are.
+        found = teacher.detector.detect(made, replace(batch, original_sizes=batch.image_sizes))
+        labels = {theirs: ours for ours, theirs in teacher_labels(teacher).items() if ours not in taken}
+        taken |= set(labels.values())
+        of_teachers.append(tuple(confident(each, labels, score) for each in found))
+        views[name] = teacher.view_of(maps, batch, made)
+    targets = tuple(together(each) for each in zip(*of_teachers, strict=True))
+    return Looked(replace(batch, targets=targets), views)
+
+
+def together(found: Sequence[Target]) -> Target:
+    """What several teachers found in an image."""
+    if len(found) == 1:
+        return found[0]
+    return Target(torch.cat([each.boxes_K4 for each in found]), torch.cat([each.labels_K for each in found]))
 
 
 def teacher_labels(teacher: Teacher) -> dict[int, int]:

@@ -12,6 +12,7 @@ from fgd.detectors import Detector
 from fgd.engine import weights
 from fgd.errors import SpecError
 from fgd.result_files import WEIGHTS
+from fgd.text.cut import some
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def start_from(student: Detector, folder: Path) -> WarmStart:
         message = f"a {weights.described(recipe)} has no tensor that fits {weights.described(student.recipe)}"
         raise SpecError(message, "/student/weights")
     if bad := [key for key in copied if offered[key].is_floating_point() and not offered[key].isfinite().all()]:
-        raise SpecError(f"NaN or infinity in {weights.some(bad)}", "/student/weights")
+        raise SpecError(f"NaN or infinity in {some(bad)}", "/student/weights")
     with torch.no_grad():
         for key in copied:
             target[key].copy_(offered[key])

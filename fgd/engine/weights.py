@@ -22,7 +22,7 @@ from fgd.result_files import BEST, DETECTIONS, MANIFEST, RECIPE, WEIGHTS
 from fgd.statistics import detections
 from fgd.statistics.detections import SplitDetections
 from fgd.stored import stored_recipe
-from fgd.text.cut import cut
+from fgd.text.cut import some
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -105,10 +105,6 @@ def compare(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Diff
             key for key in fitting if tensors[key].is_floating_point() and not bool(tensors[key].isfinite().all())
         ],
     )
-
-
-def some(keys: list[str], count: int = 8) -> str:
-    return ", ".join(map(cut, keys[:count])) + (f" and {len(keys) - count} more" if len(keys) > count else "")
 
 
 def rows_of_classes(recipe: Recipe) -> dict[str, tuple[int, int]]:

@@ -10,6 +10,7 @@ from fgd.cli.plan_lines import outline_lines
 from fgd.detector_specs import FCOS, DetectorSpec
 from fgd.errors import SpecError
 from fgd.outline import Outline, outline, refuse_single_values, squarest_of
+from fgd.recipe import Recipe
 from fgd.spec import JobSpec, Schedule
 
 IMAGES = {"train": 25, "val": 5, "test": 3}
@@ -22,11 +23,15 @@ def spec(schedule: dict[str, Any] | None = None, **changes: Any) -> JobSpec:
 
 def distilled(teacher: DetectorSpec, **schedule: Any) -> Outline:
     methods = [{"kind": "fgd"}, {"kind": "mimic"}]
-    return outline(spec(schedule, teacher={"path": "/t"}, methods=methods), IMAGES, teacher)
+    return outline(spec(schedule, teacher={"path": "/t"}, methods=methods), IMAGES, {"": recipe(teacher)})
+
+
+def recipe(network: DetectorSpec, *classes: str) -> Recipe:
+    return Recipe(detector=network, classes=classes or ("cell",), min_size=64, max_size=64)
 
 
 def test_steps_are_counted_in_updates_and_what_is_left_over_is_told() -> None:
-    known = outline(spec({"epochs": 7, "batch_size": 4, "accumulate": 2, "evaluate_every": 3}), IMAGES, None)
+    known = outline(spec({"epochs": 7, "batch_size": 4, "accumulate": 2, "evaluate_every": 3}), IMAGES)
     assert (known.images_per_step, known.steps_per_epoch, known.left_over, known.total_steps) == (8, 3, 1, 21)
     assert known.evaluations == 3, "after epochs 3, 6 and the last"
     assert known.images == IMAGES
@@ -66,15 +71,15 @@ def test_levels_and_adapters_of_a_pair_of_different_widths() -> None:
 
 def test_equal_widths_need_no_adapter_and_a_plain_training_has_none() -> None:
     assert {each.layer for each in distilled(FCOS(fpn_channels=64)).adapters} == {"none"}
-    plain = outline(spec(), IMAGES, None)
+    plain = outline(spec(), IMAGES)
     assert plain.adapters == ()
     assert {each.teacher_channels for each in plain.levels} == {None}
 
 
 def test_sizes_are_those_of_the_scales() -> None:
-    known = outline(spec({"min_size": 240, "max_size": 320, "scales": [120, 240, 480]}), IMAGES, None)
+    known = outline(spec({"min_size": 240, "max_size": 320, "scales": [120, 240, 480]}), IMAGES)
     assert [(each.min_size, each.max_size) for each in known.sizes] == [(120, 160), (240, 320), (480, 640)]
-    assert [(each.min_size, each.max_size) for each in outline(spec(), IMAGES, None).sizes] == [(240, 320)]
+    assert [(each.min_size, each.max_size) for each in outline(spec(), IMAGES).sizes] == [(240, 320)]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +91,7 @@ def test_sizes_are_those_of_the_scales() -> None:
 )
 def test_a_step_larger_than_the_set_is_refused(schedule: dict[str, Any], pointer: str) -> None:
     with pytest.raises(SpecError) as refused:
-        outline(spec(schedule), IMAGES, None)
+        outline(spec(schedule), IMAGES)
     assert refused.value.pointer == pointer
 
 
@@ -105,7 +110,7 @@ NO_EFFECT: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("schedule", "field"), NO_EFFECT)
 def test_a_setting_without_effect_is_named(schedule: dict[str, Any], field: str) -> None:
-    known = outline(spec(schedule), IMAGES, None)
+    known = outline(spec(schedule), IMAGES)
     assert [warned.pointer for warned in known.warnings] == [f"/schedule/{field}"]
 
 
@@ -117,8 +122,8 @@ def test_settings_with_an_effect_are_not_warned_of() -> None:
             "lr_schedule": {"kind": "step", "warmup_steps": 5, "milestones": [8]},
         }
     )  # fmt: skip
-    assert outline(spec().but(schedule=schedule), IMAGES, None).warnings == ()
-    assert outline(spec(), IMAGES, None).warnings == ()
+    assert outline(spec().but(schedule=schedule), IMAGES).warnings == ()
+    assert outline(spec(), IMAGES).warnings == ()
 
 
 def test_a_teachers_cache_that_nothing_is_read_from_is_told() -> None:
@@ -127,10 +132,10 @@ def test_a_teachers_cache_that_nothing_is_read_from_is_told() -> None:
         (spec(resources=kept), "no teacher"),
         (spec({"epochs": 1}, resources=kept, **taught), "one epoch"),
     ):
-        (warned,) = outline(idle, IMAGES, None).warnings
+        (warned,) = outline(idle, IMAGES).warnings
         assert warned.pointer == "/resources/teacher_cache_gib"
         assert why in warned.message
-    assert outline(spec(resources=kept, **taught), IMAGES, None).warnings == ()
+    assert outline(spec(resources=kept, **taught), IMAGES).warnings == ()
 
 
 def test_a_plans_lines_name_the_levels_of_each_width() -> None:

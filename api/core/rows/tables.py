@@ -185,7 +185,7 @@ class Job(Noun, Base):
     spec: Mapped[dict[str, Any]]
     """The resolved JobSpec."""
     inputs: Mapped[Inputs]
-    """Of the references: dataset, teacher, inherit, weights."""
+    """Of the references: dataset, teacher, teachers/<name>, inherit, weights."""
     labels: Mapped[dict[str, Any]] = mapped_column("metadata")
     priority: Mapped[int]
     device: Mapped[str] = mapped_column(String(16))
@@ -260,7 +260,7 @@ class JobParent(Base):
     __tablename__ = "job_parents"
 
     job_id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    role: Mapped[str] = mapped_column(String(16), primary_key=True)
+    role: Mapped[str] = mapped_column(String(64), primary_key=True)
     """See fgd.references."""
     project_id: Mapped[ProjectId]
     parent_id: Mapped[str] = mapped_column(String(40))
@@ -278,15 +278,15 @@ class JobModel(Base):
     __tablename__ = "job_models"
 
     job_id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    role: Mapped[str] = mapped_column(String(16), primary_key=True)
-    """teacher, inherit, weights."""
+    role: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """See fgd.references."""
     project_id: Mapped[ProjectId]
     model_id: Mapped[str] = mapped_column(String(40))
 
     __table_args__ = (
         ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
         ForeignKeyConstraint(["project_id", "model_id"], ["models.project_id", "models.id"], ondelete="CASCADE"),
-        CheckConstraint("role IN ('teacher', 'inherit', 'weights')", "role"),
+        CheckConstraint("role IN ('teacher', 'inherit', 'weights') OR role LIKE 'teachers/%'", "role"),
         Index("ix_job_models_model", "model_id"),
     )
 

@@ -127,6 +127,10 @@ def test_a_job_that_has_not_ended_stays(client: Any, given: Any, start: str) -> 
 
 REFERENCES = {
     "/teacher/job": lambda job: {"teacher": {"job": job}, "methods": [{"kind": "fgd"}]},
+    "/teachers/cells/job": lambda job: {
+        "teachers": {"cells": {"job": job}},
+        "methods": [{"kind": "fgd", "teacher": "cells"}],
+    },
     "/student/inherit/job": lambda job: {"student": {"inherit": {"job": job}}},
     "/student/weights/job": lambda job: {"student": {"weights": {"job": job}}},
 }
@@ -136,12 +140,13 @@ REFERENCES = {
 def test_every_field_that_may_name_a_job_is_tried_here() -> None:
     body = SubmitJob.model_validate(
         {"name": "j", "dataset": f"ds_{'0' * 32}"}
-        | {"teacher": {"job": f"job_{'1' * 32}"}, "methods": [{"kind": "fgd"}]}
+        | {"teacher": {"job": f"job_{'1' * 32}"}, "teachers": {"cells": {"job": f"job_{'4' * 32}"}}}
+        | {"methods": [{"kind": "fgd"}, {"kind": "fgd", "teacher": "cells"}]}
         | {"student": {"inherit": {"job": f"job_{'2' * 32}"}, "weights": {"model": f"mdl_{'3' * 32}"}}}
     )
     named = named_weights(body.spec())
     assert {f"{each.pointer}/job" for each in named} == REFERENCES.keys()
-    assert [each.role for each in named] == ["teacher", "weights", "inherit"]
+    assert [each.role for each in named] == ["teacher", "teachers/cells", "weights", "inherit"]
     schemas = SubmitJob.model_json_schema()["$defs"]
     fields = {
         name
@@ -149,7 +154,7 @@ def test_every_field_that_may_name_a_job_is_tried_here() -> None:
         for name, field in schema.get("properties", {}).items()
         if "FromJob" in str(field)
     }
-    assert {*fields, "teacher"} == {each.role for each in named}
+    assert {*fields, "teacher", "teachers"} == {each.role.partition("/")[0] for each in named}
 
 
 @pytest.mark.parametrize("field", REFERENCES)

@@ -36,7 +36,7 @@ from fgd.result_files import DETECTIONS
 from fgd.spec import JobSpec
 from fgd.statistics import average_precision, detections
 from fgd.statistics.matching import match
-from fgd.types import Batch
+from fgd.types import Batch, Calibration
 from tests.rounding import FLOAT32
 
 pytestmark = pytest.mark.slow
@@ -420,10 +420,11 @@ def test_a_checkpoint_round_trip_keeps_the_state(tmp_path: Path) -> None:
         step=3, evaluated_step=2, scores={"ap": 1.5}, best_ap=1.5, best_step=2, sums={"x": 0.1}, summed_steps=1
     )
     path = tmp_path / "a" / "step-3.pt"
-    checkpoint.save(path, {"model": {"w": torch.ones(2)}}, state, None, "digest")
-    contents, again, calibration = checkpoint.load(path, "digest", torch.device("cpu"))
+    calibrations = {name: Calibration({"p3": 0.5}, boxes) for boxes, name in enumerate(("", "cells"))}
+    checkpoint.save(path, {"model": {"w": torch.ones(2)}}, state, calibrations, "digest")
+    contents, again, found = checkpoint.load(path, "digest", torch.device("cpu"))
     assert again == state
-    assert calibration is None
+    assert found == calibrations
     assert torch.equal(contents["model"]["w"], torch.ones(2))
     assert [each.name for each in path.parent.iterdir()] == ["step-3.pt"]
 

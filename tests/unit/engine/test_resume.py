@@ -112,14 +112,14 @@ def scores(events: list[Event]) -> dict[tuple[str, int], Any]:
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     path = tmp_path / "checkpoints" / "one.pt"
-    checkpoint.save(path, {"model": {"w": torch.arange(5000.0)}}, TrainingState(step=3), None, "spec")
+    checkpoint.save(path, {"model": {"w": torch.arange(5000.0)}}, TrainingState(step=3), {}, "spec")
     return path
 
 
 def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "one.pt"
     contents = {"model": {str(n): torch.rand(200, 300) for n in range(20)}}
-    digest = checkpoint.save(path, contents, TrainingState(step=3), None, "spec")
+    digest = checkpoint.save(path, contents, TrainingState(step=3), {}, "spec")
     from api.core.store.names import sha256_file
 
     assert digest == sha256_file(path)

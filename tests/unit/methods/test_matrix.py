@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from fgd.detector_specs import DetectorSpec
 from fgd.detectors import Detector, build
-from fgd.engine.distill import Distill, Teacher
+from fgd.engine.distill import Distill, Lesson, Teacher
 from fgd.errors import SpecError
 from fgd.method_specs import DeFeat, MethodSpec, families_with
 from fgd.methods import METHODS, Pair
@@ -135,12 +135,12 @@ def steps(spec: JobSpec, teacher: str) -> Iterator[dict[str, torch.Tensor]]:
     torch.manual_seed(0)
     pair = Pair.of(spec.student, theirs.detector.recipe.detector)
     loss = build_method(method, pair, Calibration(rms, boxes_per_image=1.0), SCHEDULE)
-    distill = Distill(student, {method.kind: loss}, spec.needs()).train()
+    distill = Distill(student, {"": Lesson({method.kind: loss})}, spec.needs()).train()
     optimizer = torch.optim.SGD(distill.parameters(), lr=1e-3)
     for step in range(STEPS):
         torch.manual_seed(step)
         optimizer.zero_grad()
-        losses = {name: each for name, each in distill(batch(), view).items() if not name.startswith("detection/")}
+        losses = {name: each for name, each in distill(batch(), {"": view}).items() if name[:10] != "detection/"}
         torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(distill.parameters(), 1.0)
         yield {name: each.detach() for name, each in losses.items()}

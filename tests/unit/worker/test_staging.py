@@ -20,12 +20,13 @@ from fgd.data.index import Image, Index
 from fgd.detector_specs import FCOS
 from fgd.method_specs import FGD
 from fgd.spec import JobSpec
-from fgd.spec_fields import FromJob, FromPath, TeacherFromJob, TeacherFromPath
+from fgd.spec_fields import FromJob, FromPath, TeacherFromJob, TeacherFromModel, TeacherFromPath
 from tests.s3 import BOTH_STORES
 from worker import staging
 from worker.staging import Cache, InputGone, stage_checkpoint, staged, staged_question, work_folder
 
 JOB = "job_" + "0" * 32
+MODEL = "mdl_" + "0" * 32
 
 
 @pytest.fixture
@@ -165,6 +166,32 @@ def test_staged_spec_holds_only_paths(any_store: BlobStore, tmp_path: Path) -> N
         assert (Path(read.student.inherit.path) / "recipe.json").read_bytes() == b"{}"
         assert (Path(read.dataset.path) / "index.json").is_file()
         assert read.but(teacher=spec.teacher, student=spec.student, dataset=spec.dataset) == spec
+
+
+def test_each_of_several_teachers_has_a_folder_of_its_own(store: LocalStore, tmp_path: Path) -> None:
+    archive = put_archive(store, tmp_path / "in", 1)
+    files = {name: store.put_bytes(name.encode()).digest for name in ("cells", "big-one", "")}
+    inputs = {
+        "dataset": {"archive": archive, "index": "0" * 64},
+        **{f"teachers/{name}" if name else "teacher": {"recipe.json": digest} for name, digest in files.items()},
+    }
+    spec = JobSpec(
+        name="a job",
+        teacher=TeacherFromJob(job=JOB),
+        teachers={"cells": TeacherFromJob(job=JOB, allow_unfit=True), "big-one": TeacherFromModel(model=MODEL)},
+        student=FCOS(),
+        dataset="ds_" + "0" * 32,
+        methods=(FGD(), FGD(teacher="cells"), FGD(teacher="big-one")),
+    )
+    folder = tmp_path / "work"
+    folder.mkdir()
+    with staged(spec, inputs, folder, cache_of(store, tmp_path)) as file:
+        read = JobSpec.model_validate_json(file.read_bytes())
+        for name, ref in read.teacher_refs().items():
+            assert isinstance(ref, TeacherFromPath)
+            assert (Path(ref.path) / "recipe.json").read_text() == name
+            assert ref.allow_unfit == (name == "cells")
+        assert read.but(teacher=spec.teacher, teachers=spec.teachers, dataset=spec.dataset) == spec
 
 
 def test_staged_files_are_not_copied_on_one_disk(store: LocalStore, tmp_path: Path) -> None:
