@@ -294,7 +294,5 @@ def test_presets_are_complete() -> None:
         for kind, preset in numbers.items():
             assert type(preset) is kind
             missing = {name for name, value in complete(preset, family) if value is None}
-            assert missing <= {"perplexity", "shares", "teacher"}, (
-                "which are for temperature auto, for rho, for several"
-            )
+            assert missing <= {"perplexity", "shares", "teacher"}, "for auto, for rho, for several teachers"
             assert preset.teaches()
