@@ -174,7 +174,7 @@ def test_they_lie_where_the_student_sees_the_image_and_have_its_labels(sure: Pat
     detector.recipe = Recipe.model_validate(detector.recipe.model_dump(by_alias=True) | {"classes": ("x", "7")})
     teacher = Teacher(detector, detector.recipe.but(classes=("7", "0")), {"features"})
     (batch, *_) = (Transform(128, 128)([images.sample(n)]) for n in range(1))
-    looked = look(teacher, batch, 0.5)
+    looked = look({"": teacher}, batch, 0.5)
     (target,) = looked.batch.targets
     assert set(target.labels_K.tolist()) == {1}
     (plain,) = detector.detect(detector.predict(teacher.features(batch), batch), batch)
@@ -185,10 +185,10 @@ def test_they_lie_where_the_student_sees_the_image_and_have_its_labels(sure: Pat
     ]
     assert len(own) == len(target.boxes_K4) > 5
     assert target.boxes_K4 == pytest.approx(2 * torch.stack(own), abs=1e-3)
-    assert looked.view is not None
-    assert looked.view.predictions is None, "no method asks for it"
+    assert looked.views is not None
+    assert looked.views[""].predictions is None, "no method asks for it"
     for level, map_NCHW in teacher.view(batch).features.items():
-        assert torch.equal(looked.view.features[level], map_NCHW)
+        assert torch.equal(looked.views[""].features[level], map_NCHW)
 
 
 def test_boxes_are_counted_and_none_at_all_is_a_warning(images: Dataset, sure: Path) -> None:
@@ -202,7 +202,7 @@ def test_boxes_are_counted_and_none_at_all_is_a_warning(images: Dataset, sure: P
     warning = found.warning()
     assert warning is not None
     assert "no box with a score of 0.5 or more in 2 unlabelled images" in warning.message
-    found.add(look(teacher, batch, 0.5).batch)
+    found.add(look({"": teacher}, batch, 0.5).batch)
     assert found.figures()["unlabelled/boxes_per_image"] > 5
     assert found.warning() is None
 
@@ -231,11 +231,10 @@ def test_the_methods_losses_are_means_over_labelled_and_unlabelled_images(taught
     parts = parts_of(taught({"ratio": 0.5}, student={"backbone": "resnet18", "fpn_channels": 64, "norm": "group"}))
     labelled, bare = batches_of(parts)
     assert [len(batch.image_ids) for batch in (*labelled, *bare)] == [4, 2]
-    assert parts.teacher is not None
     with torch.no_grad():
-        looked = look(parts.teacher, bare[0], 0.5)
-        on_bare = parts.distill(looked.batch, looked.view, None)
-        on_labelled = parts.distill(labelled[0], parts.teacher.view(labelled[0]))
+        looked = look(parts.teachers, bare[0], 0.5)
+        on_bare = parts.distill(looked.batch, looked.views or {}, None)
+        on_labelled = parts.distill(labelled[0], parts.views(labelled[0]))
     _, losses = stepped(parts, labelled, bare)
     assert on_bare.keys() == {name for name in losses if name.startswith("fgd/")}
     for name, loss in on_bare.items():
@@ -246,9 +245,8 @@ def test_the_methods_losses_are_means_over_labelled_and_unlabelled_images(taught
 def test_their_gradient_reaches_the_head_with_pseudo_labels_alone(taught: Callable[..., JobSpec], pseudo: bool) -> None:
     parts = parts_of(taught({"pseudo_labels": pseudo}))
     _, bare = batches_of(parts)
-    assert parts.teacher is not None
-    looked = look(parts.teacher, bare[0], 0.5)
-    losses = parts.distill(looked.batch, looked.view, "pseudo" if pseudo else None)
+    looked = look(parts.teachers, bare[0], 0.5)
+    losses = parts.distill(looked.batch, looked.views or {}, "pseudo" if pseudo else None)
     torch.stack(list(losses.values())).sum().backward()
     head = parts.student.module.head
     assert float(parts.student.module.backbone.body.conv1.weight.grad.norm()) > 0
@@ -259,11 +257,10 @@ def test_the_masks_are_the_teacher_s_boxes(taught: Callable[..., JobSpec], sure:
     """FGD's foreground term sees the sure teacher's boxes; with a score that nothing has it sees none."""
     parts = parts_of(taught({}, methods=[{"kind": "fgd", "beta": 0, "gamma": 0, "lambda": 0}]))
     _, bare = batches_of(parts)
-    assert parts.teacher is not None
     with torch.no_grad():
         for score, some in ((0.5, True), (1.0, False)):
-            looked = look(parts.teacher, bare[0], score)
-            assert (float(sum(parts.distill(looked.batch, looked.view, None).values())) > 0) == some
+            looked = look(parts.teachers, bare[0], score)
+            assert (float(sum(parts.distill(looked.batch, looked.views or {}, None).values())) > 0) == some
 
 
 def test_methods_that_ask_the_head_see_what_it_says_of_them(taught: Callable[..., JobSpec]) -> None:
@@ -356,3 +353,25 @@ def test_a_step_has_as_many_as_come_nearest_to_the_ratio(
 ) -> None:
     schedule = Schedule(batch_size=batch, accumulate=accumulate)
     assert Unlabelled(ratio=ratio).per_step(schedule, devices) == images
+
+
+# --- several teachers -----------------------------------------------------------------------------------------
+
+
+def test_each_of_several_teachers_finds_what_it_knows(sure: Path, images: Dataset) -> None:
+    """Of a class that two know the first finds the objects: no object has two boxes."""
+    detector, other = load_detector(sure), load_detector(sure)
+    other.recipe = Recipe.model_validate(other.recipe.model_dump(by_alias=True) | {"classes": ("x", "0")})
+    student = detector.recipe
+    whole, first = Teacher(detector, student, {"features"}), Teacher(other, student, {"features"})
+    batch = Transform(64, 64)([images.sample(0)])
+    (alone,), (of_0,) = (look({"a": each}, batch, 0.5).batch.targets for each in (whole, first))
+    assert set(of_0.labels_K.tolist()) == {1 + student.classes.index("0")}
+
+    looked = look({"zero": first, "": whole}, batch, 0.5)
+
+    (target,) = looked.batch.targets
+    kept_K = alone.labels_K != of_0.labels_K[0]
+    assert torch.equal(target.boxes_K4, torch.cat([of_0.boxes_K4, alone.boxes_K4[kept_K]]))
+    assert looked.views is not None
+    assert set(looked.views) == {"zero", ""}
