@@ -41,7 +41,7 @@ def test_unlabelled_images_are_counted_and_settings_without_effect_are_told() ->
     def made(images: dict[str, int] = IMAGES | {"unlabelled": 5}, **unlabelled: Any) -> Outline:
         methods = [{"kind": "mimic"}]
         job = spec({"batch_size": 4}, teacher={"path": "/t"}, methods=methods, unlabelled=unlabelled)
-        return outline(job, images, FCOS(), ("a", "b"), ("a", "b"))
+        return outline(job, images, {"": recipe(FCOS(), "a", "b")}, ("a", "b"))
 
     assert (made(ratio=1.5).unlabelled_per_step, outline(spec(), IMAGES, None).unlabelled_per_step) == (6, 0)
     assert made(ratio=1.5).warnings == ()
