@@ -43,7 +43,7 @@ def test_unlabelled_images_are_counted_and_settings_without_effect_are_told() ->
         job = spec({"batch_size": 4}, teacher={"path": "/t"}, methods=methods, unlabelled=unlabelled)
         return outline(job, images, {"": recipe(FCOS(), "a", "b")}, ("a", "b"))
 
-    assert (made(ratio=1.5).unlabelled_per_step, outline(spec(), IMAGES, None).unlabelled_per_step) == (6, 0)
+    assert (made(ratio=1.5).unlabelled_per_step, outline(spec(), IMAGES).unlabelled_per_step) == (6, 0)
     assert made(ratio=1.5).warnings == ()
     for settings, pointer in (
         ({"weight": 0.5}, "/unlabelled/weight"),
