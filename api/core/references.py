@@ -342,7 +342,11 @@ def of_jobs_teacher(s: Session, store: BlobStore, project_id: str, job_id: str, 
     job = s.scalar(select(Job).where(Job.project_id == project_id, Job.id == job_id))
     if job is None:
         raise Invalid(Fault(pointer, "job_not_found", f"there is no job {job_id} here"))
-    files = job.inputs.get("teacher")
+    named = [role for role in job.inputs if role.startswith("teachers/")]
+    files = job.inputs.get("teacher") or (job.inputs[named[0]] if len(named) == 1 else None)
+    if not files and named:
+        detail = f"{job_id} has several teachers; name the job or model of one of them instead"
+        raise Invalid(Fault(pointer, "job_has_several_teachers", detail))
     if not files:
         raise Invalid(Fault(pointer, "job_has_no_teacher", f"{job_id} has no teacher; name a job that was distilled"))
     if not all(map(store.exists, files.values())):

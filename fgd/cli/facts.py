@@ -31,8 +31,10 @@ def of_job(job: Job) -> Facts:
     yield "failure", f"{failure.code}: {failure.message}" if failure else ""
     yield "advice", failure.advice if failure else ""
     yield "student", network(spec.get("student") or {})
-    yield "teacher", " ".join(f"{key} {value}" for key, value in (spec.get("teacher") or {}).items() if value)
-    yield "methods", ", ".join(str(method.get("kind")) for method in spec.get("methods") or ())
+    yield "teacher", reference(spec.get("teacher") or {})
+    for name, each in (spec.get("teachers") or {}).items():
+        yield "teacher", f"{name}: {reference(each)}"
+    yield "methods", ", ".join("@".join(filter(None, titled(each))) for each in spec.get("methods") or ())
     yield "data set", str(spec.get("dataset", ""))
     yield "unlabelled", ", ".join(f"{key} {json.dumps(value)}" for key, value in (spec.get("unlabelled") or {}).items())
     yield "metadata", labels(job.metadata)
@@ -68,6 +70,15 @@ def of_model(model: Model) -> Facts:
         yield "note", str(note)
     yield "sha256", model.sha256 or ""
     yield "created", moment(model.created_at)
+
+
+def reference(ref: Mapping[str, Any]) -> str:
+    return " ".join(f"{key} {value}" for key, value in ref.items() if value)
+
+
+def titled(method: Mapping[str, Any]) -> tuple[str, str | None]:
+    """A method's kind, and the name of its teacher where it has one."""
+    return str(method.get("kind")), method.get("teacher")
 
 
 def network(detector: Mapping[str, Any]) -> str:

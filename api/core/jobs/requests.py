@@ -46,7 +46,7 @@ def submit(
         limits=submit.limits.model_dump(mode="json"),
         dataset_id=resolved.dataset,
         twin=twin(resolved.model_dump(mode="json")),
-        taught=resolved.teacher is not None,
+        taught=bool(resolved.teacher_refs()),
         attempt=0,
         retries=0,
         event_seq=0,

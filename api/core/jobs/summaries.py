@@ -157,7 +157,7 @@ def _summaries(s: Reader, ids: Sequence[str], lease_s: float) -> list[Summary]:
 
 def _summary(row: Any, why: str | None) -> Summary:
     progress, spec = row.progress or {}, row.spec
-    teacher = spec.get("teacher") or {}
+    teachers = [each for each in (spec.get("teacher"), *spec.get("teachers", {}).values()) if each]
     student = spec["student"]
     return Summary(
         id=row.id, name=row.name, state=row.state, phase=row.phase, requested=row.requested, labels=row.labels,
@@ -167,8 +167,8 @@ def _summary(row: Any, why: str | None) -> Summary:
         epochs=progress.get("epochs"), left_s=left_s(row.state, progress, spec["schedule"]), ap=row.ap,
         ap_step=row.ap_step, control=row.control, control_ap=row.control_ap, gain=row.gain,
         student=f"{student.get('kind', 'fcos')} {student.get('backbone', '')}".strip(),
-        methods=tuple(method["kind"] for method in spec["methods"]),
-        teacher=teacher.get("job") or teacher.get("model"), dataset=row.dataset_id,
+        methods=tuple("@".join(filter(None, (each["kind"], each.get("teacher")))) for each in spec["methods"]),
+        teacher=", ".join(each.get("job") or each.get("model") for each in teachers) or None, dataset=row.dataset_id,
         dataset_name=row.dataset_name or row.dataset_id, why=why or row.failure_message,
     )  # fmt: skip
 
