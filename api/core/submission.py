@@ -69,7 +69,7 @@ def plan_student(engine: Engine, store: BlobStore, settings: Settings, project_i
     with db.reading(engine) as s:
         expect_place(s, Plan, project_id, settings.max_waiting_plans, "FGD_MAX_WAITING_PLANS")
         inputs = references.resolve(s, store, settings.data_roots, project_id, spec)
-    known = outline(spec, inputs.images, inputs.teacher, inputs.classes, inputs.teacher_classes)
+    known = outline(spec, inputs.images, inputs.teachers, inputs.classes)
     spec = spec.but(resources={"device": "cpu", "threads": question.threads})  # what is timed, runs on the processor
     with db.transaction(engine) as s:
         expect_place(s, Plan, project_id, settings.max_waiting_plans, "FGD_MAX_WAITING_PLANS")

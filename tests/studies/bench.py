@@ -145,7 +145,7 @@ class Bench:
         title(f"The step: FCOS R50 to R18, {size_of(batches[0])}, {parts.machine.precision}")
         bare, bare_optimizer = self.parts(self.spec(distilled=True))
         loaded, loaded_optimizer = self.parts(self.spec(distilled=True))
-        loaded = dataclasses.replace(loaded, teacher=AsLoaded(self.teacher, loaded.machine.device))
+        loaded = dataclasses.replace(loaded, teachers={"": AsLoaded(self.teacher, loaded.machine.device)})
         maps = {id(batch): maps_of(bare, batch) for batch in batches}
         candidates: dict[str, Callable[[Batch], object]] = {
             "ours": lambda batch: step.step(parts, optimizer, [batch], 1, 100),
@@ -183,7 +183,7 @@ class Bench:
             candidates = {
                 "ours": (dataclasses.replace(other, cache=kept), optimizer),
                 "comparison": some,
-                "floor": (dataclasses.replace(bare, teacher=Remembered(bare.teacher)), bare_optimizer),
+                "floor": (dataclasses.replace(bare, teachers={"": Remembered(bare.teacher)}), bare_optimizer),
             }
             cost_of_epoch(*candidates["floor"], 0, a.images)  # it remembers
             for epoch in range(a.epochs):

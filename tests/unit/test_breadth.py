@@ -160,7 +160,7 @@ def known(body):
     # of one job: why it is refused, or else its adapters
     try:
         spec = JobSpec.model_validate(body)
-        made = outline(spec, {"train": 4, "val": 2}, read_recipe(Path(spec.teacher.path)).detector)
+        made = outline(spec, {"train": 4, "val": 2}, {"": read_recipe(Path(spec.teacher.path))})
         return None, made.model_dump()["adapters"]
     except ValidationError as error:
         return [[fault.pointer, fault.detail] for fault in faults_of_spec(error.errors(), body)], None
