@@ -40,6 +40,7 @@ from api.routes import (
     samples,
     studies,
     summaries,
+    tickets,
     workers,
 )
 from fgd.process.secrets import hide_secrets
@@ -56,6 +57,7 @@ PARTS = (
     evaluations,
     exports,
     artifacts,
+    tickets,
     catalogue,
     workers,
     health,

@@ -95,6 +95,9 @@ class JobView(View):
     failure: FailureView | None
     weights_digest: str | None
     """SHA-256 of the student's tensors: equal students have equal digests."""
+    inputs: dict[str, dict[str, str]] | None
+    """SHA-256 of every file that it reads, by what the file is of: the data set, the teacher, ... Always null in a
+    list: GET the job."""
     study: str | None
     """The study that it is one of the jobs of."""
     created_at: datetime
@@ -250,6 +253,16 @@ class EventView(View):
         return cls(seq=event.seq, type=event.type, at=event.at, attempt=event.attempt, data=event.data)
 
 
+class ProgressUpdate(View):
+    """What a stream sends whenever the job shows something else."""
+
+    version: int
+    state: State
+    phase: str | None
+    requested: Requested | None
+    progress: ProgressView | None
+
+
 class EventPage(View):
     items: list[EventView]
     next_after: int
@@ -284,6 +297,19 @@ class ArtifactView(View):
 
 class Artifacts(View):
     items: list[ArtifactView]
+
+
+class AskTicket(Spec):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"path": f"/v1/artifacts/art_{'0' * 32}/content"}]})
+
+    path: Annotated[str, Field(max_length=1000)]
+    """What will be downloaded: /v1/artifacts/ID/content, a job's logs or metrics, or a sample's image."""
+
+
+class TicketView(View):
+    url: str
+    """`path` with the ticket in its query. It works for one GET."""
+    expires_at: datetime
 
 
 # --- workers --------------------------------------------------------------------------------------------------
@@ -615,6 +641,9 @@ _LABEL = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 class EventQuery(Spec):
     after: Annotated[int, Field(ge=0, lt=2**31)] = 0
     limit: Annotated[int, Field(ge=1, le=1000)] = 200
+    progress: bool = False
+    """Stream only: send the job's progress as well, as `event: progress` with a ProgressUpdate as data. It has no id:
+    it is what the job shows now, not a part of its story."""
 
 
 class MetricQuery(Spec):

@@ -200,9 +200,10 @@ JOBS = Resource(
         *(Job.created_at, Job.started_at, Job.finished_at, Job.version, Job.failure_code, Job.failure_message),
         select(StudyJob.study_id).where(StudyJob.job_id == Job.id).scalar_subquery().label("study"),
     ],
-    [Job.spec, Job.labels.label("metadata"), Job.limits, Job.progress, Job.failure_data],
+    [Job.spec, Job.labels.label("metadata"), Job.limits, Job.progress, Job.failure_data, Job.inputs],
     _job,
     _jobs_wait,
+    unlisted={"inputs"},
 )
 DATASETS = Resource(
     "/v1/datasets",

@@ -1,4 +1,5 @@
-"""What every request passes first: an id, the Host header, where it comes from, the key, the log. Knows no routes.
+"""What every request passes first: an id, the Host header, where it comes from, the key or a ticket in its place, the
+log. Knows no routes.
 
 A server on loopback answers only to loopback's names, else a web page could rebind its own name to this address and
 read what it likes. There is no CORS: no page of another origin may read anything, change anything or embed anything,
@@ -18,10 +19,13 @@ import time
 import uuid
 from urllib.parse import quote
 
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.core import tickets
 from api.core.settings import Settings, is_loopback
 from api.errors import EVERYWHERE, problem
 
@@ -31,7 +35,14 @@ OPEN_PATHS = frozenset({"/healthz", "/"})
 """And what is below OPEN_FOLDER: the page that asks for the key, and its files."""
 OPEN_FOLDER = "/web/"
 NAVIGATION = ("navigate", "document")
+TICKET = "ticket"
+"""The query parameter of a download that needs no key."""
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="fgd"'}
 KEY_PARAMETERS = frozenset({"api_key", "apikey", "key", "access_token", "token"})
+
+
+Refusal = tuple[int, str, str, dict[str, str]]
+"""Status, code, words and headers."""
 
 
 class Border:
@@ -61,7 +72,13 @@ class Border:
             await send(message)
 
         request = Request(scope)
+        ticket, query = _ticket_of(scope)
         refusal = self._refuse(request)
+        if refusal is None and ticket is not None:
+            scope = {**scope, "query_string": query}
+            refusal = await run_in_threadpool(_redeem, scope, ticket)
+        elif refusal is None:
+            refusal = self._refuse_without_key(request)
         if refusal is None:
             await self.app(scope, receive, send_marked)
             return
@@ -69,26 +86,28 @@ class Border:
         answer = problem(request, status, code, detail, headers=headers)
         await answer(scope, receive, send_marked)
 
-    def _refuse(self, request: Request) -> tuple[int, str, str, dict[str, str]] | None:
-        """Status, code, words and headers of a refusal; None lets the request pass."""
+    def _refuse(self, request: Request) -> Refusal | None:
+        """What no key would change."""
         if self.key_hash is None and not _came_by_loopback(request):
             return 403, "unsafe_bind", "this server can be reached from other hosts but has no FGD_API_KEY", {}
         if self.hosts is not None and _host_name(request.headers.get("host", "")) not in self.hosts:
             return 400, "bad_host", f"this server only answers to {', '.join(sorted(self.hosts))}", {}
         if _is_of_another_origin(request):
             return 403, "cross_site", "a page of another origin may not use this server", {}
+        return None
+
+    def _refuse_without_key(self, request: Request) -> Refusal | None:
         path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
         if self.key_hash is None or path in OPEN_PATHS or path.startswith(OPEN_FOLDER):
             return None
-        challenge = {"WWW-Authenticate": 'Bearer realm="fgd"'}
         if KEY_PARAMETERS & request.query_params.keys():
             detail = (
                 "a key in the URL ends up in logs; replace that key, and send it in the header Authorization: Bearer"
             )
-            return 401, "key_in_query", detail, challenge
+            return 401, "key_in_query", detail, CHALLENGE
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(_hash(key.strip()), self.key_hash):
-            return 401, "unauthorized", "send the server's FGD_API_KEY in the header Authorization: Bearer", challenge
+            return 401, "unauthorized", "send the server's FGD_API_KEY in the header Authorization: Bearer", CHALLENGE
         return None
 
 
@@ -125,6 +144,30 @@ class Heads:
 
 class _Answered(OSError):
     """Nothing more is to be sent: to a response the same as a connection that was closed."""
+
+
+def _ticket_of(scope: Scope) -> tuple[str | None, bytes]:
+    """The ticket of a download, and the query without it."""
+    query = scope["query_string"]
+    if scope["method"] != "GET" or TICKET.encode() not in query:
+        return None, query
+    parts = query.split(b"&")
+    mine = [part for part in parts if part.startswith(TICKET.encode() + b"=")]
+    rest = b"&".join(part for part in parts if part not in mine)
+    return (mine[0].partition(b"=")[2].decode("latin-1"), rest) if len(mine) == 1 else (None, query)
+
+
+def _redeem(scope: Scope, ticket: str) -> Refusal | None:
+    service = scope["app"].state.service
+    path, query = scope["path"].removeprefix(scope.get("root_path", "")), scope["query_string"].decode("latin-1")
+    try:
+        with service.transaction() as s:
+            if tickets.redeem(s, ticket, f"{path}?{query}" if query else path):
+                return None
+    except SQLAlchemyError:
+        return 503, "database_busy", "the database did not answer in time; try again", {"Retry-After": "5"}
+    detail = "this address worked once, for 60 seconds; ask for another (POST /v1/tickets)"
+    return 401, "ticket_spent", detail, CHALLENGE
 
 
 def _note(scope: Scope, status: int, seconds: float) -> None:

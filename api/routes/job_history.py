@@ -51,7 +51,8 @@ def _header(description: str) -> dict[str, Any]:
 _EVENTS: Responses = {
     200: {
         "description": "A page of events, or with Accept: text/event-stream a stream of them: `id` is the seq, `data` "
-        "an EventView as JSON, a comment line a ping, and `event: end` (data: the job's last state) says that the job "
+        "an EventView as JSON, with `progress` also `event: progress` (data: a ProgressUpdate), a comment line a ping, "
+        "and `event: end` (data: the job's last state) says that the job "
         "has ended and nothing will follow.",
         "content": {EVENT_STREAM: {"schema": {"type": "string"}}},
         "headers": {
@@ -113,19 +114,19 @@ async def list_events(
     stream: first the events after `after` (or after Last-Event-ID, which takes precedence), then new ones until the
     job has ended. `limit` applies to pages, not to a stream."""
     if negotiate.prefers(accept, EVENT_STREAM, JSON):
-        return await _stream(service, client_of(request), project, job_id, query.after, last_event_id)
+        return await _stream(service, client_of(request), project, job_id, query, last_event_id)
     return await run_in_threadpool(_page, service, project, job_id, query)
 
 
 async def _stream(
-    service: Service, client: str, project: str, job_id: str, after: int, last_event_id: int | None
+    service: Service, client: str, project: str, job_id: str, query: EventQuery, last_event_id: int | None
 ) -> Response:
-    after = after if last_event_id is None else last_event_id
+    after = query.after if last_event_id is None else last_event_id
     first = await run_in_threadpool(streams.look, service, project, job_id, after)  # a 404 belongs before the stream
     if last_event_id is not None and first.ended is not None and not first.events:
         return Response(status_code=204, headers=streams.HEADERS)
     give_back = service.streams.take(client)
-    return streams.EventStream(streams.told(service, project, job_id, after), give_back)
+    return streams.EventStream(streams.told(service, project, job_id, after, query.progress), give_back)
 
 
 def _page(service: Service, project: str, job_id: str, query: EventQuery) -> EventPage:

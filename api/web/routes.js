@@ -3,6 +3,8 @@
 /** @type {readonly import("./router.js").Route[]} */
 export const ROUTES = [
   { path: "jobs", title: "Jobs", menu: "Jobs", load: () => import("./pages/jobs.js") },
+  { path: "jobs/:id", title: "Job", load: () => import("./pages/job.js") },
+  { path: "compare", title: "Compare", load: () => import("./pages/compare.js") },
 ];
 
 export const HOME = "#/jobs";

@@ -26,6 +26,8 @@ from api.main import create_app
 from tests.browser.bring import there
 from tests.browser.seeds import Seeds
 
+PATIENCE_MS = 30_000
+"""What a busy machine needs; on an idle one everything is there in a second."""
 KEY = "k" * 20 + "0123456789ab"
 
 
@@ -40,8 +42,9 @@ def chromium() -> Iterator[Any]:
     """One browser for all tests."""
     if find_spec("playwright") is None:
         pytest.skip("no browser tests: Playwright is not installed (make test-browser)")
-    from playwright.sync_api import Error, sync_playwright
+    from playwright.sync_api import Error, expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(executable_path=there(), args=["--no-sandbox", "--disable-gpu"])
@@ -149,15 +152,16 @@ class Tab:
 
 
 @pytest.fixture
-def tabs(chromium: Any) -> Iterator[Callable[..., Tab]]:
-    """Opens tabs, each in a browser of its own: `tabs(color_scheme="dark")`, `tabs(viewport=...)`."""
+def tabs(chromium: Any, serving: Callable[..., Server]) -> Iterator[Callable[..., Tab]]:
+    """Opens tabs, each in a browser of its own: `tabs(color_scheme="dark")`, `tabs(viewport=...)`. They are closed
+    before the servers are."""
     opened: list[tuple[Any, Tab]] = []
 
     def open_tab(**options: Any) -> Tab:
         context = chromium.new_context(
             **{"viewport": {"width": 1280, "height": 800}, "reduced_motion": "reduce", **options}
         )
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(PATIENCE_MS)
         opened.append((context, Tab(context.new_page())))
         return opened[-1][1]
 

@@ -179,8 +179,7 @@ def test_the_keyboard_is_enough(page: Any, server: Any, family: dict[str, str]) 
     expect(page.get_by_role("button", name="Copy")).to_be_hidden()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 1280)])
 def test_anybody_can_use_it(tabs: Any, server: Any, family: dict[str, str], scheme: str, width: int) -> None:
     page = tabs(color_scheme=scheme, viewport={"width": width, "height": 800}).page
     page.goto(server.url)

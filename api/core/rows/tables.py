@@ -682,3 +682,18 @@ class IdempotencyKey(Base):
     """Noun.noun() of what the request made: job, dataset, ..."""
     made_id: Mapped[str] = mapped_column(String(40))
     created_at: Mapped[datetime]
+
+
+class TicketRow(Base):
+    """A download that needs no key, once."""
+
+    __tablename__ = "tickets"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """Of the token, which is kept nowhere."""
+    project_id: Mapped[ProjectId] = mapped_column(ForeignKey("projects.id"))
+    path: Mapped[str]
+    """With its query, as the request will have it."""
+    expires_at: Mapped[datetime]
+
+    __table_args__ = (Index("ix_tickets_expires_at", "expires_at"),)
