@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from fgd.detector_specs import DetectorSpec
 from fgd.errors import ArgumentError
@@ -48,6 +48,20 @@ class InputSize(Spec):
 
 class FindStudent(Spec):
     """Which students answer within a time? A worker builds, exports and times some, untrained, one image at a time."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "dataset": "ds_0123456789abcdef0123456789abcdef",
+                    "teacher": {"job": "job_0123456789abcdef0123456789abcdef"},
+                    "latency_budget_ms": 15,
+                    "runtime": "onnxruntime",
+                    "threads": 1,
+                }
+            ]
+        }
+    )
 
     name: Name = "student"
     """Of the plan and of the specs that it proposes."""
