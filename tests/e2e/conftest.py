@@ -158,8 +158,8 @@ def services(dataset: str) -> Iterator[Callable[..., Service]]:
 
 @contextmanager
 def real_services(home: Path, data_root: Path, **more: str) -> Iterator[Service]:
-    """A service with the real trainer and an empty database; times that suit it."""
-    home.mkdir()
+    """A service with the real trainer, and an empty database where `home` is new; times that suit it."""
+    home.mkdir(exist_ok=True)
     trainer = json.dumps([sys.executable, "-m", "fgd.train"])
     with services("") as start:
         yield start(
