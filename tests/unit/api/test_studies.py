@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from api.core import blobs
 from api.core.jobs import attempts
 from api.core.lifecycle import FailureCode
 from api.core.rows import db
@@ -457,6 +458,22 @@ def test_its_data_set_stays_while_it_is_there(client: Any, given: Any, body: dic
 
     assert (answer.status_code, answer.json()["code"]) == (409, "dataset_in_use")
     assert study["id"] in answer.json()["detail"]
+
+
+def test_what_later_seeds_need_is_kept_while_the_study_is_there(client: Any, given: Any, body: dict[str, Any]) -> None:
+    study = submitted(client, body)
+    needed = {digest for job in jobs_of(client, study) for files in given.look(job["id"]).inputs.values()
+              for digest in files.values()}  # fmt: skip
+    ask(client, study, "cancel")
+    for job in [body["teacher"]["job"], *(job["id"] for job in jobs_of(client, study))]:
+        assert client.delete(f"/v1/jobs/{job}").status_code == 204
+
+    with db.reading(given.engine) as s:
+        assert needed
+        assert not needed & {digest for _, digest in blobs.unused(s)}
+    assert client.delete(f"/v1/studies/{study['id']}").status_code == 204
+    with db.reading(given.engine) as s:
+        assert needed & {digest for _, digest in blobs.unused(s)}
 
 
 def test_lists_are_filtered_by_name_and_state(client: Any, body: dict[str, Any]) -> None:
