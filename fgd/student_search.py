@@ -138,8 +138,8 @@ def sizes_for(figures: Figures, given: Size | None, of_teacher: Size | None) -> 
 def students() -> Iterator[DetectorSpec]:
     """Families x trunks x widths; of a family with several versions the first."""
     for family in members(DetectorSpec):
+        build: Callable[..., DetectorSpec] = family
         if issubclass(family, TorchvisionTrunk):
-            build: Callable[..., DetectorSpec] = family
             for trunk in get_args(Trunk):
                 yield from (build(backbone=trunk, fpn_channels=width) for width in WIDTHS)
 
