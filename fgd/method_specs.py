@@ -49,8 +49,9 @@ class Method_(Spec):
     """The name in `teachers` of the one that it learns from. Default: the job's `teacher`."""
     rho: NonNegativeFloat | None = None
     """How strong it is beside the detection loss: the norm of its gradient at the maps that student and teacher share,
-    as a multiple of the detection loss's. Measured on 32 batches before the first step, then fixed; it grows from 0 in
-    the first epoch. 0: the weights count as they are. Default: the family's where no weight is given, else 0."""
+    as a multiple of the detection loss's. Measured once on 32 batches, after a warm-up of one epoch, or 200
+    steps, by the detection loss alone; then it grows from 0 over as many steps. 0: the weights count as they are.
+    Default: the family's where no weight is given, else 0."""
 
     @model_validator(mode="after")
     def _official_is_as_its_authors_have_it(self) -> Self:

@@ -11,18 +11,20 @@ import dataclasses
 import itertools
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from fgd.data.loader import train_batches
 from fgd.engine import device, distributed
 from fgd.engine.alive import alive
 from fgd.engine.average import Average
+from fgd.engine.balance import warm_up
 from fgd.engine.checkpoint import TrainingState
 from fgd.engine.device_metrics import DeviceMetrics
 from fgd.engine.laps import Laps
 from fgd.engine.meter import Meter
 from fgd.engine.optimise import make_optimizer
-from fgd.engine.prepare import cache_of, prepare, unlabelled_of
+from fgd.engine.prepare import balanced, cache_of, prepare, unlabelled_of
 from fgd.engine.result import Kept, Measure, choose_best, finish, not_measured, score, tell_undecodable
 from fgd.engine.running_statistics import RunningStatistics
 from fgd.engine.saver import Saver
@@ -124,6 +126,10 @@ def run(
             if early := state.step > 0 and ranks.any(asked_to_finish(out)):
                 saver.save()
                 break
+            if parts.balanced_methods and not parts.balance and state.step >= warm_up(per_epoch, schedule.epochs):
+                state.balance = ranks.of_first(partial(balanced, parts, emit, check_stop))
+                parts = dataclasses.replace(parts, balance=state.balance)
+                emit(Phase(phase="training"))
             if batches is None or done_in_epoch == 0:
                 batches = train_batches(
                     parts.train,

@@ -91,11 +91,16 @@ class Training:
     cache: TeacherCache | None = None
     """Of the maps of the only teacher."""
     balance: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """<method>/<term> -> what it is multiplied by once the first epoch is over; 1 if unsaid."""
+    """<method>/<term> -> what it is multiplied by, of methods with `rho`, once that is measured."""
     unlabelled: Dataset | None = None
     """If the spec uses it."""
     found: FoundBoxes | None = None
     """What the teachers found in it."""
+
+    @property
+    def balanced_methods(self) -> frozenset[str]:
+        """The titles of the methods with `rho`."""
+        return frozenset(title(method) for method in self.spec.methods if method.rho)
 
     @property
     def student(self) -> Detector:
@@ -234,9 +239,6 @@ def prepare(
     )
     if spec.unlabelled is not None:
         parts = dataclasses.replace(parts, unlabelled=unlabelled, found=FoundBoxes(spec.unlabelled.score))
-    if resume is None and any(method.rho for method in spec.methods):
-        state.balance = ranks.of_first(partial(balanced, parts, emit, check_stop))
-        laps.end("balance")
     return dataclasses.replace(parts, balance=state.balance), state, contents
 
 

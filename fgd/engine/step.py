@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fgd.engine import distributed
+from fgd.engine.balance import strengths, warm_up
 from fgd.engine.checkpoint import TrainingState
 from fgd.engine.device import seeded, to_device
 from fgd.engine.optimise import learning_rate, set_learning_rate
@@ -61,8 +62,7 @@ def step(
     set_learning_rate(optimizer, rate)
     optimizer.zero_grad(set_to_none=True)
     summed: dict[str, Tensor] = {}
-    ramp = min(1.0, (number + 1) / per_epoch)
-    of_method = {name: ramp * factor for name, factor in parts.balance.items()}
+    strength = strengths(parts.balance, parts.balanced_methods, number, warm_up(per_epoch, spec.schedule.epochs))
     # The methods' losses are means over images, here over all of the step: it has so many labelled batches' worth.
     images = spec.schedule.accumulate + unlabelled_per_step(spec) / spec.schedule.batch_size
 
@@ -78,8 +78,7 @@ def step(
             losses = parts.model(looked.batch, looked.views, "pseudo" if share is not None else None)
             add(
                 {
-                    name: loss
-                    * (share if name.startswith("pseudo/") else of_method.get(name, 1.0) * of_images / images)
+                    name: loss * (share if name.startswith("pseudo/") else strength(name) * of_images / images)
                     for name, loss in losses.items()
                 }
             )
@@ -90,7 +89,7 @@ def step(
             losses = forward(parts, to_device(batch, parts.machine.device))
             add(
                 {
-                    name: loss * (share if name.startswith("detection/") else of_method.get(name, 1.0) / images)
+                    name: loss * (share if name.startswith("detection/") else strength(name) / images)
                     for name, loss in losses.items()
                 }
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from fgd.detector_specs import FCOS
-from fgd.engine.balance import Pull, factors, median_ratio
+from fgd.engine.balance import Pull, factors, median_ratio, strengths, warm_up
 from fgd.engine.loss_warnings import loss_warnings
 from fgd.errors import Stopped
 from fgd.events import Finished, Note, Saved, Stepped
@@ -122,16 +123,20 @@ def test_a_training_is_balanced_once_and_goes_on_with_the_same_factors(
 
     stopped: list[Any] = []
 
-    def after_a_step(run: Any) -> bool:
+    def stop_at(run: Any, *, measured: bool) -> bool:
         stopped[:] = [run]
-        return bool(run.of(Stepped))
+        return any(note.code == "balanced" for note in run.of(Note)) if measured else bool(run.of(Stepped))
 
-    with pytest.raises(Stopped):
-        train(spec, stop=after_a_step)
-    resumed = train(spec, resume=Path(stopped[0].of(Saved)[-1].path))
-    assert not [note for note in resumed.of(Note) if note.code in ("balanced", "calibration")]
-    assert json.loads((resumed.result / "manifest.json").read_text())["calibration"] == calibration
-    assert resumed.of(Finished)[0].weights_digest == whole.of(Finished)[0].weights_digest
+    for measured in (False, True):
+        with pytest.raises(Stopped):
+            train(spec, stop=partial(stop_at, measured=measured))
+        resumed = train(spec, resume=Path(stopped[0].of(Saved)[-1].path))
+        again = {note.code for note in resumed.of(Note)} & {"balanced", "calibration"}
+        assert again == (set() if measured else {"balanced"})
+        manifest = json.loads((resumed.result / "manifest.json").read_text())
+        assert manifest["calibration"] == calibration
+        assert manifest["balance"] == noted.data["factors"]
+        assert resumed.of(Finished)[0].weights_digest == whole.of(Finished)[0].weights_digest
 
 
 def losses(**values: float) -> dict[str, float]:
@@ -151,3 +156,17 @@ def losses(**values: float) -> dict[str, float]:
 )
 def test_losses_that_drown_others_are_warned_of(means: dict[str, float], codes: list[str]) -> None:
     assert [warning.code for warning in loss_warnings(means)] == codes
+
+
+def test_the_detection_loss_works_alone_until_the_factors_are_measured_and_they_grow_over_as_many_steps() -> None:
+    found = {"m/a": 2.0, "m/b": 3.0}
+    assert [strengths({}, {"m"}, step, 4)("m/a") for step in range(4)] == [0.0] * 4
+    assert [strengths(found, {"m"}, step, 4)("m/a") for step in range(4, 10)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+    assert strengths(found, {"m"}, 9, 4)("m/b") == 3.0
+    assert [strengths(some, {"m"}, 0, 4)("detection/a") for some in ({}, found)] == [1.0, 1.0]
+    assert strengths({}, set(), 0, 4)("m/a") == 1.0
+
+
+@pytest.mark.parametrize(("per_epoch", "epochs", "steps"), [(50, 12, 50), (7000, 12, 200), (50, 1, 6), (3, 2, 1)])
+def test_the_warm_up_is_an_epoch_and_a_small_part_of_the_training(per_epoch: int, epochs: int, steps: int) -> None:
+    assert warm_up(per_epoch, epochs) == steps
