@@ -65,8 +65,8 @@ class Catalogue(BaseModel):
 
 
 _METHOD_NEEDS = (
-    "a teacher with the data set's classes and a pyramid stride in common with the student; only common levels are "
-    "distilled"
+    "a teacher that knows at least one of the data set's classes by name, and has a pyramid stride in common with the "
+    "student; only common classes and levels are distilled. Alone, and for features only, it may know none"
 )
 _FORMAT_NEEDS = "a folder below FGD_DATA_ROOTS on the server's host, or a zip of it to upload"
 

@@ -23,7 +23,7 @@ proposals      the second stage: its proposals, and its answers to any others
 towers         the head's convolutions, to be run from any one on, and the maps between them
 """
 OF_CLASSES: frozenset[Need] = frozenset({"logits", "proposals", "towers"})
-"""These are compared class by class, so teacher and student need the same classes."""
+"""These are compared class by class: of the classes that teacher and student both know, at least one."""
 OF_THE_HEAD: frozenset[Need] = frozenset({"logits", "boxes", "distributions"})
 """For these the teacher runs its head."""
 

@@ -5,6 +5,8 @@ reads a `JobSpec` whose references are paths. Numbers left out are None and come
 a weight of 0 switches its term off. Sizes are pixels, rates are per step, AP is 0-100.
 
 Detectors are in `fgd.detector_specs`, methods in `fgd.method_specs`.
+
+Over 500 lines, half of them the docstrings that users read in the catalogue.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from fgd.class_names import shared_labels
@@ -536,8 +539,23 @@ class Limits(Spec):
     """Seconds it may wait for its first start; then it fails as `preempted`. Default: no limit."""
 
 
+ONE_TEACHER: JsonDict = {
+    "name": "cells",
+    "teacher": {"job": "job_01890a5d00007000a000000000000001"},
+    "student": {"kind": "fcos", "backbone": "resnet18", "fpn_channels": 64},
+    "dataset": "ds_01890a5d00007000a000000000000002",
+    "methods": [{"kind": "fgd"}],
+}
+SEVERAL_TEACHERS: JsonDict = ONE_TEACHER | {
+    "teachers": {"wbc": {"model": "mdl_01890a5d00007000a000000000000003"}},
+    "methods": [{"kind": "fgd"}, {"kind": "fgd", "teacher": "wbc"}, {"kind": "crosskd", "teacher": "wbc"}],
+}
+
+
 class SubmitJob(JobSpec):
     """The body of POST /v1/jobs: the JobSpec, and what only the service needs."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [ONE_TEACHER, SEVERAL_TEACHERS]})
 
     metadata: Metadata = {}  # noqa: RUF012  # pydantic copies it
     """Your own labels; at most 16."""
