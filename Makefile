@@ -72,8 +72,8 @@ parity: $(READY) ## every method with golden numbers against those of its author
 	@for file in tests/parity/*_reference.npz; do \
 		$(BIN)/python -m fgd.parity $$file $${file%.npz}.json || exit 1; done
 
-study: $(READY) ## compare FGD with its control on the demo's data, seeds 0 1 2; about an hour on 2 cores
-	@$(BIN)/python tests/studies/fgd_vs_control.py digits --out runs/digits --seeds 0 1 2
+study: $(READY) ## train what is missing of the study of docs/study.md, hours; ARGS="--until 18:00 bccd-fcos" limits it
+	@PYTHONPATH=. $(BIN)/python -m tests.studies.comparison run $(ARGS)
 
 families: $(READY) ## check that the export of each family and trunk keeps its AP; DATA=folder is COCO data
 	@$(BIN)/python tests/studies/families.py "$(DATA)" --out runs/families

@@ -23,7 +23,6 @@ NAMES = {
     "std": "study",
     "evl": "evaluation",
     "exp": "export",
-    "pred": "prediction",
 }
 WRONG = [
     "foo",
