@@ -149,8 +149,8 @@ class SummaryView(View):
     student: str
     """Family and trunk."""
     methods: list[str]
-    teacher: str | None
-    """The job or model that teaches; null also for weights in a folder."""
+    teachers: list[str]
+    """The jobs and models that teach; weights in a folder have no id."""
     dataset: str
     dataset_name: str
     why: str | None

@@ -13,7 +13,7 @@ import { to } from "./router.js";
  * @property {number} step @property {number | null} total_steps @property {number} epoch @property {number | null} epochs
  * @property {number | null} left_s @property {number | null} ap @property {number | null} ap_step
  * @property {string | null} control @property {number | null} control_ap @property {number | null} gain
- * @property {string} student @property {string[]} methods @property {string | null} teacher
+ * @property {string} student @property {string[]} methods @property {string[]} teachers
  * @property {string} dataset @property {string} dataset_name @property {string | null} why
  */
 

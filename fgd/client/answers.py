@@ -66,6 +66,37 @@ class Job(Answer):
         return self.state in ("succeeded", "failed", "cancelled")
 
 
+class Summary(Answer):
+    """A line of a table of jobs."""
+
+    id: str
+    name: str
+    state: str
+    phase: str | None = None
+    metadata: dict[str, str] = {}
+    created_at: datetime
+    step: int = 0
+    total_steps: int | None = None
+    epoch: int = 0
+    epochs: int | None = None
+    left_s: float | None = None
+    """Seconds until the last step."""
+    ap: float | None = None
+    """Of the last evaluation on the validation images."""
+    control: str | None = None
+    """The job that trains the same student without a teacher."""
+    control_ap: float | None = None
+    gain: float | None = None
+    """AP minus that of the control, after the same step."""
+    student: str = ""
+    methods: tuple[str, ...] = ()
+    teachers: tuple[str, ...] = ()
+    dataset: str = ""
+    dataset_name: str = ""
+    why: str | None = None
+    """Why it waits, or why it failed."""
+
+
 class Attempt(Answer):
     """One time that a worker took a job."""
 

@@ -29,6 +29,7 @@ from fgd.client.answers import (
     Model,
     Plan,
     StoredEvent,
+    Summary,
     Worker,
 )
 from fgd.client.errors import ApiError, WrongArgument
@@ -126,6 +127,20 @@ class Client(Tasks, Studies):
             **{f"metadata.{key}": value for key, value in (metadata or {}).items()},
         }
         return self._service.pages(Job, "/v1/jobs", most, **filters)
+
+    def summaries(
+        self,
+        most: int = 50,
+        *,
+        sort: str = "-created",
+        search: str = "",
+        states: Sequence[str] = (),
+        worse: bool = False,
+    ) -> list[Summary]:
+        """A line for each job, at most 200. sort: created, name, state, ap or gain, with "-" the greatest first.
+        search: text in the name or in a label. worse: only jobs that are worse than their control."""
+        filters = {"sort": sort, "search": search or None, "state": list(states) or None, "worse": worse or None}
+        return self._service.items(Summary, "/v1/summaries", limit=most, **filters)
 
     def change(
         self,

@@ -1,7 +1,8 @@
 """A real server and a real Chromium. The server runs in a thread on rows that a test seeds; nothing is trained.
 
 Chromium is Debian's, Playwright's own, or the one that FGD_CHROMIUM names; `make test-browser` brings one. Where there
-is none these tests are skipped, and say so.
+is none these tests are skipped, and say so. They run by themselves: Playwright keeps an event loop in the main thread,
+beside which other tests cannot begin one.
 """
 
 from __future__ import annotations

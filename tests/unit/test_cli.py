@@ -82,7 +82,10 @@ COMMANDS = [
     ["dataset"],
     *(["dataset", name] for name in ("add", "upload", "list", "show", "report", "change", "delete")),
     ["job"],
-    *(["job", name] for name in ("submit", "plan", "list", "show", "watch", "events", "cancel", "logs", "metrics")),
+    *(
+        ["job", name]
+        for name in ("submit", "plan", "list", "table", "show", "watch", "events", "cancel", "logs", "metrics")
+    ),
     *(["job", name] for name in ("pause", "resume", "stop", "attempts", "checkpoints", "pin", "change", "delete")),
     ["study"],
     *(["study", name] for name in ("submit", "list", "show", "watch", "extend", "retry", "pause", "resume", "cancel")),
@@ -705,6 +708,18 @@ def test_attempts_and_workers_are_listed(fgd: Command, server: Server) -> None:
     ]  # fmt: skip
     assert second[2] == "disk full"
     assert json.loads(fgd("workers", "--json", url=server.url).out)[1]["complaint"] == "disk full"
+
+
+def test_the_table_of_jobs_shows_each_gain(fgd: Command, server: Server) -> None:
+    line = {"id": JOB, "name": "a <b>", "state": "running", "created_at": "2026-01-01T00:00:00Z", "ap": 30.04}
+    line |= {"methods": ["fgd", "pkd"], "control": "job_c", "control_ap": 31.0, "gain": -0.96}
+    server.routes[("GET", "/v1/summaries")] = Answer(body={"items": [line], "total": 1, "states": {"running": 1}})
+
+    done = fgd("job", "table", "--worse", "--sort", "gain", url=server.url)
+
+    assert done.out.strip().split("\t") == [JOB, "a <b>", "running", "fgd, pkd", "30.0", "31.0", "-1.0"]
+    (asked,) = server.asked_for("GET", "/v1/summaries")
+    assert asked.query == {"limit": "50", "sort": "gain", "worse": "true"}
 
 
 def test_a_failed_job_is_watched_to_its_advice(fgd: Command, server: Server) -> None:

@@ -67,7 +67,7 @@ class Summary:
     gain: float | None
     student: str
     methods: Sequence[str]
-    teacher: str | None
+    teachers: Sequence[str]
     dataset: str
     dataset_name: str
     why: str | None
@@ -168,8 +168,8 @@ def _summary(row: Any, why: str | None) -> Summary:
         ap_step=row.ap_step, control=row.control, control_ap=row.control_ap, gain=row.gain,
         student=f"{student.get('kind', 'fcos')} {student.get('backbone', '')}".strip(),
         methods=tuple("@".join(filter(None, (each["kind"], each.get("teacher")))) for each in spec["methods"]),
-        teacher=", ".join(each.get("job") or each.get("model") for each in teachers) or None, dataset=row.dataset_id,
-        dataset_name=row.dataset_name or row.dataset_id, why=why or row.failure_message,
+        teachers=[each.get("job") or each["model"] for each in teachers if "job" in each or "model" in each],
+        dataset=row.dataset_id, dataset_name=row.dataset_name or row.dataset_id, why=why or row.failure_message,
     )  # fmt: skip
 
 

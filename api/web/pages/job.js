@@ -81,7 +81,7 @@ export async function show({ root, params, query, signal, setQuery, setTitle }) 
       fact("Done", [`${Math.floor(done * 100)} %`, line.epochs ? h("span", { class: "dim" }, ` epoch ${line.epoch}/${line.epochs}`) : null], true),
       fact(line.state === "running" ? "Left" : "Took", duration(line.state === "running" ? line.left_s : took), true),
       fact("Learns", recipe(line)), fact("Data set", named(line.dataset_name)),
-      line.teacher && fact("Teacher", line.teacher.startsWith("job_") ? h("a", { href: to(["jobs", line.teacher]) }, "its job") : line.teacher),
+      line.teachers.map((teacher) => fact("Teacher", teacher.startsWith("job_") ? h("a", { href: to(["jobs", teacher]) }, `${teacher.slice(0, 12)}…`) : teacher)),
       line.control && fact("Control", h("a", { href: to(["jobs", line.control]) }, `AP ${ap(line.control_ap)}`)),
       fact("Created", moment(line.created_at)),
       Object.entries(line.metadata).map(([key, value]) => fact(key, named(value))));

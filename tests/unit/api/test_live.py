@@ -30,7 +30,7 @@ from api.core.rows.tables import DEFAULT_PROJECT, Job
 from api.core.settings import Settings
 from api.core.store.local import LocalStore
 from api.live import Changes
-from fgd.events import Note
+from fgd.events import Note, Stepped
 from tests.unit.api.conftest import Given
 
 STREAM = {"Accept": "text/event-stream"}
@@ -223,6 +223,24 @@ def test_a_stream_replays_follows_and_ends_as_the_pages_tell(server: Server) -> 
     assert ids(events) == [event["seq"] for event in told] == list(range(1, 257))
     pages = server.http.get(f"/v1/jobs/{id}/events", params={"limit": 1000}).json()["items"]
     assert told == pages
+
+
+def test_a_stream_tells_the_progress_to_who_wants_it(server: Server) -> None:
+    id = server.given.running()
+    with server.stream(id, progress=True) as stream:
+        events = [stream.next() for _ in range(3)]
+        with db.transaction(server.given.engine) as s:
+            record.record(s, id, 1, [Stepped(step=7, epoch=1, values={"loss/total": 0.5, "lr": None})])
+        events.append(stream.next())
+        succeed(server, id)
+        rest = stream.rest()
+
+    assert [event.get("event") for event in events] == [None, None, "progress", "progress"]
+    assert all("id" not in event for event in (events[2], events[3]))  # it is no part of the story
+    shown = json.loads(events[3]["data"])
+    assert (shown["state"], shown["progress"]["step"]) == ("running", 7)
+    assert shown["progress"]["values"] == {"loss/total": 0.5, "lr": None}
+    assert [event.get("event") for event in rest] == [None, "progress", "end"]
 
 
 def test_last_event_id_goes_on_where_a_stream_broke_off(server: Server) -> None:

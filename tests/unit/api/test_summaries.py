@@ -48,7 +48,7 @@ def test_a_line_says_what_a_job_does(client: Any, given: Any) -> None:
     )  # fmt: skip
     assert (line["step"], line["total_steps"], line["epoch"], line["epochs"], line["ap"]) == (20, 100, 2, 10, 12.0)
     assert line["left_s"] == 80 * 8 / 8.0 / 0.5  # 8 images a step, half of the time is evaluations
-    assert (line["control"], line["gain"], line["methods"], line["teacher"]) == (None, None, [], None)
+    assert (line["control"], line["gain"], line["methods"], line["teachers"]) == (None, None, [], [])
 
 
 def test_the_control_is_the_same_training_without_a_teacher(client: Any, given: Any) -> None:
@@ -60,7 +60,7 @@ def test_the_control_is_the_same_training_without_a_teacher(client: Any, given: 
 
     line = lines(client)[student]
 
-    assert (line["control"], line["control_ap"], line["gain"], line["teacher"]) == (control, 10.0, 3.5, control)
+    assert (line["control"], line["control_ap"], line["gain"], line["teachers"]) == (control, 10.0, 3.5, [control])
 
 
 @pytest.mark.parametrize(

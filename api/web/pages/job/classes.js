@@ -10,7 +10,7 @@ const FEW = 50;
 
 /** @param {import("../job.js").Tab} tab */
 export async function show({ root, id, job, line, feed, signal }) {
-  const teacher = await scoresOf(line().teacher, job, signal);
+  const teacher = await scoresOf(line().teachers[0], job, signal);
   let all = false;
   let falling = false;
   const split = h("span", { class: "dim" });

@@ -24,8 +24,8 @@ export async function show({ root, id, job, line, feed, events, signal, query, s
 
   /** @type {Record<"score" | "rest", {student: Map<string, any>, control: Map<string, any>}>} */
   const data = { score: { student: new Map(), control: new Map() }, rest: { student: new Map(), control: new Map() } };
-  /** @type {Record<string, number | null>} */
-  let teacher = {};
+  /** @type {Record<string, number | null>[]} */
+  let teachers = [];
 
   /** @param {Partial<typeof how>} changes */
   function change(changes) {
@@ -39,39 +39,45 @@ export async function show({ root, id, job, line, feed, events, signal, query, s
     const student = data.score.student.get(`val/${name}`);
     const control = data.score.control.get(`val/${name}`);
     const taught = line().methods.length > 0;
-    const level = teacher[name] ?? (name === "ap50" ? checked() : null);
+    const known = teachers.map((each) => each[name] ?? null).filter((each) => each !== null);
+    const levels = known.length || name !== "ap50" ? known : checked();
     score.show([
-      student && { key: "student", name: taught ? "student" : "this job", color: "--student", dots: true, ...student },
-      control && { key: "control", name: "control", color: "--control", dots: true, dashed: true, ...control, name: "control" },
-      level !== null && level !== undefined && { key: "teacher", name: "teacher", color: "--teacher", flat: true, x: [], y: [level] },
-    ].filter(Boolean).map((curve) => ({ ...curve, name: curve.key === "student" ? (taught ? "student" : "this job") : curve.key })));
+      student && { ...student, key: "student", name: taught ? "student" : "this job", color: "--student", dots: true },
+      control && { ...control, key: "control", name: "control", color: "--control", dots: true, dashed: true },
+      ...levels.map((level, place) => ({ key: `teacher ${place}`, name: levels.length > 1 ? `teacher ${place + 1}` : "teacher", color: "--teacher", flat: true, x: [], y: [level] })),
+    ].filter(Boolean));
     const names = [...data.rest.student.values()].filter((each) => each.split === "train");
     const groups = [...new Set(names.map((each) => groupOf(each.name)))];
     if (!groups.includes(how.group) && groups.length) how.group = groups[0];
-    const known = groups.join();
-    if (group.dataset.known !== known) {
-      group.dataset.known = known;
+    if (group.dataset.known !== groups.join()) {
+      group.dataset.known = groups.join();
       put(group, groups.map((each) => h("option", { value: each }, GROUPS[each] ?? each)));
     }
     group.value = how.group;
     const chosen = names.filter((each) => groupOf(each.name) === how.group);
-    const beside = data.rest.control.get("train/loss/detection");
+    const theirs = data.rest.control.get("train/loss/detection");
     rest.show([
       ...chosen.map((each, place) => ({ key: each.name, name: each.name.replace(/^loss\//, ""), color: TERMS[place % TERMS.length], x: each.x, y: each.y })),
-      ...(how.group === "loss" && beside ? [{ key: "control", name: "detection, of the control", color: "--control", dashed: true, x: beside.x, y: beside.y }] : []),
+      ...(how.group === "loss" && theirs ? [{ key: "control", name: "detection, of the control", color: "--control", dashed: true, x: theirs.x, y: theirs.y }] : []),
     ], { log: how.log, smooth: how.smooth });
   }
 
-  /** Of the teacher, on this job's own images, as its trainer measured it. */
-  const checked = () => events.findLast((event) => event.type === "note:teacher_checked")?.data?.data?.ap50 ?? null;
+  /** Of teachers, on this job's own images, as its trainer measured it. */
+  const checked = () => events.filter((event) => event.type === "note:teacher_checked").map((event) => event.data.data?.ap50).filter((ap50) => typeof ap50 === "number").slice(-1);
 
   /** Reads the curves, of all steps or of a part. @param {[number, number] | null} range @param {"score" | "rest" | "both"} which */
   async function load(range, which) {
     const control = line().control;
-    const [student, other] = await Promise.all([curvesOf(id, { signal, range }), control ? curvesOf(control, { signal, range }).catch(() => new Map()) : new Map()]);
+    const [student, other] = await Promise.all([curvesOf(id, { signal, range }), control ? beside(control, range).catch(() => new Map()) : new Map()]);
     for (const each of /** @type {const} */ (["score", "rest"])) if (which === each || which === "both") data[each] = { student, control: other };
     if (!range) for (const event of events) hear(event); // what came while they were read
     draw();
+  }
+
+  /** What is drawn of a control. @param {string} control @param {[number, number] | null} range */
+  async function beside(control, range) {
+    const both = await Promise.all([curvesOf(control, { signal, range, split: "val" }), curvesOf(control, { signal, range, split: "train", name: "loss/detection" })]);
+    return new Map(both.flatMap((each) => [...each]));
   }
 
   /** @param {any} event */
@@ -90,11 +96,11 @@ export async function show({ root, id, job, line, feed, events, signal, query, s
   }, { signal });
 
   await load(null, "both");
-  teacher = await scoresOf(line().teacher, job, signal);
+  teachers = await Promise.all(line().teachers.map((teacher) => scoresOf(teacher, job, signal)));
   draw();
 }
 
-/** What a teacher that is a job scored at its end, if that was on the same data. @param {string | null} teacher @param {any} job @param {AbortSignal} signal @returns {Promise<Record<string, number | null>>} */
+/** What a teacher that is a job scored at its end, if that was on the same data. @param {string | undefined} teacher @param {any} job @param {AbortSignal} signal @returns {Promise<Record<string, number | null>>} */
 export async function scoresOf(teacher, job, signal) {
   if (!teacher?.startsWith("job_")) return {};
   try {
