@@ -30,12 +30,13 @@ from api.core.lifecycle import (
     signal_name,
 )
 from api.core.promotion import PromotableWeights
-from api.core.request_bodies import ExportFormat
+from api.core.request_bodies import ExportFormat, SubmitPrediction
 from api.core.rows.tables import Artifact, Attempt, Job, JobEvent, WorkerRow
 from fgd.budget import BudgetTable, FindStudent
 from fgd.evaluated import EvaluationResult
 from fgd.exported import ExportResult
 from fgd.outline import Measurement, Outline
+from fgd.predicted import PredictionResult
 from fgd.spec import Metadata, Priority
 from fgd.spec_fields import Name, Spec
 from fgd.stored import without_retired
@@ -805,6 +806,45 @@ class ExportView(NetworkView):
 
 class ExportPage(View):
     items: list[ExportView]
+    next: str | None
+    """Send it as `cursor` for the next page; null: this was the last."""
+
+
+class PredictQuery(SubmitPrediction):
+    score: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Detections with a lower score are left out."""
+
+
+class PictureView(View):
+    sha256: str
+    size: int
+    """Bytes."""
+
+
+class LookerView(View):
+    role: str
+    """student, teacher, "teacher NAME" where a job has several, control; model."""
+    job: str | None
+    model: str | None
+    """Where the network comes from."""
+
+
+class PredictionView(TaskView):
+    """It is forgotten after a day, and the picture soon after it was looked at."""
+
+    model: str | None
+    job: str | None
+    which: Literal["last", "best"]
+    score: float
+    picture: PictureView
+    networks: list[LookerView]
+    """That look at the picture: of a job its student, its teachers and its control, as far as there are any."""
+    result: PredictionResult | None
+    """Null until it has succeeded."""
+
+
+class PredictionPage(View):
+    items: list[PredictionView]
     next: str | None
     """Send it as `cursor` for the next page; null: this was the last."""
 

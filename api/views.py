@@ -21,7 +21,7 @@ from api.core.lifecycle import DatasetState, FailureCode, ModelState, State, adv
 from api.core.rows import lookup
 from api.core.rows.columns import Noun, Task
 from api.core.rows.db import Columns, Query, Reader
-from api.core.rows.tables import Dataset, Evaluation, Export, Job, Model, Plan, StudyJob
+from api.core.rows.tables import Dataset, Evaluation, Export, Job, Model, Plan, Prediction, StudyJob
 from api.schemas import MeasuredView
 from fgd.recipe import Recipe
 from fgd.stored import text_without_retired
@@ -250,3 +250,4 @@ PLANS = Resource(
 )
 EVALUATIONS = _of_tasks("/v1/evaluations", Evaluation)
 EXPORTS = _of_tasks("/v1/exports", Export, _exports_wait)
+PREDICTIONS = _of_tasks("/v1/predictions", Prediction)

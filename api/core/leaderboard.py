@@ -9,49 +9,28 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from statistics import fmean, median
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.core.lifecycle import FailureCode, State
-from api.core.rows import db
-from api.core.rows.lookup import owned
-from api.core.rows.tables import Artifact, Attempt, Job, MetricPoint, Model, Series, Study, StudyJob
-from fgd.result_files import DETECTIONS
-from fgd.statistics.curves import Point, Reached, time_to_quality
-from fgd.statistics.intervals import (
-    Drawn,
-    Estimate,
-    difference,
-    difference_of_drawn,
-    gap_closed,
-    gap_closed_of_drawn,
+from api.core.paired_runs import (
+    Facts,
+    Interval,
+    Resampled,
+    Run,
+    Shown,
+    Split,
+    Teacher,
+    pairs_over_images,
+    teacher_of,
 )
-
-Split = Literal["val", "test"]
-
-
-class Shown(BaseModel):
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
-
-
-class Interval(Shown):
-    """A figure with its 95 % interval."""
-
-    value: float
-    low: float | None
-    high: float | None
-    """null: there is one pair of runs, and the interval is over seeds."""
-    seeds: list[int]
-    """Whose runs have ended in both arms."""
-
-    @classmethod
-    def of(cls, found: Estimate | None) -> Interval | None:
-        return cls(value=found.value, low=found.low, high=found.high, seeds=list(found.seeds)) if found else None
+from api.core.rows.lookup import owned
+from api.core.rows.tables import Job, Study, StudyJob
+from fgd.statistics.curves import Reached, time_to_quality
+from fgd.statistics.intervals import difference, gap_closed
 
 
 class Quality(Shown):
@@ -136,46 +115,15 @@ class Leaderboard(Shown):
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What rows say of a job."""
-
-    seed: int
-    job: str
-    state: State
-    failure: FailureCode | None
-    progress: Mapping[str, Any]
-    device_s: float
-    curve: Sequence[Point]
-    """On the validation images."""
-    ap: float | None
-    detections: str | None
-    """Digest."""
-
-    @property
-    def final_ap(self) -> float | None:
-        return self.ap if self.state == State.succeeded else None
-
-    @property
-    def steps(self) -> int:
-        return max((point.step for point in self.curve), default=0)
-
-
-@dataclass(frozen=True)
-class _Teacher:
-    ap: float | None
-    detections: str | None
-
-
-@dataclass(frozen=True)
 class Found:
     """All that a leaderboard is made of."""
 
     study: Study
     state: State
     split: Split
-    runs: Mapping[tuple[str, str], Sequence[_Run]]
+    runs: Mapping[tuple[str, str], Sequence[Run]]
     """By arm and student; in the order of seeds."""
-    teachers: Mapping[str, _Teacher] = field(default_factory=dict)
+    teachers: Mapping[str, Teacher] = field(default_factory=dict)
     """By arm."""
 
     def detections(self) -> list[str]:
@@ -183,10 +131,6 @@ class Found:
         of_runs = (run.detections for runs in self.runs.values() for run in runs)
         of_teachers = (teacher.detections for teacher in self.teachers.values())
         return list(dict.fromkeys(digest for each in (of_runs, of_teachers) for digest in each if digest is not None))
-
-
-Resampled = Mapping[str, Drawn | str]
-"""By digest; text: why there is none. What is absent is being worked on."""
 
 
 def read(s: Session, project_id: str, study_id: str, split: Split) -> Found:
@@ -201,12 +145,12 @@ def read(s: Session, project_id: str, study_id: str, split: Split) -> Found:
     )
     rows = s.execute(query).all()
     ids = [row.StudyJob.job_id for row in rows]
-    facts = _Facts.of(s, ids, split)
-    runs = defaultdict[tuple[str, str], list[_Run]](list)
+    facts = Facts.of(s, ids, split)
+    runs = defaultdict[tuple[str, str], list[Run]](list)
     for of, job_state, failure, progress, spec in rows:
         devices = int(spec.get("resources", {}).get("devices", 1))
         runs[of.arm, of.student].append(
-            _Run(
+            Run(
                 seed=of.seed,
                 job=of.job_id,
                 state=State(job_state),
@@ -241,11 +185,11 @@ def _row(found: Found, resampled: Resampled, arm: Mapping[str, Any], student: st
     controls = found.runs.get((against, student), []) if against is not None else runs
     ended = [run for run in runs if run.final_ap is not None]
     own, theirs = ({run.seed: run.final_ap for run in each} for each in (runs, controls))
-    teacher = found.teachers.get(arm["name"], _Teacher(None, None))
+    teacher = found.teachers.get(arm["name"], Teacher(None, None))
     quality, reached = _quality(runs, controls)
     over_images, gap_over_images, reason = None, None, None
     if against is not None:
-        over_images, gap_over_images, reason = _over_images(runs, controls, teacher, resampled)
+        over_images, gap_over_images, reason = pairs_over_images(runs, controls, teacher, resampled)
     succeeded = [run for run in runs if run.state == State.succeeded]
     return Row(
         arm=arm["name"],
@@ -265,7 +209,7 @@ def _row(found: Found, resampled: Resampled, arm: Mapping[str, Any], student: st
     )
 
 
-def _run_views(seeds: Sequence[int], runs: Sequence[_Run], reached: Mapping[int, Reached]) -> Iterator[RunView]:
+def _run_views(seeds: Sequence[int], runs: Sequence[Run], reached: Mapping[int, Reached]) -> Iterator[RunView]:
     by_seed = {run.seed: run for run in runs}
     for seed in seeds:
         run, there = by_seed.get(seed), reached.get(seed)
@@ -283,7 +227,7 @@ def _run_views(seeds: Sequence[int], runs: Sequence[_Run], reached: Mapping[int,
         )
 
 
-def _quality(runs: Sequence[_Run], controls: Sequence[_Run]) -> tuple[Quality | None, dict[int, Reached]]:
+def _quality(runs: Sequence[Run], controls: Sequence[Run]) -> tuple[Quality | None, dict[int, Reached]]:
     """Together, and of each seed that reached it."""
     ended = [run for run in controls if run.state == State.succeeded and run.curve and run.curve[-1].ap is not None]
     if not ended:
@@ -304,99 +248,6 @@ def _quality(runs: Sequence[_Run], controls: Sequence[_Run]) -> tuple[Quality | 
     return quality, reached
 
 
-def _over_images(
-    runs: Sequence[_Run], controls: Sequence[_Run], teacher: _Teacher, resampled: Resampled
-) -> tuple[Estimate | None, Estimate | None, str | None]:
-    """Difference and gap over seeds and images, and why there is none."""
-    ended = [{run.seed: run.detections for run in each if run.state == State.succeeded} for each in (runs, controls)]
-    pairs = sorted(ended[0].keys() & ended[1].keys())
-    if not pairs:
-        return None, None, "no seed has ended in both arms yet"
-    digests = [{seed: each[seed] for seed in pairs} for each in ended]
-    if any(digest is None for each in digests for digest in each.values()):
-        return None, None, f"a result has no {DETECTIONS}: it is of an earlier version"
-    states = [resampled.get(digest or "") for each in digests for digest in each.values()]
-    if reason := next((state for state in states if isinstance(state, str)), None):
-        return None, None, reason
-    if any(state is None for state in states):
-        return None, None, "being worked out; ask again later"
-    ours, theirs = ({seed: _drawn(resampled, digest) for seed, digest in each.items()} for each in digests)
-    of_teacher = resampled.get(teacher.detections or "")
-    try:
-        found = difference_of_drawn(ours, theirs)
-    except ValueError as error:
-        return None, None, str(error)
-    gap = None
-    if isinstance(of_teacher, Drawn) and of_teacher.images == ours[pairs[0]].images:
-        gap = gap_closed_of_drawn(ours, theirs, of_teacher)
-    return found, gap, None if found is not None else "the images have no boxes"
-
-
-def _drawn(resampled: Resampled, digest: str | None) -> Drawn:
-    found = resampled[digest or ""]
-    assert isinstance(found, Drawn), "the others were looked at before"
-    return found
-
-
-# --- reading --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """Of some jobs, by id."""
-
-    now: datetime
-    attempts: Mapping[str, Sequence[tuple[int, datetime, datetime | None]]]
-    points: Mapping[tuple[str, str], Sequence[tuple[int, float | None, int, datetime]]]
-    """By job and split, in the order of steps: step, AP, attempt, time."""
-    detections: Mapping[str, str]
-
-    @classmethod
-    def of(cls, s: Session, ids: Sequence[str], split: Split) -> _Facts:
-        attempts = defaultdict[str, list[tuple[int, datetime, datetime | None]]](list)
-        tried = select(Attempt.job_id, Attempt.attempt, Attempt.started_at, Attempt.finished_at)
-        for id, attempt, started, finished in s.execute(tried.where(Attempt.job_id.in_(ids)).order_by(Attempt.attempt)):
-            attempts[id].append((attempt, started, finished))
-        points = defaultdict[tuple[str, str], list[tuple[int, float | None, int, datetime]]](list)
-        measured = (
-            select(
-                Series.job_id, Series.split, MetricPoint.step, MetricPoint.value, MetricPoint.attempt, MetricPoint.at
-            )
-            .join(MetricPoint, (MetricPoint.job_id == Series.job_id) & (MetricPoint.series_id == Series.id))
-            .where(Series.job_id.in_(ids), Series.name == "ap", Series.split.in_({"val", split}))
-            .order_by(MetricPoint.step)
-        )
-        for id, of, step, ap, attempt, at in s.execute(measured):
-            points[id, of].append((step, ap, attempt, at))
-        kept = select(Artifact.job_id, Artifact.digest).where(Artifact.job_id.in_(ids), Artifact.name == DETECTIONS)
-        return cls(db.now(s), attempts, points, {row.job_id: row.digest for row in s.execute(kept)})
-
-    def ran_s(self, job: str) -> float:
-        return sum((_or(ended, self.now) - begun).total_seconds() for _, begun, ended in self.attempts.get(job, ()))
-
-    def curve(self, job: str, split: str) -> list[Point]:
-        return [
-            Point(step, ap, self._ran_until(job, attempt, at))
-            for step, ap, attempt, at in self.points.get((job, split), ())
-        ]
-
-    def last(self, job: str, split: str) -> float | None:
-        points = self.points.get((job, split), ())
-        return points[-1][1] if points else None
-
-    def at(self, job: str, split: str, step: int) -> float | None:
-        return next((ap for at, ap, *_ in self.points.get((job, split), ()) if at == step), None)
-
-    def _ran_until(self, job: str, attempt: int, at: datetime) -> float:
-        """Seconds of its attempts until a point was written."""
-        tried = self.attempts.get(job, ())
-        return sum((min(_or(ended, at), at) - begun).total_seconds() for n, begun, ended in tried if n <= attempt)
-
-
-def _or(moment: datetime | None, otherwise: datetime) -> datetime:
-    return moment if moment is not None else otherwise
-
-
 def _teachers_of(study: Study) -> list[tuple[str, dict[str, Any]]]:
     """Arm, and the reference to its teacher. An arm without methods has that of the study: its gap can be closed too,
     by inheriting or by training longer. Of several teachers by names it is the first."""
@@ -404,23 +255,7 @@ def _teachers_of(study: Study) -> list[tuple[str, dict[str, Any]]]:
     return [(arm["name"], teacher) for arm in study.arms if (teacher := arm.get("teacher") or whole) is not None]
 
 
-def _teachers(s: Session, study: Study, split: Split) -> dict[str, _Teacher]:
-    return {arm: _teacher(s, study, teacher, split) for arm, teacher in _teachers_of(study)}
-
-
-def _teacher(s: Session, study: Study, ref: Mapping[str, Any], split: Split) -> _Teacher:
-    """What is known of it: of a job that was trained on the same data set, or a model that was made of one."""
-    job, step = ref.get("job"), None
-    if "model" in ref:
-        model = s.scalar(select(Model).where(Model.project_id == study.project_id, Model.id == ref["model"]))
-        source = model.source if model is not None else {}
-        of_the_end = source.get("kind") == "job" and source.get("which") == "last"
-        step = None if of_the_end else source.get("step")
-        job = source.get("job") if of_the_end or step is not None else None
-    same = select(Job.id).where(Job.project_id == study.project_id, Job.dataset_id == study.dataset_id)
-    if job is None or s.scalar(same.where(Job.id == job, Job.state == State.succeeded)) is None:
-        return _Teacher(None, None)
-    facts = _Facts.of(s, [job], split)
-    if step is not None:
-        return _Teacher(facts.at(job, split, step), None)
-    return _Teacher(facts.last(job, split), facts.detections.get(job))
+def _teachers(s: Session, study: Study, split: Split) -> dict[str, Teacher]:
+    return {
+        arm: teacher_of(s, study.project_id, study.dataset_id, teacher, split) for arm, teacher in _teachers_of(study)
+    }

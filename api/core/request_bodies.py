@@ -176,15 +176,13 @@ SubmitPlan = Annotated[
 Side = Annotated[Int, Field(ge=32, le=8192)]
 
 
-class OfNetwork(Spec):
-    """Names one network: a model, or the student or the teacher of a job."""
+class OfModelOrJob(Spec):
+    """Names a model, or a job."""
 
     model: ModelId | None = None
     """A model of this service; or name a job."""
     job: Annotated[JobId | None, Field(validate_default=True)] = None
     """A job of this service; or name a model. It must have succeeded, unless you ask for its teacher."""
-    network: Literal["student", "teacher"] = "student"
-    """Which network of the job."""
     which: Which = "last"
     """Which weights of the student: those of the last step, or those with the best AP on the validation images."""
 
@@ -199,14 +197,35 @@ class OfNetwork(Spec):
             )
         return job
 
-    @field_validator("network", "which", mode="after")
+    @field_validator("which", mode="after")
     @classmethod
-    def _is_of_a_job(cls, value: str, info: ValidationInfo) -> str:
-        if value in ("teacher", "best") and info.data.get("model") is not None:
-            raise ValueError("a model is one network with one set of weights; leave it out, or name a job")
-        if value == "best" and info.data.get("network") == "teacher":
-            raise ValueError("a teacher has one set of weights; leave it out")
-        return value
+    def _is_of_a_job(cls, which: str, info: ValidationInfo) -> str:
+        if which == "best" and info.data.get("model") is not None:
+            raise ValueError("a model has one set of weights; leave it out, or name a job")
+        return which
+
+
+class OfNetwork(OfModelOrJob):
+    """Names one network: a model, or the student or the teacher of a job."""
+
+    network: Literal["student", "teacher"] = "student"
+    """Which network of the job."""
+
+    @field_validator("network", mode="after")
+    @classmethod
+    def _is_one_that_there_is(cls, network: str, info: ValidationInfo) -> str:
+        if network == "teacher" and info.data.get("model") is not None:
+            raise ValueError("a model is one network; leave it out, or name a job")
+        if network == "teacher" and info.data.get("which") == "best":
+            raise ValueError("a teacher has one set of weights; leave out which")
+        return network
+
+
+class SubmitPrediction(OfModelOrJob):
+    """What is asked of a picture; its bytes are the body of POST /v1/predictions."""
+
+    score: Annotated[Float, Field(ge=0, le=1)] = 0.3
+    """Detections with a lower score are left out."""
 
 
 ExportFormat = Literal["onnx"]

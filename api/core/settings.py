@@ -101,12 +101,14 @@ class Settings(BaseSettings):
     max_waiting_plans: PositiveInt = 20
     """Plans that may wait to be measured; the next gets a 429. A worker measures one in about ten seconds."""
     max_waiting_tasks: PositiveInt = 100
-    """Evaluations, and likewise exports, that may wait for a worker or be at one; the next gets a 429."""
+    """Evaluations, and likewise exports and predictions, that may wait or be at a worker; the next gets a 429."""
 
     upload_bytes: PositiveInt = 20 * 1024**3
     """Maximum size of an uploaded zip, in bytes."""
     max_model_bytes: PositiveInt = 2 * 1024**3
     """Maximum size of uploaded weights, in bytes."""
+    max_picture_bytes: PositiveInt = 32 * 1024**2
+    """Maximum size of a picture that is sent for a prediction, in bytes."""
     uploads: Annotated[Path, Field(default_factory=lambda data: data["home"] / "uploads")]
     """The API's folder for incomplete uploads. If it is on the disk of `blobs`, a complete file becomes a blob without
     being copied."""

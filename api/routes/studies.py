@@ -12,7 +12,7 @@ from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from api.core import leaderboard, queue, studies
+from api.core import leaderboard, paired_runs, queue, studies
 from api.core.leaderboard import Leaderboard
 from api.core.lifecycle import Requested, State
 from api.core.rows.db import Columns, Reader
@@ -97,7 +97,7 @@ class StudiesQuery(PageQuery):
 
 
 class LeaderboardQuery(Spec):
-    split: leaderboard.Split = "val"
+    split: paired_runs.Split = "val"
     """Whose images the AP is of. Time to quality is always of val."""
 
 
@@ -147,7 +147,7 @@ COLUMNS = (
 
 
 def _cells(row: leaderboard.Row) -> list[object]:
-    def bounds(interval: leaderboard.Interval | None) -> list[object]:
+    def bounds(interval: paired_runs.Interval | None) -> list[object]:
         return [interval.low, interval.high] if interval is not None else [None, None]
 
     quality = row.quality

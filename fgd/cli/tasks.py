@@ -1,4 +1,4 @@
-"""`fgd evaluate`, and `fgd export` by a worker: what a worker of a service works out."""
+"""`fgd evaluate`, `fgd predict`, and `fgd export` by a worker: what a worker of a service works out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fgd.process.exit_codes import DONE, FAILED, REFUSED
 from fgd.text.printable import printable
 
 if TYPE_CHECKING:
-    from fgd.client import Evaluation, Export, Task
+    from fgd.client import Evaluation, Export, Prediction, Task
     from fgd.evaluated import ClassFigures
 
 app = typer.Typer()
@@ -138,6 +138,65 @@ def _show_export(made: Export) -> None:
         f"ms/batch  torch {result.torch_ms:.1f}, onnxruntime {result.onnxruntime_ms:.1f}, "
         f"on {result.threads} thread{'s' * (result.threads != 1)} of the worker"
     )
+
+
+# --- predictions ------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel="Use a service")
+def predict(
+    picture: Annotated[
+        Path, typer.Argument(metavar="PHOTO", help="JPEG, PNG, WebP, BMP, TIFF or GIF.", exists=True, dir_okay=False)
+    ],
+    job: Annotated[str | None, typer.Option(help="Job whose student, teacher and control look at it.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model that looks at it, instead of a job.")] = None,
+    best: Best = False,
+    score: Annotated[float, typer.Option(min=0, max=1, help="Leave out detections with a lower score.")] = 0.3,
+    to: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE.png", help="Draw the boxes, one picture for each network.", dir_okay=False),
+    ] = None,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """Show what the networks of a job find in a picture: teacher, control and student.
+
+    Boxes are left, top, right, bottom in pixels of the picture as it is shown. A worker computes them; nothing needs to
+    be installed here.
+
+    Example: `fgd predict photo.jpg --job JOB --out found.png`
+    """
+    if (job is None) == (model is None):
+        fail("name the networks: --job JOB, or --model MODEL", REFUSED)
+    if model is not None and best:
+        fail("a model has one set of weights: leave out --best", REFUSED)
+    if to is not None and to.suffix.lower() != ".png":
+        fail(f"--out: {to}: must end in .png", REFUSED)
+    with client_of(url) as client:
+        found = client.predict(picture, job=job, model=model, which="best" if best else "last", score=score)
+        found = waited(client.wait_prediction, found, "looking")
+    answer(found, as_json, _show_prediction)
+    if to is not None and found.result is not None:
+        from fgd.cli.drawing import draw
+
+        draw(picture, found.result, to)
+        note(str(to))
+    end(found)
+
+
+def _show_prediction(found: Prediction) -> None:
+    if found.result is None:
+        return
+    for each in found.result.networks:
+        if not each.detections:
+            note(f"{each.role}: nothing with this score")
+    columns: Columns = {"network": None, "class": None, "score": "right", "box": None}
+    rows = [
+        [each.role, found.name, f"{found.score:.2f}", " ".join(f"{side:.0f}" for side in found.box)]
+        for each in found.result.networks
+        for found in each.detections
+    ]
+    table(columns, _as_it_is)(rows)
 
 
 # --- what all of them do ----------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from fgd.budget import BudgetTable
 from fgd.evaluated import EvaluationResult
 from fgd.exported import ExportResult
 from fgd.outline import Measurement, Outline
+from fgd.predicted import PredictionResult
 
 
 class Answer(BaseModel):
@@ -271,6 +272,24 @@ class Export(Task):
     which: str = "last"
     format: str
     result: ExportResult | None = None
+
+
+class Looker(Answer):
+    """A network that looks at a picture."""
+
+    role: str
+    """student, teacher, "teacher NAME" where a job has several, control; model."""
+    job: str | None = None
+    model: str | None = None
+
+
+class Prediction(Task):
+    """What networks find in one picture."""
+
+    model: str | None = None
+    job: str | None = None
+    networks: tuple[Looker, ...] = ()
+    result: PredictionResult | None = None
 
 
 class Evaluation(Task):

@@ -1,14 +1,15 @@
-"""The client's methods of what a worker works out: evaluations, exports."""
+"""The client's methods of what a worker works out: evaluations, exports, predictions."""
 
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from fgd.client import follow, transfer
-from fgd.client.answers import Evaluation, Export, TaskFile
+from fgd.client.answers import Evaluation, Export, Prediction, TaskFile
 from fgd.client.transport import Transport, read, route
 
 
@@ -96,6 +97,48 @@ class Tasks:
 
     def delete_export(self, export_id: str) -> None:
         self._service.request("DELETE", route("exports", export_id))
+
+    def predict(
+        self,
+        picture: Path,
+        *,
+        job: str | None = None,
+        model: str | None = None,
+        which: Literal["last", "best"] = "last",
+        score: float = 0.3,
+        wait_s: int = 20,
+        idempotency_key: str | None = None,
+    ) -> Prediction:
+        """What the student of a job, its teacher and its control find in a picture; or a model alone. Call
+        `wait_prediction` if it has not `ended` within `wait_s`.
+
+        score: detections with a lower one are left out.
+        """
+        query = {"job": job, "model": model, "which": which if model is None else None, "score": score}
+        response = self._service.request(
+            "POST",
+            "/v1/predictions",
+            content=picture.read_bytes(),
+            params={name: value for name, value in query.items() if value is not None},
+            headers={
+                "Content-Type": "application/octet-stream",
+                "Idempotency-Key": idempotency_key or uuid.uuid4().hex,
+                "Prefer": f"wait={wait_s}",
+            },
+        )
+        return read(Prediction, response)
+
+    def wait_prediction(
+        self,
+        prediction_id: str,
+        on_prediction: Callable[[Prediction | None], None] | None = None,
+        *,
+        poll_s: float = 0.5,
+        patience_s: float = 600.0,
+    ) -> Prediction:
+        """As `wait_evaluation`."""
+        path = route("predictions", prediction_id)
+        return follow.wait_for(self._service, Prediction, path, on_prediction, poll_s, patience_s)
 
     def download_file(
         self,

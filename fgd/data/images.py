@@ -52,6 +52,18 @@ _IN_MP4 = dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b
     dict.fromkeys((b"avif", b"avis"), "AVIF")
 )
 """Kinds of pictures in the container of videos."""
+_BEGINNINGS = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"BM",
+    b"II*\0",
+    b"MM\0*",
+    b"II+\0",
+    b"MM\0+",
+    b"GIF8",
+    *(b"P%d" % kind for kind in range(1, 7)),
+)
+"""Of the files that are opened, besides WebP."""
 _OTHERS = {
     b"%PDF": "a PDF",
     b"8BPS": "a picture of Photoshop",
@@ -124,6 +136,13 @@ class Probe:
     @property
     def stored_name(self) -> str:
         return f"images/{self.sha256[:2]}/{self.sha256}{self.suffix}"
+
+
+def refuse_other_files(content: bytes) -> None:
+    """Raises BadImage for what does not begin as a picture that is read here. No decoder is asked."""
+    in_riff = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
+    if not in_riff and not content.startswith(_BEGINNINGS):
+        raise _not_an_image(content)
 
 
 def probe(path: Path, verify: Literal["full", "headers"]) -> Probe:

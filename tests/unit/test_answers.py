@@ -28,6 +28,8 @@ VIEWS: dict[type[answers.Answer], type[BaseModel]] = {
     answers.TaskError: schemas.ErrorView,
     answers.Task: schemas.TaskView,
     answers.Classes: schemas.ClassesView,
+    answers.Looker: schemas.LookerView,
+    answers.Prediction: schemas.PredictionView,
     answers.Export: schemas.ExportView,
     answers.Evaluation: schemas.EvaluationView,
     answers.Plan: schemas.PlanView,

@@ -30,7 +30,7 @@ TORCH = {"torch", "torchvision", "safetensors"}
 LOAD_TORCH = (
     "fgd.engine", "fgd.methods", "fgd.detectors", "fgd.types", "fgd.data.augment", "fgd.data.loader",
     "fgd.data.transforms", "fgd.evaluation", "fgd.export", "fgd.parity", "fgd.plan", "fgd.train",
-    "worker.model_importer",
+    "worker.model_importer", "worker.prediction_child",
 )  # fmt: skip
 """The trainer's modules, and the programs that train, measure, export or open weights. No other may."""
 
@@ -78,8 +78,8 @@ def test_what_may_load_torch_does(imports: Imports, part: str) -> None:
     assert any(loaded_with(module, imports) & TORCH for module in below)
 
 
-def test_nobody_imports_the_child_that_opens_strangers_weights(imports: Imports) -> None:
-    child = "worker.model_importer"
+@pytest.mark.parametrize("child", ["worker.model_importer", "worker.prediction_child"])
+def test_nobody_imports_the_children_that_open_strangers_files(imports: Imports, child: str) -> None:
     assert child in imports
     assert [module for module, imported in imports.items() if child in imported] == []
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from PIL import Image
 
 import fgd as fgd_package
 from fgd import version
@@ -74,6 +75,7 @@ COMMANDS = [
     ["plan"],
     ["parity"],
     ["evaluate"],
+    ["predict"],
     ["export"],
     ["backup"],
     ["restore"],
@@ -1005,3 +1007,53 @@ def test_watching_a_study_ends_as_it_does(fgd: Command, server: Server) -> None:
     assert [line.partition("  ")[2] for line in done.out.splitlines()[:2]] == [
         "running: 1 queued, 1 running, 2 succeeded", "failed: 3 succeeded, 1 failed",
     ]  # fmt: skip
+
+
+def test_a_prediction_is_told_and_drawn_beside_each_other(fgd: Command, server: Server, tmp_path: Path) -> None:
+    box = {"box": [2.0, 3.0, 20.0, 30.0], "score": 0.754, "name": "cat\x1b", "label": 1}
+    networks = [
+        {"role": "student", "detections": [box], "seconds": 0.1},
+        {"role": "teacher", "detections": [], "seconds": 0.1},
+    ]
+    result = {"width": 64, "height": 48, "orientation": 6, "networks": networks}
+    made = {"id": "pred_1", "state": "succeeded", "networks": [], "result": result}
+    server.routes["POST", "/v1/predictions"] = Answer(200, made)
+    photo, drawn = tmp_path / "photo.jpg", tmp_path / "new" / "found.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (48, 64), "white").save(photo, exif=exif)
+
+    done = fgd("predict", str(photo), "--job", JOB, "--score", "0.5", "--out", str(drawn), url=server.url)
+
+    assert done.code == 0, done.err
+    (asked,) = server.asked_for("POST", "/v1/predictions")
+    assert asked.query == {"job": JOB, "which": "last", "score": "0.5"}
+    assert asked.body == photo.read_bytes()
+    assert asked.headers["prefer"].startswith("wait=")
+    assert "student\tcat\\u001b\t0.75\t2 3 20 30\n" in done.out
+    assert "teacher: nothing with this score" in done.err
+    with Image.open(drawn) as sheet:
+        assert sheet.width == 2 * 64
+        assert sheet.height > 48
+        head = sheet.height - 48
+        assert sheet.getpixel((2, head + 10)) != (255, 255, 255), "the left side of the box"
+        assert sheet.getpixel((64 + 2, head + 10)) == (255, 255, 255), "the teacher found nothing"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "--job JOB, or --model MODEL"),
+        (("--job", JOB, "--model", MODEL), "--job JOB, or --model MODEL"),
+        (("--model", MODEL, "--best"), "--best"),
+        (("--job", JOB, "--out", "found.jpg"), "must end in .png"),
+    ],
+)
+def test_a_prediction_says_which_options_are_wrong(
+    fgd: Command, server: Server, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    photo = tmp_path / "a.jpg"
+    photo.write_bytes(b"x")
+    done = fgd("predict", str(photo), *arguments, url=server.url)
+    assert (done.code, server.asked) == (2, [])
+    assert words in done.err

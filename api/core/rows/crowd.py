@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from api.core.errors import Busy
 from api.core.lifecycle import DatasetState, ModelState, PlanState, State, TaskState
 from api.core.rows.columns import Noun
-from api.core.rows.tables import Dataset, Evaluation, Export, Job, Model, Plan
+from api.core.rows.tables import Dataset, Evaluation, Export, Job, Model, Plan, Prediction
 
 WAITING: dict[type[Noun], Collection[str]] = {
     Job: (State.queued,),
@@ -19,12 +19,13 @@ WAITING: dict[type[Noun], Collection[str]] = {
     Plan: (PlanState.measuring,),
     Evaluation: (TaskState.pending,),
     Export: (TaskState.pending,),
+    Prediction: (TaskState.pending,),
 }
 
 
 def expect_place(
     s: Session,
-    kind: type[Job | Dataset | Model | Plan | Evaluation | Export],
+    kind: type[Job | Dataset | Model | Plan | Evaluation | Export | Prediction],
     project_id: str,
     most: int,
     setting: str,

@@ -635,6 +635,14 @@ class Export(Task, Base):
     __table_args__ = task_rules(__tablename__)
 
 
+class Prediction(Task, Base):
+    """What networks find in one picture. Forgotten after a day."""
+
+    __tablename__ = "predictions"
+
+    __table_args__ = task_rules(__tablename__)
+
+
 class WorkerRow(Base):
     """A worker process and what its host has. It serves every project; `project_id` names who runs it."""
 

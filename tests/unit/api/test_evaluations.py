@@ -105,7 +105,7 @@ def claimed_files(given: Any, job: str) -> dict[str, str]:
         ({"model": "mdl_" + "0" * 32, "job": "job_" + "0" * 32}, "/job"),
         ({"model": "mdl_" + "0" * 32, "which": "best"}, "/which"),
         ({"model": "mdl_" + "0" * 32, "network": "teacher"}, "/network"),
-        ({"job": "job_" + "0" * 32, "network": "teacher", "which": "best"}, "/which"),
+        ({"job": "job_" + "0" * 32, "network": "teacher", "which": "best"}, "/network"),
         ({"job": "job_" + "0" * 32, "split": "validation"}, "/split"),
         ({"job": "job_" + "0" * 32, "batch_size": 0}, "/batch_size"),
         ({"job": "job_" + "0" * 32, "min_size": 8}, "/min_size"),

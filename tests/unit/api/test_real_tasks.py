@@ -129,6 +129,35 @@ def test_an_evaluation_whose_child_is_killed_is_finished_by_another(
     assert list((host.settings.home / "work").iterdir()) == []
 
 
+def test_a_prediction_is_of_the_upright_picture_and_a_broken_one_is_refused(
+    client: Any, host: Host, job: str, pictures: Path, tmp_path: Path
+) -> None:
+    photo = Pillow.open(next((pictures / "val").rglob("*.*"))).convert("RGB").crop((0, 0, 64, 48))
+    sent = {
+        "upright": photo,
+        "turned": photo.transpose(Pillow.Transpose.ROTATE_90),
+    }
+    exif = Pillow.Exif()
+    exif[0x0112] = 6
+    for name, picture in sent.items():
+        picture.save(tmp_path / f"{name}.png", exif=exif if name == "turned" else None)
+    contents = [*((tmp_path / f"{name}.png").read_bytes() for name in sent), b"\x89PNG\r\n\x1a\nbroken"]
+    made = [client.post(f"/v1/predictions?job={job}&score=0.05", content=content).json()["id"] for content in contents]
+
+    worked(host)
+
+    upright, turned, broken = (client.get(f"/v1/predictions/{id}").json() for id in made)
+    assert upright["state"] == "succeeded", upright["error"]
+    assert (upright["result"]["width"], upright["result"]["height"], upright["result"]["orientation"]) == (64, 48, 1)
+    assert turned["result"]["orientation"] == 6
+    (found,), (again,) = upright["result"]["networks"], turned["result"]["networks"]
+    assert found["role"] == "student"
+    assert found["detections"]
+    assert again["detections"] == found["detections"]
+    assert broken["error"]["code"].startswith("image_")
+    assert (broken["state"], broken["error"]["message"][:12]) == ("failed", "the picture:")
+
+
 def test_an_export_runs_without_torch_and_says_its_classes(
     client: Any, host: Host, job: str, pictures: Path, tmp_path: Path
 ) -> None:

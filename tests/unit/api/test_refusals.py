@@ -30,7 +30,7 @@ from api.core.rows import db
 from api.core.rows.ids import new_id
 from api.core.store import uploads
 from api.http.bodies import MAX_BODY_BYTES
-from api.routes import artifacts, evaluations, exports, plans, samples
+from api.routes import artifacts, evaluations, exports, plans, predictions, samples
 from api.routes import datasets as dataset_routes
 from api.routes import models as model_routes
 from api.routes import studies as study_routes
@@ -185,11 +185,12 @@ def cut(w: World, method: str, url: str, headers: dict[str, str], *messages: dic
         else:
             answer["body"] += message.get("body", b"")
 
-    told = {"host": "127.0.0.1", **headers}
+    told, (path, _, query) = {"host": "127.0.0.1", **headers}, url.partition("?")
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
-        "path": url, "raw_path": url.encode(), "query_string": b"", "root_path": "", "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 8000), "headers": [(k.lower().encode(), v.encode()) for k, v in told.items()],
+        "path": path, "raw_path": path.encode(), "query_string": query.encode(),
+        "root_path": "", "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
+        "headers": [(k.lower().encode(), v.encode()) for k, v in told.items()],
     }  # fmt: skip
     w.client.portal.call(w.client.app, scope, receive, send)
     return Answered(answer["status"], answer["headers"][b"content-type"].decode(), answer["body"])
@@ -978,6 +979,46 @@ def delete_export(w: World) -> Iterator[Refusal]:
     yield Refusal(w.client.delete(f"/v1/exports/{new_id('exp')}"), 404, "export_not_found")
 
 
+@of("POST /v1/predictions")
+def submit_prediction(w: World) -> Iterator[Refusal]:
+    job, picture = w.given.succeeded(), b"GIF89a"
+    url = f"/v1/predictions?job={job}"
+    waiting, running = w.client.post("/v1/models", json=UPLOAD).json()["id"], w.given.running()
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    yield Refusal(w.client.post(url, content=picture, headers=form), 415, "not_raw")
+    yield Refusal(w.client.post(url, content=picture, headers={"Content-Encoding": "gzip"}), 415, "not_raw")
+    yield Refusal(w.client.post(url, content=b""), 422, "upload_empty", "")
+    yield Refusal(w.client.post(url, content=b"text"), 422, "not_a_picture", "")
+    yield Refusal(w.client.post("/v1/predictions", content=picture), 422, "invalid_request", "?job")
+    yield Refusal(w.client.post(f"{url}&score=x", content=picture), 422, "invalid_request", "?score")
+    yield Refusal(w.client.post(f"/v1/predictions?job={new_id('job')}", content=picture), 422, "job_not_found", "?job")
+    yield Refusal(w.client.post(f"/v1/predictions?job={running}", content=picture), 409, "job_not_ready")
+    yield Refusal(w.client.post(f"/v1/predictions?model={waiting}", content=picture), 409, "model_not_ready")
+    yield Refusal(cut(w, "POST", url, {}, SOME), 400, "upload_cut")
+    with w.serving(w.settings.model_copy(update={"max_picture_bytes": 5})) as narrow:
+        yield Refusal(narrow.post(url, content=picture), 413, "body_too_large")
+    with w.serving(w.settings.model_copy(update={"max_waiting_tasks": 1})) as narrow:
+        assert narrow.post(url, content=picture).status_code == 202
+        yield Refusal(narrow.post(url, content=picture), 429, "too_many_waiting")
+
+
+@of("GET /v1/predictions")
+def list_predictions(w: World) -> Iterator[Refusal]:
+    yield from bad_pages(w, "/v1/predictions")
+
+
+@of("GET /v1/predictions/{prediction_id}")
+def get_prediction(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.get(f"/v1/predictions/{new_id('pred')}"), 404, "prediction_not_found")
+    made = w.client.post(f"/v1/predictions?job={w.given.succeeded()}", content=b"GIF89a").json()["id"]
+    yield from too_many_waiters(w, f"/v1/predictions/{made}")
+
+
+@of("DELETE /v1/predictions/{prediction_id}")
+def delete_prediction(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.delete(f"/v1/predictions/{new_id('pred')}"), 404, "prediction_not_found")
+
+
 # --- the tests ------------------------------------------------------------------------------------------------
 
 
@@ -1014,7 +1055,7 @@ def documented(world: World, route: str) -> set[str]:
 
 
 def test_every_route_of_these_modules_stands_in_the_table() -> None:
-    parts = (dataset_routes, samples, model_routes, study_routes, plans, artifacts, evaluations, exports)
+    parts = (dataset_routes, samples, model_routes, study_routes, plans, artifacts, evaluations, exports, predictions)
     found = {f"{method} {route.path}" for part in parts for route in part.router.routes for method in route.methods}
     assert len(found) > 15
     assert found <= REFUSALS.keys()
@@ -1027,6 +1068,7 @@ ELSEWHERE = {
     "no_space": "507; see test_uploads",
     "workers_alive": "of the commands backup, restore and doctor; see test_backup",
     "route_not_found": "no route; see test_server",
+    "file_not_found": "of the dashboard; see test_web",
     "impossible_pair": "all families share strides; for the first that does not",
     "impossible_spec": "references find the same before; for what they do not know",
 }

@@ -23,6 +23,7 @@ NAMES = {
     "std": "study",
     "evl": "evaluation",
     "exp": "export",
+    "pred": "prediction",
 }
 WRONG = [
     "foo",

@@ -15,11 +15,12 @@ from api.core import tasks
 from api.core.errors import Fenced
 from api.core.rows import db, leases
 from api.core.rows.columns import Task
-from api.core.rows.tables import Evaluation, Export
+from api.core.rows.tables import Evaluation, Export, Prediction
 from api.core.sweeper import Sweeper
 from worker.evaluation import EvaluationChild
 from worker.export import ExportChild
 from worker.host import Host
+from worker.prediction import PredictionChild
 from worker.take import take
 from worker.task import TaskChild
 
@@ -49,6 +50,12 @@ NOUNS = [
         Export,
         ExportChild,
         lambda client, given: client.post("/v1/exports", json={"job": given.succeeded()}),
+    ),
+    Noun(
+        "/v1/predictions",
+        Prediction,
+        PredictionChild,
+        lambda client, given: client.post(f"/v1/predictions?job={given.succeeded()}", content=b"GIF89a picture"),
     ),
 ]
 
