@@ -40,13 +40,11 @@ class ConfusionMatrix(Part):
     that were not found, the last row detections of no box."""
 
 
-class EvaluationResult(Part):
+class SplitFigures(Part):
     """AP and AR as COCO has them, 0 to 100, of the classes that data set and network share; null where there is no such
     box."""
 
     images: int
-    undecodable: int
-    """Images that were left out because they do not decode."""
     boxes: int
     detections: int
     ap: float | None
@@ -70,6 +68,11 @@ class EvaluationResult(Part):
     shared."""
     confusion: ConfusionMatrix | None
     """Null where more than 100 classes are shared; detections.npz has all it is made of."""
+
+
+class EvaluationResult(SplitFigures):
+    undecodable: int
+    """Images that were left out because they do not decode."""
     device: str
     seconds: float
     """Of detecting, on all images."""

@@ -9,25 +9,21 @@ Exit codes: 0; 1 it cannot be evaluated so, 2 a path leads nowhere: {"error": {"
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fgd import split_figures
 from fgd.class_names import ClassMatch, match_classes
 from fgd.errors import DatasetError
-from fgd.evaluated import ClassFigures, ConfusionMatrix, EvaluationResult, PrecisionRecall
+from fgd.evaluated import EvaluationResult
 from fgd.process import answer
 from fgd.spec import Resources
 
 if TYPE_CHECKING:
     from fgd.statistics.detections import SplitDetections
-
-MOST_CLASSES = 100
-"""The answer has no confusion matrix and no curve of each class where there are more."""
-PRECISION_DIGITS = 4
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,7 +77,8 @@ def evaluated(asked: argparse.Namespace) -> EvaluationResult:
     shared = of_shared(found.detections, match)
     if asked.detections is not None:
         detections.write(asked.detections, {asked.split: shared})
-    return figures_of(shared, asked.confusion_score, len(split.broken), machine.device_name, seconds)
+    figures = split_figures.of(shared, asked.confusion_score)
+    return EvaluationResult(**dict(figures), undecodable=len(split.broken), device=machine.device_name, seconds=seconds)
 
 
 def of_shared(split: SplitDetections, match: ClassMatch) -> SplitDetections:
@@ -101,52 +98,6 @@ def of_shared(split: SplitDetections, match: ClassMatch) -> SplitDetections:
         found_score=split.found_score[kept],
         found_label=place[split.found_label][kept],
     )
-
-
-def figures_of(
-    split: SplitDetections, confusion_score: float, undecodable: int, device: str, seconds: float
-) -> EvaluationResult:
-    import numpy as np
-
-    from fgd.statistics.average_precision import figures, precision_recall
-    from fgd.statistics.confusion import confusion
-    from fgd.statistics.matching import match
-
-    matches = match(split)
-    found = {name: _known(value) for name, value in figures(matches).items()}
-    boxes = np.bincount(split.truth_label[~split.truth_crowd], minlength=len(split.classes) + 1)[1:]
-    few = len(split.classes) <= MOST_CLASSES
-    curves = precision_recall(matches)
-    table = confusion(split, score=confusion_score) if few else None
-    return EvaluationResult.model_validate(
-        {name: value for name, value in found.items() if "/" not in name}
-        | {
-            "images": len(split),
-            "undecodable": undecodable,
-            "boxes": int(boxes.sum()),
-            "detections": len(split.found_image),
-            "per_class": [
-                ClassFigures(name=name, boxes=count, ap=found[f"ap/{name}"])
-                for name, count in zip(split.classes, boxes.tolist(), strict=True)
-            ],
-            "precision_recall": [
-                PrecisionRecall(
-                    name=curve.name,
-                    precision=tuple(curve.precision_R.round(PRECISION_DIGITS).tolist()),
-                    score=tuple(map(_known, curve.score_R.round(PRECISION_DIGITS).tolist())),
-                )
-                for curve in (curves if few else curves[:1])
-            ],
-            "confusion": table
-            and ConfusionMatrix(iou=table.iou, score=table.score, classes=table.classes, counts=table.counts.tolist()),
-            "device": device,
-            "seconds": seconds,
-        }
-    )
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 if __name__ == "__main__":

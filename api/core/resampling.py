@@ -1,4 +1,5 @@
-"""What intervals over images need of each run: its AP on resamples of its images. Knows the store; knows no rows.
+"""What is worked out of the detections of a run: its AP on resamples of its images, which intervals over images need,
+and its figures. Knows the store; knows no rows.
 
 That takes seconds for a run, so no request waits for it: one child process after the other works it out, once for each
 file, and what it found is kept in memory. The same resamples are drawn for all runs of the same images.
@@ -11,13 +12,15 @@ import logging
 import subprocess
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from api.core.store.names import BlobStore, StoreAway
+from fgd.evaluated import SplitFigures
 from fgd.process import children
 from fgd.statistics.intervals import Drawn
 
@@ -27,11 +30,40 @@ MOST_BYTES = 64 * 2**20
 """Of a run's detections."""
 MOST_S = 600.0
 """Of one child."""
-KEPT = 2000
-"""Runs in memory, of some kilobytes each."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something that is worked out of a file of detections."""
+
+    child: str
+    """The module that does it: `python -m CHILD DETECTIONS SPLIT`."""
+    read: Callable[[Mapping[str, Any]], Any]
+    """Of the child's answer, what is kept."""
+    kept: int
+    """Runs in memory."""
+
+
+def _drawn(told: Mapping[str, Any]) -> Drawn:
+    values = np.array([np.nan if value is None else value for value in told["values"]], np.float64)
+    return Drawn(np.nan if told["once"] is None else told["once"], values, told["images"])
+
+
+DRAWN = Work("api.core.resample_child", _drawn, 2000)
+"""Some kilobytes each."""
+FIGURES = Work("api.core.figures_child", json.dumps, 100)
+"""Kept as text, which takes a tenth of the room: up to some hundred kilobytes each."""
 
 Key = tuple[str, str]
 """Digest of the detections, and the split."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One of the two."""
+
+    value: Any = None
+    why_not: str | None = None
 
 
 class Resampler:
@@ -40,8 +72,8 @@ class Resampler:
     def __init__(self, store: BlobStore) -> None:
         self._store = store
         self._lock = threading.Condition()
-        self._found: OrderedDict[Key, Drawn | str] = OrderedDict()
-        self._asked: deque[Key] = deque()
+        self._found: Mapping[Work, OrderedDict[Key, _Found]] = {DRAWN: OrderedDict(), FIGURES: OrderedDict()}
+        self._asked: deque[tuple[Work, Key]] = deque()
         self._thread: threading.Thread | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._closed = False
@@ -60,15 +92,26 @@ class Resampler:
 
     def ask(self, digests: Iterable[str], split: str) -> dict[str, Drawn | str]:
         """What is known by now, by digest; text: why there will be nothing. The others are worked on from now on."""
+        known = self._known(DRAWN, digests, split)
+        return {digest: found.why_not or found.value for digest, found in known.items()}
+
+    def figures(self, digests: Iterable[str], split: str) -> dict[str, SplitFigures | str]:
+        """The same of their figures."""
+        known = self._known(FIGURES, digests, split)
+        return {
+            digest: found.why_not or SplitFigures.model_validate_json(found.value) for digest, found in known.items()
+        }
+
+    def _known(self, work: Work, digests: Iterable[str], split: str) -> dict[str, _Found]:
         with self._lock:
-            known: dict[str, Drawn | str] = {}
+            known: dict[str, _Found] = {}
             for digest in digests:
                 key = (digest, split)
-                if key in self._found:
-                    self._found.move_to_end(key)
-                    known[digest] = self._found[key]
-                elif key not in self._asked:
-                    self._asked.append(key)
+                if key in self._found[work]:
+                    self._found[work].move_to_end(key)
+                    known[digest] = self._found[work][key]
+                elif (work, key) not in self._asked:
+                    self._asked.append((work, key))
             if self._asked and self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="resampler", daemon=True)
                 self._thread.start()
@@ -81,36 +124,38 @@ class Resampler:
                 self._lock.wait_for(lambda: self._asked or self._closed)
                 if self._closed:
                     return
-                key = self._asked[0]
-            found: Drawn | str | None
+                work, key = self._asked[0]
+            found: _Found | None
             try:
-                found = self._resample(*key)
+                found = self._worked_out(work, *key)
             except StoreAway as error:
                 logger.warning("the detections %s cannot be resampled now: %s", key[0], error)
-                found = None  # whoever asks again has it tried again
+                found = None  # it is tried again for who asks again
             except Exception:
                 logger.exception("the detections %s could not be resampled", key[0])
-                found = "it could not be worked out; the server's log says why"
+                found = _Found(why_not="it could not be worked out; the server's log says why")
             with self._lock:
                 self._asked.popleft()
                 if found is not None:
-                    self._found[key] = found
-                while len(self._found) > KEPT:
-                    self._found.popitem(last=False)
+                    self._found[work][key] = found
+                while len(self._found[work]) > work.kept:
+                    self._found[work].popitem(last=False)
 
-    def _resample(self, digest: str, split: str) -> Drawn | str:
+    def _worked_out(self, work: Work, digest: str, split: str) -> _Found:
         try:
             if (size := self._store.size(digest)) > MOST_BYTES:
-                return f"a run's detections are {size} bytes; intervals over images are for up to {MOST_BYTES}"
+                return _Found(
+                    why_not=f"a run's detections are {size} bytes; intervals and figures are for up to {MOST_BYTES}"
+                )
             with self._store.local(digest) as file:
-                return self._run(children.command("api.core.resample_child", str(file), split))
+                return self._run(work, children.command(work.child, str(file), split))
         except FileNotFoundError:
-            return "a run's detections are no longer in the store"
+            return _Found(why_not="a run's detections are no longer in the store")
 
-    def _run(self, argv: list[str]) -> Drawn | str:
+    def _run(self, work: Work, argv: list[str]) -> _Found:
         with self._lock:
             if self._closed:
-                return "the server goes down"
+                return _Found(why_not="the server goes down")
             child = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=children.environment())
             self._child = child
         try:
@@ -118,13 +163,13 @@ class Resampler:
         except subprocess.TimeoutExpired:
             child.kill()
             child.communicate()
-            return f"resampling a run's images took longer than {MOST_S:.0f} s"
+            return _Found(why_not=f"working on a run's detections took longer than {MOST_S:.0f} s")
         finally:
             self._child = None
         if child.returncode != 0:
-            return f"resampling a run's images ended with status {child.returncode}; the server's log says why"
+            status = f"status {child.returncode}"
+            return _Found(why_not=f"working on a run's detections ended with {status}; the server's log says why")
         told = json.loads(said)
         if "error" in told:
-            return str(told["error"])
-        values = np.array([np.nan if value is None else value for value in told["values"]], np.float64)
-        return Drawn(np.nan if told["once"] is None else told["once"], values, told["images"])
+            return _Found(why_not=str(told["error"]))
+        return _Found(work.read(told))
