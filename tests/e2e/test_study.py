@@ -30,6 +30,10 @@ class Studying(Api):
     def ask(self, study: str, verb: str, **body: Any) -> Any:
         return self.post(f"/v1/studies/{study}/{verb}", body)
 
+    def steps(self, study: str) -> int:
+        """Of all its jobs."""
+        return sum(job["progress"]["step"] for job in self.jobs(study) if job["progress"])
+
     def until_state(self, study: str, state: str, timeout_s: float) -> Any:
         return until(lambda: (v := self.view(study))["state"] == state and v, timeout_s, f"a study that is {state}")
 
@@ -89,12 +93,13 @@ def test_a_study_of_three_methods_and_two_seeds_on_real_images(shared_data: Path
         study = api.post("/v1/studies", {**body, "students": [student], "seeds": [0, 1], **common})["id"]
         assert len(api.jobs(study)) == 8
 
-        until(lambda: api.view(study)["jobs"]["running"] >= 1, 120, "a running job")
+        until(lambda: api.steps(study) >= 5, 300, "steps")
         api.ask(study, "pause")
         api.until_state(study, "paused", 300)
         assert api.ask(study, "extend", seeds=[2])["jobs"]["total"] == 12
+        before = api.steps(study)
         api.ask(study, "resume")
-        until(lambda: api.view(study)["jobs"]["running"] >= 1, 120, "a running job")
+        until(lambda: api.steps(study) >= before + 5, 300, "more steps")
         kill_everything(service.home)
 
     with real_services(tmp_path / "home", shared_data, FGD_SLOTS="2") as service:
