@@ -51,7 +51,7 @@ def kill_everything(home: Path) -> None:
 def test_a_study_outlives_the_kill_of_the_whole_service(start_service: Start) -> None:
     service = start_service(FGD_SLOTS="2")
     api = Studying(service)
-    arms = [{"name": f"{epochs} epochs", "methods": [], "epochs": epochs} for epochs in (1, 2, 3)]
+    arms: list[dict[str, Any]] = [{"name": f"{epochs} epochs", "methods": [], "epochs": epochs} for epochs in (1, 2, 3)]
     body = {"name": "steps=60 ms=10 save=10", "dataset": service.dataset, "arms": arms, "students": [{}]}
     study = api.post("/v1/studies", body | {"seeds": [0, 1], "control": False})["id"]
     assert [job["spec"]["seed"] for job in api.jobs(study)] == [0, 0, 0, 1, 1, 1]
