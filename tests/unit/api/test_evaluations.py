@@ -89,6 +89,18 @@ def test_the_teacher_of_a_job_that_still_waits_can_be_evaluated(client: Any, giv
     assert claimed(given, Evaluation).blobs["network"] == claimed_files(given, teacher)
 
 
+def test_of_several_teachers_none_is_meant(client: Any, given: Any) -> None:
+    teachers = {"a": {"job": given.succeeded()}, "b": {"job": given.succeeded()}}
+    methods = [{"kind": "fgd", "teacher": name} for name in teachers]
+    job = client.post("/v1/jobs", json=given.body(teachers=teachers, methods=methods))
+    assert job.status_code == 201, job.text
+
+    answer = post(client, job=job.json()["id"], network="teacher")
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "job_has_several_teachers")
+    assert [each["pointer"] for each in answer.json()["errors"]] == ["/job"]
+
+
 def claimed_files(given: Any, job: str) -> dict[str, str]:
     from sqlalchemy import select
 

@@ -1068,6 +1068,7 @@ ELSEWHERE = {
     "no_space": "507; see test_uploads",
     "workers_alive": "of the commands backup, restore and doctor; see test_backup",
     "route_not_found": "no route; see test_server",
+    "job_has_several_teachers": "see test_evaluations",
     "file_not_found": "of the dashboard; see test_web",
     "impossible_pair": "all families share strides; for the first that does not",
     "impossible_spec": "references find the same before; for what they do not know",
