@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from api.core import tasks
 from api.core.rows import db
-from api.core.rows.tables import Evaluation
+from api.core.rows.tables import Artifact, Evaluation
 from fgd.evaluated import ClassFigures, EvaluationResult
 from tests.unit.api.test_tasks import claimed, failed
 
@@ -102,10 +103,6 @@ def test_of_several_teachers_none_is_meant(client: Any, given: Any) -> None:
 
 
 def claimed_files(given: Any, job: str) -> dict[str, str]:
-    from sqlalchemy import select
-
-    from api.core.rows.tables import Artifact
-
     with db.reading(given.engine) as s:
         return dict(s.execute(select(Artifact.name, Artifact.digest).where(Artifact.job_id == job)).all())
 
