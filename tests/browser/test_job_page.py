@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import expect
 
 from tests.browser.axe import serious
 from tests.browser.conftest import KEY
 from tests.browser.seeds import Seeds
 
+expect = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (make test-browser)").expect
 TABS = ("Curves", "Classes and sizes", "Timeline", "Log", "Files", "Spec")
 FILES = {"student.safetensors": b"the weights", "recipe.json": b"{}"}
 
