@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fgd.method_fields import Attention, Softmax
 from fgd.method_specs import FGD, FKD
-from fgd.methods.paired import TEACHER_RMS
+from fgd.methods.focus import Focus, of_both
+from fgd.methods.paired import TEACHER_RMS, PairedMaps, masked
 from fgd.methods.perplexity import median_perplexity, temperature_for
 from fgd.types import Calibration
 
@@ -51,6 +52,27 @@ class Temperatures(NamedTuple):
 
     spatial: float = 1.0
     channel: float = 1.0
+
+
+def attentions(
+    map_NCHW: Tensor, valid_N1HW: Tensor, temperatures: Temperatures, statistic: str = "absmean"
+) -> tuple[Tensor, Tensor]:
+    """Spatial, N1HW, and channel, NC: softmaxes of the statistic, each of mean 1 over what counts."""
+    of_cells_N1HW, of_channels_NC = STATISTICS[statistic].of(map_NCHW, valid_N1HW)
+    spatial, channel = temperatures
+    logits_N1HW = masked(of_cells_N1HW / spatial, valid_N1HW > 0)
+    share_N1HW = logits_N1HW.flatten(1).softmax(1).view_as(logits_N1HW)
+    channel_NC = map_NCHW.shape[1] * (of_channels_NC / channel).softmax(1)
+    return valid_N1HW.sum((1, 2, 3), keepdim=True) * share_N1HW, channel_NC
+
+
+def attention_focus(maps: PairedMaps, temperatures: Temperatures, statistic: str = "absmean") -> Iterator[Focus]:
+    """Both networks' attentions, spatial and channel."""
+    (ours_N1HW, ours_NC), (theirs_N1HW, theirs_NC) = (
+        attentions(each, maps.valid_N1HW, temperatures, statistic) for each in (maps.student_NCHW, maps.teacher_NCHW)
+    )
+    yield from of_both("spatial attention", maps.level, teacher=theirs_N1HW[:, 0], student=ours_N1HW[:, 0])
+    yield from of_both("channel attention", maps.level, teacher=theirs_NC, student=ours_NC)
 
 
 def temperatures(spec: FGD | FKD, levels: Iterable[str], calibration: Calibration) -> dict[str, Temperatures]:

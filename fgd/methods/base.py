@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from fgd.detector_specs import DetectorSpec
+from fgd.methods.focus import Focus
 from fgd.types import Batch, View
 
 
@@ -64,6 +65,15 @@ class Method(nn.Module, ABC):
         Maps have the same H x W in both views. What is in them besides maps is what `needs` of the method's spec
         names. A term whose weight is 0 is absent. No gradient reaches the teacher's maps.
         """
+
+    def focus(self, student: View, teacher: View, batch: Batch) -> Iterable[Focus]:  # noqa: ARG002
+        """What the losses of this batch look at: its masks and attentions, for people to see.
+
+        Asked in eval mode and without gradients, of the same views as `forward`; predictions are there only if `needs`
+        of the method's spec names something, and nothing is drawn or matched in them. Changes nothing. By default
+        there is nothing to show.
+        """
+        return ()
 
 
 class Adapter(nn.Conv2d):

@@ -1,11 +1,16 @@
 """The context block of GCNet (arXiv 1904.11492) in the form FGD uses it."""
 
-# N images, C channels
+# N images, C channels, H x W cells of a level
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
+
+from fgd.methods.focus import Focus, of_both
+from fgd.methods.paired import PairedMaps, masked
 
 
 class ContextBlock(nn.Module):
@@ -38,6 +43,23 @@ class ContextBlock(nn.Module):
         narrow, norm, relu, widen = self.transform
         hidden = linear(context_NC, narrow)[:, :, None, None]
         return linear(relu(norm(hidden)).flatten(1), widen)
+
+
+def context_shares(attend: nn.Module, map_NCHW: Tensor, valid_N1HW: Tensor) -> Tensor:
+    """softmax_j(W_k F)_j of each cell, N1HW, over the cells that count."""
+    logits_N1HW = masked(attend(map_NCHW), valid_N1HW > 0)
+    shares_N1HW: Tensor = logits_N1HW.flatten(1).softmax(1).view_as(logits_N1HW)
+    return shares_N1HW
+
+
+def context_focus(student: ContextBlock, teacher: ContextBlock, maps: PairedMaps) -> Iterator[Focus]:
+    """Where each network's context is taken from, of mean 1 over the cells that count."""
+    cells_N1HW = maps.valid_N1HW.sum((1, 2, 3), keepdim=True)
+    ours_N1HW, theirs_N1HW = (
+        cells_N1HW * context_shares(block.attend, each, maps.valid_N1HW)
+        for block, each in ((student, maps.student_NCHW), (teacher, maps.teacher_NCHW))
+    )
+    yield from of_both("global context", maps.level, teacher=theirs_N1HW[:, 0], student=ours_N1HW[:, 0])
 
 
 def linear(x_NC: Tensor, convolution: nn.Module) -> Tensor:

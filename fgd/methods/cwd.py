@@ -10,15 +10,18 @@ The default departs from it:
 It is a mean over images and channels of a mean over cells already, so size and width need no factor.
 """
 
-# N images, C channels, P cells of a level
+# N images, C channels, P cells of a level, or H x W
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from fgd.method_specs import CWD
 from fgd.methods.base import Method, Pair, adapters, resolved
+from fgd.methods.focus import Focus, of_both
 from fgd.methods.paired import masked, paired, scales_of
 from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, View
@@ -45,6 +48,25 @@ class CWDLoss(Method):
                 )
             ]
         return {"feature": self.weight * torch.stack(divergences).sum()}
+
+    def focus(self, student: View, teacher: View, batch: Batch) -> Iterator[Focus]:
+        """The channels' distributions, their mean over channels: of mean 1 over the cells that count."""
+        if not self.weight:
+            return
+        with torch.autocast(batch.images_NCHW.device.type, enabled=False):
+            for maps in paired(student, teacher, batch, align=self.align, scales=self.scales, official=self.official):
+                ours_NHW, theirs_NHW = (
+                    mean_distribution(each, maps.valid_N1HW, self.temperature)
+                    for each in (maps.student_NCHW, maps.teacher_NCHW)
+                )
+                yield from of_both("distribution", maps.level, teacher=theirs_NHW, student=ours_NHW)
+
+
+def mean_distribution(map_NCHW: Tensor, valid_N1HW: Tensor, temperature: float) -> Tensor:
+    """NHW."""
+    logits_NCHW = masked(map_NCHW / temperature, valid_N1HW > 0)
+    shares_NCHW = logits_NCHW.flatten(2).softmax(2).view_as(map_NCHW)
+    return valid_N1HW.sum((1, 2, 3))[:, None, None] * shares_NCHW.mean(1)
 
 
 def divergence(student_NCHW: Tensor, teacher_NCHW: Tensor, valid_N1HW: Tensor, temperature: float) -> Tensor:

@@ -22,7 +22,7 @@ In both the regions are those that the student draws for its own losses, and the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from fgd.method_specs import DeFeat
 from fgd.methods.base import Convolution3x3, Method, Pair, resolved
+from fgd.methods.focus import Focus
 from fgd.methods.geometry import Grid, Layout, Rectangles, scale_masks, tight
 from fgd.methods.paired import PairedMaps, paired, scales_of
 from fgd.spec import Schedule
@@ -71,6 +72,12 @@ class DeFeatLoss(Method):
             if self.head_foreground or self.head_background:
                 terms |= self._of_head(student, teacher)
         return terms
+
+    def focus(self, student: View, teacher: View, batch: Batch) -> Iterator[Focus]:  # noqa: ARG002
+        if not self.scales:
+            return
+        for level, mask_N1HW in self.masks(batch, teacher.features).items():
+            yield Focus("boxes of the level", level, mask_N1HW[:, 0].float())
 
     def _of_maps(self, student: View, teacher: View, batch: Batch) -> dict[str, Tensor]:
         masks = self.masks(batch, teacher.features)

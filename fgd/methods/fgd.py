@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from fgd.method_specs import FGD
-from fgd.methods.attention import temperatures
+from fgd.methods.attention import attention_focus, temperatures
 from fgd.methods.base import Method, Pair, adapters, resolved, same_size
-from fgd.methods.context import ContextBlock
+from fgd.methods.context import ContextBlock, context_focus
+from fgd.methods.focus import Focus
 from fgd.methods.geometry import BoxCells, Grid, Layout, inclusive, official, scale_masks, tight, valid_cells
 from fgd.methods.maps import Attend, Sums, WantedSums, compare
-from fgd.methods.paired import REFERENCE_BOXES, masked, per_size, per_width, scales_of
+from fgd.methods.paired import REFERENCE_BOXES, masked, paired, per_size, per_width, scales_of
 from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, View
 
@@ -108,6 +109,27 @@ class FGDLoss(Method):
                 of_levels.append(self._sums(level, ours[level], theirs[level], valid_NP))
             terms = self._terms(of_levels, cells)
         return {name: value / len(batch.targets) for name, value in terms.items()}
+
+    def focus(self, student: View, teacher: View, batch: Batch) -> Iterator[Focus]:
+        """By the formulas as they stand, of the maps one level at a time."""
+        if not self.weights.any_on:
+            return
+        device, theirs = batch.images_NCHW.device, teacher.features
+        grid = Grid.of(tuple(tuple(theirs[level].shape[-2:]) for level in self.scales), device)
+        with torch.autocast(device.type, enabled=False):
+            cells = self._cells(Layout.of(batch, device), grid)
+            masks = zip(grid.split(cells.foreground_NP), grid.split(cells.background_NP), grid.sizes, strict=True)
+            levels = paired(student, teacher, batch, align=self.align, scales=self.scales, official=self.official)
+            for maps, (foreground_NP, background_NP, size) in zip(levels, masks, strict=True):
+                if self.weights.feature:
+                    of_cells = (each.unflatten(1, size) for each in (foreground_NP, background_NP))
+                    yield from mask_focus(maps.level, *of_cells)
+                yield from attention_focus(maps, self.temperatures[maps.level])
+                if self.weights.global_:
+                    ours, other = self.student_context[maps.level], self.teacher_context[maps.level]
+                    assert isinstance(ours, ContextBlock)
+                    assert isinstance(other, ContextBlock)
+                    yield from context_focus(ours, other, maps)
 
     def _cells(self, layout: Layout, grid: Grid) -> Cells:
         valid_NP, counts_NL = valid_cells(layout, grid, padding=self.official)  # it takes the padding for background
@@ -211,6 +233,12 @@ class Cells:
     counts_NL: Tensor
     foreground_NP: Tensor
     background_NP: Tensor
+
+
+def mask_focus(level: str, foreground_NHW: Tensor, background_NHW: Tensor) -> Iterator[Focus]:
+    """Equation 2, and both parts of equation 3 together, which do not overlap."""
+    yield Focus("foreground", level, (foreground_NHW > 0).float())
+    yield Focus("scale mask", level, foreground_NHW + background_NHW, by_magnitude=True)
 
 
 def spatial_attention(logits_NP: Tensor, cells: Cells) -> Tensor:

@@ -14,24 +14,24 @@ global module. Written as the formulas stand; `fgd.methods.fgd` is the same for 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
 from fgd.method_specs import FGD
-from fgd.methods.attention import STATISTICS, temperatures
+from fgd.methods.attention import attention_focus, attentions, temperatures
 from fgd.methods.base import Method, Pair, SharedLevel, adapters, resolved
-from fgd.methods.context import ContextBlock
-from fgd.methods.fgd import BOX_CELLS, FGDLoss, weights
+from fgd.methods.context import ContextBlock, context_focus, context_shares
+from fgd.methods.fgd import BOX_CELLS, FGDLoss, mask_focus, weights
 from fgd.methods.fkd import NonLocal
+from fgd.methods.focus import Focus
 from fgd.methods.geometry import Grid, Layout, scale_masks, valid_cells
 from fgd.methods.paired import (
     REFERENCE_BOXES,
     TEACHER_RMS,
     PairedMaps,
-    masked,
     paired,
     per_width,
     scales_of,
@@ -82,6 +82,20 @@ class VariedFGDLoss(Method):
                 terms["global"] = [of_finest * relation_error(levels, self.strides, batch)]
         return {name: torch.stack(values).sum() for name, values in terms.items()}
 
+    def focus(self, student: View, teacher: View, batch: Batch) -> Iterator[Focus]:
+        with torch.autocast(batch.images_NCHW.device.type, enabled=False):
+            for maps in paired(student, teacher, batch, align=self.align, scales=self.scales, official=False):
+                if self.spec.split and self.on.feature:
+                    yield from mask_focus(maps.level, *(mask_N1HW[:, 0] for mask_N1HW in self._masks(maps, batch)))
+                for each in attention_focus(maps, self.temperatures[maps.level], self.spec.attention):
+                    if self.spec.attend == "both" or each.name == f"{self.spec.attend} attention":
+                        yield each
+                if self.student_related and self.spec.global_module == "gc":
+                    ours, theirs = self.student_related[maps.level], self.teacher_related[maps.level]
+                    assert isinstance(ours, ContextBlock)
+                    assert isinstance(theirs, ContextBlock)
+                    yield from context_focus(ours, theirs, maps)
+
     def _of_level(self, maps: PairedMaps, batch: Batch) -> dict[str, Tensor]:
         ours_NCHW, theirs_NCHW, valid_N1HW = maps.maps
         on, attend, narrower = self.on, self.spec.attend, self.narrower[maps.level]
@@ -115,12 +129,8 @@ class VariedFGDLoss(Method):
 
     def _attentions(self, level: str, map_NCHW: Tensor, valid_N1HW: Tensor) -> tuple[Tensor, Tensor]:
         """Spatial, N1HW, and channel, NC11, each of mean 1 over the cells that count."""
-        of_cells_N1HW, of_channels_NC = STATISTICS[self.spec.attention].of(map_NCHW, valid_N1HW)
-        spatial, channel = self.temperatures[level]
-        logits_N1HW = masked(of_cells_N1HW / spatial, valid_N1HW > 0)
-        share_N1HW = logits_N1HW.flatten(1).softmax(1).view_as(logits_N1HW)
-        channel_NC = map_NCHW.shape[1] * (of_channels_NC / channel).softmax(1)
-        return valid_N1HW.sum((1, 2, 3), keepdim=True) * share_N1HW, channel_NC[..., None, None]
+        spatial_N1HW, channel_NC = attentions(map_NCHW, valid_N1HW, self.temperatures[level], self.spec.attention)
+        return spatial_N1HW, channel_NC[..., None, None]
 
     def _masks(self, maps: PairedMaps, batch: Batch) -> tuple[Tensor, Tensor]:
         """Equations 2 and 3, N1HW each."""
@@ -149,8 +159,7 @@ def related(block: nn.Module, map_NCHW: Tensor, valid_N1HW: Tensor) -> Tensor:
     if not isinstance(block, ContextBlock):
         made = block(map_NCHW, valid_N1HW)
         return made
-    logits_N1HW = masked(block.attend(map_NCHW), valid_N1HW > 0)
-    share_N1HW = logits_N1HW.flatten(1).softmax(1).view_as(logits_N1HW)
+    share_N1HW = context_shares(block.attend, map_NCHW, valid_N1HW)
     made = map_NCHW + block((share_N1HW * map_NCHW).sum((2, 3)))[..., None, None]
     return made
 

@@ -18,12 +18,15 @@ A family of points has no anchors: squares of 8 strides stand in, as the paper h
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from fgd.method_specs import FGFI
 from fgd.methods.base import Convolution3x3, Method, Pair, resolved
-from fgd.methods.paired import paired, per_width, scales_of
+from fgd.methods.focus import Focus
+from fgd.methods.paired import paired, per_width, scales_of, valid_masks
 from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, Predictions, View
 
@@ -55,10 +58,7 @@ class FGFILoss(Method):
     def forward(self, student: View, teacher: View, batch: Batch) -> dict[str, Tensor]:
         if not self.weight:
             return {}
-        assert student.predictions is not None
-        anchors = {level: anchors_of(student.predictions, level, stride) for level, stride in self.strides.items()}
-        sizes = {level: (int(each.shape[2]), int(each.shape[3])) for level, each in teacher.features.items()}
-        chosen = self.chosen(anchors, sizes, [target.boxes_K4 for target in batch.targets])
+        chosen = self._chosen(student, teacher, batch)
         errors, counts = [], []
         with torch.autocast(batch.images_NCHW.device.type, enabled=False):
             for maps in paired(student, teacher, batch, align=self.adapt, scales=self.scales, official=self.official):
@@ -72,6 +72,20 @@ class FGFILoss(Method):
             else:
                 means = error_NL.sum(1) / (2 * count_NL.sum(1)).clamp(min=1) / len(error_NL)
         return {"feature": self.weight * means.sum()}
+
+    def focus(self, student: View, teacher: View, batch: Batch) -> Iterator[Focus]:
+        if not self.weight:
+            return
+        valid = valid_masks(batch, {level: teacher.features[level] for level in self.scales})
+        for level, chosen_N1HW in self._chosen(student, teacher, batch).items():
+            counts_N1HW = chosen_N1HW if self.official else chosen_N1HW & valid[level]
+            yield Focus("cells near objects", level, counts_N1HW[:, 0].float())
+
+    def _chosen(self, student: View, teacher: View, batch: Batch) -> dict[str, Tensor]:
+        assert student.predictions is not None
+        anchors = {level: anchors_of(student.predictions, level, stride) for level, stride in self.strides.items()}
+        sizes = {level: (int(each.shape[2]), int(each.shape[3])) for level, each in teacher.features.items()}
+        return self.chosen(anchors, sizes, [target.boxes_K4 for target in batch.targets])
 
     def chosen(
         self, anchors: dict[str, Tensor], sizes: dict[str, tuple[int, int]], boxes: list[Tensor]

@@ -22,7 +22,7 @@ BN's statistics are always the batch's; no running ones are kept, for the blocks
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from fgd.method_specs import FKD
 from fgd.methods.attention import mean_of_cells, temperatures
 from fgd.methods.base import Adapter, Method, Pair, SharedLevel, resolved
+from fgd.methods.focus import Focus, of_both
 from fgd.methods.paired import PairedMaps, finest, masked, paired, per_size, per_width, scales_of
 from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, View
@@ -71,6 +72,17 @@ class FKDLoss(Method):
                 for name, value in self._of_level(maps).items():
                     terms.setdefault(name, []).append(value)
         return {name: torch.stack(values).sum() for name, values in terms.items()}
+
+    def focus(self, student: View, teacher: View, batch: Batch) -> Iterator[Focus]:
+        if not self.feature:
+            return
+        with torch.autocast(batch.images_NCHW.device.type, enabled=False):
+            for maps in paired(student, teacher, batch, align={}, scales=self.scales, official=self.official):
+                level, student_NCHW, teacher_NCHW, valid_N1HW = maps.level, *maps.maps
+                at = self.temperatures[level].spatial
+                yield Focus("mask", level, common_attention(student_NCHW, teacher_NCHW, valid_N1HW, at)[:, 0])
+                ours_N1HW, theirs_N1HW = (attention(each, valid_N1HW, at) for each in (student_NCHW, teacher_NCHW))
+                yield from of_both("spatial attention", level, teacher=theirs_N1HW[:, 0], student=ours_N1HW[:, 0])
 
     def _of_level(self, maps: PairedMaps) -> dict[str, Tensor]:
         level, student_NCHW, teacher_NCHW, valid_N1HW = maps.level, *maps.maps

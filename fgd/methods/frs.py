@@ -15,12 +15,15 @@ Of a detector with two stages the scores are the first one's: whether there is a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgd.method_specs import FRS
 from fgd.methods.base import Convolution3x3, Method, Pair, resolved
+from fgd.methods.focus import Focus
 from fgd.methods.paired import paired, per_width, scales_of
 from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, View
@@ -67,6 +70,14 @@ class FRSLoss(Method):
         if self.scores:
             terms["scores"] = self.scores * torch.stack(scores).sum()
         return terms
+
+    def focus(self, student: View, teacher: View, batch: Batch) -> Iterator[Focus]:
+        theirs = teacher.predictions
+        assert theirs is not None
+        with torch.autocast(batch.images_NCHW.device.type, enabled=False):
+            for maps in paired(student, teacher, batch, align={}, scales=self.scales, official=self.official):
+                q_N1HW = richness(theirs.logits_NKC[:, theirs.span(maps.level)], maps.teacher_NCHW)
+                yield Focus("richness", maps.level, (maps.valid_N1HW * q_N1HW)[:, 0])
 
 
 def richness(theirs_NKC: Tensor, map_NCHW: Tensor) -> Tensor:

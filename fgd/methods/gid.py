@@ -23,7 +23,7 @@ Of a detector with two stages it takes the first one: whether there is anything,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +34,7 @@ from torchvision.ops import nms
 from fgd.method_specs import GID
 from fgd.methods.base import Method, Pair, adapters, resolved
 from fgd.methods.fgfi import overlap
+from fgd.methods.focus import Focus, largest_of_cells
 from fgd.methods.paired import full, paired, per_width, scales_of
 from fgd.methods.regions import levels_of, pooled
 from fgd.spec import Schedule
@@ -90,6 +91,16 @@ class GIDLoss(Method):
             if self.scores or self.boxes:
                 terms |= self._of_responses(ours, theirs, torch.stack([each.responds_K for each in found]))
         return terms
+
+    def focus(self, student: View, teacher: View, batch: Batch) -> Iterator[Focus]:
+        """Where a place responds to one of the boxes."""
+        ours, theirs = student.predictions, teacher.predictions
+        assert ours is not None
+        assert theirs is not None
+        found = [instances(ours, theirs, n, size, self.most) for n, size in enumerate(batch.image_sizes)]
+        responds_NK = torch.stack([each.responds_K for each in found])
+        for level, map_NCHW in teacher.features.items():
+            yield Focus("instances", level, largest_of_cells(responds_NK, ours, level, map_NCHW))
 
     def _of_maps(self, student: View, teacher: View, batch: Batch, boxes: Sequence[Tensor]) -> dict[str, Tensor]:
         levels = list(paired(student, teacher, batch, align=self.align, scales=self.scales, official=self.official))

@@ -23,6 +23,8 @@ A distribution is `boxes_NKD` of 4 x B numbers, side by side. No family here pre
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,6 +32,7 @@ from torch import Tensor
 from fgd.method_specs import LD
 from fgd.methods.base import Method, Pair
 from fgd.methods.fgfi import overlap
+from fgd.methods.focus import Focus, largest_of_cells
 from fgd.methods.ld_regions import REGIONS, Heads, mean_error, sides_of
 from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, Predictions, View
@@ -57,6 +60,14 @@ class LDLoss(Method):
             of_levels = self.levels(student, teacher, batch)
             terms = {name: torch.stack([each[name] for each in of_levels]).sum() for name in self.weights}
         return {name: weight * terms[name] for name, weight in self.weights.items()}
+
+    def focus(self, student: View, teacher: View, batch: Batch) -> Iterator[Focus]:  # noqa: ARG002
+        ours = student.predictions
+        assert ours is not None
+        valuable_NK = valuable_region(ours, [target.boxes_K4 for target in batch.targets])
+        for level in self.strides:
+            cells_NHW = largest_of_cells(valuable_NK, ours, level, student.features[level])
+            yield Focus("valuable region", level, cells_NHW)
 
     def levels(self, student: View, teacher: View, batch: Batch) -> list[dict[str, Tensor]]:
         """The terms of each level, not yet weighted."""

@@ -16,15 +16,16 @@ Where the paper is silent:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from fgd.method_specs import TADF
 from fgd.methods.base import Method, Pair, adapters, resolved
+from fgd.methods.focus import Focus
 from fgd.methods.geometry import Layout
-from fgd.methods.paired import paired, per_width, scales_of
+from fgd.methods.paired import paired, per_width, scales_of, valid_masks
 from fgd.spec import Schedule
 from fgd.types import Batch, Calibration, View
 
@@ -57,6 +58,12 @@ class TADFLoss(Method):
                 error_N = torch.where(total_N > 0, square_N / (2 * total_N.clamp(min=TINY)), 0.0)
                 errors.append(self.factors[maps.level] * error_N.mean())
         return {"feature": self.weight * torch.stack(errors).sum()}
+
+    def focus(self, student: View, teacher: View, batch: Batch) -> Iterator[Focus]:  # noqa: ARG002
+        maps = {level: teacher.features[level] for level in self.scales}
+        masks, valid = gaussians(batch, maps, self.spread), valid_masks(batch, maps)
+        for level, mask_N1HW in masks.items():
+            yield Focus("Gaussians", level, (mask_N1HW * valid[level])[:, 0])
 
 
 def gaussians(batch: Batch, features: Mapping[str, Tensor], spread: float) -> dict[str, Tensor]:
