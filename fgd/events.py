@@ -120,6 +120,18 @@ class Saved(Event_):
     """Its step has the best validation AP so far."""
 
 
+class Focused(Event_):
+    """What the methods look at on a few validation images lies at `path` (fgd/focus_files.py)."""
+
+    type: Literal["focused"] = "focused"
+    step: int | None
+    """None: these images themselves."""
+    epoch: int | None
+    path: str
+    sha256: str
+    size: int
+
+
 class Finished(Event_):
     """The last line of a training that went well: the files of the result, by name, in `folder`."""
 
@@ -142,7 +154,8 @@ class Failed(Event_):
 
 
 Event = Annotated[
-    Started | Phase | Note | Stepped | Alive | Evaluated | Saved | Finished | Failed, Field(discriminator="type")
+    Started | Phase | Note | Stepped | Alive | Evaluated | Saved | Focused | Finished | Failed,
+    Field(discriminator="type"),
 ]
 Emit = Callable[[Event], None]
 

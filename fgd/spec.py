@@ -255,6 +255,9 @@ class Resources(Spec):
     """Keep the teacher's maps of the training images between epochs, in at most this many GiB of the worker's disk: the
     teacher then runs once per image and flip. The result has the same bytes. Only for schedules whose only
     augmentation is `flip`. Default: nothing is kept."""
+    focus_images: Annotated[Int, Field(ge=0, le=24)] = 6
+    """Validation images on which a job with a teacher shows what its methods look at: masks and attentions, before the
+    first step and at evaluations. 0: none. The result has the same bytes."""
 
 
 # --- latency --------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from fgd.engine.average import Average
 from fgd.engine.balance import warm_up
 from fgd.engine.checkpoint import TrainingState
 from fgd.engine.device_metrics import DeviceMetrics
+from fgd.engine.focus import FocusWriter
 from fgd.engine.laps import Laps
 from fgd.engine.meter import Meter
 from fgd.engine.optimise import make_optimizer
@@ -93,12 +94,16 @@ def run(
     batches: Iterator[Batch] | None = None
     bare, bare_of_step = unlabelled_of(parts, schedule, range(state.step, total), per_epoch)
     statistics = RunningStatistics(distill)
+    focus = FocusWriter(parts, out, emit, per_epoch, check_stop)
     early, kept = False, None
     laps.end("optimiser")
     emit(laps.note())
     emit(Phase(phase="training"))
     distill.train()
     try:
+        if state.step == 0:
+            with meter.evaluating():
+                focus.show(0, 0)
         while True:
             epoch, done_in_epoch = divmod(state.step, per_epoch)
             if done_in_epoch == 0 and state.step > 0 and evaluation_due(state, epoch, spec):
@@ -116,6 +121,8 @@ def run(
                 if schedule.early_stop is not None:
                     count(state, schedule.early_stop)
                 saver.save()
+                with meter.evaluating():
+                    focus.show(state.step, epoch)
                 emit(Phase(phase="training"))
             if saver.due():
                 saver.save()

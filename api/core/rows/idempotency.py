@@ -33,8 +33,9 @@ LATER = {
     "shares",
     "latency",
     "latency_budget_ms",
+    "focus_images",
 }
-"""Fields of a request and of its methods that version 13949c9 did not have."""
+"""Fields of a request, of its methods and of its resources that version 13949c9 did not have."""
 
 Made = TypeVar("Made", bound=Noun)
 
@@ -145,4 +146,7 @@ def _later(body: BaseModel) -> dict[str, Any]:
     """Of `LATER` what was not sent, as pydantic leaves it out."""
     methods = enumerate(getattr(body, "methods", ()))
     of_methods = {place: LATER - method.model_fields_set for place, method in methods}
-    return dict.fromkeys(LATER - body.model_fields_set, True) | ({"methods": of_methods} if of_methods else {})
+    parts: dict[str, Any] = {"methods": of_methods} if of_methods else {}
+    if (resources := getattr(body, "resources", None)) is not None:
+        parts["resources"] = LATER - resources.model_fields_set
+    return dict.fromkeys(LATER - body.model_fields_set, True) | parts
