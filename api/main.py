@@ -32,6 +32,7 @@ from api.routes import (
     datasets,
     evaluations,
     exports,
+    focus,
     health,
     job_history,
     jobs,
@@ -49,6 +50,7 @@ from fgd.process.secrets import hide_secrets
 PARTS = (
     jobs,
     job_history,
+    focus,
     studies,
     summaries,
     plans,

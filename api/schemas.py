@@ -31,7 +31,7 @@ from api.core.lifecycle import (
 )
 from api.core.promotion import PromotableWeights
 from api.core.request_bodies import ExportFormat, SubmitPrediction
-from api.core.rows.tables import Artifact, Attempt, Job, JobEvent, WorkerRow
+from api.core.rows.tables import Artifact, Attempt, Job, JobEvent, JobFocus, WorkerRow
 from fgd.budget import BudgetTable, FindStudent
 from fgd.evaluated import EvaluationResult
 from fgd.exported import ExportResult
@@ -311,6 +311,84 @@ class TicketView(View):
     url: str
     """`path` with the ticket in its query. It works for one GET."""
     expires_at: datetime
+
+
+class FocusStepView(View):
+    step: int
+    epoch: int
+    size: int
+    """Bytes of what GET .../focus/{step} answers, as gzip."""
+    sha256: str
+
+    @classmethod
+    def of(cls, row: JobFocus) -> Self:
+        assert row.step is not None
+        assert row.epoch is not None
+        return cls(step=row.step, epoch=row.epoch, size=row.size, sha256=row.digest)
+
+
+class FocusList(View):
+    items: list[FocusStepView]
+    """By step. At most sixty evaluations of a training are shown, evenly spaced; step 0 is before the first."""
+
+
+class FocusPhoto(View):
+    position: int
+    """Its place in the split, from 0: `n` of GET /v1/datasets/{id}/samples/{n}."""
+    name: str
+    width: int
+    height: int
+    boxes: list[tuple[float, float, float, float]]
+    """Left, top, right, bottom in pixels of the image as stored; the first 200."""
+    labels: list[str]
+    jpeg: str | None
+    """At most 512 pixels wide and high, in base64; null for an image that does not decode."""
+
+
+class FocusPhotos(View):
+    format: Literal["fgd-photos/1"]
+    split: str
+    photos: list[FocusPhoto]
+
+
+class FocusMap(View):
+    """A mask or an attention of one level."""
+
+    method: str
+    name: str
+    """What it is: foreground, scale mask, spatial attention, channel attention, ..."""
+    network: Literal["teacher", "student"] | None
+    """Whose it is; null: both networks are compared under it."""
+    level: str
+    shape: list[int]
+    """[height, width] of a map, which covers the whole padded input; [channels] of one number a channel."""
+    of: list[int]
+    """The shape before it was made smaller, for large maps and many methods."""
+    low: float
+    high: float
+    by_magnitude: bool
+    """0 is nothing, and 1 to 255 are the logarithms from `low` to `high`."""
+    values: str
+    """Line by line, a byte each, 0 for `low` and 255 for `high`, in base64."""
+
+
+class FocusImage(View):
+    photo: int
+    """Its place in `photos`."""
+    size: tuple[int, int]
+    """Height and width of the networks' input without its padding."""
+    padded: tuple[int, int]
+    """With it."""
+    shown: list[FocusMap]
+
+
+class FocusStep(View):
+    format: Literal["fgd-focus/1"]
+    step: int
+    epoch: int
+    strides: dict[str, int]
+    """Pixels of the input to a cell of each level."""
+    images: list[FocusImage]
 
 
 # --- workers --------------------------------------------------------------------------------------------------

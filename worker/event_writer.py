@@ -10,9 +10,10 @@ from sqlalchemy.orm import Session
 
 from api.core.errors import Fenced
 from api.core.jobs import attempts, record
-from fgd.events import Event, Failed, Finished, Note, Saved
+from fgd.events import Event, Failed, Finished, Focused, Note, Saved
 from fgd.process.failpoints import reach
 from worker.checkpoint_uploader import CheckpointUploader, Complaint, StoredCheckpoint
+from worker.focus_uploader import FocusFile, FocusUploader, read_focus
 from worker.host import DATABASE_AWAY, DISK_FULL, Host, os_error_behind
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,12 @@ class EventWriter:
         self._host = host
         self._claim = claim
         self._keeper = CheckpointUploader(host.store, out, f"jobs/{claim.job_id}/a{claim.attempt}")
+        self._out = out
+        self._focus = FocusUploader(host.store)
+        self._looked: list[FocusFile] = []
+        """Files of which the database does not know yet that they are about to be put."""
+        self._shown: list[FocusFile] = []
+        """Files in the store that no row names yet."""
         self._events: list[Event] = []
         self._log = b""
         self._saved: list[StoredCheckpoint] = []
@@ -45,11 +52,19 @@ class EventWriter:
         for event in events:
             if isinstance(event, Saved):
                 self._keeper.keep(event)
+            elif isinstance(event, Focused):
+                self._look(event)
             elif isinstance(event, Finished | Failed):
                 self.last = event
             else:
                 self._events.append(event)
         self._log += log
+
+    def _look(self, event: Focused) -> None:
+        try:
+            self._looked.append(read_focus(event, self._out))
+        except (OSError, ValueError) as error:
+            self._log += f"[worker] what the methods look at was not kept: {error}\n".encode()
 
     def pass_over(self, key: str, *, torn: bool) -> None:
         """The attempt goes on without this checkpoint, of torn bytes or whole and not readable; it is forgotten when
@@ -62,8 +77,11 @@ class EventWriter:
         for complaint in self._keeper.complaints():
             self._complain(complaint)
         self._saved += self._keeper.taken()
+        for message in self._focus.complaints():
+            self._events.append(Note(code="focus_not_kept", message=message[:1000], level="warning"))
+        self._shown += self._focus.taken()
         passes = bool(self._torn or self._unreadable) and (bool(self._saved) or isinstance(self.last, Finished))
-        if not (self._events or self._log or self._saved or passes):
+        if not (self._events or self._log or self._saved or self._looked or self._shown or passes):
             return True
         try:
             superseded = self._host.write(lambda s: self._store(s, passes))
@@ -75,7 +93,8 @@ class EventWriter:
             raise
         if self._saved:
             reach("after_checkpoint_row")
-        self._events, self._log, self._saved = [], b"", []
+        self._focus.keep(self._looked)
+        self._events, self._log, self._saved, self._looked, self._shown = [], b"", [], [], []
         if passes:
             self._torn, self._unreadable = [], []
         self._keeper.drop(superseded)
@@ -86,13 +105,23 @@ class EventWriter:
         """A checkpoint is on its way into the store."""
         return not self._keeper.idle
 
+    @property
+    def showing(self) -> bool:
+        """What the methods look at is on its way into the store."""
+        return bool(self._looked or self._shown) or not self._focus.idle
+
     def close(self) -> None:
         """Nothing more will be written. What no write ever named goes; what one may have named is the collector's."""
         self._keeper.close()
+        self._focus.close()
 
     def _store(self, s: Session, passes: bool) -> list[str]:
         job, attempt = self._claim.job_id, self._claim.attempt
         record.record(s, job, attempt, self._events, self._log)
+        for file in self._looked:
+            attempts.expect(s, job, attempt, file.blob)
+        for file in self._shown:
+            attempts.looked_at(s, job, attempt, file.told.step, file.told.epoch, file.blob)
         if self._saved:
             reach("before_checkpoint_row")
         superseded = attempts.pass_over(s, job, attempt, self._torn, self._unreadable) if passes else []

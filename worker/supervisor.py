@@ -44,6 +44,8 @@ FLUSH_S = 0.5
 """Between two batches into the database."""
 KEEPING_S = 0.05
 """Between two looks whether the last checkpoint is in the store."""
+SHOWING_S = 10.0
+"""The last of what the methods look at is waited for so long, at most."""
 
 
 def supervise(host: Host, claim: attempts.Claim, slot: Slot, claimed_at: float) -> None:
@@ -196,9 +198,10 @@ def train(
     while True:
         in_time = not host.stopping.is_set() or time.monotonic() < ended_at + host.drain_s
         keeping = writer.keeping and not needless and in_time and lease.requested != Requested.cancel_now
-        if writer.write() and not keeping:
+        showing = writer.showing and in_time and time.monotonic() < ended_at + SHOWING_S
+        if writer.write() and not (keeping or showing):
             break
-        if lease.lost.wait(KEEPING_S if keeping else FLUSH_S):
+        if lease.lost.wait(KEEPING_S if keeping or showing else FLUSH_S):
             raise Lost
     if lease.lost.is_set():
         raise Lost

@@ -167,6 +167,15 @@ class MetricPoint(Answer):
     at: datetime | None = None
 
 
+class FocusStep(Answer):
+    """After which step it was noted what the methods look at."""
+
+    step: int
+    epoch: int
+    size: int
+    sha256: str
+
+
 class File(Answer):
     """What can be downloaded."""
 

@@ -23,6 +23,7 @@ from fgd.client.answers import (
     Attempt,
     Checkpoint,
     Dataset,
+    FocusStep,
     Job,
     LogChunk,
     MetricPoint,
@@ -225,6 +226,19 @@ class Client(Tasks, Studies):
         The folder is created if missing. Called again, it replaces the file by one with what came since.
         """
         return transfer.fetch_event_file(self._service, route("jobs", job_id, "metrics", "tensorboard"), folder)
+
+    def focus(self, job_id: str) -> list[FocusStep]:
+        """The steps after which it was noted what the job's methods look at."""
+        return self._service.items(FocusStep, route("jobs", job_id, "focus"))
+
+    def focus_maps(self, job_id: str, step: int) -> dict[str, Any]:
+        """The masks and attentions of a step, as the module `fgd.focus_files` describes them; `fgd.focus_files.values`
+        reads the numbers of one."""
+        return self._service.json(route("jobs", job_id, "focus", str(step)))
+
+    def focus_photos(self, job_id: str) -> dict[str, Any]:
+        """The small images on which they are shown, with their boxes."""
+        return self._service.json(route("jobs", job_id, "focus", "photos"))
 
     def logs(self, job_id: str, attempt: int | None = None, after_offset: int = 0) -> LogChunk:
         """A piece of an attempt's log (default: the last attempt), from a byte offset on. Empty: nothing more so

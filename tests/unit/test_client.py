@@ -263,6 +263,15 @@ def test_a_list_is_read_over_pages_up_to_what_was_asked_for(client: Client, serv
     assert [job.name for job in client.jobs(5)] == ["0", "1", "2", "3", "4"]
 
 
+def test_what_the_methods_look_at_is_read(client: Client, server: Server) -> None:
+    step = {"step": 30, "epoch": 1, "size": 9, "sha256": "a" * 64}
+    maps, photos = {"step": 30, "images": []}, {"split": "val", "photos": []}
+    for path, body in (("", {"items": [step]}), ("/30", maps), ("/photos", photos)):
+        server.routes[("GET", f"/v1/jobs/{JOB}/focus{path}")] = Answer(body=body)
+    (found,) = client.focus(JOB)
+    assert (found.epoch, client.focus_maps(JOB, found.step), client.focus_photos(JOB)) == (1, maps, photos)
+
+
 def test_metrics_and_logs_are_read(client: Client, server: Server) -> None:
     point = {"name": "ap", "split": "test", "step": 9, "value": None, "at": "2026-11-22T10:00:00Z"}
     server.routes[("GET", f"/v1/jobs/{JOB}/metrics")] = Answer(body={"items": [point]})

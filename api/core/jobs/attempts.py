@@ -16,7 +16,7 @@ from sqlalchemy import func, or_, select, true, update
 from sqlalchemy.orm import Session
 
 from api.core import blobs
-from api.core.jobs import checkpoints
+from api.core.jobs import checkpoints, focus
 from api.core.jobs.moves import (
     CANCELS,
     as_asked,
@@ -216,6 +216,11 @@ def checkpoint(
     return checkpoints.drop_superseded(s, job_id)
 
 
+def looked_at(s: Session, job_id: str, attempt: int, step: int | None, epoch: int | None, blob: Blob) -> None:
+    """What the methods looked at after a step is in the store; step None: the images. Raises Fenced."""
+    focus.keep(s, held(s, job_id, attempt), db.now(s), step, epoch, blob)
+
+
 def pass_over(s: Session, job_id: str, attempt: int, torn: Sequence[str], unreadable: Sequence[str]) -> list[str]:
     """The attempt went on without these checkpoints, so nobody is offered them any more, nor do they take the place of
     one that is whole. Returns the keys of the objects to delete after the commit. Raises Fenced."""
@@ -224,7 +229,7 @@ def pass_over(s: Session, job_id: str, attempt: int, torn: Sequence[str], unread
 
 
 def expect(s: Session, job_id: str, attempt: int, blob: Blob) -> None:
-    """A file of the result is about to be put into the store. Raises Fenced.
+    """A file is about to be put into the store. Raises Fenced.
 
     The collector deletes only what has a row, so one that dies between the put and `finish` must have left one.
     """

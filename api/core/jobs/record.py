@@ -13,7 +13,7 @@ from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from api.core.errors import Fenced
-from api.core.jobs import metric_blocks
+from api.core.jobs import focus, metric_blocks
 from api.core.lifecycle import State
 from api.core.rows import db
 from api.core.rows.tables import Attempt, Job, JobEvent, LogChunk, MetricPoint, Series
@@ -125,6 +125,7 @@ def _rewind(s: Session, job: Job, step: int) -> None:
     if s.scalars(removed.returning(MetricPoint.step)).all():
         _find_latest_again(s, job.id)
         metric_blocks.rewind(s, job.id, step)
+    focus.rewind(s, job.id, step)
     if job.progress is not None:
         values = {name: value for name, value in _latest_values(s, job.id).items() if name in job.progress["values"]}
         job.progress = {**job.progress, "step": step, "values": values}

@@ -15,6 +15,7 @@ from api.core.rows.tables import (
     Checkpoint,
     Job,
     JobEvent,
+    JobFocus,
     JobModel,
     JobParent,
     LogChunk,
@@ -26,8 +27,8 @@ from api.core.rows.tables import (
 )
 
 _OF_A_JOB = (
-    *(MetricBlock, MetricPoint, Series, LogChunk, Checkpoint, Artifact, StudyJob, JobModel, JobParent, JobEvent),
-    Attempt,
+    *(MetricBlock, MetricPoint, Series, LogChunk, Checkpoint, Artifact, JobFocus, StudyJob, JobModel, JobParent),
+    *(JobEvent, Attempt),
 )
 """What goes with a job; before it, for one statement a table is faster than a cascade row by row."""
 

@@ -586,6 +586,30 @@ class Artifact(Base):
     )
 
 
+class JobFocus(Base):
+    """What a job's methods looked at after a step, or the images on which that is shown: fgd/focus_files.py."""
+
+    __tablename__ = "job_focus"
+
+    job_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """Of the file."""
+    project_id: Mapped[ProjectId]
+    step: Mapped[int | None] = mapped_column(BigInteger)
+    """Null, as `epoch`: the images."""
+    epoch: Mapped[int | None]
+    digest: Mapped[Digest]
+    size: Mapped[int] = mapped_column(BigInteger)
+    at: Mapped[datetime]
+
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
+        ForeignKeyConstraint(["project_id", "digest"], ["blobs.project_id", "blobs.digest"]),
+        CheckConstraint("(step IS NULL) = (epoch IS NULL)", "step_has_epoch"),
+        Index("ix_job_focus_blob", "digest", "project_id"),
+    )
+
+
 class Plan(Leased, Base):
     """What a job would do and cost, asked for instead of submitting it. Forgotten after some days."""
 
