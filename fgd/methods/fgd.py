@@ -122,7 +122,7 @@ class FGDLoss(Method):
             levels = paired(student, teacher, batch, align=self.align, scales=self.scales, official=self.official)
             for maps, (foreground_NP, background_NP, size) in zip(levels, masks, strict=True):
                 if self.weights.feature:
-                    of_cells = (each.unflatten(1, size) for each in (foreground_NP, background_NP))
+                    of_cells = (each.view(-1, *size) for each in (foreground_NP, background_NP))
                     yield from mask_focus(maps.level, *of_cells)
                 yield from attention_focus(maps, self.temperatures[maps.level])
                 if self.weights.global_:

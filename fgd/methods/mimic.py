@@ -61,7 +61,7 @@ class MimicLoss(Method):
         with torch.autocast(device.type, enabled=False):
             compared_NP, _ = self._compared(batch, grid)
             for level, of_level_NP, size in zip(self.align, grid.split(compared_NP), grid.sizes, strict=True):
-                counts_NHW = of_level_NP.unflatten(1, size).float()
+                counts_NHW = of_level_NP.view(-1, *size).float()
                 yield Focus("compared cells", level, counts_NHW)
                 their_NHW, our_NHW = (
                     counts_NHW * full(each).abs().mean(1) for each in (theirs[level], self.align[level](ours[level]))
