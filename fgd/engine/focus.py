@@ -13,7 +13,7 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -67,7 +67,7 @@ class FocusWriter:
         self.parts, self.folder, self.emit, self.check_stop = parts, out / FOLDER, emit, check_stop
         schedule = parts.spec.schedule
         self.every, self.epochs = schedule.evaluate_every, schedule.epochs
-        count = parts.spec.resources.focus_images if parts.teacher is not None and parts.ranks.first else 0
+        count = parts.spec.resources.focus_images if parts.teachers and parts.ranks.first else 0
         self.images = chosen_images(parts.val.images, count)
         images_trained_on = per_epoch * schedule.batch_size * schedule.accumulate * schedule.epochs
         self.most = how_many(images_trained_on, max(1, len(self.images)))
@@ -99,13 +99,12 @@ class FocusWriter:
             self.emit(Note(code="focus_failed", message=message, level="warning"))
 
     def _looked_at(self) -> Iterator[Shown]:
-        parts, teacher = self.parts, self.parts.teacher
+        parts = self.parts
         assert self.some is not None
-        assert teacher is not None
         places = {image.id: n for n, image in enumerate(self.images)}
         for batch in eval_batches(self.some, parts.transform, 1):
             self.check_stop()
-            found = looked_at(parts.distill, teacher, to_device(batch, parts.machine.device))
+            found = looked_at(parts.distill, parts.teachers, to_device(batch, parts.machine.device))
             (image_id,), (size,) = batch.image_ids, batch.image_sizes
             yield Shown(places[image_id], size, batch.padded_size, found)
 
@@ -150,8 +149,9 @@ def is_shown(number: int, total: int, most: int) -> bool:
 
 
 @torch.no_grad()
-def looked_at(distill: Distill, teacher: Teacher, batch: Batch) -> tuple[tuple[str, Focus], ...]:
-    """Method and what it looks at in a batch of one image, in the order in which the methods tell it."""
+def looked_at(distill: Distill, teachers: Mapping[str, Teacher], batch: Batch) -> tuple[tuple[str, Focus], ...]:
+    """A method's title and what it looks at in a batch of one image, in the order in which the methods tell it."""
+    found: list[tuple[str, Focus]] = []
     student = distill.student
     with in_eval_mode(distill):
         maps = student.features(batch.images_NCHW)
@@ -160,13 +160,15 @@ def looked_at(distill: Distill, teacher: Teacher, batch: Batch) -> tuple[tuple[s
             regions = "proposals" in distill.needs
             predictions = student.predict(maps, batch, hold="towers" in distill.needs, regions=regions)
             answers = partial(student.regions, maps, batch) if regions else None
-        ours, theirs = View(maps, predictions, student.towers(), answers), teacher.view(batch)
-        return tuple(
-            (kind, each)
-            for kind, method in distill.methods.items()
-            if isinstance(method, Method)
-            for each in method.focus(ours, theirs, batch)
-        )
+        whole = View(maps, predictions, student.towers(), answers)
+        for name, teacher in teachers.items():
+            classes, theirs = distill.classes[name], teacher.view(batch)
+            ours, of_classes = classes.taught(whole, batch) if classes is not None else (whole, batch)
+            for title in distill.titles[name]:
+                method = distill.methods[title]
+                assert isinstance(method, Method)
+                found += [(title, each) for each in method.focus(ours, theirs, of_classes)]
+    return tuple(found)
 
 
 @contextmanager
