@@ -75,3 +75,24 @@ export function complain(error) {
   const faults = error.errors.filter((each) => each.pointer).map((each) => `${each.pointer}: ${each.detail}`);
   say(faults.length ? faults.join("; ") : error.message, "bad");
 }
+
+/** Puts text into the clipboard. @param {string} text @param {string} what it is called */
+export async function copy(text, what) {
+  try {
+    if (navigator.clipboard) await navigator.clipboard.writeText(text);
+    else copyPlainly(text); // a page over plain http has no clipboard
+    say(`${what} is in the clipboard`);
+  } catch {
+    say("The browser does not let this page use the clipboard: select the text and copy it", "bad");
+  }
+}
+
+/** @param {string} text */
+function copyPlainly(text) {
+  const area = h("textarea", { props: { value: text } });
+  document.body.append(area);
+  area.select();
+  const done = document.execCommand("copy");
+  area.remove();
+  if (!done) throw new Error("not copied");
+}

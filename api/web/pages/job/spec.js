@@ -1,7 +1,7 @@
 /** @file The job as it runs, with every number filled in, and what its parts are known by. */
 
 import { get } from "../../api.js";
-import { say } from "../../dialogs.js";
+import { copy } from "../../dialogs.js";
 import { button, h, named, put } from "../../elements.js";
 
 /** @param {import("../job.js").Tab} tab */
@@ -18,6 +18,6 @@ export async function show({ root, job, id, signal }) {
   put(root,
     h("section", { class: "card" }, h("h2", {}, "Digests (SHA-256)"), h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Digests" }, h("table", {}, h("tbody", {}, digests.map(([name, value]) => h("tr", {}, h("th", { scope: "row" }, named(name)), h("td", {}, h("code", {}, value)))))))),
     h("section", { class: "card" },
-      h("div", { class: "bar" }, h("h2", {}, "Resolved spec"), button("Copy", () => navigator.clipboard.writeText(text).then(() => say("The spec is in the clipboard"), () => say("The browser does not let this page use the clipboard", "bad")))),
+      h("div", { class: "bar" }, h("h2", {}, "Resolved spec"), button("Copy", () => copy(text, "The spec"))),
       h("pre", { class: "log mono", tabindex: "0", role: "region", "aria-label": "Resolved spec" }, text)));
 }
