@@ -1,7 +1,7 @@
 /** @file What is done with jobs, on whatever page: ask for something, copy one, and how a state is shown. */
 
-import { get, make, send } from "./api.js";
-import { complain, confirmed, filledIn, say } from "./dialogs.js";
+import { send } from "./api.js";
+import { complain, confirmed, say } from "./dialogs.js";
 import { button, h, named, put } from "./elements.js";
 import { to } from "./router.js";
 
@@ -77,28 +77,9 @@ export async function act(name, jobs) {
   return done > 0;
 }
 
-/** The same job again, under another name and, if wanted, with another seed. @param {{id: string, name: string}} job @returns {Promise<boolean>} */
-export async function clone(job) {
-  try {
-    const old = await get(`jobs/${job.id}`);
-    const values = await filledIn({
-      title: "Copy this job",
-      text: ["A new job with everything as in ", named(job.name), "."],
-      action: "Start the copy",
-      fields: [
-        { name: "name", label: "Name", value: `${old.name} (copy)`.slice(0, 200) },
-        { name: "seed", label: "Seed", value: String(old.spec.seed), type: "number", min: 0 },
-      ],
-    });
-    if (!values) return false;
-    const { metadata, priority, limits } = old;
-    const made = await make("jobs", { ...old.spec, name: values.name, seed: Number(values.seed), metadata, priority, limits });
-    say([link(made), " is queued"]);
-    return true;
-  } catch (error) {
-    complain(error);
-    return false;
-  }
+/** The form of a job like this one. @param {{id: string}} job */
+export function copyOf(job) {
+  return to(["new"], { copy: job.id });
 }
 
 /** A menu of what can be asked of a job now. @param {() => Summary} job @param {() => void} changed */
@@ -111,7 +92,7 @@ export function jobMenu(job, changed) {
     const now = job();
     put(list, Object.entries(ACTIONS).filter(([, action]) => action.of.includes(now.state)).map(([name, action]) =>
       button(action.word, async () => (await act(name, [now])) && changed(), { class: SURE[name] ? "bad" : null })),
-    button("Copy …", async () => (await clone(now)) && changed()));
+    h("a", { class: "button", href: copyOf(now) }, "Copy …"));
   }
   return { element, name: (/** @type {string} */ text) => summary.setAttribute("aria-label", `Actions for ${text}`) };
 }

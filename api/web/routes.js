@@ -4,6 +4,7 @@
 export const ROUTES = [
   { path: "jobs", title: "Jobs", menu: "Jobs", load: () => import("./pages/jobs.js") },
   { path: "jobs/:id", title: "Job", load: () => import("./pages/job.js") },
+  { path: "new", title: "New job", menu: "New job", load: () => import("./pages/new.js") },
   { path: "compare", title: "Compare", load: () => import("./pages/compare.js") },
 ];
 

@@ -88,9 +88,11 @@ def test_jobs_are_paused_resumed_cancelled_and_copied(page: Any, server: Any, fa
         line.get_by_role("button", name=action).click()
         expect(line.locator(".state")).to_have_text(state)
     line.locator("summary").click()
-    line.get_by_role("button", name="Copy").click()
+    line.get_by_role("link", name="Copy").click()
     page.get_by_label("Name", exact=True).fill("a copy")
-    page.get_by_role("button", name="Start the copy").click()
+    page.get_by_role("button", name="Start the job").click()
+    expect(page.locator("h1")).to_have_text("a copy")
+    page.get_by_role("link", name="Jobs", exact=True).click()
     expect(page.locator("tr[data-job] .title").first).to_have_text("a copy")
     line.get_by_role("checkbox").check()
     page.get_by_role("region", name="Chosen jobs").get_by_role("button", name="Cancel").click()
@@ -172,11 +174,11 @@ def test_the_keyboard_is_enough(page: Any, server: Any, family: dict[str, str]) 
     expect(page.locator("tr[data-job]")).to_have_count(1)
     page.locator("tr[data-job] summary").focus()
     page.keyboard.press("Enter")
-    expect(page.get_by_role("button", name="Copy")).to_be_visible()
+    expect(page.get_by_role("link", name="Copy")).to_be_visible()
 
     page.keyboard.press("Escape")
 
-    expect(page.get_by_role("button", name="Copy")).to_be_hidden()
+    expect(page.get_by_role("link", name="Copy")).to_be_hidden()
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 1280)])

@@ -5,7 +5,7 @@
 import { get, query as address, stream } from "../api.js";
 import { button, h, named, put, unseen, write } from "../elements.js";
 import { ap, duration, gain, moment, NONE } from "../format.js";
-import { act, ACTIONS, clone, doing, ENDED, recipe } from "../jobs.js";
+import { act, ACTIONS, copyOf, doing, ENDED, recipe } from "../jobs.js";
 import { to } from "../router.js";
 
 /**
@@ -68,7 +68,7 @@ export async function show({ root, params, query, signal, setQuery, setTitle }) 
         if (!(await act(name, [line]))) return;
         if (name === "delete") location.hash = "#/jobs";
         else refresh();
-      }, { class: name === "delete" || name === "cancel" ? "danger" : null })), button("Copy …", () => clone(line)));
+      }, { class: name === "delete" || name === "cancel" ? "danger" : null })), h("a", { class: "button", href: copyOf(line) }, "Copy …"));
     }
     const done = line.state === "succeeded" ? 1 : line.total_steps ? line.step / line.total_steps : 0;
     bar.value = done;

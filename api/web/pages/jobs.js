@@ -127,7 +127,7 @@ export function show({ root, query, signal, setQuery }) {
     const filtered = wanted.search || wanted.state.length || wanted.worse;
     put(nothing, filtered
       ? [h("p", {}, "No job matches these filters."), button("Show all jobs", () => ((search.value = ""), change({ search: "", state: [], worse: false })))]
-      : [h("p", {}, "There are no jobs yet."), h("p", {}, "Submit one with ", h("code", {}, "fgd job submit spec.json"), ", or see how it all works with ", h("code", {}, "make demo"), ".")]);
+      : [h("p", {}, "There are no jobs yet."), h("p", {}, h("a", { href: "#/datasets" }, "Upload a data set"), ", then ", h("a", { href: "#/new" }, "make a job"), "; or see how it all works with ", h("code", {}, "make demo"), ".")]);
   }
 
   /** @param {boolean} on */
