@@ -5,6 +5,8 @@ export const ROUTES = [
   { path: "jobs", title: "Jobs", menu: "Jobs", load: () => import("./pages/jobs.js") },
   { path: "jobs/:id", title: "Job", load: () => import("./pages/job.js") },
   { path: "new", title: "New job", menu: "New job", load: () => import("./pages/new.js") },
+  { path: "datasets", title: "Data sets", menu: "Data sets", load: () => import("./pages/datasets.js") },
+  { path: "datasets/:id", title: "Data set", load: () => import("./pages/dataset.js") },
   { path: "compare", title: "Compare", load: () => import("./pages/compare.js") },
 ];
 
