@@ -23,8 +23,8 @@ def outline_lines(outline: Outline) -> Iterator[str]:
     for level in outline.levels:
         teacher = f", teacher {level.teacher_channels}" if level.teacher_channels is not None else ""
         yield f"level      {level.name}: stride {level.stride}, student {level.student_channels} channels{teacher}"
-    for each in outline.teachers:
-        yield f"teacher    {teacher_line(each)}"
+    for planned in outline.teachers:
+        yield f"teacher    {teacher_line(planned)}"
     alike: dict[tuple[str, str, int, int], list[str]] = {}
     for each in outline.adapters:
         alike.setdefault((each.method, each.layer, each.from_channels, each.to_channels), []).append(each.level)

@@ -132,7 +132,8 @@ def _rewind(s: Session, job: Job, step: int) -> None:
     if job.ap_step is not None and job.ap_step > step:
         last = select(Series.latest_value, Series.latest_step)
         row = s.execute(last.where(Series.job_id == job.id, Series.name == "ap", Series.split == "val")).one_or_none()
-        job.ap, job.ap_step = tuple(row) if row is not None else (None, None)
+        job.ap = row.latest_value if row is not None else None
+        job.ap_step = row.latest_step if row is not None else None
 
 
 def _find_latest_again(s: Session, job_id: str) -> None:
