@@ -7,6 +7,8 @@ export const ROUTES = [
   { path: "new", title: "New job", menu: "New job", load: () => import("./pages/new.js") },
   { path: "datasets", title: "Data sets", menu: "Data sets", load: () => import("./pages/datasets.js") },
   { path: "datasets/:id", title: "Data set", load: () => import("./pages/dataset.js") },
+  { path: "studies", title: "Studies", menu: "Studies", load: () => import("./pages/studies.js") },
+  { path: "studies/:id", title: "Study", load: () => import("./pages/study.js") },
   { path: "compare", title: "Compare", load: () => import("./pages/compare.js") },
 ];
 

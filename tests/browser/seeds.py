@@ -16,12 +16,17 @@ from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT
 from api.core.store.names import BlobStore
 from fgd.data.index import Report, SplitCounts
+from fgd.detector_specs import FCOS
 from fgd.events import Evaluated, Event, Note, Phase, Started, Stepped
 from fgd.presets import resolve
+from fgd.recipe import Recipe
 from fgd.spec import SubmitJob
 
 CLASSES = ("cat", "dog")
 WORKER = "wrk_seed"
+RECIPE = Recipe(detector=FCOS(fpn_channels=64), classes=CLASSES, min_size=96, max_size=128)
+RESULT = {"student.safetensors": b"w", "recipe.json": RECIPE.model_dump_json().encode()}
+"""Files of a job that may teach another one; no network is built of them."""
 
 
 @dataclass
