@@ -201,7 +201,7 @@ function paint(parent) {
 }
 
 /** light-dark() is not resolved in a variable; in a colour it is. @param {CSSStyleDeclaration} _ @param {string} variable */
-function resolved(_, variable) {
+export function resolved(_, variable) {
   const probe = document.createElement("span");
   probe.style.color = `var(${variable})`;
   document.body.append(probe);

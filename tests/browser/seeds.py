@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image
 from sqlalchemy import Engine
 
 from api.core import datasets, workers
@@ -18,6 +21,7 @@ from api.core.store.names import BlobStore
 from fgd.data.index import Report, SplitCounts
 from fgd.detector_specs import FCOS
 from fgd.events import Evaluated, Event, Note, Phase, Started, Stepped
+from fgd.focus_files import packed
 from fgd.presets import resolve
 from fgd.recipe import Recipe
 from fgd.spec import SubmitJob
@@ -65,6 +69,36 @@ class Seeds:
     def taught(self, dataset: str, teacher: str, **changes: Any) -> str:
         """The id of a queued job that learns from another one by FGD."""
         return self.job(dataset, teacher={"job": teacher}, methods=[{"kind": "fgd"}], **changes)
+
+    def looked_at(self, job: str, attempt: int, epoch: int) -> None:
+        """What its methods look at after an epoch, on two pictures with a box on their left: the teacher at the box,
+        the student more and more so."""
+        jpeg = io.BytesIO()
+        Image.new("RGB", (64, 32), "gray").save(jpeg, "JPEG")
+        photo = {"width": 64, "height": 32, "boxes": [[0, 0, 16, 32]], "labels": ["cat"]}
+        photo |= {"jpeg": base64.b64encode(jpeg.getvalue()).decode()}
+        photos = [photo | {"position": n, "name": f"<b>{n}</b>.jpg"} for n in (0, 1)]
+
+        def part(name: str, network: str | None, cells: list[int], shape: list[int]) -> dict[str, Any]:
+            told = {"method": "fgd", "name": name, "network": network, "level": "p3", "shape": shape, "of": shape}
+            values = base64.b64encode(bytes(cells)).decode()
+            return told | {"low": 0.0, "high": 4.0, "by_magnitude": False, "values": values}
+
+        seen = [255, 0, 0, 0] * 2
+        shown = [
+            part("foreground", None, seen, [2, 4]),
+            part("spatial attention", "teacher", seen, [2, 4]),
+            part("spatial attention", "student", [50 * epoch, 60, 60, 60] * 2, [2, 4]),
+            part("channel attention", "teacher", [200, 50], [2]),
+            part("channel attention", "student", [120, 60 + epoch], [2]),
+        ]
+        images = [{"photo": n, "size": [32, 64], "padded": [32, 64], "shown": shown} for n in (0, 1)]
+        maps = {"format": "fgd-focus/1", "step": 100 * epoch, "epoch": epoch, "strides": {"p3": 8}, "images": images}
+        files = [(None, None, {"format": "fgd-photos/1", "split": "val", "photos": photos}), (100 * epoch, epoch, maps)]
+        for step, of_epoch, content in files:
+            blob = self.store.put_bytes(packed(content))
+            with db.transaction(self.engine) as s:
+                attempts.looked_at(s, job, attempt, step, of_epoch, blob)
 
     def worker(self) -> None:
         with db.transaction(self.engine) as s:

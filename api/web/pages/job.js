@@ -23,6 +23,7 @@ import { to } from "../router.js";
 /** @type {readonly {name: string, title: string, load: () => Promise<{show: (tab: Tab) => void | Promise<void>}>}[]} */
 const TABS = [
   { name: "curves", title: "Curves", load: () => import("./job/curves.js") },
+  { name: "learns", title: "What it learns from", load: () => import("./job/learns.js") },
   { name: "classes", title: "Classes and sizes", load: () => import("./job/classes.js") },
   { name: "timeline", title: "Timeline", load: () => import("./job/timeline.js") },
   { name: "log", title: "Log", load: () => import("./job/log.js") },
