@@ -23,7 +23,7 @@ from api.core.rows.tables import TicketRow
 
 LIVES = timedelta(seconds=60)
 _DOWNLOADS = re.compile(
-    rf"/v1/(artifacts/art{ID_PATTERN}/content|jobs/job{ID_PATTERN}/(logs|metrics)"
+    rf"/v1/(artifacts/art{ID_PATTERN}/content|jobs/job{ID_PATTERN}/(logs|metrics|report)"
     rf"|datasets/ds{ID_PATTERN}/samples/\d{{1,9}}/image)(\?[\x21-\x7e]{{1,500}})?"
 )
 
@@ -39,8 +39,8 @@ def issue(s: Session, project_id: str, path: str) -> Ticket:
     """For a GET of this path, its query included. Raises Invalid for what is no download."""
     if _DOWNLOADS.fullmatch(path) is None:
         detail = (
-            "tickets are for downloads: /v1/artifacts/ID/content, /v1/jobs/ID/logs, /v1/jobs/ID/metrics and "
-            "/v1/datasets/ID/samples/N/image, each with its query"
+            "tickets are for downloads: /v1/artifacts/ID/content, /v1/jobs/ID/logs, /v1/jobs/ID/metrics, "
+            "/v1/jobs/ID/report and /v1/datasets/ID/samples/N/image, each with its query"
         )
         raise Invalid(Fault("/path", "not_a_download", detail))
     token = f"tkt_{secrets.token_urlsafe(32)}"

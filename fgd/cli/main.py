@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from fgd.cli import artifacts, datasets, job_table, jobs, library, models, service, studies, tasks, workers
+from fgd.cli import artifacts, datasets, job_table, jobs, library, models, reports, service, studies, tasks, workers
 from fgd.cli.printing import err, note, print_error, print_line
 from fgd.process.exit_codes import REFUSED, UNREACHABLE, exit_code, message_of
 from fgd.text.printable import printable
@@ -40,6 +40,7 @@ app = typer.Typer(
     epilog=ENDS,
 )
 jobs.app.command("table")(job_table.job_table)
+jobs.app.command("report")(reports.job_report)
 for commands in (service, tasks, library, workers):
     app.add_typer(commands.app)
 for name, group in {"dataset": datasets, "job": jobs, "study": studies, "model": models, "artifact": artifacts}.items():

@@ -423,6 +423,33 @@ class Leaderboard(Answer):
     """Runs whose part of the intervals over images is still being worked out."""
 
 
+class JobReport(Answer):
+    """All that is to be said of a job, beside its control and its teacher."""
+
+    job: str
+    name: str
+    state: str
+    split: str = "val"
+    dataset: str | None = None
+    dataset_name: str | None = None
+    classes: tuple[str, ...] = ()
+    networks: tuple[dict[str, Any], ...] = ()
+    """Teachers first, then the control, then the student: "role", "ap", "figures", "parameters", "bytes", ..."""
+    comparison: dict[str, Any] | None = None
+    """"difference" and "gap_closed" with their intervals; None: there is no control."""
+    control_request: dict[str, Any] | None = None
+    """Where there is no control, a "body" for `submit` that trains it."""
+    spec: dict[str, Any] = {}
+    seeds: tuple[int, ...] = ()
+    machine: dict[str, Any] = {}
+    versions: dict[str, Any] = {}
+    manifest: dict[str, Any] | None = None
+    digests: dict[str, str] = {}
+    warnings: tuple[dict[str, Any], ...] = ()
+    pending: int = 0
+    """Files whose figures are still being worked out: ask again."""
+
+
 class Checkpoint(Answer):
     """Weights of a job that can be promoted to a model."""
 

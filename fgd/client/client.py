@@ -25,6 +25,7 @@ from fgd.client.answers import (
     Dataset,
     FocusStep,
     Job,
+    JobReport,
     LogChunk,
     MetricPoint,
     Model,
@@ -239,6 +240,16 @@ class Client(Tasks, Studies):
     def focus_photos(self, job_id: str) -> dict[str, Any]:
         """The small images on which they are shown, with their boxes."""
         return self._service.json(route("jobs", job_id, "focus", "photos"))
+
+    def job_report(self, job_id: str, split: Literal["val", "test"] = "val") -> JobReport:
+        """A job beside its control and its teacher. While it has files `pending`, figures are still being worked
+        out."""
+        return read(JobReport, self._service.get(route("jobs", job_id, "report"), split=split))
+
+    def job_report_page(self, job_id: str, split: Literal["val", "test"] = "val") -> str:
+        """The same as one HTML page that opens offline."""
+        path, headers = route("jobs", job_id, "report"), {"Accept": "text/html"}
+        return self._service.request("GET", path, params={"split": split}, headers=headers).text
 
     def logs(self, job_id: str, attempt: int | None = None, after_offset: int = 0) -> LogChunk:
         """A piece of an attempt's log (default: the last attempt), from a byte offset on. Empty: nothing more so

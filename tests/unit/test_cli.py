@@ -21,7 +21,8 @@ import fgd as fgd_package
 from fgd import version
 from fgd.cli import facts, options, studies
 from fgd.cli.main import main
-from fgd.client import DEFAULT_URL, BoardRow, Dataset, Job, Model
+from fgd.cli.reports import report_lines
+from fgd.client import DEFAULT_URL, BoardRow, Dataset, Job, JobReport, Model
 from fgd.process import children
 from tests.unit.http_fake import Answer, Asked, Server, closed_port, job_json, problem, serving
 
@@ -722,6 +723,49 @@ def test_the_table_of_jobs_shows_each_gain(fgd: Command, server: Server) -> None
     assert done.out.strip().split("\t") == [JOB, "a <b>", "running", "fgd, pkd", "30.0", "31.0", "-1.0"]
     (asked,) = server.asked_for("GET", "/v1/summaries")
     assert asked.query == {"limit": "50", "sort": "gain", "worse": "true"}
+
+
+REPORT = {
+    "job": JOB, "name": "cells", "state": "succeeded", "dataset_name": "photos", "pending": 0,
+    "networks": [{"role": "student", "name": "a <b>", "ap": 31.24, "parameters": 1200000, "bytes": 4800000}],
+    "comparison": {
+        "difference": {"value": 1.5, "low": None, "high": None},
+        "difference_over_images": {"value": 1.5, "low": -0.25, "high": 3.0},
+    },
+}  # fmt: skip
+
+
+def test_a_report_is_waited_for_and_written_as_json_or_as_a_page(fgd: Command, server: Server, tmp_path: Path) -> None:
+    path = f"/v1/jobs/{JOB}/report"
+    server.routes[("GET", path)] = [Answer(body={**REPORT, "pending": 2}), Answer(body=REPORT)]
+
+    done = fgd("job", "report", JOB, "--split", "test", url=server.url)
+
+    assert json.loads(done.out)["comparison"] == REPORT["comparison"]
+    assert [asked.query for asked in server.asked_for("GET", path)] == [{"split": "test"}] * 2
+    page = tmp_path / "report.html"
+    server.routes[("GET", path)] = [
+        Answer(body=REPORT),
+        Answer(body="<!doctype html>é".encode(), headers={"Content-Type": "text/html; charset=utf-8"}),
+    ]
+    assert fgd("job", "report", JOB, "--html", str(page), url=server.url).out.strip() == str(page)
+    assert page.read_text(encoding="utf-8") == "<!doctype html>é"
+    lost = fgd("job", "report", JOB, "--html", str(tmp_path / "no/such.html"), url=server.url)
+    assert (lost.code, "there is no folder" in lost.err) == (2, True)
+
+
+def test_a_report_reads_like_this() -> None:
+    assert list(report_lines(JobReport.model_validate(REPORT))) == [
+        f"{JOB}  cells  succeeded, val images of photos",
+        "student  a <b>  AP 31.2, 1,200,000 parameters, 4.8 MB",
+        "AP points above the control, over seeds: +1.50",
+        "AP points above the control, over seeds and images: +1.50 (-0.25 to +3.00)",
+    ]
+    lonely = {**REPORT, "comparison": None, "control_request": {"command": "fgd job submit - <<'END'"}}
+    assert list(report_lines(JobReport.model_validate(lonely)))[2:] == [
+        "no control was run; this trains it:",
+        "fgd job submit - <<'END'",
+    ]
 
 
 def test_a_failed_job_is_watched_to_its_advice(fgd: Command, server: Server) -> None:

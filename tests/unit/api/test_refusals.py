@@ -651,6 +651,13 @@ def tensorboard_events(w: World) -> Iterator[Refusal]:
     yield Refusal(w.client.get(f"/v1/jobs/{new_id('job')}/metrics/tensorboard"), 404, "job_not_found")
 
 
+@of("GET /v1/jobs/{job_id}/report")
+def get_job_report(w: World) -> Iterator[Refusal]:
+    yield Refusal(w.client.get(f"/v1/jobs/{new_id('job')}/report"), 404, "job_not_found")
+    url = f"/v1/jobs/{w.given.job()}/report"
+    yield Refusal(w.client.get(f"{url}?split=train"), 422, "invalid_request", "?split")
+
+
 @of("GET /v1/jobs/{job_id}/metrics/latest")
 def latest_metrics(w: World) -> Iterator[Refusal]:
     yield Refusal(w.client.get(f"/v1/jobs/{new_id('job')}/metrics/latest"), 404, "job_not_found")
