@@ -64,6 +64,9 @@ class SplitCounts(_Frozen):
     height: tuple[int, int]
     box_sizes: dict[Literal["small", "medium", "large"], int]
     """By COCO's areas: under 32^2, under 96^2, the rest."""
+    box_sides: tuple[int, ...] = ()
+    """Number k is of boxes whose side, the square root of the area, is from 2^k to under 2^(k+1) pixels; number 0 also
+    counts smaller ones. Empty in reports of earlier versions."""
 
 
 class CarvedSplit(_Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -90,7 +91,13 @@ def count(images: Sequence[Image], classes: Sequence[str]) -> SplitCounts:
         width=_range(image.width for image in images),
         height=_range(image.height for image in images),
         box_sizes={"small": small, "medium": len(areas) - small - large, "large": large},
+        box_sides=_by_side(areas),
     )
+
+
+def _by_side(areas: Sequence[float]) -> tuple[int, ...]:
+    found = Counter(max(0, math.frexp(area)[1] - 1) // 2 for area in areas)  # exact: no root, no logarithm
+    return tuple(found[k] for k in range(max(found, default=-1) + 1))
 
 
 def _range(sizes: Iterable[int]) -> tuple[int, int]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fgd.data.index import Index
-from fgd.data.report import MAX_MESSAGE, Defects
+from fgd.data.index import Image, Index
+from fgd.data.report import MAX_MESSAGE, Defects, count
 from fgd.text.cut import MAX_FILE
 
 
@@ -17,3 +17,14 @@ def test_names_and_messages_of_any_length_are_cut_and_counted() -> None:
     assert {len(defect.file) for defect in report.defects} == {MAX_FILE}
     assert {len(defect.message) for defect in report.defects} == {MAX_MESSAGE}
     assert all(defect.file.endswith("x...") for defect in report.defects)
+
+
+def test_boxes_are_counted_by_the_power_of_two_that_their_side_reaches() -> None:
+    sides = (0.25, 1, 1.99, 2, 16, 31.9, 32)
+    boxes = tuple((0.0, 0.0, side / 2, side * 2) for side in sides)
+    image = Image(
+        id=1, file="a.png", name="a.png", width=64, height=64, boxes=boxes, labels=(1,) * 7, crowd=(False,) * 7
+    )
+
+    assert count([image], ["cell"]).box_sides == (3, 1, 0, 0, 2, 1)
+    assert count([], ["cell"]).box_sides == ()
