@@ -177,7 +177,8 @@ function optional(form, schema, value, at, text) {
  * @returns {Field & {control: HTMLSelectElement}}
  */
 export function choice(form, schema, value, at, text, how) {
-  const kinds = Object.keys(schema.discriminator.mapping);
+  const order = schema.oneOf.map((/** @type {any} */ each) => each.$ref);
+  const kinds = Object.keys(schema.discriminator.mapping).sort((a, b) => order.indexOf(schema.discriminator.mapping[a]) - order.indexOf(schema.discriminator.mapping[b]));
   const usual = schema.default?.kind;
   const control = h("select", { on: { change: () => (fill({}), form.changed()) } }, kinds.map((kind) => h("option", { value: kind }, kind)));
   control.value = value?.kind ?? usual ?? kinds[0];

@@ -104,7 +104,12 @@ def test_a_zip_is_uploaded_over_a_break_and_shown_once_it_is_imported(
     expect(page.locator(".picture .box-of")).to_have_count(3)
     expect(page.get_by_role("img", name="blue.png: 1 box")).to_be_visible()
     expect(page.get_by_role("region", name="Boxes of each class").locator("tr", has_text=NASTY)).to_contain_text("2")
-    expect(page.get_by_role("region", name="Sizes of boxes").locator("tr", has_text="medium")).to_contain_text("1")
+    sizes = page.get_by_role("region", name="Sizes of boxes")
+    expect(sizes.locator("tr", has_text="16–32 px")).to_contain_text("1")
+    expect(sizes.locator("tr", has_text="medium")).to_contain_text("1")
+    expect(page.locator(".picture .warn")).to_have_text(
+        ["⚠ train/_annotations.coco.json: annotation 3 has box [5, 5, 0, 9], which has no area"]
+    )
     page.get_by_role("button", name="val 3").click()
     page.get_by_role("button", name="zero area box 2").click()
     expect(page.get_by_role("region", name="Defects").locator("tbody tr")).to_have_count(2)

@@ -38,6 +38,7 @@ def test_a_form_makes_the_job_that_its_request_shows(tab: Any, server: Any, data
     )  # name and data set, at their fields
     page.get_by_label("Name", exact=True).fill(NASTY)
     page.get_by_label("Data set").select_option(index=1)
+    expect(page.get_by_label("Family")).to_have_value("fcos")
     page.get_by_label("Family").select_option("retinanet")
     page.get_by_label("Fpn channels").fill("100")
     page.get_by_role("button", name="As in the paper").click()

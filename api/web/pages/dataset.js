@@ -58,7 +58,7 @@ export async function show({ root, params, query, signal, setQuery, setTitle }) 
     shownState = dataset.state;
     const report = await get(`datasets/${id}/report`, { signal }).catch((error) => (dataset.state === "rejected" ? null : Promise.reject(error)));
     if (signal.aborted) return;
-    put(inside, dataset.state === "ready" ? [pictures(dataset, query, setQuery, signal), h("div", { class: "columns" }, classes(report), sizes(report))] : null, report ? [h("div", { class: "columns" }, splits(report)), defects(report, query, setQuery)] : null);
+    put(inside, dataset.state === "ready" ? [pictures(dataset, report.defects, query, setQuery, signal), h("div", { class: "columns" }, classes(report), sizes(report))] : null, report ? [h("div", { class: "columns" }, splits(report)), defects(report, query, setQuery)] : null);
   }
 
   const look = watch({ path: () => `datasets/${id}`, every: EVERY_MS, signal, show: (data) => ((dataset = data), refresh()), fail: (problem) => problem.status === 404 && (put(inside), (notice.hidden = false), write(notice, problem.message)) });
@@ -97,11 +97,15 @@ function classes(report) {
   return card("Boxes of each class", place, more);
 }
 
-/** @param {any} report */
+/** By COCO's three sizes, and by the side in pixels. @param {any} report */
 function sizes(report) {
   const names = Object.keys(report.splits);
+  const sides = names.map((split) => report.splits[split].box_sides ?? []);
   const rows = Object.entries(SIZES).map(([size, name]) => ({ name, values: names.map((split) => report.splits[split].box_sizes[size] ?? 0) }));
-  return card("Sizes of boxes", h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Sizes of boxes" }, bars(rows, names)));
+  const bySide = Array.from({ length: Math.max(0, ...sides.map((each) => each.length)) }, (_, k) => ({ name: h("span", { class: "number" }, `${k === 0 ? 0 : 2 ** k}–${2 ** (k + 1)} px`), values: sides.map((each) => each[k] ?? 0) }));
+  const begins = bySide.findIndex((row) => sum(row.values) > 0);
+  return card("Sizes of boxes", h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Sizes of boxes" }, bars(rows, names),
+    begins >= 0 && [h("p", { class: "dim small" }, "By the square root of their area:"), bars(bySide.slice(begins), names)]));
 }
 
 /** @param {number[]} values */
@@ -112,7 +116,7 @@ function sum(values) {
 /** @param {any} report */
 function splits(report) {
   const { carved } = report;
-  return card("Splits", h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Splits" }, h("table", {},
+  return card("Splits", h("p", { class: "dim small" }, `Read as ${report.format}.`), h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Splits" }, h("table", {},
     h("thead", {}, h("tr", {}, ["Split", "Images", "Without boxes", "Boxes", "Width", "Height"].map((each, place) => h("th", { class: place ? "number" : null }, each)))),
     h("tbody", {}, Object.entries(report.splits).map(([split, each]) => h("tr", {}, h("th", { scope: "row" }, split), [count(each.images), count(each.empty_images), count(each.boxes), each.width.join("–"), each.height.join("–")].map((value) => h("td", { class: "number" }, value))))))),
     carved && h("p", { class: "dim" }, `It had no val split: ${count(carved.images)} of the train images became one.`));
@@ -141,8 +145,13 @@ function defects(report, query, setQuery) {
   return card("Defects", chips, list, more);
 }
 
-/** Pictures of a split with their boxes, a dozen at a time. @param {any} dataset @param {URLSearchParams} query @param {(changes: Record<string, any>) => void} setQuery @param {AbortSignal} signal */
-function pictures(dataset, query, setQuery, signal) {
+/** Whether a defect's file is this picture: the report names files from the folder on. @param {string} file @param {string} split @param {string} name */
+function isOf(file, split, name) {
+  return file === name || (file.endsWith(`/${name}`) && (file.split("/").includes(split) || !/(^|\/)(train|valid|val|test|unlabelled)\w*\//.test(file)));
+}
+
+/** Pictures of a split with their boxes and what was wrong with them, a dozen at a time. @param {any} dataset @param {any[]} defects @param {URLSearchParams} query @param {(changes: Record<string, any>) => void} setQuery @param {AbortSignal} signal */
+function pictures(dataset, defects, query, setQuery, signal) {
   const names = Object.keys(dataset.splits ?? {}).filter((split) => dataset.splits[split].images > 0);
   let split = names.includes(query.get("split") ?? "") ? /** @type {string} */ (query.get("split")) : names[0];
   let first = Math.max(0, Math.floor((Number(query.get("first")) || 0) / PICTURES) * PICTURES);
@@ -193,7 +202,8 @@ function pictures(dataset, query, setQuery, signal) {
       const text = `${sample.name}: ${sample.box_count === 1 ? "1 box" : `${count(sample.box_count)} boxes`}${found.length ? `, ${found.slice(0, 8).join(", ")}` : ""}`;
       put(element, svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": text }, svg("image", { href: url, width, height }),
         sample.boxes.map((/** @type {any} */ each) => svg("rect", { class: `box-of c${((each.label - 1) % COLOURS) + 1}${each.crowd ? " crowd" : ""}`, x: each.box[0], y: each.box[1], width: each.box[2] - each.box[0], height: each.box[3] - each.box[1] }, svg("title", {}, each.crowd ? `${each.name} (crowd)` : each.name)))),
-      h("figcaption", { class: "small" }, named(sample.name), h("div", { class: "dim" }, found.length ? found.slice(0, 6).map((name, place) => [place > 0 && ", ", h("span", { class: "key-of" }, h("i", { class: `c${((sample.boxes.find((/** @type {any} */ each) => each.name === name).label - 1) % COLOURS) + 1}` }), named(name))]) : "no boxes", sample.box_count > sample.boxes.length && `; the first ${count(sample.boxes.length)} of ${count(sample.box_count)} are drawn`)));
+      h("figcaption", { class: "small" }, named(sample.name), h("div", { class: "dim" }, found.length ? found.slice(0, 6).map((name, place) => [place > 0 && ", ", h("span", { class: "key-of" }, h("i", { class: `c${((sample.boxes.find((/** @type {any} */ each) => each.name === name).label - 1) % COLOURS) + 1}` }), named(name))]) : "no boxes", sample.box_count > sample.boxes.length && `; the first ${count(sample.boxes.length)} of ${count(sample.box_count)} are drawn`),
+        defects.filter((each) => isOf(each.file, split, sample.name)).slice(0, 5).map((each) => h("div", { class: "warn" }, "⚠ ", named(each.message)))));
     }
   }
   if (!split) return null;

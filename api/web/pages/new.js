@@ -150,7 +150,12 @@ export async function show({ root, query, signal, setQuery }) {
     hadTeacher = distils();
     refresh();
     clearTimeout(typing);
-    typing = setTimeout(() => setQuery({ spec: JSON.stringify(body()), copy: "", dataset: "" }), TYPING_MS);
+    typing = setTimeout(keep, TYPING_MS);
+  }
+
+  function keep() {
+    clearTimeout(typing);
+    setQuery({ spec: JSON.stringify(body()), copy: "", dataset: "" });
   }
 
   function refresh() {
@@ -180,6 +185,7 @@ export async function show({ root, query, signal, setQuery }) {
   async function tried(ask) {
     planButton.disabled = start.disabled = true;
     complaint.hidden = true;
+    keep();
     try {
       const answer = await ask(body());
       showFaults(form, []);
