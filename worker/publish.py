@@ -16,7 +16,7 @@ from worker.running_attempt import RunningAttempt
 
 logger = logging.getLogger(__name__)
 
-MEDIA_TYPES = {".json": "application/json", ".py": "text/x-python"}
+MEDIA_TYPES = {".json": "application/json", ".py": "text/x-python", ".md": "text/markdown; charset=utf-8"}
 
 
 def publish(attempt: RunningAttempt, result: Finished, out: Path) -> list[attempts.ArtifactIn]:

@@ -22,6 +22,7 @@ from fgd.result_files import BEST, DETECTIONS, MANIFEST, RECIPE, WEIGHTS
 from fgd.statistics import detections
 from fgd.statistics.detections import SplitDetections
 from fgd.stored import stored_recipe
+from fgd.text import model_card
 from fgd.text.cut import some
 
 
@@ -150,6 +151,8 @@ def export(
         write_tensors(folder / BEST, {k: v.cpu().contiguous() for k, v in best.items()})
     (folder / RECIPE).write_text(detector.recipe.model_dump_json(indent=2) + "\n")
     (folder / "model.py").write_text(detector.model_source())
+    (folder / model_card.PREDICT).write_text(model_card.PREDICT_PY)
+    (folder / model_card.CARD).write_text(model_card.card(detector.recipe, manifest), encoding="utf-8")
     if found:
         detections.write(folder / DETECTIONS, found)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
