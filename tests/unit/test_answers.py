@@ -9,12 +9,15 @@ import pytest
 from pydantic import BaseModel
 
 from api import schemas
+from api.core import leaderboard, paired_runs
+from api.routes import studies
 from fgd.client import answers
 
 VIEWS: dict[type[answers.Answer], type[BaseModel]] = {
     answers.Progress: schemas.ProgressView,
     answers.Failure: schemas.FailureView,
     answers.Job: schemas.JobView,
+    answers.Summary: schemas.SummaryView,
     answers.Attempt: schemas.AttemptView,
     answers.Running: schemas.RunningView,
     answers.Worker: schemas.WorkerView,
@@ -35,6 +38,12 @@ VIEWS: dict[type[answers.Answer], type[BaseModel]] = {
     answers.Plan: schemas.PlanView,
     answers.Model: schemas.ModelView,
     answers.Checkpoint: schemas.CheckpointView,
+    answers.Study: studies.StudyView,
+    answers.Interval: paired_runs.Interval,
+    answers.Quality: leaderboard.Quality,
+    answers.StudyRun: leaderboard.RunView,
+    answers.BoardRow: leaderboard.Row,
+    answers.Leaderboard: leaderboard.Leaderboard,
 }
 
 
@@ -52,6 +61,8 @@ def takes(read: Any, sent: Any) -> bool:
         return takes(get_args(read)[0], get_args(sent)[0])
     if get_origin(read) is dict and get_origin(sent) is dict:
         return all(map(takes, get_args(read), get_args(sent)))
+    if get_origin(read) is dict and isinstance(sent, type) and issubclass(sent, BaseModel):
+        return all(takes(get_args(read)[1], field.annotation) for field in sent.model_fields.values())
     if not isinstance(read, type) or not isinstance(sent, type):
         return False
     return issubclass(sent, read) or VIEWS.get(read) is sent or (read is float and sent is int)
@@ -77,7 +88,14 @@ def test_the_client_reads_only_what_the_service_sends(answer: type[answers.Answe
 
 @pytest.mark.parametrize(
     ("read", "sent"),
-    [(str, str | None), (int, float), (tuple[str, ...], list[int]), (dict[str, str], dict[str, Any]), (str, dict)],
+    [
+        (str, str | None),
+        (int, float),
+        (tuple[str, ...], list[int]),
+        (dict[str, str], dict[str, Any]),
+        (str, dict),
+        (dict[str, int], schemas.FileView),
+    ],
 )
 def test_a_field_that_is_too_narrow_is_found(read: Any, sent: Any) -> None:
     assert not takes(read, sent)

@@ -115,7 +115,8 @@ def test_only_downloads_have_tickets(locked: Any, path: str) -> None:
     answer = locked.post("/v1/tickets", json={"path": path}, headers=WITH_KEY)
 
     assert answer.status_code == 422
-    assert answer.json()["errors"][0]["pointer"] == "/path"
+    fault = answer.json()["errors"][0]
+    assert (fault["pointer"], fault["code"]) == ("/path", "not_a_download")
 
 
 def test_nobody_without_the_key_gets_a_ticket(locked: Any, path: str) -> None:
