@@ -27,7 +27,7 @@ from fgd.outline import outline
 from fgd.process import answer
 from fgd.spec import JobSpec
 from fgd.spec_fields import FromPath, TeacherFromPath
-from fgd.text import strict_json
+from fgd.text import documents
 from fgd.text.pointers import faults_of_spec
 from fgd.train import events_to, read_spec
 
@@ -52,7 +52,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m fgd.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "spec", type=Path, nargs="?", help="a JobSpec or FindStudent as JSON whose references are paths"
+        "spec", type=Path, nargs="?", help="a JobSpec or FindStudent, YAML or JSON, whose references are paths"
     )
     parser.add_argument("--budget", metavar="MS", help="find students that take so long for an image: 15ms")
     parser.add_argument("--dataset", help="with --budget: folder of the data set")
@@ -111,11 +111,11 @@ def question_of(arguments: argparse.Namespace) -> FindStudent:
 def read_question(file: Path) -> FindStudent | None:
     """None: the file asks for no student, and is a job's. Raises SpecError."""
     try:
-        body = strict_json.parse(file.read_bytes())
+        body = documents.parse(file.read_bytes(), str(file))
         if not is_question(body):
             return None
         question = FindStudent.model_validate(body)
-    except (OSError, strict_json.NotJSON):
+    except (OSError, documents.Unreadable):
         return None  # `read_spec` says it
     except ValidationError as error:
         told = (f"{fault.pointer or 'the file'}: {fault.detail}" for fault in faults_of_spec(error.errors(), body))

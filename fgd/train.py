@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import fcntl
+import json
 import os
 import signal
 import sys
@@ -36,7 +37,7 @@ from fgd.process.exit_codes import exit_code, message_of
 from fgd.spec import JobSpec, teacher_pointer
 from fgd.spec_fields import FromPath, TeacherFromPath
 from fgd.stored import stored_spec
-from fgd.text import strict_json
+from fgd.text import documents
 from fgd.text.pointers import faults_of_spec
 from fgd.text.printable import printable
 
@@ -132,7 +133,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m fgd.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("spec", type=Path, help="a JobSpec as JSON whose references are paths")
+    parser.add_argument("spec", type=Path, help="a JobSpec, YAML or JSON, whose references are paths")
     parser.add_argument(
         "--out", type=Path, help="folder for checkpoints/ and result/; default: runs/<name of the spec>"
     )
@@ -149,13 +150,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def read_spec(path: Path, *, staged: bool = False) -> JobSpec:
     """staged: a worker wrote it, which may be of an earlier version than this process. Raises SpecError."""
     try:
-        text = path.read_bytes()
-        body = strict_json.parse(text)  # pydantic takes the last of two values of one key
-        spec = stored_spec(body) if staged else JobSpec.model_validate_json(text)
+        body = documents.parse(path.read_bytes(), str(path))
+        spec = stored_spec(body) if staged else JobSpec.model_validate_json(json.dumps(body))
     except OSError as error:
         raise SpecError(f"{path}: {error.strerror}") from error
-    except strict_json.NotJSON as error:
-        raise SpecError(f"{path}: {error}") from error
+    except documents.Unreadable as error:
+        raise SpecError(str(error)) from error
     except ValidationError as error:
         told = (f"{fault.pointer or 'the spec'}: {fault.detail}" for fault in faults_of_spec(error.errors(), body))
         raise SpecError(f"{path}: " + "; ".join(told)) from error

@@ -16,7 +16,7 @@ import typer
 from rich.text import Text
 
 from fgd.cli import facts
-from fgd.cli.files import read_json
+from fgd.cli.files import read_spec
 from fgd.cli.options import (
     URL,
     AsJson,
@@ -25,6 +25,8 @@ from fgd.cli.options import (
     NameFilter,
     RuntimeOption,
     SearchSeconds,
+    Settings,
+    SpecFile,
     StudentSize,
     StudentThreads,
     Url,
@@ -44,13 +46,22 @@ app = typer.Typer(no_args_is_help=True, help="Submit jobs, watch them, cancel th
 
 @app.command("submit")
 def job_submit(
-    spec: Annotated[str, typer.Argument(metavar="SPEC.json", help="File with the job's spec; - reads standard input.")],
+    spec: SpecFile = None,
+    settings: Settings = None,
     watch: Annotated[bool, typer.Option("--watch", help="Watch it to its end.")] = False,
     as_json: AsJson = False,
     url: Url = URL,
 ) -> None:
-    """Submit a job and print its id."""
-    body = read_json(spec)
+    """Submit a job and print its id.
+
+    Options --set replace what the file says, in their order; VALUE is YAML or JSON. Without a file they are the spec.
+
+    Examples:
+
+    - `fgd job submit spec.yaml --set schedule.epochs=24 --set methods.0.kind=fgd`
+    - `fgd job submit spec.json --set 'student={kind: fcos, backbone: resnet18}' --watch`
+    """
+    body = read_spec(spec, settings or ())
     with client_of(url) as client:
         job = client.submit(body)
         answer(job, as_json, lambda job: print_line(job.id))
@@ -60,12 +71,8 @@ def job_submit(
 
 @app.command("plan")
 def job_plan(
-    spec: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="SPEC.json", help="File with the job's spec; - reads standard input.", show_default=False
-        ),
-    ] = None,
+    spec: SpecFile = None,
+    settings: Settings = None,
     budget: Budget = None,
     dataset: Annotated[str | None, typer.Option(help="With --budget: id of the data set.", show_default=False)] = None,
     teacher: Annotated[
@@ -86,12 +93,11 @@ def job_plan(
     """
     from fgd.cli.plan_lines import outline_lines
 
-    if (spec is None) == (budget is None):
+    if (spec is None and not settings) == (budget is None):
         raise typer.BadParameter("give either a spec or --budget")
-    if spec is None:
-        assert budget is not None
+    if budget is not None:
         leave(_find_student(_question(budget, dataset, teacher, runtime, threads, size, seconds), wait, as_json, url))
-    body = read_json(spec)
+    body = read_spec(spec, settings or ())
     with client_of(url) as client:
         plan = client.plan(body)
         if not as_json and plan.outline is not None:

@@ -37,7 +37,9 @@ app = typer.Typer()
 )
 def train(
     context: typer.Context,
-    spec: Annotated[Path, typer.Argument(metavar="SPEC.json", help="A job's spec whose references are paths.")],
+    spec: Annotated[
+        Path, typer.Argument(metavar="SPEC", help="A job's spec, YAML or JSON, whose references are paths.")
+    ],
     to: Annotated[
         Path | None, typer.Option("--out", help="Folder for checkpoints and the result. [default: runs/SPEC]")
     ] = None,
@@ -63,7 +65,9 @@ def train(
 def plan(
     spec: Annotated[
         Path | None,
-        typer.Argument(metavar="SPEC.json", help="A job's spec whose references are paths.", show_default=False),
+        typer.Argument(
+            metavar="SPEC", help="A job's spec, YAML or JSON, whose references are paths.", show_default=False
+        ),
     ] = None,
     budget: Budget = None,
     dataset: Annotated[

@@ -21,6 +21,18 @@ NameFilter = Annotated[
     str | None, typer.Option("--name", help="The whole name; * at either end stands for anything: '*cells*'.")
 ]
 NewName = Annotated[str, typer.Option("--name", help="Another name.", show_default=False)]
+SpecFile = Annotated[
+    str | None,
+    typer.Argument(metavar="SPEC", help="File with the job's spec, YAML or JSON; - reads standard input."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Set a field of the spec: schedule.epochs=24, methods.0.kind=fgd; repeatable.",
+    ),
+]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job: job_...", show_default=False)]
 DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id of a data set: ds_...", show_default=False)]
 ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Id of a model: mdl_...", show_default=False)]

@@ -11,8 +11,8 @@ import typer
 from rich.text import Text
 
 from fgd.cli.facts import moment
-from fgd.cli.files import read_json
-from fgd.cli.options import URL, AsJson, NameFilter, NewName, Url, client_of
+from fgd.cli.files import read_spec
+from fgd.cli.options import URL, AsJson, NameFilter, NewName, Settings, Url, client_of
 from fgd.cli.printing import Columns, answer, err, fail, leave, out, print_json, print_line, show_one, table
 from fgd.process.exit_codes import DONE, FAILED, REFUSED
 from fgd.text.printable import printable
@@ -37,9 +37,12 @@ Seeds = Annotated[str | None, typer.Option(metavar="0,1,2", help="Seeds; 0-4 are
 @app.command("submit")
 def study_submit(
     spec: Annotated[
-        str,
-        typer.Argument(metavar="FILE.json", help="A study, or a job's spec to make one of; - reads standard input."),
-    ],
+        str | None,
+        typer.Argument(
+            metavar="FILE", help="A study, or a job's spec to make one of, YAML or JSON; - reads standard input."
+        ),
+    ] = None,
+    settings: Settings = None,
     arm: Arms = None,
     seeds: Seeds = None,
     name: Annotated[str | None, typer.Option(help="Its name. [default: the file's]")] = None,
@@ -52,10 +55,10 @@ def study_submit(
 
     Examples:
 
-    - `fgd study submit study.json`
+    - `fgd study submit study.yaml --set schedule.epochs=24`
     - `fgd study submit job.json --arm fgd --arm mimic --seeds 0-2 --watch`
     """
-    body = as_study(read_json(spec), spec)
+    body = as_study(read_spec(spec, settings or (), "study"), spec or "--set")
     given = {"arms": [arm_of(text) for text in arm or ()], "seeds": seeds_of(seeds) if seeds else [], "name": name}
     body |= {field: value for field, value in given.items() if value}
     if not control:

@@ -150,6 +150,42 @@ def test_what_is_no_spec_is_refused_before_it_is_sent(
     assert complaint in done.err
 
 
+def test_a_spec_may_be_yaml_or_options_or_both(fgd: Command, server: Server, tmp_path: Path) -> None:
+    server.routes[("POST", "/v1/jobs")] = Answer(201, job_json("queued"))
+    server.routes[("POST", "/v1/studies")] = Answer(201, STUDY)
+    (tmp_path / "spec.yaml").write_text("name: cells\nschedule:\n  epochs: 12\n")
+    epochs, kind = ["--set", "schedule.epochs=24"], ["--set", "methods.0.kind=fgd"]
+    for words in (
+        ["job", "submit", str(tmp_path / "spec.yaml"), *epochs],
+        ["job", "submit", "--set", "name=cells", *epochs],
+        ["job", "submit", "-", *kind],
+        ["study", "submit", str(tmp_path / "spec.yaml"), "--arm", "fgd", "--seeds", "0", *epochs],
+    ):
+        done = fgd(*words, url=server.url, stdin="name: cells")
+        assert done.code == 0, done.err
+    longer = {"name": "cells", "schedule": {"epochs": 24}}
+    arms = {"arms": [{"name": "fgd", "methods": [{"kind": "fgd"}]}], "seeds": [0]}
+    assert [json.loads(asked.body) for asked in server.asked] == [
+        longer, longer, {"name": "cells", "methods": [{"kind": "fgd"}]}, longer | arms,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("typed", "complaint"),
+    [
+        ([], "give a file, - for standard input, or --set PATH=VALUE"),
+        (["--set", "schedule.epoch=3"], "schedule has no field 'epoch'; the nearest is schedule.epochs"),
+        (["{}/twice.yaml"], "twice.yaml:2: the key 'seed' stands twice"),
+        (["{}/twice.yml", "--set", "seed=1"], "No such file"),
+    ],
+)
+def test_a_wrong_spec_or_setting_says_where(fgd: Command, tmp_path: Path, typed: list[str], complaint: str) -> None:
+    (tmp_path / "twice.yaml").write_text("seed: 1\nseed: 2\n")
+    done = fgd("job", "submit", *(word.format(tmp_path) for word in typed))
+    assert done.code == 2
+    assert complaint in done.err.replace("\n", "")
+
+
 def test_a_refused_spec_shows_the_fields_and_no_traceback(fgd: Command, server: Server) -> None:
     errors = [{"pointer": "/schedule/epochs", "code": "too_small", "detail": "must be at least 1, got [b]0[/b]"}]
     server.routes[("POST", "/v1/jobs")] = problem(422, "invalid_spec", "1 field is wrong", errors=errors)
