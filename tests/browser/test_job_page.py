@@ -12,7 +12,7 @@ from tests.browser.conftest import KEY
 from tests.browser.seeds import Seeds
 
 expect = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (make test-browser)").expect
-TABS = ("Curves", "What it learns from", "Classes and sizes", "Timeline", "Log", "Files", "Spec")
+TABS = ("Curves", "What it learns from", "Classes and sizes", "Try it", "Timeline", "Log", "Files", "Spec")
 FILES = {"student.safetensors": b"the weights", "recipe.json": b"{}"}
 
 

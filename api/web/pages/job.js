@@ -25,6 +25,7 @@ const TABS = [
   { name: "curves", title: "Curves", load: () => import("./job/curves.js") },
   { name: "learns", title: "What it learns from", load: () => import("./job/learns.js") },
   { name: "classes", title: "Classes and sizes", load: () => import("./job/classes.js") },
+  { name: "try", title: "Try it", load: () => import("./job/try.js") },
   { name: "timeline", title: "Timeline", load: () => import("./job/timeline.js") },
   { name: "log", title: "Log", load: () => import("./job/log.js") },
   { name: "files", title: "Files", load: () => import("./job/files.js") },
