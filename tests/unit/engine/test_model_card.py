@@ -45,8 +45,8 @@ def test_predict_py_finds_what_the_detector_finds(tmp_path: Path) -> None:
     torch.manual_seed(0)
     detector = build(recipe()).eval()
     with torch.no_grad():  # so that an untrained detector is sure of something
-        detector.module.head.classification_head.cls_logits.bias.fill_(2.0)  # type: ignore[union-attr]
-        detector.module.head.regression_head.bbox_ctrness.bias.fill_(2.0)  # type: ignore[union-attr]
+        for last in ("classification_head.cls_logits", "regression_head.bbox_ctrness"):
+            detector.module.get_parameter(f"head.{last}.bias").fill_(2.0)
     files = weights.export(tmp_path, detector, MANIFEST, best=None)
     assert files.keys() >= {"README.md", "predict.py", "model.py", "student.safetensors"}
     assert len((tmp_path / "predict.py").read_text().splitlines()) <= 15
