@@ -12,7 +12,20 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from fgd.cli import artifacts, datasets, job_table, jobs, library, models, reports, service, studies, tasks, workers
+from fgd.cli import (
+    artifacts,
+    datasets,
+    job_table,
+    jobs,
+    library,
+    models,
+    reports,
+    service,
+    studies,
+    task_groups,
+    tasks,
+    workers,
+)
 from fgd.cli.printing import err, note, print_error, print_line
 from fgd.process.exit_codes import REFUSED, UNREACHABLE, exit_code, message_of
 from fgd.text.printable import printable
@@ -31,7 +44,6 @@ Exit codes:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     # A traceback must not print local variables: one may be a key.
     pretty_exceptions_enable=False,
@@ -43,8 +55,12 @@ jobs.app.command("table")(job_table.job_table)
 jobs.app.command("report")(reports.job_report)
 for commands in (service, tasks, library, workers):
     app.add_typer(commands.app)
-for name, group in {"dataset": datasets, "job": jobs, "study": studies, "model": models, "artifact": artifacts}.items():
-    app.add_typer(group.app, name=name, rich_help_panel="Use a service")
+GROUPS = {
+    "dataset": datasets.app, "job": jobs.app, "study": studies.app, "model": models.app, "artifact": artifacts.app,
+    "evaluation": task_groups.evaluation, "exported": task_groups.exported, "prediction": task_groups.prediction,
+}  # fmt: skip
+for name, group in GROUPS.items():
+    app.add_typer(group, name=name, rich_help_panel="Use a service")
 
 
 def _print_version(wanted: bool) -> None:

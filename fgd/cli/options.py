@@ -33,7 +33,24 @@ Settings = Annotated[
         help="Set a field of the spec: schedule.epochs=24, methods.0.kind=fgd; repeatable.",
     ),
 ]
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job: job_...", show_default=False)]
+
+
+def job_ids(incomplete: str) -> list[tuple[str, str]]:
+    """For the shell's Tab: the newest jobs with names and states; none if no service answers at once."""
+    from fgd.client import Client
+    from fgd.errors import FGDError
+
+    try:
+        with Client(os.environ.get("FGD_URL") or URL, api_key(), timeout_s=2.0, attempts=1) as client:
+            return [(job.id, f"{job.name}, {job.state}") for job in client.jobs(50) if job.id.startswith(incomplete)]
+    except (FGDError, OSError):
+        return []
+
+
+JobId = Annotated[
+    str,
+    typer.Argument(metavar="JOB", help="Id of a job: job_...", show_default=False, autocompletion=job_ids),
+]
 DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id of a data set: ds_...", show_default=False)]
 ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Id of a model: mdl_...", show_default=False)]
 Budget = Annotated[

@@ -91,6 +91,9 @@ class Tasks:
         """As `wait_evaluation`."""
         return follow.wait_for(self._service, Export, route("exports", export_id), on_export, poll_s, patience_s)
 
+    def exported(self, export_id: str) -> Export:
+        return read(Export, self._service.get(route("exports", export_id)))
+
     def exports(self, most: int = 50) -> list[Export]:
         """Newest first, at most `most`."""
         return self._service.pages(Export, "/v1/exports", most)
@@ -139,6 +142,16 @@ class Tasks:
         """As `wait_evaluation`."""
         path = route("predictions", prediction_id)
         return follow.wait_for(self._service, Prediction, path, on_prediction, poll_s, patience_s)
+
+    def prediction(self, prediction_id: str) -> Prediction:
+        return read(Prediction, self._service.get(route("predictions", prediction_id)))
+
+    def predictions(self, most: int = 50) -> list[Prediction]:
+        """Newest first, at most `most`. They are kept for a day."""
+        return self._service.pages(Prediction, "/v1/predictions", most)
+
+    def delete_prediction(self, prediction_id: str) -> None:
+        self._service.request("DELETE", route("predictions", prediction_id))
 
     def download_file(
         self,

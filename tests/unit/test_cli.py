@@ -95,6 +95,7 @@ COMMANDS = [
     *(["study", name] for name in ("change", "delete")),
     ["model"],
     *(["model", name] for name in ("add", "upload", "promote", "list", "show", "change", "delete")),
+    *([noun, name] for noun in ("evaluation", "exported", "prediction") for name in ("list", "show", "delete")),
     ["artifact"],
     *(["artifact", name] for name in ("list", "download")),
 ]
@@ -910,6 +911,45 @@ def test_an_evaluation_is_waited_for_and_told(fgd: Command, server: Server, tmp_
     assert "cat\t4\t41.5\n" in done.out
     assert "does not know c\\u001bow" in done.err
     assert (tmp_path / "detections.npz").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("noun", "more", "what"),
+    [
+        ("evaluation", {"result": FIGURES}, "teacher on test of ds_1, AP 41.5"),
+        ("exported", {"format": "onnx", "network": "student"}, "student, last weights, onnx"),
+        ("prediction", {"networks": [{"role": "student"}, {"role": "control"}]}, "student, control"),
+    ],
+)
+def test_what_workers_worked_out_is_listed_shown_and_deleted(
+    fgd: Command, server: Server, noun: str, more: dict[str, Any], what: str
+) -> None:
+    found = EVALUATION | {"id": "x_1", "created_at": "2026-11-30T10:00:00Z", "state": "succeeded"} | more
+    path = f"/v1/{noun.removesuffix('ed')}s"
+    server.routes[("GET", path)] = Answer(body={"items": [found], "next": None})
+    server.routes[("GET", f"{path}/x_1")] = Answer(body=found)
+    server.routes[("DELETE", f"{path}/x_1")] = Answer(204)
+    listed = fgd(noun, "list", url=server.url)
+    assert listed.out.split("\t")[:4] == ["x_1", "succeeded", JOB, what], listed.err
+    assert json.loads(fgd(noun, "show", "x_1", url=server.url).out)["id"] == "x_1"
+    assert fgd(noun, "delete", "x_1", url=server.url).out == "x_1  deleted\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("fgd jo", "job"), ("fgd job can", "cancel"), ("fgd evaluation ", "delete"), ("fgd job show job_", JOB)],
+)
+def test_the_shell_completes_commands_and_ids_of_jobs(server: Server, typed: str, offered: str) -> None:
+    server.routes[("GET", "/v1/jobs")] = Answer(body={"items": [job_json()], "next": None})
+    asked = {"_FGD_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": typed, "FGD_URL": server.url}
+    program = [sys.executable, "-m", "fgd.cli"]
+    done = subprocess.run(program, env=os.environ | asked, capture_output=True, text=True, check=False)
+    assert offered in done.stdout, done.stderr
+
+
+def test_without_a_service_nothing_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FGD_URL", f"http://127.0.0.1:{closed_port()}")
+    assert options.job_ids("job_") == []
 
 
 def test_an_evaluation_that_failed_ends_with_its_reason(fgd: Command, server: Server) -> None:
