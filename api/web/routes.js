@@ -9,6 +9,7 @@ export const ROUTES = [
   { path: "datasets/:id", title: "Data set", load: () => import("./pages/dataset.js") },
   { path: "studies", title: "Studies", menu: "Studies", load: () => import("./pages/studies.js") },
   { path: "studies/:id", title: "Study", load: () => import("./pages/study.js") },
+  { path: "budget", title: "Budget", menu: "Budget", load: () => import("./pages/budget.js") },
   { path: "compare", title: "Compare", load: () => import("./pages/compare.js") },
 ];
 
