@@ -10,6 +10,7 @@ export const ROUTES = [
   { path: "studies", title: "Studies", menu: "Studies", load: () => import("./pages/studies.js") },
   { path: "studies/:id", title: "Study", load: () => import("./pages/study.js") },
   { path: "budget", title: "Budget", menu: "Budget", load: () => import("./pages/budget.js") },
+  { path: "workers", title: "Workers", menu: "Workers", load: () => import("./pages/workers.js") },
   { path: "compare", title: "Compare", load: () => import("./pages/compare.js") },
 ];
 
