@@ -245,6 +245,7 @@ def job_show(job: JobId, as_json: AsJson = False, url: Url = URL) -> None:
 def job_watch(job: JobId, url: Url = URL) -> None:
     """Watch a job to its end. Ctrl-C stops the watching, not the job; run the command again to continue watching.
 
+    On a screen it draws how far the job is, and AP on the validation images above that of the control, if there is one.
     It waits while the service restarts. Exits 0 if the job succeeded, 1 if it failed or was cancelled.
     """
     with client_of(url) as client:
@@ -489,16 +490,25 @@ def _cells_of_point(point: MetricPoint) -> list[str]:
 
 
 def _watch(client: Client, job_id: str) -> int:
+    from fgd.cli.curve import ApCurve
     from fgd.cli.watch import Board, told
 
     job = client.job(job_id)
+    curve = ApCurve(client)
     with Board(out, [job.name]) as board:
 
         def on_event(event: StoredEvent) -> None:
             if text := told(event):
                 board.say(job.name, text)
 
-        job = client.wait(job_id, on_event, lambda seen: board.show(job.name, seen))
+        def on_job(seen: Job | None) -> None:
+            board.draw(curve.of(seen))
+            board.show(job.name, seen)
+
+        job = client.wait(job_id, on_event, on_job)
+    if not out.is_terminal:  # on a screen they stand there already
+        for line in curve.lines:
+            print_line(line)
     if job.state == "succeeded":
         print_line(f"{job.id} succeeded; next: fgd artifact download {job.id} --to .")
         return DONE

@@ -6,12 +6,12 @@ Knows the client's Job. Knows no HTTP.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 from rich.text import Text
 
@@ -118,6 +118,16 @@ class _Row:
     printed_status: str = ""
 
 
+class _Bars(Progress):
+    """Bars, and lines below them."""
+
+    below: tuple[str, ...] = ()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield from (Text(printable(line), no_wrap=True) for line in self.below)
+
+
 class Board:
     """One row a job. Use it in a `with` block; `show` each look, `say` what happens in between."""
 
@@ -126,7 +136,7 @@ class Board:
         self._now = now
         self._live = console.is_terminal
         self._width = max(len(printable(title)) for title in titles)
-        self._bars = Progress(
+        self._bars = _Bars(
             TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=12),
             TaskProgressColumn(),
@@ -170,6 +180,10 @@ class Board:
             return
         row.printed_s, row.printed_status = now_s, now_status
         self._console.print(Text(f"{time.strftime('%H:%M:%S')}  {self._named(title)}  {text}"), soft_wrap=True)
+
+    def draw(self, lines: Sequence[str]) -> None:
+        """Below the bars, in place of what was there; nothing where there is no screen."""
+        self._bars.below = tuple(lines)
 
     def say(self, title: str, text: str) -> None:
         self._console.print(Text(printable(f"  {title}: {text}")), soft_wrap=True)
