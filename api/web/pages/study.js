@@ -2,7 +2,7 @@
 
 import { get, watch } from "../api.js";
 import { button, h, named, put, unseen, write } from "../elements.js";
-import { ap, count, duration, gain, moment, NONE, number, several } from "../format.js";
+import { ap, count, duration, gain, moment, NONE, several } from "../format.js";
 import { to } from "../router.js";
 import { act, ACTIONS, axis, bounds, common, drawing, extend, progress, verdict } from "../studies.js";
 
@@ -90,7 +90,7 @@ export async function show({ root, params, query, signal, setQuery, setTitle }) 
         drawing(scale, row.difference, row.difference_over_images),
         h("div", { class: "small" }, h("strong", { class: verdict(row.difference) }, gain(row.difference.value)), bounds(row.difference) ? ` (${bounds(row.difference)})` : h("span", { class: "dim" }, " one seed has no interval"), " ", h("span", { class: "dim" }, "against ", named(row.against))),
         row.difference_over_images ? h("div", { class: "small dim" }, `over images ${bounds(row.difference_over_images)}`) : row.images_reason && h("div", { class: "small dim" }, row.images_reason)]),
-      h("td", { class: "number" }, row.gap_closed === null ? NONE : `${number(100 * row.gap_closed.value)} %`),
+      h("td", { class: "number" }, row.gap_closed === null ? NONE : `${Math.round(100 * row.gap_closed.value)} %`),
       h("td", { class: "number" }, row.against === null || row.quality?.steps_ratio == null ? NONE : `${Math.round(100 * row.quality.steps_ratio)} %`, row.against !== null && row.quality && h("div", { class: "dim small" }, `${row.quality.reached} of ${count(row.quality.runs)} reached it`)),
       h("td", { class: "number" }, duration(row.device_seconds)),
       h("td", {}, h("div", { class: "runs" }, row.runs.map(run), together.length > 1 && h("a", { class: "small", href: to(["compare"], { id: together }), "aria-label": `Curves of ${row.arm}, ${row.student}` }, "curves"))));

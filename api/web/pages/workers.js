@@ -60,7 +60,7 @@ export function show({ root, query, signal, setQuery }) {
     return {
       element,
       update: (/** @type {Worker} */ worker) => {
-        write(beat, `Last heard of ${ago(worker.last_beat)} · runs for ${duration((Date.now() - Date.parse(worker.started_at)) / 1000)} · process ${worker.pid} · ${worker.id}`);
+        write(beat, `Heard of ${ago(worker.last_beat)}${worker.live ? ` · runs for ${duration((Date.now() - Date.parse(worker.started_at)) / 1000)}` : ""} · process ${worker.pid} · ${worker.id}`);
         beat.title = moment(worker.last_beat);
         const { last_beat: _, ...rest } = worker;
         const text = JSON.stringify(rest);

@@ -13,6 +13,8 @@ const USUAL = 0.3;
 const EVERY_MS = 500;
 const MOST_LINES = 200;
 const LETTERS_PX = 12;
+/** What is drawn first. */
+const LAYERS = ["student", "model", "control", "teacher"];
 
 /** @param {import("../job.js").Tab} tab */
 export function show({ root, id, line, feed, query, setQuery, signal }) {
@@ -143,8 +145,8 @@ export function show({ root, id, line, feed, query, setQuery, signal }) {
       write(said, wanted.score.toFixed(2));
       score.setAttribute("aria-valuetext", wanted.score.toFixed(2));
       showLegend(seen);
-      // The least sure first: the surest lie above them.
-      put(boxes, shown.toReversed().flatMap((/** @type {any} */ each) => each.found.toReversed().map((/** @type {any} */ one) => mark(each.kind, one))));
+      // Dashes over whole lines: where boxes agree, each can be seen. The surest of a network lie above its others.
+      put(boxes, shown.toSorted((/** @type {any} */ a, /** @type {any} */ b) => LAYERS.indexOf(a.kind) - LAYERS.indexOf(b.kind)).flatMap((/** @type {any} */ each) => each.found.toReversed().map((/** @type {any} */ one) => mark(each.kind, one))));
       boxes.setAttribute("aria-label", shown.map((/** @type {any} */ each) => `${each.role}: ${each.found.length === 1 ? "1 box" : `${each.found.length} boxes`}`).join(", ") || "no network is shown");
       letters();
       const lines = shown.flatMap((/** @type {any} */ each) => each.found.map((/** @type {any} */ one) => ({ each, one })));
@@ -168,7 +170,7 @@ export function show({ root, id, line, feed, query, setQuery, signal }) {
     function mark(kind, { box: [left, top, right, bottom], name, score: sure }) {
       const text = `${name} ${sure.toFixed(2)}`;
       return svg("g", { class: `of ${kind}` }, svg("rect", { class: `found ${kind}`, x: left, y: top, width: Math.max(0, right - left), height: Math.max(0, bottom - top) }, svg("title", {}, `${kind}: ${text}`)),
-        svg("text", { x: left, y: top, data: { top } }, text));
+        svg("text", { x: left, y: top, data: { top, bottom, kind } }, text));
     }
 
     /** Letters keep their size on the screen, whatever the size of the picture. */
@@ -176,11 +178,11 @@ export function show({ root, id, line, feed, query, setQuery, signal }) {
       if (!answer || !scene.clientWidth) return;
       const pixel = answer.width / scene.clientWidth;
       for (const text of boxes.querySelectorAll("text")) {
-        const top = Number(text.getAttribute("data-top"));
+        const [top, bottom, kind] = ["top", "bottom", "kind"].map((name) => text.getAttribute(`data-${name}`) ?? "");
         const size = LETTERS_PX * pixel;
         text.setAttribute("font-size", String(size));
         text.setAttribute("stroke-width", String(3 * pixel));
-        text.setAttribute("y", String(top > size * 1.3 ? top - size * 0.3 : top + size * 1.05));
+        text.setAttribute("y", String(placed(kind, Number(top), Number(bottom), size)));
       }
     }
 
@@ -198,4 +200,10 @@ export function show({ root, id, line, feed, query, setQuery, signal }) {
 /** @param {number} score */
 function within(score) {
   return Number.isFinite(score) ? Math.min(1, Math.max(LOWEST, score)) : USUAL;
+}
+
+/** Where the letters of a box stand: each network has its own place, since their boxes often agree. @param {string} kind @param {number} top @param {number} bottom @param {number} size */
+function placed(kind, top, bottom, size) {
+  if (kind === "control") return bottom - size * 0.3;
+  return kind === "teacher" || top <= size * 1.3 ? top + size * (kind === "teacher" && top <= size * 1.3 ? 2.2 : 1.1) : top - size * 0.3;
 }
