@@ -15,6 +15,7 @@ from rich.text import Text
 from fgd.cli import (
     artifacts,
     datasets,
+    job_plan,
     job_table,
     jobs,
     library,
@@ -51,6 +52,7 @@ app = typer.Typer(
     help="Distil a large detector into a small one: submit a job, watch it, download the student.",
     epilog=ENDS,
 )
+jobs.app.command("plan")(job_plan.job_plan)
 jobs.app.command("table")(job_table.job_table)
 jobs.app.command("report")(reports.job_report)
 for commands in (service, tasks, library, workers):
