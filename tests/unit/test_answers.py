@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from api import schemas
-from api.core import leaderboard, paired_runs
+from api.core import leaderboard, paired_runs, report
 from api.routes import studies
 from fgd.client import answers
 
@@ -38,6 +38,8 @@ VIEWS: dict[type[answers.Answer], type[BaseModel]] = {
     answers.Plan: schemas.PlanView,
     answers.Model: schemas.ModelView,
     answers.Checkpoint: schemas.CheckpointView,
+    answers.FocusStep: schemas.FocusStepView,
+    answers.JobReport: report.JobReport,
     answers.Study: studies.StudyView,
     answers.Interval: paired_runs.Interval,
     answers.Quality: leaderboard.Quality,

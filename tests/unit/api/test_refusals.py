@@ -1076,6 +1076,7 @@ ELSEWHERE = {
     "workers_alive": "of the commands backup, restore and doctor; see test_backup",
     "route_not_found": "no route; see test_server",
     "job_has_several_teachers": "see test_evaluations",
+    "focus_not_found": "see test_focus",
     "not_a_download": "see test_tickets",
     "file_not_found": "of the dashboard; see test_web",
     "impossible_pair": "all families share strides; for the first that does not",
