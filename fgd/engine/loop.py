@@ -102,7 +102,7 @@ def run(
     distill.train()
     try:
         if state.step == 0:
-            with meter.evaluating():
+            with meter.pause():
                 focus.show(0, 0)
         while True:
             epoch, done_in_epoch = divmod(state.step, per_epoch)

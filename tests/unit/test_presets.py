@@ -17,8 +17,8 @@ from fgd.spec_fields import FromPath, Spec, TeacherFromPath
 METHOD_CLASSES = get_args(get_args(MethodSpec)[0])
 
 
-OPTIONAL = {"perplexity", "shares"}
-"""Without a temperature "auto" and `rho` there is nothing to say of them."""
+OPTIONAL = {"perplexity", "shares", "teacher"}
+"""Without a temperature "auto" and `rho` there is nothing to say of the first two; of one teacher no name is needed."""
 
 
 def lacking(method: Spec) -> set[str]:

@@ -82,10 +82,17 @@ def test_no_script_makes_markup_or_code_of_text(name: str) -> None:
     assert re.findall(forbidden, SCRIPTS[name]) == []
 
 
+def imported(script: str) -> list[str]:
+    """What its statements import from, and what it imports when it is needed."""
+    statement = r"""^(?:import|export)\b[^;]*?\bfrom\s*["']([^"'\n]+)["']"""
+    later = r"""\bimport\s*\(?\s*["']([^"'\n]+)["']"""
+    return [target for pattern in (statement, later) for target in re.findall(pattern, script, flags=re.M)]
+
+
 @pytest.mark.parametrize("name", sorted(SCRIPTS))
 def test_scripts_ask_no_other_host_and_import_only_what_is_there(name: str) -> None:
     folder = name.rpartition("/")[0]
-    for target in re.findall(r"""(?:from|import)\s*\(?\s*["']([^"']+)["']""", SCRIPTS[name]):
+    for target in imported(SCRIPTS[name]):
         assert target.startswith("."), target
         path = web.FILES / folder / target
         assert path.is_file(), f"{name} imports {target}"

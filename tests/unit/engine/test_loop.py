@@ -128,13 +128,15 @@ def test_control_and_distilled_run_see_the_same_batches_and_start_from_the_same_
     seen: list[list[Batch]] = []
     starts: list[str] = []
 
-    def recorded(parts: Any, optimizer: Any, batches: Iterator[Batch], number: int, per_epoch: int) -> Any:
+    def recorded(
+        parts: Any, optimizer: Any, batches: Iterator[Batch], number: int, per_epoch: int, unlabelled: Any
+    ) -> Any:
         (batch,) = batches
         if number == 0:
             seen.append([])
             starts.append(checkpoint.digest_of_tensors(parts.student.module.state_dict()))
         seen[-1].append(replace(batch, images_NCHW=batch.images_NCHW.clone()))
-        return one_step(parts, optimizer, [batch], number, per_epoch)
+        return one_step(parts, optimizer, [batch], number, per_epoch, unlabelled)
 
     monkeypatch.setattr(loop, "step", recorded)
     augment = {"photometric": {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.1}, "crop": {}}
