@@ -91,7 +91,7 @@ def test_with_the_cache_and_interrupted_with_it_the_bytes_are_those_without(
         assert max(shares(resumed)) > 0
         assert 0 < told.data["hits"] < 1
     assert told.data["bytes"] > 0
-    assert {each.name for each in kept.out.iterdir()} == {"checkpoints", "result"}, "its file has no name"
+    assert {each.name for each in kept.out.iterdir()} == {"checkpoints", "focus", "result"}, "its file has no name"
     assert not [note for note in without.of(Note) if note.code.startswith("teacher_cache")]
     assert all("teacher/cache_hits" not in event.values for event in without.of(Stepped))
 
