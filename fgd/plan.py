@@ -54,7 +54,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "spec", type=Path, nargs="?", help="a JobSpec or FindStudent, YAML or JSON, whose references are paths"
     )
-    parser.add_argument("--budget", metavar="MS", help="find students that take so long for an image: 15ms")
+    parser.add_argument("--budget", metavar="MS", help="find students that need at most this for an image: 15ms")
     parser.add_argument("--dataset", help="with --budget: folder of the data set")
     parser.add_argument("--teacher", help="with --budget: folder of the teacher")
     parser.add_argument("--runtime", choices=("onnxruntime", "torch"), default="onnxruntime")

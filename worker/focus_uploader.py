@@ -38,7 +38,7 @@ class FocusFile:
 
 
 def read_focus(told: Focused, out: Path) -> FocusFile:
-    """The file as it was told of. out: the trainer's folder, outside of which nothing is read. Raises OSError or
+    """The file as the event names it. out: the trainer's folder, outside of which nothing is read. Raises OSError or
     ValueError."""
     path = Path(told.path).resolve()
     if not path.is_relative_to(out.resolve()):
@@ -48,7 +48,7 @@ def read_focus(told: Focused, out: Path) -> FocusFile:
     if len(content) > MAX_PHOTOS_BYTES:
         raise ValueError(f"{path.name} has more than {MAX_PHOTOS_BYTES} bytes")
     if hashlib.sha256(content).hexdigest() != told.sha256:
-        raise ValueError(f"{path.name} is not the file that was told of")
+        raise ValueError(f"{path.name} is not the file that the event names")
     return FocusFile(told, content)
 
 

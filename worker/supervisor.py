@@ -45,7 +45,7 @@ FLUSH_S = 0.5
 KEEPING_S = 0.05
 """Between two looks whether the last checkpoint is in the store."""
 SHOWING_S = 10.0
-"""The last of what the methods look at is waited for so long, at most."""
+"""How long, at most, the last files of what the methods look at are waited for."""
 
 
 def supervise(host: Host, claim: attempts.Claim, slot: Slot, claimed_at: float) -> None:

@@ -32,7 +32,7 @@ from fgd.data.images import BadImage, refuse_other_files
 PICTURE = "picture"
 """Its place in the row's blobs."""
 KEEP = timedelta(days=1)
-"""A prediction is forgotten so long after it was asked for."""
+"""How long after its submission a prediction is deleted."""
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ export function named(text) {
   return h("bdi", { class: "name" }, text);
 }
 
-/** What only a reader of the screen is told. @param {string} text */
+/** What only a screen reader says. @param {string} text */
 export function unseen(text) {
   return h("span", { class: "unseen" }, text);
 }

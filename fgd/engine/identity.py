@@ -13,7 +13,7 @@ from fgd.spec import JobSpec, Schedule
 from fgd.spec_fields import Spec
 
 APART = {"name", "teacher", "teachers", "dataset", "resources", "latency_budget_ms", "latency"}
-"""Of a spec what does not decide the weights, or is told by its content."""
+"""Of a spec what does not decide the weights, or is identified by its content."""
 
 
 def checkpoint_digest(spec: JobSpec, identity: dict[str, Any], *, by_batches: bool = False) -> str:

@@ -47,15 +47,15 @@ def tuning(of: Splits) -> Splits:
     return {"train": tuple(each for n, each in enumerate(train) if n % 5), "val": train[::5]}
 
 
-def first_300(of: Splits) -> Splits:
+def three_hundred(of: Splits) -> Splits:
     return {**of, "train": spaced(of["train"], 300)}
 
 
 SOURCES: dict[str, Source] = {
     "bccd": Source("bccd", pooled),
     "bccd-slice": Source("bccd", tuning),
-    "facemask": Source("facemask", lambda of: pooled(first_300(of))),
-    "facemask-slice": Source("facemask", lambda of: tuning(first_300(of))),
+    "facemask": Source("facemask", lambda of: pooled(three_hundred(of))),
+    "facemask-slice": Source("facemask", lambda of: tuning(three_hundred(of))),
     "pear": Source("pear", pooled),
 }
 DIGITS = "digits"
