@@ -31,7 +31,10 @@ from api.core.lifecycle import (
 )
 from api.core.promotion import PromotableWeights
 from api.core.request_bodies import ExportFormat, SubmitPrediction
+from api.core.rows.columns import Task
+from api.core.rows.ids import ID_PATTERN
 from api.core.rows.tables import Artifact, Attempt, Job, JobEvent, JobFocus, WorkerRow
+from api.core.tasks import Selection as TaskSelection
 from fgd.budget import BudgetTable, FindStudent
 from fgd.evaluated import EvaluationResult
 from fgd.exported import ExportResult
@@ -826,6 +829,25 @@ class TaskView(View):
     created_at: datetime
     finished_at: datetime | None
     version: int
+
+
+class TasksQuery(PageQuery):
+    state: Annotated[tuple[TaskState, ...], Field(max_length=32)] = ()
+    """One of these; may be given several times."""
+    job: Annotated[str, Field(pattern=f"^job{ID_PATTERN}$")] | None = None
+    """Those that were asked for a network of this job."""
+    model: Annotated[str, Field(pattern=f"^mdl{ID_PATTERN}$")] | None = None
+    """Those that were asked for this model."""
+
+    def selection(self, table: type[Task]) -> TaskSelection:
+        asked = dict(self)
+        fields = {name: asked[name] for name in ("job", "model", "dataset") if name in asked}
+        return TaskSelection(table, frozenset(self.state), fields)
+
+
+class TasksOnDataQuery(TasksQuery):
+    dataset: Annotated[str, Field(pattern=f"^ds{ID_PATTERN}$")] | None = None
+    """Those on images of this data set."""
 
 
 class NetworkView(TaskView):

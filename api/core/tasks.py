@@ -9,6 +9,8 @@ A task has its own copy of the digests that it reads, and needs nobody's row. Kn
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,7 +25,7 @@ from api.core.errors import Conflict
 from api.core.lifecycle import TaskState
 from api.core.rows import db, leases
 from api.core.rows.columns import Task
-from api.core.rows.db import Reader
+from api.core.rows.db import Query, Reader
 from api.core.rows.ids import new_id
 from api.core.rows.lookup import delete_row, owned
 from api.core.rows.swept import Moment, SweepResult
@@ -67,6 +69,38 @@ class StoredFile:
     size: int
     digest: str
     media_type: str
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a list lets through: one of the states, and each value in its field of the request."""
+
+    table: type[Task]
+    states: frozenset[str]
+    fields: Mapping[str, str | None]
+    """None: whatever it is."""
+
+    def of(self, query: Query) -> Query:
+        if self.states:
+            query = query.where(self.table.state.in_(sorted(self.states)))
+        for name, value in self._asked().items():
+            query = query.where(self.table.request[name].as_string() == value)
+        return query
+
+    @property
+    def bounded(self) -> bool:
+        """No more rows are read than are shown."""
+        return not self.states and not self._asked()
+
+    def digest(self) -> str:
+        """Equal for equal selections, "" for no filter at all; goes into the cursor."""
+        if self.bounded:
+            return ""
+        told = [sorted(self.states), sorted(self._asked().items())]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+    def _asked(self) -> dict[str, str]:
+        return {name: value for name, value in self.fields.items() if value is not None}
 
 
 def insert(

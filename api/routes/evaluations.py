@@ -16,7 +16,7 @@ from api.http.bodies import StrictRoute
 from api.http.conditional import POLL_ANSWERS, POLLED, ended_or_pending, polled
 from api.http.files import FILE, FILE_OR_RANGE, IfRange, RangeHeader, described, sent
 from api.http.pages import PAGE, paged
-from api.schemas import EvaluationPage, EvaluationView, PageQuery
+from api.schemas import EvaluationPage, EvaluationView, TasksOnDataQuery
 from api.views import EVALUATIONS
 
 router = APIRouter(prefix="/v1/evaluations", tags=["evaluations"], route_class=StrictRoute)
@@ -48,9 +48,11 @@ async def submit_evaluation(
 
 
 @router.get("", response_model=EvaluationPage, responses=PAGE)
-async def list_evaluations(query: Annotated[PageQuery, Query()], request: Request) -> Response:
-    """All evaluations, newest first."""
-    return await paged(request, EVALUATIONS, query)
+async def list_evaluations(query: Annotated[TasksOnDataQuery, Query()], request: Request) -> Response:
+    """All evaluations, newest first, or those that match all filters. The cursor of a page holds for the filters it
+    was given out with."""
+    selection = query.selection(Evaluation)
+    return await paged(request, EVALUATIONS, query, selection.of, selection.digest(), selection.bounded)
 
 
 @router.get("/{evaluation_id}", response_model=EvaluationView, responses=POLL_ANSWERS, openapi_extra=POLLED)

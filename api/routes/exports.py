@@ -16,7 +16,7 @@ from api.http.bodies import StrictRoute
 from api.http.conditional import POLL_ANSWERS, POLLED, ended_or_pending, polled
 from api.http.files import FILE, FILE_OR_RANGE, IfRange, RangeHeader, described, sent
 from api.http.pages import PAGE, paged
-from api.schemas import ExportPage, ExportView, PageQuery
+from api.schemas import ExportPage, ExportView, TasksOnDataQuery
 from api.views import EXPORTS
 
 router = APIRouter(prefix="/v1/exports", tags=["exports"], route_class=StrictRoute)
@@ -49,9 +49,11 @@ async def submit_export(
 
 
 @router.get("", response_model=ExportPage, responses=PAGE)
-async def list_exports(query: Annotated[PageQuery, Query()], request: Request) -> Response:
-    """All exports, newest first."""
-    return await paged(request, EXPORTS, query)
+async def list_exports(query: Annotated[TasksOnDataQuery, Query()], request: Request) -> Response:
+    """All exports, newest first, or those that match all filters. The cursor of a page holds for the filters it
+    was given out with."""
+    selection = query.selection(Export)
+    return await paged(request, EXPORTS, query, selection.of, selection.digest(), selection.bounded)
 
 
 @router.get("/{export_id}", response_model=ExportView, responses=POLL_ANSWERS, openapi_extra=POLLED)

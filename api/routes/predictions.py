@@ -15,7 +15,7 @@ from api.errors import Responses, documented
 from api.http.conditional import POLL_ANSWERS, POLLED, ended_or_pending, polled
 from api.http.pages import PAGE, paged
 from api.http.pictures import PICTURE_BODY, picture
-from api.schemas import PageQuery, PredictionPage, PredictionView, PredictQuery
+from api.schemas import PredictionPage, PredictionView, PredictQuery, TasksQuery
 from api.views import PREDICTIONS
 
 router = APIRouter(prefix="/v1/predictions", tags=["predictions"])
@@ -57,9 +57,11 @@ async def submit_prediction(
 
 
 @router.get("", response_model=PredictionPage, responses=PAGE)
-async def list_predictions(query: Annotated[PageQuery, Query()], request: Request) -> Response:
-    """All predictions, newest first."""
-    return await paged(request, PREDICTIONS, query)
+async def list_predictions(query: Annotated[TasksQuery, Query()], request: Request) -> Response:
+    """All predictions, newest first, or those that match all filters. The cursor of a page holds for the filters it
+    was given out with."""
+    selection = query.selection(Prediction)
+    return await paged(request, PREDICTIONS, query, selection.of, selection.digest(), selection.bounded)
 
 
 @router.get("/{prediction_id}", response_model=PredictionView, responses=POLL_ANSWERS, openapi_extra=POLLED)

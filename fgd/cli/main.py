@@ -55,6 +55,7 @@ app = typer.Typer(
 jobs.app.command("plan")(job_plan.job_plan)
 jobs.app.command("table")(job_table.job_table)
 jobs.app.command("report")(reports.job_report)
+app.command("report", rich_help_panel="Use a service")(reports.job_report)
 for commands in (service, tasks, library, workers):
     app.add_typer(commands.app)
 GROUPS = {

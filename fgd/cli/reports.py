@@ -1,4 +1,4 @@
-"""`fgd job report`: a job beside its control and its teacher."""
+"""`fgd report`, which is `fgd job report` too: a job beside its control and its teacher."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def job_report(
 ) -> None:
     """Show a job beside its control and its teacher: AP, the difference with its interval, sizes, gap closed.
 
-    With --json, or in a pipe, it prints everything as JSON. Example: `fgd job report JOB --html report.html`
+    With --json, or in a pipe, it prints everything as JSON. Example: `fgd report JOB --html report.html`
     """
     if split not in ("val", "test"):
         fail(f"--split {split}: it is val or test", REFUSED)

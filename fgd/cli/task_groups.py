@@ -24,6 +24,10 @@ exported = typer.Typer(no_args_is_help=True, help="List, show and delete exporte
 prediction = typer.Typer(no_args_is_help=True, help="List, show and delete predictions; `fgd predict` makes one.")
 
 Most = Annotated[int, typer.Option("--limit", min=1, help="How many to list at most.")]
+States = Annotated[list[str] | None, typer.Option("--state", help="pending, succeeded, failed; may be repeated.")]
+OfJob = Annotated[str | None, typer.Option("--job", metavar="JOB", help="Only those of this job.")]
+OfModel = Annotated[str | None, typer.Option("--model", metavar="MODEL", help="Only those of this model.")]
+OnData = Annotated[str | None, typer.Option("--dataset", metavar="DATASET", help="Only those on this data set.")]
 EvaluationId = Annotated[str, typer.Argument(metavar="EVALUATION", help="Its id: evl_...", show_default=False)]
 ExportId = Annotated[str, typer.Argument(metavar="EXPORT", help="Its id: exp_...", show_default=False)]
 PredictionId = Annotated[str, typer.Argument(metavar="PREDICTION", help="Its id: pred_...", show_default=False)]
@@ -31,10 +35,19 @@ COLUMNS: Columns = {"id": None, "state": None, "of": None, "what": None, "create
 
 
 @evaluation.command("list")
-def evaluation_list(limit: Most = 20, as_json: AsJson = False, url: Url = URL) -> None:
-    """List evaluations, newest first."""
+def evaluation_list(
+    state: States = None,
+    job: OfJob = None,
+    model: OfModel = None,
+    dataset: OnData = None,
+    limit: Most = 20,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """List evaluations, newest first, or those that match."""
     with client_of(url) as client:
-        answer(client.evaluations(limit), as_json, table(COLUMNS, _of_evaluation))
+        found = client.evaluations(limit, states=state or (), job=job, model=model, dataset=dataset)
+        answer(found, as_json, table(COLUMNS, _of_evaluation))
 
 
 @evaluation.command("show")
@@ -53,10 +66,19 @@ def evaluation_delete(evaluation: EvaluationId, url: Url = URL) -> None:
 
 
 @exported.command("list")
-def exported_list(limit: Most = 20, as_json: AsJson = False, url: Url = URL) -> None:
-    """List exports, newest first."""
+def exported_list(
+    state: States = None,
+    job: OfJob = None,
+    model: OfModel = None,
+    dataset: OnData = None,
+    limit: Most = 20,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """List exports, newest first, or those that match."""
     with client_of(url) as client:
-        answer(client.exports(limit), as_json, table(COLUMNS, _of_export))
+        found = client.exports(limit, states=state or (), job=job, model=model, dataset=dataset)
+        answer(found, as_json, table(COLUMNS, _of_export))
 
 
 @exported.command("show")
@@ -75,10 +97,18 @@ def exported_delete(export: ExportId, url: Url = URL) -> None:
 
 
 @prediction.command("list")
-def prediction_list(limit: Most = 20, as_json: AsJson = False, url: Url = URL) -> None:
-    """List predictions, newest first. They are kept for a day."""
+def prediction_list(
+    state: States = None,
+    job: OfJob = None,
+    model: OfModel = None,
+    limit: Most = 20,
+    as_json: AsJson = False,
+    url: Url = URL,
+) -> None:
+    """List predictions, newest first, or those that match. They are kept for a day."""
     with client_of(url) as client:
-        answer(client.predictions(limit), as_json, table(COLUMNS, _of_prediction))
+        found = client.predictions(limit, states=state or (), job=job, model=model)
+        answer(found, as_json, table(COLUMNS, _of_prediction))
 
 
 @prediction.command("show")

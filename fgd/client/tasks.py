@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,9 +42,18 @@ class Tasks:
     def evaluation(self, evaluation_id: str) -> Evaluation:
         return read(Evaluation, self._service.get(route("evaluations", evaluation_id)))
 
-    def evaluations(self, most: int = 50) -> list[Evaluation]:
-        """Newest first, at most `most`."""
-        return self._service.pages(Evaluation, "/v1/evaluations", most)
+    def evaluations(
+        self,
+        most: int = 50,
+        *,
+        states: Sequence[str] = (),
+        job: str | None = None,
+        model: str | None = None,
+        dataset: str | None = None,
+    ) -> list[Evaluation]:
+        """Those that match, newest first, at most `most`. states: any of these; the others: ids."""
+        filters = {"state": list(states) or None, "job": job, "model": model, "dataset": dataset}
+        return self._service.pages(Evaluation, "/v1/evaluations", most, **filters)
 
     def wait_evaluation(
         self,
@@ -94,9 +103,18 @@ class Tasks:
     def exported(self, export_id: str) -> Export:
         return read(Export, self._service.get(route("exports", export_id)))
 
-    def exports(self, most: int = 50) -> list[Export]:
-        """Newest first, at most `most`."""
-        return self._service.pages(Export, "/v1/exports", most)
+    def exports(
+        self,
+        most: int = 50,
+        *,
+        states: Sequence[str] = (),
+        job: str | None = None,
+        model: str | None = None,
+        dataset: str | None = None,
+    ) -> list[Export]:
+        """Those that match, newest first, at most `most`. states: any of these; the others: ids."""
+        filters = {"state": list(states) or None, "job": job, "model": model, "dataset": dataset}
+        return self._service.pages(Export, "/v1/exports", most, **filters)
 
     def delete_export(self, export_id: str) -> None:
         self._service.request("DELETE", route("exports", export_id))
@@ -146,9 +164,18 @@ class Tasks:
     def prediction(self, prediction_id: str) -> Prediction:
         return read(Prediction, self._service.get(route("predictions", prediction_id)))
 
-    def predictions(self, most: int = 50) -> list[Prediction]:
-        """Newest first, at most `most`. They are kept for a day."""
-        return self._service.pages(Prediction, "/v1/predictions", most)
+    def predictions(
+        self,
+        most: int = 50,
+        *,
+        states: Sequence[str] = (),
+        job: str | None = None,
+        model: str | None = None,
+    ) -> list[Prediction]:
+        """Those that match, newest first, at most `most`. They are kept for a day. states: any of these; the others:
+        ids."""
+        filters = {"state": list(states) or None, "job": job, "model": model}
+        return self._service.pages(Prediction, "/v1/predictions", most, **filters)
 
     def delete_prediction(self, prediction_id: str) -> None:
         self._service.request("DELETE", route("predictions", prediction_id))

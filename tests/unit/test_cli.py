@@ -77,6 +77,7 @@ COMMANDS = [
     ["parity"],
     ["evaluate"],
     ["predict"],
+    ["report"],
     ["export"],
     ["backup"],
     ["restore"],
@@ -89,6 +90,7 @@ COMMANDS = [
         ["job", name]
         for name in ("submit", "plan", "list", "table", "show", "watch", "events", "cancel", "logs", "metrics")
     ),
+    ["job", "report"],
     *(["job", name] for name in ("pause", "resume", "stop", "attempts", "checkpoints", "pin", "change", "delete")),
     ["study"],
     *(["study", name] for name in ("submit", "list", "show", "watch", "extend", "retry", "pause", "resume", "cancel")),
@@ -933,6 +935,30 @@ def test_what_workers_worked_out_is_listed_shown_and_deleted(
     assert listed.out.split("\t")[:4] == ["x_1", "succeeded", JOB, what], listed.err
     assert json.loads(fgd(noun, "show", "x_1", url=server.url).out)["id"] == "x_1"
     assert fgd(noun, "delete", "x_1", url=server.url).out == "x_1  deleted\n"
+
+
+@pytest.mark.parametrize(
+    ("noun", "filters"),
+    [
+        ("evaluation", {"state": "failed", "job": JOB, "model": MODEL, "dataset": "ds_1"}),
+        ("exported", {"state": "failed", "job": JOB, "model": MODEL, "dataset": "ds_1"}),
+        ("prediction", {"state": "failed", "job": JOB, "model": MODEL}),
+    ],
+)
+def test_what_workers_worked_out_is_searched(fgd: Command, server: Server, noun: str, filters: dict[str, str]) -> None:
+    def found(asked: Asked) -> Answer:
+        matches = {name: asked.query.get(name) for name in filters} == filters
+        return Answer(
+            body={
+                "items": [EVALUATION | {"id": "x_1", "networks": [], "format": "onnx"}] if matches else [],
+                "next": None,
+            }
+        )
+
+    server.routes[("GET", f"/v1/{noun.removesuffix('ed')}s")] = found
+    options = [word for name, value in filters.items() for word in (f"--{name}", value)]
+    assert fgd(noun, "list", *options, url=server.url).out.startswith("x_1\t")
+    assert fgd(noun, "list", url=server.url).out == ""
 
 
 @pytest.mark.parametrize(

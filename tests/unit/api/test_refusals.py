@@ -901,9 +901,22 @@ def submit_evaluation(w: World) -> Iterator[Refusal]:
     yield Refusal(reused, 422, "idempotency_key_reused", "?Idempotency-Key")
 
 
+def bad_pages_of_tasks(w: World, url: str, *ids: str) -> Iterator[Refusal]:
+    """ids: the filters that take one."""
+    yield from bad_pages(w, url)
+    for value in ("", "running", "pending,failed", "PENDING"):
+        yield Refusal(w.client.get(url, params={"state": value}), 422, "invalid_request", "?state")
+    of_others = {"job": new_id("mdl"), "model": new_id("job"), "dataset": new_id("job")}
+    for name in ids:
+        for value in ("", "x", new_id("job").upper(), f"{new_id('job')}0", of_others[name], "\x00"):
+            yield Refusal(w.client.get(url, params={name: value}), 422, "invalid_request", f"?{name}")
+    for name in {"name", "split", "study", "dataset"}.difference(ids):
+        yield Refusal(w.client.get(url, params={name: "x"}), 422, "invalid_request", f"?{name}")
+
+
 @of("GET /v1/evaluations")
 def list_evaluations(w: World) -> Iterator[Refusal]:
-    yield from bad_pages(w, "/v1/evaluations")
+    yield from bad_pages_of_tasks(w, "/v1/evaluations", "job", "model", "dataset")
 
 
 @of("GET /v1/evaluations/{evaluation_id}")
@@ -950,7 +963,7 @@ def submit_export(w: World) -> Iterator[Refusal]:
 
 @of("GET /v1/exports")
 def list_exports(w: World) -> Iterator[Refusal]:
-    yield from bad_pages(w, "/v1/exports")
+    yield from bad_pages_of_tasks(w, "/v1/exports", "job", "model", "dataset")
 
 
 @of("GET /v1/exports/{export_id}")
@@ -1011,7 +1024,7 @@ def submit_prediction(w: World) -> Iterator[Refusal]:
 
 @of("GET /v1/predictions")
 def list_predictions(w: World) -> Iterator[Refusal]:
-    yield from bad_pages(w, "/v1/predictions")
+    yield from bad_pages_of_tasks(w, "/v1/predictions", "job", "model")
 
 
 @of("GET /v1/predictions/{prediction_id}")

@@ -15,6 +15,7 @@ from api.core import tasks
 from api.core.errors import Fenced
 from api.core.rows import db, leases
 from api.core.rows.columns import Task
+from api.core.rows.ids import new_id
 from api.core.rows.tables import Evaluation, Export, Prediction
 from api.core.sweeper import Sweeper
 from worker.evaluation import EvaluationChild
@@ -30,12 +31,20 @@ LATE = "late"
 class Noun:
     """One of them."""
 
-    def __init__(self, url: str, table: type[Task], child: type[TaskChild], post: Callable[[Any, Any], Any]) -> None:
+    def __init__(self, url: str, table: type[Task], child: type[TaskChild], of_job: Callable[[Any, str], Any]) -> None:
         self.url = url
         self.table = table
         self.child = child
-        self.post = post
-        """Of (client, given): the answer to a request that is accepted."""
+        self.of_job = of_job
+        """Of (client, id of a job that has succeeded): the answer to a request that is accepted."""
+
+    def post(self, client: Any, given: Any) -> Any:
+        return self.of_job(client, given.succeeded())
+
+    def ask(self, client: Any, job: str) -> Any:
+        answer = self.of_job(client, job)
+        assert answer.status_code == 202, answer.text
+        return answer.json()
 
 
 NOUNS = [
@@ -43,19 +52,19 @@ NOUNS = [
         "/v1/evaluations",
         Evaluation,
         EvaluationChild,
-        lambda client, given: client.post("/v1/evaluations", json={"job": given.succeeded()}),
+        lambda client, job: client.post("/v1/evaluations", json={"job": job}),
     ),
     Noun(
         "/v1/exports",
         Export,
         ExportChild,
-        lambda client, given: client.post("/v1/exports", json={"job": given.succeeded()}),
+        lambda client, job: client.post("/v1/exports", json={"job": job}),
     ),
     Noun(
         "/v1/predictions",
         Prediction,
         PredictionChild,
-        lambda client, given: client.post(f"/v1/predictions?job={given.succeeded()}", content=b"GIF89a picture"),
+        lambda client, job: client.post(f"/v1/predictions?job={job}", content=b"GIF89a picture"),
     ),
 ]
 
@@ -242,3 +251,37 @@ def test_an_answer_that_may_wait_comes_as_soon_as_it_has_ended(client: Any, give
         states.append(seen.json()["state"])
     ending.join()
     assert len(states) <= 2
+
+
+def test_a_list_is_narrowed_by_state_and_by_what_was_asked_for_and_its_pages_keep_that(
+    client: Any, given: Any, noun: Noun
+) -> None:
+    jobs = [given.succeeded() for _ in range(2)]
+    made = [str(noun.ask(client, job)["id"]) for job in (jobs[0], jobs[1], jobs[0], jobs[0])]
+    failed(given, noun.table, "user_error", "cannot be")
+
+    def ids(**filters: Any) -> list[str]:
+        answer = client.get(noun.url, params=filters)
+        assert answer.status_code == 200, answer.text
+        return [each["id"] for each in answer.json()["items"]]
+
+    assert ids(job=jobs[1]) == [made[1]]
+    assert ids(state="failed") == [made[0]]
+    assert ids(state=["failed", "pending"]) == made[::-1]
+    assert ids(state="pending", job=jobs[0]) == [made[3], made[2]]
+    assert ids(model=new_id("mdl")) == ids(job=new_id("job")) == ids(state="succeeded") == []
+    first = client.get(noun.url, params={"limit": 1, "state": "pending", "job": jobs[0]})
+    second = client.get(first.links["next"]["url"]).json()
+    assert [each["id"] for each in second["items"]] == [made[2]]
+    assert second["next"] is None
+    other = client.get(noun.url, params={"cursor": first.json()["next"], "state": "failed"})
+    assert (other.status_code, other.json()["code"]) == (400, "cursor_of_other_filters")
+
+
+@pytest.mark.parametrize("url", ["/v1/evaluations", "/v1/exports"])
+def test_lists_are_narrowed_by_data_set(client: Any, given: Any, url: str) -> None:
+    job = given.succeeded()
+    made = client.post(url, json={"job": job}).json()
+
+    assert [each["id"] for each in client.get(url, params={"dataset": made["dataset"]}).json()["items"]] == [made["id"]]
+    assert client.get(url, params={"dataset": new_id("ds")}).json()["items"] == []
