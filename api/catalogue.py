@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from api.core.request_bodies import SubmitDataset, SubmitModel
+from api.core.study_bodies import SubmitStudy
 from fgd import presets
 from fgd.data.format_list import FORMATS, Format
 from fgd.detector_specs import DetectorSpec
@@ -58,6 +59,8 @@ class Catalogue(BaseModel):
     """JSON Schema of a job's schedule, with its defaults."""
     job: dict[str, Any]
     """JSON Schema of the body of POST /v1/jobs."""
+    study: dict[str, Any]
+    """JSON Schema of the body of POST /v1/studies."""
     dataset: dict[str, Any]
     """JSON Schema of the body of POST /v1/datasets."""
     model: dict[str, Any]
@@ -95,6 +98,7 @@ def catalogue() -> tuple[Catalogue, str]:
         ],
         schedule=Schedule.model_json_schema(),
         job=SubmitJob.model_json_schema(),
+        study=SubmitStudy.model_json_schema(),
         dataset=SubmitDataset.model_json_schema(),
         model=TypeAdapter(SubmitModel).json_schema(),
     )

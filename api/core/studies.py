@@ -63,9 +63,8 @@ def submit(
         if (study := once.replayed(s)) is not None:
             return Made(study, False, ())
         arms = study_bodies.planned(body)
-        expect_size(settings, len(arms) * len(body.students), body.seeds)
-        runs = study_bodies.runs(body, arms)
-        checked = _checked(s, store, settings, project_id, runs)
+        checked = _looked_up(s, store, settings, project_id, body, arms)
+    runs = checked.runs
     jobs: list[str] = []
 
     def insert(s: Session) -> Study:
@@ -85,6 +84,20 @@ def submit(
 
     study, new = once.make(engine, insert)
     return Made(study, new, jobs if new else ())
+
+
+def outline(
+    engine: Engine, store: BlobStore, settings: Settings, project_id: str, body: SubmitStudy
+) -> tuple[Sequence[Planned], Sequence[Run]]:
+    """The arms and the runs of the study that `submit` would make of this body; nothing is made. Refuses what `submit`
+    would, except for a queue that is full. Raises Invalid, Conflict."""
+    with db.reading(engine) as s:
+        arms = study_bodies.planned(body)
+        checked = _looked_up(s, store, settings, project_id, body, arms)
+    if checked.packed:
+        with db.transaction(engine) as s:
+            blobs.remember_blobs(s, project_id, db.now(s), *checked.packed)
+    return arms, checked.runs
 
 
 def extend(
@@ -194,6 +207,14 @@ def expect_size(settings: Settings, runs: int, seeds: Sequence[int]) -> None:
 
 
 # --- what a study is made of ----------------------------------------------------------------------------------
+
+
+def _looked_up(
+    s: Session, store: BlobStore, settings: Settings, project_id: str, body: SubmitStudy, arms: Sequence[Planned]
+) -> _Checked:
+    """The runs of a new study. Raises Invalid with all faults, or else the first Conflict."""
+    expect_size(settings, len(arms) * len(body.students), body.seeds)
+    return _checked(s, store, settings, project_id, study_bodies.runs(body, arms))
 
 
 def _checked(s: Session, store: BlobStore, settings: Settings, project_id: str, runs: Sequence[Run]) -> _Checked:

@@ -19,7 +19,7 @@ from api.core.rows.db import Columns, Reader
 from api.core.rows.named import NameAndState
 from api.core.rows.tables import Job, Study, StudyJob
 from api.core.store.names import delete_objects
-from api.core.study_bodies import ExtendStudy, SubmitStudy
+from api.core.study_bodies import ExtendStudy, Run, SubmitStudy, job_name
 from api.deps import Accept, IdempotencyKey, IfMatch, IfNoneMatch, ProjectDep, Service, ServiceDep, StudyInPath
 from api.errors import NOT_MODIFIED, Responses, documented
 from api.http import etag, negotiate, tabular
@@ -28,7 +28,7 @@ from api.http.changing import RENAMED, renamed
 from api.http.conditional import POLL_ANSWERS, POLLED, answered, made, polled, unchanged
 from api.http.pages import PAGE, paged
 from api.schemas import Cancel, PageQuery, Rename, View, Words
-from api.views import JSON, Resource
+from api.views import JSON, Resource, dumps
 from fgd.spec_fields import Spec
 from fgd.stored import text_without_retired
 
@@ -80,6 +80,26 @@ class StudyView(View):
     """When the last of its jobs ended; null while any has not."""
     version: int
     """Increases with every change of the study or of one of its jobs; the ETag is "v<version>"."""
+
+
+class OutlinedRun(View):
+    """An arm and a student: one job for each seed."""
+
+    arm: str
+    student: str
+    """What the leaderboard will call it."""
+    against: str | None
+    """The arm that it will be compared with; null: none."""
+    jobs: int
+    """One for each seed."""
+    spec: dict[str, Any]
+    """The body of its first job, with every number filled in: POST /v1/plans says what it costs."""
+
+
+class StudyOutline(View):
+    jobs: int
+    """Arms x students x seeds; added controls are among the arms."""
+    runs: list[OutlinedRun]
 
 
 class StudyPage(View):
@@ -171,23 +191,33 @@ _BOARD: Responses = {
     },
     **NOT_MODIFIED,
 }
-_MADE: Responses = {200: {"model": StudyView, "description": "This Idempotency-Key already made it."}}
+_MADE: Responses = {
+    200: {
+        "model": StudyView | StudyOutline,
+        "description": "This Idempotency-Key already made it; with dry_run: what it would be.",
+    },
+    201: {"model": StudyView, "description": "Its jobs are queued."},
+}
 _GROWN: Responses = {200: {"model": StudyView, "description": "This Idempotency-Key already did it."}}
 
 
-@router.post(
-    "", status_code=201, response_model=StudyView, responses={**_MADE, **documented(400, 409, 413, 415, 422, 429, 507)}
-)
+@router.post("", status_code=201, responses={**_MADE, **documented(400, 409, 413, 415, 422, 429, 507)})
 def submit_study(
     body: SubmitStudy,
     service: ServiceDep,
     project: ProjectDep,
     after: BackgroundTasks,
     idempotency_key: IdempotencyKey = None,
+    dry_run: Annotated[bool, Query(description="Make nothing: answer what the study would be.")] = False,
 ) -> Response:
     """Queue a job for each arm, student and seed, and for the control of each. All are checked first: if one would be
-    refused, none is made, and the pointers name its arm or student in this body."""
+    refused, none is made, and the pointers name its arm or student in this body.
+
+    With dry_run nothing is made: the answer has the number of jobs, and for each arm and student the spec of its first
+    one. Sent to POST /v1/plans, that says what one costs."""
     service.expect_room()
+    if dry_run:
+        return Response(dumps(_outlined(service, project, body)), media_type="application/json")
     done = studies.submit(service.engine, service.store, service.settings, project, body, idempotency_key)
     _ring(service, after, done.jobs)
     return made(service, project, STUDIES, done.study.id, 201 if done.new else 200)
@@ -314,6 +344,19 @@ def delete_study(
     with service.transaction() as s:
         checkpoints = studies.delete_study(s, project, study_id, jobs=jobs)
     after.add_task(delete_objects, service.store, checkpoints)
+
+
+def _outlined(service: Service, project: str, body: SubmitStudy) -> JSON:
+    arms, runs = studies.outline(service.engine, service.store, service.settings, project, body)
+    against, seeds = {each.arm.name: each.against for each in arms}, len(body.seeds)
+    several = len(body.students) > 1
+
+    def shown(run: Run) -> JSON:
+        name = job_name(body.name, run.arm, run.student if several else None, body.seeds[0])
+        spec = run.job.but(name=name, seed=body.seeds[0]).model_dump(mode="json")
+        return {"arm": run.arm, "student": run.student, "against": against[run.arm], "jobs": seeds, "spec": spec}
+
+    return {"jobs": len(runs) * seeds, "runs": [shown(run) for run in runs]}
 
 
 def _asked(service: Service, project: str, study_id: str, wish: Requested) -> Response:

@@ -23,6 +23,7 @@ from fgd.cli import (
     reports,
     service,
     studies,
+    study_plan,
     task_groups,
     tasks,
     workers,
@@ -56,6 +57,7 @@ jobs.app.command("plan")(job_plan.job_plan)
 jobs.app.command("table")(job_table.job_table)
 jobs.app.command("report")(reports.job_report)
 app.command("report", rich_help_panel="Use a service")(reports.job_report)
+studies.app.command("plan")(study_plan.study_plan)
 for commands in (service, tasks, library, workers):
     app.add_typer(commands.app)
 GROUPS = {

@@ -32,21 +32,24 @@ Arms = Annotated[
     ),
 ]
 Seeds = Annotated[str | None, typer.Option(metavar="0,1,2", help="Seeds; 0-4 are five.")]
+StudyFile = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="FILE", help="A study, or a job's spec to make one of, YAML or JSON; - reads standard input."
+    ),
+]
+StudyName = Annotated[str | None, typer.Option("--name", help="Its name. [default: the file's]")]
+Control = Annotated[bool, typer.Option("--control/--no-control", help="Add the arms without methods to compare with.")]
 
 
 @app.command("submit")
 def study_submit(
-    spec: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="FILE", help="A study, or a job's spec to make one of, YAML or JSON; - reads standard input."
-        ),
-    ] = None,
+    spec: StudyFile = None,
     settings: Settings = None,
     arm: Arms = None,
     seeds: Seeds = None,
-    name: Annotated[str | None, typer.Option(help="Its name. [default: the file's]")] = None,
-    control: Annotated[bool, typer.Option(help="Add the arms without methods to compare with.")] = True,
+    name: StudyName = None,
+    control: Control = True,
     watch: Annotated[bool, typer.Option("--watch", help="Watch it to its end.")] = False,
     as_json: AsJson = False,
     url: Url = URL,
@@ -58,11 +61,7 @@ def study_submit(
     - `fgd study submit study.yaml --set schedule.epochs=24`
     - `fgd study submit job.json --arm fgd --arm mimic --seeds 0-2 --watch`
     """
-    body = as_study(read_spec(spec, settings or (), "study"), spec or "--set")
-    given = {"arms": [arm_of(text) for text in arm or ()], "seeds": seeds_of(seeds) if seeds else [], "name": name}
-    body |= {field: value for field, value in given.items() if value}
-    if not control:
-        body["control"] = False
+    body = body_of(spec, settings, arm, seeds, name, control)
     with client_of(url) as client:
         study = client.submit_study(body)
         answer(study, as_json, lambda study: print_line(study.id))
@@ -212,6 +211,21 @@ def study_delete(
 
 
 # --- what is typed --------------------------------------------------------------------------------------------
+
+
+def body_of(
+    spec: str | None,
+    settings: list[str] | None,
+    arm: list[str] | None,
+    seeds: str | None,
+    name: str | None,
+    control: bool,
+) -> dict[str, Any]:
+    """A study's body as the file and the options say it."""
+    body = as_study(read_spec(spec, settings or (), "study"), spec or "--set")
+    given = {"arms": [arm_of(text) for text in arm or ()], "seeds": seeds_of(seeds) if seeds else [], "name": name}
+    body |= {field: value for field, value in given.items() if value}
+    return body if control else body | {"control": False}
 
 
 def as_study(body: Mapping[str, Any], source: str) -> dict[str, Any]:

@@ -359,6 +359,25 @@ class Study(Answer):
         return self.state in ("succeeded", "failed", "cancelled")
 
 
+class OutlinedRun(Answer):
+    """An arm and a student of a study that is not made yet."""
+
+    arm: str
+    student: str
+    against: str | None = None
+    jobs: int
+    """One for each seed."""
+    spec: dict[str, Any] = {}
+    """Of its first job: for `plan`."""
+
+
+class StudyOutline(Answer):
+    """What a study would be."""
+
+    jobs: int
+    runs: tuple[OutlinedRun, ...] = ()
+
+
 class Interval(Answer):
     """A figure with its 95 % interval; no ends where there is one pair of runs, and the interval is over seeds."""
 

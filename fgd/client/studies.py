@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from fgd.client import follow
-from fgd.client.answers import Leaderboard, Study
+from fgd.client.answers import Leaderboard, Study, StudyOutline
 from fgd.client.transport import Transport, read, route
 
 
@@ -20,6 +20,10 @@ class Studies:
         """Queue a job for each arm, student and seed. Sending the same body with the same key again returns the same
         study."""
         return read(Study, self._service.post("/v1/studies", json.dumps(dict(body)), idempotency_key))
+
+    def outline_study(self, body: Mapping[str, Any]) -> StudyOutline:
+        """What a study would be; nothing is made. `plan` with the `spec` of a run says what one of its jobs costs."""
+        return read(StudyOutline, self._service.post("/v1/studies?dry_run=true", json.dumps(dict(body))))
 
     def study(self, study_id: str) -> Study:
         return read(Study, self._service.get(route("studies", study_id)))

@@ -41,6 +41,8 @@ VIEWS: dict[type[answers.Answer], type[BaseModel]] = {
     answers.FocusStep: schemas.FocusStepView,
     answers.JobReport: report.JobReport,
     answers.Study: studies.StudyView,
+    answers.OutlinedRun: studies.OutlinedRun,
+    answers.StudyOutline: studies.StudyOutline,
     answers.Interval: paired_runs.Interval,
     answers.Quality: leaderboard.Quality,
     answers.StudyRun: leaderboard.RunView,

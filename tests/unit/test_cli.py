@@ -1086,6 +1086,26 @@ def test_a_study_is_made_of_a_jobs_spec_and_options(fgd: Command, server: Server
     assert plain.code == 0
 
 
+def test_a_plan_of_a_study_has_its_jobs_and_what_they_cost(fgd: Command, server: Server) -> None:
+    run = {"student": "FCOS R18", "jobs": 3, "spec": {"name": "x"}}
+    runs = [{**run, "arm": "control", "against": None}, {**run, "arm": "fgd", "against": "control"}]
+    server.routes[("POST", "/v1/studies")] = Answer(200, {"jobs": 6, "runs": runs})
+    measured, error = PLAN | {"state": "measured", "measured": MEASURED}, {"code": "user_error", "message": "too small"}
+    failed = PLAN | {"state": "failed", "error": error}
+    server.routes["POST", "/v1/plans"] = [Answer(200, measured), Answer(200, measured), Answer(200, failed)]
+
+    planned = fgd("study", "plan", "-", "--seeds", "0-2", url=server.url, stdin="{}")
+    failing = fgd("study", "plan", "-", "--json", url=server.url, stdin="{}")
+    quick = fgd("study", "plan", "-", "--no-wait", url=server.url, stdin="{}")
+
+    assert planned.out == "control\tFCOS R18\t-\t3\t2.5 h\t900 MiB\nfgd\tFCOS R18\tcontrol\t3\t2.5 h\t900 MiB\n"
+    assert "6 jobs: 15.0 h if they run one after the other" in planned.err
+    assert (failing.code, json.loads(failing.out)["plans"][0]["error"]["message"]) == (1, "too small")
+    assert quick.out.splitlines()[1] == "fgd\tFCOS R18\tcontrol\t3\t-\t-"
+    assert all(asked.query == {"dry_run": "true"} for asked in server.asked_for("POST", "/v1/studies"))
+    assert json.loads(server.asked_for("POST", "/v1/studies")[0].body)["seeds"] == [0, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [

@@ -760,6 +760,8 @@ def submit_study(w: World) -> Iterator[Refusal]:
     ]
     for change, code, pointer in refused:
         yield Refusal(w.client.post("/v1/studies", json=body | change), 422, code, pointer)
+    perhaps = w.client.post("/v1/studies?dry_run=perhaps", json=body)
+    yield Refusal(perhaps, 422, "invalid_request", "?dry_run")
     unready = body | {"dataset": w.client.post("/v1/datasets", json={"name": "d"}).json()["id"]}
     yield Refusal(w.client.post("/v1/studies", json=unready), 409, "dataset_not_ready", "/dataset")
     with w.serving(w.settings.model_copy(update={"max_queued_jobs": 3})) as narrow:

@@ -77,6 +77,24 @@ def test_a_study_is_its_jobs(client: Any, body: dict[str, Any]) -> None:
     assert client.get("/v1/studies").json()["items"] == [study]
 
 
+def test_a_dry_run_says_what_a_study_would_be_and_makes_nothing(client: Any, body: dict[str, Any]) -> None:
+    key = {"Idempotency-Key": "once"}
+
+    answer = client.post("/v1/studies?dry_run=true", json=body, headers=key)
+
+    assert (answer.status_code, answer.json()["jobs"]) == (200, 6)
+    runs = answer.json()["runs"]
+    assert [(run["arm"], run["against"], run["jobs"]) for run in runs] == [
+        ("control", None, 2), ("fgd", "control", 2), ("imitation", "control", 2),
+    ]  # fmt: skip
+    assert client.post("/v1/plans", json=runs[1]["spec"]).json()["outline"]["teachers"][0]["methods"] == ["fgd"]
+    assert client.get("/v1/studies").json()["items"] == []
+    assert faults(client, body | {"seeds": [3, 3]}, "/v1/studies?dry_run=true") == [("/seeds/1", "given_twice")]
+    study = submitted(client, body, headers=key)
+    first = {job["name"]: job["spec"] for job in jobs_of(client, study)}
+    assert [first[run["spec"]["name"]]["methods"] for run in runs] == [run["spec"]["methods"] for run in runs]
+
+
 def test_pairs_differ_in_nothing_but_methods_and_teacher(client: Any, body: dict[str, Any]) -> None:
     inherit = body["teacher"]
     student = {"kind": "fcos", "fpn_channels": 64, "inherit": inherit}
