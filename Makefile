@@ -31,6 +31,7 @@ serve: $(READY) ## the API and a worker on 127.0.0.1:8000; DATA_ROOTS=/a:/b allo
 test: $(READY) ## unit, parity, real servers and real trainings; under 15 minutes on 2 cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25 --durations-min=2 -m "not gpu and not e2e and not long and not chaos and not images and not matrix and not browser"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 --durations-min=5 -m "e2e and not gpu and not chaos and not images and not matrix and not browser"
+	@echo "the browser tests were skipped: make test-browser brings a Chromium and runs them, as .ci/run does"
 
 test-long: $(READY) ## the tests of ten seconds and more that `make test` leaves out; 3 minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not gpu"
