@@ -6,6 +6,7 @@
     intervals.py            a difference to the control with its 95 % interval, and how much of the gap is closed
     curves.py               time to quality, and whether a curve stands at a plateau
     confusion.py            which class is taken for which
+    per_image.py            what is found and missed on each image, and where two runs differ
 
 Knows numpy alone: no torch, no jobs, no HTTP.
 """
