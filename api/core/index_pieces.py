@@ -16,8 +16,8 @@ from typing import Any
 
 from fgd.data.index import Box
 
-_MARK = re.compile(rb'\{"id":|"(train|val|test|unlabelled)":\[')
-_LONGEST_MARK = len(b'"unlabelled":[')
+_MARK = re.compile(rb'\{"id":(-?\d{1,20}),|"(train|val|test|unlabelled)":\[')
+_LONGEST_MARK = len(b'{"id":-12345678901234567890,')
 _BOXES, _LABELS, _CROWD = b',"boxes":[', b'],"labels":[', b'],"crowd":['
 _BOX = re.compile(rb"\[([^\[\]]*)\]")
 _LABEL = re.compile(rb"\d+")
@@ -31,6 +31,8 @@ class Contents:
     classes: tuple[str, ...]
     splits: Mapping[str, array[int]]
     """Where each image begins, and at last where the split ends."""
+    ids: Mapping[str, array[int]]
+    """Of the images."""
 
     def piece(self, split: str, n: int) -> tuple[int, int] | None:
         """Where image n of a split begins, and its length; None: there is none."""
@@ -56,24 +58,26 @@ def contents(chunks: Iterable[bytes]) -> Contents:
     """One pass over the bytes, of which only the places of images are kept."""
     head, buffer, at = b"", b"", 0
     splits: dict[str, array[int]] = {}
-    begins = array("Q")
+    ids: dict[str, array[int]] = {}
+    begins, numbers = array("Q"), array("q")
     for chunk in chunks:
         buffer += chunk
         done = 0
         for mark in _MARK.finditer(buffer):
             done = mark.end()
-            if mark[1] is not None:
-                begins.append(at + mark.start())
-                splits[mark[1].decode()] = begins = array("Q")
+            begins.append(at + mark.start())
+            if mark[2] is not None:
+                splits[mark[2].decode()] = begins = array("Q")
+                ids[mark[2].decode()] = numbers = array("q")
             else:
-                begins.append(at + mark.start())
+                numbers.append(int(mark[1]))
         if not splits:
             continue  # classes come first; they are few
         head = head or buffer
         done = max(done, len(buffer) - _LONGEST_MARK + 1)
         buffer, at = buffer[done:], at + done
     begins.append(at + len(buffer))
-    return Contents(_classes(head or buffer), splits)
+    return Contents(_classes(head or buffer), splits, ids)
 
 
 def _classes(head: bytes) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -45,6 +45,13 @@ def image(
     return index_pieces.image_of(data, after, limit), index.classes
 
 
+def places(store: BlobStore, dataset: Dataset, split: str) -> Mapping[int, int]:
+    """Of each image of a split, by its id, the n that `image` takes."""
+    assert dataset.index_digest is not None, "a ready data set has its index"
+    with _there():
+        return _places(store, dataset.index_digest, split)
+
+
 def digest(image: ImagePiece) -> str:
     return PurePosixPath(image.file).stem
 
@@ -70,6 +77,11 @@ def _there() -> Iterator[None]:
 def _contents(store: BlobStore, digest: str) -> Contents:
     """Blobs never change, so what one says can be kept: where each image stands in an index, not the images."""
     return index_pieces.contents(store.read(digest))
+
+
+@lru_cache(maxsize=2)
+def _places(store: BlobStore, digest: str, split: str) -> dict[int, int]:
+    return {id: n for n, id in enumerate(_contents(store, digest).ids.get(split, ()))}
 
 
 @lru_cache(maxsize=2)

@@ -75,7 +75,7 @@ def pair(truth: SplitDetections, found: SplitDetections, least: float) -> Paired
     image, label = image_of[found.found_image], label_of[found.found_label]
     kept = np.flatnonzero(there[found.found_image] & (label > 0) & (found.found_score >= least))
     kept = kept[np.lexsort((-found.found_score[kept], image[kept]))]
-    image, label, box = image[kept], label[kept], found.found_box[kept]
+    image, label, box, score = image[kept], label[kept], found.found_box[kept], found.found_score[kept]
 
     det_P, box_P, iou_P = _overlapping(truth, image, label, box)
     hit, ignored = np.zeros(len(kept), bool), np.zeros(len(kept), bool)
@@ -83,12 +83,12 @@ def pair(truth: SplitDetections, found: SplitDetections, least: float) -> Paired
     for det, taken in _taken(truth, image, label, det_P, box_P, iou_P):
         crowd = truth.truth_crowd[taken]
         hit[det], ignored[det] = ~crowd, crowd
-        score_T[taken[~crowd]] = found.found_score[kept][det[~crowd]]
+        score_T[taken[~crowd]] = score[det[~crowd]]
     return Paired(
         known_C=np.isin(np.arange(1, len(truth.classes) + 1), label_of),
         image_D=image,
         box_D4=box,
-        score_D=found.found_score[kept],
+        score_D=score,
         label_D=label,
         hit_D=hit,
         ignored_D=ignored,
@@ -123,7 +123,8 @@ def _boxes(truth: SplitDetections, wanted_C: Bools) -> Bools:
 
 
 def _per_image(truth: SplitDetections, image: NDArray[np.integer]) -> Ints:
-    return np.bincount(image, minlength=len(truth))
+    many: Ints = np.bincount(image, minlength=len(truth))
+    return many
 
 
 def _overlapping(

@@ -49,6 +49,7 @@ def test_every_image_is_found_however_the_bytes_come(size: int) -> None:
     found = index_pieces.contents(chunks(data, size))
     assert found.classes == INDEX.classes
     for split, images in INDEX.splits.items():
+        assert found.ids[split].tolist() == [each.id for each in images]
         for n, expected in enumerate(images):
             at, length = found.piece(split, n) or (0, 0)
             one = index_pieces.image_of(data[at : at + length], 0, 100)
