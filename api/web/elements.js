@@ -58,11 +58,22 @@ export function write(element, text) {
 }
 
 /**
- * A name that somebody gave: whatever its direction, it leaves the text around it in order.
+ * A name that somebody gave: whatever its direction, it leaves the text around it in order. One with marks that could
+ * end the isolation is a box of its own.
  * @param {string} text
  */
 export function named(text) {
-  return h("bdi", { class: "name" }, text);
+  return h("bdi", { class: /[\u202a-\u202e\u2066-\u2069]/.test(text) ? "name boxed" : "name" }, text);
+}
+
+/** A name among other words where no element can stand, as in an option or a label. @param {string} text */
+export function isolated(text) {
+  return `\u2068${text.replace(/[\u202a-\u202e\u2066-\u2069]/g, "")}\u2069`;
+}
+
+/** A sentence of ours that may quote names: it begins on the left, whatever it quotes first. @param {string} text */
+export function sentence(text) {
+  return h("bdi", { class: "name", dir: "ltr" }, text);
 }
 
 /** What only a screen reader says. @param {string} text */

@@ -8,6 +8,7 @@ export const ROUTES = [
   { path: "datasets", title: "Data sets", menu: "Data sets", load: () => import("./pages/datasets.js") },
   { path: "datasets/:id", title: "Data set", load: () => import("./pages/dataset.js") },
   { path: "studies", title: "Studies", menu: "Studies", load: () => import("./pages/studies.js") },
+  { path: "studies/new", title: "New study", load: () => import("./pages/new_study.js") },
   { path: "studies/:id", title: "Study", load: () => import("./pages/study.js") },
   { path: "budget", title: "Budget", menu: "Budget", load: () => import("./pages/budget.js") },
   { path: "workers", title: "Workers", menu: "Workers", load: () => import("./pages/workers.js") },

@@ -64,7 +64,7 @@ export async function extend(study) {
     fields: [{ name: "seeds", label: "Seeds, such as 3, 4 or 3-6", value: `${next}, ${next + 1}` }],
   });
   if (!values) return false;
-  const seeds = read(values.seeds);
+  const seeds = seedsOf(values.seeds);
   if (!seeds) {
     say(`${values.seeds} is no list of seeds; write whole numbers such as 3, 4 or 3-6, at most ${MOST_SEEDS}`, "bad");
     return false;
@@ -80,7 +80,7 @@ export async function extend(study) {
 }
 
 /** "3, 4, 7-9" as numbers; null if it says something else. @param {string} text @returns {number[] | null} */
-function read(text) {
+export function seedsOf(text) {
   const found = [];
   for (const part of text.split(/[\s,]+/).filter(Boolean)) {
     const [, first, last = first] = /^(\d{1,10})(?:-(\d{1,10}))?$/.exec(part) ?? [];

@@ -7,6 +7,8 @@ import { ask, make, pause, Problem } from "./api.js";
 
 const PIECE = 4 * 2 ** 20;
 const LONGEST_WAIT_MS = 15000;
+/** Marks that no name may have. */
+const INVISIBLE = /[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g;
 const BEGUN = "fgd.upload.";
 /** Codes of answers after which another look at the offset helps. */
 const PASSING = ["upload_offset_mismatch", "upload_in_progress", "upload_cut"];
@@ -34,7 +36,7 @@ export async function refusal(file) {
 
 /** Makes a data set of a zip and begins to send it. @param {File} file @param {any} [more] fields of the request @returns {Promise<any>} the data set */
 export async function begin(file, more = {}) {
-  const name = file.name.replace(/\.zip$/i, "").slice(0, 100) || "data";
+  const name = [...file.name.replace(/\.zip$/i, "").replace(INVISIBLE, "")].slice(0, 100).join("") || "data";
   const dataset = await make("datasets", { name, ...more });
   localStorage.setItem(BEGUN + dataset.id, fingerprint(file));
   go(dataset.id, file);

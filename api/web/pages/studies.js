@@ -26,7 +26,7 @@ export function show({ root, query, signal, setQuery }) {
   const nothing = h("div", { class: "card empty", hidden: true });
   const complaint = h("p", { class: "bad", role: "alert", hidden: true });
   const more = button("Show more", () => change({ limit: 200 }), { hidden: true });
-  put(root, h("div", { class: "heading" }, h("h1", {}, "Studies"), search, h("label", { class: "inline" }, "State", state)),
+  put(root, h("div", { class: "heading" }, h("h1", {}, "Studies"), search, h("label", { class: "inline" }, "State", state), h("div", { class: "actions" }, h("a", { class: "button", href: to(["studies", "new"]) }, "New study"))),
     h("p", { class: "dim" }, "A study trains arms, students and seeds beside each other, and says what a method adds and how sure that is."), complaint, table, nothing, more);
 
   const follow = following(body, (/** @type {Study} */ study) => study.id, line);
@@ -42,7 +42,7 @@ export function show({ root, query, signal, setQuery }) {
       table.hidden = page.items.length === 0;
       nothing.hidden = !table.hidden;
       put(nothing, wanted.search || wanted.state ? [h("p", {}, "No study matches."), button("Show all studies", () => ((search.value = state.value = ""), change({ search: "", state: "" })))]
-        : [h("p", {}, "There are no studies yet."), h("p", {}, "Make one of a job's spec: ", h("code", {}, "fgd study submit job.json --arm fgd --arm mimic --seeds 0-2"), ".")]);
+        : [h("p", {}, "There are no studies yet."), h("p", {}, h("a", { href: to(["studies", "new"]) }, "Make one here"), ", or of a job's spec: ", h("code", {}, "fgd study submit job.json --arm fgd --arm mimic --seeds 0-2"), ".")]);
     },
     fail: (problem) => {
       if (problem.status === 0) return; // the page says so

@@ -51,7 +51,7 @@ export async function show({ root, params, query, signal, setQuery, setTitle }) 
     const key = open.map(([name]) => name).join();
     if (key !== shownActions || !actions.firstChild) {
       shownActions = key;
-      put(actions, open.map(([name, action]) => button(action.word, () => asked(name), { class: action.sure ? "danger" : null })), button("Add seeds …", async () => (await extend(study)) && again()));
+      put(actions, open.map(([name, action]) => button(action.word, () => asked(name), { class: action.sure ? "danger" : null })), button("Add seeds …", async () => (await extend(study)) && again()), h("a", { class: "button", href: to(["studies", "new"], { copy: study.id }) }, "Copy …"));
     }
     put(facts, fact("Jobs", progress(study)), fact("Arms", several(study.arms.length, "arm")), fact("Students", study.students.map((each, place) => [place > 0 && ", ", named(each.name)])),
       fact("Seeds", study.seeds.slice(0, 12).join(", ") + (study.seeds.length > 12 ? ` and ${study.seeds.length - 12} more` : "")), fact("Created", moment(study.created_at)), study.finished_at && fact("Ended", moment(study.finished_at)),
