@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from PIL import Image
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
 from api.core import datasets, workers
 from api.core.jobs import attempts, queue_order, record, requests
 from api.core.request_bodies import SubmitDataset
 from api.core.rows import db
-from api.core.rows.tables import DEFAULT_PROJECT
+from api.core.rows.tables import DEFAULT_PROJECT, Artifact
 from api.core.store.names import BlobStore
-from fgd.data.index import Report, SplitCounts
+from fgd.data import archive, formats
+from fgd.data.index import Box, Index, Report, SplitCounts
 from fgd.detector_specs import FCOS
 from fgd.events import Evaluated, Event, Note, Phase, Started, Stepped
 from fgd.focus_files import packed
 from fgd.presets import resolve
 from fgd.recipe import Recipe
 from fgd.spec import SubmitJob
+from fgd.statistics import detections
+from fgd.statistics.detections import SplitDetections
 
 CLASSES = ("cat", "dog")
 WORKER = "wrk_seed"
@@ -58,11 +64,72 @@ class Seeds:
             datasets.finish_import(s, dataset.id, claim.attempt, archive, index, report)
             return dataset.id
 
+    def pictured(self, folder: Path, images: Mapping[str, Sequence[tuple[Box, int]]], name: str = "pictures") -> str:
+        """The id of one whose pictures can be seen: these in val, 120 x 90 with boxes and labels, and as many in
+        train. `folder` is a new one."""
+        for split in ("train", "val"):
+            (folder / split).mkdir(parents=True)
+            for n, file in enumerate(images):
+                colour = (90 + 3 * n, 120, 100 + 9 * len(split))  # no two are the same
+                Image.new("RGB", (120, 90), colour).save(folder / split / file)
+            files = list(images)
+            boxes = [(n, *each) for n, file in enumerate(files, 1) for each in images[file]]
+            marks = [
+                {"id": k, "image_id": n, "category_id": label, "bbox": [x, y, right - x, bottom - y]}
+                for k, (n, (x, y, right, bottom), label) in enumerate(boxes)
+            ]
+            about = [{"id": n, "file_name": file, "width": 120, "height": 90} for n, file in enumerate(files, 1)]
+            classes = [{"id": n, "name": each} for n, each in enumerate(CLASSES, 1)]
+            content = {"images": about, "annotations": marks, "categories": classes}
+            (folder / split / "_annotations.coco.json").write_text(json.dumps(content))
+        with db.transaction(self.engine) as s:
+            id = datasets.submit(s, DEFAULT_PROJECT, SubmitDataset(name=name, path=str(folder))).id
+        self.imported(folder)
+        return id
+
+    def imported(self, folder: Path) -> None:
+        """What a worker does with the data set that waits for it, whose content is there."""
+        index, report, sources = formats.read(folder)
+        with TemporaryDirectory() as scratch:
+            archive.pack(index, sources, Path(scratch) / "images.tar")
+            tar = self.store.put_file(Path(scratch) / "images.tar")
+        blob = self.store.put_bytes(index.model_dump_json().encode())
+        with db.transaction(self.engine) as s:
+            claim = datasets.claim_import(s, WORKER, lease_s=20.0)
+            assert claim is not None
+            datasets.finish_import(s, claim.id, claim.attempt, tar, blob, report)
+
+    def found(self, dataset: str, on: Mapping[str, Sequence[tuple[Box, int, float]]]) -> bytes:
+        """detections.npz of a network that finds these boxes, labels and scores on val images, by name."""
+        with db.reading(self.engine) as s:
+            digest = datasets.get(s, DEFAULT_PROJECT, dataset).index_digest
+        assert digest is not None
+        index = Index.model_validate_json(b"".join(self.store.read(digest)))
+        images = index.splits["val"]
+        made = [(n, *each) for n, image in enumerate(images) for each in on.get(image.name, ())]
+        split = SplitDetections.of(
+            index.classes, [image.name for image in images], image_id=[image.id for image in images],
+            size=[(image.width, image.height) for image in images],
+            truth_image=[n for n, image in enumerate(images) for _ in image.boxes],
+            truth_box=[box for image in images for box in image.boxes],
+            truth_label=[label for image in images for label in image.labels],
+            truth_crowd=[crowd for image in images for crowd in image.crowd],
+            found_image=[row[0] for row in made], found_box=[row[1] for row in made],
+            found_label=[row[2] for row in made], found_score=[row[3] for row in made],
+        )  # fmt: skip
+        with TemporaryDirectory() as scratch:
+            detections.write(Path(scratch) / "detections.npz", {"val": split})
+            return (Path(scratch) / "detections.npz").read_bytes()
+
     def job(self, dataset: str, **changes: Any) -> str:
         """The id of a queued job: plain training, if nothing else is said."""
         given = {"name": "a job", "teacher": None, "student": {}, "dataset": dataset, "methods": [], **changes}
         body = SubmitJob.model_validate(given)
         inputs = {"dataset": {"archive": "a" * 64, "index": "b" * 64}}
+        if (teacher := (given["teacher"] or {}).get("job")) is not None:
+            of = select(Artifact).where(Artifact.job_id == teacher, Artifact.name.in_(RESULT))
+            with db.reading(self.engine) as s:
+                inputs["teacher"] = {each.name: each.digest for each in s.scalars(of)}
         with db.transaction(self.engine) as s:
             return requests.submit(s, DEFAULT_PROJECT, body, resolve(body.spec()), inputs=inputs).id
 

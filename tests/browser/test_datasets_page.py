@@ -15,7 +15,7 @@ from PIL import Image as Picture
 from api.core import datasets
 from api.core.rows import db
 from tests.browser.axe import serious
-from tests.browser.seeds import WORKER, Seeds
+from tests.browser.seeds import Seeds
 
 expect = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (make test-browser)").expect
 NASTY = '<img src=x onerror=alert(1)> "it\'s" & 🎉'
@@ -53,20 +53,6 @@ def packed(folder: Path) -> bytes:
     return buffer.getvalue()
 
 
-def imported(seeds: Seeds, folder: Path, scratch: Path) -> None:
-    """What a worker does with the data set that waits for it."""
-    from fgd.data import archive, formats
-
-    index, report, sources = formats.read(folder)
-    archive.pack(index, sources, scratch / "images.tar")
-    tar = seeds.store.put_file(scratch / "images.tar")
-    index_blob = seeds.store.put_bytes(index.model_dump_json().encode())
-    with db.transaction(seeds.engine) as s:
-        claim = datasets.claim_import(s, WORKER, lease_s=20.0)
-        assert claim is not None
-        datasets.finish_import(s, claim.id, claim.attempt, tar, index_blob, report)
-
-
 def row(page: Any, name: str) -> Any:
     return page.locator("tr[data-dataset]", has_text=name)
 
@@ -99,7 +85,7 @@ def test_a_zip_is_uploaded_over_a_break_and_shown_once_it_is_imported(
     expect(row(page, NASTY).locator(".state")).to_have_text("being imported")
     assert broken
     row(page, NASTY).locator("a.title").click()
-    imported(seeds, folder, tmp_path)
+    seeds.imported(folder)
     expect(page.locator(".heading .state")).to_have_text("ready")
     expect(page.locator(".picture .box-of")).to_have_count(3)
     expect(page.get_by_role("img", name="blue.png: 1 box")).to_be_visible()
@@ -152,7 +138,7 @@ def test_anybody_can_use_them(
     assert serious(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.request.put(f"{server.url}v1/datasets/{made}/content", data=b"PK", headers={"Content-Type": "application/zip"})
-    imported(seeds, folder, tmp_path)
+    seeds.imported(folder)
 
     row(page, NASTY).locator("a.title").click()
 

@@ -24,6 +24,7 @@ import { to } from "../router.js";
 const TABS = [
   { name: "curves", title: "Curves", load: () => import("./job/curves.js") },
   { name: "learns", title: "What it learns from", load: () => import("./job/learns.js") },
+  { name: "detections", title: "Detections", load: () => import("./job/detections.js") },
   { name: "classes", title: "Classes and sizes", load: () => import("./job/classes.js") },
   { name: "try", title: "Try it", load: () => import("./job/try.js") },
   { name: "timeline", title: "Timeline", load: () => import("./job/timeline.js") },
