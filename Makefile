@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+MLFLOW := $(VENV)/mlflow
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-unit test-long test-browser matrix test-isa gpu gpu-wheels lint format lock parity study families resume digests fuzz bench bench-service images chaos soak clean
+.PHONY: help install demo serve test test-unit test-long test-browser test-mlflow matrix test-isa gpu gpu-wheels lint format lock parity study families resume digests fuzz bench bench-service images chaos soak clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -29,22 +30,31 @@ serve: $(READY) ## the API and a worker on 127.0.0.1:8000; DATA_ROOTS=/a:/b allo
 	@$(if $(DATA_ROOTS),FGD_DATA_ROOTS="$(DATA_ROOTS)") $(BIN)/fgd serve
 
 test: $(READY) ## unit, parity, real servers and real trainings; under 15 minutes on 2 cores
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25 --durations-min=2 -m "not gpu and not e2e and not long and not chaos and not images and not matrix and not browser"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 --durations-min=5 -m "e2e and not gpu and not chaos and not images and not matrix and not browser"
-	@echo "the browser tests were skipped: make test-browser brings a Chromium and runs them, as .ci/run does"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25 --durations-min=2 -m "not gpu and not e2e and not long and not chaos and not images and not matrix and not browser and not mlflow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 --durations-min=5 -m "e2e and not gpu and not chaos and not images and not matrix and not browser and not mlflow"
+	@echo "the browser tests and the one with an MLflow server were skipped: make test-browser and make test-mlflow bring what they need and run them, as .ci/run does"
 
 test-long: $(READY) ## the tests of ten seconds and more that `make test` leaves out; 3 minutes
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not gpu"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not gpu and not mlflow"
 
 test-browser: $(READY) ## the dashboard's pages in a real Chromium, which it brings if it can; 2 minutes
 	@$(BIN)/python -m tests.browser.bring
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -rs -m browser tests/browser
 
+test-mlflow: $(READY) $(MLFLOW)/.ready ## what a real MLflow server shows of a job; a minute, and another for its packages (700 MB, once)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -m mlflow tests/e2e/test_mlflow.py
+
+$(MLFLOW)/.ready: tests/mlflow.lock
+	@$(PYTHON) -m venv $(MLFLOW)
+	@$(MLFLOW)/bin/pip install --quiet --disable-pip-version-check uv
+	@$(MLFLOW)/bin/uv pip install --quiet --python $(MLFLOW)/bin/python --require-hashes -r tests/mlflow.lock
+	@touch $@
+
 images: $(READY) ## build the API's image without Docker, by running its Dockerfile in a folder; a few minutes
 	@$(BIN)/python -m pytest -m images tests/e2e/test_images.py
 
 test-unit: $(READY) ## the fast tests; a few minutes
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not e2e and not slow and not chaos and not images and not matrix and not browser"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not e2e and not slow and not chaos and not images and not matrix and not browser and not mlflow"
 
 matrix: $(READY) ## every method between every two families, on tiny networks; a minute or two
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/unit/methods/test_matrix.py
@@ -107,6 +117,8 @@ lock: $(READY) ## resolve the lock files again
 		--output-file requirements.lock pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra postgres --extra s3 \
 		--no-header --constraint requirements.lock --output-file deploy/requirements.lock pyproject.toml
+	@echo mlflow | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--output-file tests/mlflow.lock -
 
 clean: ## remove the environment and the demo's folder, but not the service's (.fgd)
 	rm -rf $(VENV) .fgd/demo build dist *.egg-info

@@ -12,12 +12,14 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from sqlalchemy import Engine
 
 from api import errors
 from api.core import queue
 from api.core.resampling import Resampler
 from api.core.rows import db
 from api.core.settings import Settings, check_bind
+from api.core.store.names import BlobStore
 from api.core.store.open import open_store, room_of
 from api.core.sweeper import Sweeper, sweeping
 from api.deps import Service
@@ -47,7 +49,9 @@ from api.routes import (
     tickets,
     workers,
 )
+from api.tracking import Target, Tracker, tracking
 from fgd.process.secrets import hide_secrets
+from fgd.tracking.mlflow import Account
 
 PARTS = (
     jobs,
@@ -79,11 +83,11 @@ Errors are `application/problem+json` with a stable `code` and JSON pointers int
 """
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, mlflow: Account | None = None) -> FastAPI:
     """The application. Raises UnsafeBind for an address that others reach without a key; it opens the database only
     when it starts, and then raises Unfit unless the tables are those of this version."""
     if settings is None:
-        settings = Settings()
+        settings, mlflow = Settings(), Account.of_environment()
         hide_secrets()
     check_bind(settings)
 
@@ -101,6 +105,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                     told_of_signals(changes.end_waits),
                     sweeping(sweeper.sweep, settings.sweep_s) as sweeps,
                     Resampler(store) as resampler,
+                    tracking(_tracker(settings, mlflow or Account(), engine, store, resampler)),
                 ):
                     app.state.service = Service(
                         settings,
@@ -138,6 +143,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(PlainStart)
     app.openapi = lambda: _openapi(app, settings)  # type: ignore[method-assign]
     return app
+
+
+def _tracker(
+    settings: Settings, account: Account, engine: Engine, store: BlobStore, resampler: Resampler
+) -> Tracker | None:
+    """None: no MLflow server is named."""
+    if settings.mlflow_tracking_uri is None:
+        return None
+    target = Target(settings.mlflow_tracking_uri, settings.mlflow_experiment, account, settings.public_url)
+    return Tracker(engine, store, resampler, target)
 
 
 def _can_be_wrong(operation: dict[str, Any]) -> bool:

@@ -8,8 +8,19 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from fgd.tracking.names import ADDRESS, EXPERIMENT
 
 MIN_KEY_CHARS = 32
 
@@ -61,6 +72,13 @@ class Settings(BaseSettings):
     """At least 32 characters. When set, every request needs it, even from this host."""
     host: str = "127.0.0.1"
     """Address the server listens on."""
+    public_url: str | None = None
+    """http(s)://... where people open the dashboard, for links in other programs (MLflow). None: no links."""
+    mlflow_tracking_uri: str | None = None
+    """http(s)://host:port of an MLflow server, to which the API brings every job: settings, figures and files. Its
+    account comes from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN. None: off."""
+    mlflow_experiment: str = EXPERIMENT
+    """Where their runs go; it is made if there is none."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
 
     beat_s: PositiveFloat = 3.0
@@ -163,6 +181,15 @@ class Settings(BaseSettings):
         if url is not None and re.fullmatch(r"https?://[^/@?#]+/?", url) is None:
             raise ValueError("FGD_STORE_ENDPOINT is http(s)://host:port, without a path or an account")
         return url.rstrip("/") if url else None
+
+    @field_validator("public_url", "mlflow_tracking_uri", mode="after")
+    @classmethod
+    def _address_is_plain(cls, url: str | None, info: ValidationInfo) -> str | None:
+        if url and ADDRESS.fullmatch(url) is None:
+            raise ValueError(
+                f"FGD_{str(info.field_name).upper()} is http(s)://host:port, without an account or a query"
+            )
+        return url or None
 
     @model_validator(mode="after")
     def _account_is_whole(self) -> Self:

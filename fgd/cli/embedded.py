@@ -34,7 +34,8 @@ class Service:
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         # Settings of another service in this shell must not reach this one.
-        foreign = {f"FGD_{name}" for name in ("DATABASE_URL", "BROKER_URL", "BLOBS", "API_KEY", "DATA_ROOTS", "SLOTS")}
+        others = ("DATABASE_URL", "BROKER_URL", "BLOBS", "API_KEY", "DATA_ROOTS", "SLOTS", "MLFLOW_TRACKING_URI")
+        foreign = {f"FGD_{name}" for name in others}
         foreign |= {name for name in os.environ if name.startswith("FGD_STORE_")}
         self._lifeline, self._held = os.pipe()
         command = children.command("deploy", "serve", "--parent-fd", str(self._lifeline))

@@ -19,6 +19,7 @@ from fgd.cli import (
     job_table,
     jobs,
     library,
+    mlflow,
     models,
     reports,
     service,
@@ -40,7 +41,7 @@ Exit codes:
 - 0: done
 - 1: it failed: a job failed or was cancelled, a data set was rejected, a checksum did not match
 - 2: the command or the request is wrong: a misspelt option, a path that does not exist, a spec that is refused
-- 3: no service answers, or it is broken; the same for the hub
+- 3: no service answers, or it is broken; the same for the hub and for MLflow
 - 130: interrupted
 """
 
@@ -56,6 +57,7 @@ app = typer.Typer(
 jobs.app.command("plan")(job_plan.job_plan)
 jobs.app.command("table")(job_table.job_table)
 jobs.app.command("report")(reports.job_report)
+jobs.app.command("mlflow")(mlflow.job_mlflow)
 app.command("report", rich_help_panel="Use a service")(reports.job_report)
 studies.app.command("plan")(study_plan.study_plan)
 for commands in (service, tasks, library, workers):
@@ -99,6 +101,7 @@ def _tell(error: Exception) -> int:
     print_error(message_of(error))
     from fgd.cli.hub import HubAway, HubError
     from fgd.client import ApiError, ForeignAnswer, Unreachable
+    from fgd.tracking.mlflow import TrackingAway, TrackingRefused
 
     match error:
         case ApiError(status=401):
@@ -110,8 +113,8 @@ def _tell(error: Exception) -> int:
         case ApiError(code=code) if code.startswith("http_"):  # without a problem of ours
             note("this service answers differently; check the address, and any proxy on the way")
             return UNREACHABLE
-        case Unreachable() | ForeignAnswer() | HubAway():
+        case Unreachable() | ForeignAnswer() | HubAway() | TrackingAway():
             return UNREACHABLE
-        case ApiError() | HubError():
+        case ApiError() | HubError() | TrackingRefused():
             return REFUSED
     return exit_code(error)

@@ -37,7 +37,7 @@ def job_report(
     if html is not None and not html.absolute().parent.is_dir():
         fail(f"--html {html}: there is no folder {html.absolute().parent}", REFUSED)
     with client_of(url) as client:
-        report = _whole(client, job, chosen)
+        report = whole_report(client, job, chosen)
         if html is not None:
             html.write_text(client.job_report_page(job, chosen), encoding="utf-8")
             print_line(str(html))
@@ -49,7 +49,7 @@ def job_report(
         print_line(line)
 
 
-def _whole(client: Client, job: str, split: Literal["val", "test"]) -> JobReport:
+def whole_report(client: Client, job: str, split: Literal["val", "test"]) -> JobReport:
     """Once all its figures are worked out."""
     report = client.job_report(job, split)
     if report.pending:

@@ -9,7 +9,10 @@ import ctypes
 import os
 import sys
 
-SECRETS = ("FGD_API_KEY", "FGD_STORE_KEY_ID", "FGD_STORE_SECRET", "FGD_DATABASE_URL", "FGD_BROKER_URL")
+SECRETS = (
+    "FGD_API_KEY", "FGD_STORE_KEY_ID", "FGD_STORE_SECRET", "FGD_DATABASE_URL", "FGD_BROKER_URL",
+    "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN",
+)  # fmt: skip
 """Variables that hold a password or a key, or may."""
 _PR_SET_DUMPABLE = 4
 """From linux/prctl.h."""

@@ -25,6 +25,7 @@ from fgd.cli.reports import report_lines
 from fgd.client import DEFAULT_URL, BoardRow, Dataset, Job, JobReport, Model
 from fgd.process import children
 from tests.unit.http_fake import Answer, Asked, Server, closed_port, job_json, problem, serving
+from tests.unit.mlflow_fake import FakeMlflow
 
 JOB = job_json()["id"]
 
@@ -90,7 +91,7 @@ COMMANDS = [
         ["job", name]
         for name in ("submit", "plan", "list", "table", "show", "watch", "events", "cancel", "logs", "metrics")
     ),
-    ["job", "report"],
+    *(["job", name] for name in ("report", "tensorboard", "mlflow")),
     *(["job", name] for name in ("pause", "resume", "stop", "attempts", "checkpoints", "pin", "change", "delete")),
     ["study"],
     *(["study", name] for name in ("submit", "list", "show", "watch", "extend", "retry", "pause", "resume", "cancel")),
@@ -824,6 +825,70 @@ def test_each_jobs_event_file_gets_a_folder_of_its_own(fgd: Command, server: Ser
     (file,) = (tmp_path / "tb").rglob("*tfevents*")
     assert file.parent.name == f"_a_b_c-{JOB}"
     assert done.out.strip().endswith("events.out.tfevents.1.j")
+
+
+@pytest.fixture
+def mlflow() -> Iterator[FakeMlflow]:
+    server = FakeMlflow()
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def test_an_ended_job_is_copied_to_mlflow_again_and_again_as_one_run(
+    fgd: Command, server: Server, mlflow: FakeMlflow
+) -> None:
+    sha = hashlib.sha256(b"weights").hexdigest()
+    artifact = {"id": "art_1", "name": "student.safetensors", "size": 7, "sha256": sha, "media_type": "x/y"}
+    point = {"name": "ap", "split": "val", "step": 9, "value": 31.5, "at": "2026-11-22T10:00:00Z"}
+    spec = {"schedule": {"epochs": 2}, "methods": []}
+    server.routes |= {
+        ("GET", f"/v1/jobs/{JOB}"): Answer(body=job_json("succeeded", spec=spec, metadata={"team": "x"})),
+        ("GET", f"/v1/jobs/{JOB}/metrics"): Answer(body={"items": [point]}),
+        ("GET", f"/v1/jobs/{JOB}/artifacts"): Answer(body={"items": [artifact]}),
+        ("HEAD", "/v1/artifacts/art_1/content"): Answer(body=b"weights", headers={"ETag": f'"sha256-{sha}"'}),
+        ("GET", "/v1/artifacts/art_1/content"): Answer(body=b"weights", headers={"ETag": f'"sha256-{sha}"'}),
+        ("GET", f"/v1/jobs/{JOB}/report"): lambda asked: Answer(
+            body=b"<!doctype html>"
+            if "html" in asked.headers["accept"]
+            else {"job": JOB, "name": "cells", "state": "succeeded", "versions": {"torch": "9.9"}}
+        ),
+    }
+    for _ in range(2):
+        done = fgd("job", "mlflow", JOB, url=server.url, MLFLOW_TRACKING_URI=mlflow.url, MLFLOW_TRACKING_TOKEN="t")
+        assert (done.code, done.out) == (0, f"{mlflow.url}/#/experiments/1/runs/run0\n"), done.err
+    run = mlflow.the_run()
+    assert run["params"] == {"schedule.epochs": "2", "methods": "[]", "versions.torch": "9.9"}
+    assert run["metrics"] == {("val/ap", 9, 31.5, 1795341600000)}
+    assert run["info"]["status"] == "FINISHED"
+    assert run["tags"].items() >= {"label.team": "x", "fgd.url": f"{server.url}/#/jobs/{JOB}"}.items()
+    there = mlflow.files_of_the_run()
+    assert there.keys() == {"student.safetensors", "report.html", "report.json", "spec.json"}
+    assert there["student.safetensors"] == b"weights"
+    assert len(server.asked_for("GET", "/v1/artifacts/art_1/content")) == 1, "what is there is not sent again"
+    assert {asked.headers["authorization"] for asked in mlflow.asked} == {"Bearer t"}
+
+
+def test_what_keeps_a_job_from_mlflow_is_one_line_and_an_exit_code(
+    fgd: Command, server: Server, mlflow: FakeMlflow
+) -> None:
+    server.routes[("GET", f"/v1/jobs/{JOB}")] = Answer(body=job_json("running"))
+
+    def copied(address: str) -> Ended:
+        return fgd("job", "mlflow", JOB, "--tracking-uri", address, url=server.url)
+
+    running = copied(mlflow.url)
+    assert (running.code, "is running; copy it once it has ended" in running.err) == (2, True)
+    wrong = copied("http://ada:secret@host")
+    assert (wrong.code, "--tracking-uri: it is http(s)://host:port" in wrong.err) == (2, True)
+    assert "secret" not in wrong.err
+    server.routes[("GET", f"/v1/jobs/{JOB}")] = Answer(body=job_json("failed"))
+    away = copied(f"http://127.0.0.1:{closed_port()}")
+    assert (away.code, "the MLflow server does not answer" in away.err) == (3, True)
+    mlflow.instead = Answer(401)
+    refused = copied(mlflow.url)
+    assert (refused.code, "check MLFLOW_TRACKING_USERNAME" in refused.err) == (2, True)
 
 
 def test_a_jobs_export_is_downloaded_before_it_becomes_onnx(

@@ -610,6 +610,38 @@ class JobFocus(Base):
     )
 
 
+class MlflowRun(Base):
+    """How far a job has been brought to an MLflow server (api/core/mlflow_runs.py)."""
+
+    __tablename__ = "mlflow_runs"
+
+    job_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[ProjectId]
+    run_id: Mapped[str | None]
+    """As MLflow names it; null: it is not there yet."""
+    logged_step: Mapped[int | None] = mapped_column(BigInteger)
+    """Points before this step are there."""
+    seen_version: Mapped[int | None]
+    """The job's, when it was last brought."""
+    done: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """It has ended, and all of it is there; or it was given up."""
+    failures: Mapped[int] = mapped_column(default=0, server_default="0")
+    """In a row."""
+    error: Mapped[str | None]
+    """Of the last."""
+    not_before: Mapped[datetime]
+    taken_by: Mapped[str | None]
+    """The process that is at it."""
+    taken_until: Mapped[datetime | None]
+
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
+        CheckConstraint("(taken_by IS NULL) = (taken_until IS NULL)", "taken_whole"),
+        CheckConstraint("failures >= 0", "failures"),
+        Index("ix_mlflow_runs_open", "not_before", sqlite_where=text("NOT done"), postgresql_where=text("NOT done")),
+    )
+
+
 class Plan(Leased, Base):
     """What a job would do and cost, asked for instead of submitting it. Forgotten after some days."""
 
