@@ -15,6 +15,7 @@ from rich.text import Text
 from fgd.cli import (
     artifacts,
     datasets,
+    job_detections,
     job_plan,
     job_table,
     jobs,
@@ -56,6 +57,7 @@ app = typer.Typer(
 )
 jobs.app.command("plan")(job_plan.job_plan)
 jobs.app.command("table")(job_table.job_table)
+jobs.app.command("detections")(job_detections.job_detections)
 jobs.app.command("report")(reports.job_report)
 jobs.app.command("mlflow")(mlflow.job_mlflow)
 app.command("report", rich_help_panel="Use a service")(reports.job_report)

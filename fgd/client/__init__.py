@@ -47,6 +47,7 @@ from fgd.client.errors import (
     Unreachable,
     WrongArgument,
 )
+from fgd.client.images import ComparedDetections, ComparedImage, ImageCounts
 from fgd.client.transport import DEFAULT_URL
 
 __all__ = [
@@ -59,6 +60,8 @@ __all__ = [
     "Classes",
     "Client",
     "ClientError",
+    "ComparedDetections",
+    "ComparedImage",
     "Dataset",
     "DigestMismatch",
     "Evaluation",
@@ -68,6 +71,7 @@ __all__ = [
     "File",
     "FocusStep",
     "ForeignAnswer",
+    "ImageCounts",
     "Interval",
     "Job",
     "JobReport",

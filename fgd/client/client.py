@@ -1,7 +1,7 @@
 """A small typed client of the service, with about one method per route. Knows no torch, SQL or terminal.
 
 What is behind a method: `transport` sends a request, `transfer` files, `follow` waits. `tasks` has the methods of what
-a worker works out, `studies` those of studies.
+a worker works out, `studies` those of studies, `images` those of single images.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from fgd.client.answers import (
     Worker,
 )
 from fgd.client.errors import ApiError, WrongArgument
+from fgd.client.images import Images
 from fgd.client.studies import Studies
 from fgd.client.tasks import Tasks
 from fgd.client.transport import DEFAULT_URL, Transport, foreign, read, route
@@ -42,7 +43,7 @@ from fgd.data.index import Report
 from fgd.spec import JobSpec
 
 
-class Client(Tasks, Studies):
+class Client(Tasks, Studies, Images):
     """Talks to one service. Use it in a `with` block, or close it.
 
     api_key: sent as a bearer token. attempts: tries per request. backoff_s: pause before the second try, doubled

@@ -9,9 +9,9 @@ import pytest
 from pydantic import BaseModel
 
 from api import schemas
-from api.core import leaderboard, paired_runs, report
+from api.core import compared_detections, leaderboard, paired_runs, report
 from api.routes import studies
-from fgd.client import answers
+from fgd.client import answers, images
 
 VIEWS: dict[type[answers.Answer], type[BaseModel]] = {
     answers.Progress: schemas.ProgressView,
@@ -40,6 +40,9 @@ VIEWS: dict[type[answers.Answer], type[BaseModel]] = {
     answers.Checkpoint: schemas.CheckpointView,
     answers.FocusStep: schemas.FocusStepView,
     answers.JobReport: report.JobReport,
+    images.ImageCounts: compared_detections.ImageCounts,
+    images.ComparedImage: compared_detections.ComparedImage,
+    images.ComparedDetections: compared_detections.ComparedDetections,
     answers.Study: studies.StudyView,
     answers.OutlinedRun: studies.OutlinedRun,
     answers.StudyOutline: studies.StudyOutline,

@@ -765,6 +765,29 @@ def test_the_table_of_jobs_shows_each_gain(fgd: Command, server: Server) -> None
     assert asked.query == {"limit": "50", "sort": "gain", "worse": "true"}
 
 
+def test_images_on_which_student_and_control_differ_are_listed(fgd: Command, server: Server) -> None:
+    counts = [
+        {"role": role, "found": 3, "missed": missed, "false": 2} for role, missed in (("control", 4), ("student", 1))
+    ]
+    image = {"image_id": 7, "name": "a <b>.jpg", "boxes": 5, "apart": 3, "worse_by": -3, "counts": counts}
+    networks = [{"role": "teacher", "reason": "it was not evaluated"}, {"role": "control", "reason": None}]
+    table = {"job": JOB, "split": "test", "score": 0.5, "against": "control", "networks": networks, "items": [image]}
+    path = f"/v1/jobs/{JOB}/detections"
+    server.routes[("GET", path)] = Answer(body={**table, "worse": 2, "better": 9, "total": 1})
+
+    done = fgd(
+        "job", "detections", JOB, "--worse", "--class", "cat", "--score", "0.5", "--split", "test", url=server.url
+    )
+
+    assert done.out.strip().split("\t") == ["a <b>.jpg", "5", "3", "4, 2", "1, 2"]
+    assert "teacher: it was not evaluated" in done.err
+    assert "the student makes more mistakes than the control on 2 images, fewer on 9" in done.err
+    (asked,) = server.asked_for("GET", path)
+    assert asked.query == {
+        "limit": "20", "split": "test", "class": "cat", "only": "worse", "score": "0.5", "offset": "0",
+    }  # fmt: skip
+
+
 REPORT = {
     "job": JOB, "name": "cells", "state": "succeeded", "dataset_name": "photos", "pending": 0,
     "networks": [{"role": "student", "name": "a <b>", "ap": 31.24, "parameters": 1200000, "bytes": 4800000}],
