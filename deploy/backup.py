@@ -26,7 +26,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from alembic.script import ScriptDirectory
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -137,7 +136,7 @@ def backup(settings: Settings, folder: Path, say: Say = logger.info) -> Manifest
         shutil.rmtree(scratch)
         manifest = Manifest(
             version.ours(),
-            _head(),
+            db.head(),
             moment.taken_at,
             moment.tables,
             {digest: size for digest, size in moment.blobs.items() if digest not in missing},
@@ -289,7 +288,7 @@ def read_rows(table: Table, folder: Path) -> Iterator[dict[str, Any]]:
 
 def verify(folder: Path, manifest: Manifest) -> None:
     """Read every byte. Raises BackupError that names the first file that is not as it was written."""
-    head = _head()
+    head = db.head()
     if manifest.revision != head:
         raise BackupError(
             f"the backup is of revision {manifest.revision}, made by version {manifest.version}; this version "
@@ -386,10 +385,6 @@ def _in(column: Column[Any], value: Any) -> Any:
 
 def _tables() -> list[Table]:
     return [table for table in Base.metadata.sorted_tables if table not in NOT_KEPT]
-
-
-def _head() -> str:
-    return str(ScriptDirectory.from_config(db.alembic_config()).get_current_head())
 
 
 @contextmanager

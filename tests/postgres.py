@@ -133,11 +133,10 @@ def emptied(url: str) -> bool:
     engine = db.make_engine(url)
     try:
         db.check_schema(engine)
-        with engine.begin() as connection:
-            for table in reversed(Base.metadata.sorted_tables):
-                others = f" WHERE id <> '{DEFAULT_PROJECT}'" if table.name == "projects" else ""
-                connection.exec_driver_sql(f"DELETE FROM {table.name}{others}")
-            connection.exec_driver_sql("UPDATE projects SET name = 'default'")
+        deletes = [f"DELETE FROM {table.name}" for table in reversed(Base.metadata.sorted_tables)]
+        deletes[deletes.index("DELETE FROM projects")] += f" WHERE id <> '{DEFAULT_PROJECT}'"
+        with engine.begin() as connection:  # in one statement: tests end with it a thousand times
+            connection.exec_driver_sql("; ".join([*deletes, "UPDATE projects SET name = 'default'"]))
     except (SchemaOutOfDate, SchemaTooNew, SQLAlchemyError):
         return False
     finally:

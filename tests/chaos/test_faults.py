@@ -619,13 +619,7 @@ def test_f25_migration_while_an_old_worker_runs(rig: Rig) -> None:
             older.drop_table("of_a_newer_version")
             for table in ("jobs", "job_attempts", "checkpoints", "workers"):
                 older.drop_column(table, "of_a_newer_version")
-            connection.execute(text(f"UPDATE alembic_version SET version_num = '{head()}'"))
-
-
-def head() -> str:
-    from alembic.script import ScriptDirectory
-
-    return str(ScriptDirectory.from_config(db.alembic_config()).get_current_head())
+            connection.execute(text(f"UPDATE alembic_version SET version_num = '{db.head()}'"))
 
 
 @pytest.mark.parametrize("database", ["postgres"])

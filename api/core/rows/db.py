@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -266,13 +267,14 @@ def upgrade(url: str) -> None:
 
 @contextmanager
 def migrating(engine: Engine) -> Iterator[Connection]:
-    """One transaction for migrations. SQLite changes a table by rewriting it; foreign keys are checked at its end
-    only, for dropping the old table would take along the rows that refer to it."""
+    """One transaction for migrations, which waits for another's. SQLite changes a table by rewriting it; foreign keys
+    are checked at its end only, for dropping the old table would take along the rows that refer to it."""
     with engine.connect() as connection:
         driver = connection.connection.driver_connection
         sqlite = driver if isinstance(driver, sqlite3.Connection) else None
         if sqlite is not None:
             sqlite.execute("PRAGMA foreign_keys=OFF").close()  # heeded outside of transactions only
+            sqlite.execute(f"PRAGMA busy_timeout={UPGRADE_WAIT_S * 1000}").close()
         try:
             with connection.begin():
                 yield connection
@@ -284,6 +286,7 @@ def migrating(engine: Engine) -> Iterator[Connection]:
         finally:
             if sqlite is not None:
                 sqlite.execute("PRAGMA foreign_keys=ON").close()
+                sqlite.execute(f"PRAGMA busy_timeout={BUSY_MS}").close()
 
 
 @contextmanager
@@ -308,22 +311,30 @@ def _wait_for_other_upgrades(connection: Connection) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
 
 
+@cache
+def head() -> str:
+    """This code's revision. Read once: it takes longer than all else that a check of the schema does."""
+    return str(_scripts().get_current_head())
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(alembic_config())
+
+
 def _compare(connection: Connection) -> None:
-    scripts = ScriptDirectory.from_config(alembic_config())
-    head = scripts.get_current_head()
     current = MigrationContext.configure(connection).get_current_revision()
-    if current == head:
+    if current == head():
         return
     if current is None:
         raise SchemaOutOfDate(
             "the database is empty; `fgd serve` creates the tables, and so does `python -m deploy.migrate`"
         )
-    if current not in {script.revision for script in scripts.walk_revisions()}:
+    if current not in {script.revision for script in _scripts().walk_revisions()}:
         raise SchemaTooNew(
             f"the database is at revision {current}, which this version does not know: it was written by a newer "
             "version of the service. Upgrade this installation, or restore a backup made before that upgrade."
         )
     raise SchemaOutOfDate(
-        f"the database is at revision {current}, this version needs {head}; "
+        f"the database is at revision {current}, this version needs {head()}; "
         "`fgd serve` upgrades it, and so does `python -m deploy.migrate`"
     )
