@@ -56,15 +56,15 @@ class FGDShares(Spec):
     """How strong each of FGD's terms is beside the others, where `rho` says how strong all of them are."""
 
     fg: PositiveFloat | None = None
-    """Of the foreground's feature term; a term left out counts 1."""
+    """Of the foreground's feature term. Default: 1."""
     bg: PositiveFloat | None = None
-    """Of the background's feature term."""
+    """Of the background's feature term. Default: 1."""
     unsplit: PositiveFloat | None = None
-    """Of the one feature term that there is with `split` false."""
+    """Of the one feature term that there is with `split` false. Default: what both parts have."""
     attention: PositiveFloat | None = None
-    """Of the attention term."""
+    """Of the attention term. Default: 0.1."""
     global_: PositiveFloat | None = Field(default=None, alias="global")
-    """Of the global term."""
+    """Of the global term. Default: 1."""
 
     def by_term(self) -> dict[str, float]:
         """Of those that are given, by the term's name in the losses."""

@@ -159,7 +159,7 @@ class FGD(Method_):
     perplexity below, found on 64 training images before the first step."""
     perplexity: Perplexity | None = None
     """For "temperature": "auto", which is meant where this alone is given: on what share of the cells, and of the
-    channels, the teacher's attentions rest. Default: 0.7."""
+    channels, the teacher's attentions rest. Default: 0.95."""
     compat: Literal["default", "official"] = "default"
     """"official": the numbers of the reference code, its box geometry and its raw sums included. "default": boxes
     relative to the padded input and clamped, features brought to a common scale, sums scaled to the reference
@@ -180,7 +180,8 @@ class FGD(Method_):
     between an image's boxes."""
     shares: FGDShares | None = None
     """With `rho`: what share of it each term has, as {"fg": 1, "bg": 1, "attention": 0.5, "global": 2}; the gradient of
-    each is measured by itself. Default: alpha to lambda decide the mixture, and only the sum is measured."""
+    each is measured by itself. Default where no weight is given: 1, 1, 0.1, 1; else alpha to lambda decide the mixture,
+    and only the sum is measured."""
 
     def terms(self) -> tuple[str, ...]:
         """Those that are on, as fields of `FGDShares`; a weight that is left out comes from the preset."""
@@ -210,10 +211,11 @@ class FGD(Method_):
     def _shares_are_of_terms_that_are_on(self) -> Self:
         if self.shares is None:
             return self
-        if not self.rho:
+        if self.rho == 0 or (self.rho is None and any(getattr(self, each) for each in self.weight_fields)):
             raise PydanticCustomError(
                 "shares_without_rho",
-                'shares divide what "rho" gives the method: give it as well, more than 0, as in "rho": 0.5',
+                'shares divide what "rho" gives the method, which is 0 here: give it as well, as in "rho": 100, or '
+                "leave the weights out",
                 {"at": "shares"},
             )
         off = [name for name in self.shares.by_term() if name not in {term.removesuffix("_") for term in self.terms()}]
@@ -357,7 +359,7 @@ class FKD(Method_):
     before the first step."""
     perplexity: Perplexity | None = None
     """For "temperature": "auto", which is meant where this alone is given: on what share of the cells the teacher's
-    attention rests. Default: 0.7."""
+    attention rests. Default: 0.95."""
     levels: PositiveInt | None = None
     """How many of the shared levels, the finest first."""
     compat: Compat = "default"

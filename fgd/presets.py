@@ -94,18 +94,35 @@ def of_two_stages() -> dict[type[Spec], MethodSpec]:
     }
 
 
-PRESETS: dict[type[Spec], dict[type[Spec], MethodSpec]] = {
+PUBLISHED: dict[type[Spec], dict[type[Spec], MethodSpec]] = {
     FCOS: {FGD: fgd_for_fcos(), **of_points()},
     RetinaNet: {FGD: fgd_for_retinanet(), **of_one_stage()},
     FasterRCNN: {FGD: fgd_for_two_stages(), **of_two_stages()},
 }
-"""Detector family -> method -> its numbers; without `rho`: 0."""
+"""Detector family -> method -> the authors' numbers, which `compat` "official" has."""
 
-PUBLISHED = dict(PRESETS)
-"""The same for `compat` "official": the authors' numbers, which the default has as well so far."""
-
-PERPLEXITY = 0.7
+RHO = 30.0
+"""How many times as strong as the detection loss's gradient a method's is at the shared maps. Chosen on a slice of
+training images, in three families (docs/study.md)."""
+RHO_OF_HEADS = 10.0
+"""The same of a method that compares what heads say."""
+PERPLEXITY = 0.95
 """What "temperature": "auto" aims at where neither request nor preset says it."""
+SHARES = FGDShares(fg=1.0, bg=1.0, attention=0.1).but(global_=1.0)
+
+
+def balanced(method: MethodSpec) -> MethodSpec:
+    """`method` as strong in every family: where it is alone, the weights decide only how its terms are mixed."""
+    if isinstance(method, FGD):
+        return method.but(temperature="auto", perplexity=PERPLEXITY, rho=RHO, shares=SHARES)
+    return method.but(rho=RHO_OF_HEADS if isinstance(method, CrossKD) else RHO)
+
+
+PRESETS = {
+    family: {kind: balanced(numbers) for kind, numbers in of_methods.items()}
+    for family, of_methods in PUBLISHED.items()
+}
+"""Detector family -> method -> its numbers, balanced."""
 
 
 def complete(method: MethodSpec, family: type[Spec]) -> MethodSpec:
@@ -123,7 +140,8 @@ def complete(method: MethodSpec, family: type[Spec]) -> MethodSpec:
         missing |= temperature_and_perplexity(method, preset)
     if isinstance(method, FGD) and isinstance(preset, FGD):
         given = method.shares if as_given else method.shares or preset.shares
-        missing["shares"] = shares(method, given) if given and missing.get("rho", method.rho) else None
+        usual = preset.shares or SHARES
+        missing["shares"] = shares(method, given, usual) if given and missing.get("rho", method.rho) else None
     return method.but(**missing)
 
 
@@ -134,11 +152,12 @@ def temperature_and_perplexity(method: FGD | FKD, preset: FGD | FKD) -> dict[str
     return {"temperature": temperature, "perplexity": perplexity if temperature == "auto" else None}
 
 
-def shares(method: FGD, given: FGDShares) -> FGDShares:
-    """Of the terms that are on, 1 where none is said. A feature term that is not split has what its parts have."""
-    parts = [share for share in (given.fg, given.bg) if share is not None]
-    of_terms = {"unsplit": sum(parts) or None} | {name: share for name, share in given if share is not None}
-    return FGDShares().but(**{name: of_terms.get(name) or 1.0 for name in method.terms()})
+def shares(method: FGD, given: FGDShares, usual: FGDShares) -> FGDShares:
+    """Of the terms that are on, the usual one where none is given. A feature term that is not split has what its parts
+    have."""
+    of_terms = {name: share for each in (usual, given) for name, share in each if share is not None}
+    of_terms.setdefault("unsplit", of_terms["fg"] + of_terms["bg"])
+    return FGDShares().but(**{name: of_terms[name] for name in method.terms()})
 
 
 def resolve(spec: Job) -> Job:

@@ -47,7 +47,7 @@ def test_control_and_arm_differ_in_what_teaches_alone() -> None:
             continue
         setting, arm = plan.control_of(run.setting, run.arm)
         ours, theirs = (plan.spec_of(each) for each in (run, Run(setting, arm, run.seed)))
-        same = {"name", "methods", "teacher"} | ({"student"} if run.arm == "inherit" else set())
+        same = {"name", "methods", "teacher", "resources"} | ({"student"} if run.arm == "inherit" else set())
         assert ours.model_dump(exclude=same) == theirs.model_dump(exclude=same), run.name
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from fgd.detector_specs import FCOS, DetectorSpec, FasterRCNN, RetinaNet
 from fgd.method_specs import FGD, MethodSpec, Mimic
-from fgd.presets import PRESETS, complete, resolve
+from fgd.presets import PRESETS, RHO, complete, resolve
 from fgd.spec import JobSpec, SubmitJob
 from fgd.spec_fields import FromPath, Spec, TeacherFromPath
 
@@ -36,12 +36,33 @@ def job(*methods: FGD | Mimic) -> JobSpec:
     )
 
 
-def test_fgd_gets_the_published_numbers_of_fcos() -> None:
-    (fgd,) = resolve(job(FGD())).methods
+PUBLISHED_FOR_FCOS = FGD(alpha=1.6e-3, beta=8e-4, gamma=8e-4, temperature=0.8, box_cells="tight").but(lambda_=8e-6)
 
-    assert fgd == FGD(alpha=1.6e-3, beta=8e-4, gamma=8e-4, temperature=0.8, box_cells="tight", rho=0.0).but(
-        lambda_=8e-6
+
+def balanced(fgd: FGD) -> FGD:
+    shares = {"fg": 1.0, "bg": 1.0, "attention": 0.1, "global": 1.0}
+    return FGD.model_validate(
+        {**fgd.model_dump(), "temperature": "auto", "perplexity": 0.95, "rho": RHO, "shares": shares}
     )
+
+
+def test_fgd_is_balanced() -> None:
+    assert resolve(job(FGD())).methods == (balanced(PUBLISHED_FOR_FCOS),)
+
+
+def test_official_fgd_gets_the_published_numbers() -> None:
+    expected = PUBLISHED_FOR_FCOS.but(compat="official", box_cells="inclusive", rho=0.0)
+    assert resolve(job(FGD(compat="official"))).methods == (expected,)
+
+
+@pytest.mark.parametrize("kind", METHOD_CLASSES)
+@pytest.mark.parametrize("family", PRESETS)
+def test_a_method_is_balanced_by_default_unless_its_weights_are_given(kind: Any, family: Any) -> None:
+    assert (complete(kind(), family).rho or 0.0) == (PRESETS[family][kind].rho if kind in PRESETS[family] else 0.0)
+    if kind in PRESETS[family]:
+        assert complete(kind(), family).rho > 0
+        assert complete(kind(**{kind.weight_fields[0]: 0.5}), family).rho == 0
+        assert complete(kind(rho=2.5), family).rho == 2.5
 
 
 def test_official_fgd_counts_cells_inclusively() -> None:
@@ -53,7 +74,7 @@ def test_official_fgd_counts_cells_inclusively() -> None:
 
 
 def test_mimic_gets_its_weight() -> None:
-    assert resolve(job(Mimic())).methods == (Mimic(weight=0.016, rho=0.0),)
+    assert resolve(job(Mimic())).methods == (Mimic(weight=0.016, rho=RHO),)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +145,7 @@ def test_norm_is_frozen_with_pretrained_weights_and_a_given_one_is_kept() -> Non
     ],
 )
 def test_each_family_gets_its_published_numbers(student: DetectorSpec, expected: FGD) -> None:
-    assert resolve(job(FGD()).but(student=student)).methods == (expected,)
+    assert resolve(job(FGD()).but(student=student)).methods == (balanced(expected),)
 
 
 def test_every_family_has_complete_presets() -> None:

@@ -88,9 +88,11 @@ def run_all(arguments: argparse.Namespace) -> int:
             if (ready := taught.get(plan.teacher_of(run))) is not None:
                 ready.wait()
             ensure_teacher(run, arguments.out)
-        train_one(run, arguments)
-        if run in taught:
-            taught[run].set()
+        try:
+            train_one(run, arguments)
+        finally:  # one that failed must not keep its students waiting: they train it again, and say why it fails
+            if run in taught:
+                taught[run].set()
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(one, wanted))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fgd.detector_specs import FCOS, DetectorSpec, FasterRCNN, RetinaNet
+from fgd.detector_specs import FCOS, OF_THE_HEAD, DetectorSpec, FasterRCNN, RetinaNet
 from fgd.method_specs import (
     CWD,
     FGD,
@@ -24,11 +24,14 @@ from fgd.method_specs import (
     MimicRoI,
     Relations,
 )
+from fgd.presets import resolve
 from fgd.spec import AdamW, JobSpec, Resources, Schedule
 from fgd.spec_fields import FromPath, TeacherFromPath
 
 EQUAL_COMPUTE = 1.25
 """Time of a step with FGD by that of the control's, teacher included: what its epochs are multiplied by."""
+CACHE_GIB = 2.0
+"""For the teacher's maps, in the training's folder."""
 DATA, RUNS = "data", "runs"
 """Folders of the study's own folder, where its trainings are started: the paths of its specs begin with them."""
 
@@ -85,7 +88,8 @@ ARMS: dict[str, Arm] = {
     "global": Arm((FGD(alpha=0.0, beta=0.0, gamma=0.0),)),
     "unsplit": Arm((FGD(split=False),)),
     "perplexity-0.3": Arm((FGD(temperature="auto", perplexity=0.3),)),
-    "perplexity-0.95": Arm((FGD(temperature="auto", perplexity=0.95),)),
+    "perplexity-0.7": Arm((FGD(temperature="auto", perplexity=0.7),)),
+    "official": Arm((FGD(compat="official"),)),
     "mimic": Arm((Mimic(),)),
     "pkd": Arm((PKD(),)),
     "cwd": Arm((CWD(),)),
@@ -104,7 +108,7 @@ ARMS: dict[str, Arm] = {
 DESCRIBED = dict.fromkeys(
     ("cwd", "mgd", "fkd", "defeat", "fgfi", "frs", "crosskd", "gid", "mimic-roi", "tadf", "relations"), 3
 )
-"""Methods of three seeds on one set, without intervals."""
+"""Methods of three seeds on one set, without intervals. They are trained last, and dropped first."""
 
 
 def schedule_of(epochs: int, every: int, min_size: int, max_size: int, flip: str = "horizontal") -> Schedule:
@@ -131,7 +135,7 @@ SETTINGS: dict[str, Setting] = {
         schedule=schedule_of(16, 2, **BCCD),
         seeds={CONTROL: 6, "fgd": 6}
         | dict.fromkeys(("mimic", "focal", "global", "unsplit", "longer"), 4)
-        | {"perplexity-0.3": 3, "perplexity-0.95": 3, "pkd": 3}
+        | dict.fromkeys(("perplexity-0.3", "perplexity-0.7", "official", "pkd"), 3)
         | DESCRIBED,
     ),
     "bccd-fcos-wide": Setting(  # inheriting copies tensors of equal shape: the student's pyramid is as wide
@@ -160,9 +164,9 @@ SETTINGS: dict[str, Setting] = {
     "facemask-fcos": Setting(
         data="facemask",
         teacher=FCOS(backbone="resnet34", fpn_channels=128),
-        teacher_epochs=32,
+        teacher_epochs=24,
         student=FCOS(backbone="resnet18", fpn_channels=64),
-        schedule=schedule_of(16, 2, **FACES),
+        schedule=schedule_of(12, 2, **FACES),
         seeds={CONTROL: 5, "fgd": 5, "mimic": 3, "unsplit": 3},
     ),
     "digits-fcos": Setting(
@@ -210,7 +214,7 @@ SETTINGS: dict[str, Setting] = {
 
 
 def spec_of(run: Run) -> JobSpec:
-    """The run's job; its paths are relative to the study's folder."""
+    """The run's job, every number in it; its paths are relative to the study's folder."""
     setting, arm = SETTINGS[run.setting], ARMS[run.arm]
     schedule = setting.schedule
     student = setting.student
@@ -222,16 +226,22 @@ def spec_of(run: Run) -> JobSpec:
         student = student.but(inherit=FromPath(path=taught_by))
     if arm.longer != 1:
         schedule = schedule.but(epochs=round(arm.longer * schedule.epochs))
-    return JobSpec(
+    spec = JobSpec(
         name=run.name.replace("/", " "),
         teacher=TeacherFromPath(path=taught_by) if arm.methods else None,
         student=student,
         dataset=FromPath(path=f"{DATA}/{setting.data}"),
         methods=arm.methods,
         schedule=schedule,
-        resources=Resources(device="cpu", threads=1),
+        resources=Resources(device="cpu", threads=1, teacher_cache_gib=CACHE_GIB if cached(arm) else None),
         seed=run.seed,
     )
+    return resolve(spec)
+
+
+def cached(arm: Arm) -> bool:
+    """Whether the teacher's maps can be kept: not where its head runs. They are the same to the bit."""
+    return bool(arm.methods) and not any(each.takes() & (OF_THE_HEAD | {"proposals"}) for each in arm.methods)
 
 
 def control_of(setting: str, arm: str) -> tuple[str, str]:
@@ -245,12 +255,21 @@ def teacher_of(run: Run) -> Run:
 
 
 def runs() -> Iterator[Run]:
-    """In the order of work: teachers, then the first seed of every arm, then the second; what ends early is whole up to
-    a seed."""
-    yield from (Run(name, TEACHER, 0) for name, setting in SETTINGS.items() if setting.teacher is not None)
-    for seed in range(max(max(each.seeds.values()) for each in SETTINGS.values())):
+    """In the order of work, setting by setting; a teacher before the first that it teaches. What ends early has answers
+    of the settings that are done, and of the last one up to a seed."""
+    begun: set[Run] = set()
+    for described in (False, True):
         for name, setting in SETTINGS.items():
-            yield from (Run(name, arm, seed) for arm, count in setting.seeds.items() if seed < count)
+            counts = {arm: count for arm, count in setting.seeds.items() if (arm in DESCRIBED) == described}
+            for seed in range(max(counts.values(), default=0)):
+                for arm, count in counts.items():
+                    if seed < count:
+                        run = Run(name, arm, seed)
+                        teacher = teacher_of(run)
+                        if needs_teacher(run) and teacher not in begun:
+                            begun.add(teacher)
+                            yield teacher
+                        yield run
 
 
 def needs_teacher(run: Run) -> bool:

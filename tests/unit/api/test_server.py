@@ -355,7 +355,7 @@ def test_the_catalogue_tells_what_each_field_does_and_its_preset(client: Any) ->
     assert "global term" in methods["fgd"]["json_schema"]["$defs"]["FGDShares"]["properties"]["global"]["description"]
     assert methods["fgd"]["presets"]["fcos"]["alpha"] == 1.6e-3
     assert [entry["kind"] for entry in answer.json()["detectors"]] == ["fcos", "retinanet", "faster_rcnn"]
-    assert methods["fgd"]["presets"]["faster_rcnn"]["temperature"] == 0.5
+    assert methods["fgd"]["presets"]["faster_rcnn"]["rho"] == 30.0
     assert (methods["pkd"]["golden"], methods["tadf"]["golden"]) == (True, False)
     assert methods["gid"]["source"].startswith("arXiv 2103.02340; daixinghome/Distill_GID_detectron2@")
     assert methods["crosskd"]["families"] == list(methods["crosskd"]["presets"]) == ["fcos", "retinanet"]

@@ -86,7 +86,7 @@ def with_family(copy: Copy) -> None:
     copy.edit("fgd/detectors/__init__.py", (r"^DETECTORS: .* = \{", imports + r"\g<0>\n    Pan: pan.FAMILY,"))
     numbers = OF_PAN + "".join(f"{kind}: {kind}(weight=0.1), " for kind in OFFERED["Pan"])
     entry = f"from fgd.detector_specs import Pan\n\\g<0>\n    Pan: {{{numbers}}},"
-    copy.edit("fgd/presets.py", (r"^PRESETS: .* = \{", entry))
+    copy.edit("fgd/presets.py", (r"^PUBLISHED: .* = \{", entry))
 
 
 def with_format(root: Path) -> Copy:
@@ -100,7 +100,7 @@ def with_format(root: Path) -> Copy:
 
 def with_presets(copy: Copy, offered: Mapping[str, tuple[str, ...]]) -> None:
     names = ", ".join(METHODS)
-    changes = [(r"^PRESETS: ", f"from fgd.method_specs import {names}\n\\g<0>")]
+    changes = [(r"^PUBLISHED: ", f"from fgd.method_specs import {names}\n\\g<0>")]
     for family, kinds in offered.items():
         numbers = "".join(f"{kind}: {kind}(weight=0.1), " for kind in kinds)
         changes.append((rf"^    {family}: \{{", r"\g<0>" + numbers))

@@ -112,7 +112,10 @@ def test_a_training_is_balanced_once_and_goes_on_with_the_same_factors(
     train: Train, make_spec: MakeSpec, teacher: Path
 ) -> None:
     fgd = {"kind": "fgd", "rho": 0.5, "shares": {"attention": 0.25}, "temperature": "auto"}
-    taught = {"teacher": {"path": str(teacher), "allow_unfit": True}, "methods": [fgd, {"kind": "mimic"}]}
+    taught = {
+        "teacher": {"path": str(teacher), "allow_unfit": True},
+        "methods": [fgd, {"kind": "mimic", "weight": 0.016}],
+    }
     spec = make_spec(**taught, schedule={"checkpoint_steps": 1})
     whole = train(spec)
     (noted,) = [note for note in whole.of(Note) if note.code == "balanced"]

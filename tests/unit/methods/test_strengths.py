@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from fgd.detector_specs import FCOS, FasterRCNN, RetinaNet
 from fgd.engine.identity import without_defaults
 from fgd.method_specs import FGD, FKD, MethodSpec
-from fgd.presets import PRESETS, complete
+from fgd.presets import PRESETS, PUBLISHED, complete
 from fgd.spec_fields import members
 from fgd.text.pointers import faults_of_spec
 
@@ -29,7 +29,7 @@ def refused(**method: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("fields", "pointer"),
     [
-        ({"shares": {"fg": 1.0}}, "shares"),
+        ({"shares": {"fg": 1.0}, "alpha": 1e-3}, "shares"),
         ({"shares": {"fg": 1.0}, "rho": 0.0}, "shares"),
         ({"shares": {"fg": 0.0}, "rho": 1.0}, "shares/fg"),
         ({"shares": {"fg": 1.0}, "rho": 1.0, "alpha": 0.0}, "shares/fg"),
@@ -68,7 +68,7 @@ def test_nothing_is_measured_for_official_methods(kind: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", [FGD, FKD])
 def test_auto_aims_at_a_perplexity_and_a_perplexity_means_auto(kind: Any, family: Any) -> None:
-    assert complete(kind(temperature="auto"), family).perplexity == 0.7
+    assert complete(kind(temperature="auto"), family).perplexity == 0.95
     assert complete(kind(perplexity=0.3), family).temperature == "auto"
     numeric = complete(kind(temperature=2.0), family)
     assert (numeric.temperature, numeric.perplexity) == (2.0, None)
@@ -99,10 +99,12 @@ def test_presets_with_auto_leave_a_number_alone_and_the_official_one_too(monkeyp
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({}, {"fg": 1.0, "bg": 1.0, "attention": 1.0, "global": 1.0}),
+        ({}, {"fg": 1.0, "bg": 1.0, "attention": 0.1, "global": 1.0}),
         ({"shares": {"attention": 0.25}}, {"fg": 1.0, "bg": 1.0, "attention": 0.25, "global": 1.0}),
-        ({"lambda": 0.0, "shares": {"bg": 3.0}}, {"fg": 1.0, "bg": 3.0, "attention": 1.0}),
-        ({"split": False, "shares": {"unsplit": 2.0}}, {"unsplit": 2.0, "attention": 1.0, "global": 1.0}),
+        ({"lambda": 0.0, "shares": {"bg": 3.0}}, {"fg": 1.0, "bg": 3.0, "attention": 0.1}),
+        ({"split": False, "shares": {"unsplit": 4.0}}, {"unsplit": 4.0, "attention": 0.1, "global": 1.0}),
+        ({"split": False}, {"unsplit": 2.0, "attention": 0.1, "global": 1.0}),
+        ({"rho": None, "shares": {"fg": 2.0}}, {"fg": 2.0, "bg": 1.0, "attention": 0.1, "global": 1.0}),
     ],
 )
 def test_every_term_that_is_on_gets_a_share(fields: dict[str, Any], expected: dict[str, float]) -> None:
@@ -136,4 +138,6 @@ def test_shares_of_a_preset_are_for_its_own_weights(monkeypatch: pytest.MonkeyPa
 def test_a_spec_without_them_is_the_spec_that_it_was() -> None:
     """A checkpoint of an earlier version belongs to it still."""
     for kind in (FGD, FKD):
-        assert not {"perplexity", "shares"} & without_defaults(complete(kind(), FCOS)).keys()
+        earlier = PUBLISHED[FCOS][kind].but(rho=0.0)
+        assert complete(earlier, FCOS) == earlier
+        assert not {"perplexity", "shares"} & without_defaults(earlier).keys()
