@@ -104,8 +104,6 @@ PUBLISHED: dict[type[Spec], dict[type[Spec], MethodSpec]] = {
 RHO = 30.0
 """How many times as strong as the detection loss's gradient a method's is at the shared maps. Chosen on a slice of
 training images, in three families (docs/study.md)."""
-RHO_OF_HEADS = 10.0
-"""The same of a method that compares what heads say."""
 PERPLEXITY = 0.95
 """What "temperature": "auto" aims at where neither request nor preset says it."""
 SHARES = FGDShares(fg=1.0, bg=1.0, attention=0.1).but(global_=1.0)
@@ -115,7 +113,11 @@ def balanced(method: MethodSpec) -> MethodSpec:
     """`method` as strong in every family: where it is alone, the weights decide only how its terms are mixed."""
     if isinstance(method, FGD):
         return method.but(temperature="auto", perplexity=PERPLEXITY, rho=RHO, shares=SHARES)
-    return method.but(rho=RHO_OF_HEADS if isinstance(method, CrossKD) else RHO)
+    if isinstance(
+        method, CrossKD
+    ):  # compares what heads say, not maps: its weights are of the size of the detection loss
+        return method
+    return method.but(rho=RHO)
 
 
 PRESETS = {

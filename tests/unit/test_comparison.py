@@ -32,6 +32,11 @@ def test_every_run_is_a_job_that_can_be_submitted() -> None:
         spec = resolve(plan.spec_of(run))
         assert spec.resources.threads == 1
         assert (spec.teacher is not None) == bool(plan.ARMS[run.arm].methods)
+        for method in spec.methods:
+            taught_by = plan.SETTINGS[plan.teacher_of(run).setting].teacher
+            assert taught_by is not None
+            assert method.takes() <= spec.student.offers
+            assert method.refusal(spec.student, taught_by) is None, run.name
 
 
 def test_a_teacher_is_trained_before_it_teaches() -> None:

@@ -15,7 +15,7 @@ from fgd.engine.shared_classes import SharedClasses, SharedTower
 from fgd.method_specs import MethodSpec
 from fgd.methods import build
 from fgd.methods.geometry import Grid, Layout, valid_cells
-from fgd.presets import complete
+from fgd.presets import PUBLISHED
 from fgd.spec_fields import members
 from fgd.types import Batch, Target, View
 from tests.unit.methods.made_up import CALIBRATION, SCHEDULE, batch, learnt, pair, view
@@ -156,7 +156,7 @@ def test_class_scores_of_unknown_classes_get_no_gradient() -> None:
 def taught_by(kind: str, known: tuple[str, ...], labels: list[list[int]]) -> tuple[dict[str, Tensor], View]:
     """The terms of a method whose teacher knows these classes, and the student's view with its leaves."""
     torch.manual_seed(0)
-    spec = complete(KINDS[kind](), FasterRCNN if kind == "chen2017" else FCOS) if kind != "ld" else KINDS[kind]()
+    spec = KINDS[kind]() if kind == "ld" else PUBLISHED[FasterRCNN if kind == "chen2017" else FCOS][KINDS[kind]]
     method = build(spec, pair(), CALIBRATION, SCHEDULE)
     bins = 8 if kind == "ld" else 0
     ours, theirs = learnt(view(0, drawn=kind == "chen2017", bins=bins)), view(1, drawn=kind == "chen2017", bins=bins)

@@ -61,9 +61,9 @@ def taught(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> JobSpec:
         "student": {"backbone": "resnet18", "fpn_channels": 64},
         "dataset": {"path": str(cells)},
         "methods": [
-            {"kind": "mimic", "teacher": "wbc"},
-            {"kind": "mimic", "teacher": "cells"},
-            {"kind": "frs", "teacher": "cells"},
+            {"kind": "mimic", "teacher": "wbc", "rho": 0.0},
+            {"kind": "mimic", "teacher": "cells", "rho": 0.0},
+            {"kind": "frs", "teacher": "cells", "rho": 0.0},
         ],
         "schedule": schedule | {"optimizer": {"kind": "adamw", "lr": 8e-4}},
         "resources": {"device": "cpu", "threads": 1},

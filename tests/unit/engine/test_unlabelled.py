@@ -65,7 +65,7 @@ def taught(make_spec: MakeSpec, bare: Path, sure: Path) -> Callable[..., JobSpec
         usual: dict[str, Any] = {
             "dataset": {"path": str(bare)},
             "teacher": {"path": str(sure), "allow_unfit": True},
-            "methods": [{"kind": "fgd"}],
+            "methods": [{"kind": "fgd", "rho": 0.0}],
             "unlabelled": unlabelled,
         }
         return make_spec(**usual | changes)
