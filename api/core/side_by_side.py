@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -292,7 +293,12 @@ def _image_url(found: Found, sample: int | None) -> str | None:
 def _compared(found: Found, store: BlobStore) -> _Compared:
     """Raises Invalid for a split that it has not, Conflict for a damaged file."""
     files = tuple((side.role, side.detections) for side in found.sides if side.detections is not None)
-    return _read(store, found.split, files)
+    with _reading:
+        return _read(store, found.split, files)
+
+
+_reading = Lock()
+"""Files are read once, though several ask at the same time."""
 
 
 @lru_cache(maxsize=2)
