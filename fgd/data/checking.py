@@ -101,7 +101,7 @@ def check(
     index = _index(images, _classes(images, listing.classes, defects), defects)
     _report_absences(index, defects)
     _require(index, listing, carved is not None, pictures(tree), defects)
-    report = defects.report(listing.format, index, carved)
+    report = defects.report(listing.format, index, carved, _places(images))
     return index, report, {i.probe.stored_name: i.listed.path for i in images}
 
 
@@ -218,12 +218,12 @@ def _add_boxes(image: _CheckedImage, own: Convention, way: Convention, defects: 
         found = _checked_box(mark, image, own, way, defects)
         if isinstance(found, NoBox):
             message = f"{mark.where} has box {short(mark.written)}, {found.reason}"
-            defects.add(found.code, image.listed.file, message, "dropped_box")
+            defects.add(found.code, image.listed.file, message, "dropped_box", box=found.box)
             unread += [message] if found.code in _UNREADABLE else []
             continue
         if (other := seen.get((found, mark.name))) is not None:
             message = f"{mark.where} has box {short(mark.written)} of class {short(mark.name)}, as {other} has"
-            defects.add("box_duplicate", image.listed.file, message, "dropped_box")
+            defects.add("box_duplicate", image.listed.file, message, "dropped_box", box=found)
             continue
         seen[found, mark.name] = mark.where
         image.boxes.append(_BoxedImage(found, mark.name, mark.crowd))
@@ -244,10 +244,10 @@ def _checked_box(mark: Mark, image: _CheckedImage, own: Convention, way: Convent
         return found
     clipped = clip(found, width, height)
     if isinstance(clipped, NoBox):
-        return clipped
+        return replace(clipped, box=found)
     if clipped.overhang > TOLERANCE_PX:
         message = f"{mark.where} has box {short(mark.written)}, which extends beyond its image of {width}x{height}"
-        defects.add("box_clipped", image.listed.file, message, "clipped_box")
+        defects.add("box_clipped", image.listed.file, message, "clipped_box", box=found)
     return clipped.box
 
 
@@ -348,7 +348,7 @@ def _index(images: list[_CheckedImage], classes: tuple[str, ...], defects: Defec
         for boxed in image.boxes if classes else ():  # no class at all is one defect, not one for each box
             if boxed.name not in labels:
                 message = f"a box of class {short(boxed.name)}, which has none in train"
-                defects.add("class_not_in_train", image.listed.file, message, "dropped_box")
+                defects.add("class_not_in_train", image.listed.file, message, "dropped_box", box=boxed.box)
         splits.setdefault(image.split, []).append(
             Image(
                 id=number,
@@ -362,6 +362,16 @@ def _index(images: list[_CheckedImage], classes: tuple[str, ...], defects: Defec
             )
         )
     return Index(classes=classes, splits={split: tuple(members) for split, members in splits.items()})
+
+
+def _places(images: list[_CheckedImage]) -> dict[str, tuple[Split, int]]:
+    """Where each file stands in the index; of one in two splits the first."""
+    found: dict[str, tuple[Split, int]] = {}
+    many: Counter[Split] = Counter()
+    for image in images:
+        found.setdefault(image.listed.file, (image.split, many[image.split]))
+        many[image.split] += 1
+    return found
 
 
 def _report_absences(index: Index, defects: Defects) -> None:

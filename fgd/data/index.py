@@ -52,6 +52,13 @@ class Defect(_Frozen):
     """Annotation or image file."""
     message: str
     action: Literal["dropped_box", "clipped_box", "dropped_image", "kept", "rejected"]
+    split: Split | None = None
+    n: int | None = None
+    """The image that it concerns: its place in this split, from 0. null: it concerns none, or one that was left out, or
+    the report is of an earlier version."""
+    box: Box | None = None
+    """The box that it concerns: left, top, right, bottom in pixels of the stored image, before anything was done about
+    it, so that it may lie outside or have no area. null: none, or nobody can say where it is."""
 
 
 class SplitCounts(_Frozen):

@@ -30,6 +30,8 @@ class NoBox:
 
     code: str
     reason: str
+    box: Box | None = None
+    """Where it would be, as far as that is known: left, top, right, bottom."""
 
 
 @dataclass(frozen=True)

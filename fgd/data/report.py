@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from fgd.data.index import CarvedSplit, Defect, Image, Index, Report, SplitCounts
+from fgd.data.index import Box, CarvedSplit, Defect, Image, Index, Report, SplitCounts
+from fgd.data.tree import Split
 from fgd.text.cut import MAX_FILE, cut
 
 Action = Literal["dropped_box", "clipped_box", "dropped_image", "kept", "rejected"]
@@ -28,12 +29,13 @@ class Defects:
         self._rejections: list[Defect] = []
         self._others: list[Defect] = []
 
-    def add(self, code: str, file: str, message: str, action: Action, count: int = 1) -> None:
-        """count: how many there are of it, where one line tells of all."""
+    def add(self, code: str, file: str, message: str, action: Action, count: int = 1, box: Box | None = None) -> None:
+        """count: how many there are of it, where one line tells of all. box: that it concerns, in pixels as stored."""
         self._counts[code] += count
         kind = self._rejections if action == "rejected" else self._others
         if len(kind) < SHOWN:
-            kind.append(Defect(code=code, file=file, message=cut(message, MAX_MESSAGE), action=action))
+            drawn = box if box is not None and all(map(math.isfinite, box)) else None
+            kind.append(Defect(code=code, file=file, message=cut(message, MAX_MESSAGE), action=action, box=drawn))
 
     def reject(self, code: str, file: str, message: str) -> None:
         self.add(code, file, message, "rejected")
@@ -54,20 +56,28 @@ class Defects:
     def rejected(self) -> bool:
         return bool(self._rejections)
 
-    def report(self, format_name: str, index: Index, carved: CarvedSplit | None = None) -> Report:
+    def report(
+        self,
+        format_name: str,
+        index: Index,
+        carved: CarvedSplit | None = None,
+        places: Mapping[str, tuple[Split, int]] | None = None,
+    ) -> Report:
+        """places: by an image's file, where it stands in the index."""
         return Report(
             ok=not self.rejected,
             format=format_name,
             classes=index.classes,
             splits={name: count(images, index.classes) for name, images in index.splits.items()},
             defect_counts=dict(sorted(self._counts.items())),
-            defects=tuple(map(_short, (self._rejections + self._others)[:SHOWN])),
+            defects=tuple(_told(each, places or {}) for each in (self._rejections + self._others)[:SHOWN]),
             carved=carved,
         )
 
 
-def _short(defect: Defect) -> Defect:
-    return defect.model_copy(update={"file": cut(defect.file, MAX_FILE)})
+def _told(defect: Defect, places: Mapping[str, tuple[Split, int]]) -> Defect:
+    split, n = places.get(defect.file, (None, None))
+    return defect.model_copy(update={"file": cut(defect.file, MAX_FILE), "split": split, "n": n})
 
 
 def unread(format_name: str, why: str) -> Report:

@@ -100,6 +100,14 @@ def test_a_zip_is_uploaded_over_a_break_and_shown_once_it_is_imported(
     page.get_by_role("button", name="zero area box 2").click()
     expect(page.get_by_role("region", name="Defects").locator("tbody tr")).to_have_count(2)
     assert page.url.endswith("?split=val&defect=zero_area_box")
+    page.get_by_role("region", name="Defects").get_by_role("button", name="val/blue.png").click()
+    opened = page.get_by_role("dialog")
+    expect(opened.locator(".boxed .mark.truth")).to_have_count(1)
+    expect(opened.locator(".boxed .mark.false path").last).to_have_attribute("d", "M5 5H5V14H5Z")
+    expect(opened).to_contain_text("which has no area")
+    assert serious(page) == []
+    page.keyboard.press("Escape")
+    expect(opened).to_have_count(0)
 
 
 def test_an_upload_is_gone_on_with_renamed_and_deleted(page: Any, server: Any, seeds: Seeds, packed: bytes) -> None:

@@ -5,6 +5,7 @@ import { remove, rename, stateOf, uploadLine } from "../datasets.js";
 import { button, h, named, put, svg, write } from "../elements.js";
 import { count, moment } from "../format.js";
 import { to } from "../router.js";
+import { showDefect } from "../defects.js";
 import { uploads } from "../uploads.js";
 
 const EVERY_MS = 1500;
@@ -58,7 +59,7 @@ export async function show({ root, params, query, signal, setQuery, setTitle }) 
     shownState = dataset.state;
     const report = await get(`datasets/${id}/report`, { signal }).catch((error) => (dataset.state === "rejected" ? null : Promise.reject(error)));
     if (signal.aborted) return;
-    put(inside, dataset.state === "ready" ? [pictures(dataset, report.defects, query, setQuery, signal), h("div", { class: "columns" }, classes(report), sizes(report))] : null, report ? [h("div", { class: "columns" }, splits(report)), defects(report, query, setQuery)] : null);
+    put(inside, dataset.state === "ready" ? [pictures(dataset, report.defects, query, setQuery, signal), h("div", { class: "columns" }, classes(report), sizes(report))] : null, report ? [h("div", { class: "columns" }, splits(report)), defects(dataset, report, query, setQuery, signal)] : null);
   }
 
   const look = watch({ path: () => `datasets/${id}`, every: EVERY_MS, signal, show: (data) => ((dataset = data), refresh()), fail: (problem) => problem.status === 404 && (put(inside), (notice.hidden = false), write(notice, problem.message)) });
@@ -122,8 +123,8 @@ function splits(report) {
     carved && h("p", { class: "dim" }, `It had no val split: ${count(carved.images)} of the train images became one.`));
 }
 
-/** What was wrong, by code; the code that is chosen stands in the address. @param {any} report @param {URLSearchParams} query @param {(changes: Record<string, any>) => void} setQuery */
-function defects(report, query, setQuery) {
+/** What was wrong, by code; the code that is chosen stands in the address. @param {any} dataset @param {any} report @param {URLSearchParams} query @param {(changes: Record<string, any>) => void} setQuery @param {AbortSignal} signal */
+function defects(dataset, report, query, setQuery, signal) {
   const codes = Object.entries(report.defect_counts);
   if (codes.length === 0) return card("Defects", h("p", { class: "good" }, "Nothing was wrong with it."));
   let chosen = query.get("defect") ?? "";
@@ -137,16 +138,23 @@ function defects(report, query, setQuery) {
     if (focused) chips.querySelector(`[data-code="${CSS.escape(focused)}"]`)?.focus();
     const found = report.defects.filter((/** @type {any} */ each) => !chosen || each.code === chosen);
     put(list, h("table", {}, h("thead", {}, h("tr", {}, ["File", "What is wrong", "What was done"].map((each) => h("th", {}, each)))),
-      h("tbody", {}, found.slice(0, most).map((/** @type {any} */ each) => h("tr", {}, h("td", {}, named(each.file)), h("td", {}, named(each.message)), h("td", {}, each.action.replaceAll("_", " ")))))));
+      h("tbody", {}, found.slice(0, most).map((/** @type {any} */ each) => h("tr", {}, h("td", {}, shown(each)), h("td", {}, named(each.message)), h("td", {}, each.action.replaceAll("_", " ")))))));
     const total = chosen ? report.defect_counts[chosen] : sum(codes.map(([, number]) => number));
     put(more, h("span", { class: "dim" }, `${count(Math.min(most, found.length))} of ${count(total)}`), found.length > most && button("Show more", () => ((most += DEFECTS), refresh())), found.length < total && found.length <= most && h("span", { class: "dim" }, "The report holds the first 1000 in all."));
+  }
+  /** A file's name, which opens the picture where there is one. @param {any} defect */
+  function shown(defect) {
+    const there = dataset.state === "ready" && defect.split && defect.n !== null;
+    return there ? button(named(defect.file), () => showDefect(dataset, defect, signal), { class: "quiet left", "aria-haspopup": "dialog" }) : named(defect.file);
   }
   refresh();
   return card("Defects", chips, list, more);
 }
 
-/** Whether a defect's file is this picture: the report names files from the folder on. @param {string} file @param {string} split @param {string} name */
-function isOf(file, split, name) {
+/** Whether a defect is of this picture. @param {any} defect @param {string} split @param {number} n @param {string} name */
+function isOf({ file, split: of, n: place }, split, n, name) {
+  if (of) return of === split && place === n;
+  // Reports of earlier versions; the others say it themselves.
   return file === name || (file.endsWith(`/${name}`) && (file.split("/").includes(split) || !/(^|\/)(train|valid|val|test|unlabelled)\w*\//.test(file)));
 }
 
@@ -203,7 +211,7 @@ function pictures(dataset, defects, query, setQuery, signal) {
       put(element, svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": text }, svg("image", { href: url, width, height }),
         sample.boxes.map((/** @type {any} */ each) => svg("rect", { class: `box-of c${((each.label - 1) % COLOURS) + 1}${each.crowd ? " crowd" : ""}`, x: each.box[0], y: each.box[1], width: each.box[2] - each.box[0], height: each.box[3] - each.box[1] }, svg("title", {}, each.crowd ? `${each.name} (crowd)` : each.name)))),
       h("figcaption", { class: "small" }, named(sample.name), h("div", { class: "dim" }, found.length ? found.slice(0, 6).map((name, place) => [place > 0 && ", ", h("span", { class: "key-of" }, h("i", { class: `c${((sample.boxes.find((/** @type {any} */ each) => each.name === name).label - 1) % COLOURS) + 1}` }), named(name))]) : "no boxes", sample.box_count > sample.boxes.length && `; the first ${count(sample.boxes.length)} of ${count(sample.box_count)} are drawn`),
-        defects.filter((each) => isOf(each.file, split, sample.name)).slice(0, 5).map((each) => h("div", { class: "warn" }, "⚠ ", named(each.message)))));
+        defects.filter((each) => isOf(each, split, n, sample.name)).slice(0, 5).map((each) => h("div", { class: "warn" }, "⚠ ", named(each.message)))));
     }
   }
   if (!split) return null;

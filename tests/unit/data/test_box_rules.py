@@ -143,6 +143,26 @@ def filled(made: Set, write: Callable[[tuple[int, int, int, int]], tuple[float, 
     return made
 
 
+@pytest.mark.parametrize("kind", RIGHT)
+@pytest.mark.parametrize(
+    ("box", "code"),
+    [((70, 10, 95, 40), "box_clipped"), ((30, 30, 29, 50), "zero_area_box"), ((90, 10, 120, 40), "box_outside")],
+)
+def test_a_defect_names_its_image_and_the_box_as_it_was(
+    of: Callable[..., Set], kind: str, box: tuple[int, int, int, int], code: str
+) -> None:
+    made = filled(of(kind), RIGHT[kind])
+    name = made.add("val", [RIGHT[kind](each) for each in (box, (5, 5, 40, 40), (6, 6, 50, 50))])
+    index, report, _ = made.read()
+
+    (defect,) = [each for each in report.defects if each.code == code]
+
+    assert (defect.split, defect.n) == ("val", 2)
+    assert index.splits["val"][2].name.endswith(f"{name}.png")
+    shift = 1 if kind == "voc" else 0
+    assert defect.box == pytest.approx((box[0] - shift, box[1] - shift, box[2], box[3]), abs=1e-3)
+
+
 # --- how numbers are written ----------------------------------------------------------------------------------
 
 

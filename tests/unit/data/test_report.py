@@ -19,6 +19,15 @@ def test_names_and_messages_of_any_length_are_cut_and_counted() -> None:
     assert all(defect.file.endswith("x...") for defect in report.defects)
 
 
+def test_a_defect_of_an_image_that_was_left_out_has_no_place_and_a_box_that_is_nowhere_none() -> None:
+    defects = Defects()
+    for file, box in (("a.png", (0.0, 1.0, 1e9, 2.0)), ("b.png", (0.0, float("nan"), 1.0, 2.0)), ("a.png", None)):
+        defects.add("box_outside", file, "out", "dropped_box", box=box)
+    found = defects.report("coco", Index(classes=(), splits={}), places={"a.png": ("val", 4)}).defects
+    assert [(each.split, each.n) for each in found] == [("val", 4), (None, None), ("val", 4)]
+    assert [each.box for each in found] == [(0.0, 1.0, 1e9, 2.0), None, None]
+
+
 def test_boxes_are_counted_by_the_power_of_two_that_their_side_reaches() -> None:
     sides = (0.25, 1, 1.99, 2, 16, 31.9, 32)
     boxes = tuple((0.0, 0.0, side / 2, side * 2) for side in sides)
