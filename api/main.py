@@ -12,6 +12,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from api import errors
@@ -83,11 +84,11 @@ Errors are `application/problem+json` with a stable `code` and JSON pointers int
 """
 
 
-def create_app(settings: Settings | None = None, mlflow: Account | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None) -> FastAPI:
     """The application. Raises UnsafeBind for an address that others reach without a key; it opens the database only
     when it starts, and then raises Unfit unless the tables are those of this version."""
     if settings is None:
-        settings, mlflow = Settings(), Account.of_environment()
+        settings = Settings()
         hide_secrets()
     check_bind(settings)
 
@@ -105,7 +106,7 @@ def create_app(settings: Settings | None = None, mlflow: Account | None = None) 
                     told_of_signals(changes.end_waits),
                     sweeping(sweeper.sweep, settings.sweep_s) as sweeps,
                     Resampler(store) as resampler,
-                    tracking(_tracker(settings, mlflow or Account(), engine, store, resampler)),
+                    tracking(_tracker(settings, engine, store, resampler)),
                 ):
                     app.state.service = Service(
                         settings,
@@ -145,14 +146,18 @@ def create_app(settings: Settings | None = None, mlflow: Account | None = None) 
     return app
 
 
-def _tracker(
-    settings: Settings, account: Account, engine: Engine, store: BlobStore, resampler: Resampler
-) -> Tracker | None:
+def _tracker(settings: Settings, engine: Engine, store: BlobStore, resampler: Resampler) -> Tracker | None:
     """None: no MLflow server is named."""
     if settings.mlflow_tracking_uri is None:
         return None
+    password, token = _text(settings.mlflow_password), _text(settings.mlflow_token)
+    account = Account.of_environment().but(settings.mlflow_username, password, token)
     target = Target(settings.mlflow_tracking_uri, settings.mlflow_experiment, account, settings.public_url)
     return Tracker(engine, store, resampler, target)
+
+
+def _text(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
 
 
 def _can_be_wrong(operation: dict[str, Any]) -> bool:

@@ -33,9 +33,8 @@ def main() -> None:
     from api.core.settings import Settings, UnsafeBind, check_bind
     from api.main import create_app
     from deploy import http_server
-    from fgd.tracking.mlflow import Account
 
-    settings, mlflow = Settings(), Account.of_environment()
+    settings = Settings()
     hide_secrets()
     private_folder(settings.home)
     try:
@@ -46,7 +45,7 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", stream=sys.stderr)
     logging.getLogger("api").setLevel(logging.INFO)
     config = http_server.config(
-        lambda: create_app(settings, mlflow),
+        lambda: create_app(settings),
         factory=True,
         host=settings.host,
         port=settings.port,

@@ -58,6 +58,10 @@ MAX_LOG = 10 * 2**20
 Say = Callable[[str], None]
 
 
+OF_THE_API = ("FGD_API_KEY", "FGD_MLFLOW_PASSWORD", "FGD_MLFLOW_TOKEN")
+"""Secrets that a worker has no use for: it serves nobody, and speaks with no MLflow."""
+
+
 class CannotStart(Exception):
     """In one line, for a person."""
 
@@ -281,7 +285,8 @@ class Server:
     def _start_worker(self) -> subprocess.Popen[bytes]:
         command = children.command("worker", "--drain-s", str(DRAIN_S), "--parent-fd", str(self._lifeline_in))
         told = environment(self._settings)
-        told.pop("FGD_API_KEY", None)  # it serves nobody
+        for name in OF_THE_API:
+            told.pop(name, None)
         return self._spawn("worker", command, told)
 
     def _spawn(

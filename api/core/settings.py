@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import (
+    AliasChoices,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -23,6 +24,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from fgd.tracking.names import ADDRESS, EXPERIMENT
 
 MIN_KEY_CHARS = 32
+
+
+def _also(name: str) -> Any:
+    """Of a setting that others know by another name."""
+    ours = name.replace("MLFLOW_TRACKING_", "FGD_MLFLOW_")
+    return Field(validation_alias=AliasChoices(ours, name))
 
 
 def complaint(error: ValidationError) -> str:
@@ -44,7 +51,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="FGD_", frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True,
-        allow_inf_nan=False, hide_input_in_errors=True,  # a mistyped value may be a secret
+        populate_by_name=True, allow_inf_nan=False, hide_input_in_errors=True,  # a mistyped value may be a secret
     )  # fmt: skip
 
     home: Path = Path(".fgd")
@@ -72,14 +79,18 @@ class Settings(BaseSettings):
     """At least 32 characters. When set, every request needs it, even from this host."""
     host: str = "127.0.0.1"
     """Address the server listens on."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
     public_url: str | None = None
     """http(s)://... where people open the dashboard, for links in other programs (MLflow). None: no links."""
     mlflow_tracking_uri: str | None = None
-    """http(s)://host:port of an MLflow server, to which the API brings every job: settings, figures and files. Its
-    account comes from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN. None: off."""
+    """http(s)://host:port of an MLflow server, to which the API brings every job: settings, figures and files. None:
+    off."""
     mlflow_experiment: str = EXPERIMENT
     """Where their runs go; it is made if there is none."""
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    mlflow_username: Annotated[str | None, _also("MLFLOW_TRACKING_USERNAME")] = None
+    mlflow_password: Annotated[SecretStr | None, _also("MLFLOW_TRACKING_PASSWORD")] = None
+    mlflow_token: Annotated[SecretStr | None, _also("MLFLOW_TRACKING_TOKEN")] = None
+    """MLflow's account: a name and a password, or a token. Each is also read under MLflow's own name for it."""
 
     beat_s: PositiveFloat = 3.0
     """Between heartbeats of a running attempt."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
@@ -66,6 +66,10 @@ class Account:
         told = {name: os.environ.get(f"MLFLOW_TRACKING_{name}") or None for name in _VARIABLES}
         insecure = (told["INSECURE_TLS"] or "").lower() in ("true", "1")
         return cls(told["USERNAME"], told["PASSWORD"], told["TOKEN"], told["SERVER_CERT_PATH"], insecure)
+
+    def but(self, username: str | None, password: str | None, token: str | None) -> Account:
+        """Who reads its secrets early and hides them passes them on."""
+        return replace(self, username=username, password=password, token=token)
 
     def headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}"} if self.token and not self.basic() else {}

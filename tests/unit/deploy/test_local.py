@@ -18,6 +18,7 @@ from api.core.settings import Settings
 from deploy import broker, local
 from deploy.local import CannotStart, Part, environment, listen, only_server, serve
 from fgd.process import children
+from fgd.process.secrets import SECRETS
 
 
 @pytest.fixture(autouse=True)
@@ -34,10 +35,22 @@ def test_settings_survive_the_way_through_the_environment(tmp_path: Path, monkey
         trainer=("python", "a trainer.py"),
         port=8123,
         beat_s=0.5,
+        mlflow_tracking_uri="http://mlflow:5000",
+        mlflow_token=SecretStr("t"),
     )
     for name, value in environment(settings).items():
         monkeypatch.setenv(name, value)
     assert Settings() == settings
+
+
+def test_mlflows_account_is_read_under_its_own_names_and_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a-password-of-hers")
+    settings = Settings()
+    assert "a-password-of-hers" not in repr(settings)
+    told = environment(settings)
+    assert (told["FGD_MLFLOW_USERNAME"], told["FGD_MLFLOW_PASSWORD"]) == ("ada", "a-password-of-hers")
+    assert {"FGD_MLFLOW_PASSWORD", "MLFLOW_TRACKING_PASSWORD"} <= set(SECRETS)
 
 
 def test_socket_of_a_short_home_lies_in_it(tmp_path: Path) -> None:
