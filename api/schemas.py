@@ -162,6 +162,30 @@ class SummaryView(View):
 
 
 class SummaryTable(View):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "items": [
+                        {
+                            "id": "job_0192f0c1a7b87cc2a3d4e5f60718293a", "name": "cells r18 fgd", "state": "running",
+                            "phase": "training", "requested": None, "metadata": {"owner": "ada"}, "priority": 0,
+                            "attempt": 1, "version": 214, "created_at": "2026-11-02T09:00:00Z",
+                            "started_at": "2026-11-02T09:00:04Z", "finished_at": None, "step": 4200,
+                            "total_steps": 12000, "epoch": 8, "epochs": 24, "left_s": 2650.0, "ap": 31.4,
+                            "ap_step": 4000, "control": "job_0192f0c1a7b87cc2a3d4e5f60718293b", "control_ap": 33.0,
+                            "gain": 1.7, "student": "fcos resnet18", "methods": ["fgd"],
+                            "teachers": ["mdl_0192f0c1a7b87cc2a3d4e5f60718293a"],
+                            "dataset": "ds_0192f0c1a7b87cc2a3d4e5f60718293a", "dataset_name": "cells", "why": None,
+                        }
+                    ],
+                    "total": 1,
+                    "states": {"running": 1, "succeeded": 7},
+                }
+            ]
+        }
+    )  # fmt: skip
+
     items: list[SummaryView]
     total: int
     """How many jobs match all filters."""
@@ -331,6 +355,19 @@ class FocusStepView(View):
 
 
 class FocusList(View):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "items": [
+                        {"step": 0, "epoch": 0, "size": 181204, "sha256": "5f" * 32},
+                        {"step": 500, "epoch": 1, "size": 183377, "sha256": "a0" * 32},
+                    ]
+                }
+            ]
+        }
+    )
+
     items: list[FocusStepView]
     """By step. At most sixty evaluations of a training are shown, evenly spaced; step 0 is before the first."""
 
@@ -349,6 +386,23 @@ class FocusPhoto(View):
 
 
 class FocusPhotos(View):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "format": "fgd-photos/1",
+                    "split": "val",
+                    "photos": [
+                        {
+                            "position": 16, "name": "000000000139.jpg", "width": 640, "height": 426,
+                            "boxes": [[12.0, 30.5, 200.0, 310.0]], "labels": ["cat"], "jpeg": "/9j/4AAQSkZJRg==",
+                        }
+                    ],
+                }
+            ]
+        }
+    )  # fmt: skip
+
     format: Literal["fgd-photos/1"]
     split: str
     photos: list[FocusPhoto]
@@ -386,6 +440,33 @@ class FocusImage(View):
 
 
 class FocusStep(View):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "format": "fgd-focus/1",
+                    "step": 500,
+                    "epoch": 1,
+                    "strides": {"p3": 8},
+                    "images": [
+                        {
+                            "photo": 0,
+                            "size": [426, 640],
+                            "padded": [448, 640],
+                            "shown": [
+                                {
+                                    "method": "fgd", "name": "spatial attention", "network": "teacher", "level": "p3",
+                                    "shape": [2, 3], "of": [56, 80], "low": 0.0, "high": 4.2, "by_magnitude": False,
+                                    "values": "AP8AgAB/",
+                                }
+                            ],
+                        }
+                    ],
+                }
+            ]
+        }
+    )  # fmt: skip
+
     format: Literal["fgd-focus/1"]
     step: int
     epoch: int

@@ -171,8 +171,16 @@ class Seeds:
         with db.transaction(self.engine) as s:
             workers.register(s, WORKER, host="here", pid=1, slots=8, devices=[])
 
-    def run(self, job: str, aps: Sequence[float | None] = (), total: int = 0, steps: Sequence[Event] = ()) -> int:
-        """A worker takes it and reports an evaluation for each of `aps`, one an epoch of 100 steps. The attempt."""
+    def run(
+        self,
+        job: str,
+        aps: Sequence[float | None] = (),
+        total: int = 0,
+        steps: Sequence[Event] = (),
+        speed: float = 40.0,
+    ) -> int:
+        """A worker takes it and reports an evaluation for each of `aps`, one an epoch of 100 steps. The attempt.
+        speed: images a second."""
         attempt = self.claim(job)
         epochs = max(total, len(aps), 1)
         started = Started(
@@ -180,7 +188,7 @@ class Seeds:
         )
         said: list[Event] = [Phase(phase="training"), started]
         for epoch, score in enumerate(aps, start=1):
-            said += [self.stepped(100 * epoch - 50 * k, epoch) for k in (1, 0)]
+            said += [self.stepped(100 * epoch - 50 * k, epoch, speed) for k in (1, 0)]
             said.append(self.evaluated(100 * epoch, epoch, score))
         self.say(job, attempt, [*said, *steps])
         return attempt
@@ -201,11 +209,11 @@ class Seeds:
         self.say(job, attempt, [note])
 
     @staticmethod
-    def stepped(step: int, epoch: int) -> Stepped:
+    def stepped(step: int, epoch: int, speed: float = 40.0) -> Stepped:
         loss = 2.0 * math.exp(-step / 500)
         values = {
             "loss/total": loss * 1.4, "loss/detection": loss, "loss/fgd/focal": loss * 0.4, "lr": 4e-4,
-            "images_per_s": 40.0,
+            "images_per_s": speed,
         }  # fmt: skip
         return Stepped(step=step, epoch=epoch, values=values)
 

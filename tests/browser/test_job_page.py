@@ -12,7 +12,17 @@ from tests.browser.conftest import KEY
 from tests.browser.seeds import Seeds
 
 expect = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (make test-browser)").expect
-TABS = ("Curves", "What it learns from", "Classes and sizes", "Try it", "Timeline", "Log", "Files", "Spec")
+TABS = (
+    "Curves",
+    "What it learns from",
+    "Detections",
+    "Classes and sizes",
+    "Try it",
+    "Timeline",
+    "Log",
+    "Files",
+    "Spec",
+)
 FILES = {"student.safetensors": b"the weights", "recipe.json": b"{}"}
 
 
@@ -24,7 +34,7 @@ def running(seeds: Seeds) -> dict[str, str]:
     teacher = seeds.finished(seeds.job(data, name="teacher", student={"backbone": "resnet50"}), [30.0, 40.0])
     control = seeds.finished(seeds.job(data, name="control"), [10.0, 20.0, 25.0, 30.0], FILES)
     student = seeds.taught(data, teacher, name="student")
-    attempt = seeds.run(student, [12.0, 23.0], total=4)
+    attempt = seeds.run(student, [12.0, 23.0], total=4, speed=25.0)
     seeds.teacher_checked(student, attempt, 41.0)
     seeds.say(student, attempt, [], b"the first line\n")
     return {"student": student, "control": control, "teacher": teacher}
@@ -42,6 +52,7 @@ def test_the_curves_stand_beside_those_of_control_and_teacher(page: Any, server:
     expect(legend(page)).to_contain_text("teacher40")
     expect(legend(page, 1)).to_contain_text("fgd/focal")
     expect(page.locator(".facts")).to_contain_text("+3.0")
+    expect(page.locator(".facts")).to_contain_text("Teacher costs38 % of a step 25 images/s, control 40")
     page.get_by_label("Figure").select_option("ap50")
     expect(legend(page)).to_contain_text("teacher60")
 

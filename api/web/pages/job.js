@@ -4,7 +4,8 @@
 
 import { get, query as address, stream } from "../api.js";
 import { button, h, named, put, unseen, write } from "../elements.js";
-import { ap, duration, gain, moment, NONE } from "../format.js";
+import { costOf } from "../cost.js";
+import { ap, duration, gain, moment, NONE, number } from "../format.js";
 import { act, ACTIONS, copyOf, doing, ENDED, recipe } from "../jobs.js";
 import { to } from "../router.js";
 
@@ -57,6 +58,8 @@ export async function show({ root, params, query, signal, setQuery, setTitle }) 
   const panel = h("div", { class: "panel", role: "tabpanel", id: "panel", "aria-labelledby": "tab-curves", tabindex: "0" });
   put(root, h("div", { class: "heading" }, h("a", { href: "#/jobs" }, "‹ Jobs"), title, state, what, actions), failure, h("div", { class: "card" }, bar, facts), tabs, panel);
 
+  /** @type {Awaited<ReturnType<typeof costOf>>} */
+  let cost = null;
   let shownActions = "";
   function showLine() {
     write(title.firstChild, line.name);
@@ -86,6 +89,7 @@ export async function show({ root, params, query, signal, setQuery, setTitle }) 
       fact("Learns", recipe(line)), fact("Data set", named(line.dataset_name)),
       line.teachers.map((teacher) => fact("Teacher", teacher.startsWith("job_") ? h("a", { href: to(["jobs", teacher]) }, `${teacher.slice(0, 12)}…`) : teacher)),
       line.control && fact("Control", h("a", { href: to(["jobs", line.control]) }, `AP ${ap(line.control_ap)}`)),
+      cost && fact("Teacher costs", h("span", { title: `Middle of what both reported on ${cost.device}; evaluations and checkpoints are not in it. Other trainings on the same host may have slowed either.` }, `${Math.round(100 * cost.share)} % of a step`, h("span", { class: "dim" }, ` ${number(cost.ours)} images/s, control ${number(cost.theirs)}`))),
       fact("Created", moment(line.created_at)),
       Object.entries(line.metadata).map(([key, value]) => fact(key, named(value))));
     failure.hidden = line.state !== "failed" && !(line.state === "queued" && line.why);
@@ -145,6 +149,9 @@ export async function show({ root, params, query, signal, setQuery, setTitle }) 
   });
 
   showLine();
+  costOf(line, signal).then((found) => ((cost = found), showLine()), (error) => {
+    if (!signal.aborted) throw error;
+  });
   open(query.get("tab") ?? "");
   follow();
 
