@@ -88,7 +88,11 @@ def test_a_training_reports_them(train: Callable[..., Any], make_spec: Callable[
 def test_a_training_on_a_gpu_reports_the_cards(
     train: Callable[..., Any], make_spec: Callable[..., JobSpec], teacher: Path
 ) -> None:
-    run = train(make_spec(schedule={"epochs": 3}, resources={"device": "cuda"}))
+    run = train(
+        make_spec(
+            student={"backbone": "resnet18", "fpn_channels": 64}, schedule={"epochs": 3}, resources={"device": "cuda"}
+        )
+    )
     events = run.of(Stepped)
     assert events
     for event in events:

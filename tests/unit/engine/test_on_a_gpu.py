@@ -51,6 +51,7 @@ FAMILIES: dict[str, DetectorSpec] = {
 def spec(make_spec: MakeSpec, teacher: Path) -> JobSpec:
     """A distillation with everything that has a state."""
     return make_spec(
+        student={"backbone": "resnet18", "fpn_channels": 64},
         teacher={"path": str(teacher), "allow_unfit": True},
         methods=[{"kind": "fgd"}, {"kind": "mimic"}],
         schedule={"ema": {"decay": 0.9}, "batch_size": 2, "accumulate": 2, "checkpoint_steps": 2},
@@ -103,6 +104,7 @@ def test_with_the_teachers_cache_the_bytes_are_those_without(train: Train, make_
     def trained(gib: float | None) -> Any:
         return train(
             make_spec(
+                student={"backbone": "resnet18", "fpn_channels": 64},
                 teacher={"path": str(teacher), "allow_unfit": True},
                 methods=[{"kind": "fgd"}],
                 schedule={"epochs": 3, "flip": "none", "evaluate_every": 3},
@@ -138,7 +140,7 @@ def little_memory() -> Iterator[None]:
 def test_a_card_that_is_too_small_ends_a_training_and_is_told_as_such(train: Train, make_spec: MakeSpec) -> None:
     told: list[Event] = []
     with pytest.raises(torch.OutOfMemoryError) as caught:
-        train(make_spec(resources=ON_IT))
+        train(make_spec(student={"backbone": "resnet18", "fpn_channels": 64}, resources=ON_IT))
     assert report(caught.value, told.append) == 1
     (event,) = told
     assert isinstance(event, Failed)

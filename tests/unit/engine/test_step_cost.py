@@ -31,7 +31,9 @@ CALLS_PLAIN, CALLS_DISTILLED = 7600, 17700
 def parts(make_spec: MakeSpec, teacher: Path) -> Callable[..., Training]:
     def parts(precision: str, *, distilled: bool) -> Training:
         learnt = {"teacher": {"path": str(teacher), "allow_unfit": True}, "methods": [{"kind": "fgd"}]}
-        spec = resolve(make_spec(schedule={"precision": precision}, **(learnt if distilled else {})))
+        student = {"backbone": "resnet18", "fpn_channels": 64}
+        schedule = {"precision": precision}
+        spec = resolve(make_spec(student=student, schedule=schedule, **(learnt if distilled else {})))
         machine = device.choose(spec.resources, spec.schedule.precision)
         return prepare.prepare(spec, machine, None, lambda _: None, lambda: None, rehearsal_images=2)[0]
 

@@ -21,6 +21,7 @@ from tests.unit.engine.test_unlabelled import batches_of, parts_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 LABELLED, BARE, VAL = 8, 24, 8
+STUDENT = {"backbone": "resnet18", "fpn_channels": 64}
 SMALL = {"batch_size": 4, "min_size": 96, "max_size": 128, "optimizer": {"kind": "adamw", "lr": 1e-3}}
 
 
@@ -48,7 +49,7 @@ def cells(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 @pytest.fixture(scope="module")
 def knowing(cells: dict[str, Path], train: Callable[..., Any], make_spec: Callable[..., JobSpec]) -> dict[str, Any]:
     schedule = SMALL | {"epochs": 25, "evaluate_every": 25}
-    result = train(make_spec(dataset={"path": str(cells["whole"])}, schedule=schedule)).result
+    result = train(make_spec(student=STUDENT, dataset={"path": str(cells["whole"])}, schedule=schedule)).result
     return {"path": str(result), "allow_unfit": True}
 
 
@@ -67,6 +68,7 @@ def test_masks_are_the_teacher_s_boxes_on_cells_and_the_gradient_is_the_student_
     cells: dict[str, Path], knowing: dict[str, Any], make_spec: Callable[..., JobSpec]
 ) -> None:
     spec = make_spec(
+        student=STUDENT,
         dataset={"path": str(cells["few"])},
         teacher=knowing,
         methods=[{"kind": "fgd", "beta": 0, "gamma": 0, "lambda": 0}],
@@ -102,6 +104,7 @@ def test_a_student_learns_from_them(
 ) -> None:
     run = train(
         make_spec(
+            student=STUDENT,
             dataset={"path": str(cells["few"])},
             teacher=knowing,
             methods=[{"kind": "fgd"}],
