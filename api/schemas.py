@@ -695,6 +695,22 @@ class SampleView(View):
         )
 
 
+class NamedSample(View):
+    split: str
+    n: int
+    """Its place in the split: GET /v1/datasets/{id}/samples/{n}?split=..."""
+    name: str
+
+
+class NamedSamples(View):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"items": [{"split": "val", "n": 16, "name": "000000000139.jpg"}]}]}
+    )
+
+    items: list[NamedSample]
+    """First those that are called so, without or with a folder before it."""
+
+
 # --- query parameters: closed like every spec, a misspelled filter would silently filter nothing ------------------
 
 Words = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
@@ -1032,6 +1048,14 @@ class PredictionPage(View):
 
 class SampleQuery(Spec):
     split: Literal["train", "val", "test", "unlabelled"] = "train"
+
+
+class NameQuery(Spec):
+    name: Annotated[Words, Field(min_length=1)]
+    """Text in the name of the image's file. Letter case does not count."""
+    split: Literal["train", "val", "test", "unlabelled"] | None = None
+    """Default: all of them."""
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
 
 
 class BoxesQuery(SampleQuery):

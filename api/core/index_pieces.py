@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -18,6 +18,9 @@ from fgd.data.index import Box
 
 _MARK = re.compile(rb'\{"id":(-?\d{1,20}),|"(train|val|test|unlabelled)":\[')
 _LONGEST_MARK = len(b'{"id":-12345678901234567890,')
+_NAME = re.compile(rb'\{"id":-?\d{1,20},"file":"[^"\\]*","name":("(?:[^"\\]|\\.)*")|"(train|val|test|unlabelled)":\[')
+_LONGEST_NAME = 64 * 1024
+"""Bytes, from the beginning of an image to the end of its name."""
 _BOXES, _LABELS, _CROWD = b',"boxes":[', b'],"labels":[', b'],"crowd":['
 _BOX = re.compile(rb"\[([^\[\]]*)\]")
 _LABEL = re.compile(rb"\d+")
@@ -78,6 +81,22 @@ def contents(chunks: Iterable[bytes]) -> Contents:
         buffer, at = buffer[done:], at + done
     begins.append(at + len(buffer))
     return Contents(_classes(head or buffer), splits, ids)
+
+
+def names(chunks: Iterable[bytes]) -> Iterator[tuple[str, int, str]]:
+    """Split, place in it and name of every image. One pass over the bytes, of which little is held."""
+    buffer, split, n = b"", "", 0
+    for chunk in chunks:
+        buffer += chunk
+        done = 0
+        for mark in _NAME.finditer(buffer):
+            done = mark.end()
+            if mark[2] is not None:
+                split, n = mark[2].decode(), 0
+            else:
+                yield split, n, json.loads(mark[1])
+                n += 1
+        buffer = buffer[max(done, len(buffer) - _LONGEST_NAME) :]
 
 
 def _classes(head: bytes) -> tuple[str, ...]:

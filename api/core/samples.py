@@ -52,6 +52,21 @@ def places(store: BlobStore, dataset: Dataset, split: str) -> Mapping[int, int]:
         return _places(store, dataset.index_digest, split)
 
 
+def named(store: BlobStore, dataset: Dataset, text: str, split: str | None, most: int) -> list[tuple[str, int, str]]:
+    """Split, n and name of images with this text in their name; first those that are called so, without or with a
+    folder before it. Letter case does not count."""
+    assert dataset.index_digest is not None, "a ready data set has its index"
+    wanted = text.casefold()
+    found: tuple[list[tuple[str, int, str]], ...] = ([], [], [])
+    with _there():
+        for of, n, name in index_pieces.names(store.read(dataset.index_digest)):
+            if (split is None or of == split) and wanted in (folded := name.casefold()):
+                rank = 0 if folded == wanted else 1 if folded.endswith(f"/{wanted}") else 2
+                if len(found[rank]) < most:
+                    found[rank].append((of, n, name))
+    return [each for rank in found for each in rank][:most]
+
+
 def digest(image: ImagePiece) -> str:
     return PurePosixPath(image.file).stem
 

@@ -14,7 +14,7 @@ from api.deps import DatasetInPath, IfNoneMatch, ProjectDep, Service, ServiceDep
 from api.errors import NOT_MODIFIED, Responses, documented
 from api.http import etag
 from api.http.conditional import unchanged
-from api.schemas import BoxesQuery, SampleQuery, SampleView
+from api.schemas import BoxesQuery, NamedSample, NamedSamples, NameQuery, SampleQuery, SampleView
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
@@ -24,6 +24,16 @@ _BYTES: Responses = {
         "description": "The imported file without its EXIF orientation, so that its pixels match the boxes.",
     }
 }
+
+
+@router.get("/{dataset_id}/samples", responses=documented(404, 409, 422))
+def find_samples(
+    dataset_id: DatasetInPath, query: Annotated[NameQuery, Query()], service: ServiceDep, project: ProjectDep
+) -> NamedSamples:
+    """Images by the name of their file, and where each of them stands."""
+    dataset = _ready(service, project, dataset_id)
+    found = samples.named(service.store, dataset, query.name, query.split, query.limit)
+    return NamedSamples(items=[NamedSample(split=split, n=n, name=name) for split, n, name in found])
 
 
 @router.get("/{dataset_id}/samples/{n}", responses=documented(404, 409, 422))

@@ -47,7 +47,7 @@ from fgd.client.errors import (
     Unreachable,
     WrongArgument,
 )
-from fgd.client.images import ComparedDetections, ComparedImage, ImageCounts
+from fgd.client.images import ComparedDetections, ComparedImage, ImageCounts, NamedSample
 from fgd.client.transport import DEFAULT_URL
 
 __all__ = [
@@ -80,6 +80,7 @@ __all__ = [
     "Looker",
     "MetricPoint",
     "Model",
+    "NamedSample",
     "OutlinedRun",
     "Plan",
     "Prediction",

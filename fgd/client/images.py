@@ -53,6 +53,14 @@ class ComparedDetections(Answer):
     """Those that differ most first."""
 
 
+class NamedSample(Answer):
+    """An image of a data set, and its place in the split."""
+
+    split: str
+    n: int
+    name: str
+
+
 class Images:
     """Part of `Client`."""
 
@@ -82,3 +90,9 @@ class Images:
     def detections_of_image(self, job_id: str, image_id: int, split: Literal["val", "test"] = "val") -> dict[str, Any]:
         """One image: "boxes", the ground truth, and of each of "networks" its "detections" with score and "hit"."""
         return self._service.json(route("jobs", job_id, "detections", str(image_id)), split=split)
+
+    def find_samples(
+        self, dataset_id: str, name: str, split: Literal["train", "val", "test", "unlabelled"] | None = None
+    ) -> list[NamedSample]:
+        """Images with this text in the name of their file, at most 50; first those that are called so."""
+        return self._service.items(NamedSample, route("datasets", dataset_id, "samples"), name=name, split=split)

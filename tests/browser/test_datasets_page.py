@@ -108,6 +108,11 @@ def test_a_zip_is_uploaded_over_a_break_and_shown_once_it_is_imported(
     assert serious(page) == []
     page.keyboard.press("Escape")
     expect(opened).to_have_count(0)
+    search = page.get_by_label("Find pictures by file name")
+    search.fill("GREEN")
+    search.press("Enter")
+    expect(page.locator(".picture figcaption")).to_have_count(1)
+    expect(page.get_by_role("img", name="green.png: 1 box")).to_be_visible()
 
 
 def test_an_upload_is_gone_on_with_renamed_and_deleted(page: Any, server: Any, seeds: Seeds, packed: bytes) -> None:

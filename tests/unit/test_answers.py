@@ -40,6 +40,7 @@ VIEWS: dict[type[answers.Answer], type[BaseModel]] = {
     answers.Checkpoint: schemas.CheckpointView,
     answers.FocusStep: schemas.FocusStepView,
     answers.JobReport: report.JobReport,
+    images.NamedSample: schemas.NamedSample,
     images.ImageCounts: compared_detections.ImageCounts,
     images.ComparedImage: compared_detections.ComparedImage,
     images.ComparedDetections: compared_detections.ComparedDetections,

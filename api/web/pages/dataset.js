@@ -163,6 +163,7 @@ function pictures(dataset, defects, query, setQuery, signal) {
   const names = Object.keys(dataset.splits ?? {}).filter((split) => dataset.splits[split].images > 0);
   let split = names.includes(query.get("split") ?? "") ? /** @type {string} */ (query.get("split")) : names[0];
   let first = Math.max(0, Math.floor((Number(query.get("first")) || 0) / PICTURES) * PICTURES);
+  const search = h("input", { type: "search", placeholder: "Find by file name", "aria-label": "Find pictures by file name", value: query.get("name") ?? "", on: { change: () => turn(split, 0) } });
   const chips = h("div", { class: "chips", role: "group", "aria-label": "Split" });
   const grid = h("div", { class: "pictures" });
   const places = h("div", { class: "bar" });
@@ -174,7 +175,7 @@ function pictures(dataset, defects, query, setQuery, signal) {
 
   function turn(/** @type {string} */ nextSplit, /** @type {number} */ nextFirst) {
     [split, first] = [nextSplit, nextFirst];
-    setQuery({ split: split === names[0] ? "" : split, first: first || "" });
+    setQuery({ split: split === names[0] ? "" : split, first: first || "", name: search.value });
     refresh();
   }
 
@@ -185,9 +186,26 @@ function pictures(dataset, defects, query, setQuery, signal) {
     const total = dataset.splits[split].images;
     if (first >= total) first = 0;
     put(chips, names.map((each) => button(`${each} ${count(dataset.splits[each].images)}`, () => (turn(each, 0), chips.querySelector('[aria-pressed="true"]')?.focus()), { "aria-pressed": String(each === split) })));
+    if (search.value) return void find(search.value);
     const last = Math.min(total, first + PICTURES);
     put(places, h("span", { class: "dim" }, `${count(first + 1)}–${count(last)} of ${count(total)}`), button("Previous", () => turn(split, Math.max(0, first - PICTURES)), { disabled: first === 0 }), button("Next", () => turn(split, first + PICTURES), { disabled: last >= total }));
     put(grid, Array.from({ length: last - first }, (_, place) => picture(first + place)));
+  }
+
+  /** @param {string} name */
+  async function find(name) {
+    const of = AbortSignal.any([signal, leaving.signal]);
+    put(places, h("span", { class: "dim", role: "status" }, "Looking …"));
+    try {
+      const { items } = await get(`datasets/${dataset.id}/samples${address({ name, split, limit: PICTURES })}`, { signal: of });
+      if (of.aborted) return;
+      put(places, h("span", { class: "dim", role: "status" }, items.length === PICTURES ? `the first ${PICTURES} with this name` : items.length ? `${items.length} with this name` : "none with this name"), button("Show all", () => ((search.value = ""), turn(split, 0))));
+      put(grid, items.map((/** @type {{n: number}} */ each) => picture(each.n)));
+    } catch (error) {
+      if (of.aborted) return;
+      if (error.status === undefined) throw error;
+      put(places, h("span", { class: "bad", role: "alert" }, error.message));
+    }
   }
 
   /** @param {number} n */
@@ -216,5 +234,5 @@ function pictures(dataset, defects, query, setQuery, signal) {
   }
   if (!split) return null;
   refresh();
-  return card("Pictures", h("div", { class: "bar" }, chips, places), grid);
+  return card("Pictures", h("div", { class: "bar" }, chips, search, places), grid);
 }

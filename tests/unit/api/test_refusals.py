@@ -337,6 +337,18 @@ def head_content(w: World) -> Iterator[Refusal]:
     yield Refusal(w.client.head(f"/v1/datasets/{new_id('ds')}/content"), 404, "dataset_not_found")
 
 
+@of("GET /v1/datasets/{dataset_id}/samples")
+def find_samples(w: World) -> Iterator[Refusal]:
+    waiting = w.client.post("/v1/datasets", json={"name": "d"}).json()["id"]
+
+    def find(id: str, query: str = "?name=a") -> Any:
+        return w.client.get(f"/v1/datasets/{id}/samples{query}")
+
+    yield Refusal(find(new_id("ds")), 404, "dataset_not_found")
+    yield Refusal(find(waiting), 409, "dataset_not_ready")
+    yield Refusal(find(waiting, ""), 422, "invalid_request", "?name")
+
+
 @of("GET /v1/datasets/{dataset_id}/samples/{n}")
 def get_sample(w: World) -> Iterator[Refusal]:
     yield from sample(w, "")

@@ -79,6 +79,19 @@ def test_a_sample_is_an_image_and_its_boxes(client: Any, imported: Dataset, spli
     assert again.status_code == 304
 
 
+def test_an_image_is_found_by_its_name(client: Any, given: Any, imported: Dataset) -> None:
+    def find(**query: Any) -> Any:
+        return client.get(f"/v1/datasets/{imported.id}/samples", params=query)
+
+    both = [{"split": split, "n": 0, "name": "ä b.png"} for split in ("train", "val")]
+    assert find(name="Ä B.PNG").json() == {"items": both}
+    assert find(name=" b", split="val").json() == {"items": both[1:]}
+    assert find(name="c.png").json() == find(name="a", split="test").json() == {"items": []}
+    for query, parameter in (({}, "name"), ({"name": ""}, "name"), ({"name": "a", "split": "all"}, "split")):
+        wrong = find(**query)
+        assert (wrong.status_code, wrong.json()["errors"][0]["parameter"]) == (422, parameter)
+
+
 def test_a_turned_picture_is_shown_as_its_boxes_lie(client: Any, imported_from: Any) -> None:
     def turned(path: Path) -> None:
         """Upright 30x40 with a red bar on its left; stored 40x30, the bar at the top."""

@@ -61,6 +61,12 @@ def test_every_image_is_found_however_the_bytes_come(size: int) -> None:
     assert found.piece("other", 0) is None
 
 
+@pytest.mark.parametrize("size", [1, 3, 64, 1000, 10**6])
+def test_every_name_is_read_however_the_bytes_come(size: int) -> None:
+    told = list(index_pieces.names(chunks(INDEX.model_dump_json().encode(), size)))
+    assert told == [(split, n, each.name) for split, found in INDEX.splits.items() for n, each in enumerate(found)]
+
+
 @pytest.mark.parametrize(("after", "limit"), [(0, 0), (0, 3), (3, 4), (9, 5), (10, 1), (99, 5)])
 def test_boxes_come_in_pages(after: int, limit: int) -> None:
     whole = image(1, 10)
