@@ -16,6 +16,7 @@ from fgd.cli import (
     artifacts,
     datasets,
     job_detections,
+    job_focus,
     job_plan,
     job_table,
     jobs,
@@ -58,6 +59,7 @@ app = typer.Typer(
 jobs.app.command("plan")(job_plan.job_plan)
 jobs.app.command("table")(job_table.job_table)
 jobs.app.command("detections")(job_detections.job_detections)
+jobs.app.command("focus")(job_focus.job_focus)
 jobs.app.command("report")(reports.job_report)
 jobs.app.command("mlflow")(mlflow.job_mlflow)
 app.command("report", rich_help_panel="Use a service")(reports.job_report)

@@ -788,6 +788,35 @@ def test_images_on_which_student_and_control_differ_are_listed(fgd: Command, ser
     }  # fmt: skip
 
 
+def test_what_methods_look_at_is_drawn(fgd: Command, server: Server, tmp_path: Path) -> None:
+    photo = {"position": 0, "name": "a <b>.jpg", "width": 64, "height": 32, "boxes": [[0, 0, 16, 32]], "jpeg": None}
+    told = {"method": "fgd", "level": "p3", "shape": [1, 2], "low": 0.0, "high": 2.0, "by_magnitude": False}
+    shown = [
+        {**told, "name": "foreground", "network": None, "values": "//8="},
+        {**told, "name": "spatial attention", "network": "teacher", "values": "/wA="},
+        {**told, "name": "spatial attention", "network": "student", "values": "AP8="},
+        {**told, "name": "channel attention", "network": "student", "shape": [2], "values": "AP8="},
+    ]
+    image = {"photo": 0, "size": [32, 64], "padded": [32, 128], "shown": shown}
+    path = f"/v1/jobs/{JOB}/focus"
+    steps = [{"step": n, "epoch": 1, "size": 9, "sha256": "a" * 64} for n in (0, 30)]
+    server.routes[("GET", path)] = Answer(body={"items": steps})
+    server.routes[("GET", f"{path}/30")] = Answer(body={"step": 30, "images": [image]})
+    server.routes[("GET", f"{path}/photos")] = Answer(body={"photos": [photo]})
+    assert fgd("job", "focus", JOB, url=server.url).out.splitlines() == ["0\t1\t9", "30\t1\t9"]
+
+    file = tmp_path / "focus.png"
+    done = fgd("job", "focus", JOB, "--out", str(file), url=server.url)
+
+    assert done.out.strip() == f"{file}: spatial attention of fgd at p3 after step 30"
+    with Image.open(file) as sheet:
+        assert sheet.size == (3 * 320, 20 + 160)
+        bright = [sum(sheet.getpixel((320 * place + 160, 100))) for place in (1, 2)]  # of the map's left half
+    assert bright[0] > bright[1]
+    refused = fgd("job", "focus", JOB, "--out", str(file), "--level", "p9", url=server.url)
+    assert (refused.code, "--level p9: there are p3" in refused.err) == (2, True)
+
+
 REPORT = {
     "job": JOB, "name": "cells", "state": "succeeded", "dataset_name": "photos", "pending": 0,
     "networks": [{"role": "student", "name": "a <b>", "ap": 31.24, "parameters": 1200000, "bytes": 4800000}],
