@@ -105,7 +105,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                     Looks(engine) as looks,
                     told_of_signals(changes.end_waits),
                     sweeping(sweeper.sweep, settings.sweep_s) as sweeps,
-                    Resampler(store) as resampler,
+                    Resampler(store, settings.home / "figures") as resampler,
                     tracking(_tracker(settings, engine, store, resampler)),
                 ):
                     app.state.service = Service(
@@ -153,7 +153,7 @@ def _tracker(settings: Settings, engine: Engine, store: BlobStore, resampler: Re
     password, token = _text(settings.mlflow_password), _text(settings.mlflow_token)
     account = Account.of_environment().but(settings.mlflow_username, password, token)
     target = Target(settings.mlflow_tracking_uri, settings.mlflow_experiment, account, settings.public_url)
-    return Tracker(engine, store, resampler, target)
+    return Tracker(engine, store, resampler, target, settings.lease_s)
 
 
 def _text(secret: SecretStr | None) -> str | None:

@@ -17,11 +17,11 @@ from datetime import timedelta
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.core import mlflow_runs, report
+from api.core import mlflow_runs, report, report_rows
 from api.core.errors import Fenced
 from api.core.jobs import curves, history
 from api.core.mlflow_runs import Taken
-from api.core.report import JobReport
+from api.core.report_views import JobReport
 from api.core.resampling import Resampler
 from api.core.rows import db
 from api.core.rows.ids import new_id
@@ -60,6 +60,8 @@ class Tracker:
     store: BlobStore
     resampler: Resampler
     target: Target
+    lease_s: float
+    """A worker that was silent for longer is none."""
     _owner: str = field(default_factory=lambda: new_id("trk"))
 
     def work(self, stop: threading.Event) -> None:
@@ -159,7 +161,7 @@ class Tracker:
     def _report(self, taken: Taken) -> JobReport:
         """Asks for its figures, which are worked out beside the server."""
         with db.reading(self.engine) as s:
-            found = report.read(s, taken.job.project_id, taken.job.id, "val")
+            found = report_rows.read(s, taken.job.project_id, taken.job.id, "val", self.lease_s)
         resampled = self.resampler.ask(found.compared(), "val")
         figures = self.resampler.figures(found.shown(), "val")
         return report.report(found, self.store, resampled, figures)

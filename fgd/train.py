@@ -76,6 +76,7 @@ def train(arguments: argparse.Namespace, emit: Emit, stop: StopFlag, log: EventL
             from fgd.engine.launch import launch
 
             begin = ["--resume", str(resume)] if resume else []
+            begin += [f"--dataset-name={arguments.dataset_name}"] if arguments.dataset_name else []
             argv = [str(arguments.spec), "--out", str(arguments.out), *begin]
             return launch(argv, spec.resources.devices, emit, stop)
         from fgd.engine.device import keep_freed_memory
@@ -83,7 +84,15 @@ def train(arguments: argparse.Namespace, emit: Emit, stop: StopFlag, log: EventL
         from fgd.export.latency import measure_budget
 
         keep_freed_memory()
-        run(spec, arguments.out, resume=resume, emit=emit, stop=stop, measure=measure_budget)
+        run(
+            spec,
+            arguments.out,
+            resume=resume,
+            emit=emit,
+            stop=stop,
+            measure=measure_budget,
+            dataset_name=arguments.dataset_name,
+        )
     except Stopped:
         return EXIT_STOPPED
     except CheckpointForeign as error:
@@ -140,6 +149,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     begin = parser.add_mutually_exclusive_group()
     begin.add_argument("--resume", type=Path, help="checkpoint to continue from; default: the last one in --out")
     begin.add_argument("--overwrite", action="store_true", help="start over, and delete what is in --out")
+    parser.add_argument("--dataset-name", help="what the model card calls the data set; default: its folder's name")
     parser.add_argument("--events-fd", type=int, help="file descriptor for event lines")
     parser.add_argument("--parent-fd", type=int, help="pipe that closes when the parent is gone; the process then ends")
     arguments = parser.parse_args(argv)

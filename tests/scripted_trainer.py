@@ -76,6 +76,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--resume", type=Path)
     parser.add_argument("--events-fd", type=int, default=1)
     parser.add_argument("--parent-fd", type=int)
+    parser.add_argument("--dataset-name")
     return parser.parse_args()
 
 

@@ -159,7 +159,8 @@ def train(
     host, lease, claim, settings = attempt.host, attempt.lease, attempt.claim, attempt.host.settings
     folder = spec_file.parent
     resume = ["--resume", str(checkpoint)] if checkpoint else []
-    argv = [*trainer_command(host), str(spec_file), "--out", str(folder / "out"), *resume]
+    named = [f"--dataset-name={claim.dataset_name}"] if claim.dataset_name else []
+    argv = [*trainer_command(host), str(spec_file), "--out", str(folder / "out"), *resume, *named]
     oom_before = oom_kills()
     threads = claim.spec.resources.threads or host.threads
     run_file = host.run_folder() / f"{claim.job_id}.a{claim.attempt}.json"

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from api.core.jobs import attempts, queue_order
 from fgd.process.failpoints import reach
-from worker import dataset_import, evaluation, export, leased_child, model_import, prediction, rehearsal
+from worker import dataset_import, evaluation, export, inspection, leased_child, model_import, prediction, rehearsal
 from worker.host import Host
 from worker.leased_child import LeasedChild
 from worker.slots import BESIDE, Kind, Slot
@@ -36,6 +36,7 @@ WORK = (
     Work(model_import.claim),
     Work(prediction.claim, lanes=("quick",)),
     Work(export.claim, lanes=("quick",)),
+    Work(inspection.claim, lanes=("cuda", "evaluation")),
     Work(evaluation.claim, lanes=("cuda", "evaluation")),
 )
 """Whatever comes first is taken first."""

@@ -1,19 +1,22 @@
 """What is worked out of the detections of a run: its AP on resamples of its images, which intervals over images need,
 and its figures. Knows the store; knows no rows.
 
-That takes seconds for a run, so no request waits for it: one child process after the other works it out, once for each
-file, and what it found is kept in memory. The same resamples are drawn for all runs of the same images.
+That takes seconds for a run, minutes for one of thousands of images, so no request waits for it: one child process
+after the other works it out, once for each file. What it found is kept in memory, and in a folder for the next start of
+the server. The same resamples are drawn for all runs of the same images.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,6 +33,10 @@ MOST_BYTES = 64 * 2**20
 """Of a run's detections."""
 MOST_S = 600.0
 """Of one child."""
+FORMAT = 1
+"""Of the files in the folder. Raise it where a child would answer otherwise: older files are left aside then."""
+MOST_FILES = 5000
+"""In the folder; beyond that the oldest go."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,10 @@ class _Found:
 class Resampler:
     """Of one server process. Works inside `with`; the thread begins with the first question."""
 
-    def __init__(self, store: BlobStore) -> None:
+    def __init__(self, store: BlobStore, folder: Path | None = None) -> None:
+        """folder: for answers that outlive the process; it is made if need be."""
         self._store = store
+        self._folder = folder
         self._lock = threading.Condition()
         self._found: Mapping[Work, OrderedDict[Key, _Found]] = {DRAWN: OrderedDict(), FIGURES: OrderedDict()}
         self._asked: deque[tuple[Work, Key]] = deque()
@@ -142,20 +151,56 @@ class Resampler:
                     self._found[work].popitem(last=False)
 
     def _worked_out(self, work: Work, digest: str, split: str) -> _Found:
+        if (told := self._kept(work, digest, split)) is not None:
+            return _Found(work.read(told))
         try:
             if (size := self._store.size(digest)) > MOST_BYTES:
                 return _Found(
                     why_not=f"a run's detections are {size} bytes; intervals and figures are for up to {MOST_BYTES}"
                 )
             with self._store.local(digest) as file:
-                return self._run(work, children.command(work.child, str(file), split))
+                found, told = self._run(work, children.command(work.child, str(file), split))
+            if told is not None:
+                self._keep(work, digest, split, told)
+            return found
         except FileNotFoundError:
             return _Found(why_not="a run's detections are no longer in the store")
 
-    def _run(self, work: Work, argv: list[str]) -> _Found:
+    def _file(self, work: Work, digest: str, split: str) -> Path | None:
+        if self._folder is None:
+            return None
+        return self._folder / f"{work.child.rpartition('.')[2]}-{FORMAT}-{digest}-{split}.json"
+
+    def _kept(self, work: Work, digest: str, split: str) -> Mapping[str, Any] | None:
+        """What an earlier process found; a file that is damaged is as good as none."""
+        if (file := self._file(work, digest, split)) is None:
+            return None
+        try:
+            told = json.loads(file.read_bytes())
+            work.read(told)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return told if isinstance(told, dict) else None
+
+    def _keep(self, work: Work, digest: str, split: str, told: bytes) -> None:
+        if (file := self._file(work, digest, split)) is None:
+            return
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part = file.with_suffix(f".{os.getpid()}.part")
+            part.write_bytes(told)
+            part.replace(file)
+            old = sorted(file.parent.iterdir(), key=lambda each: each.stat().st_mtime)[:-MOST_FILES]
+            for each in old:
+                each.unlink(missing_ok=True)
+        except OSError as error:  # it is worked out again after the next start
+            logger.warning("what was worked out of %s cannot be kept: %s", digest, error)
+
+    def _run(self, work: Work, argv: list[str]) -> tuple[_Found, bytes | None]:
+        """And the child's answer, if it is to be kept."""
         with self._lock:
             if self._closed:
-                return _Found(why_not="the server goes down")
+                return _Found(why_not="the server goes down"), None
             child = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=children.environment())
             self._child = child
         try:
@@ -163,13 +208,13 @@ class Resampler:
         except subprocess.TimeoutExpired:
             child.kill()
             child.communicate()
-            return _Found(why_not=f"working on a run's detections took longer than {MOST_S:.0f} s")
+            return _Found(why_not=f"working on a run's detections took longer than {MOST_S:.0f} s"), None
         finally:
             self._child = None
         if child.returncode != 0:
             status = f"status {child.returncode}"
-            return _Found(why_not=f"working on a run's detections ended with {status}; the server's log says why")
+            return _Found(why_not=f"working on a run's detections ended with {status}; the server's log says why"), None
         told = json.loads(said)
         if "error" in told:
-            return _Found(why_not=str(told["error"]))
-        return _Found(work.read(told))
+            return _Found(why_not=str(told["error"])), None
+        return _Found(work.read(told)), said

@@ -19,7 +19,19 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from api.core import datasets, evaluations, exports, inventory, models, plans, predictions, tickets, uploading, workers
+from api.core import (
+    datasets,
+    evaluations,
+    exports,
+    inspections,
+    inventory,
+    models,
+    plans,
+    predictions,
+    tickets,
+    uploading,
+    workers,
+)
 from api.core.blobs import collect_blob, long_unused, note_unused
 from api.core.blobs import unused as unused_blobs
 from api.core.jobs import sweep as jobs
@@ -60,6 +72,7 @@ SWEEPS = (
     Sweep("plans", plans.sweep, lane="plans"),
     Sweep("predictions", predictions.sweep, lane="quick"),
     Sweep("exports", exports.sweep, lane="quick"),
+    Sweep("inspections", inspections.sweep, lane="evaluations"),
     Sweep("evaluations", evaluations.sweep, lane="evaluations"),
     Sweep("keys", idempotency.sweep),
     Sweep("tickets", tickets.sweep),

@@ -111,9 +111,10 @@ def insert(
     request: Mapping[str, Any],
     blobs: Mapping[str, Mapping[str, str]],
     device: str = "cpu",
+    **columns: str,
 ) -> Kind:
-    """A new one, `pending` until a worker has done it. Ring for it."""
-    task = kind()
+    """A new one, `pending` until a worker has done it. Ring for it. columns: those of this kind alone."""
+    task = kind(**columns)
     task.id, task.project_id, task.created_at = new_id(prefix), project_id, db.now(s)
     task.state, task.attempt, task.losses = TaskState.pending, 0, 0
     task.request, task.device = dict(request), device

@@ -1,16 +1,17 @@
-"""A job's report as one page that opens offline: style and charts are in it, and nothing is loaded or run."""
+"""A job's report as one page that opens offline: style, charts and pictures are in it, and nothing is loaded or run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from api.core.paired_runs import Interval
-from api.core.report import Comparison, ControlRequest, JobReport, ReportedNetwork
-from api.http import charts
+from api.core.report_views import Comparison, ControlRequest, JobReport, ReportedNetwork
+from api.http import charts, report_pictures
 from api.http.charts import Bar, Line, text
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'"
 """A browser that opens the file runs nothing and loads nothing, whatever names are in it."""
 MOST_BARS = 40
 """Classes in the chart; the table has all."""
@@ -37,12 +38,14 @@ th, td { text-align: left; vertical-align: top; padding: .25rem .6rem .25rem 0; 
   overflow-wrap: anywhere; }
 td.n, th.n { text-align: right; white-space: nowrap; }
 pre { background: var(--raised); padding: .7rem; overflow-x: auto; font-size: 12px; } code { font-size: .92em; }
-bdi { unicode-bidi: isolate; }
+bdi { unicode-bidi: isolate; } .wide { overflow-x: auto; }
 svg { max-width: 40rem; width: 100%; height: auto; display: block; } svg text { fill: var(--text); font-size: 11px; }
 .grid { stroke: var(--rule); } .zero { stroke: var(--dim); stroke-dasharray: 3 3; }
 .line { fill: none; stroke-width: 2; } .whisker { stroke: var(--student); stroke-width: 3; }
 .key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .35em; }
+td.hit { background: color-mix(in srgb, var(--student) 22%, transparent); }
 """
+STYLE += report_pictures.STYLE
 
 
 def page(report: JobReport) -> str:
@@ -66,6 +69,8 @@ def _sections(report: JobReport) -> Iterator[str]:
     yield _section("Figures", _figures(report))
     yield _section("Each class", _classes(report))
     yield _section("Precision and recall", _curves(report))
+    yield _section("Which class is taken for which", _confusions(report))
+    yield _section("Pictures", report_pictures.section(report))
     yield _section("Training", _training(report))
     yield _section("Warnings", _warnings(report))
     yield _section("How it was made", _made(report))
@@ -74,7 +79,7 @@ def _sections(report: JobReport) -> Iterator[str]:
 def _head(report: JobReport) -> str:
     when = f", {report.finished_at:%Y-%m-%d %H:%M} UTC" if report.finished_at else ""
     pending = (
-        f'<p class="warn">{report.pending} files are still being worked out: ask for this report again in a few '
+        f'<p class="warn">Not all is worked out yet ({report.pending} to come): ask for this report again in a few '
         "seconds.</p>"
         if report.pending
         else ""
@@ -87,16 +92,33 @@ def _head(report: JobReport) -> str:
 
 
 def _networks(report: JobReport) -> Iterator[str]:
-    columns = ("", "network", "AP", "parameters", "MB", "GFLOPs", "latency")
-    yield _table(columns, (_network(each) for each in report.networks), numbers=(2, 3, 4, 5))
-    if not any(each.latency for each in report.networks):
-        yield (
-            '<p class="dim">Latency was not measured. A job with <code>latency_budget_ms</code> in its spec has it '
-            "measured after the training. GFLOPs are counted by <code>fgd job plan --budget</code>.</p>"
-        )
+    batches = sorted({speed.batch for each in report.networks for speed in each.speeds})
+    columns = ("", "network", "AP", "parameters", "MB", "GFLOPs", *(f"ms, batch of {batch}" for batch in batches))
+    rows = (_network(each, batches) for each in report.networks)
+    yield _table(columns, rows, numbers=range(2, 6 + len(batches)))
+    for each in report.networks:
+        if each.latency:
+            yield f"<p>{text(each.role)}: {_budget(each.latency)}.</p>"
+    yield f'<p class="dim">{_measured(report)}</p>'
 
 
-def _network(each: ReportedNetwork) -> list[str]:
+def _measured(report: JobReport) -> str:
+    found = report.inspection
+    if found is None:
+        return "Operations and latency are measured once the job has succeeded."
+    if found.input is None:
+        return f"Operations and latency were not measured: {text(found.reason or 'nobody knows why')}."
+    height, width = found.input
+    beside = f" {text(found.not_timed[:1].upper() + found.not_timed[1:])}." if found.not_timed else ""
+    return (
+        f"GFLOPs and times are of images of {height}x{width} pixels, from the pixels to the final boxes, a "
+        "multiplication with its addition as two operations. Times are those of a batch in torch on "
+        f"{text(found.device)}, {text(found.threads)} threads, median and in brackets the 10th and 90th percentile; "
+        f"the networks took turns, and what other processes took of the processor is left out.{beside}"
+    )
+
+
+def _network(each: ReportedNetwork, batches: Sequence[int]) -> list[str]:
     seed = f", seed {each.seed}" if each.seed is not None else ""
     where = f'<br><span class="dim">{text(each.job or each.model or "")}{seed}</span>'
     return [
@@ -106,16 +128,20 @@ def _network(each: ReportedNetwork) -> list[str]:
         "not known" if each.parameters is None else f"{each.parameters:,}",
         "not known" if each.bytes is None else f"{each.bytes / 1e6:.1f}",
         "not counted" if each.gflops is None else f"{each.gflops:.1f}",
-        _latency(each),
+        *(_time(each, batch) for batch in batches),
     ]
 
 
-def _latency(each: ReportedNetwork) -> str:
-    told = each.latency
-    if not told:
+def _time(each: ReportedNetwork, batch: int) -> str:
+    found = next((speed.time for speed in each.speeds if speed.batch == batch), None)
+    if found is None:
         return "not measured"
+    return f'{found.median_ms:.1f}<br><span class="dim">({found.p10_ms:.1f} to {found.p90_ms:.1f})</span>'
+
+
+def _budget(told: Mapping[str, Any]) -> str:
     if told.get("median_ms") is None:
-        return f"not known: {text(told.get('reason', 'it could not be measured'))}"
+        return f"latency not known: {text(told.get('reason', 'it could not be measured'))}"
     holds = {True: "holds", False: "is missed"}.get(told.get("holds"), "is not known to hold")  # type: ignore[arg-type]
     return (
         f"{told['median_ms']:.1f} ms (p10 {told['p10_ms']:.1f}, p90 {told['p90_ms']:.1f}) in {text(told['runtime'])} "
@@ -245,6 +271,30 @@ def _curves(report: JobReport) -> Iterator[str]:
         title = f"Class {name}" if name else "Mean of the classes"
         chart = charts.lines(f"Precision and recall: {title}", "recall", "precision", curves, x_most=1.0, y_most=1.0)
         yield f"<h3>{_name(title)}, IoU 0.5</h3>{chart}"
+
+
+def _confusions(report: JobReport) -> Iterator[str]:
+    shown = [(each, each.figures.confusion) for each in report.networks if each.figures and each.figures.confusion]
+    if not shown:
+        yield '<p class="dim">There is no table: there are no figures, or more than 100 classes.</p>'
+        return
+    for each, found in shown:
+        names = [_name(name) for name in found.classes]
+        rows = []
+        for place, (row, counts) in enumerate(zip([*names, "no box"], found.counts, strict=True)):
+            cells = [f'<td class="n{" hit" if place == at else ""}">{count}</td>' for at, count in enumerate(counts)]
+            rows.append(f"<tr><th>{row}</th>{''.join(cells)}</tr>")
+        head = "".join(f'<th class="n">{name}</th>' for name in [*names, "not found"])
+        yield f"<h3>{_key(each.role)}{text(each.role)}</h3>"
+        yield (
+            f'<div class="wide"><table><thead><tr><th>box of</th>{head}</tr></thead>'
+            f"<tbody>{''.join(rows)}</tbody></table></div>"
+        )
+    iou, score = shown[0][1].iou, shown[0][1].score
+    yield (
+        f'<p class="dim">Rows: the class of a box. Columns: the class of the detection on it, with at least {iou:g} of '
+        f"overlap (IoU) and a score of at least {score:g}.</p>"
+    )
 
 
 def _training(report: JobReport) -> Iterator[str]:

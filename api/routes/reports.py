@@ -7,8 +7,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from api.core import paired_runs, report
-from api.core.report import JobReport
+from api.core import inspections, paired_runs, report, report_rows
+from api.core.report_rows import Found
+from api.core.report_views import JobReport
 from api.deps import Accept, IfNoneMatch, JobInPath, ProjectDep, ServiceDep
 from api.errors import NOT_MODIFIED, Responses, documented
 from api.http import etag, negotiate, report_page
@@ -53,13 +54,21 @@ def get_job_report(
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Teacher, control and student side by side: AP with the interval of the paired difference, each class, sizes,
-    precision-recall, gap closed, latency where it was measured; spec, seeds, versions, digests, warnings. Without a
-    control it has the request that trains one.
+    precision-recall, gap closed, operations and latency, pictures of what each finds; spec, seeds, versions, digests,
+    warnings. Without a control it has the request that trains one.
 
-    It can be asked for at any time. What takes seconds is worked out once, after the first request: `pending` says for
-    how many files that is still to come."""
-    with service.reading() as s:
-        found = report.read(s, project, job_id, query.split)
+    It can be asked for at any time. What takes longer is worked out once, after the first request: figures beside the
+    server; operations, latency and pictures by a worker. `pending` says how much of it is still to come."""
+
+    def read() -> Found:
+        with service.reading() as s:
+            return report_rows.read(s, project, job_id, query.split, service.settings.lease_s)
+
+    found = read()
+    if found.wanted and found.subject is not None:
+        if (asked := inspections.ask(service.engine, service.settings, project, found.subject)) is not None:
+            service.ring(asked)
+        found = read()
     resampled = service.resampler.ask(found.compared(), query.split)
     figures = service.resampler.figures(found.shown(), query.split)
     made = report.report(found, service.store, resampled, figures)

@@ -36,6 +36,7 @@ from fgd.outline import unlabelled_per_step, whole_steps
 from fgd.presets import resolve
 from fgd.process.finish_file import asked_to_finish, forget
 from fgd.spec import EarlyStop, JobSpec
+from fgd.spec_fields import FromPath
 from fgd.types import Batch
 
 
@@ -47,10 +48,12 @@ def run(
     emit: Emit,
     stop: Callable[[], bool],
     measure: Measure = not_measured,
+    dataset_name: str | None = None,
 ) -> None:
     """Train, and leave the result in `out`/result. Raises FGDError; Stopped after a checkpoint when stop was asked.
 
-    measure: what tells the latency of the student, whose export is not the engine's business."""
+    measure: what tells the latency of the student, whose export is not the engine's business. dataset_name: for people;
+    None: that of its folder."""
     laps = Laps()
     laps.end("imports")
     spec = resolve(spec)
@@ -190,9 +193,15 @@ def run(
     if parts.cache is not None:
         emit(parts.cache.cost())
     epoch = state.step // per_epoch
-    finish(parts, shown, state, saver.best, out, emit, check_stop, measure, epoch, kept, stopped=early)
+    name = dataset_name or name_of_folder(spec)
+    finish(parts, shown, state, saver.best, out, emit, check_stop, measure, epoch, kept, name, stopped=early)
     forget(out)
     distributed.leave()
+
+
+def name_of_folder(spec: JobSpec) -> str:
+    assert isinstance(spec.dataset, FromPath)
+    return Path(spec.dataset.path).resolve().name
 
 
 def evaluation_due(state: TrainingState, epoch: int, spec: JobSpec) -> bool:

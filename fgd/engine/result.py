@@ -110,6 +110,7 @@ def finish(
     measure: Measure,
     epoch: int,
     kept: Kept | None,
+    dataset_name: str,
     stopped: bool = False,
 ) -> None:
     """Score the test images, write the result, say so. The last weights, or their average, are the result; nothing is
@@ -131,6 +132,7 @@ def finish(
     manifest = {
         "format": "fgd-manifest/1",
         **parts.identity,
+        "dataset_name": dataset_name,
         **checkpoint.told_calibrations(parts.calibrations),
         **taught_classes(parts),
         **({"balance": dict(parts.balance)} if parts.balance else {}),

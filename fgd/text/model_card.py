@@ -34,7 +34,7 @@ METRICS = {"ap": "mAP", "ap50": "mAP at IoU 0.50", "ap75": "mAP at IoU 0.75"}
 
 def card(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
     """Hugging Face's model card. The licence of weights is that of what they were trained on, so it is unknown here."""
-    title, data = recipe.detector.title(), f"data set {str(manifest.get('dataset', 'unknown'))[:12]}"
+    title, data = recipe.detector.title(), named(manifest)
     scores: Mapping[str, Mapping[str, float | None]] = manifest.get("metrics") or {}
     results = [
         {
@@ -53,7 +53,6 @@ def card(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
         "library_name": "torchvision",
         "pipeline_tag": "object-detection",
         "tags": ["object-detection", "torchvision", "knowledge-distillation"],
-        "datasets": ["custom"],
         "metrics": ["mean_average_precision"],
         "model-index": [{"name": title, "results": [each for each in results if each["metrics"]]}],
     }
@@ -68,13 +67,19 @@ def card(recipe: Recipe, manifest: Mapping[str, Any]) -> str:
     classes = "".join(f"- {_plain(name)}\n" for name in recipe.classes)
     return (
         f"---\n{yaml.safe_dump(about, allow_unicode=True, sort_keys=False)}---\n\n# {_plain(title)}\n\n"
-        f"A detector of {len(recipe.classes)} classes in plain torchvision. {taught} Images are scaled to "
+        f"A detector of {len(recipe.classes)} classes in plain torchvision. {taught} It learned from {_plain(data)} "
+        f"(SHA-256 of its index: `{str(manifest.get('dataset', 'unknown'))[:12]}`). Images are scaled to "
         f"{recipe.min_size} pixels on their shorter side and at most {recipe.max_size} on the longer one.\n\n"
         "```\npip install torch torchvision safetensors\npython predict.py photo.jpg found.jpg\n```\n\n"
         f"| split | {' | '.join(METRICS.values())} |\n|---|---|---|---|\n{rows}\n"
         "As COCO has them, 0 to 100. `manifest.json` has all figures, the settings, seed and versions; `model.py` "
         f"builds the network.\n\n## Classes\n\n{classes}"
     )
+
+
+def named(manifest: Mapping[str, Any]) -> str:
+    """The data set's name; results of earlier versions have its digest alone."""
+    return str(manifest.get("dataset_name") or f"data set {str(manifest.get('dataset', 'unknown'))[:12]}")
 
 
 def _plain(name: str) -> str:

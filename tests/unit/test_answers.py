@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from api import schemas
-from api.core import compared_detections, leaderboard, paired_runs, report
+from api.core import compared_detections, leaderboard, paired_runs, report_views
 from api.routes import studies
 from fgd.client import answers, images
 
@@ -39,7 +39,7 @@ VIEWS: dict[type[answers.Answer], type[BaseModel]] = {
     answers.Model: schemas.ModelView,
     answers.Checkpoint: schemas.CheckpointView,
     answers.FocusStep: schemas.FocusStepView,
-    answers.JobReport: report.JobReport,
+    answers.JobReport: report_views.JobReport,
     images.NamedSample: schemas.NamedSample,
     images.ImageCounts: compared_detections.ImageCounts,
     images.ComparedImage: compared_detections.ComparedImage,

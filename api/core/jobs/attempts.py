@@ -33,7 +33,7 @@ from api.core.jobs.record import add_event, held
 from api.core.lifecycle import OUT_OF_MEMORY, FailureCode, Requested, State
 from api.core.rows import db
 from api.core.rows.ids import new_id
-from api.core.rows.tables import Artifact, Attempt, Checkpoint, Job, WorkerRow
+from api.core.rows.tables import Artifact, Attempt, Checkpoint, Dataset, Job, WorkerRow
 from api.core.store.names import Blob
 from fgd.spec import JobSpec
 
@@ -66,6 +66,7 @@ class Claim:
     """A stop that was asked for while the job was queued: this attempt only exports."""
     ran_s: float = 0.0
     """Seconds that earlier attempts took of it."""
+    dataset_name: str | None = None
 
     @property
     def checkpoint(self) -> SavedCheckpoint | None:
@@ -157,6 +158,7 @@ def claim(s: Session, worker_id: str, free: Free, lease_s: float) -> Claim | Non
         max_runtime_s=job.limits.get("max_runtime_s"),
         requested=Requested(job.requested) if job.requested else None,
         ran_s=_ran_s(s, job.id),
+        dataset_name=s.scalar(select(Dataset.name).where(Dataset.id == job.dataset_id)),
     )
 
 

@@ -13,6 +13,7 @@ from api.core.rows.tables import (
     Artifact,
     Attempt,
     Checkpoint,
+    Inspection,
     Job,
     JobEvent,
     JobFocus,
@@ -28,7 +29,7 @@ from api.core.rows.tables import (
 
 _OF_A_JOB = (
     *(MetricBlock, MetricPoint, Series, LogChunk, Checkpoint, Artifact, JobFocus, StudyJob, JobModel, JobParent),
-    *(JobEvent, Attempt),
+    *(Inspection, JobEvent, Attempt),
 )
 """What goes with a job; before it, for one statement a table is faster than a cascade row by row."""
 

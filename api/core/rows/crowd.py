@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from api.core.errors import Busy
 from api.core.lifecycle import DatasetState, ModelState, PlanState, State, TaskState
 from api.core.rows.columns import Noun
-from api.core.rows.tables import Dataset, Evaluation, Export, Job, Model, Plan, Prediction
+from api.core.rows.tables import Dataset, Evaluation, Export, Inspection, Job, Model, Plan, Prediction
 
 WAITING: dict[type[Noun], Collection[str]] = {
     Job: (State.queued,),
@@ -20,12 +20,13 @@ WAITING: dict[type[Noun], Collection[str]] = {
     Evaluation: (TaskState.pending,),
     Export: (TaskState.pending,),
     Prediction: (TaskState.pending,),
+    Inspection: (TaskState.pending,),
 }
 
 
 def expect_place(
     s: Session,
-    kind: type[Job | Dataset | Model | Plan | Evaluation | Export | Prediction],
+    kind: type[Job | Dataset | Model | Plan | Evaluation | Export | Prediction | Inspection],
     project_id: str,
     most: int,
     setting: str,

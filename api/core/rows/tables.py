@@ -699,6 +699,24 @@ class Prediction(Task, Base):
     __table_args__ = task_rules(__tablename__)
 
 
+class Inspection(Task, Base):
+    """What the report of a job shows of its networks beside AP: operations, times, pictures. One a job and split; it
+    goes with the job."""
+
+    __tablename__ = "inspections"
+
+    job_id: Mapped[str] = mapped_column(String(40))
+    split: Mapped[str] = mapped_column(String(16))
+    subject: Mapped[str] = mapped_column(String(64))
+    """Digest over what is looked at: another control is another subject."""
+
+    __table_args__ = (
+        *task_rules(__tablename__),
+        ForeignKeyConstraint(["project_id", "job_id"], ["jobs.project_id", "jobs.id"], ondelete="CASCADE"),
+        UniqueConstraint("job_id", "split"),
+    )
+
+
 class WorkerRow(Base):
     """A worker process and what its host has. It serves every project; `project_id` names who runs it."""
 

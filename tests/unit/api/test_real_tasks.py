@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import runpy
@@ -179,3 +180,25 @@ def test_an_export_runs_without_torch_and_says_its_classes(
     photo = next((pictures / "val").rglob("*.*"))
     boxes, scores, labels = usage["detect"](session, np.array(Pillow.open(photo).convert("RGB")))
     assert len(boxes) == len(scores) == len(labels) > 0
+
+
+def test_a_report_gets_what_a_worker_counts_times_and_draws_though_its_child_is_killed(
+    client: Any, host: Host, job: str, given: Any, network: Path
+) -> None:
+    url = f"/v1/jobs/{job}/report"
+    assert client.get(url).json()["inspection"]["state"] == "pending"
+
+    worked(host, kill_first_child(host))
+
+    told = client.get(url).json()
+    assert (told["inspection"]["state"], told["inspection"]["reason"]) == ("succeeded", None)
+    (student,) = told["networks"]
+    assert student["gflops"] > 0
+    assert [speed["batch"] for speed in student["speeds"]] == [1, 8]
+    assert len(told["pictures"]["pictures"]) == 3
+    for picture in told["pictures"]["pictures"]:
+        assert base64.b64decode(picture["jpeg"]).startswith(b"\xff\xd8\xff")
+        assert [each["role"] for each in picture["networks"]] == ["student"]
+    page = client.get(url, headers={"Accept": "text/html"}).text
+    assert page.count("data:image/jpeg;base64,") == 3
+    assert list((host.settings.home / "work").iterdir()) == []

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
-from api.core import report
+from api.core import report, report_rows, tasks
 from api.core.jobs import attempts, record
-from api.core.report import JobReport
+from api.core.report_views import JobReport
 from api.core.rows import db
-from api.core.rows.tables import DEFAULT_PROJECT
+from api.core.rows.tables import DEFAULT_PROJECT, Inspection
 from api.http import report_page
 from fgd import split_figures
 from fgd.events import Evaluated, Note, Started
+from fgd.inspected import InspectionResult, Pictures
 from fgd.spec import SubmitJob
 from fgd.statistics import detections
 from fgd.statistics.average_precision import figures, precision_recall
@@ -27,6 +32,7 @@ from fgd.statistics.intervals import difference_over_images, drawn
 from fgd.statistics.matching import match
 
 FGD = [{"kind": "fgd"}]
+LEASE_S = 20.0
 BOX, FAR = (10.0, 10.0, 50.0, 50.0), (200.0, 200.0, 330.0, 330.0)
 NASTY = ("<script>alert(1)</script>", "\"' onload=x &amp;", "\u202eabc \u2066", "קטב", "🐈‍⬛ & co", "a\nb")
 MANIFEST = {
@@ -109,7 +115,7 @@ class Trained:
     def made(self, job: str) -> JobReport:
         """With what the processes beside the server would work out, worked out here."""
         with db.reading(self.given.engine) as s:
-            found = report.read(s, DEFAULT_PROJECT, job, "val")
+            found = report_rows.read(s, DEFAULT_PROJECT, job, "val", LEASE_S)
 
         def split(digest: str) -> SplitDetections:
             return detections.read_from(io.BytesIO(b"".join(self.given.store.read(digest))), digest)["val"]
@@ -218,7 +224,8 @@ def test_a_job_that_has_no_result_yet_has_a_report(trained: Trained) -> None:
 
     assert (report["state"], report["comparison"], report["control_request"]) == ("queued", None, None)
     assert network(report, "student")["figures_reason"] == "the job has no result"
-    assert "not measured" in trained.page(id)
+    assert (report["inspection"], report["pictures_reason"]) == (None, "the job has no result")
+    assert "measured once the job has succeeded" in trained.page(id)
 
 
 def test_a_teacher_of_other_data_is_named_without_figures(trained: Trained) -> None:
@@ -229,6 +236,102 @@ def test_a_teacher_of_other_data_is_named_without_figures(trained: Trained) -> N
     assert teacher["figures"] is teacher["ap"] is None
     assert "fgd evaluate" in teacher["figures_reason"]
     assert teacher["bytes"] > 0
+
+
+JPEG = base64.b64encode(b"\xff\xd8\xff\xe0 a picture").decode()
+FAST = {"median_ms": 8.25, "p10_ms": 8.0, "p90_ms": 9.5, "min_ms": 7.9, "runs": 30, "waited_share": 0.0}
+
+
+def inspected(trained: Trained, names: Sequence[str] = ("cat",), **changes: Any) -> tasks.TaskClaim:
+    """The inspection that waits, as a worker ends it."""
+    with db.transaction(trained.given.engine) as s:
+        claim = tasks.claim(s, Inspection, "wrk_a", ("cpu", "auto"), 20.0)
+    assert claim is not None
+    roles = claim.request["networks"]
+    speeds = [{"batch": 1, "time": FAST}, {"batch": 8, "time": FAST | {"median_ms": 61.5}}]
+    result = {
+        "input": [96, 128], "device": "a <CPU>", "threads": 2, "not_timed": None, "pictures": 1,
+        "pictures_reason": None, "seconds": 9.0,
+        "networks": [{"role": role, "gflops": 3.5, "speeds": speeds} for role in roles],
+    } | changes  # fmt: skip
+    box = {"box": [10, 10, 50, 50], "name": names[0]}
+    networks = [
+        {"role": role, "right": 1, "wrong": 2, "missed": 3, "detections": [box | {"score": 0.5, "right": True}]}
+        for role in roles
+    ]
+    picture = {"name": names[-1], "width": 400, "height": 300, "jpeg": JPEG, "boxes": [box], "networks": networks}
+    kept = Pictures.model_validate({"score": 0.3, "iou": 0.5, "differ": ["student", "control"], "pictures": [picture]})
+    blob = trained.given.store.put_bytes(kept.model_dump_json().encode())
+    file = tasks.TaskFile("pictures", "pictures.json", blob, "application/json")
+    with db.transaction(trained.given.engine) as s:
+        told = InspectionResult.model_validate(result).model_dump(mode="json")
+        tasks.finish(s, Inspection, claim.id, claim.attempt, told, [file] if result["pictures"] else [])
+    return claim
+
+
+def asked(trained: Trained, job: str) -> Any:
+    return trained.client.get(f"/v1/jobs/{job}/report").json()
+
+
+def test_a_worker_counts_times_and_draws_for_the_first_who_asks(trained: Trained) -> None:
+    teacher = trained.job(found(28), 50.0, seed=7)
+    trained.job(found(12), 30.0)
+    student = trained.job(found(21), 34.0, teacher={"job": teacher}, methods=FGD)
+
+    first = asked(trained, student)
+    assert first["inspection"]["state"] == "pending"
+    assert "no worker is running" in first["inspection"]["reason"] == first["pictures_reason"]
+    comes = asked(trained, student)["pending"]
+    trained.given.worker()
+    assert asked(trained, student)["pending"] == comes + 1
+    claim = inspected(trained)
+
+    assert claim.request["networks"] == ["teacher", "control", "student"]
+    assert claim.blobs["student"].keys() == {"recipe.json", "student.safetensors", "detections.npz"}
+    assert claim.blobs["dataset"].keys() == {"archive"}
+    report = trained.report(student)
+    for each in report["networks"]:
+        assert each["gflops"] == 3.5
+        assert [(speed["batch"], speed["time"]["median_ms"]) for speed in each["speeds"]] == [(1, 8.25), (8, 61.5)]
+    assert [each["role"] for each in report["pictures"]["pictures"][0]["networks"]] == ["teacher", "control", "student"]
+    page = trained.page(student)
+    for shown in ("8.2", "61.5", "(8.0 to 9.5)", "96x128 pixels", "student: 1 right, 2 wrong, 3 missed"):
+        assert shown in page
+    assert "not found" in page
+    assert asked(trained, student)["inspection"]["state"] == "succeeded"
+
+
+def test_another_control_is_looked_at_anew_and_a_failure_says_why(trained: Trained) -> None:
+    teacher = trained.job(found(28), 50.0, seed=7)
+    student = trained.job(found(21), 34.0, teacher={"job": teacher}, methods=FGD)
+    asked(trained, student)
+    assert inspected(trained).request["networks"] == ["teacher", "student"]
+    trained.job(found(12), 30.0)
+
+    asked(trained, student)
+    with db.transaction(trained.given.engine) as s:
+        claim = tasks.claim(s, Inspection, "wrk_a", ("cpu", "auto"), 20.0)
+        assert claim is not None
+        tasks.fail(s, Inspection, claim.id, claim.attempt, "stalled", "it took too long")
+
+    assert claim.request["networks"] == ["teacher", "control", "student"]
+    report = asked(trained, student)
+    assert (report["inspection"]["state"], report["inspection"]["reason"]) == ("failed", "it took too long")
+    assert all(each["gflops"] is None and each["speeds"] == [] for each in report["networks"])
+    with db.transaction(trained.given.engine) as s:
+        s.execute(update(Inspection).values(finished_at=datetime.now(UTC) - timedelta(hours=2)))
+    assert asked(trained, student)["inspection"]["state"] == "pending"
+    assert trained.client.delete(f"/v1/jobs/{student}").status_code == 204
+
+
+def test_without_its_data_set_it_says_so(trained: Trained) -> None:
+    student = trained.job(found(21), 34.0)
+    asked(trained, student)
+
+    inspected(trained, pictures=0, pictures_reason="the data set is no longer there")
+
+    assert asked(trained, student)["pictures_reason"] == "the data set is no longer there"
+    assert "There are no pictures: the data set is no longer there." in trained.page(student)
 
 
 class Page(HTMLParser):
@@ -255,6 +358,8 @@ def test_the_page_needs_nothing_else_and_no_name_in_it_does_anything(trained: Tr
         found(21, NASTY), 34.0, teacher={"job": teacher}, methods=FGD, name=NASTY[0] + NASTY[4], note=NASTY[1]
     )
 
+    asked(trained, student)
+    inspected(trained, NASTY)
     html = trained.page(student)
 
     page = Page()
@@ -263,9 +368,13 @@ def test_the_page_needs_nothing_else_and_no_name_in_it_does_anything(trained: Tr
     assert page.tags <= {
         *("html", "head", "meta", "title", "style", "body", "section", "h1", "h2", "h3", "p", "br", "span", "bdi"),
         *("strong", "code", "pre", "ul", "li", "table", "thead", "tbody", "tr", "th", "td"),
-        *("svg", "path", "text", "polyline", "circle", "rect"),
+        *("svg", "path", "text", "polyline", "circle", "rect", "g", "defs", "image", "use"),
+        *("div", "figure", "figcaption"),
     }
-    assert not {name for name, _ in page.attributes if name.startswith("on") or name in ("src", "href", "xmlns")}
+    assert not {name for name, _ in page.attributes if name.startswith("on") or name in ("src", "xmlns")}
+    links = [value for name, value in page.attributes if name == "href"]
+    assert all(value.startswith(("#p", "data:image/jpeg;base64,")) for value in links)
+    assert len(links) == 5  # the image, and over it what there is and what three networks found
     assert "url(" not in html
     assert "@import" not in html
     assert not any(turns in html for turns in "\u202e\u2066")

@@ -50,7 +50,7 @@ class Brought:
         self.given, self.engine = given, given.engine
         self.resampler = Resampler(store)
         target = Target(url, "fgd", ACCOUNT, "https://fgd.example.org/")
-        self.tracker = Tracker(given.engine, store, self.resampler, target)
+        self.tracker = Tracker(given.engine, store, self.resampler, target, lease_s=20.0)
 
     def now(self, tracker: Tracker | None = None) -> None:
         """Whatever is due, and what would be in a minute."""

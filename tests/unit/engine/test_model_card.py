@@ -40,6 +40,30 @@ def test_the_cards_head_is_yaml_that_a_hub_reads() -> None:
     assert "| val | 31.2 | 50.0 | – |" in body
 
 
+def test_the_data_set_is_called_by_its_name() -> None:
+    text = model_card.card(recipe(), MANIFEST | {"dataset_name": "blood *cells*"})
+
+    (result,) = yaml.safe_load(text.split("---\n", 2)[1])["model-index"][0]["results"]
+    assert result["dataset"]["name"] == "blood *cells*"
+    assert r"It learned from blood \*cells\* (SHA-256 of its index: `abababababab`)" in text
+
+
+@pytest.mark.parametrize("name", ["BCCD", *NASTY])
+def test_hugging_faces_own_reader_takes_the_card(name: str) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    scores = {"ap": 31.25, "ap50": 50.0, "ap75": None}
+    manifest = MANIFEST | {"dataset_name": name, "metrics": {"val": scores, "test": scores}}
+
+    card = hub.ModelCard(model_card.card(recipe(NASTY), manifest), ignore_metadata_errors=False)
+
+    assert (card.data.license, card.data.library_name) == ("unknown", "torchvision")
+    assert card.data.pipeline_tag == "object-detection"
+    results = card.data.eval_results
+    assert {(each.dataset_name, each.dataset_split) for each in results} == {(name, "val"), (name, "test")}
+    assert [each.metric_value for each in results] == [0.3125, 0.5] * 2
+    assert all(each.task_type == "object-detection" for each in results)
+
+
 @pytest.mark.slow
 def test_predict_py_finds_what_the_detector_finds(tmp_path: Path) -> None:
     torch.manual_seed(0)
