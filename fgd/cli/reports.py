@@ -24,10 +24,11 @@ def job_report(
         Path | None, typer.Option(metavar="FILE", help="Write it as one HTML page that opens offline.", dir_okay=False)
     ] = None,
     split: Annotated[str, typer.Option(help="val or test: whose images the figures are of.")] = "val",
+    wait: Annotated[bool, typer.Option(help="Wait until all is worked out.")] = True,
     as_json: AsJson = False,
     url: Url = URL,
 ) -> None:
-    """Show a job beside its control and its teacher: AP, the difference with its interval, sizes, gap closed.
+    """Show a job beside its control and its teacher: AP, the difference with its interval, sizes, latency, gap closed.
 
     With --json, or in a pipe, it prints everything as JSON. Example: `fgd report JOB --html report.html`
     """
@@ -37,7 +38,7 @@ def job_report(
     if html is not None and not html.absolute().parent.is_dir():
         fail(f"--html {html}: there is no folder {html.absolute().parent}", REFUSED)
     with client_of(url) as client:
-        report = whole_report(client, job, chosen)
+        report = whole_report(client, job, chosen) if wait else client.job_report(job, chosen)
         if html is not None:
             html.write_text(client.job_report_page(job, chosen), encoding="utf-8")
             print_line(str(html))
@@ -53,7 +54,8 @@ def whole_report(client: Client, job: str, split: Literal["val", "test"]) -> Job
     """Once all its figures are worked out."""
     report = client.job_report(job, split)
     if report.pending:
-        with err.status(Text("figures are being worked out; Ctrl-C ends the waiting")):
+        told = "figures, latency and pictures are being worked out; --no-wait shows what there is"
+        with err.status(Text(told)):
             while report.pending:
                 time.sleep(0.5)
                 report = client.job_report(job, split)
@@ -68,6 +70,8 @@ def report_lines(report: JobReport) -> Iterator[str]:
             f"AP {ap:.1f}" if ap is not None else "AP not known",
             f"{each['parameters']:,} parameters" if each.get("parameters") else None,
             f"{size / 1e6:.1f} MB" if size else None,
+            f"{each['gflops']:.1f} GFLOPs" if each.get("gflops") else None,
+            *(_time(speed) for speed in each.get("speeds") or ()),
         ]
         yield f"{each.get('role')}  {each.get('name')}  {', '.join(fact for fact in facts if fact)}"
     if report.comparison is not None:
@@ -75,6 +79,11 @@ def report_lines(report: JobReport) -> Iterator[str]:
     elif report.control_request is not None:
         yield "no control was run; this trains it:"
         yield from str(report.control_request.get("command", "")).splitlines()
+
+
+def _time(speed: dict[str, Any]) -> str:
+    time_ = speed["time"]
+    return f"batch of {speed['batch']}: {time_['median_ms']:.1f} ms ({time_['p10_ms']:.1f} to {time_['p90_ms']:.1f})"
 
 
 def _compared(found: dict[str, Any]) -> Iterator[str]:

@@ -453,7 +453,13 @@ class JobReport(Answer):
     dataset_name: str | None = None
     classes: tuple[str, ...] = ()
     networks: tuple[dict[str, Any], ...] = ()
-    """Teachers first, then the control, then the student: "role", "ap", "figures", "parameters", "bytes", ..."""
+    """Teachers first, then the control, then the student: "role", "ap", "figures", "parameters", "bytes", "gflops",
+    "speeds", ..."""
+    inspection: dict[str, Any] | None = None
+    """How operations, times and pictures came to be; "reason": why there are none, or not yet."""
+    pictures: dict[str, Any] | None = None
+    """A few images with their boxes and what each network found."""
+    pictures_reason: str | None = None
     comparison: dict[str, Any] | None = None
     """"difference" and "gap_closed" with their intervals; None: there is no control."""
     control_request: dict[str, Any] | None = None
@@ -466,7 +472,7 @@ class JobReport(Answer):
     digests: dict[str, str] = {}
     warnings: tuple[dict[str, Any], ...] = ()
     pending: int = 0
-    """Files whose figures are still being worked out: ask again."""
+    """How much is still being worked out: ask again."""
 
 
 class Checkpoint(Answer):

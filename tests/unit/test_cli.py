@@ -817,7 +817,7 @@ def test_what_methods_look_at_is_drawn(fgd: Command, server: Server, tmp_path: P
     assert (refused.code, "--level p9: there are p3" in refused.err) == (2, True)
 
 
-REPORT = {
+REPORT: dict[str, Any] = {
     "job": JOB, "name": "cells", "state": "succeeded", "dataset_name": "photos", "pending": 0,
     "networks": [{"role": "student", "name": "a <b>", "ap": 31.24, "parameters": 1200000, "bytes": 4800000}],
     "comparison": {
@@ -835,6 +835,8 @@ def test_a_report_is_waited_for_and_written_as_json_or_as_a_page(fgd: Command, s
 
     assert json.loads(done.out)["comparison"] == REPORT["comparison"]
     assert [asked.query for asked in server.asked_for("GET", path)] == [{"split": "test"}] * 2
+    server.routes[("GET", path)] = [Answer(body={**REPORT, "pending": 2})]
+    assert json.loads(fgd("report", JOB, "--no-wait", url=server.url).out)["pending"] == 2
     page = tmp_path / "report.html"
     server.routes[("GET", path)] = [
         Answer(body=REPORT),
@@ -847,9 +849,11 @@ def test_a_report_is_waited_for_and_written_as_json_or_as_a_page(fgd: Command, s
 
 
 def test_a_report_reads_like_this() -> None:
-    assert list(report_lines(JobReport.model_validate(REPORT))) == [
+    measured = {"gflops": 3.46, "speeds": [{"batch": 8, "time": {"median_ms": 61.5, "p10_ms": 60.0, "p90_ms": 70.0}}]}
+    whole = {**REPORT, "networks": [{**REPORT["networks"][0], **measured}]}
+    assert list(report_lines(JobReport.model_validate(whole))) == [
         f"{JOB}  cells  succeeded, val images of photos",
-        "student  a <b>  AP 31.2, 1,200,000 parameters, 4.8 MB",
+        "student  a <b>  AP 31.2, 1,200,000 parameters, 4.8 MB, 3.5 GFLOPs, batch of 8: 61.5 ms (60.0 to 70.0)",
         "AP points above the control, over seeds: +1.50",
         "AP points above the control, over seeds and images: +1.50 (-0.25 to +3.00)",
     ]
