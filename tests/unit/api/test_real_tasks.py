@@ -22,6 +22,7 @@ from api.core.jobs import attempts
 from api.core.request_bodies import SubmitDataset
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT
+from fgd import train
 from fgd.data import archive, formats
 from fgd.data.digits import compose
 from fgd.detector_specs import FCOS
@@ -34,6 +35,8 @@ from worker.take import take
 
 pytestmark = pytest.mark.long
 CLASSES = ("0", "7")
+FIGURES = ("ap", "ap50", "ap75", "ap_s", "ap_m", "ap_l", "ar1", "ar10", "ar100", "ar_s", "ar_m", "ar_l")
+"""In the order of pycocotools."""
 
 
 @pytest.fixture
@@ -202,3 +205,67 @@ def test_a_report_gets_what_a_worker_counts_times_and_draws_though_its_child_is_
     page = client.get(url, headers={"Accept": "text/html"}).text
     assert page.count("data:image/jpeg;base64,") == 3
     assert list((host.settings.home / "work").iterdir()) == []
+
+
+@pytest.fixture
+def learned(tmp_path: Path) -> Path:
+    """A data set that is easy to learn; with it `result`, what a training on it leaves."""
+    compose(tmp_path / "easy", counts={"train": 60, "val": 8, "test": 1}, size=64, classes=CLASSES, box_px=(24, 40),
+            per_image=(1, 2))  # fmt: skip
+    schedule = {
+        "epochs": 16, "batch_size": 4, "min_size": 64, "max_size": 64, "flip": "none", "evaluate_every": 16,
+        "optimizer": {"kind": "adamw", "lr": 6e-4},
+    }  # fmt: skip
+    spec = {
+        "name": "easy", "student": {"fpn_channels": 64}, "dataset": {"path": str(tmp_path / "easy")},
+        "schedule": schedule,
+    }  # fmt: skip
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    assert train.main([str(tmp_path / "spec.json"), "--out", str(tmp_path / "out")]) == 0
+    return tmp_path / "out" / "result"
+
+
+def test_the_figures_of_a_report_are_those_of_pycocotools(
+    client: Any, given: Any, learned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coco, evaluation = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
+    job = given.running()
+    blobs = {file.name: given.store.put_file(file) for file in learned.iterdir()}
+    with db.transaction(given.engine) as s:
+        files = [attempts.ArtifactIn(name, blob.digest, blob.size) for name, blob in blobs.items()]
+        attempts.finish(s, job, 1, files, WEIGHTS_DIGEST)
+    until = time.monotonic() + 240
+    while (report := client.get(f"/v1/jobs/{job}/report").json())["pending"]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    (student,) = report["networks"]
+
+    (listed,) = [
+        each for each in client.get(f"/v1/jobs/{job}/artifacts").json()["items"] if each["name"] == "detections.npz"
+    ]
+    file = tmp_path / "detections.npz"
+    file.write_bytes(client.get(f"/v1/artifacts/{listed['id']}/content").content)
+    truth = coco.COCO(str(next((tmp_path / "easy").rglob("*val*.json"))))
+    ids = {Path(image["file_name"]).name: id for id, image in truth.imgs.items()}
+    category = {each["name"]: id for id, each in truth.cats.items()}
+    with np.load(file) as arrays:
+        about = json.loads(arrays["about"].tobytes())
+        names = about["names"]["val"]
+        rows = zip(*(arrays[f"val/found_{each}"].tolist() for each in ("image", "box", "score", "label")), strict=True)
+        found = [
+            {
+                "image_id": ids[Path(names[image]).name], "category_id": category[about["classes"][label - 1]],
+                "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]], "score": score,
+            }
+            for image, box, score, label in rows
+        ]  # fmt: skip
+    judged = evaluation.COCOeval(truth, truth.loadRes(found), "bbox")
+    judged.evaluate()
+    judged.accumulate()
+    judged.summarize()
+
+    figures = student["figures"]
+    assert figures["ap"] > 5, "a figure near zero proves nothing"
+    expected = dict(zip(FIGURES, judged.stats.tolist(), strict=True))
+    for name, value in expected.items():
+        assert figures[name] == (None if value == -1 else pytest.approx(100 * value, abs=1e-4)), name
