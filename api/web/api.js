@@ -87,9 +87,13 @@ export async function send(method, path, body, { signal, headers } = {}) {
 
 /** Makes something once, though the request may be sent twice. @param {string} path @param {any} body */
 export function make(path, body) {
+  return send("POST", path, body, { headers: { "Idempotency-Key": newKey() } });
+}
+
+/** For a request that is made once, though it may be sent twice. */
+export function newKey() {
   // crypto.randomUUID is not there for pages over plain http from another host
-  const key = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-  return send("POST", path, body, { headers: { "Idempotency-Key": key } });
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /** Waits; less if the signal ends it. @param {number} ms @param {AbortSignal} signal @returns {Promise<void>} */

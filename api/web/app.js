@@ -1,7 +1,7 @@
 /** @file The shell: the menu, the page that the address names, and the form that asks for the key. */
 
 import { ask, connection, Problem } from "./api.js";
-import { button, h, put } from "./elements.js";
+import { button, h, isolated, put } from "./elements.js";
 import { match, parse, setQuery } from "./router.js";
 import { HOME, ROUTES } from "./routes.js";
 import { key, lock, open, session, setTheme, showTheme, theme } from "./session.js";
@@ -50,7 +50,7 @@ async function showPage() {
     return;
   }
   const { route, params } = found;
-  const setTitle = (/** @type {string} */ text) => (document.title = `${text} · ${NAME}`);
+  const setTitle = (/** @type {string} */ text) => (document.title = `${isolated(text)} · ${NAME}`);
   setTitle(route.title);
   try {
     const page = await route.load();

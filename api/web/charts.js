@@ -6,7 +6,7 @@
  * where several points fall on one column of pixels, the line spans them all, which shows the band.
  */
 
-import { button, h, put, unseen } from "./elements.js";
+import { button, h, named, put, unseen } from "./elements.js";
 import { number } from "./format.js";
 import { session } from "./session.js";
 
@@ -118,7 +118,7 @@ export function chart({ name, axis = "step", height = 260, zoomed = () => {} }) 
       const lines = last.drawn.map(({ curve, y }) => {
         const place = curve.flat ? 0 : nearest(curve.x, step);
         const value = place < 0 ? null : y[place];
-        return h("div", {}, h("span", { class: "swatch", data: { color: curve.color } }), `${curve.name}: ${number(value)}`, curve.flat || place < 0 || curve.x[place] === Math.round(step) ? null : h("span", { class: "dim" }, ` at ${curve.x[place]}`));
+        return h("div", {}, h("span", { class: "swatch", data: { color: curve.color } }), named(curve.name), `: ${number(value)}`, curve.flat || place < 0 || curve.x[place] === Math.round(step) ? null : h("span", { class: "dim" }, ` at ${curve.x[place]}`));
       });
       put(readout, h("strong", {}, `${axis} ${Math.round(step).toLocaleString("en")}`), lines);
       paint(readout);
@@ -167,7 +167,7 @@ export function chart({ name, axis = "step", height = 260, zoomed = () => {} }) 
     put(legend, curves.map((curve) => {
       const shown = !hidden.has(curve.key);
       const lastValue = curve.y.findLast((value) => value !== null);
-      return button([h("span", { class: "swatch", data: { color: curve.color } }), h("bdi", {}, curve.name), h("span", { class: "dim" }, number(lastValue)), !shown && unseen(" (hidden)")], () => {
+      return button([h("span", { class: "swatch", data: { color: curve.color } }), named(curve.name), h("span", { class: "dim" }, number(lastValue)), !shown && unseen(" (hidden)")], () => {
         shown ? hidden.add(curve.key) : hidden.delete(curve.key);
         showLegend();
         again();

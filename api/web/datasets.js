@@ -2,7 +2,7 @@
 
 import { send } from "./api.js";
 import { complain, confirmed, filledIn, say } from "./dialogs.js";
-import { button, h, named, put } from "./elements.js";
+import { button, h, named, put, sentence } from "./elements.js";
 import { bytes } from "./format.js";
 import { to } from "./router.js";
 import { begin, differs, go, refusal, stop, uploads } from "./uploads.js";
@@ -64,7 +64,7 @@ export function uploadLine(dataset) {
   const input = h("input", { type: "file", accept: ".zip,application/zip", class: "unseen", "aria-label": `The zip of ${dataset.name}`, tabindex: "-1", on: { change: () => input.files?.[0] && resume(dataset.id, input.files[0]) } });
   return [
     upload && h("progress", { max: upload.size, value: upload.sent, "aria-label": `Upload of ${dataset.name}` }),
-    upload && h("div", { class: upload.state === "failed" ? "bad" : "dim" }, `${bytes(upload.sent)} of ${bytes(upload.size)}`, upload.why && ` · ${upload.why}`, upload.state === "waiting" && " · it is tried again"),
+    upload && h("div", { class: upload.state === "failed" ? "bad" : "dim" }, `${bytes(upload.sent)} of ${bytes(upload.size)}`, upload.why && [" · ", sentence(upload.why)], upload.state === "waiting" && " · it is tried again"),
     upload?.state === "done" ? null : goes ? button("Pause", () => stop(dataset.id), { class: "quiet", "aria-label": `Pause the upload of ${dataset.name}` })
       : [input, button("Go on with the upload …", () => input.click(), { class: "quiet", "aria-label": `Go on with the upload of ${dataset.name}` })],
   ];

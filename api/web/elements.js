@@ -57,18 +57,23 @@ export function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Marks that could end an isolation. */
+const MARKS = /[\u202a-\u202e\u2066-\u2069]/g;
+
 /**
  * A name that somebody gave: whatever its direction, it leaves the text around it in order. One with marks that could
  * end the isolation is a box of its own.
  * @param {string} text
  */
 export function named(text) {
-  return h("bdi", { class: /[\u202a-\u202e\u2066-\u2069]/.test(text) ? "name boxed" : "name" }, text);
+  return h("bdi", { class: text.search(MARKS) >= 0 ? "name boxed" : "name" }, text);
 }
+
+const TURNS = /[\u0590-\u08ff\u200e\u200f\u202a-\u202e\u2066-\u2069\ufb1d-\ufdff\ufe70-\ufefe\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
 
 /** A name among other words where no element can stand, as in an option or a label. @param {string} text */
 export function isolated(text) {
-  return `\u2068${text.replace(/[\u202a-\u202e\u2066-\u2069]/g, "")}\u2069`;
+  return TURNS.test(text) ? `\u2068${text.replaceAll(MARKS, "")}\u2069` : text;
 }
 
 /** A sentence of ours that may quote names: it begins on the left, whatever it quotes first. @param {string} text */

@@ -17,6 +17,7 @@ from sqlalchemy import Engine, select
 
 from api.core import datasets, workers
 from api.core.jobs import attempts, queue_order, record, requests
+from api.core.lifecycle import FailureCode
 from api.core.request_bodies import SubmitDataset
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT, Artifact
@@ -87,8 +88,8 @@ class Seeds:
         self.imported(folder)
         return id
 
-    def imported(self, folder: Path) -> None:
-        """What a worker does with the data set that waits for it, whose content is there."""
+    def imported(self, folder: Path) -> str:
+        """What a worker does with the data set that waits for it, whose content is there. Its id."""
         index, report, sources = formats.read(folder)
         with TemporaryDirectory() as scratch:
             archive.pack(index, sources, Path(scratch) / "images.tar")
@@ -98,6 +99,7 @@ class Seeds:
             claim = datasets.claim_import(s, WORKER, lease_s=20.0)
             assert claim is not None
             datasets.finish_import(s, claim.id, claim.attempt, tar, blob, report)
+            return claim.id
 
     def found(self, dataset: str, on: Mapping[str, Sequence[tuple[Box, int, float]]]) -> bytes:
         """detections.npz of a network that finds these boxes, labels and scores on val images, by name."""
@@ -166,6 +168,13 @@ class Seeds:
             blob = self.store.put_bytes(packed(content))
             with db.transaction(self.engine) as s:
                 attempts.looked_at(s, job, attempt, step, of_epoch, blob)
+
+    def failed(self, job: str, message: str) -> str:
+        """The same job, which a worker took and that failed for good."""
+        attempt = self.run(job)
+        with db.transaction(self.engine) as s:
+            attempts.fail(s, job, attempt, FailureCode.user_error, message)
+        return job
 
     def worker(self) -> None:
         with db.transaction(self.engine) as s:

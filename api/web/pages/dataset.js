@@ -2,7 +2,7 @@
 
 import { ask, get, query as address, watch } from "../api.js";
 import { remove, rename, stateOf, uploadLine } from "../datasets.js";
-import { button, h, named, put, svg, write } from "../elements.js";
+import { button, h, isolated, named, put, sentence, svg, write } from "../elements.js";
 import { count, moment } from "../format.js";
 import { to } from "../router.js";
 import { showDefect } from "../defects.js";
@@ -36,7 +36,7 @@ export async function show({ root, params, query, signal, setQuery, setTitle }) 
     write(state, stateOf(dataset));
     notice.hidden = !dataset.error;
     write(notice, dataset.error ?? "");
-    put(facts, fact("Format", dataset.format), fact("Source", dataset.path ?? "an upload"), fact("Created", moment(dataset.created_at)), fact("Imported", moment(dataset.finished_at)), fact("Id", h("code", {}, dataset.id)));
+    put(facts, fact("Format", dataset.format), fact("Source", dataset.path ? named(dataset.path) : "an upload"), fact("Created", moment(dataset.created_at)), fact("Imported", moment(dataset.finished_at)), fact("Id", h("code", {}, dataset.id)));
     const key = `${dataset.state} ${dataset.version}`;
     if (key !== filled) {
       filled = key;
@@ -138,7 +138,7 @@ function defects(dataset, report, query, setQuery, signal) {
     if (focused) chips.querySelector(`[data-code="${CSS.escape(focused)}"]`)?.focus();
     const found = report.defects.filter((/** @type {any} */ each) => !chosen || each.code === chosen);
     put(list, h("table", {}, h("thead", {}, h("tr", {}, ["File", "What is wrong", "What was done"].map((each) => h("th", {}, each)))),
-      h("tbody", {}, found.slice(0, most).map((/** @type {any} */ each) => h("tr", {}, h("td", {}, shown(each)), h("td", {}, named(each.message)), h("td", {}, each.action.replaceAll("_", " ")))))));
+      h("tbody", {}, found.slice(0, most).map((/** @type {any} */ each) => h("tr", {}, h("td", {}, shown(each)), h("td", {}, sentence(each.message)), h("td", {}, each.action.replaceAll("_", " ")))))));
     const total = chosen ? report.defect_counts[chosen] : sum(codes.map(([, number]) => number));
     put(more, h("span", { class: "dim" }, `${count(Math.min(most, found.length))} of ${count(total)}`), found.length > most && button("Show more", () => ((most += DEFECTS), refresh())), found.length < total && found.length <= most && h("span", { class: "dim" }, "The report holds the first 1000 in all."));
   }
@@ -227,9 +227,9 @@ function pictures(dataset, defects, query, setQuery, signal) {
       const found = [...new Set(sample.boxes.map((/** @type {any} */ each) => each.name))];
       const text = `${sample.name}: ${sample.box_count === 1 ? "1 box" : `${count(sample.box_count)} boxes`}${found.length ? `, ${found.slice(0, 8).join(", ")}` : ""}`;
       put(element, svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": text }, svg("image", { href: url, width, height }),
-        sample.boxes.map((/** @type {any} */ each) => svg("rect", { class: `box-of c${((each.label - 1) % COLOURS) + 1}${each.crowd ? " crowd" : ""}`, x: each.box[0], y: each.box[1], width: each.box[2] - each.box[0], height: each.box[3] - each.box[1] }, svg("title", {}, each.crowd ? `${each.name} (crowd)` : each.name)))),
+        sample.boxes.map((/** @type {any} */ each) => svg("rect", { class: `box-of c${((each.label - 1) % COLOURS) + 1}${each.crowd ? " crowd" : ""}`, x: each.box[0], y: each.box[1], width: each.box[2] - each.box[0], height: each.box[3] - each.box[1] }, svg("title", {}, each.crowd ? `${isolated(each.name)} (crowd)` : each.name)))),
       h("figcaption", { class: "small" }, named(sample.name), h("div", { class: "dim" }, found.length ? found.slice(0, 6).map((name, place) => [place > 0 && ", ", h("span", { class: "key-of" }, h("i", { class: `c${((sample.boxes.find((/** @type {any} */ each) => each.name === name).label - 1) % COLOURS) + 1}` }), named(name))]) : "no boxes", sample.box_count > sample.boxes.length && `; the first ${count(sample.boxes.length)} of ${count(sample.box_count)} are drawn`),
-        defects.filter((each) => isOf(each, split, n, sample.name)).slice(0, 5).map((each) => h("div", { class: "warn" }, "⚠ ", named(each.message)))));
+        defects.filter((each) => isOf(each, split, n, sample.name)).slice(0, 5).map((each) => h("div", { class: "warn" }, "⚠ ", sentence(each.message)))));
     }
   }
   if (!split) return null;

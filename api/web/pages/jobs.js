@@ -179,7 +179,7 @@ export function show({ root, query, signal, setQuery }) {
         box.setAttribute("aria-label", `Choose ${job.name}`);
         more.name(job.name);
         put(title, link(job));
-        put(under, recipe(job), h("span", {}, named(job.dataset_name)), Object.entries(job.metadata).map(([key, value]) => h("span", { class: "label" }, `${key}=`, named(value))));
+        put(under, recipe(job), h("span", {}, named(job.dataset_name)), Object.entries(job.metadata).map(([key, value]) => h("span", { class: "label" }, named(key), "=", named(value))));
         state.className = `state ${job.state}`;
         write(state, job.state);
         write(what, doing(job) || job.why || "");

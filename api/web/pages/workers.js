@@ -78,7 +78,7 @@ export function show({ root, query, signal, setQuery }) {
         put(facts, factsOf(worker));
         table.hidden = !working;
         idle.hidden = working;
-        put(runs, worker.running.map((run) => h("tr", {}, h("td", {}, link({ id: run.job, name: run.name }), run.attempt > 1 && h("div", { class: "dim small" }, `attempt ${run.attempt}`)), h("td", {}, (run.phase ?? "begins").replaceAll("_", " ")), h("td", {}, run.device ?? ""), h("td", { title: moment(run.since) }, ago(run.since)))));
+        put(runs, worker.running.map((run) => h("tr", {}, h("td", {}, link({ id: run.job, name: run.name }), run.attempt > 1 && h("div", { class: "dim small" }, `attempt ${run.attempt}`)), h("td", {}, (run.phase ?? "begins").replaceAll("_", " ")), h("td", {}, named(run.device ?? "")), h("td", { title: moment(run.since) }, ago(run.since)))));
         if (focused) [...runs.querySelectorAll("a")].find((each) => each.getAttribute("href") === focused)?.focus();
       },
     };

@@ -1,7 +1,7 @@
 /** @file What happened: the attempts, and every event as it comes. */
 
 import { get } from "../../api.js";
-import { h, put } from "../../elements.js";
+import { h, named, put, sentence } from "../../elements.js";
 import { duration, moment, NONE, number } from "../../format.js";
 
 const MOST = 300;
@@ -20,10 +20,10 @@ export async function show({ root, id, feed, events, signal }) {
     put(attempts, items.length === 0 ? h("p", { class: "dim" }, "No worker has taken this job yet.") : h("table", {},
       h("thead", {}, h("tr", {}, ["Attempt", "Host", "Device", "Started", "Took", "Steps", "Lost steps", "End"].map((title) => h("th", {}, title)))),
       h("tbody", {}, items.map((/** @type {any} */ attempt) => h("tr", {},
-        h("td", {}, String(attempt.attempt)), h("td", {}, attempt.host), h("td", {}, attempt.device ?? NONE), h("td", {}, moment(attempt.started_at)),
+        h("td", {}, String(attempt.attempt)), h("td", {}, named(attempt.host)), h("td", {}, named(attempt.device ?? NONE)), h("td", {}, moment(attempt.started_at)),
         h("td", {}, duration((Date.parse(attempt.finished_at ?? new Date().toISOString()) - Date.parse(attempt.started_at)) / 1000)),
         h("td", { class: "number" }, String(attempt.steps_done)), h("td", { class: "number" }, String(attempt.lost_steps)),
-        h("td", {}, attempt.outcome ? h("span", { class: `state ${attempt.outcome}` }, attempt.outcome.replaceAll("_", " ")) : "running", attempt.reason && h("div", { class: "dim" }, attempt.reason)))))));
+        h("td", {}, attempt.outcome ? h("span", { class: `state ${attempt.outcome}` }, attempt.outcome.replaceAll("_", " ")) : "running", attempt.reason && h("div", { class: "dim" }, sentence(attempt.reason))))))));
   }
 
   /** @param {any} event */
@@ -44,7 +44,7 @@ export async function show({ root, id, feed, events, signal }) {
 /** @param {any} event */
 function line(event) {
   const kind = BAD.includes(event.type) ? "bad" : GOOD.includes(event.type) ? "good" : event.data.level === "warning" ? "warn" : null;
-  return h("li", { class: kind }, h("time", { datetime: event.at }, moment(event.at)), h("div", {}, h("strong", {}, h("bdi", {}, title(event))), " ", h("bdi", {}, words(event))));
+  return h("li", { class: kind }, h("time", { datetime: event.at }, moment(event.at)), h("div", {}, h("strong", {}, h("bdi", {}, title(event))), " ", sentence(words(event))));
 }
 
 /** @param {any} event */

@@ -3,8 +3,8 @@
  * answer's address can be opened again, and shows the boxes without it.
  */
 
-import { ask, get, query as address, watch } from "../../api.js";
-import { h, named, put, svg, write } from "../../elements.js";
+import { ask, get, newKey, query as address, watch } from "../../api.js";
+import { h, isolated, named, put, svg, write } from "../../elements.js";
 import { number, several } from "../../format.js";
 
 /** Below it nothing is asked for: the slider looks among what came. */
@@ -82,7 +82,7 @@ export function show({ root, id, line, feed, query, setQuery, signal }) {
       result.hidden = complaint.hidden = true;
       tell("The picture is sent …");
       try {
-        const headers = { "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream", "Idempotency-Key": crypto.randomUUID() };
+        const headers = { "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream", "Idempotency-Key": newKey() };
         const made = await (await ask(`predictions${address({ job: id, which: wanted.which, score: LOWEST })}`, { method: "POST", body: file, headers, signal: mine })).json();
         if (!mine.aborted) follow(made);
       } catch (error) {
@@ -168,7 +168,7 @@ export function show({ root, id, line, feed, query, setQuery, signal }) {
 
     /** @param {string} kind @param {any} detection */
     function mark(kind, { box: [left, top, right, bottom], name, score: sure }) {
-      const text = `${name} ${sure.toFixed(2)}`;
+      const text = `${isolated(name)} ${sure.toFixed(2)}`;
       return svg("g", { class: `of ${kind}` }, svg("rect", { class: `found ${kind}`, x: left, y: top, width: Math.max(0, right - left), height: Math.max(0, bottom - top) }, svg("title", {}, `${kind}: ${text}`)),
         svg("text", { x: left, y: top, data: { top, bottom, kind } }, text));
     }
