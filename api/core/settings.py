@@ -80,6 +80,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     """Address the server listens on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    root_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")] = ""
+    """A prefix that a proxy leaves on the addresses that it passes on, such as /fgd. One that it takes off need not be
+    named."""
     public_url: str | None = None
     """http(s)://... where people open the dashboard, for links in other programs (MLflow). None: no links."""
     mlflow_tracking_uri: str | None = None

@@ -23,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.core import tickets
@@ -51,6 +52,7 @@ class Border:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         self.hosts = _hosts(settings)
+        self.prefix = settings.root_path
         self.key_hash = _hash(settings.api_key.get_secret_value()) if settings.api_key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,6 +62,7 @@ class Border:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        scope = _below(self.prefix, scope)
         scope["fgd.request_id"] = f"req_{uuid.uuid4().hex}"
         began = time.monotonic()
 
@@ -71,6 +74,9 @@ class Border:
                 _note(scope, message["status"], time.monotonic() - began)
             await send(message)
 
+        if self.prefix and scope["path"] == self.prefix:  # below it the page's relative addresses hold
+            await RedirectResponse(f"{self.prefix}/", 308)(scope, receive, send_marked)
+            return
         request = Request(scope)
         ticket, query = _ticket_of(scope)
         refusal = self._refuse(request)
@@ -144,6 +150,15 @@ class Heads:
 
 class _Answered(OSError):
     """Nothing more is to be sent: to a response the same as a connection that was closed."""
+
+
+def _below(prefix: str, scope: Scope) -> Scope:
+    """As if the proxy had taken its prefix off. The address without the last "/" stays as it is, for a redirect."""
+    if not prefix or not scope["path"].startswith(f"{prefix}/"):
+        return scope
+    raw_path = scope.get("raw_path") or b""
+    path = {"path": scope["path"].removeprefix(prefix), "raw_path": raw_path.removeprefix(prefix.encode())}
+    return {**scope, **path}
 
 
 def _ticket_of(scope: Scope) -> tuple[str | None, bytes]:

@@ -17,6 +17,7 @@ from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import Response
 
 from api.core.errors import NotFound
+from api.core.settings import is_loopback
 from api.http import etag
 from api.http.conditional import unchanged
 from api.http.negotiate import takes_gzip
@@ -41,10 +42,10 @@ browser refuses to assign any (trusted types)."""
 _PAGE_HEADERS = {
     "Content-Security-Policy": POLICY,
     "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
     "Cache-Control": "no-cache",
 }
+_ALONE = {"Cross-Origin-Opener-Policy": "same-origin"}
 _FILE_HEADERS = {"Referrer-Policy": "no-referrer", "Cache-Control": "public, max-age=31536000, immutable"}
 
 router = APIRouter(include_in_schema=False)
@@ -100,7 +101,14 @@ def _held(name: str, content: bytes) -> Held:
 
 @router.get("/")
 def page(request: Request) -> Response:
-    return _sent(request, files().page, _PAGE_HEADERS)
+    headers = {**_PAGE_HEADERS, **_ALONE} if _is_trusted(request) else _PAGE_HEADERS
+    return _sent(request, files().page, headers)
+
+
+def _is_trusted(request: Request) -> bool:
+    """Whether a browser takes this origin for a secure one: elsewhere it ignores the header, and complains of it."""
+    scheme = request.headers.get("x-forwarded-proto", request.url.scheme)
+    return scheme == "https" or is_loopback(request.url.hostname or "")
 
 
 @router.get("/web/{version}/{name:path}")

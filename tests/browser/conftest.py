@@ -27,8 +27,11 @@ from api.main import create_app
 from tests.browser.bring import there
 from tests.browser.seeds import Seeds
 
+HOST = "service.test"
+"""Leads here as well: what a browser allows on localhost, it does not allow there over plain http."""
 PATIENCE_MS = 30_000
 """What a busy machine needs; on an idle one everything is there in a second."""
+FLAGS = ("--no-sandbox", f"--host-resolver-rules=MAP {HOST} 127.0.0.1")
 KEY = "k" * 20 + "0123456789ab"
 
 
@@ -48,7 +51,7 @@ def chromium() -> Iterator[Any]:
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         try:
-            browser = playwright.chromium.launch(executable_path=there(), args=["--no-sandbox", "--disable-gpu"])
+            browser = playwright.chromium.launch(executable_path=there(), args=[*FLAGS, "--disable-gpu"])
         except Error as error:
             pytest.skip(f"no browser tests: no Chromium (make test-browser brings one): {str(error).splitlines()[0]}")
         yield browser
@@ -104,15 +107,16 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def serving(migrated: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Starts a server: `serving(key=True)` wants KEY, `serving(root_path="/fgd")` lives below a proxy's prefix."""
+    """Starts a server: `serving(key=True)` wants KEY, `serving(root_path="/fgd")` lives below a prefix that a
+    proxy takes off, `serving(left="/fgd")` below one that it leaves."""
     started: list[Server] = []
 
-    def serve(key: bool = False, root_path: str = "", **changes: Any) -> Server:
+    def serve(key: bool = False, root_path: str = "", left: str = "", **changes: Any) -> Server:
         home = tmp_path / f"home{len(started)}"
         home.mkdir()
         shutil.copyfile(migrated, home / "fgd.db")
         times = {"sweep_s": 3600.0, "changes_s": 0.1}
-        settings = Settings(home=home, api_key=SecretStr(KEY) if key else None, **{**times, **changes})
+        settings = Settings(home=home, root_path=left, api_key=SecretStr(KEY) if key else None, **times | changes)
         started.append(Server(settings, root_path))
         return started[-1]
 

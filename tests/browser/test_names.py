@@ -135,7 +135,13 @@ def seeded(server: Any, seeds: Seeds, folder: Path) -> Seeded:
     arms = [
         {"name": name, "methods": [{"kind": kind}]} for name, kind in ((ARM, "fgd"), (SHORT, "pkd"), ("a", "mimic"))
     ]
-    study = {"name": nasty("study"), "teacher": {"job": teacher}, "dataset": data, "arms": arms, "metadata": labels}
+    study: dict[str, Any] = {
+        "name": nasty("study"),
+        "teacher": {"job": teacher},
+        "dataset": data,
+        "arms": arms,
+        "metadata": labels,
+    }
     study |= {"students": [{}], "seeds": [0], "schedule": {"batch_size": 1}}
     made = post("studies", study)["id"]
     jobs = httpx.get(f"{server.url}v1/jobs?study={made}&limit=9").json()["items"]
@@ -160,7 +166,12 @@ def test_names_are_text_in_their_place_on_every_page(
 ) -> None:
     page = tabs(color_scheme=scheme, viewport={"width": width, "height": 800}).page
     dialogs: list[str] = []
-    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+
+    def dismiss(dialog: Any) -> None:
+        dialogs.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", dismiss)
     page.add_init_script(WATCH)
     job = f"jobs/{seeded.student}"
     seen = {

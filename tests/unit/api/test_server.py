@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import socket
+from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from pydantic import SecretStr
@@ -49,6 +51,54 @@ def test_every_route_but_healthz_wants_the_key(locked: Any) -> None:
         if method != "HEAD":
             assert answer.json()["code"] == "unauthorized"
     assert open_routes == ["/healthz"]
+
+
+def test_no_way_of_writing_an_address_leads_past_the_key(locked: Any) -> None:
+    pages = re.findall(r'(?:src|href)="([^"]+)"', locked.get("/").text)
+    version = pages[0].split("/")[1]
+    for path in [
+        "//v1/jobs", "/./v1/jobs", "/web/../v1/jobs", f"/web/{version}/../../v1/jobs", "/web/%2e%2e/v1/jobs",
+        "/web//v1/jobs", "/web/..%2fv1/jobs", "/healthz/../v1/jobs", "/healthz/v1/jobs", "/healthz;/v1/jobs",
+        "/V1/jobs", "/v1/jobs/", "/v1/jobs;web", "/v1/jobs?/web/", "/v1/jobs#/web/", "/docs", "/docs/",
+        "/docs/start.js", "/docs/assets/swagger-ui.css", "/openapi.json", "/web", "/web/", f"/web/{version}",
+        "/web/x/app.js", "http://127.0.0.1/v1/jobs", "/\\web\\../v1/jobs", "/%2e/v1/jobs", "/v1%2fjobs", "/%76%31/jobs",
+    ]:  # fmt: skip
+        for method in ("GET", "HEAD", "POST", "OPTIONS", "get", "PROPFIND"):
+            scope = {"type": "http", "method": method, "path": unquote(path).partition("?")[0]}
+            status = locked.portal.call(partial(status_of, locked.app, scope))
+            assert status in (400, 401, 404, 405), (method, path)
+
+
+async def status_of(app: Any, scope: dict[str, Any]) -> int:
+    """Of a request whose path is sent as it is: clients tidy it up."""
+    sent: list[Any] = []
+    whole = {
+        "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "query_string": b"", "root_path": "",
+        "headers": [(b"host", b"127.0.0.1")], "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000), **scope,
+    }  # fmt: skip
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app(whole | {"raw_path": whole["path"].encode()}, receive, send)
+    return int(sent[0]["status"])
+
+
+def test_a_prefix_that_a_proxy_leaves_is_taken_off(settings: Any, serving: Any) -> None:
+    changes = {"api_key": SecretStr(KEY), "root_path": "/fgd"}
+    with serving(settings.model_copy(update=changes)) as client:
+        key = {"Authorization": f"Bearer {KEY}"}
+        for prefix in ("", "/fgd"):  # another proxy takes it off
+            assert client.get(f"{prefix}/healthz").status_code == 200
+            assert client.get(f"{prefix}/v1/jobs").status_code == 401
+            assert client.get(f"{prefix}/v1/jobs", headers=key).json()["items"] == []
+        page = client.get("/fgd", follow_redirects=True)
+        assert page.url.path == "/fgd/"
+        assert client.get("/fgd/" + re.findall(r'src="([^"]+)"', page.text)[0]).status_code == 200
+        assert client.get("/fgdv1/jobs", headers=key).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -390,7 +440,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
         {"beat_s": 60, "freeze_s": 30, "kill_s": 16, "lease_s": 5},
     ],
 )
-def test_times_that_would_let_two_trainers_of_a_job_live_at_once_are_refused(times: dict[str, float]) -> None:
+def test_times_that_would_let_two_trainers_of_a_job_live_at_once_are_refused(times: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="each must be less than the next") as caught:
         Settings(**times)
     for name in ("FGD_BEAT_S", "FGD_FREEZE_S", "FGD_KILL_S", "FGD_LEASE_S"):

@@ -37,6 +37,17 @@ def test_the_page_lets_a_browser_run_only_its_own_files(client: Any) -> None:
     assert not re.search(r"<script(?![^>]+src=)|<style|\son\w+=|\sstyle=|https?:", page.text)
 
 
+@pytest.mark.parametrize(
+    ("headers", "sent"),
+    [({}, True), ({"Host": "service.test"}, False), ({"Host": "service.test", "X-Forwarded-Proto": "https"}, True)],
+)
+def test_only_where_a_browser_heeds_it_the_page_asks_for_a_process_of_its_own(
+    settings: Any, serving: Any, headers: dict[str, str], sent: bool
+) -> None:
+    with serving(settings.model_copy(update={"host": "0.0.0.0", "api_key": SecretStr(KEY)})) as client:
+        assert ("cross-origin-opener-policy" in client.get("/", headers=headers).headers) == sent
+
+
 def test_files_are_kept_for_good_and_the_page_is_asked_for_again(client: Any) -> None:
     page = client.get("/")
     file = client.get("/" + re.findall(r'src="([^"]+)"', page.text)[0])
