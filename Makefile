@@ -35,7 +35,7 @@ test: $(READY) ## unit, parity, real servers and real trainings; under 15 minute
 	@echo "the browser tests and the one with an MLflow server were skipped: make test-browser and make test-mlflow bring what they need and run them, as .ci/run does"
 
 test-long: $(READY) ## the tests of ten seconds and more that `make test` leaves out; 3 minutes
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not gpu and not mlflow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not gpu and not mlflow and not browser"
 
 test-browser: $(READY) ## the dashboard's pages in a real Chromium, which it brings if it can; 2 minutes
 	@$(BIN)/python -m tests.browser.bring

@@ -31,7 +31,7 @@ def behind(serving: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
     with ExitStack() as proxies:
 
         def start(strip: bool) -> tuple[Any, str]:
-            server = serving(**AS_COMPOSED, left="" if strip else PREFIX)
+            server = serving(**AS_COMPOSED, lease_s=3600.0, left="" if strip else PREFIX)
             return server, f"http://{HOST}:{proxies.enter_context(proxy(server.port, PREFIX, strip))}{PREFIX}/"
 
         yield start

@@ -197,6 +197,16 @@ def test_chosen_jobs_are_compared(page: Any, server: Any, running: dict[str, str
     expect(legend(page)).not_to_contain_text("teacher")
 
 
+def test_of_too_many_jobs_the_first_are_compared_and_that_is_said(page: Any, server: Any, seeds: Seeds) -> None:
+    data = seeds.dataset()
+    ids = [seeds.job(data, name=f"job {n}", seed=n) for n in range(14)]
+
+    page.goto(f"{server.url}#/compare?" + "&".join(f"id={each}" for each in [*ids, ids[0]]))
+
+    expect(page.get_by_role("status").first).to_have_text("The first 12 of 14 chosen jobs are compared.")
+    expect(page.locator("tbody tr")).to_have_count(12)
+
+
 def test_a_job_that_is_not_there_says_so(tab: Any, server: Any) -> None:
     tab.expect("404")
     tab.page.goto(f"{server.url}#/jobs/job_{'0' * 32}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -164,6 +165,17 @@ def test_a_server_that_restarts_is_waited_for(tab: Any, server: Any, family: dic
 
     expect(page.get_by_text("The server does not answer")).to_be_hidden()
     expect(row(page, family["queued"])).to_be_visible()
+
+
+def test_a_telephone_shows_how_long_a_job_still_takes(
+    tabs: Any, server: Any, seeds: Seeds, family: dict[str, str]
+) -> None:
+    page = tabs(viewport={"width": 390, "height": 800}).page
+    page.goto(server.url)
+
+    expect(row(page, family["running"]).locator(".left")).to_have_text(re.compile(r"\d+ (s|min)"))
+    expect(row(page, family["running"]).locator(".left")).to_be_visible()
+    expect(row(page, family["queued"]).locator(".left")).to_be_hidden()
 
 
 def test_the_keyboard_is_enough(page: Any, server: Any, family: dict[str, str]) -> None:

@@ -12,14 +12,15 @@ const EVERY_MS = 5000;
 
 /** @param {import("../router.js").View} view */
 export async function show({ root, query, signal, setQuery }) {
-  let ids = query.getAll("id").filter((id) => /^job_[0-9a-f]{32}$/.test(id)).slice(0, MOST);
+  const wanted = [...new Set(query.getAll("id").filter((id) => /^job_[0-9a-f]{32}$/.test(id)))];
+  let ids = wanted.slice(0, MOST);
   const how = { metric: query.get("metric") ?? "val/ap", smooth: Number(query.get("smooth")) || 0, log: query.has("log") };
   const plot = chart({ name: "Chosen jobs, by step", height: 340, zoomed: (range) => load(range) });
   const metric = h("select", { on: { change: () => change({ metric: metric.value }) } });
   const smooth = h("input", { type: "range", min: 0, max: 0.99, step: 0.01, value: how.smooth, on: { input: () => change({ smooth: Number(smooth.value) }) } });
   const log = h("input", { type: "checkbox", props: { checked: how.log }, on: { change: () => change({ log: log.checked }) } });
   const table = h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Figures" });
-  put(root, h("div", { class: "heading" }, h("a", { href: "#/jobs" }, "‹ Jobs"), h("h1", {}, "Compare")),
+  put(root, h("div", { class: "heading" }, h("a", { href: "#/jobs" }, "‹ Jobs"), h("h1", {}, "Compare"), wanted.length > MOST && h("p", { class: "warn", role: "status" }, `The first ${MOST} of ${wanted.length} chosen jobs are compared.`)),
     h("section", { class: "card" }, h("div", { class: "bar" }, h("label", { class: "inline" }, "Show", metric), h("label", { class: "inline" }, "Smooth", smooth), h("label", { class: "inline" }, log, "Logarithmic")), plot.element),
     h("section", { class: "card" }, table));
   if (!ids.length) return put(root, h("h1", {}, "Compare"), h("p", {}, "Choose two jobs or more in the ", h("a", { href: "#/jobs" }, "table of jobs"), "."));

@@ -186,6 +186,7 @@ export function show({ root, query, signal, setQuery }) {
         what.title = job.why ?? "";
         showProgress(job);
         write(left, job.state === "running" ? duration(job.left_s) : NONE);
+        left.classList.toggle("known", job.state === "running" && job.left_s !== null);
         write(score, ap(job.ap));
         put(better, job.gain === null ? NONE : [
           h("a", { href: to(["jobs", job.control ?? ""]), class: job.gain < 0 ? "bad" : "good", title: `The control has AP ${ap(job.control_ap)}` }, gain(job.gain)),
