@@ -17,8 +17,9 @@ from PIL import Image
 from api.core import datasets, tasks, workers
 from api.core.rows import db
 from api.core.rows.tables import Prediction
-from fgd.events import Evaluated, Note
+from fgd.events import Evaluated, Event, Note
 from fgd.predicted import Detection, NetworkDetections, PredictionResult
+from tests.browser.axe import serious
 from tests.browser.seeds import RESULT, WORKER, Seeds
 
 expect = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (make test-browser)").expect
@@ -127,7 +128,7 @@ def seeded(server: Any, seeds: Seeds, folder: Path) -> Seeded:
     attempt = seeds.run(student, [25.0])
     seeds.looked_at(student, attempt, 1)
     scores = {f"ap/{name}": 20.0 + n for n, name in enumerate(CLASSES)}
-    events = [Note(code="found", message=NOTE), Evaluated(step=100, epoch=1, split="val", values=scores)]
+    events: list[Event] = [Note(code="found", message=NOTE), Evaluated(step=100, epoch=1, split="val", values=scores)]
     seeds.say(student, attempt, events, LINE.encode())
     seeds.finish(student, attempt, RESULT)
     failed = seeds.failed(seeds.taught(data, teacher, name=nasty("failed"), seed=9), FAILURE)
@@ -202,6 +203,7 @@ def test_names_are_text_in_their_place_on_every_page(
         assert page.evaluate("window.violations") == [], where
         assert page.locator(INJECTED).count() == 0, where
         assert page.evaluate(LOOSE) == [], where
+        assert serious(page) == [], where
         wide = page.evaluate("document.documentElement.scrollWidth")
         assert wide <= width, where
 
