@@ -353,8 +353,8 @@ def _of_result(s: Session, role: str, job: Job) -> _Side:
         reason = f"it is {job.state}" + ("" if ended else "; its detections are kept once it has succeeded")
         return _Side(role, job.id, reason=reason)
     digest = s.scalar(select(Artifact.digest).where(Artifact.job_id == job.id, Artifact.name == DETECTIONS))
-    reason = f"its result has no {DETECTIONS}: it is of an earlier version" if digest is None else None
-    return _Side(role, job.id, detections=digest, reason=reason)
+    lacking = f"its result has no {DETECTIONS}: it is of an earlier version" if digest is None else None
+    return _Side(role, job.id, detections=digest, reason=lacking)
 
 
 def _control(s: Session, job: Job) -> Iterator[_Side]:

@@ -36,9 +36,9 @@ def job_detections(
 
 
 def _show(found: ComparedDetections) -> None:
-    columns: Columns = {"image": None, "boxes": "right", "differ by": "right"}
-    for each in found.items[0].counts if found.items else ():
-        columns |= {f"{each.role}: missed, false": "right"}
+    roles = [each.role for each in found.items[0].counts] if found.items else []
+    more: Columns = {f"{role}: missed, false": "right" for role in roles}
+    columns: Columns = {"image": None, "boxes": "right", "differ by": "right", **more}
     table(columns, _cells)(found.items)
     for network in found.networks:
         if network.get("reason"):

@@ -113,7 +113,8 @@ def apart(truth: SplitDetections, one: Paired, other: Paired, score: float, want
     of no box one has more than the other."""
     alone = _boxes(truth, wanted_C) & ((one.score_T >= score) != (other.score_T >= score))
     false = [counts(truth, each, score, wanted_C).false_I for each in (one, other)]
-    return _per_image(truth, truth.truth_image[alone]) + np.abs(false[0] - false[1])
+    differ: Ints = _per_image(truth, truth.truth_image[alone]) + np.abs(false[0] - false[1])
+    return differ
 
 
 def _boxes(truth: SplitDetections, wanted_C: Bools) -> Bools:
