@@ -12,26 +12,11 @@ from pydantic import ValidationError
 
 from fgd.data.digits import compose
 from fgd.spec import JobSpec
-from tests.unit.breadth.copied import Copy, listed, with_methods
+from tests.unit.breadth.copied import Copy, listed, save_untrained, with_methods
 
-FCOS = {"kind": "fcos", "backbone": "resnet18", "fpn_channels": 64}
+FCOS = {"kind": "fcos", "backbone": "mobilenet_v3_small", "fpn_channels": 64}
 FASTER_RCNN = {"kind": "faster_rcnn", "backbone": "mobilenet_v3_small", "fpn_channels": 32}
 STUDENTS = {"fcos": FCOS, "faster_rcnn": FASTER_RCNN, "wide": FCOS | {"fpn_channels": 96}}
-TEACHERS = """
-import json, sys
-from pathlib import Path
-import torch
-from fgd.detectors import build
-from fgd.engine import weights
-from fgd.recipe import Recipe
-
-about = json.load(sys.stdin)
-for name, detector in about["detectors"].items():
-    torch.manual_seed(1)
-    made = build(Recipe(detector=detector, classes=("0", "7"), min_size=64, max_size=64))
-    weights.export(Path(about["folder"]) / name, made.eval(), {}, None)
-print("null")
-"""
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +25,12 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
 
 
 @pytest.fixture(scope="module")
-def work(copy: Copy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Digits, and teachers that never learned."""
     folder = tmp_path_factory.mktemp("work")
     compose(folder / "data", counts={"train": 4, "val": 2, "test": 1}, size=64, classes=("0", "7"), box_px=(16, 40))
-    copy.answer(TEACHERS, folder=str(folder), detectors=STUDENTS)
+    for name, detector in STUDENTS.items():
+        save_untrained(folder / name, detector)
     return folder
 
 
@@ -56,7 +42,7 @@ def job(work: Path, student: str, teacher: str, *kinds: str, **more: Any) -> dic
         "dataset": {"path": str(work / "data")},
         "methods": [{"kind": kind} for kind in kinds],
         "schedule": {"epochs": 1, "batch_size": 2, "min_size": 64, "max_size": 64},
-        "resources": {"device": "cpu", "threads": 1},
+        "resources": {"device": "cpu", "threads": 1, "focus_images": 1},
     } | more
 
 
@@ -150,8 +136,8 @@ import json, sys
 from pydantic import ValidationError
 from api.catalogue import catalogue
 from fgd.errors import SpecError
-from fgd.engine.weights import read_recipe
 from fgd.outline import outline
+from fgd.recipe import Recipe
 from fgd.spec import JobSpec
 from fgd.text.pointers import faults_of_spec
 from pathlib import Path
@@ -160,7 +146,8 @@ def known(body):
     # of one job: why it is refused, or else its adapters
     try:
         spec = JobSpec.model_validate(body)
-        made = outline(spec, {"train": 4, "val": 2}, {"": read_recipe(Path(spec.teacher.path))})
+        teacher = Recipe.model_validate_json((Path(spec.teacher.path) / "recipe.json").read_text())
+        made = outline(spec, {"train": 4, "val": 2}, {"": teacher})
         return None, made.model_dump()["adapters"]
     except ValidationError as error:
         return [[fault.pointer, fault.detail] for fault in faults_of_spec(error.errors(), body)], None

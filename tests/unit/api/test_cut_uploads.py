@@ -21,6 +21,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
+from api import errors
 from api.core import datasets, sweeper, uploading
 from api.core.rows import db
 from api.core.rows.ids import new_id
@@ -291,8 +292,9 @@ def test_the_client_goes_on_with_weights_in_the_same_way(address: tuple[str, int
 
 
 def test_the_client_waits_while_another_request_is_at_the_upload(
-    address: tuple[str, int], settings: Any, tmp_path: Path
+    address: tuple[str, int], settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(errors, "RETRY_AFTER_S", 0)  # it would wait as long as it is asked to
     (tmp_path / "set.zip").write_bytes(b"x" * 100)
     with Client(f"http://127.0.0.1:{address[1]}", backoff_s=0.001) as client:
         dataset = client.add_dataset("cells", None)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import fgd
+from fgd.recipe import Recipe
 
 ROOT = Path(fgd.__path__[0]).parent
 HERE = Path(__file__).parent
@@ -56,6 +57,18 @@ class Copy:
         done = self.run("-c", script, input=about)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
+
+def save_untrained(folder: Path, detector: Mapping[str, Any]) -> None:
+    """A teacher that never learned, as a result's folder."""
+    import torch
+
+    from fgd.detectors import build
+    from fgd.engine import weights
+
+    torch.manual_seed(1)
+    recipe = {"detector": detector, "classes": ("0", "7"), "min_size": 64, "max_size": 64}
+    weights.export(folder, build(Recipe.model_validate(recipe)).eval(), {}, None)
 
 
 def with_methods(root: Path) -> Copy:

@@ -59,7 +59,9 @@ def test_a_bomb_is_refused_in_words_and_a_good_file_is_converted(tmp_path: Path)
     from fgd.detectors import build
     from fgd.recipe import Recipe
 
-    recipe = Recipe(detector=FCOS(fpn_channels=64), classes=("a",), min_size=64, max_size=64)
+    recipe = Recipe(
+        detector=FCOS(backbone="mobilenet_v3_small", fpn_channels=64), classes=("a",), min_size=64, max_size=64
+    )
     (tmp_path / "wanted.json").write_text(recipe.model_dump_json())
     canary = tmp_path / "canary"
     torch.save({"model": Bomb(canary)}, tmp_path / "bomb.pth")
