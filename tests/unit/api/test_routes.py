@@ -83,6 +83,7 @@ def test_a_wrong_id_in_a_path_is_a_404(client: Any, method: str, path: str, name
             assert answer.json()["code"] == f"{NAMES[prefix]}_not_found", wrong
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # which is asked nothing
 @pytest.mark.parametrize("path", PATHS)
 def test_a_405_names_all_methods_of_the_path(client: Any, path: str) -> None:
     there = {method.upper() for method in PATHS[path]}

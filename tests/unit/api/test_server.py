@@ -101,6 +101,7 @@ def test_a_prefix_that_a_proxy_leaves_is_taken_off(settings: Any, serving: Any) 
         assert client.get("/fgdv1/jobs", headers=key).status_code == 404
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # which is asked nothing
 @pytest.mark.parametrize(
     ("header", "status"),
     [
@@ -139,6 +140,7 @@ def test_a_server_others_reach_does_not_start_without_a_key(settings: Any, host:
 # --- the browser's tricks --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # which is asked nothing
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "evil.example:8000", "", "localhost@evil"])
 def test_a_name_rebound_to_loopback_is_refused(client: Any, host: str) -> None:
     answer = client.get("/v1/jobs", headers={"Host": host})
@@ -147,6 +149,7 @@ def test_a_name_rebound_to_loopback_is_refused(client: Any, host: str) -> None:
     assert answer.json()["code"] == "bad_host"
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # which is asked nothing
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000", "[::1]"])
 def test_loopback_s_own_names_are_answered(client: Any, host: str) -> None:
     assert client.get("/v1/jobs", headers={"Host": host}).status_code == 200
@@ -165,6 +168,7 @@ def test_no_page_of_another_origin_may_read_or_change_anything(client: Any) -> N
 OURS = "http://127.0.0.1:8000"
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # which is asked nothing
 @pytest.mark.parametrize(
     ("headers", "method", "status"),
     [
@@ -219,6 +223,7 @@ def test_there_is_no_way_in_but_http(client: Any) -> None:
 # --- what it binds --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # which is asked nothing
 @pytest.mark.parametrize(("address", "status"), [("127.0.0.1", 200), ("::1", 200), ("10.0.0.5", 403), ("fe80::1", 403)])
 def test_without_a_key_a_server_answers_only_where_loopback_leads(settings: Any, address: str, status: int) -> None:
     """Whatever FGD_HOST says: `uvicorn --host` says otherwise."""
