@@ -353,10 +353,10 @@ def test_billion_laughs_are_not_told(voc: Voc) -> None:
     entities = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10 if n else "lol"}">' for n in range(12))
     voc.read()
     (voc.root / "Annotations/a.xml").write_text(f"<!DOCTYPE a [{entities}]><annotation>&l11;</annotation>")
-    began = time.monotonic()
+    began = time.process_time()
     _, report = voc.read()
     assert "DOCTYPE" in only(report, "xml_invalid").message
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_deep_xml_is_survived(voc: Voc) -> None:

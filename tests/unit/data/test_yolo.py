@@ -210,10 +210,10 @@ def test_unusable_data_yaml_is_an_error_and_nothing_is_run(yolo: Yolo, content: 
 def test_yaml_bomb_is_survived(yolo: Yolo) -> None:
     bomb = "a0: &a0 [lol]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 40))
     (yolo.root / "data.yaml").write_text(bomb + "names: *a39\ntrain: images/train\nval: images/val\n")
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(DatasetError, match="aliases"):
         formats.read(yolo.root, "yolo")
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,10 @@ def refused(path: Path, words: str) -> None:
     """It says why, leaves nothing, and takes no time."""
     target = path.parent / "out"
     before = sorted(path.parent.iterdir())
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(DatasetError, match=words):
         zips.unpack(path, target)
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
     assert sorted(path.parent.iterdir()) == before
 
 

@@ -320,7 +320,7 @@ def test_a_reader_neither_waits_for_a_writer_nor_sees_half_of_it(engine: Engine)
         start = time.monotonic()
         with db.reading(engine) as reader:
             assert reader.get_one(Project, "prj_default").name == "default"
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < db.BUSY_MS / 1000
 
 
 @on_sqlite
@@ -384,8 +384,8 @@ def test_a_server_that_never_answers_is_not_waited_for_and_the_next_call_has_a_n
         before = s.scalar(text("SELECT pg_backend_pid()"))
     began = time.monotonic()
     with pytest.raises(OperationalError, match="did not answer within"), db.reading(engine) as s:
-        s.execute(text("SELECT pg_sleep(4)"))  # to the client the same as a server that is stopped
-    assert time.monotonic() - began < 2
+        s.execute(text("SELECT pg_sleep(20)"))  # to the client the same as a server that is stopped
+    assert time.monotonic() - began < 15
     with db.reading(engine) as s:
         assert s.scalar(text("SELECT pg_backend_pid()")) != before
     engine.dispose()
