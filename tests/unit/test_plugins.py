@@ -86,7 +86,7 @@ def test_it_trains_beside_another_method(site: Path, tmp_path: Path) -> None:
         "teacher": {"path": str(tmp_path / "teacher"), "allow_unfit": True},
         "student": STUDENT,
         "dataset": {"path": str(tmp_path / "data")},
-        "methods": [{"kind": "cosine", "weight": 0.5}, {"kind": "mimic"}],
+        "methods": [{"kind": "cosine", "weight": 0.5}, {"kind": "mimic", "weight": 0.016}],
         "schedule": {"epochs": 1, "batch_size": 2, "min_size": 64, "max_size": 64},
         "resources": {"device": "cpu", "threads": 1},
     }

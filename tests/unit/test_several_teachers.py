@@ -15,7 +15,7 @@ from fgd.method_specs import MethodSpec, title
 from fgd.methods import build
 from fgd.methods.base import Pair
 from fgd.outline import outline
-from fgd.presets import complete, resolve
+from fgd.presets import resolve
 from fgd.recipe import Recipe
 from fgd.references import named_weights
 from fgd.spec import JobSpec, Schedule, SubmitJob
@@ -208,6 +208,7 @@ def test_the_outline_names_an_adapter_where_a_method_has_one(method: dict[str, A
     )
     known = outline(job, IMAGES, {"": recipe("x", detector=teacher)})
     pair = Pair.of(student, teacher)
-    built = build(complete(job.methods[0], family), pair, Calibration(dict.fromkeys(pair.levels, 1.0), 1.0), Schedule())
+    spec = job.methods[0].but(temperature=0.5, perplexity=None) if method["kind"] == "fgd" else job.methods[0]
+    built = build(spec, pair, Calibration(dict.fromkeys(pair.levels, 1.0), 1.0), Schedule())
     trains = {name.split(".")[1] for name, _ in built.named_parameters() if "context" not in name}
     assert {each.level for each in known.adapters if each.layer != "none"} == trains
