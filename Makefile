@@ -7,7 +7,7 @@ MLFLOW := $(VENV)/mlflow
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-unit test-long test-browser test-mlflow matrix test-isa gpu gpu-wheels lint format lock parity study families resume digests fuzz bench bench-service images chaos soak clean
+.PHONY: help install demo serve test test-unit test-long test-browser test-mlflow matrix test-isa gpu gpu-wheels lint format lock parity study families resume digests fuzz tour bench bench-service images chaos soak clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -34,7 +34,7 @@ test: $(READY) ## unit, parity, real servers and real trainings; under 15 minute
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 --durations-min=5 -m "e2e and not gpu and not chaos and not images and not matrix and not browser and not mlflow"
 	@echo "the browser tests and the one with an MLflow server were skipped: make test-browser and make test-mlflow bring what they need and run them, as .ci/run does"
 
-test-long: $(READY) ## the tests of ten seconds and more that `make test` leaves out; 3 minutes
+test-long: $(READY) ## the tests of ten seconds and more that `make test` leaves out; 4 minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not gpu and not mlflow and not browser"
 
 test-browser: $(READY) ## the dashboard's pages in a real Chromium, which it brings if it can; 2 minutes
@@ -104,6 +104,9 @@ soak: $(READY) ## run jobs while random parts are killed and frozen: MINUTES=30 
 
 fuzz: $(READY) ## feed random input to everything that reads data from outside; prints a table; MINUTES=20 SEED=number; exit 1 on a fault
 	@$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+tour: $(READY) ## run docs/tour.ipynb against a service of its own and keep what came out; two minutes
+	@$(BIN)/python -m tests.tour
 
 bench: $(READY) ## time loss, step, cache, pipeline and start against their lower bounds; half an hour, ARGS=--quick under 5 minutes
 	@PYTHONPATH=. $(BIN)/python tests/studies/bench.py $(ARGS)
