@@ -30,14 +30,14 @@ from api.core.lifecycle import (
     signal_name,
 )
 from api.core.promotion import PromotableWeights
-from api.core.request_bodies import ExportFormat, SubmitPrediction
+from api.core.request_bodies import SubmitPrediction
 from api.core.rows.columns import Task
 from api.core.rows.ids import ID_PATTERN
 from api.core.rows.tables import Artifact, Attempt, Job, JobEvent, JobFocus, WorkerRow
 from api.core.tasks import Selection as TaskSelection
 from fgd.budget import BudgetTable, FindStudent
 from fgd.evaluated import EvaluationResult
-from fgd.exported import ExportResult
+from fgd.exported import ExportFormat, ExportResult
 from fgd.outline import Measurement, Outline
 from fgd.predicted import PredictionResult
 from fgd.spec import Metadata, Priority
@@ -997,6 +997,8 @@ class ExportView(NetworkView):
     opset: int
     dataset: str | None
     """On whose pictures the file is compared with torch; null: on a synthetic one."""
+    max_ap_loss: float | None = None
+    """AP that a file in INT8 may lose; null: it is none."""
     result: ExportResult | None
     """Null until it has succeeded."""
 

@@ -66,6 +66,10 @@ class Detector_(Spec):
     """What methods can take of it."""
     anchor_levels: ClassVar[int] = 0
     """Levels that have anchors; 0: its boxes start from none."""
+    exportable: ClassVar[bool] = False
+    """Whether an ONNX file can be made of it."""
+    one_image_because: ClassVar[str] = ""
+    """Why such a file cannot take several images at once; "" where it can."""
 
     weights: WeightsName | WeightsRef = "none"
     """Where the network starts. "none": from scratch. "IMAGENET1K_V1": torchvision's trunk of that name. "COCO_V1":
@@ -99,6 +103,15 @@ class Detector_(Spec):
         """The network in a few words, for people."""
         return type(self).__name__
 
+    def refused_batch(self, images: int | str | None) -> str:
+        """Why no ONNX file of it takes so many images at once (None or "dynamic": any number); "" where one does."""
+        if images == 1 or not self.one_image_because:
+            return ""
+        return (
+            f"{self.title()} can only be exported for one image at a time, because {self.one_image_because}; "
+            "leave it at 1"
+        )
+
 
 class TorchvisionTrunk(Spec):
     """A trunk of torchvision's under a pyramid."""
@@ -111,6 +124,8 @@ class TorchvisionTrunk(Spec):
 
 class TorchvisionDetector_(Detector_, TorchvisionTrunk):
     """What the families have that torchvision builds."""
+
+    exportable = True
 
     @model_validator(mode="after")
     def _norm_fits(self) -> Self:
@@ -189,6 +204,7 @@ class FasterRCNN(TorchvisionDetector_):
 
     offers = frozenset({"features", "logits", "boxes", "anchors", "proposals"})
     anchor_levels = 5  # P6 too
+    one_image_because = "each image has its own number of proposals"
 
     kind: Literal["faster_rcnn"] = "faster_rcnn"
     version: Version = 1

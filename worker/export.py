@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
 from api.core import exports, tasks
@@ -21,12 +22,14 @@ from worker.task import ANSWER, ChildFile, TaskChild
 MODEL = ChildFile("content", "model.onnx", "application/octet-stream")
 USAGE = ChildFile("usage", "model_onnx.py", "text/x-python")
 """Written beside it by fgd.export."""
+REPORT = ChildFile("report", "model_int8.json", "application/json")
+"""As well, of a file in INT8."""
 
 
 class ExportChild(TaskChild):
     kind = Export
     result = ExportResult
-    files = (MODEL, USAGE)
+    files = (MODEL, USAGE, REPORT)
     log_level = logging.DEBUG
 
     @contextmanager
@@ -35,6 +38,7 @@ class ExportChild(TaskChild):
         network = stage_files(host.store, blobs["network"], folder / "network")
         options = ["--onnx", folder / MODEL.name, "--batch", asked["batch"], "--opset", asked["opset"]]
         options += ["--size", *asked["size"]] if asked["size"] is not None else []
+        options += ["--int8", "--max-ap-loss", asked["max_ap_loss"]] if asked["format"] == "onnx-int8" else []
         with ExitStack() as held:
             if "dataset" in blobs:
                 dataset = held.enter_context(host.cache.dataset(blobs["dataset"]["archive"]))
@@ -44,8 +48,20 @@ class ExportChild(TaskChild):
 
 
 def claim(s: Session, worker_id: str, lease_s: float, devices: Sequence[str]) -> ExportChild | None:
+    """One that is quick."""
+    return _claim(s, worker_id, lease_s, devices, Export.request["format"].as_string() != "onnx-int8")
+
+
+def claim_int8(s: Session, worker_id: str, lease_s: float, devices: Sequence[str]) -> ExportChild | None:
+    """One that evaluates a whole split, and more than once where that costs AP."""
+    return _claim(s, worker_id, lease_s, devices, Export.request["format"].as_string() == "onnx-int8")
+
+
+def _claim(
+    s: Session, worker_id: str, lease_s: float, devices: Sequence[str], which: ColumnElement[bool]
+) -> ExportChild | None:
     """Only where the packages for it are installed; looking for them loads none."""
     if any(find_spec(package) is None for package in exports.PACKAGES):
         return None
-    claimed = tasks.claim(s, Export, worker_id, devices, lease_s)
+    claimed = tasks.claim(s, Export, worker_id, devices, lease_s, which)
     return ExportChild(claimed) if claimed is not None else None

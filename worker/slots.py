@@ -15,7 +15,8 @@ from typing import Literal
 Kind = Literal["cpu", "cuda", "import", "plan", "quick", "evaluation"]
 BESIDE: dict[Kind, int] = {"plan": 1, "import": 2, "quick": 2, "evaluation": 1}
 """What is done beside trainings, and how many at once on a host: while one import reads something large, the small one
-behind it goes on. An evaluation may take hours; exports and predictions, which are quick, wait for none."""
+behind it goes on. An evaluation may take hours, and so may an export in INT8, which evaluates; other exports and
+predictions, which are quick, wait for none."""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ WORK = (
     Work(model_import.claim),
     Work(prediction.claim, lanes=("quick",)),
     Work(export.claim, lanes=("quick",)),
+    Work(export.claim_int8, lanes=("evaluation",)),
     Work(inspection.claim, lanes=("cuda", "evaluation")),
     Work(evaluation.claim, lanes=("cuda", "evaluation")),
 )

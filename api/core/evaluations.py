@@ -5,7 +5,6 @@ Knows rows and the store; no files and no torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Engine
@@ -22,10 +21,7 @@ from api.core.rows.swept import Moment, SweepResult
 from api.core.rows.tables import Evaluation
 from api.core.settings import Settings
 from api.core.store.names import BlobStore
-from fgd.class_names import match_classes
 
-MOST_NAMES = 8
-"""Classes that a refusal names."""
 Blobs = dict[str, dict[str, str]]
 
 
@@ -65,13 +61,7 @@ def _resolved(s: Session, store: BlobStore, project_id: str, body: SubmitEvaluat
     found.tell()
     assert network is not None, "what is missing has been told"
     assert dataset, "what is missing has been told"
-    match = match_classes(dataset.classes or (), network.recipe.classes)
-    if not match.shared:
-        detail = (
-            f"the network knows none of the classes of {dataset.id} by name: it knows {_some(match.only_network)}; the "
-            f"data set has {_some(match.only_dataset)}"
-        )
-        raise Invalid(Fault("/dataset", "no_common_class", detail))
+    match = networks.matched(dataset, network)
     sizes = {"min_size": body.min_size or network.recipe.min_size, "max_size": body.max_size or network.recipe.max_size}
     if sizes["min_size"] > sizes["max_size"]:
         detail = f"min_size {sizes['min_size']} is larger than max_size {sizes['max_size']}; give both"
@@ -84,8 +74,3 @@ def _resolved(s: Session, store: BlobStore, project_id: str, body: SubmitEvaluat
     }
     request = body.model_dump(mode="json") | sizes | {"dataset": dataset.id, "classes": classes}
     return request, {"network": dict(network.files), "dataset": references.files_of(dataset)}
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(map(repr, names[:MOST_NAMES])) + more

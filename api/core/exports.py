@@ -11,16 +11,17 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from api.core import networks, references, tasks, workers
-from api.core.references import Findings
+from api.core.references import Findings, ReferencedWeights
 from api.core.request_bodies import SubmitExport
 from api.core.rows import db
 from api.core.rows.crowd import expect_place
 from api.core.rows.db import Reader
 from api.core.rows.idempotency import Once
 from api.core.rows.swept import Moment, SweepResult
-from api.core.rows.tables import Export
+from api.core.rows.tables import Dataset, Export
 from api.core.settings import Settings
 from api.core.store.names import BlobStore
+from fgd.exported import MAX_AP_LOSS
 
 PACKAGES = ("onnx", "onnxruntime")
 """Without which a worker takes no export."""
@@ -62,11 +63,46 @@ def _resolved(
     """The request with every field filled in, and the blobs that it reads. Raises Invalid, Conflict."""
     found = Findings()
     network = networks.named(s, store, project_id, body, found)
+    if network is not None:
+        _check_network(network, body, found)
     dataset_id = body.dataset or networks.dataset_of_job(s, project_id, body)
-    dataset = dataset_id and references.of_dataset(s, project_id, dataset_id, "/dataset", found)
+    dataset = references.of_dataset(s, project_id, dataset_id, "/dataset", found) if dataset_id is not None else None
+    int8 = body.format == "onnx-int8"
+    if int8 and dataset is not None:
+        _check_images(dataset, found)
+    if int8 and dataset_id is None and body.model is not None:
+        detail = "name the data set that INT8 is to be calibrated on: a model has none of its own"
+        found.fault("/dataset", "dataset_missing", detail)
     found.tell()
     assert network is not None, "what is missing has been told"
     blobs = {"network": dict(network.files)}
-    if dataset and store.exists(references.files_of(dataset)["archive"]):
+    request = body.model_dump(mode="json") | {"dataset": dataset_id}
+    if int8:
+        assert dataset is not None, "what is missing has been told"
+        networks.matched(dataset, network)
+        request["max_ap_loss"] = MAX_AP_LOSS if body.max_ap_loss is None else body.max_ap_loss
+    if dataset is not None and (int8 or store.exists(references.files_of(dataset)["archive"])):
         blobs["dataset"] = references.files_of(dataset)
-    return body.model_dump(mode="json") | {"dataset": dataset_id}, blobs
+    return request, blobs
+
+
+def _check_network(network: ReferencedWeights, body: SubmitExport, found: Findings) -> None:
+    detector = network.recipe.detector
+    if not detector.exportable:
+        detail = f"{detector.title()} cannot be exported to ONNX; name a network of another family"
+        found.fault("/job" if body.job is not None else "/model", "not_exportable", detail)
+    elif why := detector.refused_batch(body.batch):
+        found.fault("/batch", "one_image_at_a_time", why)
+
+
+def _check_images(dataset: Dataset, found: Findings) -> None:
+    """Whether there is something to calibrate and to judge INT8 on."""
+    splits = dataset.splits or {}
+    for split, what in {"train": "calibrated on training images", "val": "judged on validation images"}.items():
+        if split not in splits:
+            has = ", ".join(sorted(splits)) or "none"
+            detail = f"INT8 is {what}, and {dataset.id} has none; its splits: {has}. Name another data set"
+            found.fault("/dataset", "split_not_found", detail)
+    if splits.get("val", {}).get("boxes") == 0:
+        detail = f"INT8 is judged on boxes of validation images, and {dataset.id} has none; name another data set"
+        found.fault("/dataset", "no_boxes", detail)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from sqlalchemy import ColumnElement
 from sqlalchemy import delete as delete_from
 from sqlalchemy.orm import Session
 
@@ -135,6 +136,9 @@ def file_of(s: Session, kind: type[Task], project_id: str, id: str, role: str) -
     for each in task.files or ():
         if each["role"] == role:
             return StoredFile(each["name"], each["size"], each["sha256"], each["media_type"])
+    if task.state == TaskState.succeeded:
+        there = ", ".join(each["role"] for each in task.files or ()) or "nothing"
+        raise Conflict("no_file", f"{id} was made without {role}; it has {there}")
     pending = task.state == TaskState.pending
     raise Conflict("no_file", f"{id} is {task.state}; it has {role} once it has succeeded", retryable=pending)
 
@@ -154,9 +158,16 @@ def waiting_reason(s: Reader, task: Any, lease_s: float) -> str | None:
 # --- workers --------------------------------------------------------------------------------------------------
 
 
-def claim(s: Session, kind: type[Task], worker_id: str, devices: Collection[str], lease_s: float) -> TaskClaim | None:
-    """Take the oldest whose device is one of `devices`; None if there is none."""
-    task = leases.claim(s, kind, worker_id, lease_s, kind.device.in_(devices))
+def claim(
+    s: Session,
+    kind: type[Task],
+    worker_id: str,
+    devices: Collection[str],
+    lease_s: float,
+    *which: ColumnElement[bool],
+) -> TaskClaim | None:
+    """Take the oldest of those that fit `which` whose device is one of `devices`; None if there is none."""
+    task = leases.claim(s, kind, worker_id, lease_s, kind.device.in_(devices), *which)
     if task is None:
         return None
     return TaskClaim(task.id, task.project_id, task.attempt, task.request, task.blobs)

@@ -38,7 +38,11 @@ async def submit_export(
 ) -> Response:
     """Have a worker write an ONNX file of a model, or of the student or teacher of a job: RGB in 0..1 goes in, final
     boxes, scores and labels come out. It succeeds only if onnxruntime finds in it what torch finds. The file says
-    itself what it is: classes, sizes and digests are in its metadata."""
+    itself what it is: classes, sizes and digests are in its metadata.
+
+    "onnx-int8" then quantises it. It fails, and leaves no file, where even with layers left in float32 more AP is lost
+    than `max_ap_loss`, or where the file would be slower and worse than the float32 one. `result` has AP and latency
+    of both."""
     await run_in_threadpool(service.expect_room)
     export, new = await run_in_threadpool(
         exports.submit, service.engine, service.store, service.settings, project, body, idempotency_key
@@ -110,6 +114,32 @@ def describe_usage(
     """Size and digest of that program, without its bytes."""
     with service.reading() as s:
         file = tasks.file_of(s, Export, project, export_id, "usage")
+    return described(file, if_none_match)
+
+
+@router.get("/{export_id}/report", response_class=Response, responses={**FILE_OR_RANGE, **documented(404, 409)})
+def download_report(
+    export_id: ExportInPath,
+    service: ServiceDep,
+    project: ProjectDep,
+    range: RangeHeader = None,
+    if_range: IfRange = None,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """Of a file in INT8, as JSON: `result` of the export, with AP and latency before and after. Other files have none:
+    409."""
+    with service.reading() as s:
+        file = tasks.file_of(s, Export, project, export_id, "report")
+    return sent(service, file, range, if_range, if_none_match)
+
+
+@router.head("/{export_id}/report", response_class=Response, responses={**FILE, **documented(404, 409)})
+def describe_report(
+    export_id: ExportInPath, service: ServiceDep, project: ProjectDep, if_none_match: IfNoneMatch = None
+) -> Response:
+    """Size and digest of that report, without its bytes."""
+    with service.reading() as s:
+        file = tasks.file_of(s, Export, project, export_id, "report")
     return described(file, if_none_match)
 
 

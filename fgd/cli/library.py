@@ -136,6 +136,20 @@ def export(
         list[Path] | None,
         typer.Option(help="Compare on this image instead of a synthetic one; may be given several times."),
     ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantise the file: smaller, and faster on most processors.")
+    ] = False,
+    max_ap_loss: Annotated[
+        float | None, typer.Option(min=0, max=100, help="AP of 100 that --int8 may lose. [default: 0.5]")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER|DATASET",
+            help="Compare on its pictures, and calibrate and judge --int8 on its training and validation images: a "
+            "folder, or of a service an id. [default: the job's own; a folder of weights has none]",
+        ),
+    ] = None,
     best: Annotated[
         bool, typer.Option("--best", help="Export the best weights, which are often those of the last step.")
     ] = False,
@@ -151,11 +165,16 @@ def export(
     Normalisation and suppression are inside. The file is written only if onnxruntime finds the same detections as
     torch. Next to it, `NAME_onnx.py` shows how to use it.
 
+    With --int8 as many layers are quantised as keep the AP; `NAME_int8.json` and a table say what AP and latency were
+    before and after. A file that would be slower and worse is not written.
+
     Of a job or a model a worker of the service writes the file: nothing needs to be installed here. A folder, or a job
     with --here, is exported on this machine, which needs the extra `export`; a job's files are downloaded into a folder
     named after its id. Write ./job_... for an existing folder of that name.
     """
     folder = Path(source)
+    if max_ap_loss is not None and not int8:
+        fail("--max-ap-loss is of --int8: add it, or leave this out", REFUSED)
     if MODEL_ID.fullmatch(source) or (JOB_ID.fullmatch(source) and not here):
         if image:
             fail("--image is for exports on this machine: add --here to a job", REFUSED)
@@ -163,15 +182,22 @@ def export(
             fail("a model's file is written by a worker: leave out --here", REFUSED)
         more: dict[str, Any] = {"batch": int(batch) if batch.isdecimal() else batch, "opset": opset}
         more |= {"size": size} if size else {}
+        more |= {"dataset": dataset} if dataset else {}
+        more |= {"format": "onnx-int8"} if int8 else {}
+        more |= {"max_ap_loss": max_ap_loss} if max_ap_loss is not None else {}
         tasks.export(tasks.named_network(source, teacher, best), onnx, more, as_json, url)
     if teacher:
         fail("--teacher is for a job whose file a worker writes: leave out --here", REFUSED)
+    if int8 and dataset is None:
+        fail("--int8 on this machine needs --dataset FOLDER, to calibrate and judge on", REFUSED)
     if JOB_ID.fullmatch(source):
         folder = onnx.parent / source
         _fetch_result(source, folder, "best" if best else "last", url)
     options = ["--onnx", str(onnx), "--batch", batch, "--opset", str(opset)]
     options += ["--size", *map(str, size)] if size else []
     options += [part for path in image or () for part in ("--image", str(path))]
+    options += ["--dataset", dataset] if dataset else []
+    options += ["--int8"] * int8 + ["--max-ap-loss", str(max_ap_loss)] * (max_ap_loss is not None)
     options += ["--best"] * best + ["--json"] * as_json
     children.become("fgd.export", *options, "--", str(folder))
 

@@ -135,7 +135,9 @@ def _of_evaluation(found: Evaluation) -> list[str]:
 
 
 def _of_export(found: Export) -> list[str]:
-    return _cells(found, f"{found.network}, {found.which} weights, {found.format}")
+    int8 = found.result.int8 if found.result is not None else None
+    ap = "" if int8 is None else f", AP {int8.int8.ap:.1f} of {int8.float32.ap:.1f}"
+    return _cells(found, f"{found.network}, {found.which} weights, {found.format}{ap}")
 
 
 def _of_prediction(found: Prediction) -> list[str]:

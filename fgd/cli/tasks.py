@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from fgd.cli.options import URL, AsJson, Url, client_of
-from fgd.cli.printing import Columns, answer, err, fail, leave, note, print_error, print_line, table
+from fgd.cli.printing import Columns, answer, err, fail, leave, note, out, print_error, print_line, table
 from fgd.process.exit_codes import DONE, FAILED, REFUSED
 from fgd.text.printable import printable
 
@@ -111,10 +111,10 @@ def _some(names: Iterable[str], most: int = 8) -> str:
 
 
 def export(network: dict[str, Any], onnx: Path, more: dict[str, Any], as_json: bool, url: str) -> NoReturn:
-    """Have a worker write the file, and fetch it with the program that shows how to use it."""
+    """Have a worker write the file, and fetch it with the program that shows how to use it and, in INT8, the report."""
     if onnx.suffix != ".onnx":
         fail(f"--onnx: {onnx}: must end in .onnx", REFUSED)
-    names = {"content": onnx.name, "usage": f"{onnx.stem}_onnx.py"}
+    names = {"content": onnx.name, "usage": f"{onnx.stem}_onnx.py", "report": f"{onnx.stem}_int8.json"}
     with client_of(url) as client:
         made = waited(client.wait_export, client.export(**network, **more), "a worker is writing the file")
         files = [file for file in made.files if file.role in names]
@@ -138,6 +138,10 @@ def _show_export(made: Export) -> None:
         f"ms/batch  torch {result.torch_ms:.1f}, onnxruntime {result.onnxruntime_ms:.1f}, "
         f"on {result.threads} thread{'s' * (result.threads != 1)} of the worker"
     )
+    if result.int8 is not None:
+        from fgd.text import int8_table
+
+        int8_table.show(result.int8, out)
 
 
 # --- predictions ------------------------------------------------------------------------------------------------

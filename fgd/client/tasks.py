@@ -84,7 +84,7 @@ class Tasks:
         """Have a worker write and check a file that runs without torch, of a model, or the student or teacher of a job.
         Call `wait_export` next, then `download_file` for each of its `files`.
 
-        more: size, batch, opset, dataset.
+        format: "onnx", or "onnx-int8", which also has a file `report`. more: size, batch, opset, dataset, max_ap_loss.
         """
         body = _network(model, job, network, which) | {"format": format, **more}
         return read(Export, self._service.post("/v1/exports", json.dumps(body), idempotency_key))

@@ -36,7 +36,7 @@ class Family:
     build: Callable[[Recipe], Detector]
     """With fresh weights from torch's global generator."""
     onnx: type[Graph] | None = None
-    """What is traced for an export. None: there is none."""
+    """What is traced for an export. None: there is none, and its spec is not `exportable`."""
     pretrained: Mapping[int, WholeDetector] = field(default_factory=dict)
     """By the `variant` of its spec. The spec of a family without takes no COCO_V1."""
     anchors: Anchors | None = None

@@ -194,8 +194,6 @@ HEADS_2 = """\
 class FasterRCNNGraph(Graph):
     """torchvision as a whole; only its NMS is ours."""
 
-    one_image_because = "each image has its own number of proposals"
-
     @property
     def chooser(self) -> Any:
         return self.network.roi_heads

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +29,6 @@ that rounds is done here too, since it decides which of two boxes of nearly the 
 class Graph(nn.Module):
     """float32 N x 3 x H x W in 0..1 -> boxes N x D x 4 in its pixels, scores N x D, labels N x D; score 0: no box."""
 
-    one_image_because: ClassVar[str] = ""
-    """Why a batch cannot have more than one; "" where it can."""
     image_mean: Tensor
     image_std: Tensor
 

@@ -24,8 +24,11 @@ from fgd.detectors.onnx_graph import Graph
 from fgd.engine.weights import load_detector
 from fgd.errors import DatasetError, FGDError, SpecError
 from fgd.export import usage, verify, write
+from fgd.export.int8 import Int8Request, into_int8
 from fgd.export.operators import FIRST_OPSET, LAST_OPSET
 from fgd.export.verify import Agreement
+from fgd.exported import ExportFormat, ExportResult, Int8Report
+from fgd.text import int8_table
 from fgd.text.printable import printable
 
 
@@ -45,12 +48,19 @@ class ExportRequest:
     opset: int
     images: tuple[Path, ...]
     """What is compared; () is a synthetic image."""
+    called: str = ""
+    """What to call them; "": by their names."""
+    int8: Int8Request | None = None
+    """Quantise the file once it has been compared."""
 
 
 @dataclass(frozen=True)
 class ExportedFile:
+    format: ExportFormat
     onnx: str
     usage: str
+    report: str | None
+    """Of a file in INT8."""
     size: tuple[int, int]
     batch: int | None
     opset: int
@@ -65,9 +75,14 @@ class ExportedFile:
     torch_ms: float
     """Of one batch, as the next one."""
     onnxruntime_ms: float
+    int8: Int8Report | None
 
     def figures(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"int8": self.int8 and self.int8.model_dump(mode="json")}
+
+    def result(self) -> ExportResult:
+        """Without the names of files."""
+        return ExportResult.model_validate(self.figures())
 
     def show(self) -> None:
         shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
@@ -89,7 +104,11 @@ class ExportedFile:
         ):
             shown.add_row(*row)
         Console().print(shown)
+        if self.int8 is not None:
+            int8_table.show(self.int8, Console())
         print(f"{printable(self.onnx)}\n{printable(self.usage)}  how to use it")
+        if self.report is not None:
+            print(f"{printable(self.report)}  these figures")
 
 
 def export(wanted: ExportRequest) -> ExportedFile:
@@ -103,10 +122,8 @@ def export(wanted: ExportRequest) -> ExportedFile:
     network, kind = detector.recipe.detector, family_of(detector.recipe.detector).onnx
     if kind is None:
         raise SpecError(f"{wanted.folder} contains {network.title()}, which cannot be exported to ONNX")
-    if (why := kind.one_image_because) and wanted.batch != 1:
-        raise SpecError(
-            f"{network.kind} can only be exported for one image at a time, because {why}; leave it at 1", "--batch"
-        )
+    if why := network.refused_batch(wanted.batch):
+        raise SpecError(why, "--batch")
     height, width = wanted.size or default_size(detector, images)
     graph = kind(detector, height, width).eval()
     about = write.about(graph, detector.recipe, wanted.folder, wanted.weights)
@@ -117,26 +134,34 @@ def export(wanted: ExportRequest) -> ExportedFile:
         inputs = usage.inputs_of(session)
         canvases = [torch.from_numpy(usage.canvas_of(inputs, pixels)[0][0]) for pixels in images]
         batches = [batch_of(canvas, wanted.batch or 2) for canvas in canvases or [verify.synthetic(height, width)]]
-        seen, on = compare(detector, graph, path, batches, wanted), ", ".join(path.name for path in wanted.images)
+        seen = compare(detector, graph, path, batches, wanted)
         first = batches[0] if wanted.batch else batches[0][:1]
         torch_ms, onnx_ms = verify.race_ms(lambda: verify.torchs(detector, first), lambda: verify.onnxs(session, first))
+        report = into_int8(path, wanted.int8) if wanted.int8 is not None else None
     beside = wanted.onnx.with_name(f"{wanted.onnx.stem}_onnx.py")
     beside.write_text(Path(usage.__file__).read_text())
-    return ExportedFile(
+    on = wanted.called or ", ".join(path.name for path in wanted.images) or "a synthetic image"
+    made = ExportedFile(
+        format="onnx" if report is None else "onnx-int8",
         onnx=str(wanted.onnx),
         usage=str(beside),
+        report=None if report is None else str(wanted.onnx.with_name(f"{wanted.onnx.stem}_int8.json")),
         size=(height, width),
         batch=wanted.batch,
         opset=wanted.opset,
         bytes=wanted.onnx.stat().st_size,
-        compared_on=(on or "a synthetic image") + ("" if seen.thresholded else ", with the score threshold off"),
+        compared_on=on if seen.thresholded else f"{on}, with the score threshold off",
         detections=seen.agreement.detections,
         box_px=seen.agreement.box_px,
         score=seen.agreement.score,
         threads=torch.get_num_threads(),
         torch_ms=torch_ms,
         onnxruntime_ms=onnx_ms,
+        int8=report,
     )
+    if made.report is not None:
+        Path(made.report).write_text(made.result().model_dump_json(indent=2) + "\n")
+    return made
 
 
 @dataclass(frozen=True)

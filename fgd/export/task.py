@@ -1,23 +1,22 @@
 """An ONNX file for a service: `python -m fgd.export.task NETWORK --onnx FILE --out ANSWER [--dataset FOLDER]`.
 
-As `python -m fgd.export`, but it takes the pictures that it compares on from a data set, and answers with one JSON
-object: {"result": {...}}, or {"error": {"code", "message", "pointer"}}.
+As `python -m fgd.export`, but it answers with one JSON object: {"result": {...}}, or {"error": {"code", "message",
+"pointer"}}, whose pointer is a field of the service's request.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from pathlib import Path
 
 from fgd.errors import SpecError
-from fgd.export.__main__ import batch, refuse_without_extra, side, weights_in
-from fgd.exported import ExportResult
+from fgd.export.__main__ import ap_loss, batch, pictures, refuse_without_extra, side, weights_in
+from fgd.exported import MAX_AP_LOSS, ExportResult
 from fgd.process import answer
 
-MOST_IMAGES = 2
-"""Of a data set, that are compared on."""
+FIELDS = {"--batch": "/batch", "--opset": "/opset", "--onnx": "", "--int8": "/format", "--max-ap-loss": "/max_ap_loss"}
+"""Of the request, that become these options."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,6 +34,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=side, nargs=2, metavar=("H", "W"))
     parser.add_argument("--batch", type=batch, default="1")
     parser.add_argument("--opset", type=int, default=18)
+    parser.add_argument("--int8", action="store_true")
+    parser.add_argument("--max-ap-loss", type=ap_loss, default=MAX_AP_LOSS)
     answer.add_options(parser)
     return parser.parse_args(argv)
 
@@ -43,6 +44,7 @@ def exported(asked: argparse.Namespace) -> ExportResult:
     """Raises FGDError if the file would not do what torch does."""
     refuse_without_extra()
     from fgd.export.convert import ExportRequest, export
+    from fgd.export.int8 import Int8Request, NotWorthIt
 
     images = pictures(asked.dataset) if asked.dataset is not None else ()
     wanted = ExportRequest(
@@ -53,27 +55,15 @@ def exported(asked: argparse.Namespace) -> ExportResult:
         batch=None if asked.batch == "dynamic" else int(asked.batch),
         opset=asked.opset,
         images=images,
+        called=f"{len(images)} picture{'s' * (len(images) != 1)} of the data set" * bool(images),
+        int8=Int8Request(asked.dataset, asked.max_ap_loss) if asked.int8 else None,
     )
     try:
-        made = export(wanted)
-    except SpecError as error:  # it names an option: here a field of the request
-        raise SpecError(error.message, error.pointer.replace("--", "/")) from error
-    names = ", ".join(path.name for path in images)
-    told = f"{len(images)} picture{'s' * (len(images) != 1)} of the data set"
-    compared_on = made.compared_on.replace(names, told) if names else made.compared_on
-    return ExportResult.model_validate(made.figures() | {"format": "onnx", "compared_on": compared_on})
-
-
-def pictures(dataset: Path) -> tuple[Path, ...]:
-    """Those with objects of the commonest size, of val or else of another split."""
-    from fgd.data.formats import open_index
-
-    index, root = open_index(dataset)
-    images = next((index.splits[name] for name in ("val", "test", "train") if index.splits.get(name)), ())
-    images = tuple(image for image in images if image.boxes) or images
-    sizes = Counter((image.width, image.height) for image in images)
-    ((commonest, _),) = sizes.most_common(1) or (((0, 0), 0),)
-    return tuple(root / image.file for image in images if (image.width, image.height) == commonest)[:MOST_IMAGES]
+        return export(wanted).result()
+    except SpecError as error:
+        raise SpecError(error.message, FIELDS.get(error.pointer, error.pointer)) from error
+    except NotWorthIt as error:
+        raise NotWorthIt(str(error), FIELDS[error.pointer]) from error
 
 
 if __name__ == "__main__":

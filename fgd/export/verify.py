@@ -18,6 +18,7 @@ from torch import Tensor
 from fgd.data.transforms import STRIDE
 from fgd.detectors import Detector
 from fgd.export.write import OUTPUTS
+from fgd.process import stopwatch
 from fgd.types import Batch, Detections, Target
 
 SCORE_TOLERANCE = 1e-4
@@ -43,11 +44,15 @@ class Agreement:
         self.problems += other.problems
 
 
-def open_session(path: Path) -> onnxruntime.InferenceSession:
+def session_options() -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()  # a race on equal terms
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return options
+
+
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
 
 
 @torch.no_grad()
@@ -112,16 +117,15 @@ def _nearest(ours: Detections, apart_D: Tensor, label: Tensor) -> str:
 
 
 def race_ms(*runners: Callable[[], object]) -> list[float]:
-    """Median milliseconds of each. They take turns, so that whatever else the machine does meets all alike."""
+    """Median milliseconds of each, without waiting for a core. They take turns, so that whatever else the machine does
+    meets all alike."""
     times: list[list[float]] = [[] for _ in runners]
     until = time.monotonic() + LIMIT_S
     for turn in range(WARM_UP + PASSES):
         if turn > WARM_UP and time.monotonic() > until:
             break
         for run, taken in zip(runners, times, strict=True):
-            start = time.perf_counter()
-            run()
-            taken.append(1000 * (time.perf_counter() - start))
+            taken.append(stopwatch.timed(run).ms)
     return [statistics.median(taken[WARM_UP:]) for taken in times]
 
 

@@ -103,6 +103,13 @@ def test_every_detector_spec_has_its_family_and_its_presets() -> None:
     assert set(PRESETS) == members(DetectorSpec)
 
 
+def test_a_spec_is_exportable_exactly_where_its_family_has_a_graph() -> None:
+    """The service, which loads no torch, refuses by the spec what a worker could not export."""
+    assert {spec: family.onnx is not None for spec, family in DETECTORS.items()} == {
+        spec: spec.exportable for spec in DETECTORS
+    }
+
+
 def sources() -> Iterator[tuple[str, ast.Module]]:
     root = Path(fgd.__path__[0]).parent
     for package in ("fgd", "api", "worker", "deploy"):

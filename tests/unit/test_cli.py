@@ -23,6 +23,7 @@ from fgd.cli import facts, options, studies
 from fgd.cli.main import main
 from fgd.cli.reports import report_lines
 from fgd.client import DEFAULT_URL, BoardRow, Dataset, Job, JobReport, Model
+from fgd.exported import MAX_AP_LOSS
 from fgd.process import children
 from tests.unit.http_fake import Answer, Asked, Server, closed_port, job_json, problem, serving
 from tests.unit.mlflow_fake import FakeMlflow
@@ -1145,9 +1146,71 @@ def test_an_export_is_written_by_a_worker_and_fetched_with_its_usage(
     assert "7 detections on 2 pictures of the data set" in done.out
 
 
+LATENCY = {"p10_ms": 1.0, "p90_ms": 40.0, "min_ms": 1.0, "runs": 9, "waited_share": 0.0}
+INT8 = {
+    "calibration_images": 64, "images": 73, "undecodable": 0, "max_ap_loss": 1.0, "ap_loss": 0.25, "int8_weights": 9,
+    "float32": {"ap": 41.5, "ap50": 66.0, "ap75": 45.0, "bytes": 47_000_000, "latency": LATENCY | {"median_ms": 30.0},
+                "per_class": [{"name": "cell", "boxes": 4, "ap": 41.5}]},
+    "int8": {"ap": 41.25, "ap50": 66.0, "ap75": 45.0, "bytes": 12_000_000, "latency": LATENCY | {"median_ms": 12.0},
+             "per_class": [{"name": "cell", "boxes": 4, "ap": 41.25}]},
+    "left_out": [{"layers": "backbone.fpn", "weights": 1234, "ap_gain": 2.5}], "trials": [],
+    "device": "a processor", "threads": 1,
+}  # fmt: skip
+
+
+def test_an_export_in_int8_shows_what_it_cost_and_keeps_the_report(
+    fgd: Command, server: Server, tmp_path: Path
+) -> None:
+    report = b'{"format": "onnx-int8"}'
+    result = {
+        "format": "onnx-int8", "size": [64, 96], "batch": 1, "opset": 18, "compared_on": "2 pictures of the data set",
+        "detections": 7, "box_px": 1e-5, "score": 1e-6, "threads": 1, "torch_ms": 40.0, "onnxruntime_ms": 20.0,
+        "int8": INT8,
+    }  # fmt: skip
+    path = "/v1/exports/exp_1/report"
+    file = {"role": "report", "name": "model_int8.json", "size": len(report), "url": path}
+    file["sha256"] = hashlib.sha256(report).hexdigest()
+    made = {"id": "exp_1", "state": "succeeded", "format": "onnx-int8", "result": result, "files": [file]}
+    server.routes["HEAD", path] = server.routes["GET", path] = Answer(200, report)
+    server.routes["POST", "/v1/exports"] = Answer(200, made)
+
+    options = ("--int8", "--max-ap-loss", "1", "--dataset", "ds_1")
+    done = fgd("export", JOB, "--onnx", str(tmp_path / "a.onnx"), *options, url=server.url)
+
+    assert done.code == 0, done.err
+    asked = json.loads(server.asked_for("POST", "/v1/exports")[0].body)
+    assert asked == {
+        "job": JOB, "format": "onnx-int8", "max_ap_loss": 1.0, "dataset": "ds_1", "batch": 1, "opset": 18,
+    }  # fmt: skip
+    assert (tmp_path / "a_int8.json").read_bytes() == report
+    said = " ".join(done.out.split())
+    assert "AP 41.50 41.25" in said
+    assert "MB 47.0 12.0" in said
+    assert "2.50 times as fast on 1 thread of a processor; loses 0.25 AP, of 1 allowed" in said
+    assert "float32: backbone.fpn, 1234 weights; alone they win 2.50 AP" in said
+
+
+def test_an_export_in_int8_on_this_machine_passes_its_options_on(
+    fgd: Command, tmp_path: Path, became: list[tuple[str, ...]]
+) -> None:
+    options = ("--int8", "--dataset", "data", "--max-ap-loss", "2")
+    done = fgd("export", str(tmp_path), "--onnx", "a.onnx", *options)
+    assert done.code == 0, done.err
+    (arguments,) = became
+    assert " --dataset data --int8 --max-ap-loss 2.0 -- " in " ".join(arguments)
+    assert str(MAX_AP_LOSS) in fgd("export", "--help").out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [((JOB, "--image", "a.png"), "--here"), ((MODEL, "--here"), "--here"), ((JOB, "--here", "--teacher"), "--teacher")],
+    [
+        ((JOB, "--image", "a.png"), "--here"),
+        ((MODEL, "--here"), "--here"),
+        ((JOB, "--here", "--teacher"), "--teacher"),
+        ((JOB, "--max-ap-loss", "1"), "--max-ap-loss is of --int8"),
+        ((JOB, "--here", "--int8"), "--dataset FOLDER"),
+        (("folder", "--int8"), "--dataset FOLDER"),
+    ],
 )
 def test_an_export_says_which_options_do_not_go_together(
     fgd: Command, server: Server, arguments: tuple[str, ...], words: str

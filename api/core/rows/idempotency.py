@@ -34,6 +34,7 @@ LATER = {
     "latency",
     "latency_budget_ms",
     "focus_images",
+    "max_ap_loss",
 }
 """Fields of a request, of its methods and of its resources that version 13949c9 did not have."""
 

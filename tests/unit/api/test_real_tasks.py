@@ -1,14 +1,17 @@
-"""What a worker works out, with the real child, a real network and real pictures; one child is killed on its way."""
+"""What a worker works out, with the real child, a real network and real pictures; of each noun a child is killed while
+it is at work."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import runpy
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,8 @@ from api.core import datasets
 from api.core.jobs import attempts
 from api.core.request_bodies import SubmitDataset
 from api.core.rows import db
-from api.core.rows.tables import DEFAULT_PROJECT
+from api.core.rows.columns import Task
+from api.core.rows.tables import DEFAULT_PROJECT, Evaluation, Export, Prediction
 from fgd import train
 from fgd.data import archive, formats
 from fgd.data.digits import compose
@@ -73,7 +77,21 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def job(given: Any, pictures: Path, network: Path, tmp_path: Path) -> str:
-    """A finished job, whose result is the network and whose data set are the pictures."""
+    return finished_job(given, pictures, network, tmp_path)
+
+
+@pytest.fixture
+def quiet_job(given: Any, pictures: Path, network: Path, tmp_path: Path) -> str:
+    """Its student finds nothing, in INT8 neither: so no file of it is worse than another."""
+    detector = weights.load_detector(network)
+    with torch.no_grad():
+        detector.module.get_parameter("head.classification_head.cls_logits.bias").fill_(-16.0)
+    weights.export(tmp_path / "quiet", detector, {"spec": {}}, best=None)
+    return finished_job(given, pictures, tmp_path / "quiet", tmp_path)
+
+
+def finished_job(given: Any, pictures: Path, network: Path, tmp_path: Path) -> str:
+    """A job whose result is the network and whose data set are the pictures."""
     index, report, sources = formats.read(pictures, "coco", "full")
     archive.pack(index, sources, tmp_path / "archive.tar")
     with db.transaction(given.engine) as s:
@@ -92,15 +110,18 @@ def job(given: Any, pictures: Path, network: Path, tmp_path: Path) -> str:
     return id
 
 
-def kill_first_child(host: Host) -> threading.Thread:
-    """As soon as it has started."""
+def kill_first_child(host: Host, at_work: Callable[[int, Path], bool]) -> threading.Thread:
+    """As soon as it is at work, by its process and its folder."""
 
     def kill() -> None:
-        until = time.monotonic() + 30
+        until = time.monotonic() + 240
         while time.monotonic() < until:
             for file in host.run_folder().glob("*.a1.json"):
-                os.kill(json.loads(file.read_text())["pid"], signal.SIGKILL)
-                return
+                with contextlib.suppress(OSError, ValueError):  # not written yet
+                    pid = int(json.loads(file.read_text())["pid"])
+                    if at_work(pid, host.settings.home / "work"):
+                        os.kill(pid, signal.SIGKILL)
+                        return
             time.sleep(0.01)
 
     thread = threading.Thread(target=kill)
@@ -115,22 +136,79 @@ def worked(host: Host, killing: threading.Thread | None = None) -> None:
         killing.join()
 
 
+def has_loaded_torch(pid: int, _: Path) -> bool:
+    return "libtorch_cpu" in Path(f"/proc/{pid}/maps").read_text()
+
+
+of_linux = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="where a process tells what it has loaded")
+
+
+def is_writing_the_file(_: int, work: Path) -> bool:
+    return any(work.rglob(".model.onnx.*"))
+
+
+def finished_by_the_second(client: Any, host: Host, table: type[Task], url: str) -> dict[str, Any]:
+    """What became of it after the first child was killed; nothing of that one is left."""
+    told = dict(client.get(url).json())
+    assert (told["state"], told["error"]) == ("succeeded", None)
+    with db.reading(host.engine) as s:
+        row = s.get_one(table, told["id"])
+        assert (row.attempt, row.losses, row.lease_owner) == (2, 1, None)
+    assert list((host.settings.home / "work").iterdir()) == []
+    assert list(host.run_folder().glob("*.json")) == []
+    return told
+
+
+@of_linux
 def test_an_evaluation_whose_child_is_killed_is_finished_by_another(
     client: Any, host: Host, job: str, tmp_path: Path
 ) -> None:
     made = client.post("/v1/evaluations", json={"job": job, "confusion_score": 0.05}).json()
 
-    worked(host, kill_first_child(host))
+    worked(host, kill_first_child(host, has_loaded_torch))
 
-    told = client.get(f"/v1/evaluations/{made['id']}").json()
-    assert (told["state"], told["error"]) == ("succeeded", None)
+    told = finished_by_the_second(client, host, Evaluation, f"/v1/evaluations/{made['id']}")
     assert (told["result"]["images"], len(told["result"]["per_class"])) == (3, 2)
     assert told["result"]["detections"] > 0
     file = tmp_path / "detections.npz"
     file.write_bytes(client.get(told["files"][0]["url"]).content)
     with np.load(file) as arrays:
         assert len(arrays["val/found_score"]) == told["result"]["detections"]
-    assert list((host.settings.home / "work").iterdir()) == []
+
+
+@of_linux
+def test_a_prediction_whose_child_is_killed_is_finished_by_another(
+    client: Any, host: Host, job: str, pictures: Path
+) -> None:
+    photo = next((pictures / "val").rglob("*.*"))
+    made = client.post(f"/v1/predictions?job={job}&score=0.05", content=photo.read_bytes()).json()
+
+    worked(host, kill_first_child(host, has_loaded_torch))
+
+    told = finished_by_the_second(client, host, Prediction, f"/v1/predictions/{made['id']}")
+    assert told["result"]["networks"][0]["detections"]
+
+
+@pytest.mark.parametrize("format", ["onnx", "onnx-int8"])
+def test_an_export_whose_child_is_killed_is_finished_by_another(
+    client: Any, host: Host, quiet_job: str, pictures: Path, tmp_path: Path, format: str
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    made = client.post("/v1/exports", json={"job": quiet_job, "format": format}).json()
+
+    worked(host, kill_first_child(host, is_writing_the_file))
+
+    told = finished_by_the_second(client, host, Export, f"/v1/exports/{made['id']}")
+    assert told["result"]["format"] == format
+    contents = {file["role"]: client.get(file["url"]).content for file in told["files"]}
+    assert contents.keys() == {"content", "usage"} | ({"report"} if format == "onnx-int8" else set())
+    about = onnxruntime.InferenceSession(contents["content"]).get_modelmeta().custom_metadata_map
+    assert json.loads(about["classes"]) == list(CLASSES)
+    if format == "onnx-int8":
+        report = told["result"]["int8"]
+        assert json.loads(contents["report"])["int8"] == report
+        assert (report["calibration_images"], report["images"], report["left_out"]) == (3, 3, [])
+        assert report["int8"]["bytes"] == len(contents["content"]) < report["float32"]["bytes"] / 2
 
 
 def test_a_prediction_is_of_the_upright_picture_and_a_broken_one_is_refused(
@@ -185,13 +263,14 @@ def test_an_export_runs_without_torch_and_says_its_classes(
     assert len(boxes) == len(scores) == len(labels) > 0
 
 
+@of_linux
 def test_a_report_gets_what_a_worker_counts_times_and_draws_though_its_child_is_killed(
     client: Any, host: Host, job: str, given: Any, network: Path
 ) -> None:
     url = f"/v1/jobs/{job}/report"
     assert client.get(url).json()["inspection"]["state"] == "pending"
 
-    worked(host, kill_first_child(host))
+    worked(host, kill_first_child(host, has_loaded_torch))
 
     told = client.get(url).json()
     assert (told["inspection"]["state"], told["inspection"]["reason"]) == ("succeeded", None)

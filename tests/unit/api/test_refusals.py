@@ -970,6 +970,12 @@ def submit_export(w: World) -> Iterator[Refusal]:
     yield from too_many_waiting(w, url, body, "max_waiting_tasks")
     yield from bad_networks(w, url)
     yield Refusal(w.client.post(url, json={**body, "batch": 0}), 422, "invalid_request", "/batch")
+    yield Refusal(w.client.post(url, json={**body, "max_ap_loss": 1}), 422, "invalid_request", "/max_ap_loss")
+    several = {"job": w.given.succeeded(detector={"kind": "faster_rcnn"}), "batch": 2}
+    yield Refusal(w.client.post(url, json=several), 422, "one_image_at_a_time", "/batch")
+    other = w.given.dataset(classes=("stranger",)).id
+    int8 = {**body, "format": "onnx-int8", "dataset": other}
+    yield Refusal(w.client.post(url, json=int8), 422, "no_common_class", "/dataset")
     yield Refusal(w.client.post(url, json={**body, "dataset": new_id("ds")}), 422, "dataset_not_found", "/dataset")
     waiting = w.client.post("/v1/datasets", json={"name": "d"}).json()["id"]
     yield Refusal(w.client.post(url, json={**body, "dataset": waiting}), 409, "dataset_not_ready", "/dataset")
@@ -998,11 +1004,12 @@ def files_of_an_export(w: World, role: str) -> Iterator[Refusal]:
 
 REFUSALS["GET /v1/exports/{export_id}/content"] = partial(files_of_an_export, role="content")
 REFUSALS["GET /v1/exports/{export_id}/usage"] = partial(files_of_an_export, role="usage")
+REFUSALS["GET /v1/exports/{export_id}/report"] = partial(files_of_an_export, role="report")
 
 
-@of("HEAD /v1/exports/{export_id}/content", "HEAD /v1/exports/{export_id}/usage")
+@of(*(f"HEAD /v1/exports/{{export_id}}/{role}" for role in ("content", "usage", "report")))
 def describe_files_of_an_export(w: World) -> Iterator[Refusal]:
-    for role in ("content", "usage"):
+    for role in ("content", "usage", "report"):
         yield Refusal(w.client.head(f"/v1/exports/{new_id('exp')}/{role}"), 404, "export_not_found")
         made = w.client.post("/v1/exports", json={"job": w.given.succeeded()}).json()["id"]
         yield Refusal(w.client.head(f"/v1/exports/{made}/{role}"), 409, "no_file")
@@ -1110,6 +1117,8 @@ ELSEWHERE = {
     "image_not_found": "see test_side_by_side",
     "not_a_download": "see test_tickets",
     "file_not_found": "of the dashboard; see test_web",
+    "not_exportable": "all families have a graph; see test_exports",
+    "no_boxes": "see test_exports",
     "impossible_pair": "all families share strides; for the first that does not",
     "impossible_spec": "references find the same before; for what they do not know",
 }
