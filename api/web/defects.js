@@ -2,7 +2,7 @@
 
 import { ask, get, query as address } from "./api.js";
 import { complain } from "./dialogs.js";
-import { button, h, named, put } from "./elements.js";
+import { button, h, named, put, sentence } from "./elements.js";
 import { sample as line, scene } from "./scenes.js";
 
 /** @param {any} dataset @param {{file: string, message: string, action: string, split: string, n: number, box: number[] | null}} defect @param {AbortSignal} signal */
@@ -11,7 +11,7 @@ export async function showDefect(dataset, defect, signal) {
   const mine = AbortSignal.any([signal, leaving.signal]);
   const inside = h("div", { class: "panel" }, h("p", { class: "dim" }, "The picture is being read …"));
   const box = h("dialog", { class: "box picture-of", "aria-labelledby": "dialog-title", on: { close: () => leaving.abort() } },
-    h("h2", { id: "dialog-title" }, named(defect.file)), h("p", {}, named(defect.message)), inside, h("div", { class: "actions" }, button("Close", () => box.close())));
+    h("h2", { id: "dialog-title" }, named(defect.file)), h("p", {}, sentence(defect.message)), inside, h("div", { class: "actions" }, button("Close", () => box.close())));
   let url = "";
   mine.addEventListener("abort", () => (box.remove(), URL.revokeObjectURL(url)));
   document.body.append(box);

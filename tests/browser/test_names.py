@@ -41,6 +41,9 @@ FAILURE = f"the value {nasty('failure')!r} is refused"
 NOTE = f"'{nasty('event')}' was found {TURN}here"
 LINE = f"line {TURN}<script>alert(5)</script> {nasty('log')}"
 
+BEYOND = """() => [...document.querySelectorAll("main *")]
+  .filter((each) => each.getBoundingClientRect().right > innerWidth && !each.closest(".wide"))
+  .map((each) => each.outerHTML.slice(0, 120))"""
 WATCH = """
 window.violations = [];
 const note = (event) => window.violations.push(`${event.violatedDirective} ${event.blockedURI}`);
@@ -123,14 +126,15 @@ def seeded(server: Any, seeds: Seeds, folder: Path) -> Seeded:
     labels = {"owner": TURN + nasty("label") + TURN}
 
     teacher = seeds.finished(seeds.job(data, name=nasty("teacher"), metadata=labels), [40.0], RESULT)
-    control = seeds.finished(seeds.job(data, name=nasty("control"), metadata=labels), [20.0], RESULT)
+    kept = RESULT | {"detections.npz": seeds.found(data, {PICTURE: [((4.0, 4.0, 24.0, 14.0), 1, 0.9)]})}
+    control = seeds.finished(seeds.job(data, name=nasty("control"), metadata=labels), [20.0], kept)
     student = seeds.taught(data, teacher, name=nasty("student"), metadata=labels)
     attempt = seeds.run(student, [25.0])
     seeds.looked_at(student, attempt, 1)
     scores = {f"ap/{name}": 20.0 + n for n, name in enumerate(CLASSES)}
     events: list[Event] = [Note(code="found", message=NOTE), Evaluated(step=100, epoch=1, split="val", values=scores)]
     seeds.say(student, attempt, events, LINE.encode())
-    seeds.finish(student, attempt, RESULT)
+    seeds.finish(student, attempt, kept)
     failed = seeds.failed(seeds.taught(data, teacher, name=nasty("failed"), seed=9), FAILURE)
     post("models", {"name": nasty("model"), "job": teacher})
     arms = [
@@ -180,6 +184,7 @@ def test_names_are_text_in_their_place_on_every_page(
         job: nasty("student"),
         f"{job}?tab=learns": "Where teacher and student look",
         f"{job}?tab=classes": CLASSES[0],
+        f"{job}?tab=detections": PICTURE,
         f"{job}?tab=timeline": NOTE,
         f"{job}?tab=log": LINE,
         f"{job}?tab=files": "student.safetensors",
@@ -205,12 +210,17 @@ def test_names_are_text_in_their_place_on_every_page(
         assert page.evaluate(LOOSE) == [], where
         assert serious(page) == [], where
         wide = page.evaluate("document.documentElement.scrollWidth")
-        assert wide <= width, where
+        assert wide <= width, (where, page.evaluate(BEYOND))
 
     for path, text in seen.items():
         page.goto(f"{server.url}#/{path}")
         expect(page.locator("main")).to_contain_text(text)
         check(path)
+    page.goto(f"{server.url}#/datasets/{seeded.data}")
+    page.get_by_role("region", name="Defects").locator("td button").first.click()
+    expect(page.get_by_role("dialog")).to_contain_text("the box as it was written")
+    check("a defect")
+    page.get_by_role("dialog").get_by_role("button", name="Close").click()
     page.goto(f"{server.url}#/{job}?tab=try")
     picture = BytesIO()
     Image.new("RGB", (120, 120)).save(picture, "PNG")

@@ -2,7 +2,7 @@
 
 import { ask, get, make, pause, query as address } from "../../api.js";
 import { complain, say } from "../../dialogs.js";
-import { button, h, named, put, unseen, write } from "../../elements.js";
+import { button, h, isolated, named, put, sentence, unseen, write } from "../../elements.js";
 import { count, several } from "../../format.js";
 import { to } from "../../router.js";
 import { sample, scene } from "../../scenes.js";
@@ -145,7 +145,7 @@ function compare({ root, id, taught, query, setQuery, signal }) {
       for (const { evaluation } of mine.aborted ? [] : waits) {
         const now = await get(`evaluations/${evaluation}`, { signal: mine }).catch(() => null); // the next look may find it
         if (!now || now.state === "pending" || mine.aborted) continue;
-        if (now.error) say(["The evaluation failed: ", named(now.error.message)], "bad");
+        if (now.error) say(["The evaluation failed: ", sentence(now.error.message)], "bad");
         images.forEach(forget);
         images.clear();
         load();
@@ -256,7 +256,7 @@ function compare({ root, id, taught, query, setQuery, signal }) {
       const head = each.job && each.job !== id ? h("a", { href: to(["jobs", each.job]) }, title(each.role)) : taught || each.role !== "student" ? title(each.role) : "This job";
       const unknown = each.unknown.length > 0 && h("p", { class: "dim small" }, "It does not know ", each.unknown.slice(0, 8).map((name, n) => [n > 0 && ", ", named(name)]), each.unknown.length > 8 && ` and ${each.unknown.length - 8} more`, ".");
       if (boxes.networks.some(({ role }) => role === each.role)) return figure(each.role, head, unknown);
-      return h("figure", { data: { role: each.role } }, h("h3", {}, head), h("div", { class: "lacking" }, h("p", { class: "dim" }, named(each.reason ?? "Nothing is known of what it finds.")), each.evaluate && button("Evaluate it", () => evaluate(each), { class: "primary" })));
+      return h("figure", { data: { role: each.role } }, h("h3", {}, head), h("div", { class: "lacking" }, h("p", { class: "dim" }, sentence(each.reason ?? "Nothing is known of what it finds.")), each.evaluate && button("Evaluate it", () => evaluate(each), { class: "primary" })));
     }));
     draw();
   }
@@ -290,7 +290,7 @@ function compare({ root, id, taught, query, setQuery, signal }) {
     for (const { role, scene: drawing, caption } of sides) {
       const network = networks.find((each) => each.role === role);
       if (!network) {
-        const marks = boxes.filter(ofClass).map((each) => ({ box: each.box, kind: each.crowd ? "truth crowd" : "truth", text: each.name, title: each.crowd ? `${each.name} (crowd)` : each.name }));
+        const marks = boxes.filter(ofClass).map((each) => ({ box: each.box, kind: each.crowd ? "truth crowd" : "truth", text: each.name, title: each.crowd ? `${isolated(each.name)} (crowd)` : each.name }));
         const told = marks.length === 1 ? "1 box" : `${count(marks.length)} boxes`;
         drawing.draw(marks, `Ground truth: ${told}`, letters.checked);
         write(caption, told);
@@ -301,7 +301,7 @@ function compare({ root, id, taught, query, setQuery, signal }) {
       const found = boxes.filter((each, n) => network.counted[n] && ofClass(each)).length - missed.length;
       const told = `${found} found, ${missed.length} missed, ${sure.filter((each) => each.hit === false).length} false`;
       drawing.draw([
-        ...sure.map((each) => ({ box: each.box, kind: each.hit ? "hit" : each.hit === false ? "false" : "beside", text: `${each.name} ${each.score.toFixed(2)}`, title: `${each.hit ? "found" : each.hit === false ? "false" : "in a crowd"}: ${each.name} ${each.score.toFixed(2)}` })),
+        ...sure.map((each) => ({ box: each.box, kind: each.hit ? "hit" : each.hit === false ? "false" : "beside", text: `${isolated(each.name)} ${each.score.toFixed(2)}`, title: `${each.hit ? "found" : each.hit === false ? "false" : "in a crowd"}: ${isolated(each.name)} ${each.score.toFixed(2)}` })),
         ...missed.map((each) => ({ box: each.box, kind: "missed", text: each.name, title: `missed: ${each.name}`, above: false })),
       ], `${title(role)}: ${told}`, letters.checked);
       write(caption, told);
