@@ -29,7 +29,7 @@ Imports = Mapping[str, set[str]]
 TORCH = {"torch", "torchvision", "safetensors"}
 LOAD_TORCH = (
     "fgd.engine", "fgd.methods", "fgd.detectors", "fgd.types", "fgd.data.augment", "fgd.data.loader",
-    "fgd.data.transforms", "fgd.evaluation", "fgd.export", "fgd.parity", "fgd.plan", "fgd.train",
+    "fgd.data.transforms", "fgd.evaluation", "fgd.export", "fgd.inspection", "fgd.parity", "fgd.plan", "fgd.train",
     "worker.model_importer", "worker.prediction_child",
 )  # fmt: skip
 """The trainer's modules, and the programs that train, measure, export or open weights. No other may."""
