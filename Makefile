@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 MLFLOW := $(VENV)/mlflow
 export PYTHONUNBUFFERED := 1
+unexport PYTHONDONTWRITEBYTECODE  # or each of hundreds of processes would compile the sources again
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo serve test test-unit test-long test-browser test-mlflow matrix test-isa gpu gpu-wheels lint format lock parity study families resume digests fuzz tour bench bench-service images chaos soak clean
@@ -31,10 +32,10 @@ serve: $(READY) ## the API and a worker on 127.0.0.1:8000; DATA_ROOTS=/a:/b allo
 
 test: $(READY) ## unit, parity, real servers and real trainings; under 15 minutes on 2 cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=25 --durations-min=2 -m "not gpu and not e2e and not long and not chaos and not images and not matrix and not browser and not mlflow"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 --durations-min=5 -m "e2e and not gpu and not chaos and not images and not matrix and not browser and not mlflow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 --durations-min=5 -m "e2e and not gpu and not long and not chaos and not images and not mlflow" tests/e2e tests/chaos
 	@echo "the browser tests and the one with an MLflow server were skipped: make test-browser and make test-mlflow bring what they need and run them, as .ci/run does"
 
-test-long: $(READY) ## the tests of ten seconds and more that `make test` leaves out; 4 minutes
+test-long: $(READY) ## the tests of ten seconds and more that `make test` leaves out; 6 minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not gpu and not mlflow and not browser"
 
 test-browser: $(READY) ## the dashboard's pages in a real Chromium, which it brings if it can; 2 minutes

@@ -16,7 +16,7 @@ from tests import earlier
 from tests.e2e.conftest import services
 from tests.e2e.parts import Api, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 TRAINER = json.dumps([sys.executable, "-m", "fgd.train"])
 PATIENT_S = 240.0

@@ -24,6 +24,7 @@ from fgd.methods import METHODS
 from fgd.presets import PRESETS
 from fgd.spec_fields import Spec
 
+ROOT = Path(fgd.__path__[0]).parent
 Imports = Mapping[str, set[str]]
 """By module: the modules that it imports, wherever in its text it does."""
 TORCH = {"torch", "torchvision", "safetensors"}
@@ -200,3 +201,13 @@ def test_a_number_is_never_taken_from_text_or_truth_values() -> None:
             for number in numbers:
                 taken = [slip for slip in (str(number), True) if not refuses(spec, sent, slip)]
                 assert not taken or field.annotation is bool, (spec, name, taken)
+
+
+def test_whatever_starts_servers_lies_where_make_test_looks_for_it() -> None:
+    """Its second part collects two folders only, for the whole tree takes half a minute."""
+    (command,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if '-m "e2e and' in line]
+    folders = tuple(f"{folder}/" for folder in command.rpartition('"')[2].split())
+    files = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    marked = {file for file, text in files.items() if re.search(r"pytest\.mark\.e2e", text)}
+    assert len(marked) > 5
+    assert not [file for file in marked if not file.startswith(folders)]

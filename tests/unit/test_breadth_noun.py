@@ -73,13 +73,11 @@ def test_the_docs_list_every_file_that_was_touched(copy: Copy) -> None:
     assert listed("An API noun") == names
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_noun_is_made_once_worked_on_swept_listed_polled_backed_up_and_deleted(copy: Copy) -> None:
-    passes(copy, DRIVE)
-
-
-@pytest.mark.slow
-def test_what_guards_every_table_holds_for_it(copy: Copy) -> None:
-    """No drift between table and migration, down and up again, and each column that names blobs says so."""
+    """And what guards every table holds for it: no drift between table and migration, down and up again, and each
+    column that names blobs says so."""
     guards = "drift or exactly or down_and_up or one_line or every or digest_of"
-    passes(copy, "tests/unit/api/core/test_tables.py", "tests/unit/api/core/test_db.py", "-k", guards)
+    files = [DRIVE, "tests/unit/api/core/test_tables.py", "tests/unit/api/core/test_db.py"]
+    passes(copy, *files, "-k", f"test_tallies or {guards}")

@@ -70,6 +70,7 @@ def test_the_same_spec_gives_the_same_student_to_the_bit(
     assert (again.result / DETECTIONS).read_bytes() == (whole.result / DETECTIONS).read_bytes()
 
 
+@pytest.mark.long
 def test_the_kept_detections_give_every_figure_of_the_manifest(fit: Any, easy_digits: Path) -> None:
     """Of a teacher that has learned to find something, without its data set."""
     metrics = json.loads((fit.result / "manifest.json").read_text())["metrics"]
@@ -187,6 +188,7 @@ def test_the_student_holds_nothing_of_teacher_or_method(whole: Any, train: Train
     )
 
 
+@pytest.mark.long
 @pytest.mark.numeric
 def test_the_exported_student_in_plain_torchvision_has_the_reported_ap_and_boxes(fit: Any, easy_digits: Path) -> None:
     """In the batches of the evaluation, so that the same layers are called on the same values."""
@@ -228,6 +230,7 @@ def test_the_exported_student_in_plain_torchvision_has_the_reported_ap_and_boxes
     assert 100 * evaluation.stats[1] == pytest.approx(reported["ap50"], abs=1e-6)
 
 
+@pytest.mark.long
 def test_a_fit_teacher_may_teach_and_with_its_head_shuffled_may_not(
     train: Train, make_spec: MakeSpec, fit: Any, easy_digits: Path, tmp_path: Path
 ) -> None:

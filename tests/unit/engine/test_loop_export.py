@@ -21,7 +21,7 @@ from fgd.engine.weights import load_detector
 from fgd.export import __main__ as command
 from fgd.export import usage, verify
 
-pytestmark = [pytest.mark.slow, pytest.mark.numeric]
+pytestmark = [pytest.mark.slow, pytest.mark.numeric, pytest.mark.long]
 
 
 def scores_of(file: Path, dataset: Dataset) -> dict[str, float]:
