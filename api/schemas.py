@@ -1053,8 +1053,8 @@ class SampleQuery(Spec):
 
 
 class NameQuery(Spec):
-    name: Annotated[Words, Field(min_length=1)]
-    """Text in the name of the image's file. Letter case does not count."""
+    name: Words = ""
+    """Text in the name of the image's file. Letter case does not count. Default: any."""
     split: Literal["train", "val", "test", "unlabelled"] | None = None
     """Default: all of them."""
     limit: Annotated[int, Field(ge=1, le=200)] = 50

@@ -64,6 +64,8 @@ def named(store: BlobStore, dataset: Dataset, text: str, split: str | None, most
                 rank = 0 if folded == wanted else 1 if folded.endswith(f"/{wanted}") else 2
                 if len(found[rank]) < most:
                     found[rank].append((of, n, name))
+                elif not wanted:
+                    break
     return [each for rank in found for each in rank][:most]
 
 

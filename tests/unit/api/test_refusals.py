@@ -346,7 +346,7 @@ def find_samples(w: World) -> Iterator[Refusal]:
 
     yield Refusal(find(new_id("ds")), 404, "dataset_not_found")
     yield Refusal(find(waiting), 409, "dataset_not_ready")
-    yield Refusal(find(waiting, ""), 422, "invalid_request", "?name")
+    yield Refusal(find(waiting, "?split=all"), 422, "invalid_request", "?split")
 
 
 @of("GET /v1/datasets/{dataset_id}/samples/{n}")

@@ -87,7 +87,9 @@ def test_an_image_is_found_by_its_name(client: Any, given: Any, imported: Datase
     assert find(name="Ä B.PNG").json() == {"items": both}
     assert find(name=" b", split="val").json() == {"items": both[1:]}
     assert find(name="c.png").json() == find(name="a", split="test").json() == {"items": []}
-    for query, parameter in (({}, "name"), ({"name": ""}, "name"), ({"name": "a", "split": "all"}, "split")):
+    assert find().json() == {"items": both}
+    assert find(limit=1).json() == {"items": both[:1]}
+    for query, parameter in (({"name": "a", "split": "all"}, "split"), ({"limit": 0}, "limit")):
         wrong = find(**query)
         assert (wrong.status_code, wrong.json()["errors"][0]["parameter"]) == (422, parameter)
 
