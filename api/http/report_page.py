@@ -113,9 +113,13 @@ def _measured(report: JobReport) -> str:
     return (
         f"GFLOPs and times are of images of {height}x{width} pixels, from the pixels to the final boxes, a "
         "multiplication with its addition as two operations. Times are those of a batch in torch on "
-        f"{text(found.device)}, {text(found.threads)} threads, median and in brackets the 10th and 90th percentile; "
+        f"{text(found.device)}, {_threads(found.threads)}, median and in brackets the 10th and 90th percentile; "
         f"the networks took turns, and what other processes took of the processor is left out.{beside}"
     )
+
+
+def _threads(count: int | None) -> str:
+    return f"{text(count)} thread{'s' * (count != 1)}"
 
 
 def _network(each: ReportedNetwork, batches: Sequence[int]) -> list[str]:

@@ -40,8 +40,8 @@ def section(report: JobReport) -> Iterator[str]:
         else "The images are evenly spaced over the split"
     )
     yield (
-        f'<p class="dim">{text(order)}. Shown are detections with a score of at least {shown.score:g}: an unbroken '
-        f"line where it is of a box of its class (IoU {shown.iou:g}), a broken one where it is not.</p>"
+        f'<p class="dim">{text(order)}. Shown are detections with a score of at least {shown.score:g}: with an '
+        f"unbroken line those of a box of their class (IoU {shown.iou:g}), with a broken one the others.</p>"
     )
     for place, picture in enumerate(shown.pictures):
         if _is_jpeg(picture.jpeg):

@@ -296,8 +296,9 @@ def learned(tmp_path: Path) -> Path:
         "optimizer": {"kind": "adamw", "lr": 6e-4},
     }  # fmt: skip
     spec = {
-        "name": "easy", "student": {"fpn_channels": 64}, "dataset": {"path": str(tmp_path / "easy")},
-        "schedule": schedule,
+        "name": "easy", "teacher": None, "methods": [], "seed": 7, "schedule": schedule,
+        "student": {"backbone": "mobilenet_v3_small", "fpn_channels": 64}, "dataset": {"path": str(tmp_path / "easy")},
+        "resources": {"device": "cpu", "threads": 1, "focus_images": 0},
     }  # fmt: skip
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     assert train.main([str(tmp_path / "spec.json"), "--out", str(tmp_path / "out")]) == 0
