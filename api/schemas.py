@@ -938,7 +938,7 @@ class TasksQuery(PageQuery):
 
     def selection(self, table: type[Task]) -> TaskSelection:
         asked = dict(self)
-        fields = {name: asked[name] for name in ("job", "model", "dataset") if name in asked}
+        fields: dict[str, str | None] = {name: asked[name] for name in ("job", "model", "dataset") if name in asked}
         return TaskSelection(table, frozenset(self.state), fields)
 
 

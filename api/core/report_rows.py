@@ -99,10 +99,10 @@ def read(s: Session, project_id: str, job_id: str, split: Split, lease_s: float)
     sides.append(_trained(s, "student", job, mine))
     dataset = s.scalar(select(Dataset).where(Dataset.project_id == project_id, Dataset.id == job.dataset_id))
     subject = _subject(job, split, dataset, sides)
-    there = inspections.of_job(s, job.id, split)
-    wanted = subject is not None and inspections.is_wanted(there, subject, db.now(s))
-    if there is not None and (subject is None or there.subject != subject.digest()):
-        there = None
+    inspection = inspections.of_job(s, job.id, split)
+    wanted = subject is not None and inspections.is_wanted(inspection, subject, db.now(s))
+    if inspection is not None and (subject is None or inspection.subject != subject.digest()):
+        inspection = None
     return Found(
         job=job,
         split=split,
@@ -114,8 +114,8 @@ def read(s: Session, project_id: str, job_id: str, split: Split, lease_s: float)
         teacher=next((side.known for side in sides if side.role == "teacher"), Teacher(None, None)),
         warnings=_warnings(s, job),
         subject=subject,
-        inspection=there,
-        waits=tasks.waiting_reason(s, there, lease_s) if there is not None else None,
+        inspection=inspection,
+        waits=tasks.waiting_reason(s, inspection, lease_s) if inspection is not None else None,
         served=bool(workers.live(s, lease_s)),
         wanted=wanted,
     )

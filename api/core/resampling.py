@@ -159,9 +159,9 @@ class Resampler:
                     why_not=f"a run's detections are {size} bytes; intervals and figures are for up to {MOST_BYTES}"
                 )
             with self._store.local(digest) as file:
-                found, told = self._run(work, children.command(work.child, str(file), split))
-            if told is not None:
-                self._keep(work, digest, split, told)
+                found, answer = self._run(work, children.command(work.child, str(file), split))
+            if answer is not None:
+                self._keep(work, digest, split, answer)
             return found
         except FileNotFoundError:
             return _Found(why_not="a run's detections are no longer in the store")

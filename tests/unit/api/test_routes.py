@@ -50,6 +50,12 @@ def parameters(path: str, method: str) -> dict[str, Any]:
     return {each["name"]: each["schema"] for each in found if each["in"] == "path"}
 
 
+def asked(path: str, method: str) -> dict[str, str] | None:
+    """What the query must have; None leaves it out."""
+    found = PATHS[path][method.lower()].get("parameters", [])
+    return {each["name"]: "x" for each in found if each["in"] == "query" and each.get("required")} or None
+
+
 def filled(path: str, method: str, wrong: str, text: str) -> str:
     """The path with `text` as `wrong`, and well-formed ids of nothing in the other places."""
     for name, schema in parameters(path, method).items():
@@ -77,7 +83,8 @@ def test_a_wrong_id_in_a_path_is_a_404(client: Any, method: str, path: str, name
     prefix = re.findall(r"([a-z]+)_\[", parameters(path, method)[name]["pattern"])[0]
     first = name == next(iter(parameters(path, method)))
     for wrong in [*WRONG, new_id("xyz"), *([new_id(prefix)] if first else [])]:
-        answer = client.request(method, filled(path, method, name, wrong), headers=HEADERS, content=b"{}")
+        url = filled(path, method, name, wrong)
+        answer = client.request(method, url, params=asked(path, method), headers=HEADERS, content=b"{}")
         assert answer.status_code == 404, (wrong, answer.text)
         if method != "HEAD":
             assert answer.json()["code"] == f"{NAMES[prefix]}_not_found", wrong
