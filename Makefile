@@ -38,7 +38,7 @@ test: $(READY) ## unit, parity, real servers and real trainings; under 15 minute
 test-long: $(READY) ## the tests of ten seconds and more that `make test` leaves out; 6 minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not gpu and not mlflow and not browser"
 
-test-browser: $(READY) ## the dashboard's pages in a real Chromium, which it brings if it can; 2 minutes
+test-browser: $(READY) ## the dashboard's pages in a real Chromium, which it brings if it can; about five minutes
 	@$(BIN)/python -m tests.browser.bring
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -rs -m browser tests/browser
 

@@ -30,12 +30,23 @@ _PAGE = f"""<!DOCTYPE html>
 </body>
 </html>
 """
-_START = """SwaggerUIBundle({
+_START = """const here = new URL(".", location.href);
+
+// The document's paths begin at the service; a proxy may have put it below a prefix.
+function below(request) {
+  const asked = new URL(request.url, here);
+  const apart = asked.origin === here.origin && !asked.pathname.startsWith(here.pathname);
+  if (apart) request.url = here.href + asked.pathname.slice(1) + asked.search;
+  return request;
+}
+
+SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
   validatorUrl: null,
   presets: [SwaggerUIBundle.presets.apis],
+  requestInterceptor: below,
 });
 """
 _POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"

@@ -98,6 +98,20 @@ def test_all_pages_work_below_a_prefix(tab: Any, behind: Any, strip: bool, tmp_p
     assert [each for each in asked if KEY in each] == []
 
 
+def test_the_reference_below_a_prefix_asks_the_service(page: Any, serving: Callable[..., Any]) -> None:
+    server = serving()
+    with proxy(server.port, PREFIX, strip=True) as port:
+        url = f"http://localhost:{port}{PREFIX}"
+        page.goto(f"{url}/docs")
+        expect(page.get_by_role("heading", name="Detector distillation")).to_be_visible()
+
+        # What the button "Execute" sends passes this.
+        for asked in (f"http://localhost:{port}/v1/jobs?limit=1", f"{url}/v1/jobs?limit=1", "/v1/jobs?limit=1"):
+            sent = page.evaluate("(url) => below({ url }).url", asked)
+            assert sent == f"{url}/v1/jobs?limit=1"
+        assert page.evaluate("(url) => fetch(url).then((answer) => answer.status)", sent) == 200
+
+
 def test_without_the_key_every_page_only_asks_for_it(tab: Any, behind: Any) -> None:
     tab.expect("401")
     server, url = behind(True)
