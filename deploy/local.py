@@ -341,7 +341,7 @@ class Server:
             engine.dispose()
 
     def _banner(self) -> str:
-        lines = [f"fgd is ready at {self.url}", "", f"  API      {self.url}/docs"]
+        lines = [f"fgd is ready at {self.url}", "", f"  browser  {self.url}/", f"  API      {self.url}/docs"]
         for worker in self._workers():
             first, *more = worker.found or (worker.id,)
             lines += [f"  worker   {first}", *(f"           {line}" for line in more)]

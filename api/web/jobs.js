@@ -26,6 +26,24 @@ export function doing(job) {
   return ASKED[job.requested ?? ""] ?? (job.state === "running" ? (job.phase ?? "").replaceAll("_", " ") : "");
 }
 
+/** What a phase means, for who waits for its end. */
+const PHASES = {
+  staging: "A worker copies the data set and the networks to its disk.",
+  loading: "The trainer starts and builds the network. This takes seconds, on a busy machine a minute or two.",
+  checking_teacher: "The teacher is measured on the validation images before it teaches.",
+  calibrating: "The scale of the teacher's maps is measured.",
+  balancing: "The strength of the methods is measured against the detection loss.",
+  training: "The first step is under way.",
+  exporting: "The result is written and checked.",
+};
+
+/** Why there is nothing to see yet. @param {Summary} job */
+export function waits(job) {
+  if (job.state === "queued") return job.why ?? "The job waits until a worker takes it.";
+  if (job.state === "running") return PHASES[job.phase ?? ""] ?? "A worker begins.";
+  return job.state === "paused" ? "The job was paused before." : "The job ended before.";
+}
+
 /** Who learns from whom. @param {Summary} job */
 export function recipe(job) {
   return job.methods.length ? `${job.student} · ${job.methods.join(" + ")}` : `${job.student} · no teacher`;

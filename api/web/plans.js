@@ -1,7 +1,11 @@
 /** @file A plan as people read it. */
 
 import { h, named } from "./elements.js";
-import { count, duration, NONE, number } from "./format.js";
+import { count, duration, NONE, number, several } from "./format.js";
+
+const FEW_STEPS = 150;
+/** The demo's teacher had AP 14 after 150 and 31 after 300. */
+const ENOUGH_STEPS = 300;
 
 /** @param {any} plan as GET plans/ID answers */
 export function showPlan(plan) {
@@ -31,6 +35,13 @@ export function showPlan(plan) {
     error && h("p", { class: "bad" }, `It could not be measured, and the job would probably fail in the same way: ${error.message}`),
     plan.state === "measuring" && h("p", { class: "dim" }, plan.waiting_reason ? `Time and memory are not measured yet: ${plan.waiting_reason}` : "A worker measures time and memory …"),
   ];
+}
+
+/** What to do where a network that begins with random weights would hardly learn. @param {any} outline @param {any} spec as it was sent */
+export function fewSteps(outline, spec) {
+  const random = (spec.student?.weights ?? "none") === "none" && !spec.teacher && !spec.teachers;
+  if (!outline || !random || outline.total_steps >= FEW_STEPS) return null;
+  return h("p", { class: "warn" }, `${several(outline.total_steps, "step")} are few for a network that begins with random weights: it will find almost nothing, and be refused as a teacher. Set epochs to ${Math.ceil(ENOUGH_STEPS / outline.steps_per_epoch)} or more, or begin with trained weights (Student, Advanced).`);
 }
 
 /** @param {any[]} pairs */

@@ -36,7 +36,7 @@ export async function show({ root, params, query, signal, setQuery, setTitle }) 
     write(state, stateOf(dataset));
     notice.hidden = !dataset.error;
     write(notice, dataset.error ?? "");
-    put(facts, fact("Format", dataset.format), fact("Source", dataset.path ? named(dataset.path) : "an upload"), fact("Created", moment(dataset.created_at)), fact("Imported", moment(dataset.finished_at)), fact("Id", h("code", {}, dataset.id)));
+    put(facts, fact("Format", dataset.format === "auto" ? "found by its content" : dataset.format), fact("Source", dataset.path ? named(dataset.path) : "an upload"), fact("Created", moment(dataset.created_at)), fact("Imported", moment(dataset.finished_at)), fact("Id", h("code", {}, dataset.id)));
     const key = `${dataset.state} ${dataset.version}`;
     if (key !== filled) {
       filled = key;

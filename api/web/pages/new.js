@@ -6,7 +6,7 @@
 import { get, make, send, watch } from "../api.js";
 import { button, h, named, put } from "../elements.js";
 import { choice, field, group, newForm, resolved, showFaults, slot } from "../form.js";
-import { showPlan } from "../plans.js";
+import { fewSteps, showPlan } from "../plans.js";
 import { card, datasetField, methodsField, offered, RESOURCES, sameRequest, scheduleField, showProblem, specOf, STUDENT, teacherField } from "../recipe_form.js";
 import { jobRequests } from "../requests.js";
 import { to } from "../router.js";
@@ -17,7 +17,8 @@ const MORE = ["seed", "priority", "metadata", "unlabelled", "latency_budget_ms",
 
 /** @param {import("../router.js").View} view */
 export async function show({ root, query, signal, setQuery }) {
-  const [{ catalogue, datasets, networks }, given] = await Promise.all([offered(signal), begun(query, signal)]);
+  const { catalogue, datasets, networks } = await offered(signal);
+  const given = await begun(query, datasets, signal);
   const schema = catalogue.job;
   let ready = false;
   const form = newForm(schema.$defs, networks, () => ready && changed());
@@ -36,7 +37,7 @@ export async function show({ root, query, signal, setQuery }) {
   const methodFault = h("p", { class: "bad fault", role: "alert", hidden: true });
   const methodCard = h("section", { class: "card", "aria-label": "Methods" }, h("h2", {}, "Methods"), methodFault, methods.element);
   slot(form, () => "/methods", methodCard, methodFault);
-  const noMethods = h("p", { class: "dim card" }, "Without a teacher the student is trained by itself: a teacher to be, or a control. Choose a teacher, and methods of distillation appear here.");
+  const noMethods = h("p", { class: "dim card" }, "Without a teacher this job trains one network by itself. Make such a job first for a large network, your teacher to be. When it has succeeded, make a job with a smaller network and choose the teacher above: methods of distillation then appear here. The small network without a teacher is the control that shows what distillation adds.");
 
   // --- the whole ---
   const complaint = h("div", { class: "notice", role: "alert", hidden: true });
@@ -127,7 +128,7 @@ export async function show({ root, query, signal, setQuery }) {
     if (!made || mine.signal.aborted) return;
     plannedOf = of;
     const update = (/** @type {any} */ now) => {
-      put(planned, showPlan(now));
+      put(planned, showPlan(now), fewSteps(now.outline, JSON.parse(of)));
       if (now.state !== "measuring") mine.abort();
       if (now.error?.pointer) showFaults(form, [{ pointer: now.error.pointer, detail: now.error.message }]);
     };
@@ -141,13 +142,13 @@ export async function show({ root, query, signal, setQuery }) {
   }
 }
 
-/** What the form begins with: a spec in the address, a job to copy, a data set, or nothing. @param {URLSearchParams} query @param {AbortSignal} signal @returns {Promise<any>} */
-async function begun(query, signal) {
+/** What the form begins with: a spec in the address, a job to copy, a data set, or the only one there is. @param {URLSearchParams} query @param {any[]} datasets @param {AbortSignal} signal @returns {Promise<any>} */
+async function begun(query, datasets, signal) {
   const copied = query.get("copy");
   if (copied) {
     const job = await get(`jobs/${encodeURIComponent(copied)}`, { signal });
     const { metadata, priority, limits } = job;
     return { ...job.spec, name: `${[...job.name].slice(0, 93).join("")} (copy)`, metadata, priority, limits, of: job };
   }
-  return specOf(query) ?? { dataset: query.get("dataset") };
+  return specOf(query) ?? { dataset: query.get("dataset") ?? (datasets.length === 1 ? datasets[0].id : null) };
 }

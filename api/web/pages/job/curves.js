@@ -3,7 +3,8 @@
 import { get } from "../../api.js";
 import { chart, TERMS } from "../../charts.js";
 import { add, addProgress, curvesOf, FIGURES, GROUPS, groupOf } from "../../curves.js";
-import { h, put } from "../../elements.js";
+import { h, put, write } from "../../elements.js";
+import { ENDED, waits } from "../../jobs.js";
 
 /** @param {import("../job.js").Tab} tab */
 export async function show({ root, id, job, line, feed, events, signal, query, setQuery }) {
@@ -15,11 +16,13 @@ export async function show({ root, id, job, line, feed, events, signal, query, s
   const group = h("select", { on: { change: () => change({ group: group.value }) } });
   const smooth = h("input", { type: "range", min: 0, max: 0.99, step: 0.01, value: how.smooth, on: { input: () => change({ smooth: Number(smooth.value) }) } });
   const log = h("input", { type: "checkbox", props: { checked: how.log }, on: { change: () => change({ log: log.checked }) } });
+  const noScore = h("p", { class: "dim", role: "status", hidden: true });
+  const noStep = h("p", { class: "dim", role: "status", hidden: true });
   put(root,
-    h("section", { class: "card" }, h("div", { class: "bar" }, h("h2", {}, "On the validation images"), figure), score.element),
+    h("section", { class: "card" }, h("div", { class: "bar" }, h("h2", {}, "On the validation images"), figure), noScore, score.element),
     h("section", { class: "card" },
       h("div", { class: "bar" }, h("h2", {}, "In training"), h("label", { class: "inline" }, "Show", group), h("label", { class: "inline" }, "Smooth", smooth), h("label", { class: "inline" }, log, "Logarithmic")),
-      rest.element),
+      noStep, rest.element),
     h("p", { class: "dim" }, "Drag over a chart to see a part of it; a double click, “Show all” or the - key shows all again. Arrow keys move the crosshair, + looks closer."));
 
   /** @type {Record<"score" | "rest", {student: Map<string, any>, control: Map<string, any>}>} */
@@ -46,7 +49,12 @@ export async function show({ root, id, job, line, feed, events, signal, query, s
       control && { ...control, key: "control", name: "control", color: "--control", dots: true, dashed: true },
       ...levels.map((level, place) => ({ key: `teacher ${place}`, name: levels.length > 1 ? `teacher ${place + 1}` : "teacher", color: "--teacher", flat: true, x: [], y: [level] })),
     ].filter(Boolean));
+    noScore.hidden = [...data.score.student.values()].some((each) => each.split === "val");
+    const every = job.spec.schedule.evaluate_every ?? 1;
+    write(noScore, ENDED.includes(line().state) ? "Nothing was evaluated." : `Nothing is evaluated yet. The first point comes after epoch ${Math.min(every, line().epochs ?? every)}.`);
     const names = [...data.rest.student.values()].filter((each) => each.split === "train");
+    noStep.hidden = names.length > 0;
+    write(noStep, `No step is reported yet. ${waits(line())}`);
     const groups = [...new Set(names.map((each) => groupOf(each.name)))];
     if (!groups.includes(how.group) && groups.length) how.group = groups[0];
     if (group.dataset.known !== groups.join()) {
@@ -94,6 +102,8 @@ export async function show({ root, id, job, line, feed, events, signal, query, s
     if (type === "started" && told.steps_lost > 0) load(score.zoom, "both"); // steps that are done again are no more
     if (type === "evaluated" || type === "note:teacher_checked") draw();
   }, { signal });
+
+  feed.addEventListener("changed", draw, { signal });
 
   await load(null, "both");
   teachers = await Promise.all(line().teachers.map((teacher) => scoresOf(teacher, job, signal)));

@@ -12,12 +12,23 @@ const WHAT = {
   "recipe.json": "the network, its classes and sizes",
 };
 
+const LOAD = `from model import CLASSES, load
+from torchvision.io import read_image
+
+image = read_image("photo.jpg") / 255
+found = load()([image])[0]  # boxes, scores and labels; label k means CLASSES[k - 1]`;
+
 /** @param {import("../job.js").Tab} tab */
 export async function show({ root, id, feed, signal }) {
   const list = h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Files" });
-  put(root, h("section", { class: "card" }, h("h2", {}, "Files"), list));
+  const use = h("section", { class: "card", hidden: true }, h("h2", {}, "Use them"),
+    h("p", {}, "Download ", h("code", {}, "student.safetensors"), " and ", h("code", {}, "model.py"), " into one folder. They need torchvision and safetensors, nothing of this service."),
+    h("p", { class: "dim" }, "What it finds in a picture:"), h("pre", { class: "log code" }, "python model.py photo.jpg"),
+    h("p", { class: "dim" }, "In a program of yours:"), h("pre", { class: "log code" }, LOAD));
+  put(root, h("section", { class: "card" }, h("h2", {}, "Files"), list), use);
   async function load() {
     const { items } = await get(`jobs/${id}/artifacts`, { signal });
+    use.hidden = !["student.safetensors", "model.py"].every((name) => items.some((/** @type {any} */ file) => file.name === name));
     put(list, items.length === 0 ? h("p", { class: "dim" }, "The files of the result are here when the job has succeeded.") : h("table", {},
       h("thead", {}, h("tr", {}, h("th", {}, "File"), h("th", { class: "number" }, "Size"), h("th", {}, "SHA-256"), h("th", {}, h("span", { class: "unseen" }, "Download")))),
       h("tbody", {}, items.map((/** @type {any} */ file) => h("tr", {},
