@@ -20,9 +20,12 @@ export function newForm(defs, networks, changed) {
   return { defs, slots: [], changed, networks };
 }
 
+/** Of fields whose own names say little. @type {Record<string, string>} */
+const NAMES = { rho: "Strength (rho)", lr: "Learning rate (lr)" };
+
 /** "fpn_channels" as a label. @param {string} name */
 export function words(name) {
-  const text = name.replaceAll("_", " ");
+  const text = NAMES[name] ?? name.replaceAll("_", " ");
   return text[0].toUpperCase() + text.slice(1);
 }
 

@@ -98,7 +98,7 @@ export function methodsField(form, catalogue, items, value, at, fits, family) {
     const entry = catalogue.methods.find((/** @type {any} */ one) => one.kind === each.kind);
     if (!entry) return;
     const path = () => `${at()}/${methods.findIndex((one) => one.element === article)}`;
-    const part = group(form, resolved(form, { $ref: items.discriminator.mapping[each.kind] }), each, path, { first: [], hints: entry.presets[family] ?? {} });
+    const part = group(form, resolved(form, { $ref: items.discriminator.mapping[each.kind] }), each, path, { first: ["rho"], hints: entry.presets[family] ?? {} });
     const fault = h("p", { class: "bad fault", role: "alert", hidden: true });
     const article = h("article", { class: "method" }, h("div", { class: "bar" }, h("h3", {}, each.kind), button("Remove", () => {
       methods = methods.filter((one) => one.element !== article);

@@ -74,14 +74,14 @@ export async function show({ root, params, query, signal, setQuery, setTitle }) 
         if (!(await act(name, [line]))) return;
         if (name === "delete") location.hash = "#/jobs";
         else refresh();
-      }, { class: name === "delete" || name === "cancel" ? "danger" : null })), h("a", { class: "button", href: copyOf(line) }, "Copy …"));
+      }, { class: name === "delete" || name === "cancel" ? "danger" : null })), line.state === "succeeded" ? h("a", { class: "button", href: to(["new"], { teach: id }) }, "Teach with it …") : null, h("a", { class: "button", href: copyOf(line) }, "Copy …"));
     }
     const done = line.state === "succeeded" ? 1 : line.total_steps ? line.step / line.total_steps : 0;
     bar.value = done;
     const took = line.started_at ? (Date.parse(line.finished_at ?? new Date().toISOString()) - Date.parse(line.started_at)) / 1000 : null;
     put(facts,
       fact("AP", ap(line.ap), true),
-      line.methods.length ? fact("Gain over its control", line.gain === null ? h("span", { class: "dim" }, "no control yet") : [
+      line.methods.length ? fact("Gain over its control", line.gain === null ? h("span", { class: "dim" }, "no control yet ", h("a", { href: to(["new"], { control: id }), class: "small" }, "make it")) : [
         h("span", { class: line.gain < 0 ? "bad" : "good" }, gain(line.gain)), line.gain < 0 && [" ", h("span", { class: "flag bad" }, "▼", unseen(" worse than its control"))], " ",
         h("a", { href: to(["compare"], { id: [line.id, line.control] }), class: "small" }, "compare")], true) : null,
       fact("Done", [`${Math.floor(done * 100)} %`, line.epochs ? h("span", { class: "dim" }, ` epoch ${line.epoch}/${line.epochs}`) : null], true),

@@ -46,7 +46,7 @@ export async function show({ root, query, signal, setQuery }) {
   const planButton = button("Show the plan", plan);
   const start = button("Start the job", submit, { class: "primary" });
   const request = sameRequest({ query, setQuery }, jobRequests);
-  put(root, h("div", { class: "heading" }, h("h1", {}, "New job"), given.of ? h("span", { class: "dim" }, "as ", h("a", { href: to(["jobs", given.of.id]) }, named(given.of.name))) : null), complaint,
+  put(root, h("div", { class: "heading" }, h("h1", {}, "New job"), given.of ? h("span", { class: "dim" }, ROLES[given.role], " ", h("a", { href: to(["jobs", given.of.id]) }, named(given.of.name))) : null), complaint,
     h("form", { class: "newjob", novalidate: true, on: { submit: (/** @type {Event} */ event) => event.preventDefault() } },
       h("div", { class: "panel" }, card("Job", name.element, dataset.element, teacher.element), noMethods, methodCard, card("Student", student.element), card("Schedule", schedule.element), card("Resources", resources.element), card("More", more.element)),
       h("div", { class: "panel side" }, card("Plan", h("p", { class: "dim small" }, "What the job would do is worked out at once; a worker then tries a few real steps and says what it costs. Nothing is started."), planButton, stale, planned), h("div", { class: "actions" }, start),
@@ -84,7 +84,7 @@ export async function show({ root, query, signal, setQuery }) {
 
   function keep() {
     clearTimeout(typing);
-    setQuery({ spec: JSON.stringify(body()), copy: "", dataset: "" });
+    setQuery({ spec: JSON.stringify(body()), copy: "", control: "", teach: "", dataset: "" });
   }
 
   function refresh() {
@@ -142,13 +142,31 @@ export async function show({ root, query, signal, setQuery }) {
   }
 }
 
-/** What the form begins with: a spec in the address, a job to copy, a data set, or the only one there is. @param {URLSearchParams} query @param {any[]} datasets @param {AbortSignal} signal @returns {Promise<any>} */
+/**
+ * What the form begins with: a spec in the address, a job to copy, to learn from or to be the control of, a data set, or the only one there is.
+ * @param {URLSearchParams} query @param {any[]} datasets @param {AbortSignal} signal @returns {Promise<any>}
+ */
 async function begun(query, datasets, signal) {
-  const copied = query.get("copy");
-  if (copied) {
-    const job = await get(`jobs/${encodeURIComponent(copied)}`, { signal });
-    const { metadata, priority, limits } = job;
-    return { ...job.spec, name: `${[...job.name].slice(0, 93).join("")} (copy)`, metadata, priority, limits, of: job };
+  for (const [role, like] of Object.entries(LIKE)) {
+    const id = query.get(role);
+    if (!id) continue;
+    const job = await get(`jobs/${encodeURIComponent(id)}`, { signal });
+    return { ...like(job), of: job, role };
   }
   return specOf(query) ?? { dataset: query.get("dataset") ?? (datasets.length === 1 ? datasets[0].id : null) };
+}
+
+/** Specs like that of a job. @type {Record<string, (job: any) => any>} */
+const LIKE = {
+  copy: ({ spec, name, metadata, priority, limits }) => ({ ...spec, name: shortened(name, " (copy)"), metadata, priority, limits }),
+  /** The same network, data, schedule and seed: what else would make another control. */
+  control: ({ spec, name }) => ({ name: shortened(name, " (control)"), dataset: spec.dataset, student: spec.student, schedule: spec.schedule, seed: spec.seed, resources: { ...spec.resources, teacher_cache_gib: undefined }, teacher: null, methods: [] }),
+  teach: ({ id, spec }) => ({ dataset: spec.dataset, student: { kind: spec.student.kind }, schedule: spec.schedule, seed: spec.seed, resources: spec.resources, teacher: { job: id }, methods: [{ kind: "fgd" }] }),
+};
+const ROLES = { copy: "as", control: "control of", teach: "learns from" };
+const LONGEST = 100;
+
+/** @param {string} name @param {string} suffix */
+function shortened(name, suffix) {
+  return [...name].slice(0, LONGEST - suffix.length).join("") + suffix;
 }
