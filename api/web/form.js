@@ -14,6 +14,8 @@ import { h, put } from "./elements.js";
  */
 
 let ids = 0;
+const LONG = 200;
+/** Letters of a help that stands over the whole width. */
 
 /** @param {Record<string, any>} defs @param {Option[]} networks jobs and models that a field may name @param {() => void} changed @returns {Form} */
 export function newForm(defs, networks, changed) {
@@ -66,7 +68,7 @@ export function labelled(form, control, label, help, at) {
   const fault = h("p", { class: "bad fault", id: `${id}e`, role: "alert", hidden: true });
   control.setAttribute("aria-describedby", help ? `${id}h ${id}e` : `${id}e`);
   const tick = control instanceof HTMLInputElement && control.type === "checkbox";
-  const element = h("div", { class: tick ? "field tick" : "field" }, tick ? h("span", { class: "inline" }, control, h("label", { for: id }, label)) : [h("label", { for: id }, label), control],
+  const element = h("div", { class: ["field", tick && "tick", help?.length > LONG && "long"].filter(Boolean).join(" ") }, tick ? h("span", { class: "inline" }, control, h("label", { for: id }, label)) : [h("label", { for: id }, label), control],
     fault, help && h("small", { class: "dim", id: `${id}h` }, help));
   slot(form, at, element, fault, control);
   return element;

@@ -33,9 +33,8 @@ def test_a_form_makes_the_job_that_its_request_shows(tab: Any, server: Any, data
     page = tab.page
     page.goto(f"{server.url}#/new")
     page.get_by_role("button", name="Start the job").click()
-    expect(page.get_by_role("alert").filter(has_text="is required")).to_have_count(
-        2
-    )  # name and data set, at their fields
+    expect(page.get_by_role("alert").filter(has_text="is required")).to_have_count(1)  # the name, at its field
+    expect(page.get_by_label("Data set").locator("option:checked")).to_contain_text("it's")  # the only one there is
     page.get_by_label("Name", exact=True).fill(NASTY)
     page.get_by_label("Data set").select_option(index=1)
     expect(page.get_by_label("Family")).to_have_value("fcos")
@@ -52,6 +51,7 @@ def test_a_form_makes_the_job_that_its_request_shows(tab: Any, server: Any, data
     page.get_by_label("Fpn channels").fill("64")
     page.get_by_role("button", name="Show the plan").click()
     expect(page.locator(".side")).to_contain_text("15: 5 in each epoch, of 8 images each")
+    expect(page.locator(".side .warn").last).to_contain_text("Set epochs to 60 or more")
     page.reload()  # the address holds the form
     expect(page.get_by_label("Fpn channels")).to_have_value("64")
     page.get_by_role("button", name="fgd", exact=True).click()
@@ -72,6 +72,31 @@ def test_a_form_makes_the_job_that_its_request_shows(tab: Any, server: Any, data
     body = json.loads(sent.stdout)
     assert body == eval(spec)  # the page's own Python
     assert (body["name"], body["dataset"], body["methods"]) == (NASTY, data, [])
+
+
+def test_a_finished_job_leads_to_one_that_it_teaches_and_that_to_its_control(
+    tab: Any, server: Any, seeds: Seeds, data: str, teacher: str
+) -> None:
+    page = tab.page
+    page.goto(f"{server.url}#/jobs/{teacher}")
+    page.get_by_role("link", name="Teach with it").click()
+    expect(page.get_by_label("Teacher", exact=True).locator("option:checked")).to_contain_text("the big one")
+    expect(page.get_by_label("Data set").locator("option:checked")).to_contain_text("it's")
+    expect(page.locator(".method").get_by_label("Strength (rho)")).to_have_attribute("placeholder", "30")
+    page.get_by_label("Name", exact=True).fill("of two")
+    page.get_by_label("Epochs", exact=True).fill("7")
+    page.get_by_role("button", name="Start the job").click()
+
+    page.get_by_role("link", name="make it").click()
+    expect(page.get_by_label("Name", exact=True)).to_have_value("of two (control)")
+    page.get_by_role("button", name="Start the job").click()
+
+    expect(page.locator("h1")).to_have_text("of two (control)")
+    specs = {each["name"]: each["spec"] for each in page.request.get(f"{server.url}v1/jobs").json()["items"]}
+    student, control = specs["of two"], specs["of two (control)"]
+    assert (student["teacher"]["job"], control["teacher"], control["methods"]) == (teacher, None, [])
+    for common in ("student", "dataset", "schedule", "seed"):
+        assert control[common] == student[common], common
 
 
 def test_a_copy_is_filled_in_with_teacher_and_methods(

@@ -9,7 +9,11 @@ const WHAT = {
   "student.safetensors": "the student's weights after the last step",
   "best.safetensors": "its weights with the best AP on the validation images",
   "model.py": "builds the network, with torchvision alone",
+  "predict.py": "says what it finds in a picture, and draws it",
   "recipe.json": "the network, its classes and sizes",
+  "manifest.json": "digests, versions and scores",
+  "detections.npz": "what it found on the validation images",
+  "README.md": "a model card",
 };
 
 const LOAD = `from model import CLASSES, load
@@ -22,8 +26,8 @@ found = load()([image])[0]  # boxes, scores and labels; label k means CLASSES[k 
 export async function show({ root, id, feed, signal }) {
   const list = h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Files" });
   const use = h("section", { class: "card", hidden: true }, h("h2", {}, "Use them"),
-    h("p", {}, "Download ", h("code", {}, "student.safetensors"), " and ", h("code", {}, "model.py"), " into one folder. They need torchvision and safetensors, nothing of this service."),
-    h("p", { class: "dim" }, "What it finds in a picture:"), h("pre", { class: "log code" }, "python model.py photo.jpg"),
+    h("p", {}, "Download ", h("code", {}, "student.safetensors"), ", ", h("code", {}, "model.py"), " and ", h("code", {}, "predict.py"), " into one folder. They need torchvision and safetensors, nothing of this service."),
+    h("p", { class: "dim" }, "What it finds in a picture, printed and drawn:"), h("pre", { class: "log code" }, "python predict.py photo.jpg found.jpg"),
     h("p", { class: "dim" }, "In a program of yours:"), h("pre", { class: "log code" }, LOAD));
   put(root, h("section", { class: "card" }, h("h2", {}, "Files"), list), use);
   async function load() {
