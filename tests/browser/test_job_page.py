@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fgd.events import Phase
 from tests.browser.axe import serious
 from tests.browser.conftest import KEY
 from tests.browser.seeds import Seeds
@@ -53,8 +54,25 @@ def test_the_curves_stand_beside_those_of_control_and_teacher(page: Any, server:
     expect(legend(page, 1)).to_contain_text("fgd/focal")
     expect(page.locator(".facts")).to_contain_text("+3.0")
     expect(page.locator(".facts")).to_contain_text("Teacher costs38 % of a step 25 images/s, control 40")
+    expect(page.locator(".facts").get_by_role("link", name="teacher", exact=True)).to_be_visible()
     page.get_by_label("Figure").select_option("ap50")
     expect(legend(page)).to_contain_text("teacher60")
+
+
+def test_a_page_without_curves_says_what_it_waits_for(page: Any, server: Any, seeds: Seeds) -> None:
+    seeds.worker()
+    job = seeds.job(seeds.dataset(), schedule={"epochs": 4, "evaluate_every": 2})
+    attempt = seeds.claim(job)
+    seeds.say(job, attempt, [Phase(phase="loading")])
+    page.goto(f"{server.url}#/jobs/{job}")
+    expect(page.get_by_text("The first point comes after epoch 2")).to_be_visible()
+    expect(page.get_by_text("No step is reported yet. The trainer starts")).to_be_visible()
+
+    seeds.say(job, attempt, [seeds.stepped(1, 1), seeds.evaluated(200, 2, 10.0)])
+
+    expect(legend(page)).to_contain_text("this job10")
+    for text in ("The first point comes", "No step is reported"):
+        expect(page.get_by_text(text)).to_be_hidden()
 
 
 def test_losses_and_ap_are_live(page: Any, server: Any, seeds: Seeds, running: dict[str, str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.browser.axe import serious
-from tests.browser.seeds import Seeds
+from tests.browser.seeds import RESULT, Seeds
 
 expect = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (make test-browser)").expect
 NASTY = '<img src=x onerror=alert(1)> "it\'s" & 🎉'
@@ -75,9 +75,10 @@ def test_a_form_makes_the_job_that_its_request_shows(tab: Any, server: Any, data
 
 
 def test_a_finished_job_leads_to_one_that_it_teaches_and_that_to_its_control(
-    tab: Any, server: Any, seeds: Seeds, data: str, teacher: str
+    page: Any, server: Any, seeds: Seeds, data: str
 ) -> None:
-    page = tab.page
+    seeds.worker()
+    teacher = seeds.finished(seeds.job(data, name="the big one"), [30], RESULT)
     page.goto(f"{server.url}#/jobs/{teacher}")
     page.get_by_role("link", name="Teach with it").click()
     expect(page.get_by_label("Teacher", exact=True).locator("option:checked")).to_contain_text("the big one")

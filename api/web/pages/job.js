@@ -60,6 +60,8 @@ export async function show({ root, params, query, signal, setQuery, setTitle }) 
 
   /** @type {Awaited<ReturnType<typeof costOf>>} */
   let cost = null;
+  /** @type {Map<string, string>} names of those that are jobs here */
+  const teachers = new Map();
   let shownActions = "";
   function showLine() {
     write(title.firstChild, line.name);
@@ -87,7 +89,7 @@ export async function show({ root, params, query, signal, setQuery, setTitle }) 
       fact("Done", [`${Math.floor(done * 100)} %`, line.epochs ? h("span", { class: "dim" }, ` epoch ${line.epoch}/${line.epochs}`) : null], true),
       fact(line.state === "running" ? "Left" : "Took", duration(line.state === "running" ? line.left_s : took), true),
       fact("Learns", recipe(line)), fact("Data set", named(line.dataset_name)),
-      line.teachers.map((teacher) => fact("Teacher", teacher.startsWith("job_") ? h("a", { href: to(["jobs", teacher]) }, `${teacher.slice(0, 12)}…`) : teacher)),
+      line.teachers.map((teacher) => fact("Teacher", teacher.startsWith("job_") ? h("a", { href: to(["jobs", teacher]) }, teachers.has(teacher) ? named(teachers.get(teacher)) : `${teacher.slice(0, 12)}…`) : teacher)),
       line.control && fact("Control", h("a", { href: to(["jobs", line.control]) }, `AP ${ap(line.control_ap)}`)),
       cost && fact("Teacher costs", h("span", { title: `Middle of what both reported on ${cost.device}; evaluations and checkpoints are not in it. Other trainings on the same host may have slowed either.` }, `${Math.round(100 * cost.share)} % of a step`, h("span", { class: "dim" }, ` ${number(cost.ours)} images/s, control ${number(cost.theirs)}`))),
       fact("Created", moment(line.created_at)),
@@ -154,6 +156,15 @@ export async function show({ root, params, query, signal, setQuery, setTitle }) 
   });
   open(query.get("tab") ?? "");
   follow();
+  nameTeachers();
+
+  async function nameTeachers() {
+    const ids = line.teachers.filter((each) => each.startsWith("job_"));
+    if (!ids.length) return;
+    const { items } = await get(`summaries${address({ id: ids })}`, { signal }).catch(() => ({ items: [] })); // their ids say enough
+    for (const each of items) teachers.set(each.id, each.name);
+    if (!signal.aborted) showLine();
+  }
 
   async function follow() {
     for await (const { event, data } of stream(`jobs/${id}/events?progress=true`, { signal })) {
