@@ -18,7 +18,7 @@ from api.core import datasets
 from api.core.request_bodies import SubmitDataset
 from api.core.rows import db
 from api.core.rows.tables import DEFAULT_PROJECT
-from tests.e2e.parts import Bench, Service, environment, processes_of, until
+from tests.e2e.parts import PATIENT_S, Bench, Service, environment, processes_of, until
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +64,7 @@ def template(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
         until(lambda: state() != "verifying", what="the import")
         assert state() == "ready", bench.log()
         worker.terminate()
-        assert worker.wait(timeout=10) == 0, bench.log()
+        assert worker.wait(timeout=PATIENT_S) == 0, bench.log()
     finally:
         bench.close()
     return home, dataset
@@ -98,7 +98,7 @@ def bench_on(home: Path, dataset: str) -> Iterator[Bench]:
         yield bench
     finally:
         bench.close()
-    until(lambda: not processes_of(home), timeout_s=3, what="the end of every process")
+    until(lambda: not processes_of(home), what="the end of every process")
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def odd_service(template: tuple[Path, str], tmp_path_factory: pytest.TempPathFac
     deep = tmp_path_factory.mktemp("odd").joinpath("a home", *["deep"] * 25)
     shutil.copytree(template[0], deep)
     with services(template[1]) as start:
-        yield start(deep, FGD_API_KEY="k" * 40, FGD_POLL_S="60", FGD_SWEEP_S="60")
+        yield start(deep, FGD_API_KEY="k" * 40, FGD_POLL_S="600", FGD_SWEEP_S="600")
 
 
 @contextmanager
@@ -137,12 +137,12 @@ def services(dataset: str) -> Iterator[Callable[..., Service]]:
             )  # fmt: skip
         service = Service(home, dataset, process)
         started.append(service)
-        until(lambda: "is ready at" in service.output() or process.poll() is not None, 60, "the banner")
+        until(lambda: "is ready at" in service.output() or process.poll() is not None, what="the banner")
         assert process.poll() is None, service.output()
         url = json.loads((home / "serve.lock").read_text())["url"]
         key = {"Authorization": f"Bearer {more['FGD_API_KEY']}"} if "FGD_API_KEY" in more else {}
         service.http.close()
-        service.http = httpx.Client(base_url=url, timeout=10, headers=key)
+        service.http = httpx.Client(base_url=url, timeout=PATIENT_S, headers=key)
         return service
 
     try:
@@ -153,7 +153,7 @@ def services(dataset: str) -> Iterator[Callable[..., Service]]:
             service.process.wait()
             service.http.close()
     for service in started:
-        until(lambda home=service.home: not processes_of(home), timeout_s=5, what="the end of every process")
+        until(lambda home=service.home: not processes_of(home), what="the end of every process")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import redis
 
 from deploy import broker
 from tests import compose
-from tests.e2e.parts import FAST, ROOT, processes_of, spec_of, until
+from tests.e2e.parts import FAST, PATIENT_S, ROOT, processes_of, spec_of, until
 from tests.postgres import Postgres
 
 pytestmark = pytest.mark.e2e
@@ -115,7 +115,7 @@ def stack(postgres: Postgres, pictures: Path, tmp_path: Path) -> Iterator[Stack]
             yield stack
         finally:
             stack.close()
-    until(lambda: not processes_of(tmp_path), 5, "the end of every process")
+    until(lambda: not processes_of(tmp_path), what="the end of every process")
 
 
 def test_services_of_the_compose_file_come_up_work_and_end(stack: Stack, pictures: Path) -> None:
@@ -138,12 +138,12 @@ def test_services_of_the_compose_file_come_up_work_and_end(stack: Stack, picture
     code, complaint = stack.health("worker")
     assert (code, "no worker on" in complaint) == (1, True)
     api, worker = stack.start("api"), stack.start("worker")
-    until(lambda: stack.health("api")[0] == 0, timeout_s=60, what="a healthy API")
-    until(lambda: stack.health("worker")[0] == 0, timeout_s=60, what="a healthy worker")
+    until(lambda: stack.health("api")[0] == 0, what="a healthy API")
+    until(lambda: stack.health("worker")[0] == 0, what="a healthy worker")
     code, complaint = stack.health("api", FGD_API_KEY="x" * 40)
     assert (code, "401" in complaint) == (1, True)
 
-    with httpx.Client(base_url=f"http://127.0.0.1:{stack.api_port}", timeout=10) as http:
+    with httpx.Client(base_url=f"http://127.0.0.1:{stack.api_port}", timeout=PATIENT_S) as http:
         assert http.get("/v1/jobs").status_code == 401
         http.headers["Authorization"] = f"Bearer {PASSWORD}"
         readiness = http.get("/readyz").json()
@@ -151,9 +151,9 @@ def test_services_of_the_compose_file_come_up_work_and_end(stack: Stack, picture
         assert readiness["database"]["detail"].startswith("postgresql")
         added = http.post("/v1/datasets", json={"name": "pictures", "path": str(pictures)})
         dataset = added.json()["id"]
-        until(lambda: http.get(f"/v1/datasets/{dataset}").json()["state"] == "ready", timeout_s=60, what="the import")
+        until(lambda: http.get(f"/v1/datasets/{dataset}").json()["state"] == "ready", what="the import")
         job = http.post("/v1/jobs", json=spec_of(dataset, "steps=5 ms=10 save=5")).json()["id"]
-        until(lambda: http.get(f"/v1/jobs/{job}").json()["state"] == "succeeded", timeout_s=60, what="the job")
+        until(lambda: http.get(f"/v1/jobs/{job}").json()["state"] == "succeeded", what="the job")
         (weights,) = [
             file
             for file in http.get(f"/v1/jobs/{job}/artifacts").json()["items"]

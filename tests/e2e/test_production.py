@@ -47,7 +47,7 @@ def test_job_survives_the_kill_of_its_worker_and_is_downloaded(production: Servi
     job = production.post("steps=150 ms=20 save=20")
     production.until_step(job, 60)
     os.kill(production.pid("-m worker"), signal.SIGKILL)
-    until(lambda: not trainers(production.home), timeout_s=2, what="the end of the trainer")
+    until(lambda: not trainers(production.home), timeout_s=4, what="the end of the trainer")
 
     view = production.until_state(job, "succeeded")
     assert (view["attempt"], view["weights_digest"]) == (2, weights_digest_after(150))
@@ -91,7 +91,8 @@ def test_real_training_on_postgresql_and_s3_is_downloaded_from_s3_and_loads_stri
     until(lambda: imported() != "verifying", what="the import")
     assert imported() == "ready", away.worker_log()
     body = {
-        "name": "digits", "teacher": None, "methods": [], "dataset": dataset["id"], "student": {"fpn_channels": 64},
+        "name": "digits", "teacher": None, "methods": [], "dataset": dataset["id"],
+        "student": {"backbone": "mobilenet_v3_small", "fpn_channels": 64},
         "schedule": {"epochs": 1, "batch_size": 4, "min_size": 64, "max_size": 64}, "resources": {"threads": 1},
     }  # fmt: skip
     job = http.post("/v1/jobs", json=body).json()["id"]

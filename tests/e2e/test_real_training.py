@@ -23,7 +23,7 @@ from tests.e2e.parts import Api, Service, small_digits, until
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 SCHEDULE = {"epochs": 3, "batch_size": 4, "min_size": 64, "max_size": 64, "evaluate_every": 3, "checkpoint_s": 0.001}
-STUDENT = {"kind": "fcos", "backbone": "resnet18", "fpn_channels": 64}
+STUDENT = {"kind": "fcos", "backbone": "mobilenet_v3_small", "fpn_channels": 64}
 PATIENT_S = 240.0
 
 
@@ -50,7 +50,7 @@ class Real(Api):
             "dataset": self.dataset,
             "methods": [{"kind": "fgd"}],
             "schedule": SCHEDULE,
-            "resources": {"threads": 1},
+            "resources": {"threads": 1, "focus_images": 0},
         }
         return body | changes
 
@@ -88,7 +88,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
 
 
 def test_a_student_is_distilled_downloaded_and_runs_in_plain_torchvision(real: Real, tmp_path: Path) -> None:
-    job = real.submit()
+    job = real.submit(resources={"threads": 1})
     view = real.done(job)
     latest = {
         (each["name"], each["split"]): each["value"] for each in real.get(f"/v1/jobs/{job}/metrics/latest")["items"]
@@ -147,15 +147,19 @@ def test_a_schedule_with_everything_ends_as_its_plan_says(real: Real) -> None:
     assert "note:early_stopped" in events
 
 
+LASTING = SCHEDULE | {"epochs": 8, "evaluate_every": 8}
+"""Long enough for a kill in the middle."""
+
+
 @pytest.fixture(scope="module")
 def unbroken(real: Real) -> str:
     """Digest of the student that an undisturbed job gives."""
-    return str(real.done(real.submit(seed=3))["weights_digest"])
+    return str(real.done(real.submit(seed=3, schedule=LASTING))["weights_digest"])
 
 
 @pytest.mark.parametrize("part", ["fgd.train", "-m worker", "valkey-server", "deploy.api"])
 def test_a_part_killed_in_mid_training_costs_nothing_but_time(real: Real, unbroken: str, part: str) -> None:
-    job = real.submit(seed=3)
+    job = real.submit(seed=3, schedule=LASTING)
     until(lambda: (real.service.job(job)["progress"] or {}).get("step", 0) >= 4, PATIENT_S, "step 4")
     os.kill(real.service.pid(part), signal.SIGKILL)
     view = until(lambda: (v := real.service.job(job))["state"] not in ("queued", "running") and v, PATIENT_S, "the end")
@@ -214,7 +218,7 @@ def test_weights_trained_elsewhere_are_uploaded_and_teach(real: Real, tmp_path: 
     file = tmp_path / "elsewhere.pth"
     torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in tensors.items()}}, file)
     fgd = [sys.executable, "-m", "fgd.cli", "model"]
-    detector = ["--detector", "fcos", "--backbone", "resnet18", "--fpn-channels", "96"]
+    detector = ["--detector", "fcos", "--backbone", "mobilenet_v3_small", "--fpn-channels", "96"]
     env = {**os.environ, "FGD_URL": str(real.http.base_url)}
 
     def add(classes: str) -> subprocess.CompletedProcess[str]:
@@ -241,7 +245,7 @@ def test_weights_trained_elsewhere_are_uploaded_and_teach(real: Real, tmp_path: 
 
 
 def test_a_checkpoint_of_a_running_job_becomes_a_model(real: Real) -> None:
-    job = real.submit(teacher=None, methods=[], schedule=SCHEDULE | {"epochs": 60, "evaluate_every": 1})
+    job = real.submit(teacher=None, methods=[], schedule=SCHEDULE | {"epochs": 500, "evaluate_every": 1})
     until(lambda: real.get(f"/v1/jobs/{job}/checkpoints")["items"], PATIENT_S, "a checkpoint")
     id = real.post(f"/v1/jobs/{job}/checkpoints/last/promote", {})["id"]
     model = until(

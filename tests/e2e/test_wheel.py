@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests import wheel
-from tests.e2e.parts import processes_of, until
+from tests.e2e.parts import PATIENT_S, processes_of, until
 
 pytestmark = pytest.mark.e2e
 OURS = ("api", "worker", "fgd", "deploy")
@@ -88,7 +88,7 @@ def test_serve_comes_up_and_its_worker_beats(python: Path, hostile: Path, tmp_pa
             cwd=hostile, env=environment(FGD_BEAT_S="0.5"), stdout=out, stderr=out, start_new_session=True,
         )  # fmt: skip
     try:
-        until(lambda: "is ready at" in (tmp_path / "serve.out").read_text() or service.poll() is not None, 60)
+        until(lambda: "is ready at" in (tmp_path / "serve.out").read_text() or service.poll() is not None)
         assert service.poll() is None, (tmp_path / "serve.out").read_text()
         ready = httpx.get(f"http://127.0.0.1:{port}/readyz").json()
         assert ready["ready"], ready
@@ -97,7 +97,7 @@ def test_serve_comes_up_and_its_worker_beats(python: Path, hostile: Path, tmp_pa
         assert runs(home, "deploy.api", "-m worker ", "valkey-server")
     finally:
         service.send_signal(signal.SIGTERM)
-        assert service.wait(timeout=15) == 0, (tmp_path / "serve.out").read_text()
+        assert service.wait(timeout=PATIENT_S) == 0, (tmp_path / "serve.out").read_text()
 
 
 def test_one_more_worker_comes_up(python: Path, hostile: Path, tmp_path: Path) -> None:
@@ -107,16 +107,17 @@ def test_one_more_worker_comes_up(python: Path, hostile: Path, tmp_path: Path) -
     with (tmp_path / "worker.out").open("wb") as out:
         worker = subprocess.Popen([python.with_name("fgd"), "worker"], cwd=hostile, env=told, stdout=out, stderr=out)
     try:
-        until(lambda: "looks for jobs every" in (tmp_path / "worker.out").read_text(), 30, "the worker's first words")
+        until(lambda: "looks for jobs every" in (tmp_path / "worker.out").read_text(), what="the worker's first words")
     finally:
         worker.terminate()
-        assert worker.wait(timeout=15) == 0, (tmp_path / "worker.out").read_text()
+        assert worker.wait(timeout=PATIENT_S) == 0, (tmp_path / "worker.out").read_text()
 
 
 def test_training_runs(python: Path, hostile: Path, pictures: Path, tmp_path: Path) -> None:
     spec = {
         "name": "from the wheel", "teacher": None, "methods": [], "dataset": {"path": str(pictures)},
-        "student": {"fpn_channels": 64}, "schedule": {"epochs": 1, "batch_size": 4, "min_size": 64, "max_size": 64},
+        "student": {"backbone": "mobilenet_v3_small", "fpn_channels": 64},
+        "schedule": {"epochs": 1, "batch_size": 4, "min_size": 64, "max_size": 64},
     }  # fmt: skip
     (hostile / "spec.json").write_text(json.dumps(spec))
     command = [python.with_name("fgd"), "train", "spec.json", "--out", str(tmp_path / "out")]
@@ -131,9 +132,9 @@ def test_demo_starts_its_service(python: Path, hostile: Path, pictures: Path, tm
     with (tmp_path / "demo.out").open("wb") as out:
         demo = subprocess.Popen(command, cwd=hostile, env=environment(), stdout=out, stderr=out, start_new_session=True)
     try:
-        until(lambda: demo.poll() is not None or runs(home, "deploy.api", "-m worker "), 60, "the demo's service")
+        until(lambda: demo.poll() is not None or runs(home, "deploy.api", "-m worker "), what="the demo's service")
         assert demo.poll() is None, (tmp_path / "demo.out").read_text()
     finally:
         demo.send_signal(signal.SIGINT)
-        demo.wait(timeout=15)
-    until(lambda: not processes_of(home), 3, "the end of every process")
+        demo.wait(timeout=PATIENT_S)
+    until(lambda: not processes_of(home), what="the end of every process")

