@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,7 +34,14 @@ def _cells(artifact: Artifact) -> list[str]:
 @app.command("download")
 def artifact_download(
     job: JobId,
-    to: Annotated[Path, typer.Option(help="Folder to write to; created if missing.", file_okay=False)] = Path(),
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write to; created if missing. [default: one with the job's name]",
+            file_okay=False,
+            show_default=False,
+        ),
+    ] = None,
     name: Annotated[
         list[str] | None, typer.Option(help="Only the file with this name; may be given several times.")
     ] = None,
@@ -47,14 +55,20 @@ def artifact_download(
         artifacts = client.artifacts(job)
         if not artifacts:
             fail(f"job {job} has no artifacts; it is {client.job(job).state}", FAILED)
+        folder = to if to is not None else Path(folder_name(client.job(job).name))
         if missing := set(name or ()) - {found.name for found in artifacts}:
             have = ", ".join(found.name for found in artifacts)
             fail(f"job {job} has no artifact {', '.join(sorted(missing))}; it has: {have}", REFUSED)
         for artifact in artifacts:
             if not name or artifact.name in name:
                 print_line(
-                    f"{_download(client, artifact, to)}  {size_text(artifact.size)}  sha256 {artifact.sha256} ok"
+                    f"{_download(client, artifact, folder)}  {size_text(artifact.size)}  sha256 {artifact.sha256} ok"
                 )
+
+
+def folder_name(name: str) -> str:
+    """A job's name may be anything; a folder's may not."""
+    return re.sub(r"[^\w.-]+", "_", name[:60]).strip(".") or "result"
 
 
 def _download(client: Client, artifact: Artifact, folder: Path) -> Path:

@@ -10,7 +10,19 @@ from rich.text import Text
 
 from fgd.cli import facts
 from fgd.cli.options import URL, AsJson, DatasetId, NameFilter, NewName, Url, client_of
-from fgd.cli.printing import Columns, answer, byte_bars, err, fail, leave, note, print_line, show_one, table
+from fgd.cli.printing import (
+    Columns,
+    answer,
+    byte_bars,
+    err,
+    fail,
+    leave,
+    note,
+    print_error,
+    print_line,
+    show_one,
+    table,
+)
 from fgd.data.format_list import TITLES, FormatName
 from fgd.process.exit_codes import DONE, FAILED, REFUSED
 from fgd.text.printable import printable
@@ -149,8 +161,11 @@ def _add_by_path(client: Client, name: str, path: Path, how: dict[str, Any]) -> 
     try:
         return client.add_dataset(name, path.absolute(), **how)
     except ApiError as error:
-        if path.is_dir() and error.code in ("path_not_allowed", "path_not_found"):
+        if error.code not in ("path_not_allowed", "path_not_found"):
+            raise
+        if path.is_dir():
             return None
+        print_error(f"there is no folder or zip {path} on this machine, and the service cannot read it on its own:")
         raise
 
 
@@ -200,6 +215,8 @@ def _tell_import(client: Client, dataset_id: str, wait: bool, as_json: bool) -> 
         if wait:
             _print_report(client.report(dataset.id))
         print_line(f"{dataset.id}  {dataset.state}")
+        if dataset.state == "ready" and err.is_terminal:
+            note(f"next: fgd job spec --dataset {dataset.id} > teacher.yaml")
 
     answer(dataset, as_json, show)
     leave(FAILED if dataset.state == "rejected" else DONE)

@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from fgd.cli.files import read_spec
+from fgd.cli.names import named, with_ids
 from fgd.cli.options import (
     URL,
     AsJson,
@@ -34,9 +35,15 @@ def job_plan(
     spec: SpecFile = None,
     settings: Settings = None,
     budget: Budget = None,
-    dataset: Annotated[str | None, typer.Option(help="With --budget: id of the data set.", show_default=False)] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="With --budget: id or name of the data set.", show_default=False, callback=named("dataset")),
+    ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="With --budget: id of the teacher, a job or a model.", show_default=False)
+        str | None,
+        typer.Option(
+            help="With --budget: the teacher, a job or a model.", show_default=False, callback=named("job", "model")
+        ),
     ] = None,
     runtime: RuntimeOption = "onnxruntime",
     threads: StudentThreads = None,
@@ -59,7 +66,7 @@ def job_plan(
         leave(_find_student(_question(budget, dataset, teacher, runtime, threads, size, seconds), wait, as_json, url))
     body = read_spec(spec, settings or ())
     with client_of(url) as client:
-        plan = client.plan(body)
+        plan = client.plan(with_ids(client, body))
         if not as_json and plan.outline is not None:
             for line in outline_lines(plan.outline):
                 print_line(line)
@@ -83,7 +90,7 @@ def _question(
     from fgd.budget import milliseconds
 
     if dataset is None:
-        raise typer.BadParameter("--budget needs --dataset, the id of a data set")
+        raise typer.BadParameter("--budget needs --dataset, the id or name of a data set")
     kind = "job" if teacher is not None and teacher.startswith("job_") else "model"
     return {
         "dataset": dataset,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +15,9 @@ import typer
 from rich.text import Text
 
 from fgd.cli import facts
+from fgd.cli.artifacts import folder_name
 from fgd.cli.files import read_spec
+from fgd.cli.names import named, with_ids
 from fgd.cli.options import (
     URL,
     AsJson,
@@ -27,7 +28,7 @@ from fgd.cli.options import (
     Url,
     client_of,
 )
-from fgd.cli.printing import Columns, answer, clock, err, fail, leave, out, print_line, show_one, table
+from fgd.cli.printing import Columns, answer, clock, err, fail, leave, note, out, print_line, show_one, table
 from fgd.process.exit_codes import DONE, FAILED, REFUSED
 from fgd.text.printable import printable
 
@@ -58,8 +59,10 @@ def job_submit(
     """
     body = read_spec(spec, settings or ())
     with client_of(url) as client:
-        job = client.submit(body)
+        job = client.submit(with_ids(client, body))
         answer(job, as_json, lambda job: print_line(job.id))
+        if not watch and err.is_terminal:
+            note(f"next: fgd job watch {job.id}")
         if watch:
             leave(_watch(client, job.id))
 
@@ -81,7 +84,9 @@ def job_list(
     created_before: Annotated[
         datetime | None, typer.Option(formats=TIMES, metavar="TIME", help="Submitted before this time.")
     ] = None,
-    study: Annotated[str | None, typer.Option(metavar="STUDY", help="Jobs of this study.")] = None,
+    study: Annotated[
+        str | None, typer.Option(metavar="STUDY", help="Jobs of this study.", callback=named("study"))
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many to list at most.")] = 20,
     as_json: AsJson = False,
     url: Url = URL,
@@ -351,7 +356,10 @@ def job_metrics(
 
 @app.command("tensorboard")
 def job_tensorboard(
-    jobs: Annotated[list[str], typer.Argument(help="Ids of jobs.", metavar="JOB...", show_default=False)],
+    jobs: Annotated[
+        list[str],
+        typer.Argument(help="Ids or names of jobs.", metavar="JOB...", show_default=False, callback=named("job")),
+    ],
     to: Annotated[Path, typer.Option(help="Folder to write to; each job gets its own in it.", file_okay=False)] = Path(
         "tensorboard"
     ),
@@ -365,12 +373,7 @@ def job_tensorboard(
     with client_of(url) as client:
         for job in jobs:
             found = client.job(job)
-            print_line(str(client.tensorboard(found.id, to / _folder_name(found))))
-
-
-def _folder_name(job: Job) -> str:
-    """A job's name may be anything; a folder's may not."""
-    return re.sub(r"[^\w.-]+", "_", f"{job.name[:60]}-{job.id}").lstrip(".")
+            print_line(str(client.tensorboard(found.id, to / f"{folder_name(found.name)}-{found.id}")))
 
 
 def _cells_of_point(point: MetricPoint) -> list[str]:
@@ -399,7 +402,7 @@ def _watch(client: Client, job_id: str) -> int:
         for line in curve.lines:
             print_line(line)
     if job.state == "succeeded":
-        print_line(f"{job.id} succeeded; next: fgd artifact download {job.id} --to .")
+        print_line(f"{job.id} succeeded; next: fgd artifact download {job.id}, fgd report {job.id} --html report.html")
         return DONE
     reason = f": {job.failure.code}: {job.failure.message}" if job.failure else ""
     err.print(Text(printable(f"{job.id} {job.state}{reason}", keep="\n"), style="red"))

@@ -119,7 +119,7 @@ def export(
         str,
         typer.Argument(
             metavar="FOLDER|JOB|MODEL",
-            help="Folder with a job's result, or the id of a job or model: job_..., mdl_...",
+            help="Folder with a job's result, or the id or name of a job or model.",
             show_default=False,
         ),
     ],
@@ -170,11 +170,14 @@ def export(
 
     Of a job or a model a worker of the service writes the file: nothing needs to be installed here. A folder, or a job
     with --here, is exported on this machine, which needs the extra `export`; a job's files are downloaded into a folder
-    named after its id. Write ./job_... for an existing folder of that name.
+    named after its id. A folder comes before a job of the same name; write ./job_... for a folder named as an
+    id.
     """
     folder = Path(source)
     if max_ap_loss is not None and not int8:
         fail("--max-ap-loss is of --int8: add it, or leave this out", REFUSED)
+    if not folder.exists() and len(folder.parts) == 1 and not source.startswith(("job_", "mdl_")):
+        source = _id_of(source, url)
     if MODEL_ID.fullmatch(source) or (JOB_ID.fullmatch(source) and not here):
         if image:
             fail("--image is for exports on this machine: add --here to a job", REFUSED)
@@ -200,6 +203,21 @@ def export(
     options += ["--int8"] * int8 + ["--max-ap-loss", str(max_ap_loss)] * (max_ap_loss is not None)
     options += ["--best"] * best + ["--json"] * as_json
     children.become("fgd.export", *options, "--", str(folder))
+
+
+def _id_of(source: str, url: str) -> str:
+    """Of what is not a folder here: the job or model with this name."""
+    from fgd.cli.names import id_of
+    from fgd.client import Unreachable
+
+    try:
+        with client_of(url) as client:
+            return id_of(client, source, "job", "model")
+    except Unreachable as error:
+        fail(
+            f"{source}: there is no such folder, and no service to ask for a job or model of this name: {error}",
+            REFUSED,
+        )
 
 
 def _fetch_result(job: str, folder: Path, which: Which, url: str) -> None:

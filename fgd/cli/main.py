@@ -18,6 +18,7 @@ from fgd.cli import (
     job_detections,
     job_focus,
     job_plan,
+    job_spec,
     job_table,
     jobs,
     library,
@@ -36,6 +37,13 @@ from fgd.process.exit_codes import REFUSED, UNREACHABLE, exit_code, message_of
 from fgd.text.printable import printable
 
 ENDS = """
+First steps, with a service of your own (`fgd serve`, in another terminal):
+
+- `fgd dataset add cells FOLDER` imports your data; from here on its name is enough
+- `fgd job spec --dataset cells > teacher.yaml` writes a spec to change
+- `fgd job submit teacher.yaml --watch` trains it
+- `fgd job spec --dataset cells --teacher cells-teacher > student.yaml`, and so on with the student
+
 Environment variables: FGD_URL, the address of the service; FGD_API_KEY, its key.
 
 Exit codes:
@@ -56,15 +64,15 @@ app = typer.Typer(
     help="Distil a large detector into a small one: submit a job, watch it, download the student.",
     epilog=ENDS,
 )
+jobs.app.command("spec")(job_spec.job_spec)
 jobs.app.command("plan")(job_plan.job_plan)
 jobs.app.command("table")(job_table.job_table)
 jobs.app.command("detections")(job_detections.job_detections)
 jobs.app.command("focus")(job_focus.job_focus)
 jobs.app.command("report")(reports.job_report)
 jobs.app.command("mlflow")(mlflow.job_mlflow)
-app.command("report", rich_help_panel="Use a service")(reports.job_report)
 studies.app.command("plan")(study_plan.study_plan)
-for commands in (service, tasks, library, workers):
+for commands in (service, reports, tasks, library, workers):
     app.add_typer(commands.app)
 GROUPS = {
     "dataset": datasets.app, "job": jobs.app, "study": studies.app, "model": models.app, "artifact": artifacts.app,

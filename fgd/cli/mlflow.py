@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fgd.cli.names import named
 from fgd.cli.options import URL, Url, client_of, job_ids
 from fgd.cli.printing import fail, note, print_line
 from fgd.cli.reports import whole_report
@@ -25,7 +26,13 @@ PIECE = 1 << 20
 
 Jobs = Annotated[
     list[str],
-    typer.Argument(metavar="JOB...", help="Ids of jobs.", show_default=False, autocompletion=job_ids),
+    typer.Argument(
+        metavar="JOB...",
+        help="Ids or names of jobs.",
+        show_default=False,
+        autocompletion=job_ids,
+        callback=named("job"),
+    ),
 ]
 
 

@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fgd.cli.names import named
+
 if TYPE_CHECKING:
     from fgd.client import Client
 
 URL = "http://127.0.0.1:8000"
 """`fgd.client.DEFAULT_URL`, which would cost the help its speed."""
 
-Url = Annotated[str, typer.Option("--url", envvar="FGD_URL", help="Address of the service.", rich_help_panel="Service")]
+Url = Annotated[  # read before all others, which may have names for the service to look up
+    str,
+    typer.Option("--url", envvar="FGD_URL", help="Address of the service.", rich_help_panel="Service", is_eager=True),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Home = Annotated[Path | None, typer.Option(help="Folder for everything the service writes. [default: .fgd]")]
 NameFilter = Annotated[
@@ -49,10 +54,29 @@ def job_ids(incomplete: str) -> list[tuple[str, str]]:
 
 JobId = Annotated[
     str,
-    typer.Argument(metavar="JOB", help="Id of a job: job_...", show_default=False, autocompletion=job_ids),
+    typer.Argument(
+        metavar="JOB",
+        help="Id (job_...) or name of a job.",
+        show_default=False,
+        autocompletion=job_ids,
+        callback=named("job"),
+    ),
 ]
-DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id of a data set: ds_...", show_default=False)]
-ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Id of a model: mdl_...", show_default=False)]
+DatasetId = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATASET",
+        help="Id (ds_...) or name of a data set.",
+        show_default=False,
+        callback=named("dataset"),
+    ),
+]
+ModelId = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Id (mdl_...) or name of a model.", show_default=False, callback=named("model")
+    ),
+]
 Budget = Annotated[
     str | None, typer.Option(metavar="15ms", help="Find students that answer within this time.", show_default=False)
 ]

@@ -44,7 +44,8 @@ def teacher_line(teacher: PlannedTeacher) -> str:
 
 def measured_lines(measured: Measurement) -> Iterator[str]:
     teacher = f", teacher {millions(measured.teacher_parameters)}" if measured.teacher_parameters is not None else ""
-    yield f"measured   on {measured.device}, {measured.threads} threads, {measured.precision}"
+    threads = f"{measured.threads} thread{'s' * (measured.threads != 1)}"
+    yield f"measured   on {measured.device}, {threads}, {measured.precision}"
     yield f"parameters student {millions(measured.student_parameters)}{teacher}"
     for each in measured.teachers:
         head = f"head {each.head_s:.3f} s" if each.head_s is not None else "head does not run"

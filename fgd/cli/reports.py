@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from fgd.client import Client, JobReport
 
 
+app = typer.Typer()
+
+
+@app.command("report", rich_help_panel="Use a service")
 def job_report(
     job: JobId,
     html: Annotated[

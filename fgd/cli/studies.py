@@ -12,6 +12,7 @@ from rich.text import Text
 
 from fgd.cli.facts import moment
 from fgd.cli.files import read_spec
+from fgd.cli.names import named, with_ids
 from fgd.cli.options import URL, AsJson, NameFilter, NewName, Settings, Url, client_of
 from fgd.cli.printing import Columns, answer, err, fail, leave, out, print_json, print_line, show_one, table
 from fgd.process.exit_codes import DONE, FAILED, REFUSED
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Compare methods, students and seeds: a grid of jobs with a leaderboard.")
 
-StudyId = Annotated[str, typer.Argument(metavar="STUDY", help="Id of a study: std_...", show_default=False)]
+StudyId = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY", help="Id (std_...) or name of a study.", show_default=False, callback=named("study")
+    ),
+]
 Arms = Annotated[
     list[str] | None,
     typer.Option(
@@ -63,7 +69,7 @@ def study_submit(
     """
     body = body_of(spec, settings, arm, seeds, name, control)
     with client_of(url) as client:
-        study = client.submit_study(body)
+        study = client.submit_study(with_ids(client, body))
         answer(study, as_json, lambda study: print_line(study.id))
         if not as_json:
             err.print(Text(f"{study.jobs.get('total', 0)} jobs: {plan_of(study)}"), soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from fgd.cli.names import with_ids
 from fgd.cli.options import URL, AsJson, Settings, Url, client_of
 from fgd.cli.printing import Columns, err, leave, note, print_line, table
 from fgd.cli.studies import Arms, Control, Seeds, StudyFile, StudyName, body_of
@@ -38,7 +39,7 @@ def study_plan(
     """
     body = body_of(spec, settings, arm, seeds, name, control)
     with client_of(url) as client:
-        outline = client.outline_study(body)
+        outline = client.outline_study(with_ids(client, body))
         if not as_json:
             note(f"{outline.jobs} jobs")
         plans = list(_plans(client, outline.runs, wait))

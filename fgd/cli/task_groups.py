@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fgd.cli.facts import moment
+from fgd.cli.names import named
 from fgd.cli.options import URL, AsJson, Url, client_of
 from fgd.cli.printing import Columns, answer, print_line, show_one, table
 
@@ -25,9 +26,16 @@ prediction = typer.Typer(no_args_is_help=True, help="List, show and delete predi
 
 Most = Annotated[int, typer.Option("--limit", min=1, help="How many to list at most.")]
 States = Annotated[list[str] | None, typer.Option("--state", help="pending, succeeded, failed; may be repeated.")]
-OfJob = Annotated[str | None, typer.Option("--job", metavar="JOB", help="Only those of this job.")]
-OfModel = Annotated[str | None, typer.Option("--model", metavar="MODEL", help="Only those of this model.")]
-OnData = Annotated[str | None, typer.Option("--dataset", metavar="DATASET", help="Only those on this data set.")]
+OfJob = Annotated[
+    str | None, typer.Option("--job", metavar="JOB", help="Only those of this job.", callback=named("job"))
+]
+OfModel = Annotated[
+    str | None, typer.Option("--model", metavar="MODEL", help="Only those of this model.", callback=named("model"))
+]
+OnData = Annotated[
+    str | None,
+    typer.Option("--dataset", metavar="DATASET", help="Only those on this data set.", callback=named("dataset")),
+]
 EvaluationId = Annotated[str, typer.Argument(metavar="EVALUATION", help="Its id: evl_...", show_default=False)]
 ExportId = Annotated[str, typer.Argument(metavar="EXPORT", help="Its id: exp_...", show_default=False)]
 PredictionId = Annotated[str, typer.Argument(metavar="PREDICTION", help="Its id: pred_...", show_default=False)]

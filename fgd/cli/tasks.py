@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 import typer
 from rich.text import Text
 
+from fgd.cli.names import id_of, named
 from fgd.cli.options import URL, AsJson, Url, client_of
 from fgd.cli.printing import Columns, answer, err, fail, leave, note, out, print_error, print_line, table
 from fgd.process.exit_codes import DONE, FAILED, REFUSED
@@ -22,9 +23,6 @@ app = typer.Typer()
 
 T = TypeVar("T", bound="Task")
 
-Network = Annotated[
-    str, typer.Argument(metavar="JOB|MODEL", help="Id of a job or a model: job_..., mdl_...", show_default=False)
-]
 Teacher = Annotated[bool, typer.Option("--teacher", help="The teacher of the job, not its student.")]
 Best = Annotated[bool, typer.Option("--best", help="The student's best weights instead of the last ones.")]
 Wait = Annotated[bool, typer.Option(help="Wait until it has ended.")]
@@ -37,11 +35,13 @@ def evaluate(
         str,
         typer.Argument(
             metavar="JOB|MODEL|EVALUATION",
-            help="Id of a job, a model, or an evaluation that was asked for before.",
+            help="Id or name of a job or a model; or the id of an evaluation that was asked for before.",
             show_default=False,
         ),
     ],
-    dataset: Annotated[str | None, typer.Option(help="Id of a data set. [default: the job's own]")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Id or name of a data set. [default: the job's own]", callback=named("dataset"))
+    ] = None,
     split: Annotated[Literal["train", "val", "test"], typer.Option(help="Which of its images.")] = "val",
     teacher: Teacher = False,
     best: Best = False,
@@ -64,8 +64,8 @@ def evaluate(
         if network.startswith("evl_"):
             found = client.evaluation(network)
         else:
-            named = named_network(network, teacher, best)
-            found = client.evaluate(**named, dataset=dataset, split=split, device=device)
+            chosen = named_network(id_of(client, network, "job", "model"), teacher, best)
+            found = client.evaluate(**chosen, dataset=dataset, split=split, device=device)
         if wait:
             found = waited(client.wait_evaluation, found, "evaluating")
         answer(found, as_json, _show_evaluation)
@@ -152,8 +152,12 @@ def predict(
     picture: Annotated[
         Path, typer.Argument(metavar="PHOTO", help="JPEG, PNG, WebP, BMP, TIFF or GIF.", exists=True, dir_okay=False)
     ],
-    job: Annotated[str | None, typer.Option(help="Job whose student, teacher and control look at it.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model that looks at it, instead of a job.")] = None,
+    job: Annotated[
+        str | None, typer.Option(help="Job whose student, teacher and control look at it.", callback=named("job"))
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model that looks at it, instead of a job.", callback=named("model"))
+    ] = None,
     best: Best = False,
     score: Annotated[float, typer.Option(min=0, max=1, help="Leave out detections with a lower score.")] = 0.3,
     to: Annotated[

@@ -26,7 +26,7 @@ def draw(console: Console | None = None) -> Emit:
             case Started():
                 progress.start()
                 progress.update(task, total=event.total_steps, completed=event.step)
-                machine = f"{event.device}, {event.threads} threads, {event.precision}"
+                machine = f"{event.device}, {event.threads} thread{'s' * (event.threads != 1)}, {event.precision}"
                 progress.console.print(printable(machine), markup=False)
             case Phase():
                 progress.update(task, description=printable(event.phase))

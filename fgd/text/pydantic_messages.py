@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,6 +59,8 @@ def _sentence(type: str, about: Mapping[str, Any], field: str, said: str) -> str
         case "too_long":
             return f"may have {about['max_length']} entries at most"
         case "string_pattern_mismatch":
+            if id_form := re.fullmatch(r"\^([a-z]+_)\[0-9a-f\]\{32\}\$", about["pattern"]):
+                return f"must be an id: {id_form[1]} and 32 of 0-9 and a-f, as the list of all has it"
             return f"holds a character that is not allowed, or has another form; must match {about['pattern']}"
         case "value_error":
             return said.removeprefix("Value error, ")

@@ -90,7 +90,7 @@ COMMANDS = [
     ["job"],
     *(
         ["job", name]
-        for name in ("submit", "plan", "list", "table", "show", "watch", "events", "cancel", "logs", "metrics")
+        for name in ("submit", "spec", "plan", "list", "table", "show", "watch", "events", "cancel", "logs", "metrics")
     ),
     *(["job", name] for name in ("report", "tensorboard", "mlflow")),
     *(["job", name] for name in ("pause", "resume", "stop", "attempts", "checkpoints", "pin", "change", "delete")),
@@ -636,13 +636,15 @@ def test_a_job_is_promoted_and_models_are_listed(fgd: Command, server: Server) -
     assert columns == [MODEL, "m", "ready", "fcos resnet18", "2", "46.9"]
 
 
-@pytest.mark.parametrize("noun", ["job", "dataset", "model"])
-def test_what_nothing_needs_is_deleted_and_what_something_needs_is_not(fgd: Command, server: Server, noun: str) -> None:
-    refusal = problem(409, f"{noun}_in_use", f"x_1 is used by {JOB}")
-    server.routes[("DELETE", f"/v1/{noun}s/x_1")] = [Answer(202, {"id": "x_1"}), refusal]
-    done = fgd(noun, "delete", "x_1", url=server.url)
-    assert (done.code, done.out) == (0, "x_1  deleted\n"), done.err
-    refused = fgd(noun, "delete", "x_1", url=server.url)
+@pytest.mark.parametrize(("noun", "id"), [("job", "job_1"), ("dataset", "ds_1"), ("model", "mdl_1")])
+def test_what_nothing_needs_is_deleted_and_what_something_needs_is_not(
+    fgd: Command, server: Server, noun: str, id: str
+) -> None:
+    refusal = problem(409, f"{noun}_in_use", f"{id} is used by {JOB}")
+    server.routes[("DELETE", f"/v1/{noun}s/{id}")] = [Answer(202, {"id": id}), refusal]
+    done = fgd(noun, "delete", id, url=server.url)
+    assert (done.code, done.out) == (0, f"{id}  deleted\n"), done.err
+    refused = fgd(noun, "delete", id, url=server.url)
     assert refused.code == 2
     assert f"used by {JOB}" in refused.err
 
@@ -678,15 +680,15 @@ def test_a_change_that_cannot_be_is_refused_here(fgd: Command, server: Server, t
     assert not [asked for asked in server.asked if asked.method == "PATCH"]
 
 
-@pytest.mark.parametrize("noun", ["dataset", "model"])
-def test_data_sets_and_models_are_renamed(fgd: Command, server: Server, noun: str) -> None:
-    path = f"/v1/{noun}s/x_1"
-    server.routes[("PATCH", path)] = Answer(body={"id": "x_1", "name": "b", "state": "ready"})
-    done = fgd(noun, "change", "x_1", "--name", "b", url=server.url)
-    assert (done.code, done.out) == (0, "x_1  changed\n"), done.err
-    assert json.loads(fgd(noun, "change", "x_1", "--name", "b", "--json", url=server.url).out)["name"] == "b"
+@pytest.mark.parametrize(("noun", "id"), [("dataset", "ds_1"), ("model", "mdl_1")])
+def test_data_sets_and_models_are_renamed(fgd: Command, server: Server, noun: str, id: str) -> None:
+    path = f"/v1/{noun}s/{id}"
+    server.routes[("PATCH", path)] = Answer(body={"id": id, "name": "b", "state": "ready"})
+    done = fgd(noun, "change", id, "--name", "b", url=server.url)
+    assert (done.code, done.out) == (0, f"{id}  changed\n"), done.err
+    assert json.loads(fgd(noun, "change", id, "--name", "b", "--json", url=server.url).out)["name"] == "b"
     assert [json.loads(asked.body) for asked in server.asked_for("PATCH", path)] == [{"name": "b"}] * 2
-    nameless = fgd(noun, "change", "x_1", url=server.url)
+    nameless = fgd(noun, "change", id, url=server.url)
     assert nameless.code == 2
     assert "--name" in nameless.err
 
@@ -1110,7 +1112,9 @@ def test_an_evaluation_that_failed_ends_with_its_reason(fgd: Command, server: Se
     assert "user_error: /min_size: too small" in done.err
 
 
-@pytest.mark.parametrize(("arguments", "words"), [(("ds_1",), "neither a job's id"), ((MODEL, "--best"), "--best")])
+@pytest.mark.parametrize(
+    ("arguments", "words"), [(("ds_1",), "is the id of a data set"), ((MODEL, "--best"), "--best")]
+)
 def test_what_is_no_network_is_refused_at_once(
     fgd: Command, server: Server, arguments: tuple[str, ...], words: str
 ) -> None:
