@@ -32,7 +32,7 @@ def listing(known: dict[str, list[str]], **more: Any) -> Callable[[Asked], Answe
 @pytest.fixture
 def server() -> Any:
     with serving() as server:
-        job = {
+        job: dict[str, Any] = {
             "phase": None, "requested": None, "spec": {}, "metadata": {}, "priority": 0,
             "created_at": "2026-01-01T00:00Z",
             "progress": None, "failure": None, "waiting_reason": None,
@@ -95,9 +95,9 @@ def test_an_argument_may_be_several_names(server: Server) -> None:
 
 
 def _context(url: str) -> typer.Context:
-    import click
+    from typer.core import TyperCommand
 
-    context = typer.Context(click.Command("show"))
+    context = typer.Context(TyperCommand("show"))
     context.params["url"] = url
     return context
 
