@@ -176,7 +176,7 @@ def export(
     folder = Path(source)
     if max_ap_loss is not None and not int8:
         fail("--max-ap-loss is of --int8: add it, or leave this out", REFUSED)
-    if not folder.exists() and len(folder.parts) == 1 and not source.startswith(("job_", "mdl_")):
+    if not folder.exists() and "/" not in source and not source.startswith(("job_", "mdl_")):
         source = _id_of(source, url)
     if MODEL_ID.fullmatch(source) or (JOB_ID.fullmatch(source) and not here):
         if image:
@@ -192,7 +192,7 @@ def export(
     if teacher:
         fail("--teacher is for a job whose file a worker writes: leave out --here", REFUSED)
     if int8 and dataset is None:
-        fail("--int8 on this machine needs --dataset FOLDER, to calibrate and judge on", REFUSED)
+        fail("--int8 here needs --dataset FOLDER, to judge on; a worker has it for a job: give the job's id", REFUSED)
     if JOB_ID.fullmatch(source):
         folder = onnx.parent / source
         _fetch_result(source, folder, "best" if best else "last", url)

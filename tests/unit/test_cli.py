@@ -1213,7 +1213,7 @@ def test_an_export_in_int8_on_this_machine_passes_its_options_on(
         ((JOB, "--here", "--teacher"), "--teacher"),
         ((JOB, "--max-ap-loss", "1"), "--max-ap-loss is of --int8"),
         ((JOB, "--here", "--int8"), "--dataset FOLDER"),
-        (("folder", "--int8"), "--dataset FOLDER"),
+        (("./folder", "--int8"), "--dataset FOLDER"),
     ],
 )
 def test_an_export_says_which_options_do_not_go_together(
