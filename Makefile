@@ -8,7 +8,7 @@ export PYTHONUNBUFFERED := 1
 unexport PYTHONDONTWRITEBYTECODE  # or each of hundreds of processes would compile the sources again
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-unit test-long test-browser test-mlflow matrix test-isa gpu gpu-wheels lint format lock parity study families resume digests fuzz tour bench bench-service images chaos soak clean
+.PHONY: help install demo serve pictures test test-unit test-long test-browser test-mlflow matrix test-isa gpu gpu-wheels lint format lock parity study families resume digests fuzz tour bench bench-service images chaos soak clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -41,6 +41,10 @@ test-long: $(READY) ## the tests of ten seconds and more that `make test` leaves
 test-browser: $(READY) ## the dashboard's pages in a real Chromium, which it brings if it can; about five minutes
 	@$(BIN)/python -m tests.browser.bring
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -rs -m browser tests/browser
+
+pictures: $(READY) ## the pictures of docs/dashboard.md, of a service that trains for them; minutes on 2 free cores
+	@$(BIN)/python -m tests.browser.bring
+	@$(BIN)/python -m tests.studies.dashboard_pictures
 
 test-mlflow: $(READY) $(MLFLOW)/.ready ## what a real MLflow server shows of a job; a minute, and another for its packages (700 MB, once)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -m mlflow tests/e2e/test_mlflow.py
