@@ -1,6 +1,6 @@
 /** @file What is done with jobs, on whatever page: ask for something, copy one, and how a state is shown. */
 
-import { send } from "./api.js";
+import { get, query as address, send } from "./api.js";
 import { complain, confirmed, say } from "./dialogs.js";
 import { button, h, named, put } from "./elements.js";
 import { to } from "./router.js";
@@ -47,6 +47,13 @@ export function waits(job) {
 /** Who learns from whom. @param {Summary} job */
 export function recipe(job) {
   return job.methods.length ? `${job.student} · ${job.methods.join(" + ")}` : `${job.student} · no teacher`;
+}
+
+/** The names of jobs, of those that are still there; their ids say enough where they cannot be had. @param {string[]} ids @param {AbortSignal} signal @returns {Promise<Map<string, string>>} */
+export async function namesOf(ids, signal) {
+  if (!ids.length) return new Map();
+  const { items } = await get(`summaries${address({ id: ids })}`, { signal }).catch(() => ({ items: [] }));
+  return new Map(items.map((/** @type {Summary} */ each) => [each.id, each.name]));
 }
 
 /** @param {{id: string, name: string}} job */

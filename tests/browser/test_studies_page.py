@@ -62,6 +62,7 @@ def test_a_leaderboard_draws_what_each_arm_adds(page: Any, server: Any, study: s
     expect(page.locator(f'tr[data-study="{study}"]')).to_contain_text("6 of 9 jobs succeeded · 3 queued")
     page.locator(f'tr[data-study="{study}"] a').click()
 
+    expect(page.locator(".facts").get_by_role("link", name="the big one")).to_be_visible()
     expect(row(page, NASTY[:40]).locator(".difference")).to_contain_text("+3.8 (+0.6 to +6.9)")
     expect(row(page, NASTY[:40]).locator("svg.interval.good")).to_be_visible()
     expect(row(page, "mimic").get_by_role("img", name="±0.0 AP, over seeds −12.7 to +12.7")).to_be_visible()

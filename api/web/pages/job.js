@@ -6,7 +6,7 @@ import { get, query as address, stream } from "../api.js";
 import { button, h, named, put, unseen, write } from "../elements.js";
 import { costOf } from "../cost.js";
 import { ap, duration, gain, moment, NONE, number } from "../format.js";
-import { act, ACTIONS, copyOf, doing, ENDED, recipe } from "../jobs.js";
+import { act, ACTIONS, copyOf, doing, ENDED, namesOf, recipe } from "../jobs.js";
 import { to } from "../router.js";
 
 /**
@@ -61,7 +61,7 @@ export async function show({ root, params, query, signal, setQuery, setTitle }) 
   /** @type {Awaited<ReturnType<typeof costOf>>} */
   let cost = null;
   /** @type {Map<string, string>} names of those that are jobs here */
-  const teachers = new Map();
+  let teachers = new Map();
   let shownActions = "";
   function showLine() {
     write(title.firstChild, line.name);
@@ -159,10 +159,7 @@ export async function show({ root, params, query, signal, setQuery, setTitle }) 
   nameTeachers();
 
   async function nameTeachers() {
-    const ids = line.teachers.filter((each) => each.startsWith("job_"));
-    if (!ids.length) return;
-    const { items } = await get(`summaries${address({ id: ids })}`, { signal }).catch(() => ({ items: [] })); // their ids say enough
-    for (const each of items) teachers.set(each.id, each.name);
+    teachers = await namesOf(line.teachers.filter((each) => each.startsWith("job_")), signal);
     if (!signal.aborted) showLine();
   }
 

@@ -3,6 +3,7 @@
 import { get, watch } from "../api.js";
 import { button, h, named, put, unseen, write } from "../elements.js";
 import { ap, count, duration, gain, moment, NONE, several } from "../format.js";
+import { namesOf } from "../jobs.js";
 import { to } from "../router.js";
 import { act, ACTIONS, axis, bounds, common, drawing, extend, progress, verdict } from "../studies.js";
 
@@ -22,6 +23,8 @@ export async function show({ root, params, query, signal, setQuery, setTitle }) 
   let study = await get(path, { signal });
   /** @type {any} */
   let board = null;
+  /** @type {Map<string, string> | null} of teachers */
+  let names = null;
   const wanted = { split: query.get("split") === "test" ? "test" : "val", sort: ORDERS[query.get("sort") ?? ""] ? query.get("sort") ?? "" : "" };
   setTitle(study.name);
 
@@ -55,7 +58,7 @@ export async function show({ root, params, query, signal, setQuery, setTitle }) 
     }
     put(facts, fact("Jobs", progress(study)), fact("Arms", several(study.arms.length, "arm")), fact("Students", study.students.map((each, place) => [place > 0 && ", ", named(each.name)])),
       fact("Seeds", study.seeds.slice(0, 12).join(", ") + (study.seeds.length > 12 ? ` and ${study.seeds.length - 12} more` : "")), fact("Created", moment(study.created_at)), study.finished_at && fact("Ended", moment(study.finished_at)),
-      board?.teachers.map((/** @type {any} */ each) => fact("Teacher", [each.teacher?.job ? h("a", { href: to(["jobs", each.teacher.job]) }, `${each.teacher.job.slice(0, 12)}…`) : named(each.teacher?.model ?? "torchvision's"), each.ap === null ? h("span", { class: "dim" }, " AP not known") : ` AP ${ap(each.ap)}`])));
+      board?.teachers.map((/** @type {any} */ each) => fact("Teacher", [each.teacher?.job ? h("a", { href: to(["jobs", each.teacher.job]) }, names?.has(each.teacher.job) ? named(names.get(each.teacher.job)) : `${each.teacher.job.slice(0, 12)}…`) : named(each.teacher?.model ?? "torchvision's"), each.ap === null ? h("span", { class: "dim" }, " AP not known") : ` AP ${ap(each.ap)}`])));
   }
 
   /** @param {string} name */
@@ -112,8 +115,13 @@ export async function show({ root, params, query, signal, setQuery, setTitle }) 
   showStudy();
   const looks = [
     watch({ path: () => path, every: EVERY_MS, signal, fail, show: (data) => ((study = data), (complaint.hidden = true), showStudy()) }),
-    watch({ path: () => `${path}/leaderboard?split=${wanted.split}`, every: EVERY_MS, signal, fail, show: (data) => ((board = data), showBoard(), showStudy()) }),
+    watch({ path: () => `${path}/leaderboard?split=${wanted.split}`, every: EVERY_MS, signal, fail, show: (data) => ((board = data), showBoard(), showStudy(), names ?? nameTeachers()) }),
   ];
+  async function nameTeachers() {
+    names = new Map(); // they are asked for once
+    names = await namesOf(board.teachers.map((/** @type {any} */ each) => each.teacher?.job).filter(Boolean), signal);
+    if (!signal.aborted) showStudy();
+  }
   const again = () => looks.forEach((look) => look());
 
   /** @param {Partial<typeof wanted>} changes */
