@@ -58,7 +58,7 @@ def job_plan(
     With --budget 15ms --dataset DATASET instead of a spec: a worker builds, exports and times students, and the table
     shows which fit, the largest first. --json adds a spec for each, which `fgd job submit` takes.
     """
-    from fgd.cli.plan_lines import outline_lines
+    from fgd.cli.plan_lines import outline_lines, strength_lines
 
     if (spec is None and not settings) == (budget is None):
         raise typer.BadParameter("give either a spec or --budget")
@@ -66,9 +66,10 @@ def job_plan(
         leave(_find_student(_question(budget, dataset, teacher, runtime, threads, size, seconds), wait, as_json, url))
     body = read_spec(spec, settings or ())
     with client_of(url) as client:
-        plan = client.plan(with_ids(client, body))
+        body = with_ids(client, body)
+        plan = client.plan(body)
         if not as_json and plan.outline is not None:
-            for line in outline_lines(plan.outline):
+            for line in (*outline_lines(plan.outline), *strength_lines(body)):
                 print_line(line)
         if wait and not plan.ended:
             with err.status(Text(printable(plan.waiting_reason or "a worker is trying a few steps"))):

@@ -78,7 +78,7 @@ name: {_quoted(f"{name}-student")}
 dataset: {dataset}
 teacher: {{{noun}: {teacher}}}
 methods:
-  - kind: fgd        # as strong as rho 30, which is measured at the first steps; docs/methods.md has the others
+  - kind: fgd        # its strength is measured (rho 30); docs/methods.md has the other methods
 student:
   kind: {kind}
   backbone: resnet18 # fgd job plan --budget 15ms --dataset ... finds one that is fast enough

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from fgd.outline import Measurement, Outline, PlannedTeacher
 from fgd.text.cut import some
@@ -40,6 +41,28 @@ def teacher_line(teacher: PlannedTeacher) -> str:
     runs = f"trunk, neck, and head for {', '.join(teacher.head_for)}" if teacher.head_for else "trunk and neck"
     classes = f"; teaches {some(teacher.classes)}" if teacher.classes else ""
     return f"{name}{teacher.network}: {', '.join(teacher.methods)}; {runs}{classes}"
+
+
+def strength_lines(body: Mapping[str, Any]) -> Iterator[str]:
+    """How strong each method of a spec will be; nothing of a spec that only the service knows, as with its plug-ins."""
+    from pydantic import ValidationError
+
+    from fgd.presets import complete
+    from fgd.spec import SubmitJob
+
+    try:
+        spec = SubmitJob.model_validate(body)
+        methods = [complete(method, type(spec.student)) for method in spec.methods]
+    except (ValidationError, KeyError):
+        return
+    for method in methods:
+        if method.rho:
+            told = (
+                f"measured after the warm-up, so that its gradient is {method.rho:g} times the detection loss's (rho)"
+            )
+        else:
+            told = "its weights, as they are"
+        yield f"strength   {method.kind}: {told}"
 
 
 def measured_lines(measured: Measurement) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Finds objects with an exported student; needs onnxruntime, numpy and pillow.
 
-    python THIS_FILE student.onnx photo.jpg
+    python THIS_FILE student.onnx photo.jpg [score]        # the least score that is shown; 0.3 without it
 
 The graph takes RGB in 0..1 as float32 N x 3 x H x W and normalises by itself. To keep the AP that was evaluated, give
 it images as evaluation did:
@@ -102,6 +102,9 @@ if __name__ == "__main__":
     with Image.open(sys.argv[2]) as photo:
         found = detect(student, np.array(photo.convert("RGB")))
     names = ("background", *inputs_of(student).classes)
+    least = float(sys.argv[3]) if len(sys.argv) > 3 else 0.3
     for box, score, label in zip(*(each.tolist() for each in found), strict=True):
+        if score < least:
+            continue
         name = repr(names[label])[1:-1]  # a stranger's: what would steer the terminal is shown, not obeyed
         print(f"{name} {score:.2f} {[round(x, 1) for x in box]}")

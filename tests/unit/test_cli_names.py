@@ -12,6 +12,7 @@ import typer
 from fgd.cli import job_spec
 from fgd.cli.names import id_of, named, with_ids
 from fgd.cli.options import client_of
+from fgd.cli.plan_lines import strength_lines
 from fgd.spec import SubmitJob
 from fgd.text import strict_yaml
 from tests.unit.http_fake import Answer, Asked, Server, serving
@@ -116,3 +117,23 @@ def test_a_spec_to_begin_with_is_one_that_the_service_takes(name: str) -> None:
         spec = SubmitJob.model_validate_json(json.dumps(strict_yaml.parse(text)))
         assert spec.name.startswith(name)
         assert (spec.schedule.min_size, spec.schedule.max_size) == size
+
+
+@pytest.mark.parametrize(
+    ("methods", "said"),
+    [
+        ([{"kind": "fgd"}], ["fgd: measured after the warm-up, so that its gradient is 30 times"]),
+        ([{"kind": "fgd", "rho": 10}, {"kind": "pkd", "weight": 2}], ["is 10 times", "pkd: its weights, as they are"]),
+        ([{"kind": "crosskd"}], ["crosskd: its weights, as they are"]),
+        ([{"kind": "of_a_plug_in"}], []),
+        ([], []),
+    ],
+)
+def test_a_plan_says_how_strong_each_method_will_be(methods: list[dict[str, Any]], said: list[str]) -> None:
+    spec = {
+        "name": "a", "dataset": DATASETS["cells"][0], "student": {"kind": "fcos"}, "methods": methods,
+        "teacher": {"job": JOBS["teacher"][0]} if methods else None,
+    }  # fmt: skip
+    lines = list(strength_lines(spec))
+    assert len(lines) == len(said)
+    assert all(words in line for words, line in zip(said, lines, strict=True))

@@ -162,7 +162,7 @@ def test_the_file_says_what_it_is_and_what_lies_beside_it_runs_alone_and_prints_
     for folder in (tmp_path, Path(torch.__file__).parent, Path(usage.__file__).parent):
         assert str(folder).encode() not in file.read_bytes()
 
-    run = [sys.executable, "-I", "-X", "utf8", str(tmp_path / "new/student_onnx.py"), str(file), str(photos[1])]
+    run = [sys.executable, "-I", "-X", "utf8", str(tmp_path / "new/student_onnx.py"), str(file), str(photos[1]), "0"]
     ended = subprocess.run(run, capture_output=True, check=False)
     assert ended.returncode == 0, ended.stderr
     theirs = plain_torchvisions(fcos, pixels_of(photos[1]))
