@@ -38,7 +38,12 @@ def model_add(
     detector: Annotated[str, typer.Option(help="Family, as in the catalogue, or its whole spec as JSON.")] = "fcos",
     backbone: Annotated[str | None, typer.Option(help="Trunk: resnet18, resnet34, resnet50, ...")] = None,
     fpn_channels: Annotated[int | None, typer.Option(help="Width of the pyramid.")] = None,
-    norm: Annotated[str | None, typer.Option(help="Normalisation of the trunk: batch, group, frozen.")] = None,
+    norm: Annotated[
+        str | None,
+        typer.Option(
+            help="Normalisation of the trunk: batch, group; frozen as in torchvision's own functions. [default: batch]"
+        ),
+    ] = None,
     min_size: Annotated[
         int | None, typer.Option(help="Shorter side of the images it was trained with. [default: 800]")
     ] = None,
