@@ -50,10 +50,10 @@ def last_checkpoint(spec: JobSpec, out: Path, emit: Emit) -> Path | None:
 
 
 def remember(spec: JobSpec, out: Path) -> None:
-    """Leave the spec beside what it makes."""
+    """Leave the spec beside what it makes, every number in it: a later version may have other defaults."""
     out.mkdir(parents=True, exist_ok=True)
     partial = out / f".{SPEC}.{os.getpid()}"
-    partial.write_text(spec.model_dump_json(indent=2, by_alias=True) + "\n")
+    partial.write_text(resolve(spec).model_dump_json(indent=2, by_alias=True) + "\n")
     partial.rename(out / SPEC)
 
 

@@ -126,7 +126,10 @@ def load(
     if format != FORMAT:
         raise _other_format(path, format)
     if belongs_to not in spec_digests:
-        message = "belongs to a different spec, or to other data; give those that made it, or start over"
+        message = (
+            "belongs to a different spec, or to other data; give those that made it (numbers left out may have had "
+            "other defaults in an earlier version: write them into the spec), or start over"
+        )
         raise CheckpointForeign(f"{path.name}: {message}")
     with reading(path):
         told = ({"": whole["calibration"]} if whole["calibration"] else {}) | whole.get("calibrations", {})

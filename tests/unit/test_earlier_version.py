@@ -195,15 +195,29 @@ def stopped(tmp_path: Path) -> Path:
     return earlier.unpack("training.tar.xz", tmp_path)
 
 
+DEFAULTS_THEN: dict[str, dict[str, Any]] = {
+    "fgd": {"alpha": 1e-3, "beta": 5e-4, "gamma": 5e-4, "lambda": 5e-6, "temperature": 0.5, "rho": 0.0},
+    "mimic": {"weight": 0.016, "rho": 0.0},
+}
+"""RetinaNet's."""
+
+
 @pytest.mark.slow
 def test_a_stopped_training_goes_on_with_the_same_bytes(stopped: Path) -> None:
-    """Its spec has a field that was retired: it is refused, with what to do, and ends well without."""
+    """Its spec has a field that was retired: it is refused, with what to do, and ends well without. So are the numbers
+    that it left out, which had other defaults then."""
     kept, spec = earlier.told("training.json"), json.loads((stopped / "spec.json").read_bytes())
     refused = trained(stopped, kept["checkpoint"])
     assert refused.returncode == 2
     assert "/resources/compile" in json.loads(refused.stdout.splitlines()[-1])["message"]
 
     del spec["resources"]["compile"]
+    (stopped / "spec.json").write_text(json.dumps(spec))
+    refused = trained(stopped, kept["checkpoint"])
+    assert refused.returncode == 2
+    assert "other defaults" in json.loads(refused.stdout.splitlines()[-1])["message"]
+
+    spec["methods"] = [DEFAULTS_THEN[method["kind"]] | method for method in spec["methods"]]
     (stopped / "spec.json").write_text(json.dumps(spec))
     done = trained(stopped, kept["checkpoint"])
 

@@ -18,7 +18,7 @@ from fgd.detector_specs import DetectorSpec
 from fgd.detectors import Detector, build
 from fgd.engine.distill import Distill, Lesson, Teacher
 from fgd.errors import SpecError
-from fgd.method_specs import DeFeat, MethodSpec, families_with
+from fgd.method_specs import FGD, DeFeat, MethodSpec, families_with
 from fgd.methods import METHODS, Pair
 from fgd.methods import build as build_method
 from fgd.presets import PRESETS, resolve
@@ -157,7 +157,7 @@ def assert_gradients(distill: Distill, teacher: Teacher) -> None:
 
 @pytest.mark.parametrize(("teacher", "student", "kind"), CASES)
 def test_it_trains_or_is_refused_by_name(teacher: str, student: str, kind: str) -> None:
-    method: MethodSpec = KINDS[kind]()
+    method: MethodSpec = FGD(temperature=0.5) if kind == "fgd" else KINDS[kind]()
     if not served(method, teacher, student):
         with pytest.raises((SpecError, ValidationError)) as refused:
             job(teacher, student, method)
