@@ -14,11 +14,12 @@ import { session } from "./session.js";
  * @typedef {object} Curve
  * @property {string} key @property {string} name @property {string} color a variable of style.css, as in "--student"
  * @property {number[]} x @property {(number | null)[]} y
- * @property {boolean} [dashed] @property {boolean} [flat] a level, drawn from edge to edge: one value @property {boolean} [dots] each point is marked
+ * @property {boolean} [dashed] @property {boolean} [dotted] @property {boolean} [flat] a level, drawn from edge to edge: one value @property {boolean} [dots] each point is marked
  */
 
 const PAD = { top: 12, right: 14, bottom: 30, left: 58 };
 const LEAST_DRAG_PX = 6;
+const DASHES = { solid: [], dashed: [6, 4], dotted: [2, 3] };
 /** For curves that are no job's part. None of them is the student's, the control's or the teacher's colour. */
 export const TERMS = ["--c1", "--c2", "--c3", "--c4", "--c5", "--c6", "--c7"];
 
@@ -85,7 +86,7 @@ export function chart({ name, axis = "step", height = 260, zoomed = () => {} }) 
     pen.clip();
     for (const { curve, y: line } of drawn) {
       pen.strokeStyle = pen.fillStyle = color(curve.color);
-      pen.setLineDash(curve.dashed || curve.flat ? [6, 4] : []);
+      pen.setLineDash(DASHES[strokeOf(curve)]);
       if (curve.flat) level(pen, box, y, curve.y[0]);
       else {
         if (options.smooth > 0) (pen.globalAlpha = 0.25), stroke(pen, x, y, curve.x, curve.y, 1), (pen.globalAlpha = 1);
@@ -118,7 +119,7 @@ export function chart({ name, axis = "step", height = 260, zoomed = () => {} }) 
       const lines = last.drawn.map(({ curve, y }) => {
         const place = curve.flat ? 0 : nearest(curve.x, step);
         const value = place < 0 ? null : y[place];
-        return h("div", {}, h("span", { class: "swatch", data: { color: curve.color } }), named(curve.name), `: ${number(value)}`, curve.flat || place < 0 || curve.x[place] === Math.round(step) ? null : h("span", { class: "dim" }, ` at ${curve.x[place]}`));
+        return h("div", {}, swatch(curve), named(curve.name), `: ${number(value)}`, curve.flat || place < 0 || curve.x[place] === Math.round(step) ? null : h("span", { class: "dim" }, ` at ${curve.x[place]}`));
       });
       put(readout, h("strong", {}, `${axis} ${Math.round(step).toLocaleString("en")}`), lines);
       paint(readout);
@@ -167,7 +168,7 @@ export function chart({ name, axis = "step", height = 260, zoomed = () => {} }) 
     put(legend, curves.map((curve) => {
       const shown = !hidden.has(curve.key);
       const lastValue = curve.y.findLast((value) => value !== null);
-      return button([h("span", { class: "swatch", data: { color: curve.color } }), named(curve.name), h("span", { class: "dim" }, number(lastValue)), !shown && unseen(" (hidden)")], () => {
+      return button([swatch(curve), named(curve.name), h("span", { class: "dim" }, number(lastValue)), !shown && unseen(" (hidden)")], () => {
         shown ? hidden.add(curve.key) : hidden.delete(curve.key);
         showLegend();
         again();
@@ -193,6 +194,16 @@ export function chart({ name, axis = "step", height = 260, zoomed = () => {} }) 
       return zoom;
     },
   };
+}
+
+/** How its line is drawn. @param {Curve} curve @returns {"solid" | "dashed" | "dotted"} */
+function strokeOf(curve) {
+  return curve.dashed || curve.flat ? "dashed" : curve.dotted ? "dotted" : "solid";
+}
+
+/** A piece of its line, for legends. @param {Curve} curve */
+function swatch(curve) {
+  return h("span", { class: `swatch ${strokeOf(curve)}`, data: { color: curve.color } });
 }
 
 /** Swatches have their curve's colour; an attribute cannot, under our policy. @param {Element} parent */

@@ -65,7 +65,7 @@ export async function show({ root, id, job, line, feed, events, signal, query, s
     const chosen = names.filter((each) => groupOf(each.name) === how.group);
     const theirs = data.rest.control.get("train/loss/detection");
     rest.show([
-      ...chosen.map((each, place) => ({ key: each.name, name: each.name.replace(/^loss\//, ""), color: TERMS[place % TERMS.length], x: each.x, y: each.y })),
+      ...chosen.map((each, place) => ({ key: each.name, name: each.name.replace(/^loss\//, ""), color: TERMS[place % TERMS.length], dotted: place >= TERMS.length, x: each.x, y: each.y })),
       ...(how.group === "loss" && theirs ? [{ key: "control", name: "detection, of the control", color: "--control", dashed: true, x: theirs.x, y: theirs.y }] : []),
     ], { log: how.log, smooth: how.smooth });
   }
