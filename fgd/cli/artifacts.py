@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fgd.cli.options import URL, AsJson, JobId, Url, client_of
+from fgd.cli.connection import URL, client_of
+from fgd.cli.options import AsJson, JobId, Url
 from fgd.cli.printing import Columns, answer, byte_bars, fail, print_line, size_text, table
 from fgd.process.exit_codes import FAILED, REFUSED
 from fgd.text.printable import printable

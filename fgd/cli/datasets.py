@@ -9,7 +9,8 @@ import typer
 from rich.text import Text
 
 from fgd.cli import facts
-from fgd.cli.options import URL, AsJson, DatasetId, NameFilter, NewName, Url, client_of
+from fgd.cli.connection import URL, client_of
+from fgd.cli.options import AsJson, DatasetId, NameFilter, NewName, Url
 from fgd.cli.printing import (
     Columns,
     answer,

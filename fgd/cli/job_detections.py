@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fgd.cli.options import URL, AsJson, JobId, Url, client_of
+from fgd.cli.connection import URL, client_of
+from fgd.cli.options import AsJson, JobId, Url
 from fgd.cli.printing import Columns, answer, note, table
 
 if TYPE_CHECKING:

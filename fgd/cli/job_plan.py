@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from fgd.cli.connection import URL, client_of
 from fgd.cli.files import read_spec
 from fgd.cli.names import named, with_ids
 from fgd.cli.options import (
-    URL,
     AsJson,
     Budget,
     RuntimeOption,
@@ -21,7 +21,6 @@ from fgd.cli.options import (
     StudentSize,
     StudentThreads,
     Url,
-    client_of,
 )
 from fgd.cli.printing import answer, err, leave, print_line
 from fgd.process.exit_codes import DONE, FAILED

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fgd.cli.connection import URL, client_of
 from fgd.cli.names import named
-from fgd.cli.options import URL, Url, client_of
+from fgd.cli.options import Url
 from fgd.cli.printing import print_line
 
 if TYPE_CHECKING:

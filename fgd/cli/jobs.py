@@ -16,18 +16,10 @@ from rich.text import Text
 
 from fgd.cli import facts
 from fgd.cli.artifacts import folder_name
+from fgd.cli.connection import URL, client_of
 from fgd.cli.files import read_spec
 from fgd.cli.names import named, with_ids
-from fgd.cli.options import (
-    URL,
-    AsJson,
-    JobId,
-    NameFilter,
-    Settings,
-    SpecFile,
-    Url,
-    client_of,
-)
+from fgd.cli.options import AsJson, JobId, NameFilter, Settings, SpecFile, Url
 from fgd.cli.printing import Columns, answer, clock, err, fail, leave, note, out, print_line, show_one, table
 from fgd.process.exit_codes import DONE, FAILED, REFUSED
 from fgd.text.printable import printable

@@ -10,17 +10,8 @@ import typer
 
 from fgd.cli import tasks
 from fgd.cli.artifacts import artifact_download
-from fgd.cli.options import (
-    URL,
-    AsJson,
-    Budget,
-    RuntimeOption,
-    SearchSeconds,
-    StudentSize,
-    StudentThreads,
-    Url,
-    client_of,
-)
+from fgd.cli.connection import URL, client_of
+from fgd.cli.options import AsJson, Budget, RuntimeOption, SearchSeconds, StudentSize, StudentThreads, Url
 from fgd.cli.printing import fail
 from fgd.process import children
 from fgd.process.exit_codes import REFUSED

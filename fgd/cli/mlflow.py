@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fgd.cli.connection import URL, client_of
 from fgd.cli.names import named
-from fgd.cli.options import URL, Url, client_of, job_ids
+from fgd.cli.options import Url, job_ids
 from fgd.cli.printing import fail, note, print_line
 from fgd.cli.reports import whole_report
 from fgd.process.exit_codes import REFUSED

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from fgd.cli import facts
-from fgd.cli.options import URL, AsJson, JobId, ModelId, NameFilter, NewName, Url, client_of
+from fgd.cli.connection import URL, client_of
+from fgd.cli.options import AsJson, JobId, ModelId, NameFilter, NewName, Url
 from fgd.cli.printing import Columns, answer, byte_bars, err, fail, leave, note, print_line, show_one, table
 from fgd.process.exit_codes import DONE, FAILED, REFUSED
 

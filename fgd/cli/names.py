@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
+from fgd.cli.connection import URL, client_of
 from fgd.cli.printing import fail
 from fgd.process.exit_codes import REFUSED
 
@@ -70,8 +71,6 @@ def named(*nouns: Noun) -> Callable[[typer.Context, Any], Any]:
             return typed
         texts = [typed] if isinstance(typed, str) else list(typed)
         if not all(text.startswith(tuple(PREFIXES[noun] for noun in nouns)) for text in texts):
-            from fgd.cli.options import URL, client_of
-
             with client_of(context.params.get("url") or URL) as client:
                 texts = [id_of(client, text, *nouns) for text in texts]
         return texts[0] if isinstance(typed, str) else texts

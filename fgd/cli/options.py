@@ -1,20 +1,15 @@
-"""Options and arguments that several commands have, and the client that they lead to."""
+"""Options and arguments that several commands have."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from fgd.cli.connection import URL, api_key
 from fgd.cli.names import named
-
-if TYPE_CHECKING:
-    from fgd.client import Client
-
-URL = "http://127.0.0.1:8000"
-"""`fgd.client.DEFAULT_URL`, which would cost the help its speed."""
 
 Url = Annotated[  # read before all others, which may have names for the service to look up
     str,
@@ -91,14 +86,3 @@ StudentSize = Annotated[
 SearchSeconds = Annotated[
     float | None, typer.Option(min=10, max=3600, help="With --budget: how long to search. [default: 300]")
 ]
-
-
-def client_of(url: str) -> Client:
-    from fgd.client import Client
-
-    return Client(url, api_key())
-
-
-def api_key() -> str | None:
-    """Only from the environment: every user of a machine can read what stands on a command line."""
-    return os.environ.get("FGD_API_KEY") or None

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.text import Text
 
-from fgd.cli.options import URL, AsJson, JobId, Url, client_of
+from fgd.cli.connection import URL, client_of
+from fgd.cli.options import AsJson, JobId, Url
 from fgd.cli.printing import err, fail, out, print_json, print_line
 from fgd.process.exit_codes import REFUSED
 

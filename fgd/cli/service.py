@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from fgd.cli.options import Home, api_key
+from fgd.cli.connection import api_key
+from fgd.cli.options import Home
 from fgd.cli.printing import leave, out
 from fgd.process import children
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.text import Text
 
+from fgd.cli.connection import URL, client_of
 from fgd.cli.facts import moment
 from fgd.cli.files import read_spec
 from fgd.cli.names import named, with_ids
-from fgd.cli.options import URL, AsJson, NameFilter, NewName, Settings, Url, client_of
+from fgd.cli.options import AsJson, NameFilter, NewName, Settings, Url
 from fgd.cli.printing import Columns, answer, err, fail, leave, out, print_json, print_line, show_one, table
 from fgd.process.exit_codes import DONE, FAILED, REFUSED
 from fgd.text.printable import printable

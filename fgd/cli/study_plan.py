@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from fgd.cli.connection import URL, client_of
 from fgd.cli.names import with_ids
-from fgd.cli.options import URL, AsJson, Settings, Url, client_of
+from fgd.cli.options import AsJson, Settings, Url
 from fgd.cli.printing import Columns, err, leave, note, print_line, table
 from fgd.cli.studies import Arms, Control, Seeds, StudyFile, StudyName, body_of
 from fgd.process.exit_codes import DONE, FAILED

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fgd.cli.connection import URL, client_of
 from fgd.cli.facts import moment
 from fgd.cli.names import named
-from fgd.cli.options import URL, AsJson, Url, client_of
+from fgd.cli.options import AsJson, Url
 from fgd.cli.printing import Columns, answer, print_line, show_one, table
 
 if TYPE_CHECKING:

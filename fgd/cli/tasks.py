@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 import typer
 from rich.text import Text
 
+from fgd.cli.connection import URL, client_of
 from fgd.cli.names import id_of, named
-from fgd.cli.options import URL, AsJson, Url, client_of
+from fgd.cli.options import AsJson, Url
 from fgd.cli.printing import Columns, answer, err, fail, leave, note, out, print_error, print_line, table
 from fgd.process.exit_codes import DONE, FAILED, REFUSED
 from fgd.text.printable import printable

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from fgd.cli.options import URL, AsJson, Url, client_of
+from fgd.cli.connection import URL, client_of
+from fgd.cli.options import AsJson, Url
 from fgd.cli.printing import Columns, answer, clock, table
 
 if TYPE_CHECKING:

@@ -104,7 +104,6 @@ if __name__ == "__main__":
     names = ("background", *inputs_of(student).classes)
     least = float(sys.argv[3]) if len(sys.argv) > 3 else 0.3
     for box, score, label in zip(*(each.tolist() for each in found), strict=True):
-        if score < least:
-            continue
-        name = repr(names[label])[1:-1]  # a stranger's: what would steer the terminal is shown, not obeyed
-        print(f"{name} {score:.2f} {[round(x, 1) for x in box]}")
+        if score >= least:
+            name = repr(names[label])[1:-1]  # a stranger's: what would steer the terminal is shown, not obeyed
+            print(f"{name} {score:.2f} {[round(x, 1) for x in box]}")

@@ -19,7 +19,7 @@ from PIL import Image
 
 import fgd as fgd_package
 from fgd import version
-from fgd.cli import facts, options, studies
+from fgd.cli import connection, facts, options, studies
 from fgd.cli.main import main
 from fgd.cli.reports import report_lines
 from fgd.client import DEFAULT_URL, BoardRow, Dataset, Job, JobReport, Model
@@ -1000,7 +1000,7 @@ def test_every_show_takes_json(fgd: Command, server: Server, noun: str, id: str)
 
 
 def test_the_address_in_the_help_is_the_clients_own() -> None:
-    assert options.URL == DEFAULT_URL
+    assert connection.URL == DEFAULT_URL
 
 
 EVALUATION = {

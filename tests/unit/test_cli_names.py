@@ -10,8 +10,8 @@ import pytest
 import typer
 
 from fgd.cli import job_spec
+from fgd.cli.connection import client_of
 from fgd.cli.names import id_of, named, with_ids
-from fgd.cli.options import client_of
 from fgd.cli.plan_lines import strength_lines
 from fgd.spec import SubmitJob
 from fgd.text import strict_yaml

@@ -50,7 +50,7 @@ def test_the_scripts_beside_a_student_show_class_names_as_they_are_spelt(
     else:
         source = Path(fgd.__path__[0], "export/usage.py").read_text()
     loop = source[source.rindex("\n    for box, score, label in ") :].split("\n", 2)[2]
-    found = {"CLASSES": [NASTY], "names": ("background", NASTY), "label": 1, "score": 0.5, "box": [1.0]}
+    found = {"CLASSES": [NASTY], "names": ("background", NASTY), "label": 1, "score": 0.5, "least": 0.3, "box": [1.0]}
     exec(textwrap.dedent(loop), found)  # the body of its last loop
     shown = capsys.readouterr().out
     assert "owned" in shown
