@@ -35,10 +35,10 @@ test: $(READY) ## unit, parity, real servers and real trainings; under 15 minute
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 --durations-min=5 -m "e2e and not gpu and not long and not chaos and not images and not mlflow" tests/e2e tests/chaos
 	@echo "the browser tests and the one with an MLflow server were skipped: make test-browser and make test-mlflow bring what they need and run them, as .ci/run does"
 
-test-long: $(READY) ## the tests of ten seconds and more that `make test` leaves out; 6 minutes
+test-long: $(READY) ## the tests of ten seconds and more that `make test` leaves out; 7 minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not gpu and not mlflow and not browser"
 
-test-browser: $(READY) ## the dashboard's pages in a real Chromium, which it brings if it can; about five minutes
+test-browser: $(READY) ## the dashboard's pages in a real Chromium, which it brings if it can; 3 minutes
 	@$(BIN)/python -m tests.browser.bring
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -rs -m browser tests/browser
 
