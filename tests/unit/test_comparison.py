@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from fgd.events import Evaluated, Started, to_lines
 from fgd.presets import resolve
+from fgd.statistics import detections
 from tests.studies.comparison import plan, record, tables
+from tests.studies.comparison.__main__ import line_of
 from tests.studies.comparison.plan import Run
 from tests.studies.comparison.record import Finished
+from tests.unit.statistics.scenes import random_scene
 
 PAGE = Path(__file__).parents[2] / "docs/study.md"
 
@@ -101,3 +105,28 @@ def test_the_tables_by_hand() -> None:
 def test_a_teacher_hardly_above_the_control_is_labelled(teacher: float, weak: bool) -> None:
     lines = {each.name: each for each in (line("bccd-fcos/teacher/0", teacher), line("bccd-fcos/control/0", 38.5))}
     assert ("weak teacher" in tables.markdown(lines)) == weak
+
+
+@pytest.mark.parametrize("arm", ["control", "fgd"])
+def test_the_line_of_a_run_is_made_from_what_the_trainer_left(tmp_path: Path, arm: str) -> None:
+    run = Run("bccd-fcos", arm, 1)
+    folder, teacher = (tmp_path / plan.RUNS / each.name for each in (run, plan.teacher_of(run)))
+    for each, digest in ((folder, "ours"), (teacher, "theirs")):
+        (each / "result").mkdir(parents=True)
+        (each / "result/manifest.json").write_text(
+            json.dumps({"metrics": {"test": {"ap": 40.12345}}, "steps": 200, "weights_digest": digest})
+        )
+    detections.write(folder / "result/detections.npz", {"test": random_scene(0)})
+    (folder / "spec.json").write_text(plan.spec_of(run).model_dump_json())
+    of_val = [Evaluated(step=step, epoch=1, split="val", values={"ap": ap}) for step, ap in ((100, 10.0), (200, 20.0))]
+    began = Started(step=0, total_steps=200, epochs=2, device="cpu", threads=1, precision="float32", versions={})
+    (folder / "events.jsonl").write_bytes(b"".join(to_lines(each) for each in (began, *of_val)))
+
+    made = line_of(run, folder, tmp_path, 12.0)
+
+    assert (made.name, made.ap, made.steps) == (run.name, {"ap": 40.123}, 200)
+    assert made.curve == ((100, 10.0), (200, 20.0))
+    assert (made.weights, made.teacher) == ("ours", "theirs" if arm == "fgd" else None)
+    assert len(set(made.drawn)) > 1
+    record.add(tmp_path / "runs.jsonl", made)
+    assert record.load(tmp_path / "runs.jsonl")[run.name].ap == made.ap

@@ -90,6 +90,9 @@ def run_all(arguments: argparse.Namespace) -> int:
             ensure_teacher(run, arguments.out)
         try:
             train_one(run, arguments)
+        except BaseException as error:  # the pool keeps it until all others have ended
+            print(f"{run.name} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            raise
         finally:  # one that failed must not keep its students waiting: they train it again, and say why it fails
             if run in taught:
                 taught[run].set()
@@ -141,7 +144,7 @@ def line_of(run: Run, folder: Path, out: Path, seconds: float) -> record.Finishe
     seen = events(folder)
     split = "test" if "test" in manifest["metrics"] else "val"
     on_resamples = drawn(match(detections.read(folder / "result/detections.npz")[split]), RESAMPLES)
-    teacher = out / plan.RUNS / plan.teacher_of(run) / "result/manifest.json"
+    teacher = out / plan.RUNS / plan.teacher_of(run).name / "result/manifest.json"
     return record.Finished(
         name=run.name,
         spec=json.loads((folder / "spec.json").read_text()),
